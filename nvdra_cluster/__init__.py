@@ -1,0 +1,1 @@
+"""The cluster half: controller and webhook. Imports ``nvdra_core`` only."""

@@ -1,0 +1,88 @@
+"""Time as a dependency: monotonic seconds, wall-clock seconds, and deadlines. Tests pass a FakeClock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from nvdra_core.errors import DeadlineError
+
+
+class Clock(Protocol):
+    """The only source of time below ``cli``."""
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary start; never goes back."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """Wait until ``event`` is set, at most ``timeout_s``; returns whether it is set."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """See Clock."""
+        return time.time()
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """See Clock."""
+        return event.wait(timeout_s)
+
+
+class FakeClock:
+    """A clock that stands still until ``advance``; ``wait`` advances it by the timeout."""
+
+    def __init__(self, start_s: float = 1_700_000_000.0) -> None:
+        self._now_s = start_s
+        self._lock = threading.Lock()
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        with self._lock:
+            return self._now_s
+
+    def wall(self) -> float:
+        """See Clock."""
+        return self.monotonic()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        with self._lock:
+            self._now_s += seconds
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """See Clock."""
+        if not event.is_set():
+            self.advance(timeout_s)
+        return event.is_set()
+
+
+class Deadline:
+    """A point in time an operation must end by, handed down to everything that waits."""
+
+    __slots__ = ("_at_s", "_clock", "_timeout_s")
+
+    def __init__(self, timeout_s: float, clock: Clock) -> None:
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._at_s = clock.monotonic() + timeout_s
+
+    def remaining_s(self) -> float:
+        """Seconds left; never negative."""
+        return max(0.0, self._at_s - self._clock.monotonic())
+
+    def check(self, what: str) -> None:
+        """Raise DeadlineError when the time is over; ``what`` names what was being waited for."""
+        if self.remaining_s() <= 0.0:
+            raise DeadlineError(
+                f"{what}: not done within {self._timeout_s:g} s; it will be tried again"
+            )

@@ -1,0 +1,66 @@
+"""Container edits as data (CNCF CDI specification 0.5 to 0.7). Pure; made by drivers, rendered by ``spec``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """A device node to make in the container. ``host_path`` None: the same path."""
+
+    path: str
+    host_path: str | None = None
+    type: str = "c"
+    major: int | None = None
+    minor: int | None = None
+    file_mode: int | None = None
+    permissions: str = "rwm"
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A bind mount from the host into the container."""
+
+    host_path: str
+    container_path: str
+    options: tuple[str, ...] = ("ro", "nosuid", "nodev", "rbind", "rprivate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """An OCI hook; ``args`` begin with arg0."""
+
+    hook_name: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerEdits:
+    """All edits of one device, or of all devices of a spec."""
+
+    env: tuple[str, ...] = ()
+    device_nodes: tuple[DeviceNode, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    additional_gids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CdiDevice:
+    """One named device of a claim's spec; ``name`` is unique in the spec (claim UID + device)."""
+
+    name: str
+    edits: ContainerEdits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimSpec:
+    """What a claim's CDI file says, less the part that all claims share."""
+
+    devices: tuple[CdiDevice, ...]
+    with_driver_files: bool = True
+    """False: leave the driver's common edits out (passthrough, channels)."""

@@ -1,0 +1,1 @@
+"""One record file per prepared claim, written atomically. Enter at ``store``. Knows no driver."""

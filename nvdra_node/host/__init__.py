@@ -1,0 +1,1 @@
+"""The only doors to the machine: NVML, sysfs, /proc, commands, units. Protocols in ``ports``, fakes in ``fake``."""

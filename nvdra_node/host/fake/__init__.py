@@ -1,0 +1,1 @@
+"""Fakes of the host ports: small real implementations with state, shipped, tested against the same contract."""

@@ -1,0 +1,96 @@
+"""What the node may ask of its machine: one small protocol per side effect.
+
+Adapters stand beside this file, fakes in ``fake``; both pass the same contract tests. All paths that adapters touch
+are below the roots of ``HostRoots``, so that a simulated host is a setting and not a special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nvdra_core.clock import Deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRoots:
+    """Where the machine's trees are. On a real host all are the default."""
+
+    driver: Path = Path("/")
+    """Root of the NVIDIA driver's files: libraries and programs are searched below it."""
+    dev: Path = Path("/dev")
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PciInfo:
+    """What sysfs says of one PCI function."""
+
+    numa_node: int | None
+    """None: the kernel says -1 or nothing."""
+    pcie_root: str | None
+    """``pci0000:00``; None when the device hangs on no pci root."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStat:
+    """A device node as it is in the file system."""
+
+    major: int
+    minor: int
+    mode: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """Output of a command that ended with status 0."""
+
+    stdout: str
+    stderr: str
+
+
+class Nvml(Protocol):
+    """NVML behind deadlines. Each call runs in a child process that is replaced when it hangs.
+
+    ``call`` takes the name of one operation of ``nvml_ops`` and JSON arguments and returns JSON; it raises NvmlError
+    (the library said no), NvmlHungError (no answer in time) or HostError (no library: driver not loaded).
+    """
+
+    def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
+        """One operation, whole or not at all."""
+
+    def close(self) -> None:
+        """End the child."""
+
+
+class Sysfs(Protocol):
+    """Reads of /sys, /proc and /dev."""
+
+    def pci(self, address: str) -> PciInfo:
+        """Facts of the PCI function ``dddd:bb:dd.f``. Raises FileError when it does not exist."""
+
+    def device_node(self, path: Path) -> NodeStat | None:
+        """Major, minor, mode of a character device; None when there is none."""
+
+    def drm_nodes(self, address: str) -> tuple[str, ...]:
+        """Names under /sys/bus/pci/devices/<address>/drm (``card1``, ``renderD128``), sorted."""
+
+    def driver_version(self) -> str | None:
+        """Version of the loaded kernel driver (/proc/driver/nvidia/version, /sys/module/nvidia); None: not loaded."""
+
+    def char_major(self, name: str) -> int | None:
+        """Major number of a character device class in /proc/devices, None when absent."""
+
+    def boot_id(self) -> str:
+        """/proc/sys/kernel/random/boot_id."""
+
+
+class Commands(Protocol):
+    """The one door to other programs."""
+
+    def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
+        """Run to the end. Raises CommandError on any other status than 0, or when the deadline passes (then killed)."""

@@ -1,0 +1,105 @@
+"""The whole contract between the shared machinery and a DRA driver.
+
+``transaction`` calls plan -> apply* -> finish -> verify on prepare and release -> undo* on unprepare; ``publisher``
+asks for the pool; ``service`` reads health. ``plan``, ``release`` and ``finish`` are pure: they decide, and touch
+nothing. ``apply`` and ``undo`` are idempotent: a crash can repeat or lose any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from nvdra_core.clock import Deadline
+from nvdra_node.cdi.edits import ClaimSpec
+from nvdra_node.checkpoint.model import PreparedDevice, Record
+from nvdra_node.kubeletplugin.claim import Claim
+
+Effect = Mapping[str, Any]
+"""One step as JSON (``{"kind": "setTimeSlice", ...}``): what the journal stores and ``apply``/``undo`` get."""
+
+Outcome = Mapping[str, Any]
+"""What an applied effect told (JSON): the UUID of a new MIG device, say. Empty for most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What preparing a claim will do, decided before anything is touched."""
+
+    holds: tuple[str, ...]
+    """Physical things to lock and to record (``gpu:<uuid>``), sorted."""
+    effects: tuple[Effect, ...] = ()
+    config_key: str = ""
+    restart: bool = False
+    """True: a half-applied attempt cannot be resumed; undo it before applying again (MIG)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The end of a preparation: what the kubelet is told and what the container runtime gets."""
+
+    devices: tuple[PreparedDevice, ...]
+    spec: ClaimSpec
+
+
+class Health(str, Enum):
+    """Health of a device as DRAResourceHealth (KEP-4680) knows it."""
+
+    UNKNOWN = "UNKNOWN"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceHealth:
+    """Health of one published device, with a message for the pod's status (<= 1024 characters)."""
+
+    device: str
+    health: Health
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """All devices a driver offers on this node, in the order of preference, as resource.k8s.io/v1 JSON.
+
+    ``devices`` are Device objects, ``shared_counters`` CounterSet objects (both plain dicts, no empty keys).
+    """
+
+    devices: tuple[Mapping[str, Any], ...] = ()
+    shared_counters: tuple[Mapping[str, Any], ...] = ()
+    health: tuple[DeviceHealth, ...] = field(default=())
+
+
+class Driver(Protocol):
+    """What a driver brings. All methods may be called from several threads at once."""
+
+    name: str
+    """Driver name, ``gpu.nvidia.com``."""
+
+    def pool(self) -> Pool:
+        """What to publish now. Must not block: built from the last discovery."""
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` (cheap, from any thread) whenever ``pool()`` may answer something else."""
+
+    def plan(self, claim: Claim, others: Sequence[Record]) -> Plan:
+        """Decide. ``others``: the records of the other claims that share a device with this one. Pure."""
+
+    def release(self, record: Record, others: Sequence[Record]) -> Sequence[Effect]:
+        """Which of the record's effects to undo, last first: those nobody else needs. Pure."""
+
+    def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
+        """Bring one effect about, or find that it already is. Raises NotReadyError, HostError."""
+
+    def undo(self, effect: Effect, deadline: Deadline) -> None:
+        """Take one effect back, or find that it already is. The outcome may have been lost."""
+
+    def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
+        """Say what was prepared. Pure."""
+
+    def verify(self, record: Record, deadline: Deadline) -> None:
+        """Check that all a completed record promises exists (device nodes, MIG, units), else raise HostError or
+        NotReadyError. Called before each acknowledgement, also of a repeated call."""
