@@ -1,0 +1,122 @@
+"""What is measured: names, units, directions and goals of all measures. Read by `report`; written to by the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+HELD = (0, 7, 55)
+"""How many other claims the node holds while prepare and unprepare are timed."""
+
+FLAT = 1.5
+"""How much longer than on an empty node a prepare may take on the fullest one and still count as flat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One row of the table."""
+
+    key: str
+    label: str
+    unit: str
+    digits: int = 2
+    higher_is_better: bool = False
+    goal: float | None = None
+    """What the first contender should reach; None: no goal, or one that no single run can decide."""
+
+    def is_met(self, value: float) -> bool | None:
+        """Say whether a value reaches the goal; None without a goal. A value shown as the goal reaches it."""
+        if self.goal is None:
+            return None
+        shown = round(value, self.digits)
+        return shown >= self.goal if self.higher_is_better else shown <= self.goal
+
+
+def _latencies() -> list[Measure]:
+    rows = []
+    for held in HELD:
+        where = f"{held} other claims held"
+        rows += [
+            Measure(
+                key=f"prepare_p50_{held}", label=f"prepare p50, {where}", unit="ms", goal=2.6
+            ),
+            Measure(key=f"prepare_p99_{held}", label=f"prepare p99, {where}", unit="ms"),
+            Measure(key=f"unprepare_p50_{held}", label=f"unprepare p50, {where}", unit="ms"),
+            Measure(key=f"unprepare_p99_{held}", label=f"unprepare p99, {where}", unit="ms"),
+        ]
+    return rows
+
+
+def _memory(when: str, label: str, goals: Mapping[str, float]) -> list[Measure]:
+    names = {
+        "rss_main": "RSS of the main process",
+        "rss_tree": "RSS, sum of all its processes",
+        "pss_main": "PSS of the main process",
+        "pss_tree": "PSS, sum of all its processes",
+        "pages_tree": "different pages held by all its processes",
+        "anon_tree": "anonymous memory of all its processes",
+        "processes": "processes",
+    }
+    return [
+        Measure(
+            key=f"{name}_{when}",
+            label=f"{text}, {label}",
+            unit="" if name == "processes" else "MB",
+            digits=0 if name == "processes" else 1,
+            goal=goals.get(name),
+        )
+        for name, text in names.items()
+    ]
+
+
+PLUGIN: tuple[Measure, ...] = (
+    Measure(key="start_socket", label="exec to dra.sock", unit="s", digits=3),
+    Measure(key="start_registered", label="exec to registration answered", unit="s", digits=3),
+    Measure(key="start_slice", label="exec to first ResourceSlice", unit="s", digits=3, goal=0.15),
+    Measure(key="start_cpu", label="CPU used to start", unit="s", digits=2),
+    *_latencies(),
+    Measure(
+        key="prepare_growth",
+        label=f"prepare p50, {HELD[-1]} held / none held",
+        unit="x",
+        goal=FLAT,
+    ),
+    Measure(key="burst_last", label="8 claims at once: last prepared", unit="ms", digits=1, goal=15),
+    Measure(key="burst_last_unprepare", label="8 at once: last unprepared", unit="ms", digits=1),
+    Measure(
+        key="pairs_1",
+        label="1 caller: prepare+unprepare pairs",
+        unit="/s",
+        digits=0,
+        higher_is_better=True,
+    ),
+    Measure(
+        key="pairs_8",
+        label="8 callers: prepare+unprepare pairs",
+        unit="/s",
+        digits=0,
+        higher_is_better=True,
+        goal=450,
+    ),
+    Measure(key="prepare_p99_8", label="8 callers: prepare p99", unit="ms", digits=1),
+    *_memory("idle", "idle", {"rss_main": 40, "pss_tree": 48}),
+    *_memory("after", "after load", {}),
+    Measure(key="cpu_idle", label="CPU idle", unit="%"),
+    Measure(key="cpu_pair_1", label="CPU per pair, 1 caller", unit="ms"),
+    Measure(key="cpu_pair_8", label="CPU per pair, 8 callers", unit="ms"),
+    Measure(key="api_start", label="API requests at start", unit="", digits=0, goal=3),
+    Measure(key="api_prepare", label="API requests per prepare", unit="", goal=1),
+    Measure(key="api_unprepare", label="API requests per unprepare", unit="", goal=0),
+    Measure(key="fsync_prepare", label="fsyncs per prepare", unit="", goal=1),
+    Measure(key="fsync_unprepare", label="fsyncs per unprepare", unit="", goal=1),
+    Measure(key="fsync_pair_8", label="fsyncs per pair, 8 callers", unit=""),
+    Measure(key="rename_prepare", label="renames per prepare", unit=""),
+    Measure(key="written_pair", label="bytes to disk per pair", unit="kB", digits=1),
+    Measure(key="other_load", label="CPU that others used meanwhile", unit="cores"),
+)
+
+PODS: tuple[Measure, ...] = (
+    Measure(key="pods_plain", label="8 plain pods: apply to last Running", unit="s"),
+    Measure(key="pods_gpu", label="8 GPU pods: apply to last Running", unit="s"),
+    Measure(key="pods_ratio", label="8 GPU pods / 8 plain pods", unit="x", goal=1.08),
+)
