@@ -1,4 +1,6 @@
-"""Time as a dependency: monotonic seconds, wall-clock seconds, and deadlines. Tests pass a FakeClock."""
+"""Time as a dependency: monotonic seconds, wall-clock seconds, and deadlines. Tests pass a
+FakeClock.
+"""
 
 from __future__ import annotations
 

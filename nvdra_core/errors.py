@@ -1,8 +1,9 @@
 """Errors that say who must act: the user, time, the machine, or us.
 
-Every error raised across a module border is one of these. ``reason`` is a closed list: it is the metric label and
-the first key of the log line (tested). Foreign exceptions (OSError, pynvml, grpc, HTTP) are mapped once, in the
-adapter that meets them, with the cause chained. Messages: lower case, name the object, both values, and what to do.
+Every error raised across a module border is one of these. ``reason`` is a closed list: it is the
+metric label and the first key of the log line (tested). Foreign exceptions (OSError, pynvml, grpc,
+HTTP) are mapped once, in the adapter that meets them, with the cause chained. Messages: lower case,
+name the object, both values, and what to do.
 """
 
 from __future__ import annotations
@@ -22,8 +23,18 @@ class ConfigError(NvdraError):
     reason = "config"
 
 
+class MalformedTextError(NvdraError, ValueError):
+    """A text of the outside (quantity, version) does not parse; the caller knows whose it is and
+    says so.
+    """
+
+    reason = "malformed_text"
+
+
 class ClaimError(NvdraError):
-    """The claim is wrong; retrying cannot help. Sent to the kubelet at once and shown in the pod's event."""
+    """The claim is wrong; retrying cannot help. Sent to the kubelet at once and shown in the pod's
+    event.
+    """
 
     reason = "claim"
 
@@ -101,13 +112,17 @@ class NvmlError(HostError):
 
 
 class NvmlHungError(NvmlError):
-    """An NVML function did not return inside its deadline; its process was given up. ``code`` is -1."""
+    """An NVML function did not return inside its deadline; its process was given up. ``code`` is
+    -1.
+    """
 
     reason = "nvml_hung"
 
 
 class CommandError(HostError):
-    """A command failed. Carries argv, return code (None: could not start or timed out) and output."""
+    """A command failed. Carries argv, return code (None: could not start or timed out) and
+    output.
+    """
 
     reason = "command"
 
@@ -131,7 +146,9 @@ class FileError(HostError):
 
 
 class ApiError(NvdraError):
-    """The Kubernetes API said no. ``status`` is the HTTP code (0: no answer), ``api_reason`` Status.reason."""
+    """The Kubernetes API said no. ``status`` is the HTTP code (0: no answer), ``api_reason``
+    Status.reason.
+    """
 
     reason = "api"
 

@@ -1,0 +1,1 @@
+"""Rules of single modules: no files, no network, no sleep; all of them together run in seconds."""

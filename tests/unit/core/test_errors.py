@@ -1,0 +1,30 @@
+"""Errors: each says who must act, by a reason out of a closed list."""
+
+import nvdra_core.errors as errors
+
+REASONS = {
+    "api", "claim", "command", "config", "deadline", "device_busy", "device_conflict", "file",
+    "host", "internal", "invalid_config", "lock_timeout", "malformed_text", "not_ready", "nvml",
+    "nvml_hung", "record", "stale_claim", "unknown_device",
+}  # fmt: skip
+
+
+def all_errors(base: type[errors.NvdraError] = errors.NvdraError) -> list[type[errors.NvdraError]]:
+    found = [base]
+    for cls in base.__subclasses__():
+        if cls.__module__ == errors.__name__:
+            found += all_errors(cls)
+    return found
+
+
+def test_reasons_are_a_closed_list():
+    assert {cls.reason for cls in all_errors()} == REASONS
+
+
+def test_every_error_has_a_reason_of_its_own():
+    reasons = [cls.reason for cls in all_errors()]
+    assert len(reasons) == len(set(reasons))
+
+
+def test_a_malformed_text_is_a_value_error_too():
+    assert issubclass(errors.MalformedTextError, ValueError)
