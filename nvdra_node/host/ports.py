@@ -6,7 +6,7 @@ are below the roots of ``HostRoots``, so that a simulated host is a setting and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,3 +94,31 @@ class Commands(Protocol):
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """Run to the end. Raises CommandError on any other status than 0, or when the deadline passes (then killed)."""
+
+
+class Files(Protocol):
+    """Small files, read and replaced whole. Every method raises FileError (with the path and what to do)."""
+
+    def read(self, path: Path) -> bytes | None:
+        """The content; None when there is no such file."""
+
+    def replace(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
+        """Write ``path`` atomically. ``durable``: flushed to the disk before the name appears."""
+
+    def move(self, source: Path, target: Path) -> None:
+        """Rename within one file system."""
+
+    def remove(self, path: Path) -> bool:
+        """Remove a file; False when there was none."""
+
+    def names(self, directory: Path) -> tuple[str, ...]:
+        """Names in a directory, sorted; none when it does not exist."""
+
+    def make_directory(self, path: Path, *, mode: int = 0o755) -> None:
+        """Make a directory and its parents; fine when it exists."""
+
+    def first_missing(self, paths: Iterable[str]) -> str | None:
+        """The first of these paths that does not exist; None when all do."""
+
+    def fingerprint(self, path: Path) -> str | None:
+        """Changes whenever the file is replaced or written; None when there is none."""

@@ -1,0 +1,130 @@
+"""Small files of this machine, read and replaced whole. Used by ``checkpoint`` and ``cdi``.
+
+Every OSError becomes a FileError that names the path and what an operator can do. ``replace`` is atomic: readers see
+the old file or the new one. A durable replace flushes the file before its name appears, so that after a power failure
+a name never stands on garbage. The directory is not flushed: losing the *name* costs nothing, because after a power
+failure the boot id is another one and no record is served unverified (see ``checkpoint.store``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from nvdra_core.errors import FileError
+
+TEMP_SUFFIX = ".tmp"
+"""Ends the names of unfinished files; neither ``.json`` nor ``.yaml``, so that no reader takes one for a real one."""
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space on its file system",
+    errno.EDQUOT: "raise the disk quota",
+    errno.EROFS: "the file system is read-only: check it and mount it read-write",
+    errno.EACCES: "check its owner and mode and the unit's ReadWritePaths",
+    errno.EPERM: "check its owner and mode and the unit's ReadWritePaths",
+    errno.ENOENT: "create its directory",
+    errno.ENOTDIR: "a part of its path is not a directory: remove what stands there",
+    errno.EIO: "the disk reports errors: check the kernel log",
+}
+
+
+def file_error(doing: str, path: Path, error: OSError) -> FileError:
+    """A FileError for what the kernel said; ``doing`` is a verb phrase (``write``)."""
+    remedy = _REMEDIES.get(error.errno or 0, "check the file system")
+    return FileError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}", path=str(path))
+
+
+def temp_path(path: Path) -> Path:
+    """Where ``replace`` builds the new content of ``path``: hidden, in the same directory."""
+    return path.with_name(f".{path.name}{TEMP_SUFFIX}")
+
+
+class HostFiles:
+    """The real files."""
+
+    def read(self, path: Path) -> bytes | None:
+        """See Files."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise file_error("read", path, error) from error
+
+    def replace(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
+        """See Files."""
+        temp = temp_path(path)
+        try:
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            try:
+                os.fchmod(fd, mode)  # the umask, or the mode of a left-over, must not decide
+                _write_all(fd, data)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            temp.replace(path)
+        except OSError as error:
+            _remove_quietly(temp)
+            raise file_error("write", path, error) from error
+
+    def move(self, source: Path, target: Path) -> None:
+        """See Files."""
+        try:
+            source.replace(target)
+        except OSError as error:
+            raise file_error(f"move {source} to", target, error) from error
+
+    def remove(self, path: Path) -> bool:
+        """See Files."""
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise file_error("remove", path, error) from error
+        return True
+
+    def names(self, directory: Path) -> tuple[str, ...]:
+        """See Files."""
+        try:
+            return tuple(sorted(entry.name for entry in directory.iterdir()))
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise file_error("list", directory, error) from error
+
+    def make_directory(self, path: Path, *, mode: int = 0o755) -> None:
+        """See Files."""
+        try:
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise file_error("create", path, error) from error
+
+    def first_missing(self, paths: Iterable[str]) -> str | None:
+        """See Files."""
+        return next((path for path in paths if not os.access(path, os.F_OK)), None)
+
+    def fingerprint(self, path: Path) -> str | None:
+        """See Files."""
+        try:
+            status = path.stat()
+        except OSError:
+            # Whatever hides the file, for the caller it is not there.
+            return None
+        return f"{status.st_mtime_ns}:{status.st_size}:{status.st_ino}"
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _remove_quietly(path: Path) -> None:
+    # The error that matters is already on its way; the sweep removes what stays.
+    with contextlib.suppress(OSError):
+        path.unlink()
