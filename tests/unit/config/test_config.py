@@ -1,0 +1,87 @@
+"""Settings: every source, every key, every wrong value."""
+
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.errors import ConfigError
+from nvdra_node import config
+
+
+def load(text=None, environment=None, flags=None):
+    return config.load(
+        file_text=text,
+        file_name="/etc/nvdra/config.yaml",
+        environment=environment or {},
+        flags=flags or {},
+        host_name="Tray-07",
+    )
+
+
+def test_without_any_source_every_setting_has_its_default():
+    settings = load()
+    assert settings.node_name == "tray-07"
+    assert settings.state_dir == Path("/var/lib/nvdra")
+    assert set(settings.sources.values()) == {"default"}
+
+
+def test_flag_beats_environment_beats_file_beats_default():
+    text = "nodeName: from-file\ncdiRoot: /file\nlogVerbosity: 1"
+    environment = {"NODE_NAME": "from-env", "CDI_ROOT": "/env"}
+    settings = load(text, environment, {"node_name": "from-flag"})
+    assert (settings.node_name, str(settings.cdi_root), settings.verbosity) == ("from-flag", "/env", 1)
+    assert settings.sources["nodeName"] == "flag --node-name"
+    assert settings.sources["logVerbosity"] == "/etc/nvdra/config.yaml"
+
+
+def test_the_shipped_example_is_all_defaults_and_stays_so_when_uncommented():
+    lines = [line for line in config.example().splitlines() if line.startswith("# ")]
+    keys = {option.key for option in config.OPTIONS}
+    settings = [line[2:] for line in lines if line[2:].partition(":")[0] in keys]
+    assert len(settings) == len(keys)
+    settings = [line for line in settings if not line.endswith(":")]
+    assert config.describe(load("\n".join(settings))) == config.describe(load())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nodename: x", "did you mean 'nodeName'?"),
+        ("- a", "must hold a map"),
+        ("a: [", "is not YAML"),
+        ("nodeName: {}", "nodeName is {}"),
+        ("nodeName: A_b", "lower-case letters"),
+        ("featureGates: {A: 1}", "a map of gate name to true or false"),
+        ("featureGates: 'A=maybe'", "A=true,B=false"),
+        ("httpEndpoint: 5", "httpEndpoint is 5"),
+        ("httpEndpoint: 'localhost'", "address:port"),
+        ("httpEndpoint: ':99999'", "address:port"),
+        ("nvmlTimeoutSeconds: no", "at least 0.1"),
+        ("nvmlTimeoutSeconds: .nan", "at least 0.1"),
+        ("stateDir: var/lib", "an absolute path"),
+        ("additionalXidsToIgnore: [a]", "XID numbers"),
+        ("additionalXidsToIgnore: [-1]", "none of them negative"),
+        ("consumableShares: ''", "disabled, memory, unlimited"),
+        ("claimStatus: maybe", "auto or off"),
+        ("logVerbosity: 8", "0 (errors"),
+        ("logVerbosity: true", "0 (errors"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_name_the_key_and_what_would_be_right(text, says):
+    with pytest.raises(ConfigError) as refused:
+        load(text)
+    assert "/etc/nvdra/config.yaml" in str(refused.value)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 1.5, "", "x", [], ["x"], {}, {"a": 1}, b"x"])
+@pytest.mark.parametrize("option", config.OPTIONS, ids=lambda option: option.key)
+def test_any_value_of_any_kind_is_taken_or_refused_but_never_crashes(option, value):
+    try:
+        option.parse(value)
+    except ValueError as error:
+        assert str(error)
+
+
+def test_upstreams_text_form_of_gates_may_end_in_a_comma():
+    assert load("featureGates: 'A=true,B=False,'").feature_gates == {"A": True, "B": False}
