@@ -35,7 +35,7 @@ class Gpu:
     brand: str
     architecture: str
     cuda_compute_capability: str
-    """Semver, ``9.0.0``."""
+    """Semver, ``9.0.0``; empty when it could not be read."""
     driver_version: str
     """As NVML says it, ``580.65.06``; ``slices`` normalises it to semver."""
     cuda_driver_version: str
@@ -48,6 +48,8 @@ class Gpu:
     pcie_root: str | None
     mig_enabled: bool = False
     module_id: int | None = None
+    index: int = -1
+    """NVML's index at the last look that read it; changes with reboots and when GPUs go. Never an identity."""
     state: GpuState = GpuState.OK
     message: str = ""
     """Why the state is not OK, for taints and health reports."""
