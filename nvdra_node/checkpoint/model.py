@@ -36,6 +36,8 @@ class PreparedDevice:
     """Metric label ``device_type``: gpu, mig, vfio, channel, daemon."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What verify and undo need and only acting told (UUIDs, minors). JSON."""
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a later release: kept, written back unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,5 +57,11 @@ class Record:
     """Physical things this claim uses (``gpu:<uuid>``), also while only started."""
     config_key: str = ""
     """Canonical text of the effective config: claims may share a device only when theirs are equal."""
+    claim: Mapping[str, Any] = field(default_factory=dict)
+    """What the claim asked for, as JSON (``kubeletplugin.claimjson``): lets a node whose API server is down prepare a
+    claim it knows again after a reboot."""
+    cdi: Mapping[str, Any] = field(default_factory=dict)
+    """The devices of the claim's CDI file as JSON (``cdi.spec``): lets a vanished file be made again without asking
+    anybody."""
     unknown: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a later release: kept, written back unchanged."""

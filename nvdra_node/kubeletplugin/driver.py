@@ -1,8 +1,8 @@
 """The whole contract between the shared machinery and a DRA driver.
 
-``transaction`` calls plan -> apply* -> finish -> verify on prepare and release -> undo* on unprepare; ``publisher``
-asks for the pool; ``service`` reads health. ``plan``, ``release`` and ``finish`` are pure: they decide, and touch
-nothing. ``apply`` and ``undo`` are idempotent: a crash can repeat or lose any of them.
+``transaction`` calls plan -> capture* -> apply* -> finish -> verify on prepare and release -> undo* on unprepare;
+``publisher`` asks for the pool; ``service`` reads health. ``plan``, ``release`` and ``finish`` are pure: they decide,
+and touch nothing. ``apply`` and ``undo`` are idempotent: a crash can repeat or lose any of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.kubeletplugin.claim import Claim
 
 Effect = Mapping[str, Any]
-"""One step as JSON (``{"kind": "setTimeSlice", ...}``): what the journal stores and ``apply``/``undo`` get."""
+"""One step as JSON (``{"kind": "setTimeSlice", ...}``): what the journal stores and ``apply``/``undo`` get.
+
+The member ``original`` is what ``capture`` found; two effects that differ in nothing else are the same effect.
+"""
 
 Outcome = Mapping[str, Any]
 """What an applied effect told (JSON): the UUID of a new MIG device, say. Empty for most."""
@@ -90,6 +93,13 @@ class Driver(Protocol):
 
     def release(self, record: Record, others: Sequence[Record]) -> Sequence[Effect]:
         """Which of the record's effects to undo, last first: those nobody else needs. Pure."""
+
+    def capture(self, effect: Effect, deadline: Deadline) -> Effect:
+        """The effect with what ``undo`` must restore added as ``original``. Reads, changes nothing.
+
+        Called before the journal is written, so that a crash cannot lose the original state, and never for an effect
+        that this boot's journal already has. Drivers without such state return the effect as it is.
+        """
 
     def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
         """Bring one effect about, or find that it already is. Raises NotReadyError, HostError."""

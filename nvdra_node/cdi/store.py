@@ -1,0 +1,97 @@
+"""One CDI file per claim, complete in itself: ``<cdi root>/k8s.gpu.nvidia.com-claim_<uid>.yaml``, as upstream names it.
+
+Used by the transaction, which holds the claim's lock, and by ``sweep``. Files appear whole (temp + rename, the
+temporary name ends in neither ``.json`` nor ``.yaml``) and world-readable. They are not flushed: the directory is a
+tmpfs that is gone after a reboot, and the transaction writes a claim's file again before it answers.
+Files of other vendors are never touched, nor files under our name that another program wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import FileError
+from nvdra_node.cdi import spec
+from nvdra_node.host.files import TEMP_SUFFIX
+from nvdra_node.host.ports import Files
+
+_SUFFIX = ".yaml"
+_OURS = b'{"cdiVersion":'
+"""How a file begins that ``spec.render`` made. Upstream's begin with ``---``."""
+
+
+class DriverFiles(Protocol):
+    """Source of the edits that all claims share (``nvidia.CommonEdits``)."""
+
+    def current(self, deadline: Deadline) -> spec.Common:
+        """The edits for the driver that is loaded now. Raises HostError or NotReadyError."""
+
+
+class NoDriverFiles:
+    """For drivers whose devices need none of NVIDIA's files."""
+
+    def current(self, deadline: Deadline) -> spec.Common:
+        """See DriverFiles."""
+        return spec.WITHOUT_DRIVER
+
+
+class SpecFiles:
+    """The CDI files of one driver's claims. ``kind`` is ``<vendor>/<class>``."""
+
+    def __init__(self, directory: Path, kind: str, files: Files, driver_files: DriverFiles) -> None:
+        self._directory = directory
+        self._kind = kind
+        self._prefix = kind.replace("/", "-") + "_"
+        self._files = files
+        self._driver_files = driver_files
+
+    def write(self, uid: str, cdi: Mapping[str, Any], deadline: Deadline) -> None:
+        """Write a claim's file, replacing an old one. Raises FileError, or what the driver's files need."""
+        data = self._render(cdi, deadline)
+        try:
+            self._files.replace(self._path(uid), data, mode=0o644)
+        except FileError:
+            if self._files.first_missing([str(self._directory)]) is None:
+                raise
+            # Somebody emptied /run, or nobody has made the directory yet.
+            self._files.make_directory(self._directory)
+            self._files.replace(self._path(uid), data, mode=0o644)
+
+    def repair(self, uid: str, cdi: Mapping[str, Any], deadline: Deadline) -> bool:
+        """Write a claim's file again unless it is there as it must be; returns whether it had to."""
+        if self._files.read(self._path(uid)) == self._render(cdi, deadline):
+            return False
+        self.write(uid, cdi, deadline)
+        return True
+
+    def remove(self, uid: str) -> bool:
+        """Remove a claim's file; False when there was none."""
+        return self._files.remove(self._path(uid))
+
+    def clear_unfinished(self) -> None:
+        """Remove the temporary files of a crash. Only at start: later they may belong to a write under way."""
+        for name in self._files.names(self._directory):
+            if name.startswith(f".{self._prefix}") and name.endswith(TEMP_SUFFIX):
+                self._files.remove(self._directory / name)
+
+    def uids(self) -> tuple[str, ...]:
+        """UIDs of the claims that have a file written by us."""
+        return tuple(
+            name[len(self._prefix) : -len(_SUFFIX)]
+            for name in self._files.names(self._directory)
+            if name.startswith(self._prefix) and name.endswith(_SUFFIX) and self._is_ours(name)
+        )
+
+    def _is_ours(self, name: str) -> bool:
+        return (self._files.read(self._directory / name) or b"").startswith(_OURS)
+
+    def _path(self, uid: str) -> Path:
+        return self._directory / f"{self._prefix}{uid}{_SUFFIX}"
+
+    def _render(self, cdi: Mapping[str, Any], deadline: Deadline) -> bytes:
+        wants_driver = cdi.get("driverFiles", True)
+        common = self._driver_files.current(deadline) if wants_driver else spec.WITHOUT_DRIVER
+        return spec.render(self._kind, cdi, common)

@@ -1,0 +1,191 @@
+"""The records of this node's claims: read once at start, then memory is the truth and files follow it.
+
+One file per claim, ``<state>/claims/<uid>.json``. Used by the transaction (which holds the claim's lock, so two writes
+of one claim never meet), by ``sweep`` and by status output.
+
+What is flushed and why:
+
+- The *file* is flushed before its name appears: after a power failure a name never stands on garbage.
+- The *directory* is not. A name that is lost (a new record) or that returns (a removed one) can only do so through a
+  power failure; then the boot id is another one, all that effects changed is gone with the kernel, no record is served
+  or counted as holding a device before it was verified, and the sweep asks the API about each. So a plain prepare
+  costs one flush and an unprepare none.
+- Concurrent commits share the disk's flush without a leader of ours: each caller flushes its own small file, and the
+  file system's journal commits them together. ``syncfs`` would save some more but waits for everybody's dirty pages,
+  such as an image being pulled to the same disk.
+
+Lookups by device and by hold go through indexes: their cost does not grow with the claims held.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvdra_core.errors import FileError, RecordError
+from nvdra_node.checkpoint import codec
+from nvdra_node.checkpoint.model import Record
+from nvdra_node.host.files import TEMP_SUFFIX
+from nvdra_node.host.ports import Files
+
+log = logging.getLogger(__name__)
+
+_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A file that was no usable record."""
+
+    path: Path
+    """Where it is now; its reason stands beside it in ``<name>.reason``."""
+    reason: str
+
+
+def is_valid_uid(uid: str) -> bool:
+    """Whether a claim UID may become part of a file name (letters, digits, dashes; no path)."""
+    return _UID.fullmatch(uid) is not None
+
+
+class RecordStore:
+    """All records of one driver on this node. Thread safe."""
+
+    def __init__(self, state_dir: Path, files: Files) -> None:
+        self._claims_dir = state_dir / "claims"
+        self._quarantine_dir = state_dir / "quarantine"
+        self._files = files
+        self._lock = threading.Lock()
+        self._records: dict[str, Record] = {}
+        self._index: dict[str, set[str]] = {}
+        self._unreadable: dict[str, str] = {}
+        self.quarantined: tuple[Quarantined, ...] = ()
+        """What ``load`` put aside, for status, doctor and metrics."""
+
+    def load(self) -> None:
+        """Read all records. Bad files are moved to ``quarantine`` and named; they never stop the others.
+
+        Raises FileError when the state directory itself cannot be made or listed.
+        """
+        self._files.make_directory(self._claims_dir, mode=0o700)
+        found: list[Quarantined] = []
+        for name in self._files.names(self._claims_dir):
+            path = self._claims_dir / name
+            if name.endswith(TEMP_SUFFIX):
+                self._files.remove(path)
+                continue
+            try:
+                self._remember(self._read(path))
+            except (RecordError, FileError) as error:
+                found.append(self._quarantine(path, str(error)))
+        self.quarantined = tuple(found)
+
+    def get(self, uid: str) -> Record | None:
+        """The record of a claim."""
+        with self._lock:
+            return self._records.get(uid)
+
+    def all(self) -> tuple[Record, ...]:
+        """All records, in no order."""
+        with self._lock:
+            return tuple(self._records.values())
+
+    def sharing(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
+        """The records of other claims that have one of these device names or holds, sorted by UID."""
+        keys = [_device_key(device) for device in devices]
+        keys += holds
+        with self._lock:
+            uids: set[str] = set()
+            for key in keys:
+                uids |= self._index.get(key, set())
+            uids.discard(uid)
+            return tuple(self._records[other] for other in sorted(uids))
+
+    def put(self, record: Record) -> None:
+        """Write a record durably, then remember it. Raises FileError; then the previous record still stands."""
+        path = self._path(record.uid)
+        if (reason := self._unreadable.get(record.uid)) is not None:
+            raise FileError(
+                f"{path} holds an unusable record ({reason}) and could not be moved away: move it by hand",
+                path=str(path),
+            )
+        self._files.replace(path, codec.encode(record), durable=True)
+        self._remember(record)
+
+    def remove(self, uid: str) -> None:
+        """Forget a record; fine when there is none. Raises FileError; then the record still stands."""
+        self._files.remove(self._path(uid))
+        with self._lock:
+            if (old := self._records.pop(uid, None)) is not None:
+                self._unindex(old)
+
+    def _path(self, uid: str) -> Path:
+        if not is_valid_uid(uid):
+            raise RecordError(
+                f"claim uid {uid!r} cannot name a record: want letters, digits, dashes"
+            )
+        return self._claims_dir / (uid + _SUFFIX)
+
+    def _read(self, path: Path) -> Record:
+        uid = path.name.removesuffix(_SUFFIX)
+        if uid == path.name or not is_valid_uid(uid):
+            raise RecordError("its name is not <claim uid>.json")
+        record = codec.decode(self._files.read(path) or b"")
+        if record.uid != uid:
+            raise RecordError(f"it says it is of claim uid {record.uid}")
+        return record
+
+    def _quarantine(self, path: Path, reason: str) -> Quarantined:
+        target = self._quarantine_dir / path.name
+        taken = set(self._files.names(self._quarantine_dir))
+        count = 1
+        while target.name in taken:
+            count += 1
+            target = self._quarantine_dir / f"{path.name}.{count}"
+        try:
+            self._files.make_directory(self._quarantine_dir, mode=0o700)
+            self._files.move(path, target)
+            self._files.replace(target.with_name(target.name + ".reason"), f"{reason}\n".encode())
+        except FileError as error:
+            log.error(
+                "record not usable and not movable", extra={"path": path, "cause": str(error)}
+            )
+            self._unreadable[path.name.removesuffix(_SUFFIX)] = reason
+            target = path
+        log.error(
+            "record put into quarantine: %s: %s; its claim is prepared anew when asked for",
+            target,
+            reason,
+        )
+        return Quarantined(target, reason)
+
+    def _remember(self, record: Record) -> None:
+        with self._lock:
+            if (old := self._records.get(record.uid)) is not None:
+                self._unindex(old)
+            self._records[record.uid] = record
+            for key in _keys(record):
+                self._index.setdefault(key, set()).add(record.uid)
+
+    def _unindex(self, record: Record) -> None:
+        for key in _keys(record):
+            uids = self._index[key]
+            uids.discard(record.uid)
+            if not uids:
+                del self._index[key]
+
+
+def _device_key(device: str) -> str:
+    return f"device:{device}"
+
+
+def _keys(record: Record) -> set[str]:
+    """Index keys: what the claim was given and, while it is only started, what it asked for."""
+    keys = {_device_key(device.device) for device in record.devices}
+    keys |= {_device_key(str(r.get("device"))) for r in record.claim.get("results", ())}
+    keys |= set(record.holds)
+    return keys
