@@ -85,3 +85,8 @@ def test_any_value_of_any_kind_is_taken_or_refused_but_never_crashes(option, val
 
 def test_upstreams_text_form_of_gates_may_end_in_a_comma():
     assert load("featureGates: 'A=true,B=False,'").feature_gates == {"A": True, "B": False}
+
+
+def test_the_packaged_configuration_file_is_the_example():
+    packaged = Path(__file__).parents[3] / "packaging/etc/config.yaml"
+    assert packaged.read_text() == config.example()

@@ -1,0 +1,29 @@
+# The commands of this project. Each does its whole set-up; a second run builds nothing.
+PYTHON ?= python3
+RUN = $(PYTHON) tests/run.py
+
+.PHONY: help check test demo bench format proto clean
+
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+check:           ## format, lint, types, layers, unit and service tests; no root, no cluster
+	@$(RUN) check
+
+test:            ## everything: check, the simulated hardware, the real cluster
+	@$(RUN) test
+
+demo:            ## a pod on a real Kubernetes gets a (simulated) GPU, with a timeline
+	@$(RUN) demo
+
+bench:           ## start, prepare, throughput, memory; pods with and without GPUs
+	@$(RUN) bench
+
+format:          ## format the code
+	@$(RUN) format
+
+proto:           ## make the committed protobuf code anew
+	@$(RUN) proto
+
+clean:           ## forget the tools' caches in this checkout (the build cache stays)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build out
