@@ -3,3 +3,5 @@ client.
 
 Starts nothing and owns no thread at import. Imports neither ``nvdra_node`` nor ``nvdra_cluster``.
 """
+
+__version__ = "0.1.0"
