@@ -37,9 +37,7 @@ def _latencies() -> list[Measure]:
     for held in HELD:
         where = f"{held} other claims held"
         rows += [
-            Measure(
-                key=f"prepare_p50_{held}", label=f"prepare p50, {where}", unit="ms", goal=2.6
-            ),
+            Measure(key=f"prepare_p50_{held}", label=f"prepare p50, {where}", unit="ms", goal=2.6),
             Measure(key=f"prepare_p99_{held}", label=f"prepare p99, {where}", unit="ms"),
             Measure(key=f"unprepare_p50_{held}", label=f"unprepare p50, {where}", unit="ms"),
             Measure(key=f"unprepare_p99_{held}", label=f"unprepare p99, {where}", unit="ms"),
@@ -74,6 +72,7 @@ PLUGIN: tuple[Measure, ...] = (
     Measure(key="start_registered", label="exec to registration answered", unit="s", digits=3),
     Measure(key="start_slice", label="exec to first ResourceSlice", unit="s", digits=3, goal=0.15),
     Measure(key="start_cpu", label="CPU used to start", unit="s", digits=2),
+    Measure(key="prepare_first", label="first prepare after start", unit="ms"),
     *_latencies(),
     Measure(
         key="prepare_growth",
@@ -81,7 +80,9 @@ PLUGIN: tuple[Measure, ...] = (
         unit="x",
         goal=FLAT,
     ),
-    Measure(key="burst_last", label="8 claims at once: last prepared", unit="ms", digits=1, goal=15),
+    Measure(
+        key="burst_last", label="8 claims at once: last prepared", unit="ms", digits=1, goal=15
+    ),
     Measure(key="burst_last_unprepare", label="8 at once: last unprepared", unit="ms", digits=1),
     Measure(
         key="pairs_1",

@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 from tests.bench.errors import BenchError
@@ -87,16 +88,11 @@ def different_pages(pids: Iterable[int]) -> int | None:
     This is what they would cost on a machine where nobody else maps the same files; PSS gives part of those pages to
     the benchmark's own Python processes. None without the privilege to see page frames.
     """
-    frames: set[int] = set()
-    for pid in pids:
-        try:
-            frames |= _frames(pid)
-        except PermissionError:
-            return None
-        except _VANISHED:
-            continue
-    frames.discard(0)
-    return len(frames) * PAGE or None
+    try:
+        frames = set[int]().union(*map(_frames, pids))
+    except PermissionError:
+        return None
+    return len(frames - {0}) * PAGE or None
 
 
 def busy_s() -> float:
@@ -116,15 +112,23 @@ def _stat(process: Path) -> list[str]:
 
 
 def _frames(pid: int) -> set[int]:
+    """Return the numbers of the page frames of a process; none when it has ended."""
     found: set[int] = set()
-    maps = Path(f"/proc/{pid}/maps").read_text()
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        for line in maps.splitlines():
-            if line.endswith("[vsyscall]"):
-                continue
-            start, end = (int(text, 16) for text in line.split(" ", 1)[0].split("-"))
-            pagemap.seek(start // PAGE * 8)
-            data = pagemap.read((end - start) // PAGE * 8)
-            entries = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
-            found.update(entry & _FRAME for entry in entries if entry & _PRESENT)
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+            for line in maps.splitlines():
+                if not line.endswith("[vsyscall]"):
+                    found |= _frames_between(pagemap, *line.split(" ", 1)[0].split("-"))
+    except _VANISHED:
+        return set()
     return found
+
+
+def _frames_between(pagemap: RawIOBase, first: str, last: str) -> set[int]:
+    """Return the frames of one mapping, given as hexadecimal addresses; pagemap has 8 bytes for each page."""
+    start, end = int(first, 16) // PAGE, int(last, 16) // PAGE
+    pagemap.seek(start * 8)
+    data = pagemap.read((end - start) * 8) or b""
+    entries = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+    return {entry & _FRAME for entry in entries if entry & _PRESENT}

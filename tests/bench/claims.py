@@ -1,0 +1,81 @@
+"""Allocated ResourceClaims as the scheduler leaves them, one GPU each. Pure but for the random UIDs.
+
+More claims than GPUs are held with admin access, the one way in which several claims may hold one whole GPU; the GPU
+that latencies are measured on is held by nobody else.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+from tests.bench.contender import DRIVER, NODE
+from tests.bench.loadclient import Claim
+
+NAMESPACE = "bench"
+GPUS = 8
+
+Object = dict[str, Any]
+
+
+class ClaimMaker:
+    """Makes claims and remembers their objects, to be handed to the API before they are used."""
+
+    def __init__(self) -> None:
+        self.objects: list[Object] = []
+        self._numbers: Iterator[int] = count()
+
+    def make(self, gpu: int, *, admin: bool = False) -> Claim:
+        """Return a new claim to one GPU, as the kubelet names it in a call."""
+        claim = {
+            "namespace": NAMESPACE,
+            "name": f"claim-{next(self._numbers)}",
+            "uid": str(uuid.uuid4()),
+        }
+        self.objects.append(_object(claim, f"gpu-{gpu}", admin=admin))
+        return claim
+
+    def spread(self, number: int, gpus: Sequence[int]) -> list[Claim]:
+        """Return claims that take the given GPUs in turn."""
+        return [self.make(gpus[index % len(gpus)]) for index in range(number)]
+
+    def held(self, number: int) -> list[Claim]:
+        """Return claims to hold at the same time that leave GPU 0 alone: one a GPU, then more with admin access."""
+        others = range(1, GPUS)
+        return [
+            self.make(others[index % len(others)], admin=index >= len(others))
+            for index in range(number)
+        ]
+
+
+def _object(claim: Claim, device: str, *, admin: bool) -> Object:
+    request: Object = {
+        "deviceClassName": DRIVER,
+        "allocationMode": "ExactCount",
+        "count": 1,
+    }
+    result: Object = {"request": "gpu", "driver": DRIVER, "pool": NODE, "device": device}
+    if admin:
+        request["adminAccess"] = result["adminAccess"] = True
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [NODE]}]}
+    pod = {"resource": "pods", "name": f"pod-of-{claim['name']}", "uid": str(uuid.uuid4())}
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {
+            "name": claim["name"],
+            "namespace": claim["namespace"],
+            "uid": claim["uid"],
+            "finalizers": ["resource.kubernetes.io/delete-protection"],
+        },
+        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": request}]}},
+        "status": {
+            "allocation": {
+                "devices": {"results": [result]},
+                "nodeSelector": {"nodeSelectorTerms": [term]},
+            },
+            "reservedFor": [pod],
+        },
+    }
