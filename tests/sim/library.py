@@ -1,0 +1,119 @@
+"""Builds the simulated libraries and programs, once, into the cache; writes a driver library for one node.
+
+In: the C sources in `nvml/`. Out: paths in `$NVDRA_CACHE/sim/<hash of the sources>` (default ~/.cache/nvdra).
+Called by: `tree`, tests. Two processes that build at once both get a whole file: products are renamed into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "nvml"
+PAGE = 65536  # the largest page size of the machines in question (aarch64 kernels with 64 KiB pages)
+FOOTER = struct.Struct("<8sQQQ")
+MAGIC = b"NVSIMTRL"
+_FLAGS = ["-O2", "-std=gnu11", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+
+
+def cache_directory() -> Path:
+    """Where everything built or fetched lies, outside the repository."""
+    return Path(os.environ.get("NVDRA_CACHE") or Path.home() / ".cache/nvdra") / "sim"
+
+
+@cache
+def functions() -> tuple[str, ...]:
+    """NVML's function names; the position is the number that faults are stored under."""
+    lines = (SOURCES / "functions.txt").read_text().splitlines()
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+@cache
+def build_directory() -> Path:
+    """The cache directory of these very sources."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    directory = cache_directory() / digest.hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def nvml() -> Path:
+    """libnvidia-ml.so.1 without a profile."""
+    target = build_directory() / "libnvidia-ml.so.1"
+    if not target.exists():
+        _build_nvml(target)
+    return target
+
+
+def program(name: str) -> Path:
+    """The program `nvml/programs/<name>.c`, built."""
+    target = build_directory() / name
+    if not target.exists():
+        _compile(target, [SOURCES.parent / "programs" / f"{name}.c"], ["-ldl"])
+    return target
+
+
+def placeholder(soname: str) -> Path:
+    """A small library that has nothing but its soname."""
+    target = build_directory() / "placeholders" / soname
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as work:
+            source = Path(work) / "empty.c"
+            source.write_text("int nvsim_placeholder;\n")
+            _compile(target, [source], ["-shared", f"-Wl,-soname,{soname}", "-nostdlib", "-s"])
+    return target
+
+
+def write_driver_library(target: Path, state: bytes, profile_text: str) -> None:
+    """The NVML library of one node: the built one, then the shared state, the profile, and where they begin."""
+    image = nvml().read_bytes()
+    padding = -len(image) % PAGE
+    state_at = len(image) + padding
+    text = profile_text.encode()
+    footer = FOOTER.pack(MAGIC, state_at, state_at + len(state), len(text))
+    fresh = target.with_name(f".{target.name}.new")
+    fresh.write_bytes(b"".join((image, bytes(padding), state, text, footer)))
+    fresh.chmod(0o755)
+    fresh.replace(target)
+
+
+def _build_nvml(target: Path) -> None:
+    sources = sorted(SOURCES.glob("*.c"))
+    defined = {name for path in sources for name in re.findall(r"^\S*?_API\((nvml\w+|nvsim\w+)\)", path.read_text(), re.M)}
+    defined |= _macro_defined(sources) | {"nvmlErrorString"}
+    stubs = [name for name in functions() if name not in defined]
+    with tempfile.TemporaryDirectory() as work:
+        header = Path(work) / "functions.h"
+        numbers = "".join(f"    FN_{name},\n" for name in functions())
+        header.write_text(f"enum {{\n{numbers}}};\n")
+        stub_file = Path(work) / "stubs.c"
+        stub_file.write_text(
+            '#include "sim.h"\n' + "".join(f"NVML_API({name})(void) {{ return sim_stub(FN_{name}); }}\n" for name in stubs)
+        )
+        extra = [f"-I{work}", f"-I{SOURCES}", "-fvisibility=hidden", "-shared", "-Wl,-soname,libnvidia-ml.so.1", "-ldl", "-pthread"]
+        _compile(target, [*sources, stub_file], extra)
+
+
+def _macro_defined(sources: Iterable[Path]) -> set[str]:
+    """Names given to the macros that define a function each: `NUMBER_CALL(nvmlDeviceGetX, ...)`."""
+    pattern = re.compile(r"^[A-Z_]+\((nv(?:ml|sim)\w+)(?:, (nv(?:ml|sim)\w+))?", re.M)
+    return {name for path in sources for pair in pattern.findall(path.read_text()) for name in pair if name}
+
+
+def _compile(target: Path, sources: Iterable[Path], flags: Iterable[str]) -> None:
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    command = ["gcc", *_FLAGS, "-o", str(fresh), *map(str, sources), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"gcc cannot build {target.name}:\n{done.stderr}")
+    fresh.replace(target)
