@@ -1,0 +1,1 @@
+"""Tests and the means to run them: simulated hardware, a real Kubernetes, real hosts."""

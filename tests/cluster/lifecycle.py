@@ -1,0 +1,153 @@
+"""A cluster from nothing to Ready, and to nothing again. Called by `api` and the command line.
+
+`down` works from the name alone and on whatever is there, because an `up` can be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.cluster import build, capability, cgroups, control_plane, images, network, processes
+from tests.cluster import layout as layouts
+from tests.cluster.commands import wait_for
+from tests.cluster.errors import ClusterError
+from tests.cluster.layout import Layout
+from tests.cluster.node import Node
+from tests.cluster.wire import ApiClient
+
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+
+
+def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
+    """Build what is missing and start the cluster; returns when all nodes are Ready and have the test images.
+
+    A start that fails is taken down again, but for its logs, whose directory the error names.
+    """
+    reason = capability.why_not()
+    if reason:
+        raise ClusterError(f"this machine cannot run a cluster: {reason}")
+    if layout.home.exists():
+        raise ClusterError(
+            f"cluster {layout.name} exists",
+            next_step=f"run: python -m tests.cluster down --name {layout.name}",
+        )
+    build.ensure(layout.kubernetes, say)
+    archive = images.ensure()
+    layout.save()
+    try:
+        _start(layout, archive)
+    except BaseException as error:
+        saved = _keep_logs(layout)
+        down(layout.name)
+        if isinstance(error, ClusterError):
+            raise ClusterError(f"{error} (logs: {saved})") from error
+        raise
+
+
+def _start(layout: Layout, archive: Path) -> None:
+    _allow_many_inotify_instances()
+    network.create(layout)
+    nodes = [Node(layout, name) for name in layout.nodes]
+    control_plane.prepare(layout)
+    for node in nodes:
+        node.prepare()
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        servers = pool.submit(control_plane.start_all, layout)
+        for done in [pool.submit(_boot, node, archive) for node in nodes]:
+            done.result()
+        servers.result()
+    wait_until_ready(layout)
+
+
+def _boot(node: Node, archive: Path) -> None:
+    node.boot()
+    node.import_images(archive)
+
+
+def wait_until_ready(layout: Layout, timeout_s: float = 120) -> None:
+    """Wait until every node is Ready and the namespace `default` can take pods."""
+    client = ApiClient(layout)
+
+    def are_ready() -> bool:
+        _complain_about_ended(layout)
+        try:
+            nodes = client.get("/api/v1/nodes")["items"]
+        except OSError:
+            return False
+        ready = {node["metadata"]["name"] for node in nodes if _is_ready(node)}
+        return ready >= set(layout.nodes)
+
+    wait_for("all nodes are Ready", are_ready, timeout_s=timeout_s, interval_s=0.2)
+    account = "/api/v1/namespaces/default/serviceaccounts/default"
+    wait_for("ServiceAccount default is there", lambda: client.says_ok(account), timeout_s=30)
+
+
+def _is_ready(node: dict[str, object]) -> bool:
+    status = node.get("status")
+    conditions = status.get("conditions", []) if isinstance(status, dict) else []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _complain_about_ended(layout: Layout) -> None:
+    for process in processes.all_recorded(layout.pids):
+        if not process.is_running:
+            raise ClusterError(f"{process.name} ended", next_step=f"read {process.log}")
+
+
+def down(name: str) -> None:
+    """Remove a cluster, whole or half: processes, namespaces, mounts, cgroups and its directory. None there is fine."""
+    home = layouts.clusters_dir() / name
+    root = f"{layouts.PREFIX}.{name}"
+    if not name or name != Path(name).name:
+        raise ClusterError(f"bad cluster name {name!r}")
+    cgroups.end_processes(root)
+    processes.reap()
+    network.remove(root)
+    cgroups.remove(root)
+    # Its mounts were in mount namespaces that ended with their last process.
+    if home.exists():
+        _retry(lambda: shutil.rmtree(home))
+
+
+def _retry(remove: Callable[[], None]) -> None:
+    def is_done() -> bool:
+        try:
+            remove()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            print(f"still busy: {error}", file=sys.stderr)
+            return False
+        return True
+
+    wait_for("the cluster's directory is removed", is_done, timeout_s=10, interval_s=0.2)
+
+
+def leftovers(name: str) -> list[str]:
+    """Return what is still there of a cluster: processes, namespaces, cgroups, mounts, its directory."""
+    root, home = f"{layouts.PREFIX}.{name}", layouts.clusters_dir() / name
+    found = [f"process {pid}" for pid in cgroups.processes(root)]
+    found += [f"network namespace {item}" for item in network.existing(root)]
+    found += [f"cgroup {path / root}" for path in cgroups.hierarchies() if (path / root).exists()]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [f"mount {line.split()[4]}" for line in mounts if f"{home}/" in line]
+    return [*found, f"directory {home}"] if home.exists() else found
+
+
+def _keep_logs(layout: Layout) -> Path:
+    target = layouts.clusters_dir().parent / "nvdra-cluster-failed" / f"{layout.name}-{os.getpid()}"
+    shutil.rmtree(target, ignore_errors=True)
+    if layout.logs.is_dir():
+        shutil.copytree(layout.logs, target)
+    return target
+
+
+def _allow_many_inotify_instances() -> None:
+    # The default of 128 is used up by the fifteenth kubelet.
+    if int(_INOTIFY.read_text()) < 4096:
+        _INOTIFY.write_text("4096")
