@@ -1,0 +1,113 @@
+"""The command ``nvdra-node``: one sub-command per systemd unit, and the commands that check or describe settings.
+
+The only place that reads the environment, the command line and the configuration file; everything below gets a
+frozen ``NodeConfig``. Exit status: 0 done, 1 failed while running, 2 the settings are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nvdra_core.errors import ConfigError, NvdraError
+from nvdra_node import config
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; never raises for a wrong setting or a failed start."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = _load(arguments)
+        return _run(arguments.command, settings)
+    except ConfigError as error:
+        print(f"nvdra-node: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except NvdraError as error:
+        print(f"nvdra-node: {error.reason}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run(command: str, settings: config.NodeConfig) -> int:
+    if command == "check-config":
+        return _check(settings)
+    # Imported here so that the commands that only look at settings stay quick.
+    from nvdra_node import app
+
+    if command == "withdraw":
+        return app.withdraw_gpu(settings)
+    return app.run_gpu(settings, app.SystemdEnvironment.read(os.environ))
+
+
+def _check(settings: config.NodeConfig) -> int:
+    from nvdra_core.gates import FeatureGates
+
+    FeatureGates.from_mapping(settings.feature_gates).validate()
+    width = max(len(key) for key in settings.sources)
+    for key, value in config.describe(settings).items():
+        print(f"{key:<{width}}  {value!s:<40}  {settings.sources[key]}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> config.NodeConfig:
+    path = Path(arguments.config or config.DEFAULT_FILE)
+    flags = {
+        option.field: getattr(arguments, option.field)
+        for option in config.OPTIONS
+        if getattr(arguments, option.field) is not None
+    }
+    settings = config.load(
+        file_text=_read(path, must_exist=arguments.config is not None),
+        file_name=str(path),
+        environment=_environment(),
+        flags=flags,
+        host_name=socket.gethostname(),
+    )
+    return settings
+
+
+def _environment() -> Mapping[str, str]:
+    names = [option.env for option in config.OPTIONS if option.env]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _read(path: Path, *, must_exist: bool) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigError(f"{path}: no such file; --config names one that does not exist") from None
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; check its permissions and encoding") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nvdra-node",
+        description="NVIDIA devices of this host for Kubernetes, by Dynamic Resource Allocation",
+        epilog="Settings come from flags, then the environment, then the file, then the defaults.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("gpu", "run the kubelet plugin for gpu.nvidia.com (nvdra-gpu-plugin.service)"),
+        ("check-config", "check all settings and print each with where it came from"),
+        ("withdraw", "delete this node's ResourceSlices of gpu.nvidia.com (before uninstalling)"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", metavar="FILE", help=f"settings; default: {config.DEFAULT_FILE}")
+        for option in config.OPTIONS:
+            command.add_argument(
+                *option.flags, dest=option.field, metavar="VALUE", help=option.help.replace("%", "%%")
+            )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
