@@ -1,0 +1,254 @@
+"""Structured logs: one line an event, ``message key=value ...``, as text or JSON, to stderr.
+
+``cli`` calls ``configure`` once; every module asks ``get(__name__)`` for its Logger. Verbosity is
+upstream's ``-v``: 0 start and permanent errors, 1 confirmations, 2 no-ops, 3 watches, 4 (default of
+the deployment) each device and claim, 6 bodies and timings, 7 everything. Warnings and errors are
+always written, errors with ``reason`` as the first key. Lines of one operation carry the same
+``op``. Anything that looks like a credential is blotted out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+from nvdra_core.errors import ConfigError, NvdraError
+
+MAX_VERBOSITY = 7
+FORMATS = ("text", "json")
+_FIELDS = "nvdra_fields"
+_REDACTED = "<redacted>"
+
+_operation: ContextVar[str] = ContextVar("nvdra_operation", default="")
+
+# One pass over the finished line: values of tell-tale keys, bearer credentials, JSON web tokens,
+# PEM keys. "token: permission denied" must stay readable, so a bare text after a colon is only
+# taken for a credential when it is long.
+_SECRETS = re.compile(
+    r"""(?ix)
+    (?P<header> \bauthorization["']?\s*[=:]\s*["']?) (?:\w+\s+)? [^\s"',;}]+
+    | (?P<key> \b[\w-]{0,40}(?:token|password|passwd|secret|api[_-]?key)["']?
+        (?: \s*=\s*["']? | \s*:\s*["'] | \s*:\s*(?=[^\s"',;}]{16}) )) [^\s"',;}]+
+    | (?P<scheme> \bbearer\s+) [\w.~+/=-]{8,}
+    | \beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*
+    | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
+    """,
+    re.DOTALL,
+)
+_PLAIN = re.compile(r"[^\s\"'=\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def redact(text: str) -> str:
+    """``text`` with everything that looks like a credential replaced."""
+    return _SECRETS.sub(lambda m: (m["header"] or m["key"] or m["scheme"] or "") + _REDACTED, text)
+
+
+class Logger:
+    """The logger of one module. ``info`` below the verbosity costs one comparison and no
+    formatting.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def enabled(self, verbosity: int) -> bool:
+        """Whether ``info(..., v=verbosity)`` would be written; ask before you compute costly
+        fields.
+        """
+        return self._logger.isEnabledFor(logging.INFO - verbosity)
+
+    def info(self, message: str, *, v: int = 0, **fields: Any) -> None:
+        """Tell of something normal at verbosity ``v`` (0 to 7)."""
+        level = logging.INFO - v
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, message, extra={_FIELDS: fields})
+
+    def warning(self, message: str, cause: BaseException | None = None, **fields: Any) -> None:
+        """Tell of something that will be tried again or that somebody should look at."""
+        self._report(logging.WARNING, message, cause, fields)
+
+    def error(self, message: str, cause: BaseException, **fields: Any) -> None:
+        """Tell of a failure. An exception that is not ours is a bug of ours: it is written with its
+        stack.
+        """
+        self._report(logging.ERROR, message, cause, fields)
+
+    def _report(
+        self, level: int, message: str, cause: BaseException | None, fields: dict[str, Any]
+    ) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        if cause is not None:
+            reason = cause.reason if isinstance(cause, NvdraError) else NvdraError.reason
+            fields = {"reason": reason, **fields, "error": str(cause) or type(cause).__name__}
+        unexpected = cause is not None and not isinstance(cause, NvdraError)
+        self._logger.log(
+            level, message, extra={_FIELDS: fields}, exc_info=cause if unexpected else None
+        )
+
+
+def get(name: str) -> Logger:
+    """The logger of a module: ``log.get(__name__)``."""
+    return Logger(logging.getLogger(name))
+
+
+@contextmanager
+def operation(op: str = "") -> Iterator[str]:
+    """Give everything logged inside, in this thread, one id (8 hex digits, new unless given)."""
+    op = op or os.urandom(4).hex()
+    token = _operation.set(op)
+    try:
+        yield op
+    finally:
+        _operation.reset(token)
+
+
+def current_operation() -> str:
+    """The id of the operation going on in this thread, to hand to another one; empty outside of
+    any.
+    """
+    return _operation.get()
+
+
+def is_journal(journal_stream: str, fd: int) -> bool:
+    """Whether ``fd`` is connected to the journal: ``journal_stream`` is $JOURNAL_STREAM
+    (systemd.exec(5)).
+    """
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False  # a closed stderr is no journal
+    return journal_stream == f"{status.st_dev}:{status.st_ino}"
+
+
+def configure(
+    *, verbosity: int, style: str = "text", journal: bool = False, stream: TextIO | None = None
+) -> None:
+    """Send all logging of the process to ``stream`` (stderr), replacing what was set before.
+
+    ``journal``: lines start with ``<N>`` (syslog priority) in place of the time, which the journal
+    knows itself. Raises ConfigError on an unknown ``style`` and a verbosity below 0.
+    """
+    if style not in FORMATS:
+        raise ConfigError(f'log format "{style}": not known; use {" or ".join(FORMATS)}')
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter(journal) if style == "json" else _TextFormatter(journal))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    # Threads, processes and tasks have no place in our lines: do not look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    set_verbosity(verbosity)
+
+
+def set_verbosity(verbosity: int) -> None:
+    """Change the verbosity of the running process (0 to 7; higher is 7). Raises ConfigError below
+    0.
+    """
+    if verbosity < 0:
+        raise ConfigError(f"log verbosity {verbosity}: out of range; use 0 to {MAX_VERBOSITY}")
+    logging.getLogger().setLevel(logging.INFO - min(verbosity, MAX_VERBOSITY))
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Fields in the order they are written: reason, op, the others; values still as given."""
+    fields: dict[str, Any] = dict(getattr(record, _FIELDS, {}))
+    ordered = {"reason": fields.pop("reason")} if "reason" in fields else {}
+    if op := _operation.get():
+        ordered["op"] = op
+    return ordered | fields
+
+
+def _severity(level: int) -> tuple[int, str]:
+    """Syslog priority and the letter for text."""
+    if level >= logging.ERROR:
+        return 3, "E"
+    if level >= logging.WARNING:
+        return 4, "W"
+    return (6, "I") if level >= logging.INFO else (7, "D")
+
+
+class _Formatter(logging.Formatter):
+    """What both styles share: priority, time, redaction."""
+
+    def __init__(self, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def _time(self, record: logging.LogRecord) -> str:
+        seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03d}Z"
+
+    def _finish(self, record: logging.LogRecord, text: str) -> str:
+        # stderr may have any encoding; a lone surrogate out of JSON must not lose the line.
+        text = redact(text).encode("utf-8", "backslashreplace").decode()
+        if not self._journal:
+            return text
+        prefix = f"<{_severity(record.levelno)[0]}>"
+        return prefix + text.replace("\n", f"\n{prefix}")
+
+
+class _TextFormatter(_Formatter):
+    """``2026-01-02T03:04:05.678Z I nvdra_node.gpu: message key=value``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        when = "" if self._journal else self._time(record) + " "
+        letter = _severity(record.levelno)[1]
+        parts = [f"{when}{letter} {record.name}: {_one_line(record.getMessage())}"]
+        parts += [f"{key}={_text_value(value)}" for key, value in _fields_of(record).items()]
+        text = " ".join(parts)
+        if record.exc_info:
+            text += "\n" + "\n".join(
+                f"  {_one_line(line)}" for line in self.formatException(record.exc_info).split("\n")
+            )
+        return self._finish(record, text)
+
+
+class _JsonFormatter(_Formatter):
+    """One JSON object a line, with upstream's keys for time, verbosity and message (``ts``, ``v``,
+    ``msg``).
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        line: dict[str, Any] = {
+            "ts": self._time(record),
+            "level": {"E": "error", "W": "warning"}.get(_severity(record.levelno)[1], "info"),
+            "logger": record.name,
+            "msg": redact(record.getMessage()),
+        }
+        if record.levelno <= logging.INFO:
+            line["v"] = logging.INFO - record.levelno
+        for key, value in _fields_of(record).items():
+            # Redacted before quoting, so that the blot cannot eat a quote and break the JSON.
+            number = isinstance(value, int | float)
+            line[key] = value if number else redact(f"{key}={value}")[len(key) + 1 :]
+        if record.exc_info:
+            line["stack"] = redact(self.formatException(record.exc_info))
+        prefix = f"<{_severity(record.levelno)[0]}>" if self._journal else ""
+        return prefix + json.dumps(line, default=str)
+
+
+def _one_line(text: str) -> str:
+    """Control characters escaped: a text of a user must not start a line of its own."""
+    return _BREAKS.sub(lambda m: json.dumps(m[0])[1:-1], text)
+
+
+def _text_value(value: Any) -> str:
+    text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else json.dumps(text)
