@@ -1,0 +1,170 @@
+"""The one door to other programs: no shell, a clean environment, a deadline, an output limit, the whole group killed.
+
+Called by everything that needs a program of the host (nvidia-ctk, nvidia-smi, systemctl ...). A program that leaves a
+daemon behind does not keep ``run`` waiting: the end of the program counts, not the end of its pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import CommandError
+from nvdra_node.host.ports import CommandResult
+
+CLEAN_ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
+OUTPUT_LIMIT_BYTES = 4 * 2**20
+
+_READ = 65536
+_KILL_WAIT_S = 1.0
+_TAIL = 2000
+
+
+@dataclass(slots=True)
+class _Running:
+    """A started program and what it has written so far."""
+
+    argv: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+    streams: dict[str, bytearray] = field(
+        default_factory=lambda: {"out": bytearray(), "err": bytearray()}
+    )
+
+    def text(self, name: str) -> str:
+        return self.streams[name].decode(errors="replace")
+
+    def error(self, message: str, returncode: int | None) -> CommandError:
+        output = (self.text("err") or self.text("out"))[-_TAIL:].strip()
+        shown = f": {output}" if output else ""
+        return CommandError(
+            f"{' '.join(self.argv)}: {message}{shown}",
+            argv=self.argv,
+            returncode=returncode,
+            output=output,
+        )
+
+
+class SystemCommands:
+    """Runs programs of this machine. Safe for several threads."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] = CLEAN_ENVIRONMENT,
+        output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> None:
+        self._environment = dict(environment)
+        self._output_limit_bytes = output_limit_bytes
+        self._lock = threading.Lock()
+        self._unkillable: list[subprocess.Popen[bytes]] = []
+
+    def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
+        """See ports.Commands. A program that cannot be killed is left behind and reaped by a later call."""
+        self._reap()
+        running = _Running(tuple(argv), self._start(tuple(argv)))
+        try:
+            self._collect(running, deadline)
+        except BaseException:
+            self._kill(running.process)
+            raise
+        finally:
+            for stream in (running.process.stdout, running.process.stderr):
+                if stream is not None:
+                    stream.close()
+        status = running.process.returncode
+        if status != 0:
+            raise running.error(f"ended with status {status}", status)
+        return CommandResult(stdout=running.text("out"), stderr=running.text("err"))
+
+    def _start(self, argv: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise CommandError(
+                f"{' '.join(argv)}: could not be started: {error}",
+                argv=argv,
+                returncode=None,
+                output="",
+            ) from error
+
+    def _collect(self, running: _Running, deadline: Deadline) -> None:
+        """Read until the program ends; raises CommandError on a passed deadline or too much output."""
+        process = running.process
+        end_fd = os.pidfd_open(process.pid)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(end_fd, selectors.EVENT_READ)
+                for name, stream in (("out", process.stdout), ("err", process.stderr)):
+                    if stream is not None:
+                        os.set_blocking(stream.fileno(), False)
+                        selector.register(stream, selectors.EVENT_READ, name)
+                self._read_to_end(running, selector, deadline)
+        finally:
+            os.close(end_fd)
+        process.wait()
+
+    def _read_to_end(
+        self, running: _Running, selector: selectors.BaseSelector, deadline: Deadline
+    ) -> None:
+        ended = False
+        while not ended:
+            ready = selector.select(deadline.remaining_s())
+            if not ready:
+                raise running.error("did not end in time and was killed", None)
+            ended = any(key.data is None for key, _ in ready)
+            # After the end everything the program wrote is in the pipes: one last round reads it.
+            keys = list(selector.get_map().values()) if ended else [key for key, _ in ready]
+            for key in keys:
+                if key.data is not None and not self._drain(
+                    running, key.fd, key.data, everything=ended
+                ):
+                    selector.unregister(key.fileobj)
+
+    def _drain(self, running: _Running, fd: int, name: str, *, everything: bool) -> bool:
+        """Read what a pipe has (one piece, or all); False at its end."""
+        buffer = running.streams[name]
+        while True:
+            try:
+                data = os.read(fd, _READ)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            buffer += data
+            if len(buffer) > self._output_limit_bytes:
+                raise running.error(
+                    f"wrote more than {self._output_limit_bytes} bytes and was killed", None
+                )
+            if not everything:
+                return True
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            process.wait(_KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            with self._lock:
+                self._unkillable.append(process)
+
+    def _reap(self) -> None:
+        with self._lock:
+            self._unkillable = [p for p in self._unkillable if p.poll() is None]

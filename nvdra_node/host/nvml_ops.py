@@ -1,0 +1,201 @@
+"""The operations of the NVML child: whole units, JSON in and out. Runs in the child only; the one user of pynvml.
+
+``system``           -> {driver_version, cuda_driver_version, count}
+``gpu(index)``       -> {index, facts, errors}: every fact read on its own, see ``FACTS``; what failed is in ``errors``
+``watch_events``     -> {monitored: [uuid], unmonitored: {uuid: why}}; opens the event set, again on each call
+``wait_events(timeout_ms)`` -> [{uuid, type, data, gi, ci}], without waiting when events are there
+``compute_mode(uuid)``, ``set_compute_mode(uuid, mode)``
+
+An operation raises OperationError; its ``fault`` is what the parent is told.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+INIT_WITHOUT_GPUS = 1
+"""NVML_INIT_FLAG_NO_GPUS: a node with a driver and no GPU is fine."""
+GPU_IS_LOST = 15
+MAX_EVENTS = 64
+"""Most events one call brings; more are there for the next."""
+
+Fault = dict[str, Any]
+
+
+class OperationError(Exception):
+    """A failed operation as the parent gets it: ``{kind: nvml|library|request, function, code, message}``."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault["message"])
+        self.fault = fault
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+Fact = tuple[str, str, Callable[[Any], Any]]
+
+FACTS: tuple[Fact, ...] = (
+    ("minor", "nvmlDeviceGetMinorNumber", _identity),
+    ("uuid", "nvmlDeviceGetUUID", _text),
+    ("name", "nvmlDeviceGetName", _text),
+    ("pci_bus_id", "nvmlDeviceGetPciInfo_v3", lambda pci: _text(pci.busId)),
+    ("mig_mode", "nvmlDeviceGetMigMode", lambda modes: {"current": modes[0], "pending": modes[1]}),
+    ("memory_bytes", "nvmlDeviceGetMemoryInfo", lambda memory: memory.total),
+    ("architecture", "nvmlDeviceGetArchitecture", _identity),
+    ("brand", "nvmlDeviceGetBrand", _identity),
+    ("cuda_compute_capability", "nvmlDeviceGetCudaComputeCapability", list),
+    ("addressing_mode", "nvmlDeviceGetAddressingMode", _identity),
+    ("module_id", "nvmlDeviceGetModuleId", _identity),
+)
+"""Fact -> NVML function and what of its answer is told. Numbers stay NVML's enumerators; the parent names them."""
+
+
+def _nvml(function: str, *arguments: Any) -> Any:
+    """Call one NVML function. Raises OperationError with its name and code."""
+    try:
+        return getattr(pynvml, function)(*arguments)
+    except pynvml.NVMLError as error:
+        fault = {"kind": "nvml", "function": function, "code": error.value, "message": str(error)}
+        raise OperationError(fault) from error
+
+
+def _read(handle: Any, fact: Fact, into: dict[str, Any]) -> Fault | None:
+    name, function, convert = fact
+    try:
+        into[name] = convert(_nvml(function, handle))
+    except OperationError as error:
+        return error.fault
+    return None
+
+
+class Session:
+    """One NVML session: the library loaded from a given path, initialised at the first operation."""
+
+    def __init__(self, library: str) -> None:
+        self._library = library
+        self._open = False
+        self._events: Any = None
+        self._operations: dict[str, Callable[..., Any]] = {
+            "system": self.system,
+            "gpu": self.gpu,
+            "watch_events": self.watch_events,
+            "wait_events": self.wait_events,
+            "compute_mode": self.compute_mode,
+            "set_compute_mode": self.set_compute_mode,
+        }
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether events are being collected here, so that the process must stay."""
+        return self._events is not None
+
+    def call(self, operation: str, arguments: dict[str, Any]) -> Any:
+        """Run an operation by its name."""
+        function = self._operations.get(operation)
+        if function is None:
+            raise OperationError({"kind": "request", "message": f"no operation {operation!r}"})
+        self._ensure_open()
+        return function(**arguments)
+
+    def system(self) -> dict[str, Any]:
+        """Versions and the number of GPUs."""
+        return {
+            "driver_version": _text(_nvml("nvmlSystemGetDriverVersion")),
+            "cuda_driver_version": _nvml("nvmlSystemGetCudaDriverVersion_v2"),
+            "count": _nvml("nvmlDeviceGetCount"),
+        }
+
+    def gpu(self, index: int) -> dict[str, Any]:
+        """All facts of one GPU. A lost GPU is not asked further: each more call could take long."""
+        handle = _nvml("nvmlDeviceGetHandleByIndex", index)
+        facts: dict[str, Any] = {}
+        errors: dict[str, Fault] = {}
+        for fact in FACTS:
+            fault = _read(handle, fact, facts)
+            if fault is not None:
+                errors[fact[0]] = fault
+                if fault["code"] == GPU_IS_LOST:
+                    break
+        return {"index": index, "facts": facts, "errors": errors}
+
+    def watch_events(self) -> dict[str, Any]:
+        """Register all GPUs for critical XIDs and ECC errors, as far as each supports them."""
+        if self._events is not None:
+            _nvml("nvmlEventSetFree", self._events)
+            self._events = None
+        events = _nvml("nvmlEventSetCreate")
+        wanted = (
+            pynvml.nvmlEventTypeXidCriticalError
+            | pynvml.nvmlEventTypeDoubleBitEccError
+            | pynvml.nvmlEventTypeSingleBitEccError
+        )
+        monitored: list[str] = []
+        unmonitored: dict[str, str] = {}
+        for index in range(_nvml("nvmlDeviceGetCount")):
+            key = f"index {index}"
+            try:
+                handle = _nvml("nvmlDeviceGetHandleByIndex", index)
+                key = _text(_nvml("nvmlDeviceGetUUID", handle))
+                supported = _nvml("nvmlDeviceGetSupportedEventTypes", handle)
+                _nvml("nvmlDeviceRegisterEvents", handle, wanted & supported, events)
+                monitored.append(key)
+            except OperationError as error:
+                unmonitored[key] = str(error)
+        self._events = events
+        return {"monitored": monitored, "unmonitored": unmonitored}
+
+    def wait_events(self, timeout_ms: int) -> list[dict[str, Any]]:
+        """Events so far; waits at most ``timeout_ms`` for the first one."""
+        if self._events is None:
+            raise OperationError({"kind": "request", "message": "wait_events before watch_events"})
+        events: list[dict[str, Any]] = []
+        while len(events) < MAX_EVENTS:
+            try:
+                data = _nvml("nvmlEventSetWait_v2", self._events, 0 if events else timeout_ms)
+            except OperationError as error:
+                if error.fault["code"] == pynvml.NVML_ERROR_TIMEOUT or events:
+                    break
+                raise
+            events.append(
+                {
+                    "uuid": _text(_nvml("nvmlDeviceGetUUID", data.device)),
+                    "type": data.eventType,
+                    "data": data.eventData,
+                    "gi": data.gpuInstanceId,
+                    "ci": data.computeInstanceId,
+                }
+            )
+        return events
+
+    def compute_mode(self, uuid: str) -> int:
+        """NVML_COMPUTEMODE_* of a GPU."""
+        return int(_nvml("nvmlDeviceGetComputeMode", self._handle(uuid)))
+
+    def set_compute_mode(self, uuid: str, mode: int) -> None:
+        """Set NVML_COMPUTEMODE_* of a GPU; needs root."""
+        _nvml("nvmlDeviceSetComputeMode", self._handle(uuid), mode)
+
+    def _handle(self, uuid: str) -> Any:
+        return _nvml("nvmlDeviceGetHandleByUUID", uuid)
+
+    def _ensure_open(self) -> None:
+        if self._open:
+            return
+        if pynvml.nvmlLib is None:
+            try:
+                # pynvml loads the library by its bare name unless one is loaded already.
+                pynvml.nvmlLib = ctypes.CDLL(self._library)
+            except OSError as error:
+                raise OperationError({"kind": "library", "message": str(error)}) from error
+        _nvml("nvmlInitWithFlags", INIT_WITHOUT_GPUS)
+        self._open = True
