@@ -71,8 +71,9 @@ class SpecFiles:
         """Remove a claim's file; False when there was none."""
         return self._files.remove(self._path(uid))
 
-    def clear_unfinished(self) -> None:
-        """Remove the temporary files of a crash. Only at start: later they may belong to a write under way."""
+    def open(self) -> None:
+        """Make the directory, and remove the unfinished files of a crash. Call once, before anything is written."""
+        self._files.make_directory(self._directory)
         for name in self._files.names(self._directory):
             if name.startswith(f".{self._prefix}") and name.endswith(TEMP_SUFFIX):
                 self._files.remove(self._directory / name)

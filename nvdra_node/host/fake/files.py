@@ -64,6 +64,7 @@ class FakeFiles:
         self.syncs = 0
         self._tmpfs = tuple(tmpfs)
         self._files: dict[Path, bytes] = {}
+        self._directories: set[Path] = set()
         self._unsynced: set[Path] = set()
         self._settled: dict[Path, bytes] = {}
         self._versions: dict[Path, int] = {}
@@ -114,12 +115,15 @@ class FakeFiles:
             return tuple(sorted(path.name for path in self._files if path.parent == directory))
 
     def make_directory(self, path: Path, *, mode: int = 0o755) -> None:
-        """See Files. Directories are implied by the files in them."""
+        """See Files. Writing needs no directory here; that one exists shows in ``first_missing`` only."""
+        with self._lock:
+            self._directories.add(path)
 
     def first_missing(self, paths: Iterable[str]) -> str | None:
         """See Files."""
         with self._lock:
-            return next((path for path in paths if Path(path) not in self._files), None)
+            known = self._files.keys() | self._directories
+            return next((path for path in paths if Path(path) not in known), None)
 
     def fingerprint(self, path: Path) -> str | None:
         """See Files."""
@@ -149,6 +153,7 @@ class FakeFiles:
         """An orderly reboot: everything is kept but the tmpfs."""
         with self._lock:
             self._files = {p: d for p, d in self._files.items() if not self._is_volatile(p)}
+            self._directories = {p for p in self._directories if not self._is_volatile(p)}
         self.settle()
 
     def lose_power(self, *, keep_names: bool) -> None:

@@ -1,0 +1,105 @@
+"""Tidies up after claims that nobody will unprepare. Run by ``app`` at start and then from time to time.
+
+A record, started or completed, whose claim is gone from the API or was replaced is unprepared. The kubelet gets its
+chance first: a claim must have been seen gone for a grace time, unless the record is from an earlier boot, of which
+nothing can be running. When the API does not answer, nothing is concluded. CDI files of ours without a record are
+removed after the same grace (a prepare may be about to write the record). Files of others are never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import NvdraError, StaleClaimError
+from nvdra_node.checkpoint.model import Record
+from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Seconds."""
+
+    period_s: float = 600.0
+    grace_s: float = 300.0
+    read_s: float = 20.0
+    """For reading one claim."""
+    undo_s: float = 45.0
+    """For unpreparing one claim."""
+
+
+class Sweep:
+    """Finds and removes leftovers. One thread runs it."""
+
+    def __init__(self, transaction: Transaction, parts: Parts, times: Times | None = None) -> None:
+        self._transaction = transaction
+        self._parts = parts
+        self._times = times or Times()
+        self._clock: Clock = parts.clock
+        self._gone_since: dict[str, float] = {}
+        self.removed = 0
+        """Claims and files removed since start, for metrics."""
+
+    def run(self, stopping: threading.Event) -> None:
+        """Sweep until ``stopping`` is set. Returns; never raises NvdraError."""
+        while not self._clock.wait(stopping, self.run_once()):
+            pass
+
+    def run_once(self) -> float:
+        """One sweep. Returns the seconds until the next one is due."""
+        seen: set[str] = set()
+        for record in self._parts.records.all():
+            if self._parts.stopping.is_set():
+                break
+            self._sweep_claim(record, seen)
+        try:
+            self._sweep_files(seen)
+        except NvdraError as error:
+            log.warning("cannot look for leftover CDI files: %s", error)
+        self._gone_since = {key: at for key, at in self._gone_since.items() if key in seen}
+        # Whatever is in its grace time is looked at again when that is over.
+        return min(self._times.period_s, self._times.grace_s) if seen else self._times.period_s
+
+    def _sweep_claim(self, record: Record, seen: set[str]) -> None:
+        ref = ClaimRef(record.namespace, record.name, ClaimUID(record.uid))
+        try:
+            self._parts.claims.fetch(ref, Deadline(self._times.read_s, self._clock))
+        except StaleClaimError as error:
+            is_of_this_boot = record.boot_id == self._parts.boot_id
+            if is_of_this_boot and not self._is_due(f"claim {ref.uid}", seen):
+                return
+            self._unprepare(ref, error)
+        except NvdraError as error:
+            log.info("claim %s stays: cannot tell whether it is gone: %s", ref, error)
+            seen.update({f"claim {ref.uid}"} & self._gone_since.keys())
+
+    def _unprepare(self, ref: ClaimRef, why: StaleClaimError) -> None:
+        try:
+            self._transaction.unprepare(ref, Deadline(self._times.undo_s, self._clock))
+        except NvdraError as error:
+            log.warning("cannot unprepare claim %s, which is gone: %s", ref, error)
+            return
+        self.removed += 1
+        log.info("unprepared claim %s: %s", ref, why)
+
+    def _sweep_files(self, seen: set[str]) -> None:
+        for uid in self._parts.specs.uids():
+            if self._parts.records.get(uid) is not None or not self._is_due(f"file {uid}", seen):
+                continue
+            deadline = Deadline(self._times.undo_s, self._clock)
+            if self._transaction.remove_stray_file(ClaimUID(uid), deadline):
+                self.removed += 1
+                log.info("removed the CDI file of claim uid %s, which has no record", uid)
+
+    def _is_due(self, key: str, seen: set[str]) -> bool:
+        """Whether ``key`` has been a leftover for the grace time; it is remembered until it no longer is."""
+        now_s = self._clock.monotonic()
+        if now_s - self._gone_since.setdefault(key, now_s) >= self._times.grace_s:
+            return True
+        seen.add(key)
+        return False

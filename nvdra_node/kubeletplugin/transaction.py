@@ -1,0 +1,312 @@
+"""What happens to one claim: prepare and unprepare, whole or repeatable. Called by ``service`` and ``sweep``.
+
+prepare:   read claim -> plan -> journal "started" -> apply* -> finish -> verify -> CDI file
+           -> journal "completed" -> reply
+unprepare: release -> undo*, last first -> remove CDI file -> remove record
+
+A process that dies between any two of these is repaired by the same calls: before "started" nothing was done; after it
+the record says what may have been; a CDI file without a record harms nobody and is swept. A plan without effects
+changes nothing but the claim's own CDI file and skips "started": one record write.
+
+The API is read outside the locks. An unprepare that arrives meanwhile wins: the prepare gives up when it sees it.
+Retries live here alone: a NotReadyError that says when to try again is tried again inside the deadline, without locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import (
+    ApiError,
+    ClaimError,
+    DeadlineError,
+    FileError,
+    HostError,
+    NotReadyError,
+    StaleClaimError,
+)
+from nvdra_node.cdi import spec
+from nvdra_node.cdi.store import SpecFiles
+from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
+from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
+from nvdra_node.kubeletplugin import claimjson
+from nvdra_node.kubeletplugin import effects as effect_rules
+from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
+from nvdra_node.kubeletplugin.locks import Locks
+
+log = logging.getLogger(__name__)
+
+
+class ClaimSource(Protocol):
+    """Where claims are read (``claims``)."""
+
+    def fetch(self, ref: ClaimRef, deadline: Deadline) -> Claim:
+        """The claim of exactly this UID. Raises StaleClaimError, ApiError, DeadlineError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a transaction works with."""
+
+    driver: Driver
+    claims: ClaimSource
+    records: RecordStore
+    specs: SpecFiles
+    check_overlap: Callable[[Claim, Plan, Sequence[Record]], None]
+    """``overlap.check``: raises DeviceConflictError when another claim's record forbids the plan."""
+    clock: Clock
+    boot_id: str
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the process ends: waits end early."""
+
+
+class _Attempt:
+    """A prepare under way. ``overtaken``: the claim was unprepared since it began."""
+
+    __slots__ = ("overtaken",)
+
+    def __init__(self) -> None:
+        self.overtaken = False
+
+
+class Transaction:
+    """Prepares and unprepares claims. Thread safe: calls for different GPUs run side by side."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._locks = Locks(parts.clock)
+        self._attempts: dict[str, set[_Attempt]] = {}
+        self._attempts_lock = threading.Lock()
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        """Prepare a claim, or answer again what was prepared. Raises NvdraError; then the call may be repeated."""
+        _check_uid(ref)
+        with self._attempt(ref.uid) as attempt:
+            while True:
+                result = self._prepare_or_reason(ref, attempt, deadline)
+                if not isinstance(result, NotReadyError):
+                    return result
+                self._pause(result, deadline)
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """Take back all that was done for a claim; success when there is nothing. Asks neither the API nor, for plain
+        GPUs, the driver."""
+        _check_uid(ref)
+        with self._attempts_lock:
+            for attempt in self._attempts.get(ref.uid, ()):
+                attempt.overtaken = True
+        with self._locks.held((_claim_key(ref),), str(ref), deadline):
+            record = self._parts.records.get(ref.uid)
+            if record is None:
+                self._parts.specs.remove(ref.uid)
+                return
+            with self._locks.held(record.holds, str(ref), deadline):
+                if effects := self._releasable(record):
+                    self._demote(record)
+                for effect in effects:
+                    self._parts.driver.undo(effect, deadline)
+                self._parts.specs.remove(ref.uid)
+                self._parts.records.remove(ref.uid)
+
+    def remove_stray_file(self, uid: ClaimUID, deadline: Deadline) -> bool:
+        """Remove the CDI file of a claim that has no record; False when it got one meanwhile."""
+        ref = ClaimRef("?", "?", uid)
+        with self._locks.held((_claim_key(ref),), "sweep", deadline):
+            return self._parts.records.get(uid) is None and self._parts.specs.remove(uid)
+
+    def _prepare_or_reason(
+        self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
+    ) -> tuple[PreparedDevice, ...] | NotReadyError:
+        try:
+            return self._prepare_once(ref, attempt, deadline)
+        except NotReadyError as error:
+            return error
+
+    def _prepare_once(
+        self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
+    ) -> tuple[PreparedDevice, ...]:
+        record = self._parts.records.get(ref.uid)
+        claim = None if self._is_answer(record) else self._read_claim(ref, record, deadline)
+        with self._locks.held((_claim_key(ref),), str(ref), deadline):
+            record = self._parts.records.get(ref.uid)
+            if record is not None and self._is_answer(record):
+                if self._answer_holds(record, deadline):
+                    return record.devices
+                claim = claimjson.decode(record)
+            elif claim is None or attempt.overtaken:
+                raise StaleClaimError(f"claim {ref} was unprepared while it was being prepared")
+            return self._prepare_claim(claim, record, deadline)
+
+    def _is_answer(self, record: Record | None) -> bool:
+        """Whether a record may answer a prepare without more than a check: completed, and in this boot."""
+        return (
+            record is not None
+            and record.state is RecordState.COMPLETED
+            and record.boot_id == self._parts.boot_id
+        )
+
+    def _answer_holds(self, record: Record, deadline: Deadline) -> bool:
+        """Check what a completed record promises; False: its effects must be applied again."""
+        try:
+            self._parts.driver.verify(record, deadline)
+        except (HostError, NotReadyError) as error:
+            if not record.effects:
+                raise
+            log.warning("claim %s/%s: applying again: %s", record.namespace, record.name, error)
+            return False
+        if self._parts.specs.repair(record.uid, record.cdi, deadline):
+            log.warning(
+                "claim %s/%s: its CDI file was gone or changed", record.namespace, record.name
+            )
+        return True
+
+    def _read_claim(self, ref: ClaimRef, record: Record | None, deadline: Deadline) -> Claim:
+        """The claim from the API; from the record of an earlier attempt when the API does not answer."""
+        if record is None or not record.claim:
+            return self._parts.claims.fetch(ref, deadline)
+        try:
+            # Half of the time: the other half is for preparing with what we have.
+            half = Deadline(deadline.remaining_s() / 2, self._parts.clock)
+            return self._parts.claims.fetch(ref, half)
+        except (ApiError, DeadlineError) as error:
+            log.warning("claim %s: using what the record says of it: %s", ref, error)
+            return claimjson.decode(record)
+
+    def _prepare_claim(
+        self, claim: Claim, record: Record | None, deadline: Deadline
+    ) -> tuple[PreparedDevice, ...]:
+        """Plan and carry out. The caller holds the claim's lock."""
+        driver = self._parts.driver
+        old_holds = record.holds if record else ()
+        devices = [result.device for result in claim.results]
+        others = self._others(claim.ref.uid, devices, ())
+        plan = driver.plan(claim, others)
+        holds = {*plan.holds, *old_holds}
+        with self._locks.held(holds, str(claim.ref), deadline):
+            others_now = self._others(claim.ref.uid, devices, plan.holds)
+            if others_now != others:
+                plan = driver.plan(claim, others_now)
+            if not holds.issuperset(plan.holds):
+                raise NotReadyError(f"devices of claim {claim.ref} just changed", retry_after_s=0.0)
+            self._parts.check_overlap(claim, plan, others_now)
+            return self._carry_out(claim, plan, record, deadline)
+
+    def _carry_out(
+        self, claim: Claim, plan: Plan, old: Record | None, deadline: Deadline
+    ) -> tuple[PreparedDevice, ...]:
+        """Make the plan true. The caller holds the locks of the claim and of all holds, old and new."""
+        driver = self._parts.driver
+        started = self._start(claim, plan, old, deadline)
+        outcomes = [driver.apply(effect, deadline) for effect in started.effects]
+        prepared = driver.finish(claim, plan, outcomes)
+        completed = replace(
+            started,
+            state=RecordState.COMPLETED,
+            devices=prepared.devices,
+            cdi=spec.to_json(prepared.spec),
+        )
+        driver.verify(completed, deadline)
+        self._parts.specs.write(claim.ref.uid, completed.cdi, deadline)
+        try:
+            self._parts.records.put(completed)
+        except FileError:
+            if self._parts.records.get(claim.ref.uid) is None:
+                with contextlib.suppress(FileError):  # then the sweep removes it
+                    self._parts.specs.remove(claim.ref.uid)
+            raise
+        return completed.devices
+
+    def _start(self, claim: Claim, plan: Plan, old: Record | None, deadline: Deadline) -> Record:
+        """Undo what an earlier attempt did and this plan does not want; journal what will be applied."""
+        kept = self._settle(plan, old, deadline)
+        started = Record(
+            uid=claim.ref.uid,
+            namespace=claim.ref.namespace,
+            name=claim.ref.name,
+            state=RecordState.STARTED,
+            boot_id=self._parts.boot_id,
+            effects=tuple(self._capture(effect, kept, deadline) for effect in plan.effects),
+            holds=plan.holds,
+            config_key=plan.config_key,
+            claim=claimjson.encode(claim),
+            unknown=old.unknown if old else {},
+        )
+        if started.effects and started != old:
+            self._parts.records.put(started)
+        return started
+
+    def _settle(self, plan: Plan, old: Record | None, deadline: Deadline) -> list[Effect]:
+        """Undo the leftovers of ``old``; return its effects whose journal entry is still right."""
+        if old is None:
+            return []
+        for effect in self._releasable(old):
+            if plan.restart or effect_rules.find(effect, plan.effects) is None:
+                self._parts.driver.undo(effect, deadline)
+        if plan.restart or old.boot_id != self._parts.boot_id:
+            return []  # what was captured in another boot, or is undone, is no original any more
+        return list(old.effects)
+
+    def _demote(self, record: Record) -> None:
+        """Half undone must not read as completed. A full disk does not stop an unprepare: ``verify`` guards as well."""
+        if record.state is RecordState.COMPLETED:
+            try:
+                self._parts.records.put(replace(record, state=RecordState.STARTED))
+            except FileError as error:
+                log.warning("claim %s/%s: undoing it: %s", record.namespace, record.name, error)
+
+    def _capture(self, effect: Effect, kept: Iterable[Effect], deadline: Deadline) -> Effect:
+        if effect_rules.ORIGINAL in effect:
+            return effect  # adopted from a claim that shares the device
+        return effect_rules.find(effect, kept) or self._parts.driver.capture(effect, deadline)
+
+    def _releasable(self, record: Record) -> Sequence[Effect]:
+        devices = [device.device for device in record.devices]
+        devices += [result["device"] for result in record.claim.get("results", ())]
+        return self._parts.driver.release(record, self._others(record.uid, devices, record.holds))
+
+    def _others(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
+        """Other claims with these devices or holds. Records of an earlier boot hold nothing: all they did is gone."""
+        return tuple(
+            record
+            for record in self._parts.records.sharing(uid, devices, holds)
+            if record.boot_id == self._parts.boot_id
+        )
+
+    def _pause(self, error: NotReadyError, deadline: Deadline) -> None:
+        """Wait as long as ``error`` says, or raise it when it does not say or there is no time."""
+        pause_s = error.retry_after_s
+        if pause_s is None or pause_s >= deadline.remaining_s():
+            raise error
+        log.info("trying again in %g s: %s", pause_s, error)
+        if self._parts.clock.wait(self._parts.stopping, pause_s):
+            raise error
+
+    @contextmanager
+    def _attempt(self, uid: str) -> Iterator[_Attempt]:
+        attempt = _Attempt()
+        with self._attempts_lock:
+            self._attempts.setdefault(uid, set()).add(attempt)
+        try:
+            yield attempt
+        finally:
+            with self._attempts_lock:
+                self._attempts[uid].discard(attempt)
+                if not self._attempts[uid]:
+                    del self._attempts[uid]
+
+
+def _claim_key(ref: ClaimRef) -> str:
+    return f"claim:{ref.uid}"
+
+
+def _check_uid(ref: ClaimRef) -> None:
+    if not is_valid_uid(ref.uid):
+        raise ClaimError(f"claim {ref}: its uid may have letters, digits and dashes only")
