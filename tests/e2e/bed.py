@@ -1,0 +1,256 @@
+"""A test bed: a real cluster, a simulated host per node, and the shipped service on each node.
+
+``Bed`` is what the end-to-end tests, the demo and the pod benchmark stand on. The service runs as the process that
+it is on a host: ``nvdra-node gpu`` with the node's own kubelet credential, in the node's namespaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import build, programs
+from tests.cluster.api import Cluster
+from tests.cluster.node import Node
+from tests.cluster.processes import Process
+from tests.sim.api import SimRoot
+
+TOP = Path(__file__).resolve().parents[2]
+DEVICE_CLASSES = TOP / "charts" / "nvdra" / "templates" / "deviceclasses.yaml"
+DRIVER = "gpu.nvidia.com"
+
+
+class WaitError(AssertionError):
+    """Something did not come about in time."""
+
+
+def wait_for(
+    what: str, look: Callable[[], Any], timeout_s: float = 60, every_s: float = 0.1
+) -> Any:
+    """Call ``look`` until it answers something true, and return that; WaitError names ``what``."""
+    end = time.monotonic() + timeout_s
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > end:
+            raise WaitError(f"not within {timeout_s:g} s: {what}; last seen: {seen!r}")
+        time.sleep(every_s)
+
+
+@dataclass
+class GpuNode:
+    """One node of the bed: the cluster's node, its simulated host, and the service on it."""
+
+    node: Node
+    sim: SimRoot
+    flags: tuple[str, ...] = ()
+    service: Process | None = field(default=None)
+
+    @property
+    def name(self) -> str:
+        """Node name, which is also the pool's."""
+        return self.node.name
+
+    def argv(self) -> list[str]:
+        """The command that the unit runs, with the roots of the simulated host."""
+        toolkit = programs.NVIDIA.home()
+        root = self.sim.path
+        return [
+            sys.executable, "-m", "nvdra_node", "gpu",
+            "--node-name", self.name,
+            "--kubeconfig", str(self.node.kubeconfig),
+            "--driver-root", str(root),
+            "--dev-root", str(root / "dev"),
+            "--proc-root", str(self.sim.proc),
+            "--sys-root", str(self.sim.sys),
+            "--nvidia-ctk-path", str(toolkit / "nvidia-ctk"),
+            "--nvidia-cdi-hook-path", str(toolkit / "nvidia-cdi-hook"),
+            "--http-endpoint", "127.0.0.1:9899",
+            "-v", "4",
+            *self.flags,
+        ]  # fmt: skip
+
+    def start(self) -> Process:
+        """Start the service."""
+        self.service = self.node.popen(
+            self.argv(), name="nvdra-gpu-plugin", env={"PYTHONPATH": str(TOP)}
+        )
+        return self.service
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the service: orderly, or as a crash does."""
+        if self.service:
+            self.service.end(kill=kill)
+            self.service = None
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop and start the service."""
+        self.stop(kill=kill)
+        self.start()
+
+    def files(self, pattern: str) -> list[str]:
+        """Files of the node that match a glob, as the node names them."""
+        place, _, name = pattern.rpartition("/")
+        return sorted(str(p) for p in self.node.path(place).glob(name))
+
+    def leftovers(self) -> list[str]:
+        """Records, CDI files and temporary files of claims: empty when nothing is prepared."""
+        state = f"/var/lib/nvdra/{DRIVER}"
+        found = [*self.files("/run/cdi/*"), *self.files(f"{state}/claims/*")]
+        return [*found, *self.files(f"{state}/quarantine/*")]
+
+
+class Bed:
+    """A cluster whose nodes have GPUs and run the service."""
+
+    def __init__(self, cluster: Cluster, nodes: Iterable[GpuNode]) -> None:
+        self.cluster = cluster
+        self.nodes = {gpu_node.name: gpu_node for gpu_node in nodes}
+
+    @classmethod
+    def up(
+        cls,
+        name: str,
+        *,
+        nodes: int = 1,
+        kubernetes: str = programs.NEWEST,
+        profile: str = "h100x8",
+        flags: tuple[str, ...] = (),
+        start: bool = True,
+    ) -> Bed:
+        """Cluster up, device classes applied, one simulated host per node, services started."""
+        build.ensure(kubernetes)
+        cluster = Cluster.up(name, nodes, kubernetes)
+        try:
+            roots = sim_home(name)
+            made = [
+                GpuNode(node, SimRoot.create(roots / node.name, profile, node=i), flags)
+                for i, node in enumerate(cluster.nodes)
+            ]
+            bed = cls(cluster, made)
+            cluster.apply(DEVICE_CLASSES.read_text())
+            if start:
+                for gpu_node in made:
+                    gpu_node.start()
+            return bed
+        except BaseException:
+            cluster.down()
+            shutil.rmtree(sim_home(name), ignore_errors=True)
+            raise
+
+    def down(self) -> None:
+        """Services, cluster and simulated hosts away."""
+        for gpu_node in self.nodes.values():
+            gpu_node.stop(kill=True)
+        self.cluster.down()
+        shutil.rmtree(sim_home(self.cluster.name), ignore_errors=True)
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.down()
+
+    @property
+    def only(self) -> GpuNode:
+        """The node, where there is one."""
+        (gpu_node,) = self.nodes.values()
+        return gpu_node
+
+    # --- the API, as a user sees it
+
+    def apply(self, *manifests: Mapping[str, Any]) -> None:
+        """Apply objects."""
+        self.cluster.apply("\n---\n".join(json.dumps(m) for m in manifests))
+
+    def get(self, *what: str) -> Any:
+        """``kubectl get ... -o json``, parsed."""
+        return json.loads(self.cluster.kubectl("get", *what, "-o", "json"))
+
+    def slices(self) -> list[Any]:
+        """All ResourceSlices of the driver."""
+        return [s for s in self.get("resourceslices")["items"] if s["spec"]["driver"] == DRIVER]
+
+    def devices(self, node: str) -> dict[str, Any]:
+        """Published devices of a node by name, of the newest generation only."""
+        own = [s["spec"] for s in self.slices() if s["spec"]["nodeName"] == node]
+        newest = max((s["pool"]["generation"] for s in own), default=0)
+        current = [s for s in own if s["pool"]["generation"] == newest]
+        return {d["name"]: d for s in current for d in s.get("devices", [])}
+
+    def wait_for_devices(self, count: int | None = None, timeout_s: float = 30) -> None:
+        """Wait until every node offers its GPUs (or ``count``)."""
+        wanted = {
+            name: len(n.sim.profile.gpus) if count is None else count
+            for name, n in self.nodes.items()
+        }
+
+        def offered() -> dict[str, int]:
+            return {name: len(self.devices(name)) for name in wanted}
+
+        wait_for(f"GPUs offered: {wanted}", lambda: offered() == wanted, timeout_s)
+
+    def pod_phase(self, place: str, name: str) -> str:
+        """``status.phase`` of a pod; empty when there is none."""
+        return self.cluster.kubectl(
+            "get", "pod", "-n", place, name, "-o", "jsonpath={.status.phase}", check=False
+        ).strip()
+
+    def wait_running(self, place: str, *pods: str, timeout_s: float = 60) -> None:
+        """Wait until pods are Running; the message has their events."""
+
+        def waiting() -> dict[str, str]:
+            phases = {name: self.pod_phase(place, name) for name in pods}
+            return {name: phase for name, phase in phases.items() if phase != "Running"}
+
+        try:
+            wait_for(f"pods of {place} Running", lambda: not waiting(), timeout_s)
+        except WaitError as error:
+            raise WaitError(f"{error}; {waiting()}\n{self.events(place)}") from error
+
+    def events(self, place: str) -> str:
+        """Events of a namespace, oldest first."""
+        return self.cluster.kubectl(
+            "get", "events", "-n", place, "--sort-by=.lastTimestamp", check=False
+        )
+
+    def uuids(self, place: str, name: str, container: str = "ctr") -> list[str]:
+        """GPUs that the real ``nvidia-smi -L`` printed in the container, by UUID."""
+
+        def look() -> list[str]:
+            text = self.cluster.kubectl("logs", "-n", place, name, "-c", container, check=False)
+            return re.findall(r"GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)", text)
+
+        seen: list[str] = wait_for(f"nvidia-smi -L printed in {place}/{name}/{container}", look, 20)
+        return seen
+
+    def delete_namespace(self, place: str, timeout_s: float = 90) -> None:
+        """Delete a namespace with all that is in it, and wait until it is gone."""
+        self.cluster.kubectl(
+            "delete", "namespace", place, "--wait=true", f"--timeout={timeout_s:g}s"
+        )
+
+    def wait_clean(self, timeout_s: float = 30) -> None:
+        """Wait until no node has anything of a claim left."""
+
+        def left() -> list[str]:
+            return [f"{n.name}:{path}" for n in self.nodes.values() for path in n.leftovers()]
+
+        try:
+            wait_for("nothing left of any claim", lambda: not left(), timeout_s)
+        except WaitError as error:
+            raise WaitError(f"{error}: {left()}") from error
+
+
+def sim_home(name: str) -> Path:
+    """Where the simulated hosts of a bed are."""
+    return Path(os.environ.get("NVDRA_SIM_HOME", "/run/nvdra-sim")) / name
