@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import types
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -66,5 +65,7 @@ def _answer(call: Callable[[str, dict[str, Any]], Any], line: bytes) -> dict[str
     except Exception as error:  # noqa: BLE001  # crosses to the parent, which raises it there
         fault = getattr(error, "fault", None)
         if fault is None:
+            import traceback  # half a megabyte that only a bug is worth
+
             fault = {"kind": "bug", "message": traceback.format_exc()}
         return {"id": request["id"], "error": fault}

@@ -57,7 +57,8 @@ class Nvml(Protocol):
     """NVML behind deadlines. Each call runs in a child process that is replaced when it hangs.
 
     ``call`` takes the name of one operation of ``nvml_ops`` and JSON arguments and returns JSON; it raises NvmlError
-    (the library said no), NvmlHungError (no answer in time) or HostError (no library: driver not loaded).
+    (the library said no; code 9: driver not loaded; code -1: the child died), NvmlHungError (no answer in time),
+    DeadlineError (calls of others took all the time, this one was not begun) or HostError (no library).
     """
 
     def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
@@ -73,8 +74,14 @@ class Sysfs(Protocol):
     def pci(self, address: str) -> PciInfo:
         """Facts of the PCI function ``dddd:bb:dd.f``. Raises FileError when it does not exist."""
 
+    def pci_driver(self, address: str) -> str | None:
+        """Kernel driver the PCI function is bound to (``nvidia``, ``vfio-pci``); None: none, or no such function."""
+
     def device_node(self, path: Path) -> NodeStat | None:
-        """Major, minor, mode of a character device; None when there is none."""
+        """Major, minor, mode of a character device; None when there is none.
+
+        ``path`` is either as on a real host (``/dev/nvidia0``) or already below ``HostRoots.dev``.
+        """
 
     def drm_nodes(self, address: str) -> tuple[str, ...]:
         """Names under /sys/bus/pci/devices/<address>/drm (``card1``, ``renderD128``), sorted."""

@@ -1,0 +1,119 @@
+"""A machine in memory: its GPUs, its driver and their faults. ``nvml``, ``sysfs`` and ``commands`` are views of it.
+
+Tests change it while the code under test runs on it, so every view reads it anew under the machine's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nvdra_node.host.ports import NodeStat
+
+MAJOR_NVIDIA = 195
+DRIVER_VERSION = "580.65.06"
+GPU_IS_LOST = 15
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeGpu:
+    """One GPU as NVML, sysfs and /dev tell of it. All fields may be changed at any time."""
+
+    minor: int
+    uuid: str
+    pci_bus_id: str
+    """As NVML says it: eight digits of domain."""
+    name: str = "NVIDIA H100 80GB HBM3"
+    mig_mode: int | None = 0
+    """None: not capable."""
+    memory_bytes: int | None = 85520809984
+    architecture: int = 9
+    brand: int = 14
+    cuda_compute_capability: tuple[int, int] = (9, 0)
+    addressing_mode: int | None = 1
+    """NVML's enumerator (2: ATS, 1: HMM, 0: none); None: not supported."""
+    module_id: int | None = None
+    compute_mode: int = 0
+    numa_node: int | None = 0
+    pcie_root: str | None = "pci0000:15"
+    pci_driver: str | None = "nvidia"
+    hung: bool = False
+    failing: dict[str, int] = field(default_factory=dict)
+    """Fact (or ``handle``) -> NVML code it fails with; ``handle: 15`` is a lost GPU."""
+
+    @property
+    def address(self) -> str:
+        """The PCI address as sysfs has it."""
+        domain, rest = self.pci_bus_id.lower().split(":", 1)
+        return f"{int(domain, 16):04x}:{rest}"
+
+
+def fake_gpus(count: int) -> list[FakeGpu]:
+    """That many healthy GPUs, all different."""
+    return [
+        FakeGpu(
+            minor=n,
+            uuid=f"GPU-{n:08x}-0000-4000-8000-000000000000",
+            pci_bus_id=f"00000000:{0x18 + 8 * n:02X}:00.0",
+            numa_node=n * 2 // count,
+            pcie_root=f"pci0000:{0x15 + 8 * n:02x}",
+            module_id=n + 1,
+        )
+        for n in range(count)
+    ]
+
+
+class FakeMachine:
+    """The state behind a fake host. Safe for several threads."""
+
+    def __init__(self, gpus: Iterable[FakeGpu] | None = None) -> None:
+        self.lock = threading.RLock()
+        self.gpus = list(fake_gpus(1) if gpus is None else gpus)
+        self.version: str | None = DRIVER_VERSION
+        """Version of the loaded driver; None: not loaded."""
+        self.cuda_version = 13000
+        self.boot_id = "11111111-2222-4333-8444-555555555555"
+        self.nodes: dict[str, NodeStat] = {}
+        """Device nodes that are no GPU's, by path."""
+        self.char_majors = {"nvidia": MAJOR_NVIDIA, "nvidia-caps": 235}
+        self.xids: list[tuple[str, int]] = []
+        """Critical XIDs that nobody has fetched yet: (GPU UUID, number)."""
+        self.calls: list[tuple[str, dict[str, object]]] = []
+        """Every NVML operation so far, with its arguments: to see that a machine was left alone."""
+
+    def lose(self, index: int) -> None:
+        """The GPU falls off the bus."""
+        with self.lock:
+            self.gpus[index].failing["handle"] = GPU_IS_LOST
+
+    def hang(self, index: int) -> None:
+        """Calls on the GPU do not return any more."""
+        with self.lock:
+            self.gpus[index].hung = True
+
+    def fail(self, index: int, code: int, fact: str = "handle") -> None:
+        """Reading the GPU, or one fact of it, fails with an NVML code."""
+        with self.lock:
+            self.gpus[index].failing[fact] = code
+
+    def heal(self, index: int) -> None:
+        """The GPU is well again."""
+        with self.lock:
+            self.gpus[index].hung = False
+            self.gpus[index].failing.clear()
+
+    def remove(self, index: int) -> FakeGpu:
+        """Take the GPU out of the machine."""
+        with self.lock:
+            return self.gpus.pop(index)
+
+    def unload_driver(self) -> None:
+        """As ``rmmod nvidia``."""
+        with self.lock:
+            self.version = None
+
+    def load_driver(self, version: str = DRIVER_VERSION) -> None:
+        """As ``modprobe nvidia``."""
+        with self.lock:
+            self.version = version

@@ -1,0 +1,162 @@
+"""FakeNvml: the operations of the NVML child on a FakeMachine, with the same JSON and the same errors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import HostError, NvmlError, NvmlHungError
+from nvdra_node.host.fake.machine import GPU_IS_LOST, FakeGpu, FakeMachine
+
+NOT_SUPPORTED = 3
+NOT_FOUND = 6
+DRIVER_NOT_LOADED = 9
+XID_EVENT = 8
+WHOLE_GPU = 0xFFFFFFFF
+
+_MESSAGES = {
+    2: "Invalid Argument",
+    NOT_SUPPORTED: "Not Supported",
+    NOT_FOUND: "Not Found",
+    DRIVER_NOT_LOADED: "Driver Not Loaded",
+    GPU_IS_LOST: "GPU is lost",
+    999: "Unknown Error",
+}
+
+_FACTS: dict[str, tuple[str, Callable[[FakeGpu], Any]]] = {
+    "minor": ("nvmlDeviceGetMinorNumber", lambda gpu: gpu.minor),
+    "uuid": ("nvmlDeviceGetUUID", lambda gpu: gpu.uuid),
+    "name": ("nvmlDeviceGetName", lambda gpu: gpu.name),
+    "pci_bus_id": ("nvmlDeviceGetPciInfo_v3", lambda gpu: gpu.pci_bus_id),
+    "mig_mode": (
+        "nvmlDeviceGetMigMode",
+        lambda gpu: (
+            None if gpu.mig_mode is None else {"current": gpu.mig_mode, "pending": gpu.mig_mode}
+        ),
+    ),
+    "memory_bytes": ("nvmlDeviceGetMemoryInfo", lambda gpu: gpu.memory_bytes),
+    "architecture": ("nvmlDeviceGetArchitecture", lambda gpu: gpu.architecture),
+    "brand": ("nvmlDeviceGetBrand", lambda gpu: gpu.brand),
+    "cuda_compute_capability": (
+        "nvmlDeviceGetCudaComputeCapability",
+        lambda gpu: list(gpu.cuda_compute_capability),
+    ),
+    "addressing_mode": ("nvmlDeviceGetAddressingMode", lambda gpu: gpu.addressing_mode),
+    "module_id": ("nvmlDeviceGetModuleId", lambda gpu: gpu.module_id),
+}
+"""As ``nvml_ops.FACTS``; None is an answer NOT_SUPPORTED."""
+
+
+class FakeNvml:
+    """See ports.Nvml. A hung GPU lets the whole deadline pass on ``clock``."""
+
+    def __init__(self, machine: FakeMachine, clock: Clock) -> None:
+        self._machine = machine
+        self._clock = clock
+        self._is_watching = False
+        self._operations: dict[str, Callable[..., Any]] = {
+            "system": self._system,
+            "gpu": self._gpu,
+            "watch_events": self._watch_events,
+            "wait_events": self._wait_events,
+            "compute_mode": self._compute_mode,
+            "set_compute_mode": self._set_compute_mode,
+        }
+
+    def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
+        """See ports.Nvml."""
+        machine = self._machine
+        with machine.lock:
+            machine.calls.append((operation, arguments))
+            if machine.version is None:
+                raise _error(operation, "nvmlInitWithFlags", DRIVER_NOT_LOADED)
+            function = self._operations.get(operation)
+            if function is None:
+                raise HostError(f"nvml {operation}: no operation {operation!r}")
+            is_hung = operation == "gpu" and any(
+                gpu.hung for gpu in self._listed()[arguments["index"] :][:1]
+            )
+            if not is_hung:
+                return function(**arguments)
+        self._clock.wait(threading.Event(), deadline.remaining_s())
+        raise NvmlHungError(
+            f"nvml {operation}({arguments}) did not return in time", function=operation, code=-1
+        )
+
+    def close(self) -> None:
+        """See ports.Nvml."""
+        self._is_watching = False
+
+    def _listed(self) -> list[FakeGpu]:
+        """What NVML sees: the GPUs that the nvidia driver has."""
+        return [gpu for gpu in self._machine.gpus if gpu.pci_driver == "nvidia"]
+
+    def _system(self) -> dict[str, Any]:
+        return {
+            "driver_version": self._machine.version,
+            "cuda_driver_version": self._machine.cuda_version,
+            "count": len(self._listed()),
+        }
+
+    def _gpu(self, index: int) -> dict[str, Any]:
+        listed = self._listed()
+        if not 0 <= index < len(listed):
+            raise _error("gpu", "nvmlDeviceGetHandleByIndex", 2)
+        gpu = listed[index]
+        if "handle" in gpu.failing:
+            raise _error("gpu", "nvmlDeviceGetHandleByIndex", gpu.failing["handle"])
+        facts: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
+        for fact, (function, read) in _FACTS.items():
+            value = read(gpu)
+            code = gpu.failing.get(fact, NOT_SUPPORTED if value is None else 0)
+            if code:
+                errors[fact] = {
+                    "kind": "nvml",
+                    "function": function,
+                    "code": code,
+                    "message": _MESSAGES.get(code, "Unknown Error"),
+                }
+                if code == GPU_IS_LOST:
+                    break
+            else:
+                facts[fact] = value
+        return {"index": index, "facts": facts, "errors": errors}
+
+    def _watch_events(self) -> dict[str, Any]:
+        self._is_watching = True
+        listed = self._listed()
+        sick = {gpu.uuid: "GPU is lost" for gpu in listed if "handle" in gpu.failing}
+        return {
+            "monitored": [gpu.uuid for gpu in listed if gpu.uuid not in sick],
+            "unmonitored": sick,
+        }
+
+    def _wait_events(self, timeout_ms: int) -> list[dict[str, Any]]:
+        """Does not wait: a fake clock's time would pass, and nobody could inject meanwhile."""
+        if not self._is_watching:
+            raise HostError("nvml wait_events: wait_events before watch_events")
+        xids, self._machine.xids[:] = list(self._machine.xids), []
+        return [
+            {"uuid": uuid, "type": XID_EVENT, "data": xid, "gi": WHOLE_GPU, "ci": WHOLE_GPU}
+            for uuid, xid in xids
+        ]
+
+    def _compute_mode(self, uuid: str) -> int:
+        return self._by_uuid(uuid).compute_mode
+
+    def _set_compute_mode(self, uuid: str, mode: int) -> None:
+        self._by_uuid(uuid).compute_mode = mode
+
+    def _by_uuid(self, uuid: str) -> FakeGpu:
+        for gpu in self._listed():
+            if gpu.uuid == uuid:
+                return gpu
+        raise _error("compute_mode", "nvmlDeviceGetHandleByUUID", NOT_FOUND)
+
+
+def _error(operation: str, function: str, code: int) -> NvmlError:
+    message = f"nvml {operation}: {function}: {_MESSAGES.get(code, 'Unknown Error')} ({code})"
+    return NvmlError(message, function=function, code=code)
