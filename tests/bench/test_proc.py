@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_written_bytes_are_summed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sleeper() -> "subprocess.Popen[str]":
+def sleeper() -> Iterator["subprocess.Popen[str]"]:
     code = "x = bytearray(20_000_000); print(flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
