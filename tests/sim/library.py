@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "nvml"
+PROGRAMS = Path(__file__).parent / "programs"
 PAGE = 65536  # the largest page size of the machines in question (aarch64 kernels with 64 KiB pages)
 FOOTER = struct.Struct("<8sQQQ")
 MAGIC = b"NVSIMTRL"
@@ -39,7 +40,7 @@ def functions() -> tuple[str, ...]:
 def build_directory() -> Path:
     """The cache directory of these very sources."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
+    for path in sorted([*SOURCES.iterdir(), *PROGRAMS.iterdir()]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     directory = cache_directory() / digest.hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)
@@ -55,10 +56,10 @@ def nvml() -> Path:
 
 
 def program(name: str) -> Path:
-    """The program `nvml/programs/<name>.c`, built."""
+    """The program `programs/<name>.c`, built."""
     target = build_directory() / name
     if not target.exists():
-        _compile(target, [SOURCES.parent / "programs" / f"{name}.c"], ["-ldl"])
+        _compile(target, [PROGRAMS / f"{name}.c"], ["-ldl"])
     return target
 
 

@@ -123,8 +123,12 @@ NVML_API(nvmlDeviceGetHandleByPciBusId_v2)(const char *text, nvmlDevice_t *out)
 
 NVML_API(nvmlDeviceGetIndex)(nvmlDevice_t device, u32 *index)
 {
-    ENTER_WHOLE(nvmlDeviceGetIndex, device);
+    ENTER_GPU(nvmlDeviceGetIndex, device);
     REQUIRE(index);
+    if (is_mig(device)) {
+        *index = mig_index(device);
+        return NVML_SUCCESS;
+    }
     for (int v = 0; v < sim.visible_count; v++)
         if (sim.visible[v] == device->gpu) *index = (u32)v;
     return NVML_SUCCESS;

@@ -11,11 +11,13 @@ static u64 total_of(nvmlDevice_t device)
     return model->gi[state_of(device)->gis[device->gi].profile].memory_mb * MIB;
 }
 
-static u64 reserved_of(nvmlDevice_t device)
+/* The part of `whole_mb` that falls to this device, in bytes: all of it, or a MIG device's share. */
+static u64 share_of(nvmlDevice_t device, u32 whole_mb)
 {
-    u64 reserved = model_of(device)->reserved_mb * MIB;
-    return is_mig(device) ? reserved * total_of(device) / (model_of(device)->memory_mb * MIB) : reserved;
+    return whole_mb * (total_of(device) / MIB) / model_of(device)->memory_mb * MIB;
 }
+
+static u64 reserved_of(nvmlDevice_t device) { return share_of(device, model_of(device)->reserved_mb); }
 
 /* The first version has no word for reserved memory and counts it as used. */
 NVML_API(nvmlDeviceGetMemoryInfo)(nvmlDevice_t device, nvmlMemory_t *out)
@@ -44,8 +46,7 @@ NVML_API(nvmlDeviceGetBAR1MemoryInfo)(nvmlDevice_t device, nvmlBAR1Memory_t *out
 {
     ENTER_GPU(nvmlDeviceGetBAR1MemoryInfo, device);
     REQUIRE(out);
-    out->total = model_of(device)->bar1_mb * MIB;
-    if (is_mig(device)) out->total = out->total * total_of(device) / (model_of(device)->memory_mb * MIB);
+    out->total = share_of(device, model_of(device)->bar1_mb);
     out->used = MIB;
     out->free = out->total - out->used;
     return NVML_SUCCESS;

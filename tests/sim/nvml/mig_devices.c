@@ -89,21 +89,34 @@ NVML_API(nvmlDeviceGetMaxMigDeviceCount)(nvmlDevice_t device, u32 *out)
     return NVML_SUCCESS;
 }
 
+/* MIG devices of a GPU that this process may see, in the order of their ids: the wanted one, or NULL. */
+static nvmlDevice_t mig_at(int gpu, u32 index)
+{
+    for (int gi = 0; gi < MAX_GIS; gi++)
+        for (int ci = 0; ci < MAX_CIS; ci++) {
+            struct sim_device *mig = &sim.migs[gpu][gi][ci];
+            if (mig_device_alive(mig) && caps_visible(gpu, gi, ci) && index-- == 0) return mig;
+        }
+    return NULL;
+}
+
+u32 mig_index(nvmlDevice_t device)
+{
+    u32 index = 0;
+    while (index < MAX_GIS * MAX_CIS && mig_at(device->gpu, index) != device) index++;
+    return index;
+}
+
 NVML_API(nvmlDeviceGetMigDeviceHandleByIndex)(nvmlDevice_t device, u32 index, nvmlDevice_t *out)
 {
     ENTER_GPU(nvmlDeviceGetMigDeviceHandleByIndex, device);
     REQUIRE(out && !is_mig(device));
     if (!model_of(device)->mig) return NVML_ERROR_NOT_SUPPORTED;
     REQUIRE(index < model_of(device)->mig_slices);
-    u32 seen = 0;
-    for (int gi = 0; gi < MAX_GIS; gi++)
-        for (int ci = 0; ci < MAX_CIS; ci++) {
-            struct sim_device *mig = &sim.migs[device->gpu][gi][ci];
-            if (!mig_device_alive(mig) || !caps_visible(device->gpu, gi, ci) || seen++ != index) continue;
-            *out = mig;
-            return NVML_SUCCESS;
-        }
-    return NVML_ERROR_NOT_FOUND;
+    nvmlDevice_t found = mig_at(device->gpu, index);
+    if (!found) return NVML_ERROR_NOT_FOUND;
+    *out = found;
+    return NVML_SUCCESS;
 }
 
 NVML_API(nvmlDeviceGetDeviceHandleFromMigDeviceHandle)(nvmlDevice_t device, nvmlDevice_t *out)

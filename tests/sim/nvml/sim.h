@@ -130,10 +130,10 @@ struct ci_state *ci_find(nvmlComputeInstance_t handle);
 int mig_device_alive(const struct sim_device *device);
 u32 ci_slices_of(u32 ci_profile);
 u32 ci_multiprocessors(const struct model *model, const struct gi_profile *gi, u32 slices);
+u32 mig_index(nvmlDevice_t device);
 void mig_uuid(const struct sim_device *device, char out[48]);
 int caps_visible(int gpu, int gi, int ci);
 void caps_publish(int gpu, int gi, int ci);
 void caps_withdraw(int gpu, int gi, int ci);
-
 
 #endif

@@ -121,10 +121,18 @@ __attribute__((visibility("default"))) const char *nvmlErrorString(nvmlReturn_t 
     return known ? error_names[code] : "Unknown Error";
 }
 
-/* The private table of functions that NVIDIA's own programs ask for; there is none here. */
+/* The private table of functions that NVIDIA's own programs ask for and cannot do without: its size in bytes, then
+ * functions. Ours all answer that they are not supported, so those programs fall back to the public ones.
+ */
+enum { PRIVATE_FUNCTIONS = 255 };
+static nvmlReturn_t not_supported(void) { return NVML_ERROR_NOT_SUPPORTED; }
+static struct { size_t size; nvmlReturn_t (*functions[PRIVATE_FUNCTIONS])(void); } private_table;
+
 NVML_API(nvmlInternalGetExportTable)(const void **table, const void *id)
 {
-    (void)id;
-    if (table) *table = NULL;
-    return NVML_ERROR_NOT_FOUND;
+    REQUIRE(table && id);
+    private_table.size = sizeof private_table;
+    for (int i = 0; i < PRIVATE_FUNCTIONS; i++) private_table.functions[i] = not_supported;
+    *table = &private_table;
+    return NVML_SUCCESS;
 }
