@@ -49,11 +49,10 @@ def render(name: str, file: descriptor_pb2.FileDescriptorProto) -> str:
     chunks = [raw[i : i + 24] for i in range(0, len(raw), 24)]
     data = textwrap.indent("\n".join(repr(chunk) for chunk in chunks), "    ")
     lines = [_HEADER.format(name=name, data=data).rstrip("\n")]
-    for message in file.message_type:
-        lines.append(
-            f"{message.name} = message_factory.GetMessageClass("
-            f'_FILE.message_types_by_name["{message.name}"])'
-        )
+    lines.extend(
+        f'{m.name} = message_factory.GetMessageClass(_FILE.message_types_by_name["{m.name}"])'
+        for m in file.message_type
+    )
     for enum in file.enum_type:
         lines.extend(f"{value.name} = {value.number}" for value in enum.value)
     return "\n".join(lines) + "\n"

@@ -1,0 +1,187 @@
+"""A small kubelet for tests: the plugin watcher and the DRA client, over real unix sockets.
+
+``Kubelet(registry).register(driver)`` does what the real one does when a socket appears: GetInfo within a second,
+check, connect to the endpoint, NotifyRegistrationStatus. Calls then go out in the first version both sides know.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nvdra_node.kubeletplugin.leangrpc import grpc
+from nvdra_node.kubeletplugin.pb import (
+    dra_health_v1,
+    dra_health_v1alpha1,
+    dra_v1,
+    dra_v1beta1,
+    pluginregistration_v1,
+)
+
+DRA = {"v1.DRAPlugin": dra_v1, "v1beta1.DRAPlugin": dra_v1beta1}
+HEALTH = {"v1.DRAResourceHealth": dra_health_v1, "v1alpha1.DRAResourceHealth": dra_health_v1alpha1}
+GET_INFO_S = 1.0
+CALL_S = 45.0
+
+
+class RegistrationError(Exception):
+    """The plugin did not answer, or not what a kubelet accepts."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One device of an answer."""
+
+    requests: list[str]
+    pool: str
+    device: str
+    cdi_ids: list[str]
+    share_id: str | None
+
+
+@dataclass
+class Answers:
+    """Devices and errors by claim UID."""
+
+    devices: dict[str, list[Prepared]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def unary(channel: Any, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
+    """One call by its full method name."""
+    call = channel.unary_unary(f"/{method}", type(request).SerializeToString, answer.FromString)
+    return call(request, timeout=timeout_s)
+
+
+def connect(path: Path) -> Any:
+    """A connection of its own."""
+    return grpc.insecure_channel(f"unix:{path}", options=(("grpc.use_local_subchannel_pool", 1),))
+
+
+class Plugin:
+    """A registered plugin as the kubelet sees it. ``versions``: what this kubelet understands."""
+
+    def __init__(self, info: Any, version: str) -> None:
+        self.info = info
+        self.version = version
+        self.pb = DRA[version]
+        self.channel = connect(Path(info.endpoint))
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def prepare(self, *claims: tuple[str, str, str], timeout_s: float = CALL_S) -> Answers:
+        """``claims`` are (namespace, name, uid)."""
+        request = self.pb.NodePrepareResourcesRequest(claims=self._claims(claims))
+        method = f"{self.pb.PACKAGE}.DRAPlugin/NodePrepareResources"
+        answer = unary(
+            self.channel, method, request, self.pb.NodePrepareResourcesResponse, timeout_s
+        )
+        found = self._checked(answer, claims)
+        for uid, entry in answer.claims.items():
+            if not entry.error:
+                found.devices[uid] = [self._device(device) for device in entry.devices]
+        return found
+
+    def unprepare(self, *claims: tuple[str, str, str], timeout_s: float = CALL_S) -> Answers:
+        """``claims`` are (namespace, name, uid)."""
+        request = self.pb.NodeUnprepareResourcesRequest(claims=self._claims(claims))
+        method = f"{self.pb.PACKAGE}.DRAPlugin/NodeUnprepareResources"
+        answer = unary(
+            self.channel, method, request, self.pb.NodeUnprepareResourcesResponse, timeout_s
+        )
+        return self._checked(answer, claims)
+
+    @contextmanager
+    def health(self, version: str = "v1.DRAResourceHealth") -> Iterator[Any]:
+        """A health stream: iterate it for reports."""
+        pb = HEALTH[version]
+        call = self.channel.unary_stream(
+            f"/{pb.PACKAGE}.DRAResourceHealth/NodeWatchResources",
+            pb.NodeWatchResourcesRequest.SerializeToString,
+            pb.NodeWatchResourcesResponse.FromString,
+        )(pb.NodeWatchResourcesRequest())
+        try:
+            yield call
+        finally:
+            call.cancel()
+
+    def _claims(self, claims: tuple[tuple[str, str, str], ...]) -> list[Any]:
+        return [self.pb.Claim(namespace=ns, name=name, uid=uid) for ns, name, uid in claims]
+
+    def _checked(self, answer: Any, claims: tuple[tuple[str, str, str], ...]) -> Answers:
+        """The real one refuses answers with missing or unknown claims."""
+        assert set(answer.claims) == {uid for _, _, uid in claims}
+        return Answers(errors={uid: e.error for uid, e in answer.claims.items() if e.error})
+
+    def _device(self, device: Any) -> Prepared:
+        has_share = self.version == "v1.DRAPlugin" and device.HasField("share_id")
+        return Prepared(
+            list(device.request_names),
+            device.pool_name,
+            device.device_name,
+            list(device.cdi_device_ids),
+            device.share_id if has_share else None,
+        )
+
+
+class Kubelet:
+    """See the module."""
+
+    def __init__(
+        self, registry: Path, versions: tuple[str, ...] = ("v1.DRAPlugin", "v1beta1.DRAPlugin")
+    ) -> None:
+        self.registry = registry
+        self.versions = versions
+        self.get_info_s: list[float] = []
+
+    def sockets(self) -> list[Path]:
+        """What the plugin watcher sees."""
+        return sorted(
+            p for p in self.registry.iterdir() if p.is_socket() and not p.name.startswith(".")
+        )
+
+    def wait_for_socket(self, driver: str, timeout_s: float = 10.0) -> Path:
+        """Until the plugin's registration socket is there."""
+        path = self.registry / f"{driver}-reg.sock"
+        end = time.monotonic() + timeout_s
+        while not path.is_socket():
+            if time.monotonic() > end:
+                raise RegistrationError(f"{path} did not appear")
+            threading.Event().wait(0.005)
+        return path
+
+    def register(self, driver: str, *, refuse: str = "") -> Plugin:
+        """Register the plugin that serves ``driver``; ``refuse``: tell it that it was refused, and why."""
+        path = self.wait_for_socket(driver)
+        with connect(path) as channel:
+            started = time.monotonic()
+            info = unary(
+                channel,
+                "pluginregistration.Registration/GetInfo",
+                pluginregistration_v1.InfoRequest(),
+                pluginregistration_v1.PluginInfo,
+                GET_INFO_S,
+            )
+            self.get_info_s.append(time.monotonic() - started)
+            version = next((v for v in info.supported_versions if v in self.versions), "")
+            if not version:
+                refuse = refuse or "no known version"
+            status = pluginregistration_v1.RegistrationStatus(
+                plugin_registered=not refuse, error=refuse
+            )
+            unary(
+                channel,
+                "pluginregistration.Registration/NotifyRegistrationStatus",
+                status,
+                pluginregistration_v1.RegistrationStatusResponse,
+                5.0,
+            )
+        if info.type != "DRAPlugin" or info.name != driver or refuse:
+            raise RegistrationError(f"{info.type} {info.name}: {refuse}")
+        return Plugin(info, version)

@@ -1,0 +1,129 @@
+"""A plugin around a transaction with state, served on real sockets: what the service tests talk to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import NvdraError, StaleClaimError
+from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kubeletplugin.claim import ClaimRef
+from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
+from nvdra_node.kubeletplugin.health import HealthService
+from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
+from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
+from nvdra_node.kubeletplugin.service import DraService
+
+DRIVER = "gpu.nvidia.com"
+CLOCK = SystemClock()
+
+
+class Ledger:
+    """Prepares every claim whose name does not begin with ``bad``; ``gate`` holds claims named ``slow``."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.prepared: dict[str, str] = {}
+        self.calls: list[str] = []
+        self.gate = threading.Event()
+        self.deadlines_s: list[float] = []
+        self.running = 0
+        self.most_running = 0
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> Sequence[PreparedDevice]:
+        with self.lock:
+            self.calls.append(ref.uid)
+            self.deadlines_s.append(deadline.remaining_s())
+            self.running += 1
+            self.most_running = max(self.running, self.most_running)
+        try:
+            if ref.name.startswith("slow"):
+                CLOCK.wait(self.gate, deadline.remaining_s())
+            if ref.name.startswith("bad"):
+                raise StaleClaimError(f"claim {ref.name} is gone;\n delete the pod")
+            if ref.name.startswith("bug"):
+                raise KeyError("0x7f3a")
+        finally:
+            with self.lock:
+                self.running -= 1
+        self.prepared[ref.uid] = ref.name
+        share_id = "5e1f" if ref.name.startswith("share") else None
+        return (
+            PreparedDevice(
+                request="gpu/big", pool="node-1", device="gpu-0", share_id=share_id,
+                cdi_ids=(f"k8s.gpu.nvidia.com/claim={ref.uid}-gpu-0",),
+            ),
+        )  # fmt: skip
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        self.prepared.pop(ref.uid, None)
+
+
+class Counts:
+    """RequestMetrics that remembers."""
+
+    def __init__(self) -> None:
+        self.inflight = 0
+        self.finished: list[tuple[str, str | None]] = []
+        self._lock = threading.Lock()
+
+    def request_started(self, operation: str) -> None:
+        with self._lock:
+            self.inflight += 1
+
+    def request_finished(self, operation: str, duration_s: float, error_type: str | None) -> None:
+        assert duration_s >= 0
+        with self._lock:
+            self.inflight -= 1
+            self.finished.append((operation, error_type))
+
+
+@dataclass
+class TestPlugin:
+    """All parts, wired as the composition root does it."""
+
+    __test__ = False
+    directory: Path
+    ledger: Ledger = field(default_factory=Ledger)
+    counts: Counts = field(default_factory=Counts)
+    registrations: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.paths = SocketPaths(
+            driver=DRIVER,
+            data_dir=self.directory / "plugins" / DRIVER,
+            registry_dir=self.directory / "registry",
+        )
+        self.registration = Registration(
+            DRIVER,
+            self.paths.dra,
+            CLOCK,
+            registered=lambda: self.registrations.append(True),
+            refused=lambda: self.registrations.append(False),
+        )
+        self.healths = [DeviceHealth(device="gpu-0", health=Health.HEALTHY)]
+        self.health = HealthService("node-1", lambda: self.healths, CLOCK)
+        self.service = DraService(DRIVER, self.ledger, self.counts, CLOCK)
+        self.server = PluginServer(
+            self.paths,
+            (*self.service.handlers(), *self.health.handlers()),
+            self.registration.handlers(),
+            CLOCK,
+        )
+        self.selfcheck = SelfCheck(self.paths.registration, self.paths.dra)
+
+    def start(self, timeout_s: float = 5.0) -> None:
+        self.server.start(Deadline(timeout_s, CLOCK), threading.Event())
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        def drain() -> None:
+            self.health.stop()
+            self.service.drain(Deadline(timeout_s, CLOCK))
+
+        self.server.stop(drain)
+
+
+__all__ = ["CLOCK", "DRIVER", "Counts", "Ledger", "NvdraError", "TestPlugin"]

@@ -1,0 +1,136 @@
+"""Prepare and unprepare over real sockets: an answer for every claim, and nothing starves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from nvdra_node.kubeletplugin import service
+from tests.service.kubeletplugin.kubelet import Kubelet, Plugin
+from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
+
+A, B = ("ns", "a", "uid-a"), ("ns", "b", "uid-b")
+
+
+def test_prepared_device_carries_the_main_request_and_its_cdi_id(registered: Plugin) -> None:
+    answers = registered.prepare(A)
+    (device,) = answers.devices["uid-a"]
+    assert device.requests == ["gpu"]
+    assert (device.pool, device.device, device.share_id) == ("node-1", "gpu-0", None)
+    assert device.cdi_ids == ["k8s.gpu.nvidia.com/claim=uid-a-gpu-0"]
+
+
+def test_share_id_reaches_v1_and_is_left_out_of_v1beta1(
+    plugin: TestPlugin, kubelet: Kubelet
+) -> None:
+    share = ("ns", "share", "uid-s")
+    for versions, expected in ((("v1.DRAPlugin",), "5e1f"), (("v1beta1.DRAPlugin",), None)):
+        seen = Kubelet(plugin.paths.registry_dir, versions).register(DRIVER)
+        assert seen.prepare(share).devices["uid-s"][0].share_id == expected
+        assert seen.version == versions[0]
+        seen.close()
+
+
+def test_a_bad_claim_fails_alone_with_one_line(registered: Plugin, plugin: TestPlugin) -> None:
+    answers = registered.prepare(A, ("ns", "bad", "uid-x"), B)
+    assert set(answers.devices) == {"uid-a", "uid-b"}
+    assert answers.errors == {"uid-x": "claim bad is gone; delete the pod"}
+    assert ("prepare", "stale_claim") in plugin.counts.finished
+
+
+def test_an_unexpected_error_is_a_stable_text_of_its_claim(registered: Plugin) -> None:
+    errors = registered.prepare(("ns", "bug", "uid-x"), A).errors
+    assert list(errors) == ["uid-x"]
+    assert "KeyError" in errors["uid-x"] and "0x7f3a" not in errors["uid-x"]
+
+
+def test_empty_request_is_answered_with_an_empty_map(
+    registered: Plugin, plugin: TestPlugin
+) -> None:
+    assert registered.prepare().devices == {}
+    assert registered.unprepare().errors == {}
+    assert plugin.counts.finished == []
+
+
+def test_a_uid_sent_twice_is_handled_once(registered: Plugin, plugin: TestPlugin) -> None:
+    assert set(registered.prepare(A, A).devices) == {"uid-a"}
+    assert plugin.ledger.calls == ["uid-a"]
+
+
+def test_unprepare_of_an_unknown_claim_succeeds(registered: Plugin, plugin: TestPlugin) -> None:
+    assert registered.unprepare(("ns", "never", "uid-n")).errors == {}
+    assert plugin.counts.finished == [("unprepare", None)]
+
+
+def test_claims_of_one_call_are_handled_side_by_side(
+    registered: Plugin, plugin: TestPlugin
+) -> None:
+    slow = [("ns", f"slow-{n}", f"uid-{n}") for n in range(4)]
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(registered.prepare, *slow)
+        end = time.monotonic() + 5
+        while plugin.ledger.running < 4 and time.monotonic() < end:
+            threading.Event().wait(0.01)
+        plugin.ledger.gate.set()
+        assert len(call.result().devices) == 4
+    assert plugin.ledger.most_running == 4
+
+
+def test_the_callers_deadline_is_handed_down_with_time_for_the_answer(
+    registered: Plugin, plugin: TestPlugin
+) -> None:
+    answers = registered.prepare(
+        ("ns", "slow", "uid-a"), ("ns", "slow-bad", "uid-b"), timeout_s=1.0
+    )
+    assert len(answers.errors) + len(answers.devices) == 2  # answered, and not DEADLINE_EXCEEDED
+    assert all(0.5 < seconds <= 0.95 for seconds in plugin.ledger.deadlines_s)
+
+
+def test_a_deadline_longer_than_the_kubelets_is_cut(registered: Plugin, plugin: TestPlugin) -> None:
+    registered.prepare(A, timeout_s=500.0)
+    assert 40 < plugin.ledger.deadlines_s[0] <= 45
+
+
+def test_waiting_prepares_and_open_streams_starve_nobody(
+    registered: Plugin, plugin: TestPlugin
+) -> None:
+    limit = service.MAX_CALLS["prepare"]
+    with ThreadPoolExecutor(limit + 20) as pool:
+        streams = [registered.health() for _ in range(12)]
+        for stream in streams:
+            next(iter(stream.__enter__()))
+        waiting = [
+            pool.submit(registered.prepare, ("ns", f"slow-{n}", f"uid-{n}")) for n in range(limit)
+        ]
+        end = time.monotonic() + 10
+        while plugin.ledger.running < limit and time.monotonic() < end:
+            threading.Event().wait(0.01)
+        started = time.monotonic()
+        refused = registered.prepare(("ns", "one-more", "uid-more")).errors["uid-more"]
+        assert "running already" in refused
+        assert registered.unprepare(A).errors == {}
+        plugin.selfcheck()
+        assert time.monotonic() - started < 2
+        plugin.ledger.gate.set()
+        assert all(call.result().errors == {} for call in waiting)
+        for stream in streams:
+            stream.__exit__(None, None, None)
+
+
+def test_stop_finishes_running_calls_and_refuses_new_ones(
+    registered: Plugin, plugin: TestPlugin
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(registered.prepare, ("ns", "slow", "uid-a"))
+        end = time.monotonic() + 5
+        while not plugin.ledger.running and time.monotonic() < end:
+            threading.Event().wait(0.01)
+        stopped = pool.submit(plugin.stop)
+        threading.Event().wait(0.05)
+        assert "stopping" in registered.prepare(B).errors["uid-b"]
+        assert plugin.paths.registration.is_socket()  # the kubelet must not cut the running call
+        plugin.ledger.gate.set()
+        assert set(running.result().devices) == {"uid-a"}
+        stopped.result()
+    assert not plugin.paths.registration.exists() and not plugin.paths.dra.exists()
