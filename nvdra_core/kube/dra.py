@@ -1,0 +1,154 @@
+"""ResourceSlices and ResourceClaims in v1 form, whatever version of resource.k8s.io the cluster serves.
+
+The served versions are read once, and again when a path is unknown (404 without an object) or after the API server
+could not be reached, since it may have been upgraded meanwhile. Objects go in and out as v1 JSON.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import ApiError
+from nvdra_core.kube import resourceapi
+from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE, Client
+from nvdra_core.kube.resources import (
+    CLAIMS,
+    EVERYTHING,
+    RESOURCE_GROUP,
+    SLICES,
+    JsonObject,
+    ObjectList,
+    Preconditions,
+    Selector,
+    WriteOptions,
+)
+
+T = TypeVar("T")
+
+
+class DraApi:
+    """See the module. Safe for several threads."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._lock = threading.Lock()
+        self._version = ""
+        self._outages = -1
+
+    def version(self, deadline: Deadline | None = None) -> str:
+        """The version in use, e.g. ``v1``; asks the server when it is not known."""
+        if self._outages != self.client.transport.pool.outages or not self._version:
+            self._discover(deadline)
+        return self._version
+
+    def get_claim(
+        self, namespace: str, name: str, *, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """One claim; 404 NotFound when it does not exist."""
+
+        def get(version: str) -> JsonObject:
+            resource = CLAIMS.at(version)
+            claim = self.client.get(resource, name, namespace=namespace, deadline=deadline)
+            return resourceapi.claim_from(claim, version)
+
+        return self._in_version(get, deadline)
+
+    def list_slices(
+        self, selector: Selector = EVERYTHING, *, deadline: Deadline | None = None
+    ) -> ObjectList:
+        """The selected slices in one consistent state."""
+
+        def list_in(version: str) -> ObjectList:
+            found = self.client.list(SLICES.at(version), selector=selector, deadline=deadline)
+            items = [resourceapi.slice_from(item, version) for item in found.items]
+            return ObjectList(items, found.resource_version)
+
+        return self._in_version(list_in, deadline)
+
+    def create_slice(
+        self,
+        body: JsonObject,
+        *,
+        options: WriteOptions = DEFAULT_WRITE,
+        deadline: Deadline | None = None,
+    ) -> JsonObject:
+        """Create a slice; the answer is what was stored, which lacks the fields of gates that are off."""
+
+        def create(version: str) -> JsonObject:
+            sent = resourceapi.slice_to(body, version)
+            stored = self.client.create(
+                SLICES.at(version), sent, options=options, deadline=deadline
+            )
+            return resourceapi.slice_from(stored, version)
+
+        return self._in_version(create, deadline)
+
+    def update_slice(
+        self,
+        body: JsonObject,
+        *,
+        options: WriteOptions = DEFAULT_WRITE,
+        deadline: Deadline | None = None,
+    ) -> JsonObject:
+        """Replace a slice; 409 when it changed meanwhile. Returns what was stored."""
+
+        def update(version: str) -> JsonObject:
+            sent = resourceapi.slice_to(body, version)
+            stored = self.client.update(
+                SLICES.at(version), sent, options=options, deadline=deadline
+            )
+            return resourceapi.slice_from(stored, version)
+
+        return self._in_version(update, deadline)
+
+    def delete_slice(
+        self,
+        name: str,
+        *,
+        preconditions: Preconditions = ANY_STATE,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Delete a slice; 404 when it is gone, 409 when the preconditions do not hold."""
+
+        def delete(version: str) -> None:
+            self.client.delete(
+                SLICES.at(version), name, preconditions=preconditions, deadline=deadline
+            )
+
+        self._in_version(delete, deadline)
+
+    def apply_claim_status(
+        self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """Apply ``status.devices`` of a claim; ``body`` has metadata (name, namespace, best also uid) and status."""
+
+        def apply(version: str) -> JsonObject:
+            resource = CLAIMS.at(version).sub("status")
+            sent = {**body, "apiVersion": resource.api_version, "kind": "ResourceClaim"}
+            stored = self.client.apply(resource, sent, options=options, deadline=deadline)
+            return resourceapi.claim_from(stored, version)
+
+        return self._in_version(apply, deadline)
+
+    def _in_version(self, call: Callable[[str], T], deadline: Deadline | None) -> T:
+        version = self.version(deadline)
+        try:
+            return call(version)
+        except ApiError as error:
+            if error.status != 404 or error.api_reason == "NotFound":
+                raise
+            self._discover(deadline)
+            if self._version == version:
+                raise
+        return call(self._version)
+
+    def _discover(self, deadline: Deadline | None) -> None:
+        with self._lock:
+            group = self.client.get_path(f"/apis/{RESOURCE_GROUP}", deadline=deadline)
+            served = [str(entry.get("version")) for entry in group.get("versions") or []]
+            self._version = resourceapi.choose(served)
+            # Read last: asking may itself have met an outage, and the answer is newer than that.
+            self._outages = self.client.transport.pool.outages
