@@ -84,7 +84,7 @@ def test_the_callers_deadline_is_handed_down_with_time_for_the_answer(
         ("ns", "slow", "uid-a"), ("ns", "slow-bad", "uid-b"), timeout_s=1.0
     )
     assert len(answers.errors) + len(answers.devices) == 2  # answered, and not DEADLINE_EXCEEDED
-    assert all(0.5 < seconds <= 0.95 for seconds in plugin.ledger.deadlines_s)
+    assert all(0 < seconds <= 0.95 for seconds in plugin.ledger.deadlines_s)
 
 
 def test_a_deadline_longer_than_the_kubelets_is_cut(registered: Plugin, plugin: TestPlugin) -> None:
@@ -99,7 +99,7 @@ def test_waiting_prepares_and_open_streams_starve_nobody(
     with ThreadPoolExecutor(limit + 20) as pool:
         streams = [registered.health() for _ in range(12)]
         for stream in streams:
-            next(iter(stream.__enter__()))
+            next(stream.__enter__())
         waiting = [
             pool.submit(registered.prepare, ("ns", f"slow-{n}", f"uid-{n}")) for n in range(limit)
         ]

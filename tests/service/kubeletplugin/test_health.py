@@ -1,0 +1,108 @@
+"""Health streams: the complete list at once, on change and again and again; ended by either side."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvdra_core.clock import SystemClock
+from nvdra_node.kubeletplugin import health
+from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
+from nvdra_node.kubeletplugin.leangrpc import grpc
+from nvdra_node.kubeletplugin.pb import dra_health_v1
+from tests.service.kubeletplugin.kubelet import Plugin
+from tests.service.kubeletplugin.plugin import TestPlugin
+
+VERSIONS = ("v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.005)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_list_comes_at_once_and_again_on_change(
+    plugin: TestPlugin, registered: Plugin, version: str
+) -> None:
+    with registered.health(version) as stream:
+        (device,) = next(stream).devices
+        assert (device.device.pool_name, device.device.device_name) == ("node-1", "gpu-0")
+        assert device.health == dra_health_v1.HEALTHY
+        assert device.health_check_timeout_seconds == health.TIMEOUT_S
+        assert abs(device.last_updated_time - time.time()) < 5
+        plugin.healths.append(
+            DeviceHealth(device="gpu-1", health=Health.UNHEALTHY, message="x" * 2000)
+        )
+        plugin.health.changed()
+        first, second = next(stream).devices
+        assert first.device.device_name == "gpu-0"  # complete, not only what changed
+        assert second.health == dra_health_v1.UNHEALTHY and len(second.message) == 1024
+
+
+def test_a_stream_ends_when_the_client_cancels(plugin: TestPlugin, registered: Plugin) -> None:
+    with registered.health() as stream:
+        next(stream)
+        assert plugin.health.open_streams() == 1
+    until(lambda: plugin.health.open_streams() == 0)
+
+
+def test_streams_end_when_the_plugin_stops(plugin: TestPlugin, registered: Plugin) -> None:
+    with registered.health() as stream:
+        next(stream)
+        plugin.health.stop()
+        assert list(stream) == []
+    with registered.health() as late:
+        assert list(late) == []
+
+
+def test_the_newest_streams_win_over_the_oldest(plugin: TestPlugin, registered: Plugin) -> None:
+    managers = [registered.health() for _ in range(health.MAX_STREAMS + 1)]
+    streams = []
+    for manager in managers:
+        streams.append(manager.__enter__())
+        next(streams[-1])
+    assert list(streams[0]) == []  # ended by us, and the kubelet opens a new one
+    until(lambda: plugin.health.open_streams() == health.MAX_STREAMS)
+    for manager in managers:
+        manager.__exit__(None, None, None)
+
+
+class OneReport(SystemClock):
+    """Remembers for how long somebody wanted to wait, and does not."""
+
+    def __init__(self) -> None:
+        self.waited_s: list[float] = []
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        self.waited_s.append(timeout_s)
+        return False
+
+
+class OpenCall:
+    """A server context whose client stays."""
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True
+
+
+def test_the_list_is_repeated_every_third_of_its_timeout(directory: Path) -> None:
+    clock = OneReport()
+    service = health.HealthService("node-1", lambda: (), clock)
+    reports: Any = service._watch(dra_health_v1, OpenCall())
+    next(reports)
+    next(reports)
+    assert clock.waited_s == [health.TIMEOUT_S / 3]
+    reports.close()
+    assert service.open_streams() == 0
+
+
+def test_grpc_is_the_lean_one_or_was_loaded_before() -> None:
+    assert hasattr(grpc, "server")

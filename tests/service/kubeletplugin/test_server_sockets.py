@@ -1,0 +1,174 @@
+"""Sockets: one instance, stale ones removed, live ones never stolen, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import ConfigError, HostError, LockTimeoutError
+from nvdra_node.kubeletplugin.server import SocketPaths
+from tests.service.kubeletplugin.kubelet import Kubelet
+from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
+
+SERVE = """
+import sys, threading
+from pathlib import Path
+from tests.service.kubeletplugin.plugin import TestPlugin
+TestPlugin(Path(sys.argv[1])).start()
+print("serving", flush=True)
+threading.Event().wait()
+"""
+
+
+@contextmanager
+def served_by(path: Path) -> Iterator[None]:
+    """Somebody who is not an instance of ours answers at ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        yield
+
+
+def test_stop_leaves_no_socket_and_a_new_instance_keeps_its_own(directory: Path) -> None:
+    first, second = TestPlugin(directory), TestPlugin(directory)
+    first.start()
+    first.stop()
+    assert list(first.paths.registry_dir.iterdir()) == []
+    assert [p.name for p in first.paths.data_dir.iterdir()] == ["nvdra.lock"]
+    second.start()
+    del first
+    gc.collect()
+    second.selfcheck()
+    second.stop()
+
+
+def test_a_second_instance_is_told_who_holds_the_lock(plugin: TestPlugin, directory: Path) -> None:
+    with pytest.raises(LockTimeoutError, match=rf"another instance.*pid {os.getpid()}"):
+        TestPlugin(directory).start(timeout_s=0.1)
+    plugin.selfcheck()
+
+
+def test_a_second_instance_waits_for_the_first_to_go(directory: Path) -> None:
+    first, second = TestPlugin(directory), TestPlugin(directory)
+    first.start()
+    threading.Timer(0.3, first.stop).start()
+    second.start(timeout_s=5.0)
+    second.selfcheck()
+    second.stop()
+
+
+def test_waiting_for_the_lock_ends_when_the_process_stops(
+    plugin: TestPlugin, directory: Path
+) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    with pytest.raises(LockTimeoutError):
+        TestPlugin(directory).server.start(Deadline(60, CLOCK), stopping)
+
+
+def test_a_killed_instance_is_replaced_at_once(directory: Path) -> None:
+    argv = [sys.executable, "-c", SERVE, str(directory)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "serving\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    after = TestPlugin(directory)
+    assert after.paths.dra.is_socket() and after.paths.registration.is_socket()
+    after.start()
+    Kubelet(after.paths.registry_dir).register(DRIVER).close()
+    after.stop()
+
+
+@pytest.mark.parametrize("which", ["dra", "registration"])
+def test_a_socket_that_another_driver_serves_is_not_stolen(directory: Path, which: str) -> None:
+    plugin = TestPlugin(directory)
+    path = getattr(plugin.paths, which)
+    with served_by(path):
+        with pytest.raises(LockTimeoutError, match="served by another program"):
+            plugin.start(timeout_s=0.1)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+    plugin.start()
+    plugin.stop()
+
+
+def test_something_else_than_a_socket_is_named_and_kept(directory: Path) -> None:
+    plugin = TestPlugin(directory)
+    plugin.paths.data_dir.mkdir(parents=True)
+    plugin.paths.dra.write_text("mine")
+    with pytest.raises(ConfigError, match=r"dra\.sock is not a socket"):
+        plugin.start()
+    assert plugin.paths.dra.read_text() == "mine"
+
+
+def test_a_socket_path_of_108_bytes_is_a_configuration_error_and_107_works(directory: Path) -> None:
+    def paths(length: int) -> SocketPaths:
+        name = "d" * (length - len(str(directory)) - len("/-reg.sock"))
+        return SocketPaths(driver=name, data_dir=directory / "x", registry_dir=directory)
+
+    with pytest.raises(ConfigError, match="108 bytes, unix sockets allow 107"):
+        paths(108).check()
+    paths(107).check()
+    assert len(str(paths(107).registration)) == 107
+    plugin = TestPlugin(directory)
+    plugin.server._paths = paths(107)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(str(paths(107).registration))
+
+
+def test_sockets_are_for_root_only_and_appear_served(plugin: TestPlugin) -> None:
+    for path in (plugin.paths.dra, plugin.paths.registration):
+        assert path.stat().st_mode & 0o777 == 0o600
+    names = {p.name for p in plugin.paths.registry_dir.iterdir()}
+    assert names == {f"{DRIVER}-reg.sock"}
+
+
+def test_register_again_makes_a_new_socket_of_the_same_name(
+    plugin: TestPlugin, kubelet: Kubelet
+) -> None:
+    before = plugin.paths.registration.stat().st_ctime_ns
+    plugin.server.register_again()
+    assert plugin.paths.registration.stat().st_ctime_ns != before
+    kubelet.register(DRIVER).close()
+
+
+def test_register_again_brings_back_an_emptied_registry_directory(
+    plugin: TestPlugin, kubelet: Kubelet
+) -> None:
+    plugin.paths.registration.unlink()
+    plugin.paths.registry_dir.rmdir()
+    assert not plugin.server.has_sockets()
+    with pytest.raises(HostError, match="does not answer"):
+        plugin.selfcheck(1.0)
+    plugin.server.register_again()
+    assert plugin.server.has_sockets()
+    plugin.selfcheck()
+
+
+def test_nothing_is_registered_after_stop(plugin: TestPlugin) -> None:
+    plugin.stop()
+    plugin.server.register_again()
+    assert not plugin.paths.registration.exists()
+
+
+def test_selfcheck_is_cheap_and_leaves_nothing_open(plugin: TestPlugin) -> None:
+    plugin.selfcheck()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    started = time.monotonic()
+    for _ in range(20):
+        plugin.selfcheck()
+    assert (time.monotonic() - started) / 20 < 0.1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
