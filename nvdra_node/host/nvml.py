@@ -98,6 +98,12 @@ class ChildNvml:
                 )
             return self._unwrap(answer, operation, arguments)
 
+    def stuck(self) -> int:
+        """See ports.Nvml."""
+        with self._turn:
+            self._reap()
+            return len(self._abandoned)
+
     def close(self) -> None:
         """See ports.Nvml. Waits for a call in progress; a later call starts a new child."""
         with self._turn:
@@ -131,7 +137,7 @@ class ChildNvml:
         raise AssertionError("unreachable")
 
     def _ensure_child(self, operation: str) -> LineChild:
-        self._abandoned = [child for child in self._abandoned if not child.reap()]
+        self._reap()
         if self._child is not None:
             return self._child
         if len(self._abandoned) >= self._settings.max_abandoned:
@@ -143,6 +149,9 @@ class ChildNvml:
             )
         self._child = self._spawn(_argv(self._library(), self._settings.idle_s))
         return self._child
+
+    def _reap(self) -> None:
+        self._abandoned = [child for child in self._abandoned if not child.reap()]
 
     def _end(self) -> None:
         child, self._child = self._child, None

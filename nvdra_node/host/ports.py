@@ -64,8 +64,11 @@ class Nvml(Protocol):
     def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
         """One operation, whole or not at all."""
 
+    def stuck(self) -> int:
+        """How many children were given up and are still held by the kernel. Asking what hung them costs one more."""
+
     def close(self) -> None:
-        """End the child."""
+        """End the child. A later call starts another one."""
 
 
 class Sysfs(Protocol):

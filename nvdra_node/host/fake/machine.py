@@ -79,6 +79,8 @@ class FakeMachine:
         self.char_majors = {"nvidia": MAJOR_NVIDIA, "nvidia-caps": 235}
         self.xids: list[tuple[str, int]] = []
         """Critical XIDs that nobody has fetched yet: (GPU UUID, number)."""
+        self.stuck = 0
+        """NVML processes that cannot be killed."""
         self.calls: list[tuple[str, dict[str, object]]] = []
         """Every NVML operation so far, with its arguments: to see that a machine was left alone."""
 

@@ -85,6 +85,10 @@ class FakeNvml:
             f"nvml {operation}({arguments}) did not return in time", function=operation, code=-1
         )
 
+    def stuck(self) -> int:
+        """See ports.Nvml: as many as the machine says."""
+        return self._machine.stuck
+
     def close(self) -> None:
         """See ports.Nvml."""
         self._is_watching = False

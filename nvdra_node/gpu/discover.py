@@ -1,0 +1,339 @@
+"""Host -> Inventory: one look at all GPUs, in which no GPU can spoil the look at another.
+
+Called by ``watch`` at the start, periodically and when something changed. Each GPU is asked with a deadline of its
+own; what was known of a GPU that now fails is kept, with the state that says so. Never raises for what a GPU or the
+driver does: a machine without a driver is an empty inventory, what could not be read is a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import (
+    DeadlineError,
+    FileError,
+    HostError,
+    NvmlError,
+    NvmlHungError,
+)
+from nvdra_node.gpu.model import Gpu, GpuState, Inventory
+from nvdra_node.host.host import Host
+
+NOT_SUPPORTED = frozenset({3, 13})
+"""NVML_ERROR_NOT_SUPPORTED and FUNCTION_NOT_FOUND: the GPU or the driver has no such thing."""
+NO_DRIVER = frozenset({9, 12})
+"""NVML_ERROR_DRIVER_NOT_LOADED and LIBRARY_NOT_FOUND."""
+GPU_IS_LOST = 15
+
+ARCHITECTURES: Mapping[int, str] = {
+    2: "Kepler",
+    3: "Maxwell",
+    4: "Pascal",
+    5: "Volta",
+    6: "Turing",
+    7: "Ampere",
+    8: "Ada Lovelace",
+    9: "Hopper",
+    10: "Blackwell",
+    13: "Rubin",
+}
+BRANDS: Mapping[int, str] = {
+    0: "Unknown",
+    1: "Quadro",
+    2: "Tesla",
+    3: "NVS",
+    4: "Grid",
+    5: "GeForce",
+    6: "Titan",
+    7: "NvidiaVApps",
+    8: "NvidiaVPC",
+    9: "NvidiaVCS",
+    10: "NvidiaVWS",
+    11: "NvidiaCloudGaming",
+    12: "QuadroRTX",
+    13: "NvidiaRTX",
+    14: "Nvidia",
+    15: "GeForceRTX",
+    16: "TitanRTX",
+}
+ADDRESSING_MODES: Mapping[int, str] = {0: "None", 1: "HMM", 2: "ATS"}
+DISPLAY_GPUS = frozenset({"DGX Display", "NVIDIA DGX Display"})
+"""Boards that only drive a monitor; never offered."""
+
+_IDENTITY = ("minor", "uuid", "name", "pci_bus_id", "mig_mode")
+"""Without these a GPU cannot be offered: it could not be told from another, or would be offered in the wrong mode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a look may take, in seconds."""
+
+    open_s: float = 30.0
+    """First answer of NVML: initialising it takes up to seconds on large machines."""
+    gpu_s: float = 2.0
+    total_s: float = 20.0
+    """For all GPUs together, counted from NVML's first answer; those not reached keep what was known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one look gave."""
+
+    inventory: Inventory
+    hung: tuple[int, ...] = ()
+    """NVML indices whose call did not return: asking again costs a whole deadline and a process."""
+    complete: bool = True
+    """False: NVML as a whole failed or the time ran out, and the inventory is (partly) the one from before."""
+
+
+@dataclass(slots=True)
+class _Looking:
+    """A look in progress."""
+
+    host: Host
+    clock: Clock
+    limits: Limits
+    before: Inventory
+    system: dict[str, Any] = field(default_factory=dict)
+    read: list[Gpu] = field(default_factory=list)
+    unread: dict[int, tuple[GpuState, str]] = field(default_factory=dict)
+    """NVML index -> why nothing could be read there."""
+    kept: list[int] = field(default_factory=list)
+    """NVML indices that were not asked."""
+    displays: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def discover(
+    host: Host,
+    clock: Clock,
+    *,
+    limits: Limits | None = None,
+    before: Inventory | None = None,
+    skip: Collection[int] = (),
+) -> Look:
+    """Look at all GPUs. ``before``: the last inventory. ``skip``: NVML indices not to ask now (they hung)."""
+    before = before or Inventory(devices=(), driver_version=None)
+    loaded = host.sysfs.driver_version()
+    if loaded is None:
+        # Asking NVML would start a process for nothing, and could make it load the kernel module.
+        return _no_driver("the NVIDIA kernel driver is not loaded")
+    looking = _Looking(host, clock, limits or Limits(), before)
+    try:
+        looking.system = host.nvml.call("system", Deadline(looking.limits.open_s, clock))
+    except (HostError, DeadlineError) as error:
+        return _without_nvml(before, loaded, error)
+    end = Deadline(looking.limits.total_s, clock)
+    is_usable = True
+    for index in range(looking.system["count"]):
+        if index in skip or not is_usable:
+            looking.kept.append(index)
+            continue
+        _ask(looking, index, min(looking.limits.gpu_s, end.remaining_s()))
+        is_usable = end.remaining_s() > 0.0 and (
+            index not in looking.unread or _is_open_again(looking, end)
+        )
+    return _conclude(looking, set(skip))
+
+
+def _no_driver(note: str) -> Look:
+    return Look(inventory=Inventory(devices=(), driver_version=None, notes=(note,)))
+
+
+def _without_nvml(before: Inventory, loaded: str, error: HostError | DeadlineError) -> Look:
+    """The driver is loaded and NVML as a whole does not work: what was known is kept, as failed."""
+    if isinstance(error, NvmlError) and error.code in NO_DRIVER:
+        return _no_driver(str(error))
+    if isinstance(error, DeadlineError):
+        return Look(inventory=before, complete=False)
+    state = GpuState.HUNG if isinstance(error, NvmlHungError) else GpuState.FAILED
+    devices = tuple(_sick(gpu, state, str(error)) for gpu in before.devices)
+    inventory = Inventory(devices=devices, driver_version=loaded, notes=(str(error),))
+    return Look(inventory=inventory, complete=False)
+
+
+def _ask(looking: _Looking, index: int, timeout_s: float) -> None:
+    """Read one GPU into ``looking``."""
+    nvml = looking.host.nvml
+    try:
+        answer = nvml.call("gpu", Deadline(timeout_s, looking.clock), index=index)
+    except NvmlHungError as error:
+        looking.unread[index] = (GpuState.HUNG, str(error))
+    except NvmlError as error:
+        lost = error.code == GPU_IS_LOST
+        looking.unread[index] = (GpuState.LOST if lost else GpuState.FAILED, str(error))
+    except HostError as error:
+        looking.unread[index] = (GpuState.FAILED, str(error))
+    except DeadlineError:
+        looking.kept.append(index)
+    else:
+        _take(looking, index, answer["facts"], answer["errors"])
+
+
+def _is_open_again(looking: _Looking, end: Deadline) -> bool:
+    """After a failed GPU: give a replaced child its time to initialise, which is not the next GPU's time."""
+    timeout_s = min(looking.limits.open_s, end.remaining_s())
+    try:
+        looking.host.nvml.call("system", Deadline(timeout_s, looking.clock))
+    except (HostError, DeadlineError) as error:
+        looking.notes.append(str(error))
+        return False
+    return True
+
+
+def _take(
+    looking: _Looking, index: int, facts: Mapping[str, Any], errors: Mapping[str, Any]
+) -> None:
+    """Facts and errors of one GPU to a Gpu, as good as they allow."""
+    if facts.get("name") in DISPLAY_GPUS:
+        looking.displays.add(facts.get("uuid", ""))
+        return
+    bad = {fact: error for fact, error in errors.items() if error["code"] not in NOT_SUPPORTED}
+    state, why = GpuState.OK, ""
+    for fact, error in bad.items():
+        text = f"{error['function']}: {error['message']} ({error['code']})"
+        if error["code"] == GPU_IS_LOST:
+            state, why = GpuState.LOST, text
+        elif fact in _IDENTITY and state is GpuState.OK:
+            state, why = GpuState.FAILED, text
+        else:
+            looking.notes.append(f"GPU at NVML index {index}: {text}")
+    missing = [fact for fact in _IDENTITY[:4] if fact not in facts]
+    if missing:
+        why = why or f"NVML does not tell {', '.join(missing)}"
+        looking.unread[index] = (state if state is not GpuState.OK else GpuState.FAILED, why)
+        return
+    gpu = _gpu(looking, index, facts)
+    known = _known(looking.before, gpu.uuid)
+    if state is not GpuState.OK:
+        gpu = _sick(replace(known or gpu, index=index), state, why)
+    looking.read.append(gpu)
+
+
+def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:
+    address = pci_address(facts["pci_bus_id"])
+    numa_node, pcie_root = None, None
+    try:
+        pci = looking.host.sysfs.pci(address)
+        numa_node, pcie_root = pci.numa_node, pci.pcie_root
+    except FileError as error:
+        looking.notes.append(f"gpu-{facts['minor']}: {error}")
+    capability = facts.get("cuda_compute_capability")
+    cuda = looking.system["cuda_driver_version"]
+    return Gpu(
+        index=index,
+        minor=facts["minor"],
+        uuid=facts["uuid"],
+        pci_address=address,
+        product_name=facts["name"],
+        brand=_named(BRANDS, facts.get("brand")),
+        architecture=_named(ARCHITECTURES, facts.get("architecture")),
+        cuda_compute_capability=f"{capability[0]}.{capability[1]}.0" if capability else "",
+        driver_version=looking.system["driver_version"],
+        cuda_driver_version=f"{cuda // 1000}.{cuda % 1000 // 10}.0",
+        memory_bytes=facts.get("memory_bytes"),
+        addressing_mode=ADDRESSING_MODES.get(facts.get("addressing_mode", -1)),
+        numa_node=numa_node,
+        pcie_root=pcie_root,
+        mig_enabled=facts.get("mig_mode", {}).get("current") == 1,
+        module_id=facts.get("module_id"),
+    )
+
+
+def pci_address(bus_id: str) -> str:
+    """NVML's bus id (``00000000:3B:00.0``) as the kernel writes it: lower case, at least four digits of domain."""
+    domain, _, rest = bus_id.lower().partition(":")
+    try:
+        return f"{int(domain, 16):04x}:{rest}"
+    except ValueError:
+        return bus_id.lower()
+
+
+def _named(names: Mapping[int, str], value: int | None) -> str:
+    """A number newer than this release is no error; upstream stops the node for it."""
+    return "Unknown" if value is None else names.get(value, "Unknown")
+
+
+def _known(before: Inventory, uuid: str) -> Gpu | None:
+    return next((gpu for gpu in before.devices if gpu.uuid == uuid), None)
+
+
+def _sick(gpu: Gpu, state: GpuState, message: str) -> Gpu:
+    return replace(gpu, state=state, message=message)
+
+
+def _conclude(looking: _Looking, skipped: set[int]) -> Look:
+    """Join what was read with what was known before."""
+    seen = {gpu.uuid for gpu in looking.read} | looking.displays
+    missing = [gpu for gpu in looking.before.devices if gpu.uuid not in seen]
+    not_read = [*_kept(looking, missing, skipped), *_unread(looking, missing)]
+    not_read += [gone for gpu in missing if (gone := _gone(looking, gpu)) is not None]
+    by_minor: dict[int, Gpu] = {}
+    for gpu in (*looking.read, *not_read):
+        if by_minor.setdefault(gpu.minor, gpu) is not gpu:
+            looking.notes.append(f"{gpu.name}: {gpu.uuid} is gone, another GPU has its name")
+    inventory = Inventory(
+        devices=tuple(by_minor[minor] for minor in sorted(by_minor)),
+        driver_version=looking.system["driver_version"],
+        notes=tuple(looking.notes),
+    )
+    hung = {i for i, (state, _) in looking.unread.items() if state is GpuState.HUNG}
+    complete = set(looking.kept) <= skipped
+    return Look(inventory=inventory, hung=tuple(sorted(hung)), complete=complete)
+
+
+def _kept(looking: _Looking, missing: list[Gpu], skipped: set[int]) -> list[Gpu]:
+    """Known GPUs that were not asked, as they were; taken out of ``missing``."""
+    kept = []
+    for index in looking.kept:
+        gpu = _take_missing(missing, index, exact=True)
+        if gpu is not None:
+            kept.append(gpu)
+        elif index in skipped:
+            looking.notes.append(f"GPU at NVML index {index}: hung, will be asked again later")
+        else:
+            looking.notes.append(f"GPU at NVML index {index}: not asked, the look took too long")
+    return kept
+
+
+def _unread(looking: _Looking, missing: list[Gpu]) -> list[Gpu]:
+    """Known GPUs that could not be read, with their new state; taken out of ``missing``."""
+    unread = []
+    for index, (state, why) in looking.unread.items():
+        gpu = _take_missing(missing, index, exact=len(looking.unread) > 1)
+        if gpu is not None:
+            unread.append(_sick(gpu, state, why))
+        else:
+            looking.notes.append(f"GPU at NVML index {index}: {state.value}: {why}")
+    return unread
+
+
+def _take_missing(missing: list[Gpu], index: int, *, exact: bool) -> Gpu | None:
+    """The known GPU that NVML index stands for, removed from ``missing``.
+
+    An unreadable GPU does not say who it is. It is the one that had this index; failing that, when only one is
+    missing and only one is unreadable, they are the same (indices move when a GPU leaves the list).
+    """
+    for gpu in missing:
+        if gpu.index == index:
+            missing.remove(gpu)
+            return gpu
+    if not exact and len(missing) == 1:
+        return missing.pop()
+    return None
+
+
+def _gone(looking: _Looking, gpu: Gpu) -> Gpu | None:
+    """A known GPU that NVML does not list any more: lost, unless another driver has it or it was unbound."""
+    driver = looking.host.sysfs.pci_driver(gpu.pci_address)
+    try:
+        looking.host.sysfs.pci(gpu.pci_address)
+    except FileError:
+        return _sick(gpu, GpuState.LOST, "gone from the PCI bus")
+    if driver == "nvidia":
+        return _sick(gpu, GpuState.LOST, "NVML does not list it any more")
+    looking.notes.append(f"{gpu.name}: now bound to {driver or 'no driver'}, not to nvidia")
+    return None

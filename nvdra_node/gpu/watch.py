@@ -1,0 +1,200 @@
+"""Keeps the inventory fresh: looks at the GPUs when something happened and now and then, and tells when they changed.
+
+Owns one thread. It polls the kernel for the driver's version (one small file), so a driver that is loaded, unloaded or
+replaced is seen within seconds; it looks at all GPUs periodically and on ``trigger``; after a look that failed it tries
+again with growing pauses. A GPU that hung is left alone for longer each time, and for as long as the kernel still holds
+a process that asked it. Built without starting; ``tick`` is one turn of the loop, for tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nvdra_core.clock import Clock
+from nvdra_node.gpu import discover
+from nvdra_node.gpu.model import GpuState, Inventory
+from nvdra_node.host.host import Host
+
+log = logging.getLogger(__name__)
+
+MAX_GPU_S = 15.0
+"""Longest patience with a GPU that hung before: it may only be slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSettings:
+    """How often to look, in seconds."""
+
+    rescan_s: float = 60.0
+    driver_poll_s: float = 2.0
+    retry_s: float = 2.0
+    """First pause after a failed look; doubles up to ``rescan_s``."""
+    hung_s: float = 10.0
+    """First pause before a hung GPU is asked again; doubles up to ``max_hung_s``."""
+    max_hung_s: float = 600.0
+    limits: discover.Limits = field(default_factory=discover.Limits)
+
+
+@dataclass(slots=True)
+class _Hung:
+    """What is known of a GPU that does not answer."""
+
+    times: int
+    ask_at_s: float
+
+
+class Watch:
+    """The inventory, and its one writer. Safe for several threads."""
+
+    def __init__(
+        self,
+        host: Host,
+        clock: Clock,
+        settings: WatchSettings | None = None,
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """``failed`` is told of a bug that ended the thread; without it the thread's error goes to threading's hook."""
+        self._host = host
+        self._clock = clock
+        self._settings = settings or WatchSettings()
+        self._failed = failed
+        self._inventory = Inventory(devices=(), driver_version=None)
+        self._changed: list[Callable[[], None]] = []
+        self._has_looked = threading.Event()
+        self._wake = threading.Event()
+        self._is_stopping = threading.Event()
+        self._asked = threading.Event()
+        self._asked.set()
+        self._thread: threading.Thread | None = None
+        self._loaded: str | None = None
+        self._failures = 0
+        self._look_at_s = 0.0
+        self._hung: dict[int, _Hung] = {}
+
+    @property
+    def inventory(self) -> Inventory:
+        """The last look. Empty before the first one."""
+        return self._inventory
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` (must be cheap) from the watch's thread after each look that found something else."""
+        self._changed.append(changed)
+
+    def trigger(self, why: str) -> None:
+        """Look again soon: SIGHUP, an NVML error somewhere, a device that is not as it was. Never blocks."""
+        log.debug("gpus: asked to look again: %s", why)
+        self._asked.set()
+        self._wake.set()
+
+    def start(self) -> None:
+        """Start the thread; the first look comes at once."""
+        self._thread = threading.Thread(target=self._run, name="gpu-watch", daemon=True)
+        self._thread.start()
+
+    def wait_first(self, timeout_s: float) -> bool:
+        """Wait until there was a look; whether there was one."""
+        return self._clock.wait(self._has_looked, timeout_s)
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End the thread; False when a look in progress keeps it longer than ``timeout_s``."""
+        self._is_stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            return not self._thread.is_alive()
+        return True
+
+    def tick(self) -> None:
+        """Look if there is a reason to."""
+        now_s = self._clock.monotonic()
+        loaded = self._host.sysfs.driver_version()
+        is_swapped = loaded != self._loaded
+        if is_swapped:
+            log.info("gpus: NVIDIA driver: was %s, now %s", self._loaded, loaded)
+            self._loaded = loaded
+            self._failures = 0
+            self._hung.clear()
+            # The library of the old driver cannot talk to the new one, and an open session keeps a module loaded.
+            self._host.nvml.close()
+        is_asked = self._asked.is_set()
+        self._asked.clear()
+        if is_swapped or is_asked or now_s >= self._look_at_s:
+            self._look()
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping.is_set():
+                self._wake.clear()
+                self.tick()
+                self._clock.wait(self._wake, self._settings.driver_poll_s)
+        except BaseException as error:
+            if self._failed is None:
+                raise
+            log.exception("gpus: the watch ended")
+            self._failed(error)
+
+    def _look(self) -> None:
+        skip, limits = self._patience()
+        look = discover.discover(
+            self._host, self._clock, limits=limits, before=self._inventory, skip=skip
+        )
+        now_s = self._clock.monotonic()
+        for index in list(self._hung):
+            if index not in skip and index not in look.hung:
+                del self._hung[index]
+        for index in look.hung:
+            times = self._hung[index].times + 1 if index in self._hung else 1
+            pause_s = min(self._settings.hung_s * 2 ** (times - 1), self._settings.max_hung_s)
+            self._hung[index] = _Hung(times, now_s + pause_s)
+        self._schedule(look, now_s)
+        self._replace(look.inventory)
+        self._has_looked.set()
+
+    def _patience(self) -> tuple[set[int], discover.Limits]:
+        """Which hung GPUs to leave alone now, and how long to wait for those that get another chance."""
+        limits = self._settings.limits
+        if not self._hung:
+            return set(), limits
+        if self._host.nvml.stuck():
+            return set(self._hung), limits
+        now_s = self._clock.monotonic()
+        skip = {index for index, hung in self._hung.items() if hung.ask_at_s > now_s}
+        times = max((hung.times for i, hung in self._hung.items() if i not in skip), default=0)
+        patience_s = min(limits.gpu_s * 2**times, max(MAX_GPU_S, limits.gpu_s))
+        return skip, replace(limits, gpu_s=patience_s)
+
+    def _schedule(self, look: discover.Look, now_s: float) -> None:
+        """When to look without being asked: soon after a failure, less soon after each more, else in a while."""
+        devices = look.inventory.devices
+        is_failed = not look.complete or any(gpu.state is GpuState.FAILED for gpu in devices)
+        self._failures = self._failures + 1 if is_failed else 0
+        pause_s = self._settings.rescan_s
+        if is_failed:
+            pause_s = min(self._settings.retry_s * 2 ** min(self._failures - 1, 16), pause_s)
+        ask_at_s = [hung.ask_at_s for hung in self._hung.values() if hung.ask_at_s > now_s]
+        self._look_at_s = min([now_s + pause_s, *ask_at_s])
+
+    def _replace(self, inventory: Inventory) -> None:
+        before, self._inventory = self._inventory, inventory
+        if inventory.notes != before.notes:
+            for note in inventory.notes:
+                log.warning("gpus: %s", note)
+        is_same = (
+            inventory.devices == before.devices
+            and inventory.driver_version == before.driver_version
+        )
+        if is_same:
+            return
+        known = {gpu.uuid: gpu for gpu in before.devices}
+        for gpu in inventory.devices:
+            was = known.get(gpu.uuid)
+            if was is None or was.state is not gpu.state:
+                level = logging.INFO if gpu.state is GpuState.OK else logging.ERROR
+                log.log(
+                    level, "gpus: %s (%s): %s %s", gpu.name, gpu.uuid, gpu.state.value, gpu.message
+                )
+        for changed in self._changed:
+            changed()

@@ -1,0 +1,188 @@
+"""The watch on a fake machine and fake time: when it looks, when it leaves a GPU alone, when it tells."""
+
+from __future__ import annotations
+
+import threading
+
+from nvdra_core.clock import FakeClock, SystemClock
+from nvdra_node.gpu.model import GpuState
+from nvdra_node.gpu.watch import Watch, WatchSettings
+from nvdra_node.host.fake.host import fake_host
+from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
+
+
+class World:
+    """A watch that is ticked by hand, every two seconds of fake time."""
+
+    def __init__(self, count: int = 4) -> None:
+        self.clock = FakeClock()
+        self.machine = FakeMachine(fake_gpus(count))
+        self.watch = Watch(fake_host(self.machine, self.clock), self.clock)
+        self.changes = 0
+        self.watch.subscribe(self._count)
+
+    def _count(self) -> None:
+        self.changes += 1
+
+    def run(self, seconds: float) -> None:
+        end_s = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < end_s:
+            self.watch.tick()
+            self.clock.advance(2.0)
+
+    def asked(self, index: int) -> int:
+        """How often NVML was asked for this GPU since the last time."""
+        count = self.machine.calls.count(("gpu", {"index": index}))
+        self.machine.calls = [c for c in self.machine.calls if c != ("gpu", {"index": index})]
+        return count
+
+    def states(self) -> list[GpuState]:
+        return [gpu.state for gpu in self.watch.inventory.devices]
+
+
+def test_the_first_turn_looks_and_tells() -> None:
+    world = World()
+    world.watch.tick()
+    assert len(world.states()) == 4 and world.changes == 1
+
+
+def test_without_a_reason_it_looks_once_a_minute_and_tells_nothing() -> None:
+    world = World()
+    world.run(300)
+    assert world.asked(0) == 5 and world.changes == 1
+
+
+def test_a_trigger_looks_at_once() -> None:
+    world = World()
+    world.run(10)
+    world.machine.lose(2)
+    world.watch.trigger("a test")
+    world.run(2)
+    assert world.states()[2] is GpuState.LOST and world.changes == 2
+
+
+def test_a_lost_gpu_is_found_lost_and_recovered_by_the_periodic_look() -> None:
+    world = World()
+    world.run(10)
+    world.machine.lose(2)
+    world.run(60)
+    assert world.states()[2] is GpuState.LOST
+    world.machine.heal(2)
+    world.run(60)
+    assert world.states()[2] is GpuState.OK and world.changes == 3
+
+
+def test_the_driver_is_seen_within_seconds_when_it_comes_goes_and_changes() -> None:
+    world = World()
+    world.machine.unload_driver()
+    world.run(20)
+    assert world.states() == [] and world.changes == 0
+    world.machine.load_driver()
+    world.run(2)
+    assert len(world.states()) == 4
+    world.machine.load_driver("590.48.01")
+    world.run(2)
+    assert {gpu.driver_version for gpu in world.watch.inventory.devices} == {"590.48.01"}
+    world.machine.unload_driver()
+    world.run(2)
+    assert world.states() == [] and world.changes == 3
+
+
+def test_without_a_driver_nvml_is_never_asked() -> None:
+    world = World()
+    world.machine.unload_driver()
+    world.run(300)
+    assert world.machine.calls == []
+
+
+def test_a_hung_gpu_is_asked_less_and_less_and_the_others_as_always() -> None:
+    world = World()
+    world.run(2)
+    world.machine.hang(1)
+    world.watch.trigger("a test")
+    world.asked(1)
+    world.run(3600)
+    assert 3 <= world.asked(1) <= 12
+    assert world.asked(0) >= 40
+    assert world.states()[1] is GpuState.HUNG and world.changes == 2
+
+
+def test_a_hung_gpu_that_answers_again_is_taken_back_soon() -> None:
+    world = World()
+    world.run(2)
+    world.machine.hang(1)
+    world.watch.trigger("a test")
+    world.run(4)
+    world.machine.heal(1)
+    world.run(14)
+    assert world.states()[1] is GpuState.OK
+
+
+def test_a_hung_gpu_is_left_alone_while_the_kernel_holds_a_process_that_asked_it() -> None:
+    world = World()
+    world.machine.hang(1)
+    world.run(4)
+    world.machine.stuck = 1
+    world.asked(1)
+    world.run(3600)
+    assert world.asked(1) == 0
+    world.machine.stuck = 0
+    world.machine.heal(1)
+    world.run(62)
+    assert world.states()[1] is GpuState.OK
+
+
+def test_a_failed_gpu_is_looked_at_sooner_and_with_growing_pauses() -> None:
+    world = World()
+    world.run(2)
+    world.machine.fail(1, 999)
+    world.watch.trigger("a test")
+    world.asked(1)
+    world.run(60)
+    assert 4 <= world.asked(1) <= 6
+
+
+def test_a_subscriber_sees_the_new_inventory() -> None:
+    world = World()
+    seen: list[int] = []
+    world.watch.subscribe(lambda: seen.append(len(world.watch.inventory.devices)))
+    world.watch.tick()
+    assert seen == [4]
+
+
+def test_the_thread_starts_looks_reacts_and_stops() -> None:
+    machine = FakeMachine(fake_gpus(2))
+    clock = SystemClock()
+    settings = WatchSettings(driver_poll_s=0.01)
+    watch = Watch(fake_host(machine, clock), clock, settings)
+    changed = threading.Event()
+    watch.subscribe(changed.set)
+    watch.start()
+    try:
+        assert watch.wait_first(5.0) and changed.wait(5.0)
+        changed.clear()
+        machine.lose(1)
+        watch.trigger("a test")
+        assert changed.wait(5.0)
+        assert watch.inventory.devices[1].state is GpuState.LOST
+    finally:
+        assert watch.stop()
+
+
+def test_a_bug_in_the_thread_is_reported_and_not_swallowed() -> None:
+    told: list[BaseException] = []
+    ended = threading.Event()
+
+    def breaks() -> None:
+        raise ValueError("a bug")
+
+    def failed(error: BaseException) -> None:
+        told.append(error)
+        ended.set()
+
+    clock = SystemClock()
+    watch = Watch(fake_host(FakeMachine(), clock), clock, failed=failed)
+    watch.subscribe(breaks)
+    watch.start()
+    assert ended.wait(5.0) and isinstance(told[0], ValueError)
+    assert watch.stop()
