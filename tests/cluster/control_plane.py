@@ -21,6 +21,8 @@ from tests.cluster.wire import ApiClient
 COMPONENTS = ("etcd", "apiserver", "controller-manager", "scheduler", "proxy")
 """In the order in which they start."""
 
+STOP_TIMEOUT_S = 3
+
 _ETCD = "http://127.0.0.1:2379"
 
 IDENTITIES = {
@@ -34,6 +36,7 @@ IDENTITIES = {
     "controller-manager": pki.Identity(user="system:kube-controller-manager"),
     "scheduler": pki.Identity(user="system:kube-scheduler"),
     "proxy": pki.Identity(user="system:kube-proxy"),
+    "front-proxy": pki.Identity(user="front-proxy-client"),
 }
 
 
@@ -79,7 +82,8 @@ def stop(layout: Layout, component: str, *, kill: bool = False) -> None:
         )
     running = processes.find(layout.pids, component)
     if running:
-        running.end(kill=kill)
+        # Asked to end, the API server and etcd wait for their watchers, who do not go.
+        running.end(STOP_TIMEOUT_S, kill=kill)
 
 
 def wait_ready(layout: Layout, timeout_s: float = 60) -> None:
@@ -136,6 +140,13 @@ def _apiserver(layout: Layout) -> list[str]:
         f"--kubelet-client-certificate={directory}/apiserver.crt",
         f"--kubelet-client-key={directory}/apiserver.key",
         "--kubelet-preferred-address-types=InternalIP",
+        f"--requestheader-client-ca-file={directory}/ca.crt",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-username-headers=X-Remote-User",
+        f"--proxy-client-cert-file={directory}/front-proxy.crt",
+        f"--proxy-client-key-file={directory}/front-proxy.key",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--service-account-issuer=https://kubernetes.default.svc",
@@ -158,6 +169,9 @@ def _controller_manager(layout: Layout) -> list[str]:
         f"--cluster-signing-cert-file={directory}/ca.crt",
         f"--cluster-signing-key-file={directory}/ca.key",
         "--leader-elect=false",
+        # Its start asks for a token for each of its controllers: five seconds at the default of 20 a second.
+        "--kube-api-qps=200",
+        "--kube-api-burst=400",
     ]
 
 

@@ -74,6 +74,12 @@ class Layout:
                 f"bad cluster name {self.name!r}",
                 next_step="use up to 20 of a-z, 0-9 and -, with a letter or digit at both ends",
             )
+        if bad := [
+            node for node in self.nodes if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", node)
+        ]:
+            raise ClusterError(f"bad node names {bad}", next_step="use a-z, 0-9 and -")
+        if len(set(self.nodes)) != len(self.nodes):
+            raise ClusterError("two nodes of one name")
         if not 1 <= len(self.nodes) <= MAX_NODES:
             raise ClusterError(f"{len(self.nodes)} nodes", next_step=f"choose 1 to {MAX_NODES}")
         programs.kubernetes(self.kubernetes)
@@ -136,7 +142,11 @@ class Layout:
 
     def node_cgroup(self, node: str) -> str:
         """Return the cgroup of a node, which the kubelet takes for its root."""
-        return f"{self.cgroup}/{node}"
+        return f"{self.cgroup}/nodes/{node}"
+
+    def identity(self, node: str) -> str:
+        """Return the file name, without suffix, of the kubelet's key pair among `pki`."""
+        return f"node.{node}"
 
     def address(self, node: str) -> str:
         """Return the address of a node on the bridge."""

@@ -61,7 +61,7 @@ def _start(layout: Layout, archive: Path) -> None:
         for done in [pool.submit(_boot, node, archive) for node in nodes]:
             done.result()
         servers.result()
-    wait_until_ready(layout)
+    wait_until_ready(layout, started=processes.all_recorded(layout.pids))
 
 
 def _boot(node: Node, archive: Path) -> None:
@@ -69,12 +69,15 @@ def _boot(node: Node, archive: Path) -> None:
     node.import_images(archive)
 
 
-def wait_until_ready(layout: Layout, timeout_s: float = 120) -> None:
-    """Wait until every node is Ready and the namespace `default` can take pods."""
+def wait_until_ready(
+    layout: Layout, timeout_s: float = 120, started: list[processes.Process] | None = None
+) -> None:
+    """Wait until every node is Ready and the namespace `default` can take pods; fail when one of `started` ends."""
     client = ApiClient(layout)
 
     def are_ready() -> bool:
-        _complain_about_ended(layout)
+        if started is not None:
+            _complain_about_ended(started)
         try:
             nodes = client.get("/api/v1/nodes")["items"]
         except OSError:
@@ -93,8 +96,8 @@ def _is_ready(node: dict[str, object]) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
-def _complain_about_ended(layout: Layout) -> None:
-    for process in processes.all_recorded(layout.pids):
+def _complain_about_ended(started: list[processes.Process]) -> None:
+    for process in started:
         if not process.is_running:
             raise ClusterError(f"{process.name} ended", next_step=f"read {process.log}")
 

@@ -29,7 +29,9 @@ PRIVATE = (
 RUN = "/run"
 """A node's own, too, with /var/run, /run/cdi, /run/netns, /run/nri and /run/nvdra; emptied by a reboot."""
 
-FILES = ("/etc/hostname", "/etc/hosts", "/etc/machine-id", "/proc/sys/kernel/random/boot_id")
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+FILES = ("/etc/hostname", "/etc/hosts", "/etc/machine-id", BOOT_ID)
 """Files that are a node's own."""
 
 
@@ -42,7 +44,7 @@ def script(node_home: Path, node: str, binds: list[tuple[str, str]], ready: Path
     """Return the script, which ends as a process that holds the namespaces; it makes the file `ready` when all is set."""
     lines = [
         "set -e",
-        f"hostname {node}",
+        f"echo {node} > /proc/sys/kernel/hostname",
         # Copies of other namespaces' mounts would keep those namespaces alive.
         "for m in $(grep -o ' /run/netns/[^ ]*' /proc/self/mountinfo); do umount -l $m; done",
         *_device_lines(node_home / "dev"),

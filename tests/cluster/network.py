@@ -6,6 +6,7 @@ and the machine's network is not touched.
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 from tests.cluster import commands
@@ -14,6 +15,7 @@ from tests.cluster.layout import (
     BRIDGE_ADDRESS,
     SERVICE_NETWORK,
     Layout,
+    clusters_dir,
 )
 
 NETNS_DIR = Path("/run/netns")
@@ -23,7 +25,7 @@ table ip nvdra {{
   chain prerouting {{ type nat hook prerouting priority dstnat;
     ip daddr {API_SERVICE_ADDRESS} tcp dport 443 dnat to {BRIDGE_ADDRESS}:6443
   }}
-  chain output {{ type nat hook output priority dstnat;
+  chain output {{ type nat hook output priority -100;
     ip daddr {API_SERVICE_ADDRESS} tcp dport 443 dnat to {BRIDGE_ADDRESS}:6443
   }}
 }}
@@ -98,7 +100,11 @@ def inside(netns: str) -> list[str]:
 
 
 def _add_namespace(name: str) -> None:
-    commands.run(["ip", "netns", "add", name])
+    # The first two "ip netns add" of a machine, when they meet, mount the directory over each other's work.
+    clusters_dir().mkdir(parents=True, exist_ok=True)
+    with (clusters_dir() / ".netns.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        commands.run(["ip", "netns", "add", name])
 
 
 def _ip(netns: str, lines: list[str]) -> None:

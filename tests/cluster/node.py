@@ -29,6 +29,7 @@ from tests.cluster import (
 from tests.cluster.errors import ClusterError
 from tests.cluster.layout import SERVER, Layout
 from tests.cluster.processes import Process
+from tests.cluster.wire import ApiClient
 
 
 class Node:
@@ -98,7 +99,12 @@ class Node:
         )
 
     def path(self, node_path: str) -> Path:
-        """Return the path by which this machine's own programs reach a file of the node, mounts of the node included."""
+        """Return the path by which this machine's own programs reach a file of the node, its mounts included.
+
+        An absolute symbolic link on the way would lead out of the node; only /var/run is known and followed here.
+        """
+        if node_path.startswith("/var/run/"):
+            node_path = node_path.removeprefix("/var")
         return Path(f"/proc/{self._holder()}/root", node_path.lstrip("/"))
 
     def bind(self, host_dir: str | os.PathLike[str], node_path: str) -> None:
@@ -145,10 +151,28 @@ class Node:
     def reboot(self) -> None:
         """Switch the node off and on: all its processes end, /run, /dev and the network are new, the boot id too.
 
-        Programs that a test started are not started again. Returns when kubelet and containerd run.
+        Programs that a test started are not started again. Returns when kubelet and containerd run; what the API
+        says of the node is old until `wait_until_ready`.
         """
         self.power_off()
         self.power_on()
+
+    def wait_until_ready(self, timeout_s: float = 60) -> None:
+        """Wait until the API server says that the node, since its present boot, is Ready."""
+        client = ApiClient(self.layout)
+        boot_id = mounts.source(self.home, mounts.BOOT_ID).read_text().strip()
+
+        def is_ready() -> bool:
+            status = client.get(f"/api/v1/nodes/{self.name}")["status"]
+            ready = any(
+                item["type"] == "Ready" and item["status"] == "True"
+                for item in status["conditions"]
+            )
+            return bool(ready and status["nodeInfo"]["bootID"] == boot_id)
+
+        commands.wait_for(
+            f"node {self.name} is Ready", is_ready, timeout_s=timeout_s, interval_s=0.2
+        )
 
     def power_off(self) -> None:
         """End every process of the node at once and take its network away; what is on disk stays."""
@@ -177,13 +201,14 @@ class Node:
             addresses=(self.address,),
             names=(node,),
         )
-        pki.issue(pki_dir, node, serving)
-        credential = pki.kubeconfig(pki_dir, node, SERVER)
+        identity = self.layout.identity(node)
+        pki.issue(pki_dir, identity, serving)
+        credential = pki.kubeconfig(pki_dir, identity, SERVER)
         kubelet_dir = mounts.source(self.home, node_files.KUBELET_DIR)
         (kubelet_dir / "pki").mkdir()
         shutil.copyfile(pki_dir / "ca.crt", kubelet_dir / "pki" / "ca.crt")
         for suffix in ("crt", "key"):
-            shutil.copy(pki_dir / f"{node}.{suffix}", kubelet_dir / "pki" / f"kubelet.{suffix}")
+            shutil.copy(pki_dir / f"{identity}.{suffix}", kubelet_dir / "pki" / f"kubelet.{suffix}")
         cni_plugins = self.layout.program("bridge").parent
         self._write("/etc/containerd/config.toml", node_files.containerd(cni_plugins))
         self._write(f"{node_files.CNI_DIR}/10-pods.conflist", node_files.cni(self.layout, node))
@@ -199,7 +224,7 @@ class Node:
         """Make the namespaces and start the node's programs."""
         cgroups.create(self._cgroup())
         network.add_node(self.layout, self.name)
-        self._write("/proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
+        self._write(mounts.BOOT_ID, f"{uuid.uuid4()}\n")
         self._start_holder()
         for component in self.components:
             if component != "proxy" or self.layout.proxy_on_nodes:

@@ -1,0 +1,32 @@
+"""The marks of tests that start a cluster: they run where the machine can, and say why where it cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster import capability, programs
+
+
+def _why_not_built(minor: str) -> str | None:
+    if all(program.is_built() for program in programs.needed_for(minor)):
+        return None
+    return f"Kubernetes {minor} is not built: python -m tests.cluster build --kubernetes {minor}"
+
+
+def needs_cluster(
+    minor: str = programs.NEWEST, *, timeout_s: int = 300
+) -> list[pytest.MarkDecorator]:
+    """Return what a module assigns to `pytestmark`, or a parameter takes as marks, to run with that version."""
+    reason = capability.why_not() or _why_not_built(minor)
+    return [
+        pytest.mark.cluster,
+        pytest.mark.timeout(timeout_s),
+        pytest.mark.skipif(reason is not None, reason=reason or ""),
+    ]
+
+
+VERSIONS = [
+    pytest.param(minor, id=f"kubernetes-{minor}", marks=needs_cluster(minor))
+    for minor in programs.KUBERNETES
+]
+"""For `pytest.fixture(params=VERSIONS)`: each version that is built."""
