@@ -76,7 +76,10 @@ class Client:
         selector: Selector = EVERYTHING,
         deadline: Deadline | None = None,
     ) -> ObjectList:
-        """Read all selected objects, in pages of PAGE_SIZE; starts again when the pages went out of date."""
+        """Read all selected objects, in pages of PAGE_SIZE; starts again when the pages went out of date.
+
+        Items of Kubernetes' own kinds carry no apiVersion and kind, as in the API.
+        """
         path = resource.path(namespace=namespace)
         for _ in range(LIST_RESTARTS):
             if (found := self._list_pages(path, selector, deadline)) is not None:
@@ -95,7 +98,7 @@ class Client:
         name = _name(body) if resource.subresource else ""
         target = resource.path(namespace=_namespace(body), name=name)
         return self._call(
-            Request("POST", _with(target, options.parameters()), encode(body)), deadline
+            Request("POST", query(target, options.parameters()), encode(body)), deadline
         )
 
     def update(
@@ -109,7 +112,7 @@ class Client:
         """Replace the whole object; 409 Conflict when its resourceVersion is no longer the stored one."""
         target = resource.path(namespace=_namespace(body), name=_name(body))
         return self._call(
-            Request("PUT", _with(target, options.parameters()), encode(body)), deadline
+            Request("PUT", query(target, options.parameters()), encode(body)), deadline
         )
 
     def apply(
@@ -126,7 +129,7 @@ class Client:
             parameters["force"] = "true"
         target = resource.path(namespace=_namespace(body), name=_name(body))
         request = Request(
-            "PATCH", _with(target, parameters), encode(body), APPLY, is_idempotent=True
+            "PATCH", query(target, parameters), encode(body), APPLY, is_idempotent=True
         )
         return self._call(request, deadline)
 
@@ -140,7 +143,7 @@ class Client:
     ) -> JsonObject:
         """JSON merge patch of the object that ``body.metadata`` names; null removes, lists are replaced."""
         target = resource.path(namespace=_namespace(body), name=_name(body))
-        request = Request("PATCH", _with(target, options.parameters()), encode(body), MERGE_PATCH)
+        request = Request("PATCH", query(target, options.parameters()), encode(body), MERGE_PATCH)
         return self._call(request, deadline)
 
     def delete(
@@ -164,7 +167,7 @@ class Client:
         items: list[JsonObject] = []
         while True:
             try:
-                page = self._call(Request("GET", _with(path, parameters)), deadline)
+                page = self._call(Request("GET", query(path, parameters)), deadline)
             except ApiError as error:
                 if error.status == 410:
                     return None
@@ -196,7 +199,8 @@ def decode(body: bytes, request: Request) -> JsonObject:
     return answer
 
 
-def _with(path: str, parameters: dict[str, str]) -> str:
+def query(path: str, parameters: dict[str, str]) -> str:
+    """``path`` with its query string."""
     return f"{path}?{urlencode(parameters, quote_via=quote)}" if parameters else path
 
 

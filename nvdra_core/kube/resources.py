@@ -34,7 +34,7 @@ class Resource:
 
     def at(self, version: str) -> Resource:
         """The same objects in another API version of the group."""
-        return replace(self, version=version)
+        return self if version == self.version else replace(self, version=version)
 
     @property
     def api_version(self) -> str:

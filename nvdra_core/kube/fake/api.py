@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from nvdra_core.kube.fake.auth import NODE_EXTRA, Gatekeeper, User
@@ -18,6 +19,7 @@ from nvdra_core.kube.fake.writes import Write, Writer, now
 
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 TOKEN_LIFETIME_S = 3600
+CONTROL_PREFIX = "/_fake/"
 BODY_LIMIT = 3 * 1024 * 1024
 """The real server's limit for a request."""
 
@@ -35,6 +37,8 @@ class Api:
         self.writer = Writer(self.store, self.gatekeeper, minor=minor)
         self.faults = Faults()
         self.log = RequestLog()
+        self.control: Callable[[HttpRequest, Route], Reply] | None = None
+        """Answers paths under CONTROL_PREFIX, without authentication, faults and log."""
 
     def classify(self, request: HttpRequest) -> tuple[Route, str]:
         """The route and the verb, as RBAC and the faults name it."""
@@ -51,6 +55,8 @@ class Api:
 
     def answer(self, request: HttpRequest, route: Route, verb: str) -> Reply:
         """Carry the request out."""
+        if self.control is not None and route.path.startswith(CONTROL_PREFIX):
+            return self.control(request, route)
         user = ""
         try:
             caller = self.gatekeeper.authenticate(
@@ -129,7 +135,9 @@ class Api:
             for entry in chosen:
                 self.writer.delete_entry(write.kind, entry, is_dry_run=write.is_dry_run)
             version = str(self.store.version)
-        items = b",".join(self.store.encode(write.kind, e, write.route.version) for e in chosen)
+        items = b",".join(
+            self.store.encode_item(write.kind, e, write.route.version) for e in chosen
+        )
         head = {
             "kind": f"{write.kind.kind}List",
             "apiVersion": write.kind.api_version(write.route.version),

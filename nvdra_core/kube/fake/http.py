@@ -14,7 +14,7 @@ import threading
 from http import HTTPStatus
 from typing import Any
 
-from nvdra_core.kube.fake.api import Api, refusal, resource_of
+from nvdra_core.kube.fake.api import CONTROL_PREFIX, Api, refusal, resource_of
 from nvdra_core.kube.fake.auth import User
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.messages import HttpRequest, Reply
@@ -70,7 +70,8 @@ class Conversation:
     def _serve_one(self) -> bool:
         request = self._read()
         route, verb = self._api.classify(request)
-        fault = self._api.faults.take(verb, resource_of(route))
+        is_control = route.path.startswith(CONTROL_PREFIX)
+        fault = None if is_control else self._api.faults.take(verb, resource_of(route))
         if fault is not None and fault.action != "slow":
             if fault.is_executed:
                 self._api.answer(request, route, verb)

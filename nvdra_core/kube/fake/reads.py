@@ -71,7 +71,7 @@ class Reader:
             "apiVersion": kind.api_version(route.version),
             "metadata": metadata,
         }
-        items = b",".join(self._store.encode(kind, entry, route.version) for entry in page)
+        items = b",".join(self._store.encode_item(kind, entry, route.version) for entry in page)
         return encode(head)[:-1] + b',"items":[' + items + b"]}"
 
     def select(self, kind: Kind, route: Route) -> list[Entry]:

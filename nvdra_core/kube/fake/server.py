@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nvdra_core.kube.config import KubeConfig
+from nvdra_core.kube.fake import gates
 from nvdra_core.kube.fake.api import Api
 from nvdra_core.kube.fake.auth import ADMIN, ADMIN_TOKEN, User
+from nvdra_core.kube.fake.control import Control
 from nvdra_core.kube.fake.http import Listener
 from nvdra_core.kube.fake.kinds import Route
 from nvdra_core.kube.fake.writes import Write
@@ -38,23 +40,29 @@ class FakeSettings:
     is_auth_enforced: bool = False
     bookmark_interval_s: float = 60.0
     port: int = 0
+    control_port: int = 0
     tls_directory: Path | None = None
 
 
 class FakeApiServer:
     """See the module. ``start`` and ``stop``, or a with statement."""
 
+    api_type: type[Api] = Api
+    """What answers; benchmarks put one in its place that understands more."""
+
     def __init__(self, settings: FakeSettings | None = None) -> None:
         self.settings = settings = settings or FakeSettings()
-        self.api = Api(
+        self.api = self.api_type(
             minor=settings.minor,
             is_auth_enforced=settings.is_auth_enforced,
             bookmark_interval_s=settings.bookmark_interval_s,
         )
         self.api.router.serve_versions(settings.versions)
-        self.api.writer.gates.update(dict(settings.gates))
+        self.api.writer.gates = gates.defaults(settings.minor, dict(settings.gates))
         self.authority: Authority | None = None
+        self.api.control = Control(self).answer
         self._listener = Listener(self.api, port=settings.port)
+        self._control_listener = Listener(self.api, port=settings.control_port)
         if settings.tls_directory:
             self.use_new_certificate()
         for name in NAMESPACES:
@@ -81,6 +89,15 @@ class FakeApiServer:
         self.api.faults.clear()
         self.api.reader.end_watches()
         self._listener.close()
+
+    def start_control(self) -> None:
+        """Listen on the control port, which an outage leaves alone, until the process ends."""
+        self._control_listener.open()
+
+    @property
+    def control_url(self) -> str:
+        """Where ``start_control`` listens; always plain HTTP."""
+        return f"http://127.0.0.1:{self._control_listener.port}"
 
     def end_connections(self) -> None:
         """Close all connections and watches; new ones are taken."""

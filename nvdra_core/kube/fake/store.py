@@ -138,6 +138,17 @@ class Store:
             raw = entry.raw[version] = encode(obj)
         return raw
 
+    def encode_item(self, kind: Kind, entry: Entry, version: str) -> bytes:
+        """The object as an item of a list, where the real server leaves apiVersion and kind out for its own kinds."""
+        if "." in kind.group and not kind.group.endswith(".k8s.io"):
+            return self.encode(kind, entry, version)
+        raw = entry.raw.get(f"{version} item")
+        if raw is None:
+            obj = self._convert(entry.obj, kind, version)
+            bare = {key: value for key, value in obj.items() if key not in {"apiVersion", "kind"}}
+            raw = entry.raw[f"{version} item"] = encode(bare)
+        return raw
+
 
 def encode(obj: dict[str, Any]) -> bytes:
     """Compact JSON."""
