@@ -64,3 +64,17 @@ class ClaimSpec:
     devices: tuple[CdiDevice, ...]
     with_driver_files: bool = True
     """False: leave the driver's common edits out (passthrough, channels)."""
+
+
+def nvidia_hook(program: str, *arguments: str) -> Hook:
+    """A hook that runs a command of NVIDIA's container hook before the container's program starts.
+
+    ``program`` is the path of ``nvidia-cdi-hook`` or of ``nvidia-ctk``, which has the same commands one level down.
+    """
+    name = program.rpartition("/")[2]
+    return Hook(
+        hook_name="createContainer",
+        path=program,
+        args=(name, *(("hook",) if name == "nvidia-ctk" else ()), *arguments),
+        env=("NVIDIA_CTK_DEBUG=false",),
+    )

@@ -19,20 +19,20 @@ Lookups by device and by hold go through indexes: their cost does not grow with 
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nvdra_core import log
 from nvdra_core.errors import FileError, RecordError
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.host.files import TEMP_SUFFIX
 from nvdra_node.host.ports import Files
 
-log = logging.getLogger(__name__)
+_log = log.get(__name__)
 
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 _SUFFIX = ".json"
@@ -151,16 +151,10 @@ class RecordStore:
             self._files.move(path, target)
             self._files.replace(target.with_name(target.name + ".reason"), f"{reason}\n".encode())
         except FileError as error:
-            log.error(
-                "record not usable and not movable", extra={"path": path, "cause": str(error)}
-            )
+            _log.error("an unusable record cannot be moved away", error, path=path, why=reason)
             self._unreadable[path.name.removesuffix(_SUFFIX)] = reason
-            target = path
-        log.error(
-            "record put into quarantine: %s: %s; its claim is prepared anew when asked for",
-            target,
-            reason,
-        )
+            return Quarantined(path, reason)
+        _log.error("record put into quarantine", RecordError(reason), path=target)
         return Quarantined(target, reason)
 
     def _remember(self, record: Record) -> None:

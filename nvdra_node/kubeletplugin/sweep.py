@@ -8,17 +8,17 @@ removed after the same grace (a prepare may be about to write the record). Files
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
 
+from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import NvdraError, StaleClaimError
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.transaction import Parts, Transaction
 
-log = logging.getLogger(__name__)
+_log = log.get(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Sweep:
         try:
             self._sweep_files(seen)
         except NvdraError as error:
-            log.warning("cannot look for leftover CDI files: %s", error)
+            _log.warning("cannot look for leftover CDI files", error)
         self._gone_since = {key: at for key, at in self._gone_since.items() if key in seen}
         # Whatever is in its grace time is looked at again when that is over.
         return min(self._times.period_s, self._times.grace_s) if seen else self._times.period_s
@@ -75,17 +75,17 @@ class Sweep:
                 return
             self._unprepare(ref, error)
         except NvdraError as error:
-            log.info("claim %s stays: cannot tell whether it is gone: %s", ref, error)
+            _log.info("cannot tell whether the claim is gone", v=2, claim=ref, error=str(error))
             seen.update({f"claim {ref.uid}"} & self._gone_since.keys())
 
     def _unprepare(self, ref: ClaimRef, why: StaleClaimError) -> None:
         try:
             self._transaction.unprepare(ref, Deadline(self._times.undo_s, self._clock))
         except NvdraError as error:
-            log.warning("cannot unprepare claim %s, which is gone: %s", ref, error)
+            _log.warning("cannot unprepare a claim that is gone", error, claim=ref)
             return
         self.removed += 1
-        log.info("unprepared claim %s: %s", ref, why)
+        _log.info("unprepared a claim that is gone", claim=ref, why=str(why))
 
     def _sweep_files(self, seen: set[str]) -> None:
         for uid in self._parts.specs.uids():
@@ -94,7 +94,7 @@ class Sweep:
             deadline = Deadline(self._times.undo_s, self._clock)
             if self._transaction.remove_stray_file(ClaimUID(uid), deadline):
                 self.removed += 1
-                log.info("removed the CDI file of claim uid %s, which has no record", uid)
+                _log.info("removed a CDI file without a record", uid=uid)
 
     def _is_due(self, key: str, seen: set[str]) -> bool:
         """Whether ``key`` has been a leftover for the grace time; it is remembered until it no longer is."""

@@ -15,13 +15,13 @@ Retries live here alone: a NotReadyError that says when to try again is tried ag
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import (
     ApiError,
@@ -42,7 +42,7 @@ from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
 from nvdra_node.kubeletplugin.locks import Locks
 
-log = logging.getLogger(__name__)
+_log = log.get(__name__)
 
 
 class ClaimSource(Protocol):
@@ -155,17 +155,18 @@ class Transaction:
 
     def _answer_holds(self, record: Record, deadline: Deadline) -> bool:
         """Check what a completed record promises; False: its effects must be applied again."""
+        ref = _ref(record)
         try:
             self._parts.driver.verify(record, deadline)
         except (HostError, NotReadyError) as error:
             if not record.effects:
                 raise
-            log.warning("claim %s/%s: applying again: %s", record.namespace, record.name, error)
+            _log.warning(
+                "a prepared claim is not as it should be: applying again", error, claim=ref
+            )
             return False
         if self._parts.specs.repair(record.uid, record.cdi, deadline):
-            log.warning(
-                "claim %s/%s: its CDI file was gone or changed", record.namespace, record.name
-            )
+            _log.warning("the CDI file was gone or changed: written again", claim=ref)
         return True
 
     def _read_claim(self, ref: ClaimRef, record: Record | None, deadline: Deadline) -> Claim:
@@ -177,7 +178,7 @@ class Transaction:
             half = Deadline(deadline.remaining_s() / 2, self._parts.clock)
             return self._parts.claims.fetch(ref, half)
         except (ApiError, DeadlineError) as error:
-            log.warning("claim %s: using what the record says of it: %s", ref, error)
+            _log.warning("claim not readable: using what its record says", error, claim=ref)
             return claimjson.decode(record)
 
     def _prepare_claim(
@@ -260,7 +261,9 @@ class Transaction:
             try:
                 self._parts.records.put(replace(record, state=RecordState.STARTED))
             except FileError as error:
-                log.warning("claim %s/%s: undoing it: %s", record.namespace, record.name, error)
+                _log.warning(
+                    "cannot journal that it is being undone: undoing", error, claim=_ref(record)
+                )
 
     def _capture(self, effect: Effect, kept: Iterable[Effect], deadline: Deadline) -> Effect:
         if effect_rules.ORIGINAL in effect:
@@ -285,7 +288,7 @@ class Transaction:
         pause_s = error.retry_after_s
         if pause_s is None or pause_s >= deadline.remaining_s():
             raise error
-        log.info("trying again in %g s: %s", pause_s, error)
+        _log.info("trying again", v=2, pause_s=pause_s, error=str(error))
         if self._parts.clock.wait(self._parts.stopping, pause_s):
             raise error
 
@@ -301,6 +304,10 @@ class Transaction:
                 self._attempts[uid].discard(attempt)
                 if not self._attempts[uid]:
                     del self._attempts[uid]
+
+
+def _ref(record: Record) -> ClaimRef:
+    return ClaimRef(record.namespace, record.name, ClaimUID(record.uid))
 
 
 def _claim_key(ref: ClaimRef) -> str:

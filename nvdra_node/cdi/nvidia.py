@@ -1,0 +1,236 @@
+"""The edits that every container with a GPU needs: driver libraries, programs, control devices, hooks.
+
+They are NVIDIA's knowledge and change with each driver release, so NVIDIA's own ``nvidia-ctk cdi generate`` says them,
+once per driver version, boot and toolkit; the result is kept in memory and in ``<state>/cdi-common.json``. Used by
+``cdi.store``. ``warm_up`` runs in the background at start; a prepare that comes too early waits inside its deadline.
+
+What we change in NVIDIA's answer:
+
+- Its devices are dropped (``--device-id none`` does not even look at GPUs, so a sick one does no harm): ours come from
+  the claim.
+- Sockets and pipes of host daemons are dropped. Through Fabric Manager's a tenant could repartition the node, through
+  nvidia-persistenced's it could switch persistence mode of other tenants' GPUs, and the host's ``/tmp/nvidia-mps``
+  would join containers to a foreign MPS daemon. No CUDA program needs any of them; MPS claims get their own pipe.
+- Device numbers are dropped: nvidia-uvm's major is dynamic, the container runtime reads it from the node.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import HostError, NotReadyError, NvdraError
+from nvdra_node.cdi.spec import Common, parse_version
+from nvdra_node.host.ports import Commands, Files, HostRoots, Sysfs
+
+_log = log.get(__name__)
+
+NEEDED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
+"""Without these no CUDA program starts; nvidia-ctk only leaves out what is not there."""
+
+_GENERATE_S = 60.0
+_DAEMON_PATHS = ("/nvidia-fabricmanager/", "/nvidia-persistenced/", "/tmp/nvidia-mps")  # noqa: S108 - a host path to drop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolkit:
+    """Where NVIDIA's programs are and where we may keep what they say."""
+
+    ctk: Path
+    hook: Path
+    """``nvidia-cdi-hook`` as the container runtime sees it."""
+    roots: HostRoots
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """What the edits depend on."""
+
+    driver_version: str
+    boot_id: str
+    toolkit: str
+    """Fingerprint of nvidia-ctk."""
+    settings: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    key: _Key
+    common: Common
+    paths: tuple[str, ...]
+    """Files of the host that the edits point at."""
+
+
+class CommonEdits:
+    """See ``cdi.store.DriverFiles``. Thread safe."""
+
+    def __init__(
+        self, toolkit: Toolkit, commands: Commands, sysfs: Sysfs, files: Files, clock: Clock
+    ) -> None:
+        self._toolkit = toolkit
+        self._commands = commands
+        self._sysfs = sysfs
+        self._files = files
+        self._clock = clock
+        self._entry: _Entry | None = None
+        self._making = threading.Lock()
+
+    def current(self, deadline: Deadline) -> Common:
+        """The edits for the driver that is loaded now, whose files exist. Raises HostError or NotReadyError."""
+        version = self._driver_version()
+        entry = self._entry
+        if entry is not None and self._is_usable(entry, version):
+            return entry.common
+        if not self._making.acquire(timeout=deadline.remaining_s()):
+            raise NotReadyError("nvidia-ctk is still listing the driver's files")
+        try:
+            entry = self._entry
+            if entry is None or not self._is_usable(entry, version):
+                entry = self._entry = self._load_or_make(version, deadline)
+        finally:
+            self._making.release()
+        self._require_files(entry)
+        return entry.common
+
+    def warm_up(self) -> None:
+        """Have the edits ready before the first prepare; and anew, once the toolkit was upgraded. Never fails: what is
+        wrong is logged, and said again by the prepare that meets it."""
+        deadline = Deadline(_GENERATE_S, self._clock)
+        try:
+            self.current(deadline)
+            self._renew_for_toolkit(deadline)
+        except NvdraError as error:
+            _log.warning("the driver's files are not known yet", error)
+
+    def _renew_for_toolkit(self, deadline: Deadline) -> None:
+        entry = self._entry
+        if entry is None or entry.key == self._key(entry.key.driver_version):
+            return
+        with self._making:
+            self._entry = self._make(self._key(entry.key.driver_version), deadline)
+
+    def _driver_version(self) -> str:
+        version = self._sysfs.driver_version()
+        if version is None:
+            raise HostError("the NVIDIA driver is not loaded: load it (modprobe nvidia)")
+        return version
+
+    def _is_usable(self, entry: _Entry, version: str) -> bool:
+        if entry.key.driver_version != version:
+            return False
+        return self._files.first_missing(entry.paths) is None
+
+    def _require_files(self, entry: _Entry) -> None:
+        missing = self._files.first_missing(entry.paths)
+        if missing is not None:
+            raise HostError(
+                f"{missing} is gone, but the loaded driver {entry.key.driver_version} needs it: the driver's package "
+                "was changed without loading the new driver; reboot, or reload the driver"
+            )
+
+    def _load_or_make(self, version: str, deadline: Deadline) -> _Entry:
+        key = self._key(version)
+        kept = self._load(key)
+        if kept is not None and self._files.first_missing(kept.paths) is None:
+            return kept
+        return self._make(key, deadline)
+
+    def _key(self, version: str) -> _Key:
+        kit = self._toolkit
+        return _Key(
+            driver_version=version,
+            boot_id=self._sysfs.boot_id(),
+            toolkit=f"{kit.ctk} {self._files.fingerprint(kit.ctk)}",
+            settings=f"{kit.hook} {kit.roots.driver} {kit.roots.dev}",
+        )
+
+    def _load(self, key: _Key) -> _Entry | None:
+        data = self._files.read(self._toolkit.cache)
+        if data is None:
+            return None
+        try:
+            body = json.loads(data)
+            if body["key"] == asdict(key):
+                return _entry(key, body["edits"], body["version"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("cache not usable: made anew", path=self._toolkit.cache, error=repr(error))
+        return None
+
+    def _make(self, key: _Key, deadline: Deadline) -> _Entry:
+        edits, version = self._generate(deadline)
+        entry = _entry(key, edits, version)
+        body = {"key": asdict(key), "version": version, "edits": edits}
+        try:
+            self._files.replace(self._toolkit.cache, json.dumps(body).encode())
+        except NvdraError as error:
+            _log.warning("the driver's files are kept in memory only", error)
+        _log.info("driver files listed", driver=key.driver_version, files=len(entry.paths))
+        return entry
+
+    def _generate(self, deadline: Deadline) -> tuple[dict[str, Any], str]:
+        kit = self._toolkit
+        if self._files.first_missing([str(kit.ctk)]) is not None:
+            raise HostError(f"{kit.ctk} is missing: install nvidia-container-toolkit-base")
+        result = self._commands.run(_argv(kit), deadline)
+        try:
+            body = json.loads(result.stdout)
+            return reduce_edits(body["containerEdits"]), body["cdiVersion"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HostError(
+                f"{kit.ctk} cdi generate did not write a CDI spec: {error!r}"
+            ) from error
+
+
+def reduce_edits(edits: Mapping[str, Any]) -> dict[str, Any]:
+    """NVIDIA's common edits, less what must not reach every container (see above). Raises NotReadyError when the
+    control devices are not there yet."""
+    kept = dict(edits)
+    kept["mounts"] = [mount for mount in edits.get("mounts", ()) if not _is_daemon_mount(mount)]
+    kept["deviceNodes"] = [
+        {key: node[key] for key in ("path", "hostPath", "permissions") if key in node}
+        for node in edits.get("deviceNodes", ())
+    ]
+    missing = set(NEEDED_NODES) - {node["path"] for node in kept["deviceNodes"]}
+    if missing:
+        raise NotReadyError(
+            f"{', '.join(sorted(missing))} not there yet: run nvidia-modprobe -c 0 -u",
+            retry_after_s=1.0,
+        )
+    return kept
+
+
+def _argv(kit: Toolkit) -> list[str]:
+    return [
+        str(kit.ctk),
+        "--quiet",
+        "cdi",
+        "generate",
+        "--mode=nvml",
+        "--format=json",
+        "--no-all-device",
+        "--device-id=none",
+        # It would load one more library of the driver into nvidia-ctk, for device edits that we do not take from it.
+        "--feature-flag=disable-nvsandbox-utils",
+        f"--driver-root={kit.roots.driver}",
+        f"--dev-root={kit.roots.dev.parent}",
+        f"--nvidia-cdi-hook-path={kit.hook}",
+    ]
+
+
+def _is_daemon_mount(mount: Mapping[str, Any]) -> bool:
+    return any(part in mount["containerPath"] for part in _DAEMON_PATHS)
+
+
+def _entry(key: _Key, edits: Mapping[str, Any], version: str) -> _Entry:
+    paths = [mount["hostPath"] for mount in edits.get("mounts", ())]
+    paths += [node.get("hostPath", node["path"]) for node in edits.get("deviceNodes", ())]
+    paths += sorted({hook["path"] for hook in edits.get("hooks", ())})
+    rendered = json.dumps(edits, separators=(",", ":")).encode()
+    return _Entry(key, Common(rendered, parse_version(version)), tuple(paths))

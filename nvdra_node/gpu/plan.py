@@ -1,0 +1,196 @@
+"""Claim + inventory -> Plan, and -> Prepared once it is carried out. Pure. Called by ``driver``.
+
+Refuses here, before anything is touched: unknown, lost or hung GPUs, configs that are wrong or for other devices, and
+sharing strategies whose gate is off. Results with admin access watch a GPU that belongs to somebody else: they get the
+device and change nothing, and they hold nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nvdra_core.errors import (
+    HostError,
+    InvalidConfigError,
+    NotReadyError,
+    UnknownDeviceError,
+)
+from nvdra_core.gates import FeatureGates, Gate
+from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
+from nvdra_node.checkpoint.model import PreparedDevice, Record
+from nvdra_node.gpu import edits
+from nvdra_node.gpu.effects import SetTimeSlice
+from nvdra_node.gpu.model import Gpu, GpuState, Inventory
+from nvdra_node.kubeletplugin import effects as effect_rules
+from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, OpaqueConfig
+from nvdra_node.kubeletplugin.driver import Plan, Prepared
+
+if TYPE_CHECKING:  # msgspec costs 3 MB: a node loads it with the first claim that has a config
+    from nvdra_core.api import Config, GpuConfig
+
+CDI_KIND = "k8s.gpu.nvidia.com/claim"
+
+
+def plan(claim: Claim, inventory: Inventory, others: Sequence[Record], gates: FeatureGates) -> Plan:
+    """Decide how to prepare a claim. Raises ClaimError, NotReadyError, HostError."""
+    gpus = [find_gpu(inventory, result.device) for result in claim.results]
+    configs = _effective_configs(claim, gates)
+    effects = [
+        SetTimeSlice(uuid=gpu.uuid, time_slice=time_slice).to_json()
+        for gpu, result, config in zip(gpus, claim.results, configs, strict=True)
+        if not result.admin_access and (time_slice := _time_slice(config)) is not None
+    ]
+    unique = {effect["uuid"]: effect for effect in effects}
+    pairs = zip(gpus, claim.results, strict=True)
+    return Plan(
+        holds=tuple(sorted({gpu.hold for gpu, result in pairs if not result.admin_access})),
+        effects=effect_rules.adopt(unique.values(), others),
+        config_key=_config_key(claim.results, configs),
+    )
+
+
+def finish(
+    claim: Claim,
+    inventory: Inventory,
+    nodes: Mapping[str, edits.GpuNodes],
+    settings: edits.EditSettings,
+) -> Prepared:
+    """Say what was prepared. ``nodes``: the device nodes of the claim's GPUs, by UUID."""
+    names = _cdi_names(claim)
+    devices: list[PreparedDevice] = []
+    spec: list[CdiDevice] = []
+    for result, name in zip(claim.results, names, strict=True):
+        gpu = find_gpu(inventory, result.device)
+        devices.append(
+            PreparedDevice(
+                request=result.main_request,
+                pool=result.pool,
+                device=result.device,
+                cdi_ids=(f"{CDI_KIND}={name}",),
+                share_id=result.share_id,
+                admin_access=result.admin_access,
+                kind="gpu",
+                details={"uuid": gpu.uuid, "minor": gpu.minor},
+            )
+        )
+        spec.append(CdiDevice(name=name, edits=edits.full_gpu(gpu, nodes[gpu.uuid], settings)))
+    return Prepared(devices=tuple(devices), spec=ClaimSpec(devices=tuple(spec)))
+
+
+def find_gpu(inventory: Inventory, name: str) -> Gpu:
+    """The usable GPU of that name. Raises UnknownDeviceError, NotReadyError, HostError."""
+    gpu = inventory.find(name)
+    if gpu is None and not inventory.devices:
+        raise NotReadyError(
+            f"no GPU is known on this node yet, also not {name}: is the NVIDIA driver loaded?",
+            retry_after_s=0.5,
+        )
+    if gpu is None:
+        known = ", ".join(sorted(device.name for device in inventory.devices))
+        raise UnknownDeviceError(f"device {name} is not on this node; it has {known}")
+    check_state(gpu)
+    return gpu
+
+
+def check_state(gpu: Gpu) -> None:
+    """Raise what stands in the way of using a GPU: HostError, or NotReadyError when it may pass."""
+    if gpu.state is GpuState.LOST:
+        raise HostError(
+            f"{gpu.name} ({gpu.uuid}) is lost: {gpu.message or 'it fell off the bus'}; "
+            "reset it or reboot the node"
+        )
+    if gpu.state is not GpuState.OK:
+        raise NotReadyError(
+            f"{gpu.name} ({gpu.uuid}) is {gpu.state.value}: {gpu.message or 'it cannot be read'}"
+        )
+    if gpu.mig_enabled:
+        raise HostError(
+            f"{gpu.name} ({gpu.uuid}) is in MIG mode and cannot be given away whole: "
+            f"disable it (nvidia-smi -i {gpu.uuid} -mig 0)"
+        )
+
+
+def _effective_configs(claim: Claim, gates: FeatureGates) -> list[GpuConfig | None]:
+    """The config of each result, None for the default."""
+    if not claim.configs:
+        return [None] * len(claim.results)
+    decoded = [(config, _decode(claim, config, gates)) for config in claim.configs]
+    return [_pick(claim, result, decoded) for result in claim.results]
+
+
+def _decode(claim: Claim, config: OpaqueConfig, gates: FeatureGates) -> Config:
+    from nvdra_core import api
+
+    where = f"claim {claim.ref}: config {config.index} ({config.source.value})"
+    decoded = api.normalize(api.decode_strict(config.parameters, where=where), gates)
+    api.validate(decoded, gates, where=where)
+    if not isinstance(decoded, api.CONFIGS_OF_DRIVER[api.GPU_DRIVER]):
+        raise InvalidConfigError(
+            f"{where}: {type(decoded).__name__} is not for driver {api.GPU_DRIVER}: "
+            f"set driver: {api.COMPUTE_DOMAIN_DRIVER}"
+        )
+    return decoded
+
+
+def _pick(
+    claim: Claim, result: AllocationResult, configs: Sequence[tuple[OpaqueConfig, Config]]
+) -> GpuConfig | None:
+    """The last config that names the result's request or, for a GPU, names none."""
+    from nvdra_core.api import GpuConfig
+
+    for source, config in reversed(configs):
+        if not source.requests and isinstance(config, GpuConfig):
+            return _supported(config, claim, source)
+        if {result.request, result.main_request} & set(source.requests):
+            if isinstance(config, GpuConfig):
+                return _supported(config, claim, source)
+            raise InvalidConfigError(
+                f"claim {claim.ref}: config {source.index} is a {type(config).__name__}, but request "
+                f"{result.request} got {result.device}, a full GPU: use a GpuConfig"
+            )
+    return None
+
+
+def _supported(config: GpuConfig, claim: Claim, source: OpaqueConfig) -> GpuConfig:
+    from nvdra_core.api import Strategy
+
+    if config.sharing is not None and config.sharing.strategy is Strategy.MPS:
+        raise InvalidConfigError(
+            f"claim {claim.ref}: config {source.index}: sharing strategy MPS (gate {Gate.MPS_SUPPORT.value}) "
+            "is not in this release: use TimeSlicing"
+        )
+    return config
+
+
+def _time_slice(config: GpuConfig | None) -> int | None:
+    if config is None or config.sharing is None or config.sharing.time_slicing_config is None:
+        return None
+    interval = config.sharing.time_slicing_config.interval
+    return None if interval is None else interval.time_slice
+
+
+def _config_key(results: Sequence[AllocationResult], configs: Sequence[GpuConfig | None]) -> str:
+    """One text for the whole claim: its one config or, when its devices differ, each device's."""
+    if all(config is None for config in configs):
+        return ""
+    from nvdra_core.api import GpuConfig, canonical_key
+
+    keys = [canonical_key(config or GpuConfig()) for config in configs]
+    if len(set(keys)) == 1:
+        return keys[0]
+    by_device = {result.device: key for result, key in zip(results, keys, strict=True)}
+    return json.dumps(by_device, sort_keys=True)
+
+
+def _cdi_names(claim: Claim) -> list[str]:
+    """Upstream's ``<claim uid>-<device>``; with the share or its place where that would not be unique in the claim."""
+    devices = [result.device for result in claim.results]
+    names = []
+    for place, result in enumerate(claim.results):
+        name = f"{claim.ref.uid}-{result.device}"
+        if devices.count(result.device) > 1:
+            name = f"{name}-{result.share_id or place}"
+        names.append(name)
+    return names
