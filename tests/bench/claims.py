@@ -1,4 +1,4 @@
-"""Allocated ResourceClaims as the scheduler leaves them, one GPU each. Pure but for the random UIDs.
+"""Allocated ResourceClaims as the scheduler leaves them, one GPU each. Pure.
 
 More claims than GPUs are held with admin access, the one way in which several claims may hold one whole GPU; the GPU
 that latencies are measured on is held by nobody else.
@@ -6,9 +6,7 @@ that latencies are measured on is held by nobody else.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.bench.contender import DRIVER, NODE
@@ -21,21 +19,23 @@ Object = dict[str, Any]
 
 
 class ClaimMaker:
-    """Makes claims and remembers their objects, to be handed to the API before they are used."""
+    """Makes claims and remembers them; `store` puts all into the API before the first is used."""
 
     def __init__(self) -> None:
         self.objects: list[Object] = []
-        self._numbers: Iterator[int] = count()
+        self._claims: list[Claim] = []
 
     def make(self, gpu: int, *, admin: bool = False) -> Claim:
-        """Return a new claim to one GPU, as the kubelet names it in a call."""
-        claim = {
-            "namespace": NAMESPACE,
-            "name": f"claim-{next(self._numbers)}",
-            "uid": str(uuid.uuid4()),
-        }
+        """Return a new claim to one GPU, as the kubelet names it in a call; without a UID until it is stored."""
+        claim = {"namespace": NAMESPACE, "name": f"claim-{len(self._claims)}"}
+        self._claims.append(claim)
         self.objects.append(_object(claim, f"gpu-{gpu}", admin=admin))
         return claim
+
+    def store(self, add: Callable[[Sequence[Object]], Sequence[str]]) -> None:
+        """Create all claims with `add`, which returns the UIDs that the API gave them."""
+        for claim, uid in zip(self._claims, add(self.objects), strict=True):
+            claim["uid"] = uid
 
     def spread(self, number: int, gpus: Sequence[int]) -> list[Claim]:
         """Return claims that take the given GPUs in turn."""
@@ -60,14 +60,13 @@ def _object(claim: Claim, device: str, *, admin: bool) -> Object:
     if admin:
         request["adminAccess"] = result["adminAccess"] = True
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [NODE]}]}
-    pod = {"resource": "pods", "name": f"pod-of-{claim['name']}", "uid": str(uuid.uuid4())}
+    pod = {"resource": "pods", "name": f"pod-{claim['name']}", "uid": f"uid-{claim['name']}"}
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
         "metadata": {
             "name": claim["name"],
             "namespace": claim["namespace"],
-            "uid": claim["uid"],
             "finalizers": ["resource.kubernetes.io/delete-protection"],
         },
         "spec": {"devices": {"requests": [{"name": "gpu", "exactly": request}]}},

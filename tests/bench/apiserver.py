@@ -1,0 +1,76 @@
+"""The in-memory API server as the benchmarks need it, run as a process by `api.Api`.
+
+On top of the fake it takes ResourceSlices as protobuf, which Go plugins send, and tells when the first one came. Prints
+one line of JSON when it serves ({"control", "kubeconfig"}) and one at the first slice ({"slice_ns"}, since the epoch).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from nvdra_core.kube.fake.api import Api
+from nvdra_core.kube.fake.kinds import Route
+from nvdra_core.kube.fake.messages import HttpRequest, Reply
+from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
+from nvdra_core.kube.fake.store import encode
+from tests.bench import slicewire
+from tests.bench.contender import NODE
+
+CREATED = 201
+
+
+class BenchApi(Api):
+    """See the module."""
+
+    _has_slice = False
+
+    def answer(self, request: HttpRequest, route: Route, verb: str) -> Reply:
+        """Carry the request out, a protobuf body as if it had been JSON."""
+        if request.body.startswith(slicewire.MAGIC):
+            request = dataclasses.replace(request, body=encode(slicewire.decode(request.body)))
+        reply = super().answer(request, route, verb)
+        is_slice = (
+            verb == "create" and route.kind is not None and route.kind.plural == "resourceslices"
+        )
+        if is_slice and reply.code == CREATED and not self._has_slice:
+            self._has_slice = True
+            _say({"slice_ns": time.time_ns()})
+        return reply
+
+
+class BenchServer(FakeApiServer):
+    """A fake whose API is `BenchApi`."""
+
+    api_type = BenchApi
+
+
+def main() -> int:
+    """Serve until SIGTERM. Argument: a directory for certificates and kubeconfig."""
+    directory = Path(sys.argv[1])
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    server = BenchServer(FakeSettings(tls_directory=directory))
+    server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    server.start()
+    server.start_control()
+    kubeconfig = server.write_kubeconfig(directory / "kubeconfig")
+    _say({"control": server.control_url, "kubeconfig": str(kubeconfig)})
+    stopped.wait()
+    server.stop()
+    return 0
+
+
+def _say(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
