@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from nvdra_core.errors import RecordError
@@ -37,6 +37,11 @@ def _camel(name: str) -> str:
 
 
 _RECORD_KEYS = {_camel(f.name): f.name for f in fields(Record) if f.name != "unknown"}
+_REQUIRED = {
+    f.name
+    for f in (*fields(Record), *fields(PreparedDevice))
+    if f.default is MISSING and f.default_factory is MISSING
+}
 _DEVICE_KEYS = {_camel(f.name): f.name for f in fields(PreparedDevice) if f.name != "unknown"}
 
 
@@ -82,25 +87,33 @@ def _decode_record(body: dict[str, Any]) -> Record:
     known, unknown = _split(body, _RECORD_KEYS)
     known["state"] = RecordState(known["state"])
     known["devices"] = tuple(_decode_device(device) for device in known.get("devices", ()))
-    for name in ("effects", "holds"):
-        known[name] = tuple(known.get(name, ()))
-    record = Record(**known, unknown=unknown)
-    if not all(isinstance(text, str) for text in (record.uid, record.namespace, record.name)):
-        raise ValueError("uid, namespace and name must be texts")
-    return record
+    known["effects"] = tuple(_all(dict, known.get("effects", ())))
+    known["holds"] = tuple(_all(str, known.get("holds", ())))
+    _all(dict, [known.get("claim", {}), known.get("cdi", {})])
+    _all(dict, known.get("claim", {}).get("results", ()))
+    _all(str, [known[name] for name in ("uid", "namespace", "name", "boot_id")])
+    return Record(**known, unknown=unknown)
 
 
 def _decode_device(body: dict[str, Any]) -> PreparedDevice:
     known, unknown = _split(body, _DEVICE_KEYS)
-    known["cdi_ids"] = tuple(known["cdi_ids"])
+    known["cdi_ids"] = tuple(_all(str, known["cdi_ids"]))
+    _all(str, [known[name] for name in ("request", "pool", "device")])
     return PreparedDevice(**known, unknown=unknown)
+
+
+def _all(kind: type, values: Iterable[Any]) -> Iterable[Any]:
+    """``values``, all of which must be of that kind. A text is no list of texts."""
+    if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
+        raise TypeError(f"expected only {kind.__name__}, got {values!r}")
+    return values
 
 
 def _encode_fields(value: Record | PreparedDevice, keys: Mapping[str, str]) -> dict[str, Any]:
     body = dict(value.unknown)
     for key, name in keys.items():
         content = getattr(value, name)
-        if content or name in {"uid", "namespace", "name"}:
+        if content or name in _REQUIRED:
             body[key] = content
     return body
 
