@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -51,23 +52,10 @@ class Transaction(Protocol):
 
 
 class RequestMetrics(Protocol):
-    """Counts of claims handled, by operation (``prepare``, ``unprepare``)."""
+    """Where operations are counted (``nvdra_core.pluginmetrics``)."""
 
-    def request_started(self, operation: str) -> None:
-        """One more in flight."""
-
-    def request_finished(self, operation: str, duration_s: float, error_type: str | None) -> None:
-        """One less in flight; ``error_type`` is the error's ``reason``, None on success."""
-
-
-class NoMetrics:
-    """Counts nothing."""
-
-    def request_started(self, operation: str) -> None:
-        """See RequestMetrics."""
-
-    def request_finished(self, operation: str, duration_s: float, error_type: str | None) -> None:
-        """See RequestMetrics."""
+    def operation(self, operation: str) -> AbstractContextManager[None]:
+        """Around the work on one claim (``prepare``, ``unprepare``); an exception is its outcome and goes on."""
 
 
 Answer = Sequence[PreparedDevice] | str
@@ -180,27 +168,20 @@ class DraService:
         }
 
     def _answer(self, operation: str, ref: ClaimRef, work: Callable[[ClaimRef], Answer]) -> Answer:
-        started_s = self._clock.monotonic()
-        self._metrics.request_started(operation)
-        error_type: str | None = NvdraError.reason
         with log.operation():
             try:
-                answer = work(ref)
-                error_type = None
-                _log.info(operation, v=4, claim=ref, devices=len(answer))
+                with self._metrics.operation(operation):
+                    answer = work(ref)
             except NvdraError as error:
-                error_type = error.reason
                 _log_failure(operation, ref, error)
-                answer = error_text(str(error))
+                return error_text(str(error))
             # The border: an error that escaped would fail all claims of the call. It is logged with its stack.
             except Exception as error:  # noqa: BLE001
                 _log.error(f"{operation} failed", error, claim=ref)
                 kind = type(error).__name__
-                answer = f"internal error ({kind}); see the log of nvdra on this node"
-            finally:
-                duration_s = self._clock.monotonic() - started_s
-                self._metrics.request_finished(operation, duration_s, error_type)
-        return answer
+                return f"internal error ({kind}); see the log of nvdra on this node"
+            _log.info(operation, v=4, claim=ref, devices=len(answer))
+            return answer
 
 
 def error_text(text: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,19 +67,16 @@ class Counts:
     """RequestMetrics that remembers."""
 
     def __init__(self) -> None:
-        self.inflight = 0
-        self.finished: list[tuple[str, str | None]] = []
-        self._lock = threading.Lock()
+        self.finished: list[tuple[str, str]] = []
 
-    def request_started(self, operation: str) -> None:
-        with self._lock:
-            self.inflight += 1
-
-    def request_finished(self, operation: str, duration_s: float, error_type: str | None) -> None:
-        assert duration_s >= 0
-        with self._lock:
-            self.inflight -= 1
-            self.finished.append((operation, error_type))
+    @contextmanager
+    def operation(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except NvdraError as error:
+            self.finished.append((operation, error.reason))
+            raise
+        self.finished.append((operation, "success"))
 
 
 @dataclass
@@ -124,6 +122,3 @@ class TestPlugin:
             self.service.drain(Deadline(timeout_s, CLOCK))
 
         self.server.stop(drain)
-
-
-__all__ = ["CLOCK", "DRIVER", "Counts", "Ledger", "NvdraError", "TestPlugin"]

@@ -60,7 +60,7 @@ def test_a_uid_sent_twice_is_handled_once(registered: Plugin, plugin: TestPlugin
 
 def test_unprepare_of_an_unknown_claim_succeeds(registered: Plugin, plugin: TestPlugin) -> None:
     assert registered.unprepare(("ns", "never", "uid-n")).errors == {}
-    assert plugin.counts.finished == [("unprepare", None)]
+    assert plugin.counts.finished == [("unprepare", "success")]
 
 
 def test_claims_of_one_call_are_handled_side_by_side(
@@ -84,7 +84,7 @@ def test_the_callers_deadline_is_handed_down_with_time_for_the_answer(
         ("ns", "slow", "uid-a"), ("ns", "slow-bad", "uid-b"), timeout_s=1.0
     )
     assert len(answers.errors) + len(answers.devices) == 2  # answered, and not DEADLINE_EXCEEDED
-    assert all(0 < seconds <= 0.95 for seconds in plugin.ledger.deadlines_s)
+    assert all(0 < seconds <= 0.97 for seconds in plugin.ledger.deadlines_s)
 
 
 def test_a_deadline_longer_than_the_kubelets_is_cut(registered: Plugin, plugin: TestPlugin) -> None:

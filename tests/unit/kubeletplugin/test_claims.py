@@ -1,0 +1,211 @@
+"""Reading a claim: identity first, only our own devices, and errors that name the path."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvdra_core.clock import Deadline, FakeClock
+from nvdra_core.errors import ApiError, ClaimError, DeadlineError, NvdraError, StaleClaimError
+from nvdra_node.kubeletplugin import claims
+from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID, ConfigSource
+
+DRIVER, NODE = "gpu.nvidia.com", "node-1"
+REF = ClaimRef("ns", "train", ClaimUID("uid-1"))
+
+
+def opaque(source: str, driver: str = DRIVER, **more: Any) -> dict[str, Any]:
+    return {"source": source, "opaque": {"driver": driver, "parameters": {"kind": source}}, **more}
+
+
+def an_allocated_claim() -> dict[str, Any]:
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": "train", "namespace": "ns", "uid": "uid-1", "annotations": {"a": "b"}},
+        "status": {
+            "allocation": {
+                "devices": {
+                    "results": [
+                        {"request": "g/big", "driver": DRIVER, "pool": NODE, "device": "gpu-0"},
+                        {"request": "nic", "driver": "nic.example.com", "pool": "x", "device": "eth0"},
+                    ],
+                    "config": [
+                        opaque("FromClaim", requests=["g"]),
+                        opaque("FromClaim", driver="nic.example.com"),
+                        opaque("FromClass"),
+                    ],
+                }
+            }
+        },
+    }  # fmt: skip
+
+
+def decode(obj: dict[str, Any]) -> Claim:
+    return claims.decode(obj, REF, driver=DRIVER, node=NODE)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The claim with one value replaced (None: removed)."""
+    obj = copy.deepcopy(an_allocated_claim())
+    *keys, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    target: Any = obj
+    for key in keys:
+        target = target[key]
+    if value is None:
+        target.pop(last, None)
+    else:
+        target[last] = value
+    return obj
+
+
+DEVICES = "status.allocation.devices"
+
+
+def test_only_own_results_and_configs_are_seen_class_before_claim() -> None:
+    claim = decode(an_allocated_claim())
+    (result,) = claim.results
+    assert (result.device, result.request, result.main_request) == ("gpu-0", "g/big", "g")
+    assert (result.admin_access, result.share_id, result.consumed_capacity) == (False, None, {})
+    assert [(c.source, c.index, c.requests) for c in claim.configs] == [
+        (ConfigSource.CLASS, 2, ()),
+        (ConfigSource.CLAIM, 0, ("g",)),
+    ]
+    assert claim.annotations == {"a": "b"}
+
+
+def test_shares_and_admin_access_are_read() -> None:
+    more = {
+        "shareID": "s-1",
+        "adminAccess": True,
+        "consumedCapacity": {"memory": "10Gi", "shares": 1},
+    }
+    obj = an_allocated_claim()
+    obj["status"]["allocation"]["devices"]["results"][0].update(more)
+    (result,) = decode(obj).results
+    assert (result.share_id, result.admin_access) == ("s-1", True)
+    assert result.consumed_capacity == {"memory": "10Gi", "shares": "1"}
+
+
+def test_fields_of_later_releases_pass_by() -> None:
+    obj = changed(f"{DEVICES}.results.0.skipNodeOperations", ["*"])
+    obj["status"]["allocation"]["later"] = obj["spec"] = {"x": [1]}
+    assert decode(obj).results[0].device == "gpu-0"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("metadata.uid", "uid-2", "was replaced by one of the same name (uid uid-2)"),
+        ("status", None, "is not allocated"),
+        ("status.allocation", None, "is not allocated"),
+        (f"{DEVICES}.results.0.pool", "node-2", "pool node-2, and this node's pool is node-1"),
+        (f"{DEVICES}.results.0.driver", "other.example.com", "no device of gpu.nvidia.com"),
+    ],
+)
+def test_what_this_node_may_not_prepare_is_stale(path: str, value: Any, message: str) -> None:
+    with pytest.raises(StaleClaimError) as caught:
+        decode(changed(path, value))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (f"{DEVICES}.results", None, f"{DEVICES}.results: missing; a list is needed"),
+        (f"{DEVICES}.results.0", 7, f"{DEVICES}.results[0]: int instead of an object"),
+        (f"{DEVICES}.results.0.device", 7, f"{DEVICES}.results[0].device: int instead of a text"),
+        (f"{DEVICES}.results.0.device", "", f"{DEVICES}.results[0].device: empty"),
+        (f"{DEVICES}.results.0.adminAccess", "yes", "adminAccess: str instead of true or false"),
+        (f"{DEVICES}.config.0.source", "FromMars", "config[0].source: 'FromMars' is not known"),
+        (
+            f"{DEVICES}.config.1.opaque",
+            None,
+            "config[1].opaque: missing; this release knows opaque",
+        ),
+        (f"{DEVICES}.config.0.requests", "g", "config[0].requests: str instead of a list of texts"),
+        (f"{DEVICES}.config.0.opaque.parameters", [], "parameters: list instead of an object"),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ClaimError) as caught:
+        decode(changed(path, value))
+    assert message in str(caught.value) and "claim ns/train" in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+PATHS = st.sampled_from(
+    ["metadata", "metadata.uid", "status", "status.allocation", DEVICES, f"{DEVICES}.results",
+     f"{DEVICES}.results.0", f"{DEVICES}.results.0.shareID", f"{DEVICES}.results.0.consumedCapacity",
+     f"{DEVICES}.config", f"{DEVICES}.config.0", f"{DEVICES}.config.0.opaque"]
+)  # fmt: skip
+
+
+@given(PATHS, JSON)
+def test_whatever_the_api_sends_the_error_is_one_of_ours(path: str, value: Any) -> None:
+    with contextlib.suppress(NvdraError):
+        decode(changed(path, value))
+
+
+class Api:
+    """Answers one claim, or an error."""
+
+    def __init__(self, answer: dict[str, Any] | ApiError) -> None:
+        self.answer = answer
+        self.requests = 0
+
+    def get_claim(
+        self, namespace: str, name: str, *, deadline: Deadline | None = None
+    ) -> dict[str, Any]:
+        assert (namespace, name) == ("ns", "train") and deadline is not None
+        self.requests += 1
+        if isinstance(self.answer, ApiError):
+            raise self.answer
+        return self.answer
+
+
+class Outcomes:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def claim_read(self, outcome: str = "success") -> None:
+        self.seen.append(outcome)
+
+
+def test_a_fetch_is_one_request() -> None:
+    api, outcomes = Api(an_allocated_claim()), Outcomes()
+    claim = claims.Claims(api, DRIVER, NODE, outcomes).fetch(REF, Deadline(5, FakeClock()))
+    assert claim.results[0].device == "gpu-0"
+    assert (api.requests, outcomes.seen) == (1, ["success"])
+
+
+def test_a_deleted_claim_is_stale_and_an_unreachable_api_is_not() -> None:
+    gone = ApiError("gone", status=404, api_reason="NotFound")
+    for error, expected in (
+        (gone, StaleClaimError),
+        (ApiError("no such path", status=404), ApiError),
+        (ApiError("forbidden", status=403), ApiError),
+        (ApiError("no answer", status=0), ApiError),
+    ):
+        outcomes = Outcomes()
+        with pytest.raises(expected):
+            claims.Claims(Api(error), DRIVER, NODE, outcomes).fetch(REF, Deadline(5, FakeClock()))
+        assert outcomes.seen == [expected.reason]
+
+
+def test_no_request_is_made_when_the_time_is_over() -> None:
+    api = Api(an_allocated_claim())
+    with pytest.raises(DeadlineError):
+        claims.Claims(api, DRIVER, NODE, Outcomes()).fetch(REF, Deadline(0, FakeClock()))
+    assert api.requests == 0
