@@ -13,7 +13,9 @@ from tests.sim.api import SimRoot
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.sim", description="A simulated NVIDIA driver in a directory.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim", description="A simulated NVIDIA driver in a directory."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("profiles", help="list the profiles")
 
@@ -26,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--profile", default="h100x8")
     create.add_argument("--seed", type=int, default=0, help="another seed gives other UUIDs")
     create.add_argument("--node", type=int, default=0, help="number of the node in its cluster")
-    create.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fabric.clique_id=7")
+    create.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="fabric.clique_id=7"
+    )
     fault = add("fault", "let calls fail, be slow, or hang; prints the fault's slot")
     fault.add_argument("function", help="NVML name, or '*'")
     fault.add_argument("--gpu", type=int)
@@ -43,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     xid.add_argument("--ci", type=int)
     setter = add("set", "set words of a GPU's state")
     setter.add_argument("gpu", type=int)
-    setter.add_argument("words", nargs="+", metavar="NAME=NUMBER", help="recovery_action=1 fabric_state=2 ...")
+    setter.add_argument(
+        "words", nargs="+", metavar="NAME=NUMBER", help="recovery_action=1 fabric_state=2 ..."
+    )
     clear = add("clear", "no faults, no lost GPUs")
     clear.add_argument("--slot", type=int, help="this fault only")
     unload = add("unload-driver", "as rmmod")
@@ -73,14 +79,26 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
 
 
 def _show(root: SimRoot, _: argparse.Namespace) -> None:
-    gpus = [{"uuid": gpu.uuid, "bdf": gpu.bdf, "minor": gpu.minor, "name": gpu.model.name} for gpu in root.profile.gpus]
+    gpus = [
+        {"uuid": gpu.uuid, "bdf": gpu.bdf, "minor": gpu.minor, "name": gpu.model.name}
+        for gpu in root.profile.gpus
+    ]
     instances = [vars(instance) for instance in root.mig_instances()]
-    print(json.dumps({"driver": root.profile.driver_version, "gpus": gpus, "mig": instances}, indent=1))
+    print(
+        json.dumps(
+            {"driver": root.profile.driver_version, "gpus": gpus, "mig": instances}, indent=1
+        )
+    )
 
 
 def _fault(root: SimRoot, args: argparse.Namespace) -> None:
     slot = root.fault(
-        args.function, gpu=args.gpu, code=args.code, delay_ms=args.delay_ms, hang=args.hang, times=args.times
+        args.function,
+        gpu=args.gpu,
+        code=args.code,
+        delay_ms=args.delay_ms,
+        hang=args.hang,
+        times=args.times,
     )
     print(slot)
 
@@ -113,8 +131,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "profiles":
         print("\n".join(profile.names()))
     elif args.command == "create":
-        root = SimRoot.create(args.root, args.profile, seed=args.seed, node=args.node, change=_changes(args.set))
-        print(f"{root.path}: {len(root.profile.gpus)} x {root.profile.gpus[0].model.name}, driver {root.profile.driver_version}")
+        root = SimRoot.create(
+            args.root, args.profile, seed=args.seed, node=args.node, change=_changes(args.set)
+        )
+        print(
+            f"{root.path}: {len(root.profile.gpus)} x {root.profile.gpus[0].model.name}, driver {root.profile.driver_version}"
+        )
     else:
         _COMMANDS[args.command](SimRoot.open(args.root), args)
     return 0

@@ -39,8 +39,13 @@ class SimRoot:
         node: int = 0,
         change: Mapping[str, Any] | None = None,
     ) -> SimRoot:
-        """Makes the root at `path` with the driver loaded. Nodes of one cluster: the same seed, distinct `node`."""
+        """Makes the root at `path` with the driver loaded. Nodes of one cluster: the same seed, distinct `node`.
+
+        An older root at that place is removed first; any other content stays.
+        """
         path = Path(path).absolute()
+        if (path / _RECORD).exists():
+            cls.open(path).destroy()
         truth = profile.load(profile_name, seed, node, change)
         path.mkdir(parents=True, exist_ok=True)
         tree.install(path, truth, state.initial(truth))
@@ -56,7 +61,9 @@ class SimRoot:
         """A root that was made before."""
         path = Path(path).absolute()
         record = json.loads((path / _RECORD).read_text())
-        return cls(path, profile.load(record["profile"], record["seed"], record["node"], record["change"]))
+        return cls(
+            path, profile.load(record["profile"], record["seed"], record["node"], record["change"])
+        )
 
     @property
     def proc(self) -> Path:
@@ -134,7 +141,13 @@ class SimRoot:
         """An XID event; without instance ids it is the GPU's as a whole."""
         any_instance = state.ANY_INSTANCE
         with self.state() as view:
-            view.inject(gpu, EVENT_XID, number, any_instance if gi is None else gi, any_instance if ci is None else ci)
+            view.inject(
+                gpu,
+                EVENT_XID,
+                number,
+                any_instance if gi is None else gi,
+                any_instance if ci is None else ci,
+            )
 
     def set_gpu(self, gpu: int, **words: int) -> None:
         """Sets words of a GPU's state: fabric_state, recovery_action, ecc_uncorrected ... (see state.py)."""
@@ -196,7 +209,10 @@ class SimRoot:
 
     def destroy(self) -> None:
         """Removes the root."""
-        files.remove(self.path)
+        for name in ("dev", "lib", "proc", "run", "sys", "usr"):
+            files.remove(self.path / name)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def _show_driver(self) -> None:
         tree.make_nodes(self.path, self.profile)
@@ -206,10 +222,17 @@ class SimRoot:
     def _install(self, version: str) -> None:
         record = json.loads((self.path / _RECORD).read_text())
         if version != self.profile.driver_version:
-            major = {"12": 12, "13": 13}["13" if int(version.split(".")[0]) >= 580 else "12"]
-            record["change"] = {**record["change"], "driver": {"version": version, "nvml": f"{major}.{version}"}}
+            driver = {"version": version, "nvml": f"{_api_major(version)}.{version}"}
+            record["change"] = {**record["change"], "driver": driver}
             for old in self.nvml_library.parent.iterdir():
                 files.remove(old)
             files.write(self.path / _RECORD, json.dumps(record))
-        self.profile = profile.load(record["profile"], record["seed"], record["node"], record["change"])
+        self.profile = profile.load(
+            record["profile"], record["seed"], record["node"], record["change"]
+        )
         tree.install(self.path, self.profile, state.initial(self.profile))
+
+
+def _api_major(driver_version: str) -> int:
+    """The first number of NVML's own version, which follows CUDA's: 13 since driver 580."""
+    return 13 if int(driver_version.split(".")[0]) >= 580 else 12

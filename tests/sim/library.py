@@ -18,9 +18,12 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "nvml"
 PROGRAMS = Path(__file__).parent / "programs"
-PAGE = 65536  # the largest page size of the machines in question (aarch64 kernels with 64 KiB pages)
+PAGE = 65536  # the state must begin a page; the largest are those of some aarch64 kernels
 FOOTER = struct.Struct("<8sQQQ")
 MAGIC = b"NVSIMTRL"
+_DEFINED = re.compile(r"^NVML_API\((\w+)\)", re.M)
+# `NUMBER_CALL(nvmlDeviceGetX, ...)`: a macro of the sources that defines one function, or two
+_DEFINED_BY_MACRO = re.compile(r"^[A-Z_]+\((nv(?:ml|sim)\w+)(?:, (nv(?:ml|sim)\w+))?", re.M)
 _FLAGS = ["-O2", "-std=gnu11", "-fPIC", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -90,25 +93,27 @@ def write_driver_library(target: Path, state: bytes, profile_text: str) -> None:
 
 def _build_nvml(target: Path) -> None:
     sources = sorted(SOURCES.glob("*.c"))
-    defined = {name for path in sources for name in re.findall(r"^\S*?_API\((nvml\w+|nvsim\w+)\)", path.read_text(), re.M)}
-    defined |= _macro_defined(sources) | {"nvmlErrorString"}
-    stubs = [name for name in functions() if name not in defined]
     with tempfile.TemporaryDirectory() as work:
-        header = Path(work) / "functions.h"
         numbers = "".join(f"    FN_{name},\n" for name in functions())
-        header.write_text(f"enum {{\n{numbers}}};\n")
-        stub_file = Path(work) / "stubs.c"
-        stub_file.write_text(
-            '#include "sim.h"\n' + "".join(f"NVML_API({name})(void) {{ return sim_stub(FN_{name}); }}\n" for name in stubs)
-        )
-        extra = [f"-I{work}", f"-I{SOURCES}", "-fvisibility=hidden", "-shared", "-Wl,-soname,libnvidia-ml.so.1", "-ldl", "-pthread"]
-        _compile(target, [*sources, stub_file], extra)
+        Path(work, "functions.h").write_text(f"enum {{\n{numbers}}};\n")
+        stubs = [
+            f"NVML_API({name})(void) {{ return sim_stub(FN_{name}); }}" for name in stub_names()
+        ]
+        stub_file = Path(work, "stubs.c")
+        stub_file.write_text("\n".join(['#include "sim.h"', *stubs, ""]))
+        soname = "-Wl,-soname,libnvidia-ml.so.1"
+        flags = ["-shared", "-fvisibility=hidden", soname, f"-I{work}", f"-I{SOURCES}"]
+        _compile(target, [*sources, stub_file], [*flags, "-ldl", "-pthread"])
 
 
-def _macro_defined(sources: Iterable[Path]) -> set[str]:
-    """Names given to the macros that define a function each: `NUMBER_CALL(nvmlDeviceGetX, ...)`."""
-    pattern = re.compile(r"^[A-Z_]+\((nv(?:ml|sim)\w+)(?:, (nv(?:ml|sim)\w+))?", re.M)
-    return {name for path in sources for pair in pattern.findall(path.read_text()) for name in pair if name}
+def stub_names() -> list[str]:
+    """Functions that the C files do not define: they answer NVML_ERROR_NOT_SUPPORTED."""
+    defined = {"nvmlErrorString"}
+    for path in SOURCES.glob("*.c"):
+        text = path.read_text()
+        defined.update(_DEFINED.findall(text))
+        defined.update(name for pair in _DEFINED_BY_MACRO.findall(text) for name in pair)
+    return [name for name in functions() if name not in defined]
 
 
 def _compile(target: Path, sources: Iterable[Path], flags: Iterable[str]) -> None:

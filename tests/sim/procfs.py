@@ -29,7 +29,11 @@ def load(root: Path, profile: Profile) -> None:
     files.write(driver / "capabilities/mig/config", _capability(1, 256), 0o444)
     files.write(driver / "capabilities/mig/monitor", _capability(2, 292), 0o444)
     if profile.fabric.is_multi_node:
-        files.write(driver / "capabilities/fabric-imex-mgmt", _capability(tree.FABRIC_IMEX_MINOR, 256), 0o444)
+        files.write(
+            driver / "capabilities/fabric-imex-mgmt",
+            _capability(tree.FABRIC_IMEX_MINOR, 256),
+            0o444,
+        )
     caps = root / "proc/driver/nvidia-caps"
     files.write(caps / "mig-minors", _mig_minors(profile), 0o444)
     files.write(caps / "sys-minors", f"fabric-imex-mgmt {tree.FABRIC_IMEX_MINOR}\n", 0o444)
@@ -89,7 +93,10 @@ def _mig_minors(profile: Profile) -> str:
     for gpu in sorted(profile.gpus, key=lambda gpu: gpu.minor):
         minor = 3 + gpu.minor * MIG_GIS * (MIG_CIS + 1)
         for gi in range(MIG_GIS):
-            names = [f"gpu{gpu.minor}/gi{gi}/access", *(f"gpu{gpu.minor}/gi{gi}/ci{ci}/access" for ci in range(MIG_CIS))]
+            names = [
+                f"gpu{gpu.minor}/gi{gi}/access",
+                *(f"gpu{gpu.minor}/gi{gi}/ci{ci}/access" for ci in range(MIG_CIS)),
+            ]
             lines += [f"{name} {minor + i}" for i, name in enumerate(names)]
             minor += len(names)
     return "\n".join(lines) + "\n"
@@ -98,8 +105,14 @@ def _mig_minors(profile: Profile) -> str:
 def _write_devices(root: Path, profile: Profile, *, loaded: bool) -> None:
     character = list(_CHARACTER)
     if loaded:
-        character += [(tree.MAJOR_NVIDIA, name) for name in ("nvidia", "nvidia-modeset", "nvidiactl")]
-        character += [(234, "nvidia-nvlink"), (tree.MAJOR_CAPS, "nvidia-caps"), (tree.MAJOR_UVM, "nvidia-uvm")]
+        character += [
+            (tree.MAJOR_NVIDIA, name) for name in ("nvidia", "nvidia-modeset", "nvidiactl")
+        ]
+        character += [
+            (234, "nvidia-nvlink"),
+            (tree.MAJOR_CAPS, "nvidia-caps"),
+            (tree.MAJOR_UVM, "nvidia-uvm"),
+        ]
         if profile.imex_channels:
             character.append((tree.MAJOR_IMEX, "nvidia-caps-imex-channels"))
     lines = ["Character devices:", *(f"{major:3d} {name}" for major, name in sorted(character))]

@@ -134,7 +134,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
-def load(name: str, seed: int = 0, node: int = 0, change: Mapping[str, Any] | None = None) -> Profile:
+def load(
+    name: str, seed: int = 0, node: int = 0, change: Mapping[str, Any] | None = None
+) -> Profile:
     """The profile `name` (or a path to a YAML file) as node number `node` has it.
 
     `change` is laid over the YAML: mappings are merged, everything else is replaced.
@@ -150,7 +152,9 @@ def load(name: str, seed: int = 0, node: int = 0, change: Mapping[str, Any] | No
         driver_branch=str(driver["branch"]),
         cuda_version=driver["cuda"],
         imex_channels=raw["imex_channels"],
-        gpus=tuple(_gpu(i, spec, model, f"{path.stem}/{seed}/{node}") for i, spec in enumerate(raw["gpus"])),
+        gpus=tuple(
+            _gpu(i, spec, model, f"{path.stem}/{seed}/{node}") for i, spec in enumerate(raw["gpus"])
+        ),
         fabric=Fabric(**raw.get("fabric", {})),
         node=node,
     )
@@ -178,7 +182,9 @@ def _model(raw: Mapping[str, Any]) -> Model:
         sriov_vfs=raw["sriov_vfs"],
         mig_slices=mig["slices"],
         mig_needs_reset=mig["needs_reset"],
-        mig_profiles=tuple(MigProfile(**{**p, "starts": tuple(p["starts"])}) for p in mig["profiles"]),
+        mig_profiles=tuple(
+            MigProfile(**{**p, "starts": tuple(p["starts"])}) for p in mig["profiles"]
+        ),
     )
 
 
@@ -247,7 +253,19 @@ def render(profile: Profile) -> str:
 def _model_lines(model: Model) -> list[str]:
     lines = [f"{key} {value}" for key, value in model.values.items()]
     for p in model.mig_profiles:
-        numbers = (p.number, p.id, p.slices, p.count, p.sms, p.copy, p.dec, p.enc, p.jpeg, p.ofa, p.memory_mb)
+        numbers = (
+            p.number,
+            p.id,
+            p.slices,
+            p.count,
+            p.sms,
+            p.copy,
+            p.dec,
+            p.enc,
+            p.jpeg,
+            p.ofa,
+            p.memory_mb,
+        )
         starts = " ".join(map(str, p.starts))
         lines.append(f"gi {' '.join(map(str, numbers))} 0 0 {p.size} {p.name} {starts}")
     return lines

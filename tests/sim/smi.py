@@ -105,7 +105,9 @@ def _is_elf(path: Path) -> bool:
 
 
 def _run(command: list[str], directory: Path) -> None:
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=_APT_TIMEOUT_S)
+    subprocess.run(
+        command, cwd=directory, check=True, capture_output=True, text=True, timeout=_APT_TIMEOUT_S
+    )
 
 
 def _mirrors() -> Iterator[tuple[str, str]]:
@@ -114,7 +116,9 @@ def _mirrors() -> Iterator[tuple[str, str]]:
     places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     for path in places:
         text = path.read_text() if path.is_file() else ""
-        found = re.findall(r"^URIs:\s*(\S+/debian/?)\s*$|^deb\s+(?:\[[^]]*\]\s+)?(\S+/debian/?)\s", text, re.M)
+        found = re.findall(
+            r"^URIs:\s*(\S+/debian/?)\s*$|^deb\s+(?:\[[^]]*\]\s+)?(\S+/debian/?)\s", text, re.M
+        )
         for pair in found:
             yield next(filter(None, pair)), keyring
             return

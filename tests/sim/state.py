@@ -35,13 +35,16 @@ class _Ci(ctypes.Structure):
 
 
 class _Gi(ctypes.Structure):
-    _fields_ = [*((name, _U32) for name in ("used", "profile", "start", "size")), ("cis", _Ci * MAX_CIS)]
+    _fields_ = [
+        *((name, _U32) for name in ("used", "profile", "start", "size")),
+        ("cis", _Ci * MAX_CIS),
+    ]
 
 
-_GPU_WORDS = (
-    "lost mig_current mig_pending compute_mode persistence timeslice accounting power_limit_mw ecc_pending fabric_state "
-    "fabric_status fabric_health recovery_action ecc_corrected ecc_uncorrected remapped_pending remapped_failed temperature"
-).split()
+_GPU_WORDS = """
+    lost mig_current mig_pending compute_mode persistence timeslice accounting power_limit_mw ecc_pending fabric_state
+    fabric_status fabric_health recovery_action ecc_corrected ecc_uncorrected remapped_pending remapped_failed temperature
+""".split()  # noqa: SIM905 - one word a field, in the order of the struct
 
 
 class _Gpu(ctypes.Structure):
@@ -56,7 +59,14 @@ class _Fault(ctypes.Structure):
 
 
 class _Event(ctypes.Structure):
-    _fields_ = [("type", _U64), ("data", _U64), ("gpu", _U32), ("gi", _U32), ("ci", _U32), ("unused", _U32)]
+    _fields_ = [
+        ("type", _U64),
+        ("data", _U64),
+        ("gpu", _U32),
+        ("gi", _U32),
+        ("ci", _U32),
+        ("unused", _U32),
+    ]
 
 
 class Layout(ctypes.Structure):
@@ -110,7 +120,9 @@ class State:
         self._map = mmap.mmap(self._fd, ctypes.sizeof(Layout), offset=offset)
         self.layout = Layout.from_buffer(self._map)
         if (self.layout.magic, self.layout.version) != (MAGIC, VERSION):
-            raise ValueError(f"{path} is no state of this simulator (made by another version of it?)")
+            raise ValueError(
+                f"{path} is no state of this simulator (made by another version of it?)"
+            )
 
     def __enter__(self) -> State:
         return self
@@ -125,7 +137,9 @@ class State:
 
     def _offset(self) -> int:
         size = os.fstat(self._fd).st_size
-        magic, state_at, _, _ = library.FOOTER.unpack(os.pread(self._fd, library.FOOTER.size, size - library.FOOTER.size))
+        magic, state_at, _, _ = library.FOOTER.unpack(
+            os.pread(self._fd, library.FOOTER.size, size - library.FOOTER.size)
+        )
         return int(state_at) if magic == library.MAGIC else 0
 
     @contextmanager
@@ -186,7 +200,9 @@ class State:
             layout.driver_loaded = int(loaded)
         self._wake()
 
-    def inject(self, gpu: int, kind: int, data: int, gi: int = ANY_INSTANCE, ci: int = ANY_INSTANCE) -> None:
+    def inject(
+        self, gpu: int, kind: int, data: int, gi: int = ANY_INSTANCE, ci: int = ANY_INSTANCE
+    ) -> None:
         """Adds an event and wakes every waiter."""
         with self.locked() as layout:
             event = _Event(type=kind, data=data, gpu=gpu, gi=gi, ci=ci)
@@ -196,7 +212,9 @@ class State:
 
     def _wake(self) -> None:
         address = ctypes.addressof(self.layout) + Layout.event_head.offset
-        ctypes.CDLL(None).syscall(_SYS_FUTEX, ctypes.c_void_p(address), _FUTEX_WAKE, 2**31 - 1, None, None, 0)
+        ctypes.CDLL(None).syscall(
+            _SYS_FUTEX, ctypes.c_void_p(address), _FUTEX_WAKE, 2**31 - 1, None, None, 0
+        )
 
     def mig_instances(self) -> list[MigInstance]:
         found = []

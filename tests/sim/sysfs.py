@@ -126,7 +126,10 @@ def _resource(gpu: Gpu) -> str:
     empty = f"0x{0:016x} 0x{0:016x} 0x{0:016x}"
     for number, size in enumerate(large, start=1):
         start = base + (number << 40)
-        lines += [f"0x{start:016x} 0x{start + (size << 20) - 1:016x} 0x{_BAR_64_PREFETCH:016x}", empty]
+        lines += [
+            f"0x{start:016x} 0x{start + (size << 20) - 1:016x} 0x{_BAR_64_PREFETCH:016x}",
+            empty,
+        ]
     lines += [empty] * (13 - len(lines))
     return "\n".join(lines) + "\n"
 
@@ -134,7 +137,9 @@ def _resource(gpu: Gpu) -> str:
 def _config(gpu: Gpu) -> bytes:
     """The first 64 bytes of the configuration space: ids and class."""
     space = bytearray(64)
-    space[0:4] = gpu.model.vendor_id.to_bytes(2, "little") + gpu.model.device_id.to_bytes(2, "little")
+    space[0:4] = gpu.model.vendor_id.to_bytes(2, "little") + gpu.model.device_id.to_bytes(
+        2, "little"
+    )
     space[8:12] = bytes((0xA1, 0x00, 0x02, 0x03))
     space[44:48] = int(gpu.model.values["pci_subsystem"]).to_bytes(4, "little")
     return bytes(space)

@@ -16,7 +16,8 @@ MAJOR_NVIDIA, MAJOR_UVM, MAJOR_CAPS, MAJOR_IMEX, MAJOR_DRM = 195, 510, 235, 237,
 FABRIC_IMEX_MINOR = 4323
 LIBRARY_DIRECTORY = f"usr/lib/{platform.machine()}-linux-gnu"
 
-# library -> last part of its soname; None: the soname carries the driver version
+# library -> last part of its soname; None: the soname carries the driver version. libnvidia-sandboxutils is left out:
+# nvidia-ctk prefers it to NVML, and dies of a placeholder that lacks its functions.
 _LIBRARIES: dict[str, str | None] = {
     "libcuda.so": "1",
     "libcudadebugger.so": "1",
@@ -29,7 +30,6 @@ _LIBRARIES: dict[str, str | None] = {
     "libnvidia-opencl.so": "1",
     "libnvidia-opticalflow.so": "1",
     "libnvidia-ptxjitcompiler.so": "1",
-    "libnvidia-sandboxutils.so": "1",
     "libnvcuvid.so": "1",
     "libnvoptix.so": "1",
     "libEGL_nvidia.so": "0",
@@ -99,11 +99,15 @@ def make_nodes(root: Path, profile: Profile) -> None:
     files.node(dev / "nvidia-caps/nvidia-cap1", MAJOR_CAPS, 1, 0o400)
     files.node(dev / "nvidia-caps/nvidia-cap2", MAJOR_CAPS, 2, 0o444)
     if profile.fabric.is_multi_node:
-        files.node(dev / f"nvidia-caps/nvidia-cap{FABRIC_IMEX_MINOR}", MAJOR_CAPS, FABRIC_IMEX_MINOR, 0o400)
+        files.node(
+            dev / f"nvidia-caps/nvidia-cap{FABRIC_IMEX_MINOR}", MAJOR_CAPS, FABRIC_IMEX_MINOR, 0o400
+        )
     for gpu in profile.gpus:
         files.node(dev / f"nvidia{gpu.minor}", MAJOR_NVIDIA, gpu.minor)
         files.node(dev / f"dri/card{gpu.minor + 1}", MAJOR_DRM, gpu.minor + 1, 0o660)
         files.node(dev / f"dri/renderD{128 + gpu.minor}", MAJOR_DRM, 128 + gpu.minor)
+        files.link(dev / f"dri/by-path/pci-{gpu.bdf}-card", f"../card{gpu.minor + 1}")
+        files.link(dev / f"dri/by-path/pci-{gpu.bdf}-render", f"../renderD{128 + gpu.minor}")
 
 
 def remove_nodes(root: Path) -> None:
