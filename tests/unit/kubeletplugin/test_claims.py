@@ -58,7 +58,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     for key in keys:
         target = target[key]
     if value is None:
-        target.pop(last, None)
+        target.pop(*((last,) if isinstance(target, list) else (last, None)))
     else:
         target[last] = value
     return obj
