@@ -23,6 +23,7 @@ from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.gpu import edits
 from nvdra_node.gpu.effects import SetTimeSlice
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
+from nvdra_node.kubeletplugin import claimconfig
 from nvdra_node.kubeletplugin import effects as effect_rules
 from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, OpaqueConfig
 from nvdra_node.kubeletplugin.driver import Plan, Prepared
@@ -113,55 +114,53 @@ def check_state(gpu: Gpu) -> None:
 
 
 def _effective_configs(claim: Claim, gates: FeatureGates) -> list[GpuConfig | None]:
-    """The config of each result, None for the default."""
+    """The config of each result, None for the default. Raises InvalidConfigError."""
     if not claim.configs:
         return [None] * len(claim.results)
-    decoded = [(config, _decode(claim, config, gates)) for config in claim.configs]
-    return [_pick(claim, result, decoded) for result in claim.results]
-
-
-def _decode(claim: Claim, config: OpaqueConfig, gates: FeatureGates) -> Config:
     from nvdra_core import api
 
-    where = f"claim {claim.ref}: config {config.index} ({config.source.value})"
-    decoded = api.normalize(api.decode_strict(config.parameters, where=where), gates)
-    api.validate(decoded, gates, where=where)
+    decoded = {config.index: _decode(claim, config) for config in claim.configs}
+    chosen = claimconfig.choose(
+        claim, lambda config, _: isinstance(decoded[config.index], api.GpuConfig)
+    )
+    configs: list[GpuConfig | None] = []
+    for source in chosen:
+        config = None if source is None else api.normalize(decoded[source.index], gates)
+        if source is not None and config is not None:
+            api.validate(config, gates, where=_where(claim, source))
+            config = _supported(config, claim, source)
+        configs.append(config)
+    return configs
+
+
+def _decode(claim: Claim, config: OpaqueConfig) -> Config:
+    from nvdra_core import api
+
+    decoded = api.decode_strict(config.parameters, where=_where(claim, config))
     if not isinstance(decoded, api.CONFIGS_OF_DRIVER[api.GPU_DRIVER]):
         raise InvalidConfigError(
-            f"{where}: {type(decoded).__name__} is not for driver {api.GPU_DRIVER}: "
+            f"{_where(claim, config)}: {type(decoded).__name__} is not for driver {api.GPU_DRIVER}: "
             f"set driver: {api.COMPUTE_DOMAIN_DRIVER}"
         )
     return decoded
 
 
-def _pick(
-    claim: Claim, result: AllocationResult, configs: Sequence[tuple[OpaqueConfig, Config]]
-) -> GpuConfig | None:
-    """The last config that names the result's request or, for a GPU, names none."""
-    from nvdra_core.api import GpuConfig
+def _supported(config: Config, claim: Claim, source: OpaqueConfig) -> GpuConfig:
+    """A config that this release can carry out; ``choose`` picked a GpuConfig."""
+    from nvdra_core.api import GpuConfig, Strategy
 
-    for source, config in reversed(configs):
-        if not source.requests and isinstance(config, GpuConfig):
-            return _supported(config, claim, source)
-        if {result.request, result.main_request} & set(source.requests):
-            if isinstance(config, GpuConfig):
-                return _supported(config, claim, source)
-            raise InvalidConfigError(
-                f"claim {claim.ref}: config {source.index} is a {type(config).__name__}, but request "
-                f"{result.request} got {result.device}, a full GPU: use a GpuConfig"
-            )
-    return None
-
-
-def _supported(config: GpuConfig, claim: Claim, source: OpaqueConfig) -> GpuConfig:
-    from nvdra_core.api import Strategy
-
+    if not isinstance(config, GpuConfig):
+        raise TypeError(f"{type(config).__name__} was chosen for a full GPU")
     if config.sharing is not None and config.sharing.strategy is Strategy.MPS:
         raise InvalidConfigError(
-            f"claim {claim.ref}: config {source.index}: sharing strategy MPS (gate {Gate.MPS_SUPPORT.value}) "
+            f"{_where(claim, source)}: sharing strategy MPS (gate {Gate.MPS_SUPPORT.value}) "
             "is not in this release: use TimeSlicing"
         )
     return config
+
+
+def _where(claim: Claim, config: OpaqueConfig) -> str:
+    return f"claim {claim.ref}: config {config.index} ({config.source.value})"
 
 
 def _time_slice(config: GpuConfig | None) -> int | None:

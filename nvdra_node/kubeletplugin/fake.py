@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import (
     ApiError,
-    DeviceConflictError,
     HostError,
     NotReadyError,
     StaleClaimError,
@@ -42,17 +41,6 @@ class FakeMachine:
     def reboot(self) -> None:
         """Settings are volatile."""
         self.settings.clear()
-
-
-def refuse_sharing(claim: Claim, plan: Plan, others: Sequence[Record]) -> None:
-    """The simplest overlap check: one claim per device unless the configs are equal and ask for sharing."""
-    wanted = {result.device for result in claim.results if not result.admin_access}
-    for other in others:
-        held = {device.device for device in other.devices if not device.admin_access}
-        held |= {hold.removeprefix("hold:") for hold in other.holds}
-        may_share = plan.config_key == other.config_key and "shared" in plan.config_key
-        if wanted & held and not may_share:
-            raise DeviceConflictError(f"{sorted(wanted & held)} held by {other.name}")
 
 
 class FakeDriver:

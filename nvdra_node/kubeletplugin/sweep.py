@@ -69,20 +69,22 @@ class Sweep:
         ref = ClaimRef(record.namespace, record.name, ClaimUID(record.uid))
         try:
             self._parts.claims.fetch(ref, Deadline(self._times.read_s, self._clock))
-        except StaleClaimError as error:
+        except StaleClaimError:
             is_of_this_boot = record.boot_id == self._parts.boot_id
             if is_of_this_boot and not self._is_due(f"claim {ref.uid}", seen):
                 return
-            self._unprepare(ref, error)
+            self._unprepare(ref)
         except NvdraError as error:
             _log.info("cannot tell whether the claim is gone", v=2, claim=ref, error=str(error))
             seen.update({f"claim {ref.uid}"} & self._gone_since.keys())
 
-    def _unprepare(self, ref: ClaimRef, why: StaleClaimError) -> None:
+    def _unprepare(self, ref: ClaimRef) -> None:
         try:
-            self._transaction.unprepare(ref, Deadline(self._times.undo_s, self._clock))
+            why = self._transaction.unprepare_gone(ref, Deadline(self._times.undo_s, self._clock))
         except NvdraError as error:
             _log.warning("cannot unprepare a claim that is gone", error, claim=ref)
+            return
+        if why is None:
             return
         self.removed += 1
         _log.info("unprepared a claim that is gone", claim=ref, why=str(why))

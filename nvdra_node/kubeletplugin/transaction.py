@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -36,7 +36,7 @@ from nvdra_node.cdi import spec
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
-from nvdra_node.kubeletplugin import claimjson
+from nvdra_node.kubeletplugin import claimjson, overlap
 from nvdra_node.kubeletplugin import effects as effect_rules
 from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
@@ -60,8 +60,6 @@ class Parts:
     claims: ClaimSource
     records: RecordStore
     specs: SpecFiles
-    check_overlap: Callable[[Claim, Plan, Sequence[Record]], None]
-    """``overlap.check``: raises DeviceConflictError when another claim's record forbids the plan."""
     clock: Clock
     boot_id: str
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -104,23 +102,41 @@ class Transaction:
             for attempt in self._attempts.get(ref.uid, ()):
                 attempt.overtaken = True
         with self._locks.held((_claim_key(ref),), str(ref), deadline):
-            record = self._parts.records.get(ref.uid)
-            if record is None:
-                self._parts.specs.remove(ref.uid)
-                return
-            with self._locks.held(record.holds, str(ref), deadline):
-                if effects := self._releasable(record):
-                    self._demote(record)
-                for effect in effects:
-                    self._parts.driver.undo(effect, deadline)
-                self._parts.specs.remove(ref.uid)
-                self._parts.records.remove(ref.uid)
+            self._unprepare_claim(ref, deadline)
+
+    def unprepare_gone(self, ref: ClaimRef, deadline: Deadline) -> StaleClaimError | None:
+        """Unprepare a claim if the API says that nothing may be prepared for it; returns what it said, None: it lives.
+
+        The API is asked under the claim's lock: a claim that was allocated anew and answered from its old record
+        meanwhile is seen, and one that is allocated from now on is prepared anew. Raises NvdraError.
+        """
+        with self._locks.held((_claim_key(ref),), "sweep", deadline):
+            try:
+                self._parts.claims.fetch(ref, deadline)
+            except StaleClaimError as error:
+                self._unprepare_claim(ref, deadline)
+                return error
+            return None
 
     def remove_stray_file(self, uid: ClaimUID, deadline: Deadline) -> bool:
         """Remove the CDI file of a claim that has no record; False when it got one meanwhile."""
         ref = ClaimRef("?", "?", uid)
         with self._locks.held((_claim_key(ref),), "sweep", deadline):
             return self._parts.records.get(uid) is None and self._parts.specs.remove(uid)
+
+    def _unprepare_claim(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """The caller holds the claim's lock."""
+        record = self._parts.records.get(ref.uid)
+        if record is None:
+            self._parts.specs.remove(ref.uid)
+            return
+        with self._locks.held(record.holds, str(ref), deadline):
+            if effects := self._releasable(record):
+                self._demote(record)
+            for effect in effects:
+                self._parts.driver.undo(effect, deadline)
+            self._parts.specs.remove(ref.uid)
+            self._parts.records.remove(ref.uid)
 
     def _prepare_or_reason(
         self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
@@ -197,7 +213,7 @@ class Transaction:
                 plan = driver.plan(claim, others_now)
             if not holds.issuperset(plan.holds):
                 raise NotReadyError(f"devices of claim {claim.ref} just changed", retry_after_s=0.0)
-            self._parts.check_overlap(claim, plan, others_now)
+            overlap.check(claim, plan, others_now)
             return self._carry_out(claim, plan, record, deadline)
 
     def _carry_out(

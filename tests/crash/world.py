@@ -22,7 +22,6 @@ from nvdra_node.kubeletplugin.fake import (
     FakeClaims,
     FakeDriver,
     FakeMachine,
-    refuse_sharing,
 )
 from nvdra_node.kubeletplugin.sweep import Sweep
 from nvdra_node.kubeletplugin.transaction import Parts, Transaction
@@ -75,7 +74,6 @@ class World:
             claims=self.claims,
             records=records,
             specs=specs,
-            check_overlap=refuse_sharing,
             clock=self.clock,
             boot_id=f"boot-{self.boot}",
         )

@@ -1,0 +1,166 @@
+"""A node with the shipped GPU driver on a fake host: what scenario tests act on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from nvdra_core.clock import Clock, Deadline, FakeClock
+from nvdra_core.gates import FeatureGates
+from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
+from nvdra_node.cdi.store import SpecFiles
+from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.plan import CDI_KIND
+from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.gpu.watch import Watch
+from nvdra_node.host.fake.files import FakeFiles
+from nvdra_node.host.fake.host import fake_host
+from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
+from nvdra_node.host.ports import CommandResult, Files
+from nvdra_node.kubeletplugin.claim import (
+    AllocationResult,
+    Claim,
+    ClaimRef,
+    ClaimUID,
+    ConfigSource,
+    OpaqueConfig,
+)
+from nvdra_node.kubeletplugin.fake import FakeClaims
+from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+
+HOOK = Path("/usr/bin/nvidia-cdi-hook")
+CTK = Path("/usr/bin/nvidia-ctk")
+LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06"
+COMMON_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
+SOCKET = "/run/nvidia-fabricmanager/socket"
+
+
+def ctk_output(**change):
+    """What nvidia-ctk writes, abbreviated."""
+    edits = {
+        "env": ["NVIDIA_VISIBLE_DEVICES=void"],
+        "deviceNodes": [
+            {"path": path, "hostPath": path, "major": 195, "minor": 255, "permissions": "rwm"}
+            for path in COMMON_NODES
+        ],
+        "mounts": [
+            {"hostPath": LIBRARY, "containerPath": LIBRARY, "options": ["ro"]},
+            {"hostPath": SOCKET, "containerPath": SOCKET},
+        ],
+        "hooks": [{"hookName": "createContainer", "path": str(HOOK), "args": ["nvidia-cdi-hook"]}],
+    }
+    return {
+        "cdiVersion": "0.5.0",
+        "kind": "nvidia.com/gpu",
+        "devices": [{"name": "none", "containerEdits": {}}],
+        "containerEdits": {**edits, **change},
+    }
+
+
+def a_claim(
+    uid="c1", devices=("gpu-0",), configs=(), admin=False, source=ConfigSource.CLAIM, shares=()
+):
+    """``configs``: parameters, or (requests, parameters)."""
+    pairs = [c if isinstance(c, tuple) else ((), c) for c in configs]
+    shares = shares or [None] * len(devices)
+    return Claim(
+        ref=ClaimRef("ns", f"claim-{uid}", ClaimUID(uid)),
+        results=tuple(
+            AllocationResult(
+                request=f"r{i}", pool="node", device=device, admin_access=admin, share_id=share
+            )
+            for i, (device, share) in enumerate(zip(devices, shares, strict=True))
+        ),
+        configs=tuple(
+            OpaqueConfig(source=source, requests=tuple(requests), parameters=parameters, index=i)
+            for i, (requests, parameters) in enumerate(pairs)
+        ),
+    )
+
+
+class GpuNode:
+    """One process on one machine; ``restart`` starts another on the same machine."""
+
+    def __init__(
+        self,
+        gpus: int = 8,
+        gates: str = "TimeSlicingSettings=true",
+        files: Files | None = None,
+        root: Path = Path("/"),
+        clock: Clock | None = None,
+    ) -> None:
+        self.machine = FakeMachine(fake_gpus(gpus))
+        self.clock = clock or FakeClock()
+        self.host = fake_host(self.machine, self.clock)
+        self.files = files or FakeFiles()
+        self.state, self.cdi = root / "var/lib/nvdra", root / "run/cdi"
+        self.claims = FakeClaims()
+        self.gates = FeatureGates.parse(gates)
+        self.time_slices: dict[str, int] = {}
+        self.ctk_runs = 0
+        self.ctk_output = ctk_output()
+        self.host.commands.programs["nvidia-smi"] = self._nvidia_smi
+        self.host.commands.programs[str(CTK)] = self._nvidia_ctk
+        if isinstance(self.files, FakeFiles):
+            for path in (LIBRARY, *COMMON_NODES, str(HOOK), str(CTK)):
+                self.files.put(Path(path), b"")
+        self.restart()
+
+    def restart(self) -> None:
+        records = RecordStore(self.state, self.files)
+        records.load()
+        toolkit = Toolkit(
+            ctk=CTK, hook=HOOK, roots=self.host.roots, cache=self.state / "cdi-common.json"
+        )
+        self.common = CommonEdits(
+            toolkit, self.host.commands, self.host.sysfs, self.files, self.clock
+        )
+        specs = SpecFiles(self.cdi, CDI_KIND, self.files, self.common)
+        specs.open()
+        self.watch = Watch(self.host, self.clock)
+        self.watch.tick()
+        self.driver = GpuDriver(self.host, self.watch, self.gates, SliceSettings(), HOOK)
+        self.parts = Parts(
+            driver=self.driver,
+            claims=self.claims,
+            records=records,
+            specs=specs,
+            clock=self.clock,
+            boot_id=self.host.sysfs.boot_id(),
+        )
+        self.transaction = Transaction(self.parts)
+
+    def look(self) -> None:
+        self.watch.trigger("test")
+        self.watch.tick()
+
+    def deadline(self, timeout_s: float = 45.0) -> Deadline:
+        return Deadline(timeout_s, self.clock)
+
+    def prepare(self, claim: Claim):
+        return self.transaction.prepare(self.claims.add(claim), self.deadline())
+
+    def unprepare(self, claim: Claim) -> None:
+        self.transaction.unprepare(claim.ref, self.deadline())
+
+    def cdi_path(self, uid: str = "c1") -> Path:
+        return self.cdi / f"k8s.gpu.nvidia.com-claim_{uid}.yaml"
+
+    def cdi_spec(self, uid: str = "c1"):
+        data = self.files.read(self.cdi_path(uid))
+        return None if data is None else json.loads(data)
+
+    def uuid(self, index: int) -> str:
+        return self.machine.gpus[index].uuid
+
+    def _nvidia_smi(self, argv: Iterable[str]):
+        _, policy, _, uuid, _, value = argv
+        assert policy == "compute-policy"
+        self.time_slices[uuid] = int(value)
+        return CommandResult(stdout="", stderr="")
+
+    def _nvidia_ctk(self, argv: Iterable[str]):
+        self.ctk_runs += 1
+        return CommandResult(stdout=json.dumps(self.ctk_output), stderr="")
