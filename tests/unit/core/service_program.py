@@ -1,0 +1,93 @@
+"""A small service for test_service: run as a program, told by its arguments what shall go wrong.
+
+It writes one word a line to stdout for everything that happens, and ``main-ready`` is said through
+NOTIFY_SOCKET.
+"""
+
+import os
+import sys
+import threading
+
+from nvdra_core import log
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import ConfigError, HostError
+from nvdra_core.service import Service
+from nvdra_core.systemd import Notifier, watchdog_interval_s
+from nvdra_core.workers import Workers
+
+FAULTS = set(sys.argv[1:])
+CLOCK = SystemClock()
+WORKERS = Workers(CLOCK)
+
+
+def say(word: str) -> None:
+    os.write(1, f"{word}\n".encode())  # one call, so that words of threads do not mix
+
+
+class Sample:
+    """A part with one worker."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.crash = threading.Event()
+
+    def start(self) -> None:
+        if f"start-{self.name}" in FAULTS:
+            raise HostError(f"{self.name} cannot start")
+        if f"config-{self.name}" in FAULTS:
+            raise ConfigError(f"{self.name} is configured wrong")
+        WORKERS.spawn(f"{self.name}-loop", self._loop)
+        say(f"start {self.name}")
+
+    def stop(self, deadline: Deadline) -> None:
+        say(f"stop {self.name}")
+        if f"stop-{self.name}" in FAULTS:
+            raise HostError(f"{self.name} cannot stop")
+
+    def _loop(self) -> None:
+        if f"crash-{self.name}" in FAULTS:
+            raise RuntimeError(f"{self.name} crashed")
+        if f"return-{self.name}" in FAULTS:
+            return
+        if f"hang-{self.name}" in FAULTS:
+            threading.Event().wait()
+        WORKERS.stopping.wait()
+        say(f"end {self.name}")
+
+
+def reload() -> None:
+    say("reload")
+    if "reload" in FAULTS:
+        raise ConfigError("new configuration is wrong")
+
+
+class Check:
+    """A self-check that fails after the first time when it shall."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self) -> list[str]:
+        self._count += 1
+        return ["nobody answers"] if "sick" in FAULTS and self._count > 1 else []
+
+
+def main() -> int:
+    log.configure(verbosity=1, journal=True)
+    service = Service(
+        parts=[Sample("a"), Sample("b")],
+        workers=WORKERS,
+        clock=CLOCK,
+        notifier=Notifier.connect(os.environ.get("NOTIFY_SOCKET", "")),
+        self_check=Check(),
+        watchdog_interval_s=watchdog_interval_s(
+            os.environ.get("WATCHDOG_USEC", ""), "", os.getpid()
+        ),
+        reload=None if "no-reload" in FAULTS else reload,
+        stop_timeout_s=0.3,
+    )
+    return service.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

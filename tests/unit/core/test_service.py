@@ -1,0 +1,191 @@
+"""The life of a process: real signals to a real process, and a real notify socket."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+class Process:
+    """The sample service, and what it told systemd."""
+
+    def __init__(
+        self, notify: socket.socket, faults: tuple[str, ...], environment: dict[str, str]
+    ) -> None:
+        self._notify = notify
+        self.messages: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.core.service_program", *faults],
+            cwd=ROOT,
+            env={**os.environ, "NOTIFY_SOCKET": str(notify.getsockname()), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until(self, text: str) -> str:
+        """Read notifications until one has ``text`` in it; that one."""
+        while not (self.messages and text in self.messages[-1]):
+            self.messages.append(self._notify.recv(4096).decode())
+        return self.messages[-1]
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[int, list[str], str]:
+        """Exit status, the words on stdout, the log."""
+        out, err = self._process.communicate(timeout=10)
+        return self._process.returncode, out.splitlines(), err
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def run(tmp_path) -> Iterator[Callable[..., Process]]:
+    processes: list[Process] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(10)
+
+        def start(*faults: str, **environment: str) -> Process:
+            processes.append(Process(notify, faults, environment))
+            return processes[-1]
+
+        yield start
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_signal_stops_parts_in_reverse_and_exits_0(run, number):
+    process = run()
+    assert process.until("READY=1") == "READY=1\nSTATUS=running"
+    assert process.messages[:2] == ["STATUS=starting a", "STATUS=starting b"]
+    process.send(number)
+    status, words, _ = process.end()
+    assert status == 0
+    assert [w for w in words if w[:3] != "end"] == ["start a", "start b", "stop b", "stop a"]
+    assert sorted(w for w in words if w[:3] == "end") == ["end a", "end b"]
+    assert process.until("STOPPING=1")
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("start-b", 1), ("config-b", 2)])
+def test_a_part_that_cannot_start_stops_those_before_it(run, fault, expected):
+    process = run(fault)
+    status, words, err = process.end()
+    assert (status, words[-2:]) == (expected, ["stop a", "end a"]) or words[-2:] == [
+        "end a",
+        "stop a",
+    ]
+    assert status == expected
+    assert f"service failed reason={'host' if expected == 1 else 'config'}" in err
+    process.until("STOPPING=1")
+    assert not any("READY" in message for message in process.messages)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [("crash-a", "a crashed"), ("return-b", "worker b-loop ended by itself")]
+)
+def test_a_worker_that_fails_stops_the_service_with_an_error(run, fault, why):
+    status, words, err = run(fault).end()
+    assert status == 1
+    assert words.count("stop a") == 1
+    assert f'worker failed reason=internal worker={fault[-1]}-loop error="{why}"' in err
+
+
+def test_a_part_that_cannot_stop_does_not_keep_the_others(run):
+    process = run("stop-b")
+    process.until("READY=1")
+    process.send(signal.SIGTERM)
+    status, words, err = process.end()
+    assert status == 1 and "stop a" in words
+    assert "cannot stop part reason=host part=b" in err
+
+
+def test_a_worker_that_hangs_is_named_and_not_waited_for_for_ever(run):
+    process = run("hang-a")
+    process.until("READY=1")
+    process.send(signal.SIGTERM)
+    status, _, err = process.end()
+    assert status == 1
+    assert "workers did not end in time workers=a-loop" in err
+
+
+def test_sighup_reloads_and_tells_systemd_when(run):
+    process = run()
+    process.until("READY=1")
+    process.send(signal.SIGHUP)
+    assert "MONOTONIC_USEC=" in process.until("RELOADING=1")
+    assert process.until("READY=1") == "READY=1\nSTATUS=running"
+    process.send(signal.SIGTERM)
+    status, words, _ = process.end()
+    assert status == 0 and words[2] == "reload"
+
+
+def test_a_failed_reload_keeps_the_service_running(run):
+    process = run("reload")
+    process.until("READY=1")
+    process.send(signal.SIGHUP)
+    assert process.until("reload failed").startswith("READY=1\nSTATUS=running; reload failed: new")
+    process.send(signal.SIGTERM)
+    assert process.end()[0] == 0
+
+
+def test_sighup_without_anything_to_reload_does_not_end_the_service(run):
+    process = run("no-reload")
+    process.until("READY=1")
+    process.send(signal.SIGHUP)
+    process.until("RELOADING=1")
+    process.until("READY=1")
+    process.send(signal.SIGTERM)
+    status, _, err = process.end()
+    assert status == 0 and "nothing to reload" in err
+
+
+def test_sigusr2_writes_all_stacks_and_goes_on(run):
+    process = run()
+    process.until("READY=1")
+    process.send(signal.SIGUSR2)
+    process.send(signal.SIGTERM)
+    status, _, err = process.end()
+    assert status == 0
+    assert err.count("most recent call first") >= 3 and "service_program.py" in err
+
+
+def test_the_watchdog_is_fed_while_the_self_check_is_content(run):
+    process = run(WATCHDOG_USEC="60000")
+    for _ in range(3):
+        process.until("WATCHDOG=1")
+        process.messages.append("next")
+    process.send(signal.SIGTERM)
+    assert process.end()[0] == 0
+
+
+def test_the_watchdog_is_not_fed_once_the_self_check_finds_something(run):
+    process = run("sick", WATCHDOG_USEC="60000")
+    process.until("unhealthy: nobody answers")
+    process.send(signal.SIGTERM)
+    _, _, err = process.end()
+    process.until("STOPPING=1")
+    assert process.messages.count("WATCHDOG=1") == 1
+    assert "self-check failed; the watchdog is not fed" in err
+
+
+def test_without_systemd_it_runs_all_the_same(run):
+    process = run("crash-a", NOTIFY_SOCKET="")
+    assert process.end()[0] == 1
+
+
+def test_a_notify_socket_that_is_not_there_is_an_error(run):
+    process = run(NOTIFY_SOCKET="/nonexistent/notify")
+    status, _, err = process.end()
+    assert status != 0 and "NOTIFY_SOCKET /nonexistent/notify: No such file or directory" in err

@@ -1,0 +1,96 @@
+"""Supervised threads and heartbeats, and what systemd is told."""
+
+import threading
+
+import pytest
+
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.errors import ConfigError, HostError
+from nvdra_core.systemd import Notifier, watchdog_interval_s
+from nvdra_core.workers import Workers
+
+
+def test_a_failure_wakes_the_service_and_is_a_problem():
+    workers, woken = Workers(FakeClock()), threading.Event()
+    workers.on_failure(woken.set)
+
+    def crash() -> None:
+        raise HostError("disk is gone")
+
+    workers.spawn("a", crash)
+    assert woken.wait(5)
+    assert isinstance(workers.failure, HostError)
+    assert workers.problems() == ["a worker failed: disk is gone"]
+
+
+def test_the_first_failure_is_the_one_that_counts():
+    workers = Workers(FakeClock())
+
+    def crash(text: str) -> None:
+        raise HostError(text)
+
+    workers.spawn("a", lambda: crash("first")).join()
+    workers.spawn("b", lambda: crash("second")).join()
+    assert str(workers.failure) == "first"
+
+
+def test_a_worker_that_ends_because_it_was_told_to_is_fine():
+    workers = Workers(FakeClock())
+
+    def loop() -> None:
+        workers.stopping.wait()
+
+    workers.spawn("a", loop)
+    workers.stopping.set()
+    assert workers.join(Deadline(5, SystemClock())) == []
+    assert workers.failure is None and workers.problems() == []
+
+
+def test_a_silent_loop_is_a_problem_until_it_beats_again():
+    clock = FakeClock()
+    workers = Workers(clock)
+    heartbeat = workers.heartbeat("publisher", 60)
+    clock.advance(60)
+    assert workers.problems() == []
+    clock.advance(1)
+    assert workers.problems() == ["publisher: silent for 61 s, allowed are 60 s"]
+    heartbeat.beat()
+    assert workers.problems() == []
+
+
+def test_systemd_is_told_in_its_own_words_and_in_one_line():
+    sent: list[str] = []
+    notifier = Notifier(sent.append)
+    notifier.ready("running")
+    notifier.status("bad\nthing \u2713")
+    notifier.reloading(1.5)
+    notifier.stopping("told to")
+    notifier.watchdog()
+    assert sent == [
+        "READY=1\nSTATUS=running",
+        "STATUS=bad thing \\u2713",
+        "RELOADING=1\nMONOTONIC_USEC=1500000\nSTATUS=reloading",
+        "STOPPING=1\nSTATUS=told to",
+        "WATCHDOG=1",
+    ]
+
+
+def test_a_notification_that_cannot_be_sent_stops_nothing():
+    def fail(message: str) -> None:
+        raise BlockingIOError("full")
+
+    Notifier(fail).watchdog()
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval_s"),
+    [("30000000", "", 10.0), ("30000000", "7", 10.0), ("30000000", "8", None), ("", "", None)],
+)
+def test_the_self_check_runs_three_times_within_the_watchdog(usec, pid, interval_s):
+    assert watchdog_interval_s(usec, pid, 7) == interval_s
+
+
+@pytest.mark.parametrize("usec", ["x", "0", "-1", "1.5", "\u0661"])
+def test_a_watchdog_time_that_is_no_number_is_a_config_error(usec):
+    with pytest.raises(ConfigError, match="WATCHDOG_USEC"):
+        watchdog_interval_s(usec, "", 7)
