@@ -1,0 +1,357 @@
+"""Slices: limits, names, generations, equality, and what a consumer sees in between."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nvdra_core.kube.fake import slices as server_rules
+from nvdra_node.kubeletplugin import slicediff, slicelayout
+from nvdra_node.kubeletplugin.driver import Pool
+from nvdra_node.kubeletplugin.slicelayout import PoolError
+from tests.unit.kubeletplugin.slicestore import TARGET, SliceStore
+
+
+def device(number: int, **more: Any) -> dict[str, Any]:
+    return {"name": f"gpu-{number}", "attributes": {"index": {"int": number}}, **more}
+
+
+TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoExecute"}
+
+
+def tainted(number: int) -> dict[str, Any]:
+    return device(number, taints=[dict(TAINT)])
+
+
+def consumer(number: int, *sets: int) -> dict[str, Any]:
+    counters = {"memory": {"value": "1Gi"}}
+    return device(
+        number, consumesCounters=[{"counterSet": f"set-{s}", "counters": counters} for s in sets]
+    )
+
+
+def counter_set(number: int) -> dict[str, Any]:
+    return {"name": f"set-{number}", "counters": {"memory": {"value": "80Gi"}}}
+
+
+def parts_of(
+    *devices: dict[str, Any], sets: int = 0, is_split: bool = True
+) -> tuple[dict[str, Any], ...]:
+    pool = Pool(devices=devices, shared_counters=tuple(counter_set(n) for n in range(sets)))
+    return slicelayout.layout(pool, is_split=is_split)
+
+
+def shape(parts: tuple[dict[str, Any], ...]) -> list[tuple[int, int]]:
+    """(devices, counter sets) of each slice."""
+    return [(len(p.get("devices", ())), len(p.get("sharedCounters", ()))) for p in parts]
+
+
+# What goes where
+
+
+def test_an_empty_pool_is_one_slice_without_a_list_of_devices() -> None:
+    assert parts_of() == ({},)
+
+
+@pytest.mark.parametrize(
+    ("plain", "loaded", "expected"),
+    [
+        (128, 0, [128]),
+        (129, 0, [128, 1]),
+        (0, 64, [64]),
+        (0, 65, [64, 1]),
+        (63, 1, [64]),
+        (64, 1, [64, 1]),
+        (100, 1, [100, 1]),
+        (0, 8, [8]),
+    ],
+)
+def test_slices_hold_128_devices_or_64_with_taints(
+    plain: int, loaded: int, expected: list[int]
+) -> None:
+    devices = [*map(device, range(plain)), *(tainted(plain + n) for n in range(loaded))]
+    assert [count for count, _ in shape(parts_of(*devices))] == expected
+
+
+def test_counters_and_lists_halve_the_room_as_well() -> None:
+    listed = device(0, attributes={"numaNode": {"ints": [0]}})
+    assert slicelayout.is_loaded(listed)
+    assert slicelayout.is_loaded(consumer(0, 0))
+    assert not slicelayout.is_loaded(device(0))
+
+
+def test_from_1_35_on_counter_sets_are_apart_and_eight_in_a_slice() -> None:
+    devices = [consumer(n, n % 9) for n in range(70)]
+    assert shape(parts_of(*devices, sets=9)) == [(0, 8), (0, 1), (64, 0), (6, 0)]
+
+
+def test_before_1_35_counter_sets_are_beside_their_devices() -> None:
+    devices = [consumer(0, 1), consumer(1, 0), device(2), consumer(3, 0)]
+    parts = parts_of(*devices, sets=3, is_split=False)
+    assert shape(parts) == [(2, 1), (1, 1), (0, 1), (1, 0)]
+    assert [d["name"] for d in parts[0]["devices"]] == ["gpu-1", "gpu-3"]
+
+
+def test_before_1_35_sets_that_a_device_connects_are_in_one_slice() -> None:
+    devices = [consumer(0, 0), consumer(1, 0, 2), consumer(2, 1)]
+    assert shape(parts_of(*devices, sets=3, is_split=False)) == [(2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ([device(1), device(1)], "device gpu-1 is in the pool twice"),
+        ([consumer(0, 5)], "there is no counter set set-5"),
+    ],
+)
+def test_pools_that_are_wrong_as_a_whole_are_named(
+    devices: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(PoolError, match=message):
+        parts_of(*devices, sets=1)
+
+
+SIZES = st.integers(0, 400)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    SIZES,
+    st.sets(st.integers(0, 399)),
+    st.sets(st.integers(0, 399)),
+    st.sampled_from([33, 34, 35, 36]),
+)
+def test_no_device_is_ever_lost_and_no_limit_broken(
+    count: int, bad: set[int], shared: set[int], minor: int
+) -> None:
+    sets = 12
+    devices = [consumer(n, n % sets) if n in shared else device(n) for n in range(count)]
+    devices = [{**d, "taints": [dict(TAINT)]} if n in bad else d for n, d in enumerate(devices)]
+    parts = parts_of(*devices, sets=sets if shared else 0, is_split=minor >= 35)
+    store = SliceStore()
+    store.publish(parts)
+    for obj in store.objects.values():
+        obj["spec"]["pool"]["name"] = "node-1"
+        assert server_rules.validate(obj, None, minor) == []
+    names = store.pool()
+    assert names is not None and sorted(names) == sorted(d["name"] for d in devices)
+    if minor >= 35:
+        assert names == [d["name"] for d in devices]  # the order is the preference
+    assert not slicediff.diff(TARGET, parts, store.objects.values())
+
+
+# Names, owners, generations
+
+
+def test_a_new_slice_is_named_as_the_go_library_names_it_and_owned_by_the_node() -> None:
+    store = SliceStore()
+    changes = store.publish(parts_of(device(0)))
+    ((_, body),) = changes.create
+    assert body["metadata"]["generateName"] == "00000-gpu.nvidia.com-node-1-"
+    assert body["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "name": "node-1",
+            "uid": "node-uid",
+            "controller": True,
+        }
+    ]
+    assert body["spec"] == {
+        "driver": "gpu.nvidia.com",
+        "nodeName": "node-1",
+        "pool": {"name": "node-1", "generation": 1, "resourceSliceCount": 1},
+        "devices": [device(0)],
+    }
+
+
+def test_names_widen_beyond_16_to_the_5th_slices() -> None:
+    assert slicediff.name_prefix(TARGET, 10, 16**5) == "0000a-gpu.nvidia.com-node-1-"
+    assert slicediff.name_prefix(TARGET, 10, 16**5 + 1) == "00000a-gpu.nvidia.com-node-1-"
+
+
+def test_nothing_is_written_when_nothing_changed() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0), device(1)))
+    assert not store.publish(parts_of(device(0), device(1)))
+
+
+def test_a_change_of_one_slice_is_one_update_of_the_same_generation() -> None:
+    store = SliceStore()
+    store.publish(parts_of(*map(device, range(200))))
+    changes = store.publish(parts_of(*map(device, range(199)), device(199, capacity={})))
+    assert not changes  # an empty map is none
+    changed = [*map(device, range(199)), device(199, capacity={"m": {"value": "1"}})]
+    changes = store.publish(parts_of(*changed))
+    assert [index for index, _ in changes.update] == [1]
+    assert (changes.generation, changes.create, changes.delete) == (1, (), ())
+
+
+def test_a_change_of_several_slices_moves_all_to_the_next_generation() -> None:
+    store = SliceStore()
+    store.publish(parts_of(*map(device, range(300))))
+    changes = store.publish(parts_of(*map(device, range(1, 301))))
+    assert (changes.generation, len(changes.update), len(changes.create)) == (2, 3, 0)
+
+
+def test_growth_keeps_the_slices_that_are_there() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    (name,) = store.objects
+    changes = store.publish(parts_of(*map(device, range(200))))
+    assert name in store.objects and not changes.delete
+    assert changes.generation == 2 and len(store.objects) == 2
+
+
+def test_a_pool_that_shrinks_to_one_slice_is_complete_at_every_step() -> None:
+    store = SliceStore()
+    store.publish(parts_of(*map(device, range(300))))
+    changes = slicediff.diff(TARGET, parts_of(device(7)), store.objects.values())
+    for _ in store.steps(changes):
+        assert store.pool() == ["gpu-7"]
+    assert len(store.objects) == 1
+
+
+def test_a_half_done_change_is_finished_without_deleting() -> None:
+    store = SliceStore()
+    store.publish(parts_of(*map(device, range(300))))
+    before = set(store.objects)
+    wanted = parts_of(*map(device, range(1, 301)))
+    next(store.steps(slicediff.diff(TARGET, wanted, store.objects.values())))
+    changes = store.publish(wanted)
+    assert not changes.delete and set(store.objects) == before
+    assert store.pool() == [f"gpu-{n}" for n in range(1, 301)]
+
+
+def test_two_slices_of_one_place_become_one() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    ((name, obj),) = store.objects.items()
+    twin = copy.deepcopy(obj)
+    twin["metadata"]["name"] = name + "x"
+    store.objects[name + "x"] = twin
+    changes = slicediff.diff(TARGET, parts_of(device(0)), store.objects.values())
+    for _ in store.steps(changes):
+        assert store.pool() == ["gpu-0"]
+    assert list(store.objects) == [name] and changes.generation == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["node-1-gpu.nvidia.com-abcde", "00007-gpu.nvidia.com-node-1-abcde"]
+)
+def test_slices_without_a_place_are_deleted(name: str) -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    ((_, obj),) = store.objects.items()
+    obj["metadata"]["name"] = name
+    store.objects = {name: obj}
+    store.publish(parts_of(device(0)))
+    assert name not in store.objects and store.pool() == ["gpu-0"]
+
+
+def test_slices_of_other_drivers_and_nodes_are_never_touched() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    for key, value in (("driver", "other.example.com"), ("nodeName", "node-2")):
+        other = copy.deepcopy(next(iter(store.objects.values())))
+        other["spec"][key] = value
+        assert not slicediff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
+
+
+def test_another_pool_of_this_driver_on_this_node_goes() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    other = copy.deepcopy(next(iter(store.objects.values())))
+    other["metadata"]["name"] = "00000-other"
+    other["spec"]["pool"]["name"] = "leftover"
+    changes = slicediff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
+    assert [obj["metadata"]["name"] for obj in changes.delete] == ["00000-other"]
+
+
+def test_a_node_that_was_made_anew_owns_the_slices_again() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    changes = store.publish(
+        parts_of(device(0)), slicediff.Target(driver=TARGET.driver, node="node-1", node_uid="new")
+    )
+    ((_, body),) = changes.update
+    assert body["metadata"]["ownerReferences"][0]["uid"] == "new"
+
+
+def test_what_others_wrote_into_a_slice_survives_an_update() -> None:
+    store = SliceStore()
+    store.publish(parts_of(device(0)))
+    ((name, obj),) = store.objects.items()
+    obj["metadata"]["labels"] = {"a": "b"}
+    obj["spec"]["skipNodeOperations"] = ["*"]
+    store.publish(parts_of(device(1)))
+    assert store.objects[name]["metadata"]["labels"] == {"a": "b"}
+    assert store.objects[name]["spec"]["skipNodeOperations"] == ["*"]
+
+
+# Equality and taints
+
+
+@pytest.mark.parametrize(
+    ("ours", "stored", "same"),
+    [
+        ({"a": []}, {}, True),
+        ({"a": None}, {"a": {}}, True),
+        ({"value": "1024Mi"}, {"value": "1Gi"}, True),
+        ({"value": "1"}, {"value": "2"}, False),
+        ({"bool": False}, {}, False),
+        ({"bool": True}, {"bool": 1}, False),
+        ({"int": 0}, {}, False),
+        ({"string": ""}, {}, False),
+        ([1, 2], [2, 1], False),
+        ({"validValues": ["1Gi"]}, {"validValues": ["1024Mi"]}, True),
+        ({**TAINT, "value": "1"}, {**TAINT, "value": "1", "timeAdded": "t"}, True),
+        ({**TAINT, "value": "1Gi"}, {**TAINT, "value": "1024Mi"}, False),
+        ({**TAINT, "value": ""}, TAINT, True),
+        ({**TAINT, "timeAdded": "t"}, {**TAINT, "timeAdded": "u"}, False),
+        ({"value": {"string": "x"}}, {"value": {"string": "x"}}, True),
+    ],
+)
+def test_equality_is_the_apis(ours: Any, stored: Any, same: bool) -> None:
+    assert slicediff.is_same(ours, stored) is same
+    assert slicediff.is_same(stored, ours) is same
+
+
+def test_the_time_of_a_taint_that_stays_is_kept_and_a_new_one_has_none() -> None:
+    store = SliceStore()
+    store.publish(parts_of(tainted(0), device(1)))
+    ((name, obj),) = store.objects.items()
+    obj["spec"]["devices"][0]["taints"][0]["timeAdded"] = "2026-01-01T00:00:00Z"
+    assert not store.publish(parts_of(tainted(0), device(1)))
+    store.publish(parts_of(tainted(0), tainted(1)))
+    first, second = store.objects[name]["spec"]["devices"]
+    assert first["taints"] == [{**TAINT, "timeAdded": "2026-01-01T00:00:00Z"}]
+    assert second["taints"] == [TAINT]
+
+
+@pytest.mark.parametrize(
+    ("ours", "stored", "gates"),
+    [
+        (tainted(0), device(0), {"DRADeviceTaints"}),
+        (consumer(0, 0), device(0), {"DRAPartitionableDevices"}),
+        (device(0, allowMultipleAllocations=True), device(0), {"DRAConsumableCapacity"}),
+        (device(0, bindingConditions=["a"]), device(0), {"DRADeviceBindingConditions"}),
+        (device(0, attributes={"n": {"ints": [1]}}), device(0, attributes={"n": {}}), {"DRAListTypeAttributes"}),
+        (device(0, later=1), device(0), {"unknown"}),
+        (tainted(0), tainted(0), set()),
+    ],
+)  # fmt: skip
+def test_what_the_server_dropped_names_the_gate(
+    ours: dict[str, Any], stored: dict[str, Any], gates: set[str]
+) -> None:
+    sent, kept = ({"spec": {"devices": [d]}} for d in (ours, stored))
+    assert slicediff.dropped(sent, kept) == gates
+
+
+def test_dropped_counter_sets_name_the_gate() -> None:
+    sent = {"spec": {"sharedCounters": [counter_set(0)]}}
+    assert slicediff.dropped(sent, {"spec": {}}) == {"DRAPartitionableDevices"}
