@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim import profile
+from tests.sim import kernel, profile
 from tests.sim.api import SimRoot
 
 
@@ -31,6 +32,22 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="fabric.clique_id=7"
     )
+    _add_faults(add)
+    unload = add("unload-driver", "as rmmod")
+    unload.add_argument("--uninstall", action="store_true", help="take the library away too")
+    load = add("load-driver", "as modprobe")
+    load.add_argument("--version", help="install this driver version first")
+    bind = add("bind", "move a GPU to another PCI driver")
+    bind.add_argument("gpu", type=int)
+    bind.add_argument("driver", help="nvidia, vfio-pci, or none")
+    add("kernel", "serve writes to the PCI drivers' bind and unbind, until interrupted")
+    add("reboot", "MIG instances, settings and faults are gone")
+    add("show", "print the hardware and the MIG instances as JSON")
+    add("destroy", "remove the root")
+    return parser
+
+
+def _add_faults(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     fault = add("fault", "let calls fail, be slow, or hang; prints the fault's slot")
     fault.add_argument("function", help="NVML name, or '*'")
     fault.add_argument("--gpu", type=int)
@@ -52,17 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     clear = add("clear", "no faults, no lost GPUs")
     clear.add_argument("--slot", type=int, help="this fault only")
-    unload = add("unload-driver", "as rmmod")
-    unload.add_argument("--uninstall", action="store_true", help="take the library away too")
-    load = add("load-driver", "as modprobe")
-    load.add_argument("--version", help="install this driver version first")
-    bind = add("bind", "move a GPU to another PCI driver")
-    bind.add_argument("gpu", type=int)
-    bind.add_argument("driver", help="nvidia, vfio-pci, or none")
-    add("reboot", "MIG instances, settings and faults are gone")
-    add("show", "print the hardware and the MIG instances as JSON")
-    add("destroy", "remove the root")
-    return parser
 
 
 def _changes(pairs: list[str]) -> dict[str, Any]:
@@ -110,6 +116,15 @@ def _clear(root: SimRoot, args: argparse.Namespace) -> None:
         root.clear_fault(args.slot)
 
 
+def _kernel(root: SimRoot, _: argparse.Namespace) -> None:
+    core = kernel.PciKernel(root)
+    signal.signal(signal.SIGTERM, lambda *_: core.stop())
+    signal.signal(signal.SIGINT, lambda *_: core.stop())
+    print("ready", flush=True)
+    core.run()
+    core.close()
+
+
 _COMMANDS: dict[str, Callable[[SimRoot, argparse.Namespace], None]] = {
     "fault": _fault,
     "lose": lambda root, args: root.lose(args.gpu),
@@ -120,6 +135,7 @@ _COMMANDS: dict[str, Callable[[SimRoot, argparse.Namespace], None]] = {
     "unload-driver": lambda root, args: root.unload_driver(uninstall=args.uninstall),
     "load-driver": lambda root, args: root.load_driver(args.version),
     "bind": lambda root, args: root.bind(args.gpu, None if args.driver == "none" else args.driver),
+    "kernel": _kernel,
     "reboot": lambda root, _: root.reboot(),
     "show": _show,
     "destroy": lambda root, _: root.destroy(),

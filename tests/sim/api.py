@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tests.sim import files, library, procfs, profile, state, sysfs, tree
+from tests.sim import files, kernel, library, procfs, profile, state, sysfs, tree
 from tests.sim.profile import Gpu, Profile
 from tests.sim.state import ANY, EVENT_XID, MigInstance, State
 
@@ -206,6 +207,10 @@ class SimRoot:
             files.node(self.path / f"dev/vfio/{target.iommu_group}", 511, target.iommu_group, 0o600)
         else:
             files.remove(self.path / f"dev/vfio/{target.iommu_group}")
+
+    def pci_kernel(self) -> AbstractContextManager[None]:
+        """While it is entered, writes to `bind`, `unbind` and `drivers_probe` under `sys` move GPUs between drivers."""
+        return kernel.running(self)
 
     def destroy(self) -> None:
         """Removes the root."""

@@ -101,6 +101,35 @@ def test_a_gpu_moves_to_vfio_and_back(h100: SimRoot) -> None:
         assert nvml.nvmlDeviceGetCount() == 8
 
 
+def wait_for_driver(root: SimRoot, gpu: int, driver: str | None) -> None:
+    deadline = time.monotonic() + 5
+    while sysfs.bound_driver(root.path, root.profile.gpus[gpu]) != driver:
+        assert time.monotonic() < deadline, f"GPU {gpu} did not come to {driver}"
+        time.sleep(0.002)
+
+
+def test_writes_to_bind_and_unbind_move_a_gpu_as_the_kernel_would(h100: SimRoot) -> None:
+    bdf = h100.profile.gpus[1].bdf
+    device = h100.sys / "bus/pci/devices" / bdf
+    with h100.pci_kernel():
+        (device / "driver_override").write_text("vfio-pci\n")
+        (device / "driver/unbind").write_text(f"{bdf}\n")
+        wait_for_driver(h100, 1, None)
+        (h100.sys / "bus/pci/drivers/nvidia/bind").write_text(
+            bdf
+        )  # refused: the override names another driver
+        (h100.sys / "bus/pci/drivers/vfio-pci/bind").write_text(bdf)
+        wait_for_driver(h100, 1, "vfio-pci")
+        with session(h100.nvml_library) as nvml:
+            assert nvml.nvmlDeviceGetCount() == 7
+        (device / "driver/unbind").write_text(bdf)
+        wait_for_driver(h100, 1, None)
+        (device / "driver_override").write_text("\n")
+        (h100.sys / "bus/pci/drivers_probe").write_text(bdf)
+        wait_for_driver(h100, 1, "nvidia")
+    assert (h100.path / "dev/nvidia1").exists()
+
+
 def test_roots_do_not_share_anything_that_changes(tmp_path: Path) -> None:
     one = SimRoot.create(tmp_path / "one", "h100x8", node=1)
     two = SimRoot.create(tmp_path / "two", "h100x8", node=2)
