@@ -53,13 +53,13 @@ _KINDS: Mapping[str, type[GpuEffect]] = {SetTimeSlice.kind: SetTimeSlice}
 
 def decode(body: Mapping[str, Any]) -> GpuEffect:
     """An effect from its JSON. Raises HostError when this release does not know it."""
-    kind = body.get("kind")
+    kind = str(body.get("kind"))
     if kind not in _KINDS:
         raise HostError(
             f"a claim's record has an effect of kind {kind!r}, which this release does not know: "
             "install the release that prepared the claim, or a newer one"
         )
     try:
-        return _KINDS[str(kind)].from_json(body)
+        return _KINDS[kind].from_json(body)
     except (KeyError, TypeError, AttributeError) as error:
         raise HostError(f"a claim's record has a malformed {kind} effect: {error!r}") from error

@@ -123,14 +123,10 @@ def _effective_configs(claim: Claim, gates: FeatureGates) -> list[GpuConfig | No
     chosen = claimconfig.choose(
         claim, lambda config, _: isinstance(decoded[config.index], api.GpuConfig)
     )
-    configs: list[GpuConfig | None] = []
-    for source in chosen:
-        config = None if source is None else api.normalize(decoded[source.index], gates)
-        if source is not None and config is not None:
-            api.validate(config, gates, where=_where(claim, source))
-            config = _supported(config, claim, source)
-        configs.append(config)
-    return configs
+    return [
+        None if source is None else _usable(claim, source, decoded[source.index], gates)
+        for source in chosen
+    ]
 
 
 def _decode(claim: Claim, config: OpaqueConfig) -> Config:
@@ -145,16 +141,18 @@ def _decode(claim: Claim, config: OpaqueConfig) -> Config:
     return decoded
 
 
-def _supported(config: Config, claim: Claim, source: OpaqueConfig) -> GpuConfig:
-    """A config that this release can carry out; ``choose`` picked a GpuConfig."""
-    from nvdra_core.api import GpuConfig, Strategy
+def _usable(claim: Claim, source: OpaqueConfig, config: Config, gates: FeatureGates) -> GpuConfig:
+    """The config with its defaults filled in, if this node and this release can carry it out."""
+    from nvdra_core import api
 
-    if not isinstance(config, GpuConfig):
-        raise TypeError(f"{type(config).__name__} was chosen for a full GPU")
-    if config.sharing is not None and config.sharing.strategy is Strategy.MPS:
+    where = _where(claim, source)
+    config = api.normalize(config, gates)
+    api.validate(config, gates, where=where)
+    if not isinstance(config, api.GpuConfig):
+        raise TypeError(f"{where}: {type(config).__name__} was chosen for a full GPU")
+    if config.sharing is not None and config.sharing.strategy is api.Strategy.MPS:
         raise InvalidConfigError(
-            f"{_where(claim, source)}: sharing strategy MPS (gate {Gate.MPS_SUPPORT.value}) "
-            "is not in this release: use TimeSlicing"
+            f"{where}: sharing strategy MPS (gate {Gate.MPS_SUPPORT.value}) is not in this release: use TimeSlicing"
         )
     return config
 

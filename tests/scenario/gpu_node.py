@@ -108,7 +108,7 @@ class GpuNode:
                 self.files.put(Path(path), b"")
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, look: bool = True) -> None:
         records = RecordStore(self.state, self.files)
         records.load()
         toolkit = Toolkit(
@@ -120,7 +120,8 @@ class GpuNode:
         specs = SpecFiles(self.cdi, CDI_KIND, self.files, self.common)
         specs.open()
         self.watch = Watch(self.host, self.clock)
-        self.watch.tick()
+        if look:
+            self.watch.tick()
         self.driver = GpuDriver(self.host, self.watch, self.gates, SliceSettings(), HOOK)
         self.parts = Parts(
             driver=self.driver,

@@ -1,0 +1,241 @@
+"""The GPU driver on a fake host: device nodes, verification, time slices and what they restore."""
+
+import pytest
+
+from nvdra_core.errors import CommandError, HostError, NotReadyError
+from nvdra_node.checkpoint.model import Record, RecordState
+from nvdra_node.gpu import effects
+from nvdra_node.gpu.effects import SetTimeSlice
+from nvdra_node.host.ports import NodeStat
+from tests.scenario.gpu_node import GpuNode, a_claim
+from tests.unit.gpu.test_plan import interval
+
+LONG = [interval("Long")]
+
+
+@pytest.fixture
+def node():
+    return GpuNode()
+
+
+def record_of(node, uid="c1"):
+    return node.parts.records.get(uid)
+
+
+def verify(node, uid="c1"):
+    node.driver.verify(record_of(node, uid), node.deadline())
+
+
+class TestFullGpuEdits:
+    def test_the_gpus_node_is_given_with_its_numbers(self, node):
+        node.prepare(a_claim(devices=("gpu-3",)))
+        (device,) = node.cdi_spec()["devices"]
+        assert device["name"] == "c1-gpu-3"
+        assert device["containerEdits"]["deviceNodes"] == [
+            {
+                "path": "/dev/nvidia3",
+                "type": "c",
+                "major": 195,
+                "minor": 3,
+                "fileMode": 0o666,
+                "permissions": "rwm",
+            }
+        ]
+
+    def test_drm_nodes_come_with_their_group_and_their_links(self, node):
+        node.machine.nodes["/dev/dri/card1"] = NodeStat(major=226, minor=1, mode=0o660, gid=44)
+        node.machine.nodes["/dev/dri/renderD128"] = NodeStat(
+            major=226, minor=128, mode=0o666, gid=105
+        )
+        node.prepare(a_claim())
+        spec = node.cdi_spec()
+        edits = spec["devices"][0]["containerEdits"]
+        assert [n["path"] for n in edits["deviceNodes"]] == [
+            "/dev/nvidia0",
+            "/dev/dri/card1",
+            "/dev/dri/renderD128",
+        ]
+        assert edits["deviceNodes"][1]["gid"] == 44
+        assert edits["additionalGids"] == [44], "the group is needed where others may not read"
+        assert spec["cdiVersion"] == "0.7.0"
+        (hook,) = edits["hooks"]
+        address = node.machine.gpus[0].address
+        assert hook["args"] == [
+            "nvidia-cdi-hook",
+            "create-symlinks",
+            "--link",
+            f"../card1::/dev/dri/by-path/pci-{address}-card",
+            "--link",
+            f"../renderD128::/dev/dri/by-path/pci-{address}-render",
+        ]
+
+    def test_drm_nodes_that_are_not_in_dev_are_left_out(self, node):
+        node.prepare(a_claim())
+        assert len(node.cdi_spec()["devices"][0]["containerEdits"]["deviceNodes"]) == 1
+        assert node.cdi_spec()["cdiVersion"] == "0.5.0"
+
+
+class TestVerify:
+    def test_a_missing_device_node_is_waited_for_and_named(self, node):
+        node.machine.gpus[0].pci_driver = "vfio-pci"
+        with pytest.raises(NotReadyError, match="/dev/nvidia0 does not exist: run nvidia-modprobe"):
+            node.prepare(a_claim())
+        assert node.cdi_spec() is None
+        assert record_of(node) is None
+
+    def test_a_node_with_wrong_numbers_is_refused(self, node):
+        node.prepare(a_claim())
+        node.machine.nodes["/dev/nvidia0"] = NodeStat(major=195, minor=5, mode=0o666, gid=0)
+        with pytest.raises(HostError, match="195:5 and should be 195:0"):
+            node.prepare(a_claim())
+
+    def test_a_gpu_that_got_lost_is_refused_also_when_prepared_before(self, node):
+        node.prepare(a_claim())
+        node.machine.lose(0)
+        node.look()
+        with pytest.raises(HostError, match="lost"):
+            node.prepare(a_claim())
+        node.unprepare(a_claim())
+
+    def test_a_gpu_that_moved_to_another_node_is_refused(self, node):
+        node.prepare(a_claim())
+        node.machine.gpus[0].minor = 9
+        node.look()
+        with pytest.raises(HostError, match="is /dev/nvidia9 now"):
+            verify(node)
+
+    def test_a_gpu_that_went_is_refused(self, node):
+        node.prepare(a_claim())
+        node.machine.remove(0)
+        node.restart()
+        with pytest.raises(HostError, match="not on this node any more"):
+            verify(node)
+
+    def test_a_record_is_served_before_the_gpus_were_looked_at(self, node):
+        """A plugin restart with a hanging NVML must not stop pods that have their GPUs."""
+        devices = node.prepare(a_claim())
+        node.restart(look=False)
+        assert node.watch.inventory.devices == ()
+        assert node.prepare(a_claim()) == devices
+
+
+class TestTimeSlices:
+    def test_the_slice_is_set_and_reset_once_the_claim_goes(self, node):
+        node.prepare(a_claim(configs=LONG))
+        assert node.time_slices == {node.uuid(0): 3}
+        node.unprepare(a_claim())
+        assert node.time_slices == {node.uuid(0): 0}
+
+    def test_a_plain_claim_never_touches_the_slice(self, node):
+        node.prepare(a_claim())
+        node.unprepare(a_claim())
+        assert node.host.commands.history[1:] == []
+        assert not [call for call in node.machine.calls if call[0] == "set_compute_mode"]
+
+    def test_the_compute_mode_is_put_back(self, node):
+        node.machine.gpus[0].compute_mode = 3
+        node.prepare(a_claim(configs=LONG))
+        assert node.machine.gpus[0].compute_mode == 0
+        node.unprepare(a_claim())
+        assert node.machine.gpus[0].compute_mode == 3
+
+    def test_the_last_of_several_claims_restores_what_the_first_found(self, node):
+        node.machine.gpus[0].compute_mode = 3
+        one = a_claim("one", shares=("s1",), configs=LONG)
+        two = a_claim("two", shares=("s2",), configs=LONG)
+        node.prepare(one)
+        node.prepare(two)
+        node.unprepare(one)
+        assert node.time_slices == {node.uuid(0): 3}
+        assert node.machine.gpus[0].compute_mode == 0
+        node.unprepare(two)
+        assert node.time_slices == {node.uuid(0): 0}
+        assert node.machine.gpus[0].compute_mode == 3
+
+    def test_an_admins_claim_leaves_the_owners_slice_alone(self, node):
+        node.prepare(a_claim("owner", configs=LONG))
+        admin = a_claim("admin", admin=True, configs=[interval("Short")])
+        node.prepare(admin)
+        node.unprepare(admin)
+        assert node.time_slices == {node.uuid(0): 3}
+
+    def test_unprepare_works_without_the_driver(self, node):
+        node.prepare(a_claim(configs=LONG))
+        node.machine.unload_driver()
+        node.unprepare(a_claim())
+        assert record_of(node) is None
+
+    def test_unprepare_works_with_a_lost_gpu(self, node):
+        node.prepare(a_claim(configs=LONG))
+        node.machine.lose(0)
+        node.look()
+        node.unprepare(a_claim())
+        assert record_of(node) is None
+
+    def test_after_a_reboot_nothing_of_the_old_boot_is_put_back(self, node):
+        """The GPU may be another claim's by then."""
+        node.machine.gpus[0].compute_mode = 3
+        node.prepare(a_claim(configs=LONG))
+        node.machine.boot_id = "another boot"
+        node.time_slices.clear()
+        node.restart()
+        node.unprepare(a_claim())
+        assert node.time_slices == {}
+        assert node.machine.gpus[0].compute_mode == 0
+
+    def test_after_a_reboot_the_slice_is_set_again(self, node):
+        node.prepare(a_claim(configs=LONG))
+        node.machine.boot_id = "another boot"
+        node.time_slices.clear()
+        node.restart()
+        node.prepare(a_claim(configs=LONG))
+        assert node.time_slices == {node.uuid(0): 3}
+        assert record_of(node).boot_id == "another boot"
+
+
+class TestGpusWithoutTimeSlices:
+    @pytest.fixture
+    def old(self, node):
+        def refuse(argv):
+            raise CommandError("no", argv=tuple(argv), returncode=3, output="Not Supported")
+
+        node.host.commands.programs["nvidia-smi"] = refuse
+        return node
+
+    def test_the_default_is_fine(self, old):
+        old.prepare(a_claim(configs=[interval("Default")]))
+        old.unprepare(a_claim())
+
+    def test_anything_else_is_an_error_and_unprepare_works(self, old):
+        with pytest.raises(CommandError):
+            old.prepare(a_claim(configs=LONG))
+        old.unprepare(a_claim())
+        assert record_of(old) is None
+
+
+def test_effects_are_read_as_they_were_written():
+    effect = SetTimeSlice(uuid="GPU-1", time_slice=2, compute_mode=3)
+    assert effects.decode(effect.to_json()) == effect
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"kind": "createMig"}, {"kind": "setTimeSlice"}, {"kind": ["x"]}]
+)
+def test_an_effect_of_another_release_is_refused_by_name(body):
+    with pytest.raises(HostError, match="record"):
+        effects.decode(body)
+
+
+def test_a_record_with_an_unknown_effect_cannot_be_forgotten_silently(node):
+    record = Record(
+        uid="c1",
+        namespace="ns",
+        name="claim-c1",
+        state=RecordState.STARTED,
+        boot_id=node.parts.boot_id,
+        effects=({"kind": "createMig"},),
+    )
+    node.parts.records.put(record)
+    with pytest.raises(HostError, match="createMig"):
+        node.unprepare(a_claim())
+    assert record_of(node) == record

@@ -1,0 +1,186 @@
+"""Plans of full GPUs: what is decided, and what is refused with which words."""
+
+import json
+
+import pytest
+
+from nvdra_core.errors import (
+    HostError,
+    InvalidConfigError,
+    NotReadyError,
+    UnknownDeviceError,
+)
+from nvdra_core.gates import FeatureGates
+from nvdra_node.checkpoint.model import Record, RecordState
+from nvdra_node.gpu import plan as planning
+from nvdra_node.gpu.model import GpuState, Inventory
+from nvdra_node.kubeletplugin.claim import ConfigSource
+from tests.scenario.gpu_node import a_claim
+from tests.unit.gpu.test_slices import a_gpu, an_inventory
+
+OFF = FeatureGates.parse("")
+ON = FeatureGates.parse("TimeSlicingSettings=true,MPSSupport=true")
+TWO = an_inventory(a_gpu(0), a_gpu(1))
+API = "resource.nvidia.com/v1beta1"
+
+
+def gpu_config(strategy="TimeSlicing", **more):
+    return {"apiVersion": API, "kind": "GpuConfig", "sharing": {"strategy": strategy, **more}}
+
+
+def interval(text):
+    return gpu_config(timeSlicingConfig={"interval": text})
+
+
+def plan(claim, inventory=TWO, others=(), gates=ON):
+    return planning.plan(claim, inventory, others, gates)
+
+
+def test_a_plain_gpu_is_held_and_nothing_is_changed():
+    result = plan(a_claim(devices=("gpu-1", "gpu-0")))
+    assert result.holds == (a_gpu(0).hold, a_gpu(1).hold)
+    assert result.effects == ()
+    assert result.config_key == ""
+
+
+def test_an_unknown_device_is_named_with_those_that_exist():
+    with pytest.raises(UnknownDeviceError, match="gpu-7 is not on this node; it has gpu-0, gpu-1"):
+        plan(a_claim(devices=("gpu-7",)))
+
+
+def test_a_node_without_gpus_yet_is_not_ready():
+    with pytest.raises(NotReadyError, match="driver loaded") as error:
+        plan(a_claim(), Inventory(devices=(), driver_version=None))
+    assert error.value.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("facts", "error", "words"),
+    [
+        (
+            {"state": GpuState.LOST, "message": "XID 79"},
+            HostError,
+            "gpu-0 .* is lost: XID 79; reset",
+        ),
+        ({"state": GpuState.HUNG}, NotReadyError, "gpu-0 .* is hung"),
+        ({"state": GpuState.FAILED, "message": "code 999"}, NotReadyError, "failed: code 999"),
+        ({"mig_enabled": True}, HostError, "MIG mode"),
+    ],
+)
+def test_a_sick_gpu_is_refused_and_says_why(facts, error, words):
+    inventory = an_inventory(a_gpu(0, **facts), a_gpu(1))
+    with pytest.raises(error, match=words):
+        plan(a_claim(), inventory)
+    assert plan(a_claim(devices=("gpu-1",)), inventory).holds
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("Default", 0), ("Short", 1), ("Medium", 2), ("Long", 3)]
+)
+def test_an_interval_becomes_one_time_slice_per_gpu(text, number):
+    result = plan(a_claim(devices=("gpu-0", "gpu-1"), configs=[interval(text)]))
+    assert [(e["uuid"], e["timeSlice"]) for e in result.effects] == [
+        (a_gpu(0).uuid, number),
+        (a_gpu(1).uuid, number),
+    ]
+    assert json.loads(result.config_key)["sharing"]["timeSlicingConfig"]["interval"] == text
+
+
+@pytest.mark.parametrize("config", [gpu_config(), gpu_config(timeSlicingConfig={})])
+def test_time_slicing_without_interval_means_default(config):
+    """Upstream crashes on the empty block, at every claim author's will."""
+    (effect,) = plan(a_claim(configs=[config])).effects
+    assert effect["timeSlice"] == 0
+
+
+def test_a_strategy_whose_gate_is_off_is_refused_by_the_gates_name():
+    with pytest.raises(InvalidConfigError, match="TimeSlicingSettings"):
+        plan(a_claim(configs=[interval("Long")]), gates=OFF)
+    with pytest.raises(InvalidConfigError, match="MPSSupport"):
+        plan(a_claim(configs=[gpu_config("MPS")]), gates=OFF)
+
+
+def test_mps_is_refused_for_now_by_the_gates_name():
+    with pytest.raises(InvalidConfigError, match="MPSSupport"):
+        plan(a_claim(configs=[gpu_config("MPS")]))
+
+
+def test_the_last_entry_wins_and_main_requests_cover_sub_requests():
+    claim = a_claim(configs=[(["r0"], interval("Short")), ([], interval("Long"))])
+    assert plan(claim).effects[0]["timeSlice"] == 3
+    claim = a_claim(configs=[([], interval("Short")), (["r0"], interval("Long"))])
+    assert plan(claim).effects[0]["timeSlice"] == 3
+
+
+def test_devices_with_different_configs_have_a_key_that_says_so():
+    claim = a_claim(devices=("gpu-0", "gpu-1"), configs=[(["r1"], interval("Long"))])
+    result = plan(claim)
+    assert [effect["uuid"] for effect in result.effects] == [a_gpu(1).uuid]
+    assert set(json.loads(result.config_key)) == {"gpu-0", "gpu-1"}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            {"apiVersion": API, "kind": "GpuConfig", "extra": 1},
+            "config 0 .FromClaim.*unknown field",
+        ),
+        ({"apiVersion": API, "kind": "Pizza"}, "kind"),
+        ({"kind": "GpuConfig"}, "apiVersion"),
+        (interval("Forever"), "Forever"),
+        (
+            {
+                "apiVersion": API,
+                "kind": "ComputeDomainChannelConfig",
+                "domainID": "6a3d8cf5-76f2-4f2b-8f5e-07b5e5b0d8a1",
+            },
+            "is not for driver gpu.nvidia.com",
+        ),
+    ],
+)
+def test_a_wrong_config_is_refused_with_claim_entry_and_value(config, words):
+    with pytest.raises(InvalidConfigError, match=words):
+        plan(a_claim(configs=[config]))
+
+
+def test_a_config_for_another_kind_of_device_is_an_error_only_when_it_names_the_request():
+    mig = {"apiVersion": API, "kind": "MigDeviceConfig"}
+    assert plan(a_claim(configs=[mig])).effects == ()
+    with pytest.raises(InvalidConfigError, match="r0"):
+        plan(a_claim(configs=[(["r0"], mig)]))
+
+
+def test_admin_access_changes_nothing_and_holds_nothing():
+    result = plan(a_claim(admin=True, configs=[interval("Long")], source=ConfigSource.CLASS))
+    assert result.effects == ()
+    assert result.holds == ()
+
+
+def test_the_original_state_is_taken_over_from_a_claim_that_shares_the_gpu():
+    (effect,) = plan(a_claim(configs=[interval("Long")])).effects
+    other = Record(
+        uid="other",
+        namespace="ns",
+        name="o",
+        state=RecordState.COMPLETED,
+        boot_id="b",
+        effects=({**effect, "original": {"computeMode": 3}},),
+    )
+    assert plan(a_claim(configs=[interval("Long")]), others=[other]).effects == other.effects
+
+
+def test_two_shares_of_one_gpu_get_names_of_their_own():
+    claim = a_claim(devices=("gpu-0", "gpu-0"), shares=("s1", "s2"))
+    assert planning._cdi_names(claim) == ["c1-gpu-0-s1", "c1-gpu-0-s2"]
+    assert planning._cdi_names(a_claim(shares=("s1",))) == ["c1-gpu-0"]
+    assert len(plan(claim).holds) == 1
+
+
+def test_msgspec_is_loaded_by_the_first_config_only():
+    import subprocess
+    import sys
+
+    code = "import sys, nvdra_node.gpu.driver; print('msgspec' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
