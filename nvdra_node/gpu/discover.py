@@ -63,6 +63,9 @@ ADDRESSING_MODES: Mapping[int, str] = {0: "None", 1: "HMM", 2: "ATS"}
 DISPLAY_GPUS = frozenset({"DGX Display", "NVIDIA DGX Display"})
 """Boards that only drive a monitor; never offered."""
 
+OURS = ("nvidia", None)
+"""Kernel drivers of a GPU that NVML may tell of; None: sysfs does not know."""
+
 _IDENTITY = ("minor", "uuid", "name", "pci_bus_id", "mig_mode")
 """Without these a GPU cannot be offered: it could not be told from another, or would be offered in the wrong mode."""
 
@@ -191,6 +194,8 @@ def _take(
     if facts.get("name") in DISPLAY_GPUS:
         looking.displays.add(facts.get("uuid", ""))
         return
+    if looking.host.sysfs.pci_driver(pci_address(facts.get("pci_bus_id", ""))) not in OURS:
+        return  # given to another driver under an open session, which does not notice
     bad = {fact: error for fact, error in errors.items() if error["code"] not in NOT_SUPPORTED}
     state, why = GpuState.OK, ""
     for fact, error in bad.items():

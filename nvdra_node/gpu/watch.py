@@ -8,17 +8,18 @@ a process that asked it. Built without starting; ``tick`` is one turn of the loo
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from nvdra_core import log
 from nvdra_core.clock import Clock
+from nvdra_core.workers import Workers
 from nvdra_node.gpu import discover
-from nvdra_node.gpu.model import GpuState, Inventory
+from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.host import Host
 
-log = logging.getLogger(__name__)
+_LOG = log.get(__name__)
 
 MAX_GPU_S = 15.0
 """Longest patience with a GPU that hung before: it may only be slow."""
@@ -54,13 +55,13 @@ class Watch:
         host: Host,
         clock: Clock,
         settings: WatchSettings | None = None,
-        failed: Callable[[BaseException], None] | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        """``failed`` is told of a bug that ended the thread; without it the thread's error goes to threading's hook."""
+        """``workers`` supervises the thread, so that a bug in it ends the service; without it nobody does."""
         self._host = host
         self._clock = clock
         self._settings = settings or WatchSettings()
-        self._failed = failed
+        self._workers = workers
         self._inventory = Inventory(devices=(), driver_version=None)
         self._changed: list[Callable[[], None]] = []
         self._has_looked = threading.Event()
@@ -85,12 +86,15 @@ class Watch:
 
     def trigger(self, why: str) -> None:
         """Look again soon: SIGHUP, an NVML error somewhere, a device that is not as it was. Never blocks."""
-        log.debug("gpus: asked to look again: %s", why)
+        _LOG.info("asked to look at the GPUs again", v=3, why=why)
         self._asked.set()
         self._wake.set()
 
     def start(self) -> None:
         """Start the thread; the first look comes at once."""
+        if self._workers is not None:
+            self._thread = self._workers.spawn("gpu-watch", self._run)
+            return
         self._thread = threading.Thread(target=self._run, name="gpu-watch", daemon=True)
         self._thread.start()
 
@@ -113,7 +117,7 @@ class Watch:
         loaded = self._host.sysfs.driver_version()
         is_swapped = loaded != self._loaded
         if is_swapped:
-            log.info("gpus: NVIDIA driver: was %s, now %s", self._loaded, loaded)
+            _LOG.info("NVIDIA driver changed", was=self._loaded, now=loaded)
             self._loaded = loaded
             self._failures = 0
             self._hung.clear()
@@ -125,16 +129,10 @@ class Watch:
             self._look()
 
     def _run(self) -> None:
-        try:
-            while not self._is_stopping.is_set():
-                self._wake.clear()
-                self.tick()
-                self._clock.wait(self._wake, self._settings.driver_poll_s)
-        except BaseException as error:
-            if self._failed is None:
-                raise
-            log.exception("gpus: the watch ended")
-            self._failed(error)
+        while not self._is_stopping.is_set():
+            self._wake.clear()
+            self.tick()
+            self._clock.wait(self._wake, self._settings.driver_poll_s)
 
     def _look(self) -> None:
         skip, limits = self._patience()
@@ -181,20 +179,22 @@ class Watch:
         before, self._inventory = self._inventory, inventory
         if inventory.notes != before.notes:
             for note in inventory.notes:
-                log.warning("gpus: %s", note)
-        is_same = (
-            inventory.devices == before.devices
-            and inventory.driver_version == before.driver_version
-        )
-        if is_same:
+                _LOG.warning("GPUs", note=note)
+        if (inventory.devices, inventory.driver_version) == (before.devices, before.driver_version):
             return
-        known = {gpu.uuid: gpu for gpu in before.devices}
+        known = {gpu.uuid: gpu.state for gpu in before.devices}
         for gpu in inventory.devices:
-            was = known.get(gpu.uuid)
-            if was is None or was.state is not gpu.state:
-                level = logging.INFO if gpu.state is GpuState.OK else logging.ERROR
-                log.log(
-                    level, "gpus: %s (%s): %s %s", gpu.name, gpu.uuid, gpu.state.value, gpu.message
-                )
+            if known.get(gpu.uuid) is not gpu.state:
+                _tell(gpu)
         for changed in self._changed:
             changed()
+
+
+def _tell(gpu: Gpu) -> None:
+    """Log a GPU that is new or in a new state."""
+    if gpu.state is GpuState.OK:
+        _LOG.info("GPU found", v=1, device=gpu.name, uuid=gpu.uuid, product=gpu.product_name)
+    else:
+        _LOG.warning(
+            "GPU sick", device=gpu.name, uuid=gpu.uuid, state=gpu.state.value, why=gpu.message
+        )

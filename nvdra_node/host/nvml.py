@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nvdra_core import log
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError
 from nvdra_node.host.child import Child, ChildGoneError, LineChild
 from nvdra_node.host.nvml_child import IDLE_STATUS
 
-log = logging.getLogger(__name__)
+_LOG = log.get(__name__)
 
 STALE_SESSION_CODES = frozenset({1, 9, 12, 18})
 """Uninitialized, driver not loaded, library not found, library and driver of different versions: the session cannot
@@ -156,7 +156,7 @@ class ChildNvml:
     def _end(self) -> None:
         child, self._child = self._child, None
         if child is not None and not child.kill(_KILL_WAIT_S):
-            log.warning("nvml process %d cannot be killed, leaving it behind", child.pid)
+            _LOG.warning("nvml process cannot be killed, leaving it behind", pid=child.pid)
             self._abandoned.append(child)
 
     def _unwrap(self, answer: dict[str, Any], operation: str, arguments: dict[str, Any]) -> Any:

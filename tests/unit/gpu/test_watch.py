@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from nvdra_core.clock import FakeClock, SystemClock
+from nvdra_core.workers import Workers
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.gpu.watch import Watch, WatchSettings
 from nvdra_node.host.fake.host import fake_host
@@ -170,19 +171,16 @@ def test_the_thread_starts_looks_reacts_and_stops() -> None:
 
 
 def test_a_bug_in_the_thread_is_reported_and_not_swallowed() -> None:
-    told: list[BaseException] = []
     ended = threading.Event()
 
     def breaks() -> None:
         raise ValueError("a bug")
 
-    def failed(error: BaseException) -> None:
-        told.append(error)
-        ended.set()
-
     clock = SystemClock()
-    watch = Watch(fake_host(FakeMachine(), clock), clock, failed=failed)
+    workers = Workers(clock)
+    workers.on_failure(ended.set)
+    watch = Watch(fake_host(FakeMachine(), clock), clock, workers=workers)
     watch.subscribe(breaks)
     watch.start()
-    assert ended.wait(5.0) and isinstance(told[0], ValueError)
+    assert ended.wait(5.0) and isinstance(workers.failure, ValueError)
     assert watch.stop()

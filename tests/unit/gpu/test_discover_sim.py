@@ -1,0 +1,109 @@
+"""Discovery on the simulated driver, through the real child process: hung, lost and absent GPUs, and the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_node.gpu.discover import Look, discover
+from nvdra_node.gpu.model import GpuState, Inventory
+from nvdra_node.gpu.watch import Watch, WatchSettings
+from nvdra_node.host.host import Host, open_host
+from nvdra_node.host.ports import HostRoots
+from tests.sim.api import SimRoot
+
+pytestmark = pytest.mark.sim
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> SimRoot:
+    return SimRoot.create(tmp_path / "host", "h100x8")
+
+
+@pytest.fixture
+def host(root: SimRoot) -> Iterator[Host]:
+    opened = open_host(
+        HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
+    )
+    yield opened
+    opened.close()
+
+
+def look(host: Host, before: Inventory | None = None) -> Look:
+    return discover(host, CLOCK, before=before)
+
+
+def test_the_inventory_is_the_truth_of_the_simulator(root: SimRoot, host: Host) -> None:
+    inventory = look(host).inventory
+    truth = root.profile.gpus
+    assert inventory.notes == () and inventory.driver_version == root.profile.driver_version
+    assert [gpu.uuid for gpu in inventory.devices] == [gpu.uuid for gpu in truth]
+    assert [gpu.pci_address for gpu in inventory.devices] == [gpu.bdf for gpu in truth]
+    assert [gpu.numa_node for gpu in inventory.devices] == [gpu.numa_node for gpu in truth]
+    assert [gpu.pcie_root for gpu in inventory.devices] == [gpu.path[0] for gpu in truth]
+
+
+def test_eight_gpus_are_read_within_20_ms_of_a_running_child(host: Host) -> None:
+    host.nvml.call("system", Deadline(5, CLOCK))
+    times = []
+    for _ in range(5):
+        start_s = CLOCK.monotonic()
+        look(host)
+        times.append(CLOCK.monotonic() - start_s)
+    assert min(times) < 0.020
+
+
+def test_a_call_that_never_returns_on_gpu_3_costs_gpu_3_only_and_three_seconds(
+    root: SimRoot, host: Host
+) -> None:
+    root.fault("nvmlDeviceGetMemoryInfo", gpu=3, hang=True)
+    start_s = CLOCK.monotonic()
+    first = look(host)
+    assert CLOCK.monotonic() - start_s < 3.0
+    assert [gpu.minor for gpu in first.inventory.devices] == [0, 1, 2, 4, 5, 6, 7]
+    assert first.hung == (3,) and host.nvml.stuck() == 0
+
+
+def test_a_lost_gpu_keeps_its_facts_and_comes_back(root: SimRoot, host: Host) -> None:
+    before = look(host).inventory
+    root.lose(3)
+    during = look(host, before).inventory
+    assert [gpu.state for gpu in during.devices].count(GpuState.OK) == 7
+    assert during.devices[3].state is GpuState.LOST
+    assert during.devices[3].uuid == root.profile.gpus[3].uuid
+    root.find(3)
+    assert look(host, during).inventory == before
+
+
+def test_a_gpu_given_to_vfio_leaves_and_the_others_stay(root: SimRoot, host: Host) -> None:
+    before = look(host).inventory
+    root.bind(2, "vfio-pci")
+    after = look(host, before).inventory
+    assert [gpu.minor for gpu in after.devices] == [0, 1, 3, 4, 5, 6, 7]
+    assert all(gpu.state is GpuState.OK for gpu in after.devices)
+    root.bind(2, "nvidia")
+    assert look(host, after).inventory.devices == before.devices
+
+
+def test_the_watch_sees_the_driver_come_go_and_change(root: SimRoot, host: Host) -> None:
+    root.unload_driver(uninstall=True)
+    watch = Watch(host, CLOCK, WatchSettings())
+    watch.tick()
+    assert watch.inventory == Inventory(
+        devices=(), driver_version=None, notes=watch.inventory.notes
+    )
+    root.load_driver()
+    watch.tick()
+    assert len(watch.inventory.devices) == 8
+    root.unload_driver()
+    watch.tick()
+    assert len(watch.inventory.devices) == 0
+    root.load_driver("590.48.01")
+    watch.tick()
+    assert {gpu.driver_version for gpu in watch.inventory.devices} == {"590.48.01"}
+    assert all(gpu.state is GpuState.OK for gpu in watch.inventory.devices)
