@@ -1,0 +1,72 @@
+"""Real programs, awkward ones: daemons, floods, orphans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import CommandError
+from nvdra_node.host.commands import SystemCommands
+
+CLOCK = SystemClock()
+
+
+def run(script: str, timeout_s: float = 5.0, limit_bytes: int = 2**20) -> str:
+    commands = SystemCommands(output_limit_bytes=limit_bytes)
+    return commands.run(["sh", "-c", script], Deadline(timeout_s, CLOCK)).stdout
+
+
+def test_a_daemon_left_behind_does_not_hold_up_the_caller(tmp_path: Path) -> None:
+    start_s = CLOCK.monotonic()
+    pid_file = tmp_path / "pid"
+    assert run(f"sleep 30 & echo $! > {pid_file}; echo done") == "done\n"
+    assert CLOCK.monotonic() - start_s < 2.0
+    os.kill(int(pid_file.read_text()), 9)
+
+
+def test_the_whole_group_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with pytest.raises(CommandError):
+        run(f"sleep 30 & echo $! > {pid_file}; wait", 0.3)
+    assert _is_gone(int(pid_file.read_text()))
+
+
+def test_too_much_output_is_an_error_and_ends_the_program() -> None:
+    with pytest.raises(CommandError, match="more than 1000 bytes"):
+        run("while :; do echo aaaaaaaaaaaaaaaaaaaa; done", limit_bytes=1000)
+
+
+def test_large_output_on_both_pipes_is_read_whole() -> None:
+    result = SystemCommands().run(
+        ["sh", "-c", "head -c 300000 /dev/zero | tr '\\0' x; head -c 300000 /dev/zero >&2"],
+        Deadline(5, CLOCK),
+    )
+    assert (len(result.stdout), len(result.stderr)) == (300000, 300000)
+
+
+def test_the_error_carries_what_the_program_said() -> None:
+    with pytest.raises(CommandError, match="no such GPU") as caught:
+        run("echo no such GPU >&2; exit 6")
+    assert (caught.value.returncode, caught.value.output) == (6, "no such GPU")
+
+
+def test_a_program_killed_by_a_signal_has_a_negative_status() -> None:
+    with pytest.raises(CommandError) as caught:
+        run("kill -9 $$")
+    assert caught.value.returncode == -9
+
+
+def test_programs_get_nothing_of_our_environment_and_no_input() -> None:
+    names = {line.split("=")[0] for line in run("env; cat").splitlines()}
+    assert names - {"PWD", "SHLVL", "_"} == {"PATH", "LC_ALL"}
+
+
+def _is_gone(pid: int) -> bool:
+    """Ended, even if nobody has reaped it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True

@@ -1,0 +1,153 @@
+"""The life of the NVML child as its parent sees it, with children that behave as badly as the kernel allows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError
+from nvdra_node.host.child import ChildGoneError
+from nvdra_node.host.nvml import ChildNvml, ChildSettings
+from nvdra_node.host.nvml_child import IDLE_STATUS
+
+CLOCK = SystemClock()
+
+
+class ScriptedChild:
+    """Answers each request by the next line of its script: a reply, ``hang``, or an exit status."""
+
+    def __init__(self, pid: int, script: list[Any], *, killable: bool = True) -> None:
+        self.pid = pid
+        self.script = script
+        self.killable = killable
+        self.killed = False
+        self._requests: list[dict[str, Any]] = []
+
+    def send(self, line: bytes) -> None:
+        self._requests.append(json.loads(line))
+
+    def receive(self, deadline: Deadline) -> bytes | None:
+        action = self.script.pop(0)
+        if action == "hang":
+            return None
+        if isinstance(action, int):
+            raise ChildGoneError(f"process {self.pid} ended", status=action)
+        return json.dumps({"id": self._requests[-1]["id"], **action}).encode()
+
+    def kill(self, wait_s: float) -> bool:
+        self.killed = True
+        return self.killable
+
+    def reap(self) -> bool:
+        return self.killable
+
+
+class Nursery:
+    """Spawns scripted children, one after the other."""
+
+    def __init__(self, *scripts: list[Any], killable: bool = True) -> None:
+        self._scripts = list(scripts)
+        self._killable = killable
+        self.children: list[ScriptedChild] = []
+        self.nvml = ChildNvml(
+            lambda: Path("/lib/libnvidia-ml.so.1"), ChildSettings(max_abandoned=2), self.spawn
+        )
+
+    def spawn(self, argv: Sequence[str]) -> ScriptedChild:
+        child = ScriptedChild(len(self.children), self._scripts.pop(0), killable=self._killable)
+        self.children.append(child)
+        return child
+
+    def call(self) -> Any:
+        return self.nvml.call("system", Deadline(5, CLOCK))
+
+
+OK = {"ok": "fine"}
+BAD = {"error": {"kind": "nvml", "function": "nvmlInit", "code": 999, "message": "Unknown Error"}}
+STALE = {"error": {"kind": "nvml", "function": "nvmlX", "code": 18, "message": "Mismatch"}}
+
+
+def test_one_child_serves_many_calls_and_errors_of_nvml_do_not_end_it() -> None:
+    nursery = Nursery([OK, BAD, OK])
+    assert nursery.call() == "fine"
+    with pytest.raises(NvmlError) as caught:
+        nursery.call()
+    assert (caught.value.function, caught.value.code) == ("nvmlInit", 999)
+    assert nursery.call() == "fine" and len(nursery.children) == 1
+
+
+def test_a_child_that_hangs_is_killed_and_the_next_call_gets_another() -> None:
+    nursery = Nursery(["hang"], [OK])
+    with pytest.raises(NvmlHungError):
+        nursery.call()
+    assert nursery.children[0].killed
+    assert nursery.call() == "fine" and nursery.nvml.stuck() == 0
+
+
+def test_a_child_that_dies_in_a_call_is_an_error_and_the_call_is_not_repeated() -> None:
+    nursery = Nursery([-11], [OK])
+    with pytest.raises(NvmlError, match="ended") as caught:
+        nursery.call()
+    assert not isinstance(caught.value, NvmlHungError)
+    assert nursery.call() == "fine"
+
+
+def test_a_child_that_went_home_idle_is_replaced_without_anybody_noticing() -> None:
+    nursery = Nursery([OK, IDLE_STATUS], [OK])
+    assert [nursery.call(), nursery.call()] == ["fine", "fine"]
+    assert len(nursery.children) == 2
+
+
+def test_a_session_of_a_replaced_driver_is_not_used_again() -> None:
+    nursery = Nursery([STALE], [OK])
+    with pytest.raises(NvmlError):
+        nursery.call()
+    assert nursery.call() == "fine" and nursery.children[0].killed
+
+
+def test_unkillable_children_are_left_behind_up_to_a_limit_and_reaped_later() -> None:
+    nursery = Nursery(["hang"], ["hang"], [OK], killable=False)
+    for _ in range(2):
+        with pytest.raises(NvmlHungError):
+            nursery.call()
+    assert nursery.nvml.stuck() == 2
+    with pytest.raises(NvmlHungError, match="cannot be killed"):
+        nursery.call()
+    assert len(nursery.children) == 2
+    nursery.children[0].killable = True
+    assert nursery.call() == "fine" and nursery.nvml.stuck() == 1
+
+
+def test_who_does_not_get_his_turn_in_time_learns_that_and_nothing_is_begun() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(ScriptedChild):
+        def receive(self, deadline: Deadline) -> bytes | None:
+            inside.set()
+            go_on.wait(5)
+            return super().receive(deadline)
+
+    nvml = ChildNvml(lambda: Path("/x"), spawn=lambda argv: Slow(1, [OK, OK]))
+    first = threading.Thread(target=lambda: nvml.call("system", Deadline(5, CLOCK)))
+    first.start()
+    assert inside.wait(5)
+    with pytest.raises(DeadlineError):
+        nvml.call("system", Deadline(0.05, CLOCK))
+    go_on.set()
+    first.join()
+
+
+def test_a_library_that_is_not_there_is_a_host_error_and_no_child_is_started() -> None:
+    def missing() -> Path:
+        raise HostError("no library")
+
+    nvml = ChildNvml(missing, spawn=Nursery().spawn)
+    with pytest.raises(HostError, match="no library"):
+        nvml.call("system", Deadline(5, CLOCK))
+    assert nvml.pid is None

@@ -1,0 +1,148 @@
+"""Real NVML children: when they end, and that they never outlive their parent."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import HostError, NvmlError
+from nvdra_node.host import driverroot
+from nvdra_node.host.nvml import ChildNvml, ChildSettings
+from tests.sim.api import SimRoot
+
+pytestmark = pytest.mark.sim
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> SimRoot:
+    return SimRoot.create(tmp_path / "host", "l4x2")
+
+
+def make(root: SimRoot, idle_s: float = 10.0) -> ChildNvml:
+    return ChildNvml(lambda: driverroot.library(root.path), ChildSettings(idle_s=idle_s))
+
+
+@pytest.fixture
+def nvml(root: SimRoot) -> Iterator[ChildNvml]:
+    made = make(root)
+    yield made
+    made.close()
+
+
+def ask(nvml: ChildNvml, timeout_s: float = 5.0) -> int:
+    """The number of GPUs, by way of the child; returns the child's pid."""
+    assert nvml.call("system", Deadline(timeout_s, CLOCK))["count"] == 2
+    assert nvml.pid is not None
+    return nvml.pid
+
+
+def ended(pid: int, timeout_s: float = 5.0) -> bool:
+    """Whether the process ends in time (a child of ours stays a zombie until it is reaped)."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([fd], [], [], timeout_s)[0])
+    finally:
+        os.close(fd)
+
+
+def test_an_idle_child_goes_home_and_the_next_call_starts_another(root: SimRoot) -> None:
+    nvml = make(root, idle_s=0.1)
+    first = ask(nvml)
+    assert ended(first)
+    assert ask(nvml) != first
+    nvml.close()
+
+
+def test_a_child_that_collects_events_does_not_go_home(root: SimRoot) -> None:
+    nvml = make(root, idle_s=0.1)
+    pid = ask(nvml)
+    nvml.call("watch_events", Deadline(5, CLOCK))
+    assert not ended(pid, 0.4)
+    nvml.close()
+    assert ended(pid)
+
+
+def test_a_child_killed_during_a_call_is_an_error_and_replaced(
+    root: SimRoot, nvml: ChildNvml
+) -> None:
+    pid = ask(nvml)
+    slot = root.fault("nvmlDeviceGetCount_v2", hang=True)
+    killer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(NvmlError, match="ended"):
+        nvml.call("system", Deadline(5, CLOCK))
+    killer.join()
+    root.clear_fault(slot)
+    assert ask(nvml) != pid
+
+
+def test_a_child_that_died_between_calls_is_an_error_once(nvml: ChildNvml) -> None:
+    pid = ask(nvml)
+    os.kill(pid, signal.SIGKILL)
+    assert ended(pid)
+    with pytest.raises(NvmlError):
+        ask(nvml)
+    ask(nvml)
+
+
+def test_a_library_that_does_not_load_is_a_host_error_that_says_why(tmp_path: Path) -> None:
+    library = tmp_path / "libnvidia-ml.so.1"
+    library.write_text("not an ELF file")
+    nvml = ChildNvml(lambda: library)
+    with pytest.raises(HostError, match="does not load"):
+        nvml.call("system", Deadline(5, CLOCK))
+    nvml.close()
+
+
+def test_wrong_arguments_are_answered_and_do_not_end_the_child(nvml: ChildNvml) -> None:
+    pid = ask(nvml)
+    with pytest.raises(HostError, match="unexpected keyword"):
+        nvml.call("gpu", Deadline(5, CLOCK), number=1)
+    assert ask(nvml) == pid
+
+
+def test_sigterm_to_the_group_of_the_service_does_not_end_a_child_at_work(nvml: ChildNvml) -> None:
+    pid = ask(nvml)
+    os.kill(pid, signal.SIGTERM)
+    assert ask(nvml) == pid
+
+
+_PARENT = """
+import sys
+from pathlib import Path
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_node.host.nvml import ChildNvml
+nvml = ChildNvml(lambda: Path(sys.argv[1]))
+nvml.call("system", Deadline(5, SystemClock()))
+print(nvml.pid, flush=True)
+nvml.call("gpu", Deadline(60, SystemClock()), index=0)
+"""
+
+
+def test_a_child_ends_with_its_parent_even_when_nvml_hangs(root: SimRoot) -> None:
+    root.fault("nvmlDeviceGetUUID", gpu=0, hang=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(root.nvml_library)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    assert ended(pid)
