@@ -98,6 +98,11 @@ class Connection:
         session = self._sock.session if isinstance(self._sock, ssl.SSLSocket) else None
         return session if session and session.has_ticket else None
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the handshake went on from an earlier session."""
+        return isinstance(self._sock, ssl.SSLSocket) and bool(self._sock.session_reused)
+
     def _attach(self, sock: socket.socket) -> None:
         self._sock.close()  # after start_tls the descriptor is the new socket's and this does nothing
         self._sock = sock

@@ -69,13 +69,14 @@ class Store:
         self._convert = convert
         self._history_limit = history_limit
         self._tables: dict[Key, Table] = {}
+        self._compacted = 0
 
     def table(self, kind: Kind) -> Table:
         """The kind's objects; hold the lock while walking them."""
         found = self._tables.get(kind.key)
         if found is None:
             with self.lock:
-                found = self._tables.setdefault(kind.key, Table())
+                found = self._tables.setdefault(kind.key, Table(oldest=self._compacted))
         return found
 
     def find(self, kind: Kind, namespace: str, name: str) -> Entry | None:
@@ -115,6 +116,7 @@ class Store:
     def compact(self) -> None:
         """Forget the past, as etcd does after five minutes: older versions and pages answer 410."""
         with self.lock:
+            self._compacted = self.version
             for table in self._tables.values():
                 table.first += len(table.changes)
                 table.changes.clear()

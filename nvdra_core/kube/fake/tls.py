@@ -40,6 +40,9 @@ class Authority:
             _builder(subject, subject, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(is_ca=True), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
         self.certificate_path.write_bytes(
@@ -80,6 +83,11 @@ class Authority:
             _builder(x509.Name(attributes), self._certificate.subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(is_ca=False), critical=True)
+            .add_extension(
+                # Tells authorities of the same name apart, as during a rotation.
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         )
         if alternatives:

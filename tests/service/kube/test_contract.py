@@ -1,0 +1,309 @@
+"""What the client and its callers rely on, checked on the fake and, given one, on a real API server.
+
+The real one: ``NVDRA_TEST_KUBECONFIG=... pytest -m cluster tests/service/kube`` with an administrator's kubeconfig of
+Kubernetes 1.34 or later. Objects are named nvdra-contract-* and are removed again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from nvdra_core.errors import ApiError
+from nvdra_core.kube import watch
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.config import KubeConfig
+from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.errors import RelistError
+from nvdra_core.kube.fake.server import FakeApiServer
+from nvdra_core.kube.resources import (
+    CLAIMS,
+    NAMESPACES,
+    SLICES,
+    JsonObject,
+    Preconditions,
+    Selector,
+    WriteOptions,
+)
+from tests.service.kube.objects import (
+    a_claim,
+    a_device,
+    a_device_status,
+    a_slice,
+    an_allocation,
+)
+
+
+class KubernetesApiContract:
+    """The rules; subclasses say which server."""
+
+    @pytest.fixture
+    def api(self) -> Iterator[Client]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def node(self) -> str:
+        return f"nvdra-contract-{secrets.token_hex(3)}"
+
+    @pytest.fixture
+    def dra(self, api: Client, node: str) -> Iterator[DraApi]:
+        yield DraApi(api)
+        for item in api.list(SLICES, selector=Selector(f"spec.nodeName={node}")).items:
+            api.delete(SLICES, item["metadata"]["name"])
+
+    @pytest.fixture
+    def namespace(self, api: Client) -> Iterator[str]:
+        name = f"nvdra-contract-{secrets.token_hex(3)}"
+        api.create(NAMESPACES, {"metadata": {"name": name}})
+        yield name
+        for item in api.list(CLAIMS, namespace=name).items:
+            item["metadata"]["finalizers"] = []
+            api.merge_patch(CLAIMS, {"metadata": {**item["metadata"], "resourceVersion": None}})
+            try:
+                api.delete(CLAIMS, item["metadata"]["name"], namespace=name)
+            except ApiError as error:
+                assert error.status == 404
+        api.delete(NAMESPACES, name)
+
+    @pytest.fixture
+    def claim(self, api: Client, namespace: str, node: str) -> JsonObject:
+        created = api.create(CLAIMS, a_claim(namespace=namespace))
+        created["status"] = {"allocation": an_allocation("gpu-0", "gpu-1", node=node)}
+        return api.update(CLAIMS.sub("status"), created)
+
+    def test_created_slice_has_what_the_server_adds(self, dra: DraApi, node: str) -> None:
+        stored = dra.create_slice(a_slice(f"{node}-1", node))
+        assert stored["metadata"]["uid"]
+        assert stored["metadata"]["resourceVersion"]
+        assert stored["metadata"]["generation"] == 1
+        assert stored["spec"]["devices"] == [a_device()]
+
+    def test_generated_name_keeps_its_prefix(self, dra: DraApi, node: str) -> None:
+        body = a_slice(node=node)
+        body["metadata"] = {"generateName": f"{node}-"}
+        name = dra.create_slice(body)["metadata"]["name"]
+        assert name.startswith(f"{node}-")
+        assert len(name) == len(node) + 6
+
+    def test_taken_name_is_already_exists(self, dra: DraApi, node: str) -> None:
+        dra.create_slice(a_slice(f"{node}-1", node))
+        with pytest.raises(ApiError) as caught:
+            dra.create_slice(a_slice(f"{node}-1", node))
+        assert (caught.value.status, caught.value.api_reason) == (409, "AlreadyExists")
+
+    def test_missing_object_is_not_found(self, dra: DraApi, node: str) -> None:
+        with pytest.raises(ApiError) as caught:
+            dra.delete_slice(f"{node}-none")
+        assert (caught.value.status, caught.value.api_reason) == (404, "NotFound")
+
+    def test_missing_path_has_no_reason(self, api: Client) -> None:
+        with pytest.raises(ApiError) as caught:
+            api.get(SLICES.at("v9"), "x")
+        assert (caught.value.status, caught.value.api_reason) == (404, "")
+
+    def test_update_raises_generation_and_version(self, dra: DraApi, node: str) -> None:
+        stored = dra.create_slice(a_slice(f"{node}-1", node))
+        stored["spec"]["devices"] = [a_device(), a_device("gpu-1")]
+        updated = dra.update_slice(stored)
+        assert updated["metadata"]["generation"] == 2
+        assert updated["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]
+
+    def test_update_without_change_keeps_the_version(self, dra: DraApi, node: str) -> None:
+        stored = dra.create_slice(a_slice(f"{node}-1", node))
+        again = dra.update_slice(stored)
+        assert again["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"]
+
+    def test_update_of_an_old_state_is_a_conflict(self, dra: DraApi, node: str) -> None:
+        old = dra.create_slice(a_slice(f"{node}-1", node))
+        dra.update_slice({**old, "spec": {**old["spec"], "devices": []}})
+        with pytest.raises(ApiError) as caught:
+            dra.update_slice(old)
+        assert (caught.value.status, caught.value.api_reason) == (409, "Conflict")
+
+    def test_driver_of_a_slice_cannot_change(self, dra: DraApi, node: str) -> None:
+        stored = dra.create_slice(a_slice(f"{node}-1", node))
+        stored["spec"]["driver"] = "other.example.com"
+        with pytest.raises(ApiError) as caught:
+            dra.update_slice(stored)
+        assert (caught.value.status, caught.value.api_reason) == (422, "Invalid")
+
+    def test_delete_of_another_incarnation_is_a_conflict(self, dra: DraApi, node: str) -> None:
+        dra.create_slice(a_slice(f"{node}-1", node))
+        with pytest.raises(ApiError) as caught:
+            dra.delete_slice(f"{node}-1", preconditions=Preconditions(uid="another"))
+        assert (caught.value.status, caught.value.api_reason) == (409, "Conflict")
+
+    def test_delete_of_the_seen_state_succeeds(self, dra: DraApi, node: str) -> None:
+        metadata = dra.create_slice(a_slice(f"{node}-1", node))["metadata"]
+        seen = Preconditions(uid=metadata["uid"], resource_version=metadata["resourceVersion"])
+        dra.delete_slice(f"{node}-1", preconditions=seen)
+        assert dra.list_slices(Selector(f"spec.nodeName={node}")).items == []
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param({"allNodes": False}, id="false is not absent"),
+            pytest.param({"nodeName": ""}, id="empty is not absent"),
+            pytest.param({"allNodes": True}, id="two node selections"),
+            pytest.param({"devices": [a_device(), a_device()]}, id="device named twice"),
+            pytest.param(
+                {"devices": [a_device(attributes={"v": {"version": "580.65.06"}})]},
+                id="no semantic version",
+            ),
+            pytest.param(
+                {"devices": [a_device(attributes={"v": {"string": "x" * 65}})]}, id="long string"
+            ),
+            pytest.param({"devices": [a_device(f"gpu-{n}") for n in range(129)]}, id="129 devices"),
+            pytest.param(
+                {"pool": {"name": "p", "generation": 1, "resourceSliceCount": 0}}, id="no slices"
+            ),
+        ],
+    )
+    def test_invalid_slice_is_refused(self, dra: DraApi, node: str, spec: JsonObject) -> None:
+        with pytest.raises(ApiError) as caught:
+            dra.create_slice(a_slice(f"{node}-1", node, **spec))
+        assert (caught.value.status, caught.value.api_reason) == (422, "Invalid")
+
+    def test_unknown_field_is_refused_when_asked_strictly(self, dra: DraApi, node: str) -> None:
+        body = a_slice(f"{node}-1", node, colour="green")
+        with pytest.raises(ApiError) as caught:
+            dra.create_slice(body, options=WriteOptions(field_validation="Strict"))
+        assert caught.value.status == 400
+
+    def test_unknown_field_is_dropped_otherwise(self, dra: DraApi, node: str) -> None:
+        stored = dra.create_slice(a_slice(f"{node}-1", node, colour="green"))
+        assert "colour" not in stored["spec"]
+
+    def test_fields_select(self, dra: DraApi, node: str) -> None:
+        dra.create_slice(a_slice(f"{node}-1", node))
+        found = dra.list_slices(Selector(f"spec.driver=gpu.nvidia.com,spec.nodeName={node}"))
+        assert [item["metadata"]["name"] for item in found.items] == [f"{node}-1"]
+        assert dra.list_slices(Selector(f"spec.driver=x.y,spec.nodeName={node}")).items == []
+
+    def test_labels_select(self, api: Client, dra: DraApi, node: str) -> None:
+        body = a_slice(f"{node}-1", node)
+        body["metadata"]["labels"] = {"nvdra-test": node}
+        dra.create_slice(body)
+        for labels, count in (
+            (f"nvdra-test in ({node},x)", 1),
+            (f"nvdra-test={node},!nvdra-test", 0),
+        ):
+            assert len(api.list(SLICES, selector=Selector(labels=labels)).items) == count
+
+    def test_unknown_field_selector_is_a_bad_request(self, api: Client) -> None:
+        with pytest.raises(ApiError) as caught:
+            api.list(SLICES, selector=Selector("spec.colour=green"))
+        assert caught.value.status == 400
+
+    def test_spec_of_a_claim_cannot_change(self, api: Client, claim: JsonObject) -> None:
+        claim["spec"]["devices"]["requests"][0]["exactly"]["count"] = 2
+        with pytest.raises(ApiError) as caught:
+            api.update(CLAIMS, claim)
+        assert caught.value.status == 422
+
+    def test_status_is_not_written_through_the_object(self, api: Client, claim: JsonObject) -> None:
+        changed = {**claim, "status": {}}
+        assert api.update(CLAIMS, changed)["status"]["allocation"]
+
+    def test_applied_device_status_is_merged(
+        self, api: Client, dra: DraApi, claim: JsonObject, node: str
+    ) -> None:
+        first = self.apply(dra, claim, "one", a_device_status("gpu-0", pool=node))
+        assert [entry["device"] for entry in first["status"]["devices"]] == ["gpu-0"]
+        second = self.apply(dra, claim, "two", a_device_status("gpu-1", pool=node))
+        assert sorted(e["device"] for e in second["status"]["devices"]) == ["gpu-0", "gpu-1"]
+        assert second["status"]["allocation"] == claim["status"]["allocation"]
+
+    def test_apply_removes_what_its_manager_leaves_out(
+        self, dra: DraApi, claim: JsonObject, node: str
+    ) -> None:
+        both = [a_device_status(name, pool=node) for name in ("gpu-0", "gpu-1")]
+        self.apply(dra, claim, "one", *both)
+        left = self.apply(dra, claim, "one", both[1])
+        assert [entry["device"] for entry in left["status"]["devices"]] == ["gpu-1"]
+
+    def test_apply_over_another_manager_is_a_conflict_unless_forced(
+        self, dra: DraApi, claim: JsonObject, node: str
+    ) -> None:
+        self.apply(dra, claim, "one", a_device_status("gpu-0", pool=node))
+        other = a_device_status("gpu-0", ready="False", pool=node)
+        with pytest.raises(ApiError) as caught:
+            self.apply(dra, claim, "two", other)
+        assert caught.value.status == 409
+        forced = self.apply(dra, claim, "two", other, force=True)
+        assert forced["status"]["devices"][0]["conditions"][0]["status"] == "False"
+
+    def test_status_of_an_unallocated_device_is_refused(
+        self, dra: DraApi, claim: JsonObject, node: str
+    ) -> None:
+        with pytest.raises(ApiError) as caught:
+            self.apply(dra, claim, "one", a_device_status("gpu-9", pool=node))
+        assert caught.value.status == 422
+
+    def test_watch_tells_changes_in_order(self, dra: DraApi, node: str) -> None:
+        selector = Selector(f"spec.nodeName={node}")
+        listed = dra.list_slices(selector)
+        stored = dra.create_slice(a_slice(f"{node}-1", node))
+        stored = dra.update_slice({**stored, "spec": {**stored["spec"], "devices": []}})
+        dra.delete_slice(f"{node}-1")
+        stream = watch.watch(
+            dra.client, SLICES, resource_version=listed.resource_version, selector=selector
+        )
+        seen = []
+        for event in stream:
+            seen.append(event.type)
+            if event.type == "DELETED":
+                stream.stop()
+        assert seen == ["ADDED", "MODIFIED", "DELETED"]
+
+    def test_watch_of_everybody_hears_nothing_of_others(self, dra: DraApi, node: str) -> None:
+        listed = dra.list_slices()
+        dra.create_slice(a_slice(f"{node}-1", node, driver="other.example.com"))
+        dra.create_slice(a_slice(f"{node}-2", node))
+        selector = Selector(f"spec.nodeName={node},spec.driver=gpu.nvidia.com")
+        stream = watch.watch(
+            dra.client, SLICES, resource_version=listed.resource_version, selector=selector
+        )
+        for event in stream:
+            assert event.obj["metadata"]["name"] == f"{node}-2"
+            stream.stop()
+
+    @staticmethod
+    def apply(
+        dra: DraApi, claim: JsonObject, manager: str, *statuses: JsonObject, force: bool = False
+    ) -> JsonObject:
+        metadata = {key: claim["metadata"][key] for key in ("name", "namespace", "uid")}
+        body = {"metadata": metadata, "status": {"devices": list(statuses)}}
+        options = WriteOptions(field_manager=manager, force=force)
+        return dra.apply_claim_status(body, options=options)
+
+
+class TestFakeApi(KubernetesApiContract):
+    @pytest.fixture
+    def api(self, server: FakeApiServer) -> Iterator[Client]:
+        client = Client(server.config())
+        yield client
+        client.close()
+
+    def test_watch_from_a_forgotten_version_asks_for_a_list(
+        self, api: Client, server: FakeApiServer
+    ) -> None:
+        # A real server forgets after five minutes at the soonest.
+        server.api.store.compact()
+        with pytest.raises(RelistError):
+            list(watch.watch(api, SLICES, resource_version="1"))
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(
+    "NVDRA_TEST_KUBECONFIG" not in os.environ, reason="NVDRA_TEST_KUBECONFIG names no cluster"
+)
+class TestRealApi(KubernetesApiContract):
+    @pytest.fixture
+    def api(self) -> Iterator[Client]:
+        client = Client(KubeConfig.load(os.environ["NVDRA_TEST_KUBECONFIG"]))
+        yield client
+        client.close()

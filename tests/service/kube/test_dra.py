@@ -1,0 +1,121 @@
+"""Callers see v1 whatever the cluster serves, and follow an upgrade of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
+from nvdra_core.kube.resources import Selector, WriteOptions
+from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
+
+ALL = ("v1", "v1beta2", "v1beta1")
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_objects_look_the_same_in_all_versions(
+    connect: Callable[..., Client], version: str
+) -> None:
+    with FakeApiServer(FakeSettings(minor=34, versions=(version,))) as server:
+        dra = DraApi(connect(server.config()))
+        stored = dra.create_slice(a_slice())
+        assert dra.version() == version
+        assert stored["apiVersion"] == "resource.k8s.io/v1"
+        assert stored["spec"] == a_slice()["spec"]
+        assert server.objects("resourceslices")[0]["spec"] == a_slice()["spec"]
+        stored["spec"]["devices"] = [a_device("gpu-1")]
+        dra.update_slice(stored)
+        (listed,) = dra.list_slices(Selector("spec.nodeName=node-a")).items
+        assert listed["spec"]["devices"] == [a_device("gpu-1")]
+        dra.delete_slice("slice")
+        assert server.objects("resourceslices") == []
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_claim_is_read_as_v1(connect: Callable[..., Client], version: str) -> None:
+    with FakeApiServer() as server:
+        claim = a_claim()
+        claim["status"] = {"allocation": an_allocation("gpu-0")}
+        server.add(claim)
+        server.api.router.serve_versions((version,))
+        dra = DraApi(connect(server.config()))
+        read = dra.get_claim("default", "claim")
+        assert read["spec"] == claim["spec"]
+        assert read["status"]["allocation"] == claim["status"]["allocation"]
+        body = {"metadata": {"name": "claim", "namespace": "default"}}
+        status = {**body, "status": {"devices": [a_device_status("gpu-0")]}}
+        applied = dra.apply_claim_status(status, options=WriteOptions(field_manager="x"))
+        assert applied["status"]["devices"][0]["device"] == "gpu-0"
+
+
+def test_best_version_is_chosen(connect: Callable[..., Client]) -> None:
+    with FakeApiServer(FakeSettings(versions=("v1beta1", "v1beta2", "v1"))) as server:
+        assert DraApi(connect(server.config())).version() == "v1"
+
+
+def test_version_that_is_no_longer_served_is_left(server: FakeApiServer, client: Client) -> None:
+    server.api.router.serve_versions(("v1beta1",))
+    dra = DraApi(client)
+    dra.create_slice(a_slice())
+    server.api.router.serve_versions(("v1",))
+    assert dra.list_slices().items[0]["metadata"]["name"] == "slice"
+    assert dra.version() == "v1"
+
+
+def test_upgrade_during_an_outage_is_noticed(server: FakeApiServer, client: Client) -> None:
+    server.api.router.serve_versions(("v1beta1",))
+    dra = DraApi(client)
+    dra.list_slices()
+    server.stop()
+    with pytest.raises(ApiError):
+        client.get_path("/version")
+    server.api.router.serve_versions(("v1", "v1beta1"))
+    server.start()
+    dra.list_slices()
+    assert dra.version() == "v1"
+
+
+def test_missing_claim_costs_one_request(server: FakeApiServer, client: Client) -> None:
+    dra = DraApi(client)
+    dra.version()
+    server.api.log.clear()
+    with pytest.raises(ApiError) as caught:
+        dra.get_claim("default", "none")
+    assert caught.value.api_reason == "NotFound"
+    assert server.api.log.count() == 1
+
+
+def test_claim_costs_one_request(server: FakeApiServer, client: Client) -> None:
+    server.add(a_claim())
+    dra = DraApi(client)
+    dra.version()
+    server.api.log.clear()
+    for _ in range(3):
+        dra.get_claim("default", "claim")
+    assert server.api.log.summary()["counts"] == {"get resourceclaims 200": 3}
+
+
+def test_cluster_without_dra_is_an_error_that_says_so(
+    server: FakeApiServer, client: Client
+) -> None:
+    server.api.router.serve_versions(())
+    with pytest.raises(ApiError) as caught:
+        DraApi(client).list_slices()
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a%2fb"])
+def test_name_that_would_change_the_path_is_never_sent(
+    server: FakeApiServer, client: Client, name: str
+) -> None:
+    dra = DraApi(client)
+    dra.version()
+    server.api.log.clear()
+    with pytest.raises(ApiError) as caught:
+        dra.get_claim("default", name)
+    assert caught.value.status == 400
+    assert server.api.log.count() == 0
