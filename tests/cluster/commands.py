@@ -26,13 +26,16 @@ def run(
     timeout_s: float = 120,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    shown: Sequence[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end and return its output as text.
 
     The environment is this process's own unless `env` is given. Raises `CommandError` when `check` is set and the
-    status is not 0, and `ClusterError` when it takes longer than `timeout_s` seconds.
+    status is not 0, and `ClusterError` when it takes longer than `timeout_s` seconds. Errors and the result name
+    the command `shown`, where what runs it is of no interest.
     """
     words = [os.fspath(word) for word in argv]
+    named = list(shown) if shown is not None else words
     try:
         done = subprocess.run(
             words,
@@ -47,9 +50,10 @@ def run(
             cwd=cwd,
         )
     except subprocess.TimeoutExpired as error:
-        raise ClusterError(f"{' '.join(words)[:400]} took longer than {timeout_s} s") from error
+        raise ClusterError(f"{' '.join(named)[:400]} took longer than {timeout_s} s") from error
     if check and done.returncode:
-        raise CommandError(words, done.returncode, done.stdout, done.stderr)
+        raise CommandError(named, done.returncode, done.stdout, done.stderr)
+    done.args = named
     return done
 
 

@@ -6,6 +6,8 @@ stop and start one of them.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.cluster import commands, network, pki, processes
 from tests.cluster.errors import ClusterError
 from tests.cluster.layout import (
@@ -107,7 +109,7 @@ def _argv(layout: Layout, component: str) -> list[str]:
         "apiserver": _apiserver,
         "controller-manager": _controller_manager,
         "scheduler": _scheduler,
-        "proxy": proxy_flags,
+        "proxy": _proxy,
     }[component](layout)
     argv = [str(layout.program(f"kube-{component}")), *flags, "--v=2"]
     return [*argv, f"--feature-gates={gates}"] if gates else argv
@@ -179,16 +181,20 @@ def _scheduler(layout: Layout) -> list[str]:
     return [*_own_kubeconfig(layout, "scheduler"), "--leader-elect=false"]
 
 
+def _proxy(layout: Layout) -> list[str]:
+    return proxy_flags(layout.pki / "proxy.kubeconfig")
+
+
 def _own_kubeconfig(layout: Layout, component: str) -> list[str]:
     path = layout.pki / f"{component}.kubeconfig"
     flags = ("--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig")
     return [f"{flag}={path}" for flag in flags]
 
 
-def proxy_flags(layout: Layout) -> list[str]:
+def proxy_flags(kubeconfig: Path) -> list[str]:
     """Return the flags of kube-proxy, for the control plane's namespace and for nodes."""
     return [
-        f"--kubeconfig={layout.pki}/proxy.kubeconfig",
+        f"--kubeconfig={kubeconfig}",
         "--proxy-mode=nftables",
         f"--cluster-cidr={POD_NETWORK}",
         # Its own defaults write settings of the whole machine.

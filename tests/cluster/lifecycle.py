@@ -12,12 +12,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.cluster import build, capability, cgroups, control_plane, images, network, processes
+from tests.cluster import (
+    build,
+    capability,
+    cgroups,
+    control_plane,
+    host_image,
+    images,
+    network,
+    processes,
+)
 from tests.cluster import layout as layouts
 from tests.cluster.commands import wait_for
 from tests.cluster.errors import ClusterError
 from tests.cluster.layout import Layout
 from tests.cluster.node import Node
+from tests.cluster.systemd_node import SystemdNode
 from tests.cluster.wire import ApiClient
 
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
@@ -37,6 +47,8 @@ def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
             next_step=f"run: python -m tests.cluster down --name {layout.name}",
         )
     build.ensure(layout.kubernetes, say)
+    if layout.systemd_nodes:
+        host_image.ensure(say)
     archive = images.ensure()
     layout.save()
     try:
@@ -52,7 +64,7 @@ def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
 def _start(layout: Layout, archive: Path) -> None:
     _allow_many_inotify_instances()
     network.create(layout)
-    nodes = [Node(layout, name) for name in layout.nodes]
+    nodes = [open_node(layout, name) for name in layout.nodes]
     control_plane.prepare(layout)
     for node in nodes:
         node.prepare()
@@ -62,6 +74,11 @@ def _start(layout: Layout, archive: Path) -> None:
             done.result()
         servers.result()
     wait_until_ready(layout, started=processes.all_recorded(layout.pids))
+
+
+def open_node(layout: Layout, name: str) -> Node:
+    """Return the node of that name, of the kind that it is."""
+    return (SystemdNode if name in layout.systemd_nodes else Node)(layout, name)
 
 
 def _boot(node: Node, archive: Path) -> None:
@@ -85,7 +102,8 @@ def wait_until_ready(
         ready = {node["metadata"]["name"] for node in nodes if _is_ready(node)}
         return ready >= set(layout.nodes)
 
-    wait_for("all nodes are Ready", are_ready, timeout_s=timeout_s, interval_s=0.2)
+    what = f"nodes {', '.join(layout.nodes)} are Ready"
+    wait_for(what, are_ready, timeout_s=timeout_s, interval_s=0.2)
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     wait_for("ServiceAccount default is there", lambda: client.says_ok(account), timeout_s=30)
 

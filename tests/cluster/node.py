@@ -31,6 +31,8 @@ from tests.cluster.layout import SERVER, Layout
 from tests.cluster.processes import Process
 from tests.cluster.wire import ApiClient
 
+_PROXY_KUBECONFIG = f"{node_files.KUBELET_DIR}/kube-proxy.kubeconfig"
+
 
 class Node:
     """A node of a cluster that is up."""
@@ -68,6 +70,7 @@ class Node:
             check=check,
             timeout_s=timeout_s,
             env=commands.base_env(env),
+            shown=[f"{self.name}:", *argv],
         )
 
     def enter(self, argv: Sequence[str]) -> list[str]:
@@ -160,7 +163,7 @@ class Node:
     def wait_until_ready(self, timeout_s: float = 60) -> None:
         """Wait until the API server says that the node, since its present boot, is Ready."""
         client = ApiClient(self.layout)
-        boot_id = mounts.source(self.home, mounts.BOOT_ID).read_text().strip()
+        boot_id = self.run(["cat", mounts.BOOT_ID]).stdout.strip()
 
         def is_ready() -> bool:
             status = client.get(f"/api/v1/nodes/{self.name}")["status"]
@@ -193,7 +196,7 @@ class Node:
     def prepare(self) -> None:
         """Write everything of the node that is on disk: private directories, configuration, credentials."""
         for path in (mounts.RUN, *mounts.PRIVATE):
-            mounts.source(self.home, path).mkdir(parents=True, exist_ok=True)
+            self._on_disk(path).mkdir(parents=True, exist_ok=True)
         node, pki_dir = self.name, self.layout.pki
         serving = pki.Identity(
             user=f"system:node:{node}",
@@ -204,7 +207,7 @@ class Node:
         identity = self.layout.identity(node)
         pki.issue(pki_dir, identity, serving)
         credential = pki.kubeconfig(pki_dir, identity, SERVER)
-        kubelet_dir = mounts.source(self.home, node_files.KUBELET_DIR)
+        kubelet_dir = self._on_disk(node_files.KUBELET_DIR)
         (kubelet_dir / "pki").mkdir()
         shutil.copyfile(pki_dir / "ca.crt", kubelet_dir / "pki" / "ca.crt")
         for suffix in ("crt", "key"):
@@ -212,9 +215,12 @@ class Node:
         cni_plugins = self.layout.program("bridge").parent
         self._write("/etc/containerd/config.toml", node_files.containerd(cni_plugins))
         self._write(f"{node_files.CNI_DIR}/10-pods.conflist", node_files.cni(self.layout, node))
-        self._write(f"{node_files.KUBELET_DIR}/config.yaml", node_files.kubelet(self.layout, node))
+        kubelet_config = node_files.kubelet(self.layout, node, self._pods_cgroup)
+        self._write(f"{node_files.KUBELET_DIR}/config.yaml", kubelet_config)
         for path in (self.kubeconfig, "/etc/kubernetes/kubelet.conf"):
             self._write(path, credential, mode=0o600)
+        proxy_credential = pki.kubeconfig(pki_dir, "proxy", SERVER)
+        self._write(_PROXY_KUBECONFIG, proxy_credential, mode=0o600)
         self._write("/etc/hostname", f"{node}\n")
         self._write("/etc/machine-id", f"{uuid.uuid4().hex}\n")
         hosts = [f"{self.layout.address(other)} {other}\n" for other in self.layout.nodes]
@@ -224,7 +230,6 @@ class Node:
         """Make the namespaces and start the node's programs."""
         cgroups.create(self._cgroup())
         network.add_node(self.layout, self.name)
-        self._write(mounts.BOOT_ID, f"{uuid.uuid4()}\n")
         self._start_holder()
         for component in self.components:
             if component != "proxy" or self.layout.proxy_on_nodes:
@@ -245,6 +250,7 @@ class Node:
     def _start_holder(self) -> None:
         ready = self.home / "ready"
         ready.unlink(missing_ok=True)
+        self._write(mounts.BOOT_ID, f"{uuid.uuid4()}\n")
         script = mounts.script(self.home, self.name, self._binds(), ready)
         argv = [*network.inside(self.layout.node_netns(self.name)), "unshare", "-m", "-u", "--"]
         holder = processes.start(
@@ -287,11 +293,20 @@ class Node:
         if component == "kubelet":
             return node_files.kubelet_argv(self.layout, self.name)
         if component == "proxy":
-            flags = control_plane.proxy_flags(self.layout)
+            flags = control_plane.proxy_flags(Path(_PROXY_KUBECONFIG))
             return [str(self.layout.program("kube-proxy")), *flags]
         raise ClusterError(
             f"no component {component!r}", next_step=f"one of {', '.join(self.components)}"
         )
+
+    @property
+    def _pods_cgroup(self) -> str:
+        """The kubelet's cgroupRoot, as the kubelet sees it."""
+        return f"/{self._cgroup()}"
+
+    def _on_disk(self, path: str) -> Path:
+        """Return where a private file or directory of the node lies, node on or off."""
+        return mounts.source(self.home, path)
 
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self._holder()), "-m", "-u", "-n", "--"]
@@ -328,7 +343,7 @@ class Node:
         return [(origin, target) for origin, target in json.loads(path.read_text())]
 
     def _write(self, path: str, text: str, mode: int = 0o644) -> None:
-        target = mounts.source(self.home, path)
+        target = self._on_disk(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch(mode=mode)
         target.write_text(text)

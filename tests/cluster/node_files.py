@@ -64,8 +64,8 @@ def cni(layout: Layout, node: str) -> str:
     return json.dumps(network, indent=1)
 
 
-def kubelet(layout: Layout, node: str) -> str:
-    """Return the kubelet's configuration (JSON, which is YAML)."""
+def kubelet(layout: Layout, node: str, cgroup: str) -> str:
+    """Return the kubelet's configuration (JSON, which is YAML); its pods are below `cgroup`."""
     authentication = {
         "anonymous": {"enabled": False},
         "webhook": {"enabled": True},
@@ -78,7 +78,7 @@ def kubelet(layout: Layout, node: str) -> str:
         "authentication": authentication,
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{layout.node_cgroup(node)}",
+        "cgroupRoot": cgroup,
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "evictionHard": {"memory.available": "100Mi"},
         "failCgroupV1": False,

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.cluster import cgroups, commands
@@ -109,9 +109,18 @@ def start(
     _children[child.pid] = child
     own = cgroup if owns_cgroup else ""
     process = Process(name, child.pid, _started_ticks(child.pid) or 0, str(log), own)
-    temporary = records / f".{name}"
+    return _recorded(records, process)
+
+
+def follow(records: Path, outer: Process, pid: int) -> Process:
+    """Record the process `pid` in the place of `outer`, which only waits for it."""
+    return _recorded(records, replace(outer, pid=pid, started_ticks=_started_ticks(pid) or 0))
+
+
+def _recorded(records: Path, process: Process) -> Process:
+    temporary = records / f".{process.name}"
     temporary.write_text(json.dumps(asdict(process)))
-    temporary.rename(records / f"{name}.json")
+    temporary.rename(records / f"{process.name}.json")
     return process
 
 
