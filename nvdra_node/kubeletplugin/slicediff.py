@@ -89,7 +89,7 @@ def diff(target: Target, parts: Sequence[Part], stored: Iterable[JsonObject]) ->
             for index, obj in places.items()
             if index not in keep
         ),
-        create=tuple((index, _created(target, parts, index, wanted)) for index in missing),
+        create=tuple((index, new_slice(target, parts, index, wanted)) for index in missing),
         delete=tuple(leftovers),
     )
 
@@ -204,11 +204,12 @@ def _pool(target: Target, parts: Sequence[Part], wanted: int) -> JsonObject:
     return {"name": target.node, "generation": wanted, "resourceSliceCount": len(parts)}
 
 
-def _created(target: Target, parts: Sequence[Part], index: int, wanted: int) -> JsonObject:
+def new_slice(target: Target, parts: Sequence[Part], index: int, generation: int) -> JsonObject:
+    """The object to create for one part."""
     spec = {
         "driver": target.driver,
         "nodeName": target.node,
-        "pool": _pool(target, parts, wanted),
+        "pool": _pool(target, parts, generation),
         **parts[index],
     }
     metadata = {

@@ -1,0 +1,295 @@
+"""Keeps this driver's ResourceSlices as the driver wants them, against whoever changes or wipes them.
+
+In: ``driver.pool()``, woken by the driver's changes, by the kubelet's registration, and by a watch. Out: writes to the
+API server, and a ``PublishStatus``. Run by the composition root in one thread of its own, which never ends by itself:
+every failure is told, counted and tried again. At start it takes three requests: the Node, a list, a write.
+
+Nothing is ever offered that the API server would strip of what makes it safe: a taint that keeps claims from a sick
+GPU, counters that keep overlapping partitions apart. Whether the server keeps such fields is asked by a dry run first;
+where it does not, those devices are left out. A device that the server refuses is left out as well: it must not hide
+the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import ApiError, NvdraError
+from nvdra_node.kubeletplugin import offer, slicediff, slicelayout
+from nvdra_node.kubeletplugin.driver import Pool
+from nvdra_node.kubeletplugin.pace import Pace
+from nvdra_node.kubeletplugin.sliceapi import Slices
+from nvdra_node.kubeletplugin.slicelayout import JsonObject, Part, PoolError
+from nvdra_node.kubeletplugin.slicewatch import SliceWatch
+
+ATTEMPT_S = 20.0
+MAX_ROUNDS = 16
+"""Writes of one attempt begin anew when the server refused or dropped something; at most so often."""
+
+_log = log.get(__name__)
+
+
+class PoolSource(Protocol):
+    """The part of ``driver.Driver`` that is needed."""
+
+    name: str
+
+    def pool(self) -> Pool:
+        """See Driver."""
+
+
+class PublishMetrics(Protocol):
+    """Where attempts are counted (``nvdra_core.pluginmetrics``)."""
+
+    def publish(self) -> AbstractContextManager[None]:
+        """Around an attempt that asks the API server; an exception is its outcome and goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishStatus:
+    """What is published, for health, metrics and nvdractl. Times are wall clock, 0: never."""
+
+    is_published: bool = False
+    """The last attempt succeeded: what is stored is what the driver offers, less ``left_out``."""
+    generation: int = 0
+    slices: int = 0
+    devices: int = 0
+    succeeded_at_s: float = 0.0
+    error: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Devices that cannot be offered, and why."""
+    dropped: frozenset[str] = frozenset()
+    """Feature gates that the API server lacks for what the driver offers."""
+
+
+class Publisher:
+    """See the module. Built without starting anything."""
+
+    def __init__(
+        self,
+        source: PoolSource,
+        node: str,
+        slices: Slices,
+        metrics: PublishMetrics,
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._slices = slices
+        self._metrics = metrics
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._wake = threading.Event()
+        self._stopped = False
+        self._withdrawn = False
+        self._busy = threading.Lock()
+        self._target = slicediff.Target(driver=source.name, node=node, node_uid="")
+        self._offer = offer.Offer()
+        self._published: tuple[Part, ...] | None = None
+        self._version: tuple[int, int] | None = None
+        self._own_versions: deque[str] = deque(maxlen=256)
+        self._watch = SliceWatch(slices, clock, self._wake.set)
+        self._status = PublishStatus()
+
+    # What happened; each returns at once, from any thread.
+
+    def changed(self) -> None:
+        """The pool may be another one: ``driver.subscribe(publisher.changed)``."""
+        self._pace.changed()
+        self._wake.set()
+
+    def registered(self) -> None:
+        """The kubelet registered the plugin: look at the slices now and in half a minute."""
+        self._pace.registered()
+        self._wake.set()
+
+    def published(self) -> PublishStatus:
+        """The state of things."""
+        return self._status
+
+    def stop(self) -> None:
+        """End ``run``; the slices stay."""
+        self._stopped = True
+        self._watch.stop()
+        self._wake.set()
+
+    # The thread.
+
+    def run(self) -> None:
+        """Publish until ``stop``. Raises only what is a bug."""
+        while not self._stopped:
+            self._wake.clear()
+            self._heed_events()
+            if self._pace.due_in_s() <= 0.0:
+                self.attempt()
+            if not self._stopped:
+                self._clock.wait(self._wake, self._pace.due_in_s())
+        self._watch.join()
+
+    def attempt(self) -> None:
+        """Bring what is stored in line once, or plan the next try. Never raises NvdraError."""
+        is_check = self._pace.begin()
+        deadline = Deadline(ATTEMPT_S, self._clock)
+        with self._busy, log.operation():
+            if self._withdrawn:
+                return
+            try:
+                wrote = self._publish(deadline, is_check=is_check)
+            except PoolError as error:
+                self._fail(error)  # waiting does not help: the next pool may be right
+            except NvdraError as error:
+                self._fail(error)
+                self._pace.failed(error.retry_after_s if isinstance(error, ApiError) else None)
+            else:
+                self._pace.succeeded(wrote=wrote)
+
+    def withdraw(self, deadline: Deadline) -> int:
+        """Stop publishing and delete our slices (uninstall, drain by hand). Returns their number. Raises ApiError."""
+        with self._busy:
+            self._withdrawn = True
+            self._published = None
+            mine = [o for o in self._slices.list(deadline).items if self._target.owns(o)]
+            for obj in mine:
+                self._slices.delete(obj, deadline)
+            self._status = PublishStatus(error="withdrawn")
+        _log.info("slices withdrawn", driver=self._target.driver, slices=len(mine))
+        return len(mine)
+
+    def _heed_events(self) -> None:
+        for event in self._watch.take():
+            if event.is_gap:
+                self._pace.meddled()
+            elif event.version not in self._own_versions:
+                self._pace.meddled()
+                if event.is_deletion:
+                    # The Node itself may be another one now, and its garbage was collected.
+                    self._target = replace(self._target, node_uid="")
+
+    def _publish(self, deadline: Deadline, *, is_check: bool) -> bool:
+        """One attempt; True when something was written."""
+        pool = self._source.pool()
+        if is_check:
+            self._version = None  # the API server may have been upgraded
+        if not is_check and self._lay_out(pool, deadline) == self._published:
+            return False
+        with self._metrics.publish():
+            for _ in range(MAX_ROUNDS):
+                parts = self._lay_out(pool, deadline)
+                if not self._is_kept(parts, deadline):
+                    continue
+                if (changes := self._write(parts, deadline)) is not None:
+                    self._succeed(pool, parts, changes)
+                    return bool(changes)
+            raise ApiError("the API server refuses one device after the other", status=422)
+
+    def _lay_out(self, pool: Pool, deadline: Deadline) -> tuple[Part, ...]:
+        allowed = self._offer.reduce(pool)
+        if allowed.shared_counters and self._version is None:
+            self._version = self._slices.server_version(deadline)
+        is_split = self._version is None or self._version >= slicelayout.SPLIT_SINCE
+        return slicelayout.layout(allowed, is_split=is_split)
+
+    def _is_kept(self, parts: tuple[Part, ...], deadline: Deadline) -> bool:
+        """Whether the server keeps what makes the devices safe; asked once for each field, before it matters."""
+        for index, part in enumerate(parts):
+            if not (unproven := self._offer.unproven(part)):
+                continue
+            self._identify(deadline)
+            body = slicediff.new_slice(self._target, parts, index, generation=1)
+            stored = self._guarded(body, lambda b: self._slices.create(b, deadline, dry_run=True))
+            if stored is None:
+                return False
+            if gates := slicediff.dropped(body, stored) & unproven:
+                self._drop(gates)
+                return False
+            self._offer.prove(unproven)
+        return True
+
+    def _write(self, parts: tuple[Part, ...], deadline: Deadline) -> slicediff.Changes | None:
+        """List, compare, write. None: something was refused, begin anew."""
+        self._identify(deadline)
+        listing = self._slices.list(deadline)
+        wanted = self._offer.as_stored(parts)
+        changes = slicediff.diff(self._target, wanted, listing.items)
+        for index, body in changes.update:
+            if not self._put(parts, index, body, lambda b: self._slices.update(b, deadline)):
+                return None
+        for index, body in changes.create:
+            if not self._put(parts, index, body, lambda b: self._slices.create(b, deadline)):
+                return None
+        for obj in changes.delete:
+            self._watch.expect_deletion(obj["metadata"]["name"])
+            self._slices.delete(obj, deadline)
+        self._watch.start(listing.resource_version)
+        return changes
+
+    def _put(
+        self,
+        parts: tuple[Part, ...],
+        index: int,
+        body: JsonObject,
+        write: Callable[[JsonObject], JsonObject],
+    ) -> bool:
+        stored = self._guarded(body, write)
+        if stored is None:
+            return False
+        self._own_versions.append(stored["metadata"].get("resourceVersion", ""))
+        if gates := slicediff.dropped(body, stored):
+            self._offer.adopt(index, parts[index], stored)
+            self._drop(gates)
+            return not self._offer.is_unsafe(gates, parts[index])
+        return True
+
+    def _guarded(
+        self, body: JsonObject, write: Callable[[JsonObject], JsonObject]
+    ) -> JsonObject | None:
+        """What was stored; None when the server refuses a device, which is left out from now on."""
+        try:
+            return write(body)
+        except ApiError as error:
+            refused = offer.refused_devices(error, body)
+            if not refused:
+                raise
+            for device in refused:
+                _log.warning("device refused by the API server", error, device=device["name"])
+                self._offer.refuse(device, str(error))
+            return None
+
+    def _identify(self, deadline: Deadline) -> None:
+        if not self._target.node_uid:
+            uid = self._slices.node_uid(deadline)
+            self._target = replace(self._target, node_uid=uid)
+
+    def _drop(self, gates: frozenset[str]) -> None:
+        if new := self._offer.drop(gates):
+            _log.warning("fields dropped by the API server", gates=",".join(sorted(new)))
+
+    def _succeed(self, pool: Pool, parts: tuple[Part, ...], changes: slicediff.Changes) -> None:
+        self._published = parts
+        self._status = PublishStatus(
+            is_published=True,
+            generation=changes.generation,
+            slices=len(parts),
+            devices=sum(len(part.get("devices", ())) for part in parts),
+            succeeded_at_s=self._clock.wall(),
+            left_out=self._offer.left_out(pool),
+            dropped=self._offer.dropped,
+        )
+        if changes:
+            _log.info(
+                "slices published", v=1, driver=self._target.driver, devices=self._status.devices,
+                slices=len(parts), generation=changes.generation, created=len(changes.create),
+                updated=len(changes.update), deleted=len(changes.delete),
+            )  # fmt: skip
+
+    def _fail(self, error: NvdraError) -> None:
+        if str(error) != self._status.error:  # once, and not with every try
+            _log.warning("slices not published", error, driver=self._target.driver)
+        self._status = replace(self._status, is_published=False, error=str(error))
+        self._published = None

@@ -1,0 +1,224 @@
+"""The publisher against an API server: first slice, changes, wipes, failures."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from nvdra_core.clock import Deadline
+from nvdra_core.kube.fake.faults import Fault
+from nvdra_core.kube.fake.server import FakeSettings
+from nvdra_core.kube.resources import NODES
+from tests.service.kubeletplugin.publishing import CLOCK, NODE, a_world, add_node, device, until
+
+
+def test_the_first_slice_takes_a_node_a_list_and_a_post() -> None:
+    with a_world(device(0), device(1)) as world:
+        world.api.version()  # asked once for all parts of the process
+        world.server.api.log.clear()
+        started = time.monotonic()
+        world.start()
+        until(world.slices)
+        assert time.monotonic() - started < 0.5
+        until(lambda: world.publisher.published().is_published)
+        lines = [(line.verb, line.resource) for line in world.server.api.log.lines()]
+        assert lines[:3] == [
+            ("get", "nodes"),
+            ("list", "resourceslices"),
+            ("create", "resourceslices"),
+        ]
+        (obj,) = world.slices()
+        assert obj["metadata"]["name"].startswith("00000-gpu.nvidia.com-node-1-")
+        assert obj["spec"]["nodeName"] == NODE and world.devices() == ["gpu-0", "gpu-1"]
+        status = world.publisher.published()
+        assert (status.generation, status.slices, status.devices) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
+def test_every_api_version_is_served(version: str) -> None:
+    settings = FakeSettings(minor=33 if version != "v1" else 36, versions=(version,))
+    with a_world(device(0), settings=settings) as world:
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        world.wipe()
+        until(lambda: world.devices() == ["gpu-0"])
+
+
+def test_an_empty_pool_is_an_empty_slice() -> None:
+    with a_world() as world:
+        world.start()
+        until(world.slices)
+        assert "devices" not in world.slices()[0]["spec"]
+
+
+def test_a_restart_writes_nothing_and_keeps_the_slices() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(world.slices)
+        world.publisher.stop()
+        before = world.slices()
+        world.server.api.log.clear()
+        after = type(world)(world.server, device(0))
+        after.start()
+        until(lambda: after.publisher.published().is_published)
+        after.stop()
+        assert world.slices() == before
+        assert world.count("create") == world.count("update") == 0
+
+
+def test_a_change_is_one_list_and_one_update_and_no_change_is_nothing() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.count("watch"))
+        world.server.api.log.clear()
+        world.publisher.changed()
+        world.offer(device(0), device(1))
+        until(lambda: world.devices() == ["gpu-0", "gpu-1"])
+        until(lambda: world.publisher.published().devices == 2)
+        world.publisher.changed()
+        time.sleep(1.5)  # time for a look that would be one too many
+        assert (world.count("list"), world.count("update"), world.count("create")) == (1, 1, 0)
+
+
+def test_a_wipe_by_the_kubelet_is_answered_within_seconds() -> None:
+    with a_world(*map(device, range(200))) as world:
+        world.start()
+        until(lambda: len(world.devices()) == 200)
+        until(lambda: world.count("watch"))
+        for _ in range(2):
+            world.wipe()
+            assert world.slices() == []
+            until(lambda: len(world.devices()) == 200, timeout_s=5)
+
+
+def test_a_registration_brings_wiped_slices_back_at_once() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(world.slices)
+        until(lambda: world.publisher.published().is_published)
+        world.wipe()
+        world.publisher.registered()
+        until(lambda: world.devices() == ["gpu-0"], timeout_s=0.9)
+
+
+def test_what_somebody_else_wrote_is_put_right() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.count("watch"))
+        (obj,) = world.api.list_slices().items
+        obj["spec"]["devices"] = [device(7)]
+        world.api.update_slice(obj)
+        until(lambda: world.devices() == ["gpu-0"])
+
+
+def test_a_node_that_is_made_anew_owns_the_slices() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.count("watch"))
+        world.client.delete(NODES, NODE)
+        uid = add_node(world.server)
+        world.wipe()  # the garbage collector
+        until(world.slices)
+        assert world.slices()[0]["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_a_node_that_does_not_exist_yet_is_waited_for() -> None:
+    with a_world(device(0), node=False) as world:
+        world.start()
+        until(lambda: world.outcomes.seen)
+        assert "not found" in world.publisher.published().error
+        add_node(world.server)
+        until(world.slices)
+        until(lambda: world.publisher.published().error == "")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(verb="create", code=409, count=2),
+        Fault(verb="create", code=500, count=2),
+        Fault(verb="list", code=429, count=2, retry_after_s=1),
+        Fault(verb="create", code=403, count=2),
+        Fault(verb="create", action="no_answer", is_executed=True),
+        Fault(verb="create", action="cut", is_executed=True),
+        Fault(verb="list", action="reset", count=3),
+        Fault(verb="watch", code=500, count=2),
+        Fault(verb="get", resource="nodes", action="reset", count=3),
+    ],
+)
+def test_a_failing_server_delays_and_never_doubles(fault: Fault) -> None:
+    with a_world(*map(device, range(130))) as world:
+        world.server.api.faults.add(fault)
+        world.start()
+        until(lambda: len(world.devices()) == 130)
+        until(lambda: world.publisher.published().is_published)
+        assert len(world.slices()) == 2
+
+
+def test_a_conflict_is_looked_at_again() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.count("watch"))
+        world.server.api.faults.add(Fault(verb="update", code=409))
+        world.offer(device(1))
+        until(lambda: world.devices() == ["gpu-1"])
+
+
+def test_a_server_that_is_gone_for_a_while_is_no_hot_loop() -> None:
+    with a_world(device(0)) as world:
+        world.server.api.faults.add(Fault(code=403, count=0))
+        world.start()
+        time.sleep(2)
+        assert 3 <= len(world.outcomes.seen) <= 9
+        assert set(world.outcomes.seen) == {"api"}
+        assert not world.publisher.published().is_published
+        world.server.api.faults.clear()
+        until(lambda: world.devices() == ["gpu-0"])
+
+
+def test_lost_connections_lose_no_wipe() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.count("watch"))
+        world.server.end_connections()
+        world.wipe()
+        until(lambda: world.devices() == ["gpu-0"], timeout_s=15)
+
+
+def test_slices_of_another_driver_stay() -> None:
+    with a_world(device(0)) as world:
+        other = {
+            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
+            "metadata": {"name": "other"},
+            "spec": {"driver": "other.example.com", "nodeName": NODE,
+                     "pool": {"name": NODE, "generation": 1, "resourceSliceCount": 1}},
+        }  # fmt: skip
+        world.server.add(other)
+        world.start()
+        until(lambda: len(world.slices()) == 2)
+        assert world.publisher.withdraw(Deadline(10, CLOCK)) == 1
+        assert [obj["metadata"]["name"] for obj in world.slices()] == ["other"]
+
+
+def test_withdrawn_slices_do_not_come_back() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.count("watch"))
+        world.publisher.withdraw(Deadline(10, CLOCK))
+        world.offer(device(1))
+        world.publisher.registered()
+        time.sleep(1.5)
+        assert world.slices() == []
+        assert world.publisher.published().error == "withdrawn"
+
+
+def test_a_pool_that_is_wrong_is_told_and_the_next_one_is_published() -> None:
+    with a_world(device(0)) as world:
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        world.offer(device(1), device(1))
+        until(lambda: "gpu-1 is in the pool twice" in world.publisher.published().error)
+        assert world.devices() == ["gpu-0"]
+        world.offer(device(2))
+        until(lambda: world.devices() == ["gpu-2"])

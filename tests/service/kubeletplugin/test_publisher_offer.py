@@ -1,0 +1,132 @@
+"""What an API server refuses or drops: nothing unsafe is offered, not even for a moment, and the rest is."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from nvdra_core.kube import watch
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.fake.server import FakeSettings
+from nvdra_core.kube.resources import SLICES
+from tests.service.kubeletplugin.publishing import World, a_world, device, until
+
+TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
+OLD = FakeSettings(minor=35)
+
+
+class Onlooker:
+    """Sees every state of the slices."""
+
+    def __init__(self, world: World) -> None:
+        self.ever: set[str] = set()
+        self._client = Client(world.server.config())
+        self._watch = watch.watch(self._client, SLICES, resource_version="1")
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        for event in self._watch:
+            self.ever |= {d["name"] for d in event.obj["spec"].get("devices", ())}
+
+    def stop(self) -> None:
+        self._watch.stop()
+        self._thread.join(5)
+        self._client.close()
+
+
+def a_counter_set(number: int) -> dict[str, object]:
+    return {"name": f"set-{number}", "counters": {"memory": {"value": "80Gi"}}}
+
+
+def a_partition(number: int, of: int) -> dict[str, object]:
+    counters = {"memory": {"value": "10Gi"}}
+    return device(number, consumesCounters=[{"counterSet": f"set-{of}", "counters": counters}])
+
+
+def test_a_taint_is_published_where_the_server_keeps_it_and_its_time_stays() -> None:
+    with a_world(device(0), device(1, taints=[TAINT])) as world:
+        world.start()
+        until(lambda: world.devices() == ["gpu-0", "gpu-1"])
+        (taint,) = world.slices()[0]["spec"]["devices"][1]["taints"]
+        world.offer(device(0, taints=[TAINT]), device(1, taints=[TAINT]))
+        until(lambda: world.slices()[0]["spec"]["devices"][0].get("taints"))
+        assert world.slices()[0]["spec"]["devices"][1]["taints"] == [taint]
+
+
+def test_a_sick_device_is_never_offered_where_the_server_drops_taints() -> None:
+    with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
+        onlooker = Onlooker(world)
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        until(lambda: world.publisher.published().is_published)
+        status = world.publisher.published()
+        assert status.left_out == {"gpu-1": "the API server lacks DRADeviceTaints"}
+        world.offer(device(0), device(1))  # well again
+        until(lambda: world.devices() == ["gpu-0", "gpu-1"])
+        world.offer(device(0, taints=[TAINT]), device(1))
+        until(lambda: world.devices() == ["gpu-1"])
+        onlooker.stop()
+        assert not any(d.get("taints") for o in world.slices() for d in o["spec"]["devices"])
+
+
+def test_a_device_seen_sick_at_the_start_was_never_visible() -> None:
+    with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
+        onlooker = Onlooker(world)
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        time.sleep(0.3)
+        onlooker.stop()
+        assert onlooker.ever == {"gpu-0"}
+
+
+def test_partitions_are_not_offered_where_the_server_drops_counters() -> None:
+    with a_world(device(0), settings=OLD) as world:
+        onlooker = Onlooker(world)
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        world.offer(device(0), a_partition(1, 0), counters=(a_counter_set(0),))
+        until(lambda: world.publisher.published().left_out)
+        until(lambda: world.publisher.published().is_published)
+        assert world.devices() == ["gpu-0"]
+        onlooker.stop()
+        assert onlooker.ever == {"gpu-0"}
+
+
+@pytest.mark.parametrize(("minor", "expected"), [(34, 12), (36, 2 + 1)])
+def test_counter_sets_are_laid_out_as_the_servers_version_wants_it(
+    minor: int, expected: int
+) -> None:
+    settings = FakeSettings(minor=minor, gates=(("DRAPartitionableDevices", True),))
+    partitions = [a_partition(n, n) for n in range(12)]
+    with a_world(settings=settings) as world:
+        world.offer(*partitions, counters=tuple(a_counter_set(n) for n in range(12)))
+        world.start()
+        until(lambda: len(world.devices()) == 12)
+        assert len(world.slices()) == expected
+
+
+def test_one_device_that_the_server_refuses_does_not_hide_the_others() -> None:
+    bad = device(1, attributes={"driverVersion": {"version": "580.65.06"}})
+    with a_world(device(0), bad, device(2)) as world:
+        world.start()
+        until(lambda: world.devices() == ["gpu-0", "gpu-2"])
+        until(lambda: "gpu-1" in world.publisher.published().left_out)
+        assert "not a semantic version" in world.publisher.published().left_out["gpu-1"]
+        world.offer(device(0), device(1), device(2))
+        until(lambda: len(world.devices()) == 3)
+        assert world.publisher.published().left_out == {}
+
+
+def test_what_the_server_drops_is_written_once_and_told() -> None:
+    shared = device(0, allowMultipleAllocations=True)
+    with a_world(shared, settings=OLD) as world:
+        world.start()
+        until(lambda: world.publisher.published().is_published)
+        assert world.publisher.published().dropped == {"DRAConsumableCapacity"}
+        before = world.slices()
+        world.publisher.registered()
+        until(lambda: len(world.outcomes.seen) >= 2)
+        assert world.slices() == before and world.count("update") == 0
