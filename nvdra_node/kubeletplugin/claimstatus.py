@@ -1,0 +1,190 @@
+"""Tells in each claim's status what its devices are: ``status.devices`` with a Ready condition (KEP-4817).
+
+For people and controllers; nothing depends on it. So it is done after the kubelet has its answer, in a thread of its
+own, from a bounded queue in which the newest word on a claim replaces older ones, and given up when the API server
+forbids it. Entries are merged by server-side apply under this driver's own field manager: other drivers' entries are
+theirs. Entries of devices that a claim no longer has are removed by the API server.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.resources import WriteOptions
+from nvdra_core.kube.retry import Backoff
+from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kubeletplugin.claim import ClaimRef
+
+JsonObject = dict[str, Any]
+MAX_QUEUED = 256
+WRITE_S = 10.0
+MAX_TRIES = 3
+JOIN_S = 2.0
+FORBIDDEN = frozenset({401, 403, 405})
+HOPELESS = frozenset({400, 404, 409, 422})
+"""The claim is gone or is another one, or never takes what we say: not tried again."""
+
+_log = log.get(__name__)
+
+
+class StatusApi(Protocol):
+    """The part of ``nvdra_core.kube.dra.DraApi`` that is needed."""
+
+    def apply_claim_status(
+        self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """Server-side apply of ``status.devices``. Raises ApiError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What to say of a claim."""
+
+    ref: ClaimRef
+    devices: tuple[PreparedDevice, ...]
+    at_s: float
+    tries: int = 0
+
+
+class ClaimStatus:
+    """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
+
+    def __init__(self, api: StatusApi, driver: str, clock: Clock) -> None:
+        self._api = api
+        self._driver = driver
+        self._clock = clock
+        self._options = WriteOptions(field_manager=f"nvdra-{driver}", force=True)
+        self._lock = threading.Lock()
+        self._queue: OrderedDict[str, _Word] = OrderedDict()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._backoff = Backoff(first_s=0.5, limit_s=10.0)
+        self.is_on = True
+        """False once the API server forbade it."""
+        self.lost = 0
+        """Words dropped because the queue was full or the tries used up."""
+
+    def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
+        """Say that a claim's devices are ready. Returns at once; never raises."""
+        word = _Word(ref, tuple(devices), self._clock.wall())
+        with self._lock:
+            if self.is_on and devices and not self._stopped.is_set():
+                self._enqueue(word)
+        self._wake.set()
+
+    def forget(self, ref: ClaimRef) -> None:
+        """The claim was unprepared: what is still queued of it is not said any more."""
+        with self._lock:
+            self._queue.pop(ref.uid, None)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread = threading.Thread(target=self._run, name="claim-status", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is queued is not written."""
+        with self._lock:
+            self._stopped.set()
+            self._queue.clear()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+
+    def write_next(self) -> float:
+        """Write one word; seconds until the next one may be written. For the thread, and for tests."""
+        with self._lock:
+            if not self._queue:
+                return 0.0
+            word = self._queue.popitem(last=False)[1]
+        try:
+            body = to_status(word.ref, word.devices, driver=self._driver, at_s=word.at_s)
+            limit = Deadline(WRITE_S, self._clock)
+            self._api.apply_claim_status(body, options=self._options, deadline=limit)
+        except ApiError as error:
+            return self._failed(word, error)
+        return 0.0
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                if pause_s := self.write_next():
+                    self._clock.wait(self._stopped, pause_s)
+
+    def _failed(self, word: _Word, error: ApiError) -> float:
+        if error.status in FORBIDDEN:
+            with self._lock:
+                self.is_on = False
+                self._queue.clear()
+            _log.warning("statuses of claims are off until the next start", error)
+            return 0.0
+        if error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
+            self.lost += 1
+            _log.info("status of claim not written", v=2, claim=word.ref, error=error)
+            return 0.0
+        with self._lock:
+            again = _Word(word.ref, word.devices, word.at_s, word.tries + 1)
+            if word.ref.uid not in self._queue and not self._stopped.is_set():
+                self._enqueue(again)
+        return max(self._backoff.pause_s(word.tries), error.retry_after_s or 0.0)
+
+    def _enqueue(self, word: _Word) -> None:
+        """The caller holds the lock."""
+        self._queue.pop(word.ref.uid, None)
+        if len(self._queue) >= MAX_QUEUED:
+            self._queue.popitem(last=False)
+            self.lost += 1
+        self._queue[word.ref.uid] = word
+
+
+def to_status(
+    ref: ClaimRef, devices: Sequence[PreparedDevice], *, driver: str, at_s: float
+) -> JsonObject:
+    """The object to apply. Pure. The UID makes it fail on a claim of the same name that came later."""
+    entries = {
+        (device.pool, device.device, device.share_id): _entry(device, driver, at_s)
+        for device in devices
+    }
+    return {
+        "metadata": {"namespace": ref.namespace, "name": ref.name, "uid": ref.uid},
+        "status": {"devices": list(entries.values())},
+    }
+
+
+def _entry(device: PreparedDevice, driver: str, at_s: float) -> JsonObject:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+    entry: JsonObject = {
+        "driver": driver,
+        "pool": device.pool,
+        "device": device.device,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Prepared",
+                "message": "",
+                "lastTransitionTime": when,
+            }
+        ],
+        "data": _data(device),
+    }
+    if device.share_id is not None:
+        entry["shareID"] = device.share_id
+    return entry
+
+
+def _data(device: PreparedDevice) -> Mapping[str, Any]:
+    """What the device is, and what its containers are given."""
+    details = {key: value for key, value in device.details.items() if value is not None}
+    return {**details, "kind": device.kind, "cdiDeviceIDs": list(device.cdi_ids)}

@@ -1,0 +1,229 @@
+"""Claims on an API server: read in every version, told what became of them, and never delayed by that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.errors import ApiError, StaleClaimError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.fake.faults import Fault
+from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
+from nvdra_core.kube.resources import WriteOptions
+from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kubeletplugin import claimstatus
+from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.claims import Claims
+from nvdra_node.kubeletplugin.claimstatus import ClaimStatus
+from tests.service.kubeletplugin.publishing import DRIVER, NODE, until
+
+CLOCK = SystemClock()
+OTHER = "nic.example.com"
+
+
+class Reads:
+    def claim_read(self, outcome: str = "success") -> None:
+        pass
+
+
+def a_claim(name: str = "train") -> dict[str, Any]:
+    results = [
+        {"request": "g", "driver": DRIVER, "pool": NODE, "device": "gpu-0"},
+        {"request": "n", "driver": OTHER, "pool": NODE, "device": "eth0"},
+    ]
+    request = {"name": "g", "exactly": {"deviceClassName": "gpu.nvidia.com"}}
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"devices": {"requests": [request]}},
+        "status": {"allocation": {"devices": {"results": results}}},
+    }
+
+
+GPU = PreparedDevice(
+    request="g", pool=NODE, device="gpu-0", kind="gpu", cdi_ids=("k8s.gpu.nvidia.com/claim=x",),
+    details={"uuid": "GPU-1", "pciBusID": "0000:01:00.0", "minor": None},
+)  # fmt: skip
+
+
+class Cluster:
+    def __init__(self, server: FakeApiServer) -> None:
+        self.server = server
+        self.client = Client(server.config())
+        self.api = DraApi(self.client)
+        self.status = ClaimStatus(self.api, DRIVER, CLOCK)
+
+    def add(self, name: str = "train") -> ClaimRef:
+        uid = self.server.add(a_claim(name))["metadata"]["uid"]
+        return ClaimRef("default", name, ClaimUID(uid))
+
+    def entries(self, name: str = "train") -> dict[str, dict[str, Any]]:
+        claim = next(
+            c for c in self.server.objects("resourceclaims") if c["metadata"]["name"] == name
+        )
+        return {entry["driver"]: entry for entry in claim["status"].get("devices", ())}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with FakeApiServer() as server:
+        made = Cluster(server)
+        yield made
+        made.status.stop()
+        made.client.close()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
+def test_claims_are_read_in_every_version_with_one_request(version: str) -> None:
+    with FakeApiServer(FakeSettings(versions=(version,))) as server:
+        cluster = Cluster(server)
+        claims = Claims(cluster.api, DRIVER, NODE, Reads())
+        obj = {**a_claim(), "apiVersion": f"resource.k8s.io/{version}"}
+        if version == "v1beta1":
+            request = {"name": "g", "deviceClassName": "gpu.nvidia.com"}
+            obj["spec"] = {"devices": {"requests": [request]}}
+        uid = server.add(obj)["metadata"]["uid"]
+        ref = ClaimRef("default", "train", ClaimUID(uid))
+        assert claims.fetch(ref, Deadline(5, CLOCK)).results[0].device == "gpu-0"
+        server.api.log.clear()
+        claims.fetch(ref, Deadline(5, CLOCK))
+        assert [(line.verb, line.resource) for line in server.api.log.lines()] == [
+            ("get", "resourceclaims")
+        ]
+        cluster.client.close()
+
+
+def test_a_claim_that_never_was_and_one_that_was_replaced_are_stale(cluster: Cluster) -> None:
+    claims = Claims(cluster.api, DRIVER, NODE, Reads())
+    for name, uid in (("never", "u"), ("train", "other-uid")):
+        cluster.add() if name == "train" else None
+        with pytest.raises(StaleClaimError):
+            claims.fetch(ClaimRef("default", name, ClaimUID(uid)), Deadline(5, CLOCK))
+
+
+def test_a_prepared_claim_says_what_it_has(cluster: Cluster) -> None:
+    ref = cluster.add()
+    cluster.status.start()
+    cluster.status.prepared(ref, (GPU,))
+    until(cluster.entries)
+    entry = cluster.entries()[DRIVER]
+    (condition,) = entry["conditions"]
+    assert (condition["type"], condition["status"]) == ("Ready", "True")
+    assert entry["data"] == {
+        "uuid": "GPU-1",
+        "pciBusID": "0000:01:00.0",
+        "kind": "gpu",
+        "cdiDeviceIDs": ["k8s.gpu.nvidia.com/claim=x"],
+    }
+
+
+def test_entries_of_other_drivers_stay(cluster: Cluster) -> None:
+    ref = cluster.add()
+    theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
+    body = claimstatus.to_status(ref, (theirs,), driver=OTHER, at_s=0)
+    cluster.api.apply_claim_status(body, options=WriteOptions(field_manager="nic"))
+    cluster.status.prepared(ref, (GPU,))
+    cluster.status.write_next()
+    assert set(cluster.entries()) == {DRIVER, OTHER}
+
+
+def test_a_claim_of_the_same_name_that_came_later_is_not_touched(cluster: Cluster) -> None:
+    ref = cluster.add()
+    cluster.status.prepared(ClaimRef(ref.namespace, ref.name, ClaimUID("older")), (GPU,))
+    cluster.status.write_next()
+    assert cluster.entries() == {} and cluster.status.lost == 1
+
+
+def test_it_is_off_once_the_server_forbids_it(cluster: Cluster) -> None:
+    refs = [cluster.add(f"c{n}") for n in range(3)]
+    cluster.server.api.faults.add(Fault(verb="apply", code=403, count=0))
+    cluster.server.api.faults.add(Fault(verb="patch", code=403, count=0))
+    cluster.status.start()
+    for ref in refs:
+        cluster.status.prepared(ref, (GPU,))
+    until(lambda: not cluster.status.is_on)
+    before = len(cluster.server.api.log.lines())
+    cluster.status.prepared(refs[0], (GPU,))
+    time.sleep(0.1)
+    assert len(cluster.server.api.log.lines()) == before
+
+
+def test_a_server_that_hangs_delays_nobody(cluster: Cluster) -> None:
+    ref = cluster.add()
+    cluster.server.api.faults.add(Fault(action="hang", count=0))
+    cluster.status.start()
+    started = time.monotonic()
+    for _ in range(1000):
+        cluster.status.prepared(ref, (GPU,))
+    assert time.monotonic() - started < 0.5
+
+
+class Api:
+    """StatusApi that fails a number of times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.names: list[str] = []
+
+    def apply_claim_status(
+        self, body: dict[str, Any], *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> dict[str, Any]:
+        assert options.force and options.field_manager == f"nvdra-{DRIVER}"
+        self.names.append(body["metadata"]["name"])
+        if len(self.names) <= self.failures:
+            raise ApiError("busy", status=503)
+        return body
+
+
+def queued(api: Api, *names: str) -> ClaimStatus:
+    status = ClaimStatus(api, DRIVER, FakeClock())
+    for name in names:
+        status.prepared(ClaimRef("ns", name, ClaimUID(name)), (GPU,))
+    return status
+
+
+def test_the_newest_word_on_a_claim_is_the_only_one() -> None:
+    api = Api(0)
+    status = queued(api, "a", "b", "a")
+    for _ in range(5):
+        assert status.write_next() == 0
+    assert api.names == ["b", "a"]
+
+
+def test_a_failure_is_tried_three_times_with_pauses() -> None:
+    api = Api(99)
+    status = queued(api, "a")
+    pauses = [status.write_next() for _ in range(5)]
+    assert api.names == ["a"] * 3 and status.lost == 1
+    assert pauses[0] > 0 and pauses[1] > 0 and pauses[2:] == [0, 0, 0]
+
+
+def test_an_unprepared_claim_is_not_spoken_of() -> None:
+    api = Api(0)
+    status = queued(api, "a", "b")
+    status.forget(ClaimRef("ns", "a", ClaimUID("a")))
+    status.write_next()
+    assert api.names == ["b"]
+
+
+def test_the_queue_has_an_end() -> None:
+    api = Api(0)
+    status = queued(api, *(f"c{n}" for n in range(claimstatus.MAX_QUEUED + 10)))
+    status.write_next()
+    assert (status.lost, api.names) == (10, ["c10"])
+
+
+def test_shares_are_entries_of_their_own() -> None:
+    shares = [
+        PreparedDevice(request="g", pool=NODE, device="gpu-0", cdi_ids=(), share_id=share)
+        for share in ("s1", "s2")
+    ]
+    ref = ClaimRef("ns", "a", ClaimUID("a"))
+    body = claimstatus.to_status(ref, shares, driver=DRIVER, at_s=0)
+    assert [entry["shareID"] for entry in body["status"]["devices"]] == ["s1", "s2"]
