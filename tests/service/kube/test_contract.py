@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import watch
+from nvdra_core.kube import resourceapi, watch
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.errors import RelistError
-from nvdra_core.kube.fake.server import FakeApiServer
+from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import (
     CLAIMS,
     NAMESPACES,
@@ -37,12 +37,21 @@ from tests.service.kube.objects import (
 )
 
 
+def without_managers(obj: JsonObject) -> JsonObject:
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    return {**obj, "metadata": metadata}
+
+
 class KubernetesApiContract:
     """The rules; subclasses say which server."""
 
     @pytest.fixture
     def api(self) -> Iterator[Client]:
         raise NotImplementedError
+
+    @pytest.fixture
+    def minor(self, api: Client) -> int:
+        return int(api.get_path("/version")["minor"])
 
     @pytest.fixture
     def node(self) -> str:
@@ -177,6 +186,79 @@ class KubernetesApiContract:
         stored = dra.create_slice(a_slice(f"{node}-1", node, colour="green"))
         assert "colour" not in stored["spec"]
 
+    def test_taints_are_dropped_where_their_gate_is_off(
+        self, dra: DraApi, node: str, minor: int
+    ) -> None:
+        taint = {"key": "gpu.nvidia.com/unhealthy", "value": "xid", "effect": "NoSchedule"}
+        devices = [a_device(taints=[taint])]
+        (stored,) = dra.create_slice(a_slice(f"{node}-1", node, devices=devices))["spec"]["devices"]
+        if minor < 36:
+            assert "taints" not in stored
+        else:
+            assert stored["taints"][0].pop("timeAdded")
+            assert stored["taints"] == [taint]
+
+    def test_counters_and_devices_share_no_slice(self, dra: DraApi, node: str, minor: int) -> None:
+        counters = [{"name": "gpu-0", "counters": {"memory": {"value": "80Gi"}}}]
+        body = a_slice(f"{node}-1", node, sharedCounters=counters)
+        if minor < 36:  # the gate is off
+            assert "sharedCounters" not in dra.create_slice(body)["spec"]
+            return
+        with pytest.raises(ApiError) as caught:
+            dra.create_slice(body)
+        assert caught.value.status == 422
+        del body["spec"]["devices"]
+        assert dra.create_slice(body)["spec"]["sharedCounters"] == counters
+
+    def test_devices_with_counters_are_half_as_many(
+        self, dra: DraApi, node: str, minor: int
+    ) -> None:
+        consumed = [{"counterSet": "gpu-0", "counters": {"memory": {"value": "1Gi"}}}]
+        devices = [a_device(f"gpu-{n}", consumesCounters=consumed) for n in range(65)]
+        body = a_slice(f"{node}-1", node, devices=devices)
+        if minor < 36:
+            dra.create_slice(body)
+            return
+        with pytest.raises(ApiError) as caught:
+            dra.create_slice(body)
+        assert caught.value.status == 422
+        body["spec"]["devices"].pop()
+        dra.create_slice(body)
+
+    def test_finalizer_holds_a_deleted_object(self, api: Client, namespace: str) -> None:
+        body = a_claim("kept", namespace)
+        body["metadata"]["finalizers"] = ["nvdra.io/test"]
+        api.create(CLAIMS, body)
+        api.delete(CLAIMS, "kept", namespace=namespace)
+        kept = api.get(CLAIMS, "kept", namespace=namespace)
+        assert kept["metadata"]["deletionTimestamp"]
+        kept["metadata"]["finalizers"] = []
+        api.update(CLAIMS, kept)
+        with pytest.raises(ApiError) as caught:
+            api.get(CLAIMS, "kept", namespace=namespace)
+        assert caught.value.api_reason == "NotFound"
+
+    def test_dry_run_stores_nothing(self, dra: DraApi, node: str) -> None:
+        dra.create_slice(a_slice(f"{node}-1", node), options=WriteOptions(dry_run=True))
+        assert dra.list_slices(Selector(f"spec.nodeName={node}")).items == []
+
+    @pytest.mark.parametrize("version", ["v1beta1", "v1beta2"])
+    def test_conversion_is_the_servers_own(
+        self, api: Client, dra: DraApi, claim: JsonObject, node: str, version: str
+    ) -> None:
+        served = api.get_path("/apis/resource.k8s.io")["versions"]
+        if version not in {entry["version"] for entry in served}:
+            pytest.skip("not served here")
+        stored = dra.create_slice(a_slice(f"{node}-1", node))
+        read = api.get(SLICES.at(version), f"{node}-1")
+        assert without_managers(resourceapi.slice_from(read, version)) == without_managers(stored)
+        name, namespace = claim["metadata"]["name"], claim["metadata"]["namespace"]
+        read = api.get(CLAIMS.at(version), name, namespace=namespace)
+        assert without_managers(resourceapi.claim_from(read, version)) == without_managers(claim)
+        sent = resourceapi.slice_to(a_slice(f"{node}-2", node), version)
+        api.create(SLICES.at(version), sent, options=WriteOptions(field_validation="Strict"))
+        assert api.get(SLICES, f"{node}-2")["spec"] == a_slice("x", node)["spec"]
+
     def test_fields_select(self, dra: DraApi, node: str) -> None:
         dra.create_slice(a_slice(f"{node}-1", node))
         found = dra.list_slices(Selector(f"spec.driver=gpu.nvidia.com,spec.nodeName={node}"))
@@ -282,6 +364,12 @@ class KubernetesApiContract:
 
 
 class TestFakeApi(KubernetesApiContract):
+    @pytest.fixture(params=[34, 35, 36])
+    def server(self, request: pytest.FixtureRequest) -> Iterator[FakeApiServer]:
+        versions = ("v1", "v1beta2", "v1beta1")
+        with FakeApiServer(FakeSettings(minor=request.param, versions=versions)) as running:
+            yield running
+
     @pytest.fixture
     def api(self, server: FakeApiServer) -> Iterator[Client]:
         client = Client(server.config())
