@@ -38,17 +38,18 @@ def _run(command: str, settings: config.NodeConfig) -> int:
     if command == "check-config":
         return _check(settings)
     # Imported here so that the commands that only look at settings stay quick.
-    from nvdra_node import app
+    from nvdra_node.app import gpu
+    from nvdra_node.app.environment import SystemdEnvironment
 
     if command == "withdraw":
-        return app.withdraw_gpu(settings)
-    return app.run_gpu(settings, app.SystemdEnvironment.read(os.environ))
+        return gpu.withdraw(settings)
+    return gpu.run(settings, SystemdEnvironment.read(os.environ))
 
 
 def _check(settings: config.NodeConfig) -> int:
-    from nvdra_core.gates import FeatureGates
+    from nvdra_node.app import gpu
 
-    FeatureGates.from_mapping(settings.feature_gates).validate()
+    gpu.parse_gates(settings)
     width = max(len(key) for key in settings.sources)
     for key, value in config.describe(settings).items():
         print(f"{key:<{width}}  {value!s:<40}  {settings.sources[key]}")
@@ -82,10 +83,14 @@ def _read(path: Path, *, must_exist: bool) -> str | None:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if must_exist:
-            raise ConfigError(f"{path}: no such file; --config names one that does not exist") from None
+            raise ConfigError(
+                f"{path}: no such file; --config names one that does not exist"
+            ) from None
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; check its permissions and encoding") from error
+        raise ConfigError(
+            f"{path}: cannot be read: {error}; check its permissions and encoding"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,10 +106,15 @@ def _parser() -> argparse.ArgumentParser:
         ("withdraw", "delete this node's ResourceSlices of gpu.nvidia.com (before uninstalling)"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--config", metavar="FILE", help=f"settings; default: {config.DEFAULT_FILE}")
+        command.add_argument(
+            "--config", metavar="FILE", help=f"settings; default: {config.DEFAULT_FILE}"
+        )
         for option in config.OPTIONS:
             command.add_argument(
-                *option.flags, dest=option.field, metavar="VALUE", help=option.help.replace("%", "%%")
+                *option.flags,
+                dest=option.field,
+                metavar="VALUE",
+                help=option.help.replace("%", "%%"),
             )
     return parser
 

@@ -253,4 +253,4 @@ class Bed:
 
 def sim_home(name: str) -> Path:
     """Where the simulated hosts of a bed are."""
-    return Path(os.environ.get("NVDRA_SIM_HOME", "/run/nvdra-sim")) / name
+    return Path(os.environ.get("NVDRA_SIM_HOME", "/var/lib/nvdra-sim")) / name

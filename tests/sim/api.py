@@ -53,6 +53,7 @@ class SimRoot:
         record = {"profile": profile_name, "seed": seed, "node": node, "change": dict(change or {})}
         files.write(path / _RECORD, json.dumps(record))
         sysfs.boot(path, truth)
+        procfs.boot(path)
         root = cls(path, truth)
         root._show_driver()
         return root
@@ -182,7 +183,8 @@ class SimRoot:
         self._show_driver()
 
     def reboot(self) -> None:
-        """MIG instances, settings and faults are gone; the driver is loaded again."""
+        """MIG instances, settings and faults are gone, the boot id is another one; the driver is loaded again."""
+        procfs.boot(self.path)
         with self.state() as view:
             view.reboot(self.profile)
         tree.remove_nodes(self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import uuid
 from pathlib import Path
 
 from tests.sim import files, tree
@@ -11,6 +12,11 @@ from tests.sim.profile import Profile
 _CHARACTER = [(1, "mem"), (5, "/dev/tty"), (10, "misc"), (136, "pts"), (226, "drm")]
 _BLOCK = [(7, "loop"), (8, "sd"), (259, "blkext")]
 MIG_GIS, MIG_CIS = 15, 8
+
+
+def boot(root: Path) -> None:
+    """A new boot id, as the kernel makes one at each start."""
+    files.write(root / "proc/sys/kernel/random/boot_id", f"{uuid.uuid4()}\n")
 
 
 def load(root: Path, profile: Profile) -> None:

@@ -1,0 +1,32 @@
+"""What systemd tells a process through its environment, read once by ``cli``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nvdra_core import log, systemd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemdEnvironment:
+    """Empty values: not under systemd."""
+
+    notify_socket: str = ""
+    watchdog_interval_s: float | None = None
+    is_journal: bool = False
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> SystemdEnvironment:
+        """Raises ConfigError for a watchdog time that is no number."""
+        return cls(
+            notify_socket=environment.get("NOTIFY_SOCKET", ""),
+            watchdog_interval_s=systemd.watchdog_interval_s(
+                environment.get("WATCHDOG_USEC", ""),
+                environment.get("WATCHDOG_PID", ""),
+                os.getpid(),
+            ),
+            is_journal=log.is_journal(environment.get("JOURNAL_STREAM", ""), sys.stderr.fileno()),
+        )

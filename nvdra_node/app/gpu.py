@@ -1,0 +1,199 @@
+"""The service for gpu.nvidia.com: builds the GPU driver and runs it in the shared machinery. Called by ``cli``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from nvdra_core import log
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import ConfigError
+from nvdra_core.gates import FeatureGates, Gate
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.config import KubeConfig
+from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.resources import Selector
+from nvdra_core.service import Service
+from nvdra_core.systemd import Notifier
+from nvdra_core.workers import Workers
+from nvdra_node import config
+from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.parts import FunctionPart
+from nvdra_node.app.plugin import Plugin, Surroundings
+from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
+from nvdra_node.gpu.discover import Limits
+from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.gpu.watch import Watch, WatchSettings
+from nvdra_node.host.files import HostFiles
+from nvdra_node.host.host import Host, open_host
+from nvdra_node.host.ports import HostRoots
+
+CDI_KIND = "k8s.gpu.nvidia.com/claim"
+WARM_UP_POLL_S = 1.0
+"""How soon the worker notices that the service stops."""
+_LOG = log.get(__name__)
+
+
+def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
+    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
+    log.configure(
+        verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
+    )
+    gates = parse_gates(settings)
+    _LOG.info("starting", settings=config.describe(settings))
+    clock = SystemClock()
+    client = open_client(settings)
+    host = open_host(roots_of(settings))
+    workers = Workers(clock)
+    watch = Watch(host, clock, watch_settings(settings), workers)
+    # The first look takes longest and needs nothing else, so it goes on while the rest is built.
+    watch.start()
+    try:
+        driver = GpuDriver(
+            host, watch, gates, slice_settings(settings, gates), settings.nvidia_cdi_hook_path
+        )
+        files = HostFiles()
+        common = CommonEdits(toolkit(settings, host), host.commands, host.sysfs, files, clock)
+        around = Surroundings(
+            settings=settings,
+            api=DraApi(client),
+            files=files,
+            driver_files=common,
+            cdi_kind=CDI_KIND,
+            boot_id=host.sysfs.boot_id(),
+            device_types=("gpu", "mig", "vfio"),
+            clock=clock,
+            workers=workers,
+            first_look=watch.wait_first,
+        )
+        plugin = Plugin(driver, around)
+        service = Service(
+            parts=[
+                FunctionPart(name="watch", end=lambda deadline: stop(watch, host)),
+                *plugin.parts(),
+                warm_up_part(common, watch, workers),
+            ],
+            workers=workers,
+            clock=clock,
+            notifier=Notifier.connect(system.notify_socket),
+            self_check=plugin.problems,
+            watchdog_interval_s=system.watchdog_interval_s,
+            reload=lambda: watch.trigger("told to reload"),
+        )
+        return service.run()
+    finally:
+        workers.stopping.set()
+        stop(watch, host)
+        client.close()
+
+
+def warm_up_part(common: CommonEdits, watch: Watch, workers: Workers) -> FunctionPart:
+    """A worker that has the driver's files ready before a prepare asks: at start, and when the driver changes."""
+    wake = threading.Event()
+    watch.subscribe(wake.set)
+
+    def run() -> None:
+        while not workers.stopping.is_set():
+            if wake.wait(WARM_UP_POLL_S):
+                wake.clear()
+                common.warm_up()
+
+    return FunctionPart(name="driver-files", begin=lambda: _spawn(workers, "driver-files", run))
+
+
+def _spawn(workers: Workers, name: str, target: Callable[[], None]) -> None:
+    workers.spawn(name, target)
+
+
+def withdraw(settings: config.NodeConfig) -> int:
+    """Delete this node's slices of gpu.nvidia.com, for an uninstall. Raises ApiError."""
+    clock = SystemClock()
+    client = open_client(settings)
+    try:
+        api = DraApi(client)
+        deadline = Deadline(30.0, clock)
+        selector = Selector(
+            fields=f"spec.driver={GpuDriver.name},spec.nodeName={settings.node_name}"
+        )
+        slices = api.list_slices(selector, deadline=deadline)
+        for item in slices.items:
+            api.delete_slice(item["metadata"]["name"], deadline=deadline)
+        return 0
+    finally:
+        client.close()
+
+
+def parse_gates(settings: config.NodeConfig) -> FeatureGates:
+    """The gates of the settings, checked. Raises ConfigError."""
+    text = ",".join(f"{name}={str(on).lower()}" for name, on in settings.feature_gates.items())
+    gates = FeatureGates.parse(text)
+    gates.validate()
+    if settings.consumable_shares != "disabled" and not gates.enabled(Gate.CONSUMABLE_SHARES):
+        raise ConfigError(
+            f"consumableShares is {settings.consumable_shares!r}, but the feature gate ConsumableShares is"
+            " off; set featureGates: {ConsumableShares: true}"
+        )
+    return gates
+
+
+def open_client(settings: config.NodeConfig) -> Client:
+    """A client with the credential of the settings, or the first that this host has. Raises ConfigError."""
+    return Client(KubeConfig.load(str(settings.kubeconfig or _find_kubeconfig())))
+
+
+def _find_kubeconfig() -> Path:
+    for path in config.KUBECONFIGS:
+        if path.exists():
+            return path
+    raise ConfigError(
+        "no credential for the Kubernetes API: none of "
+        + ", ".join(map(str, config.KUBECONFIGS))
+        + " exists; join this host to a cluster, or set kubeconfig"
+    )
+
+
+def roots_of(settings: config.NodeConfig) -> HostRoots:
+    """The host's trees."""
+    return HostRoots(
+        driver=settings.driver_root,
+        dev=settings.dev_root,
+        proc=settings.proc_root,
+        sys=settings.sys_root,
+    )
+
+
+def toolkit(settings: config.NodeConfig, host: Host) -> Toolkit:
+    """NVIDIA's programs."""
+    return Toolkit(
+        ctk=settings.nvidia_ctk_path,
+        hook=settings.nvidia_cdi_hook_path,
+        roots=host.roots,
+        cache=settings.state_dir / "driver-files.json",
+    )
+
+
+def watch_settings(settings: config.NodeConfig) -> WatchSettings:
+    """How often to look at the GPUs."""
+    return WatchSettings(
+        rescan_s=settings.rescan_interval_s,
+        driver_poll_s=settings.driver_poll_s,
+        limits=Limits(gpu_s=settings.nvml_timeout_s),
+    )
+
+
+def slice_settings(settings: config.NodeConfig, gates: FeatureGates) -> SliceSettings:
+    """What gates decide about slices."""
+    return SliceSettings(
+        taints=gates.enabled(Gate.NVML_DEVICE_HEALTH_CHECK),
+        list_attributes=gates.enabled(Gate.DRA_LIST_TYPE_ATTRIBUTES),
+        shares=settings.consumable_shares,
+        module_ids=gates.enabled(Gate.FABRIC_MANAGER_PARTITIONING),
+    )
+
+
+def stop(watch: Watch, host: Host) -> None:
+    """End the looks and the NVML child; may be called again."""
+    watch.stop()
+    host.close()

@@ -1,0 +1,180 @@
+"""The machinery around one DRA driver, assembled: sockets, transaction, publisher, sweep, metrics, life cycle.
+
+Called by ``gpu`` (and by every later driver) with the driver and its surroundings. Nothing is started here:
+``Plugin.service`` gives a Service whose ``run`` does.
+
+Order of starting: the records are read before a socket exists (the kubelet may call within milliseconds of the
+registration); sockets before devices are looked for (unprepare must work without the NVIDIA driver).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvdra_core import __version__, endpoint, log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.kube.dra import DraApi
+from nvdra_core.metrics import Registry
+from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
+from nvdra_core.service import Part
+from nvdra_core.workers import Workers
+from nvdra_node.app.parts import FunctionPart
+from nvdra_node.cdi.store import DriverFiles, SpecFiles
+from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.config import NodeConfig
+from nvdra_node.host.ports import Files
+from nvdra_node.kubeletplugin.claims import Claims
+from nvdra_node.kubeletplugin.driver import Driver
+from nvdra_node.kubeletplugin.health import HealthService
+from nvdra_node.kubeletplugin.publisher import Publisher
+from nvdra_node.kubeletplugin.registration import Registration
+from nvdra_node.kubeletplugin.selfcheck import SelfCheck
+from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
+from nvdra_node.kubeletplugin.service import DraService
+from nvdra_node.kubeletplugin.sliceapi import KubeSlices
+from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+
+_LOG = log.get(__name__)
+SOCKET_WAIT_S = 20.0
+"""How long to wait for an earlier instance of ours to let go of the sockets."""
+DRAIN_S = 10.0
+FIRST_LOOK_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a driver's machinery stands on."""
+
+    settings: NodeConfig
+    api: DraApi
+    files: Files
+    driver_files: DriverFiles
+    cdi_kind: str
+    """``<vendor>/<class>`` of the claims' CDI files."""
+    boot_id: str
+    device_types: tuple[str, ...]
+    clock: Clock
+    workers: Workers
+    first_look: Callable[[float], object]
+    """Waits until the devices were looked at, at most so many seconds."""
+
+
+class Plugin:
+    """One driver with all that serves it."""
+
+    def __init__(self, driver: Driver, around: Surroundings) -> None:
+        settings, clock = around.settings, around.clock
+        self._around = around
+        self.registry = Registry()
+        add_process_metrics(self.registry, clock, version=__version__)
+        self.metrics = PluginMetrics(
+            self.registry,
+            clock,
+            driver=driver.name,
+            node=settings.node_name,
+            device_types=around.device_types,
+        )
+        state_dir = settings.state_dir / driver.name
+        self.records = RecordStore(state_dir, around.files)
+        self.specs = SpecFiles(
+            settings.cdi_root, around.cdi_kind, around.files, around.driver_files
+        )
+        parts = Parts(
+            driver=driver,
+            claims=Claims(around.api, driver.name, settings.node_name, self.metrics),
+            records=self.records,
+            specs=self.specs,
+            clock=clock,
+            boot_id=around.boot_id,
+            stopping=around.workers.stopping,
+        )
+        self.transaction = Transaction(parts)
+        self.sweep = Sweep(self.transaction, parts, Times(period_s=settings.sweep_interval_s))
+        self._assemble_sockets(driver)
+
+    def _assemble_sockets(self, driver: Driver) -> None:
+        settings, clock = self._around.settings, self._around.clock
+        paths = SocketPaths(
+            driver=driver.name,
+            data_dir=settings.plugins_dir / driver.name,
+            registry_dir=settings.registrar_dir,
+        )
+        slices = KubeSlices(self._around.api, driver.name, settings.node_name)
+        self.publisher = Publisher(driver, settings.node_name, slices, self.metrics, clock)
+        self.dra = DraService(driver.name, self.transaction, self.metrics, clock)
+        self.health = HealthService(settings.node_name, lambda: driver.pool().health, clock)
+        self.registration = Registration(
+            driver.name,
+            paths.dra,
+            clock,
+            registered=self.publisher.registered,
+            refused=lambda: None,
+        )
+        self.server = PluginServer(
+            paths,
+            [*self.dra.handlers(), *self.health.handlers()],
+            self.registration.handlers(),
+            clock,
+        )
+        self.check = SelfCheck(paths)
+        driver.subscribe(self.publisher.changed)
+        driver.subscribe(self.health.changed)
+
+    def parts(self) -> list[Part]:
+        """In the order of starting."""
+        return [
+            FunctionPart(name="records", begin=self._open_records),
+            FunctionPart(name="sockets", begin=self._serve, end=self._stop_serving),
+            FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),
+            FunctionPart(name="sweep", begin=self._start_sweep),
+            *self._endpoint_parts(),
+        ]
+
+    def problems(self) -> list[str]:
+        """What is wrong now; proves that both sockets answer."""
+        return self.check.problems()
+
+    def _open_records(self) -> None:
+        self.records.load()
+        self.specs.open()
+
+    def _serve(self) -> None:
+        deadline = Deadline(SOCKET_WAIT_S, self._around.clock)
+        self.server.start(deadline, self._around.workers.stopping)
+
+    def _stop_serving(self, deadline: Deadline) -> None:
+        drain_s = min(DRAIN_S, deadline.remaining_s())
+        self.check.close()
+        self.health.stop()
+        self.server.stop(lambda: self._drain(Deadline(drain_s, self._around.clock)))
+
+    def _drain(self, deadline: Deadline) -> None:
+        if not self.dra.drain(deadline):
+            _LOG.warning("stopping although calls still run; the kubelet will repeat them")
+
+    def _start_publisher(self) -> None:
+        self._around.workers.spawn("publisher", self._publish)
+
+    def _publish(self) -> None:
+        # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
+        self._around.first_look(FIRST_LOOK_S)
+        self.publisher.run()
+
+    def _stop_publisher(self, deadline: Deadline) -> None:
+        self.publisher.stop()
+
+    def _start_sweep(self) -> None:
+        stopping = self._around.workers.stopping
+        self._around.workers.spawn("sweep", lambda: self.sweep.run(stopping))
+
+    def _endpoint_parts(self) -> list[Part]:
+        settings = self._around.settings
+        if not settings.http_endpoint:
+            return []
+        routes = {"/healthz": endpoint.health_route(self.problems)}
+        if settings.metrics_path:
+            routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
+        address = endpoint.Address.parse(settings.http_endpoint)
+        return [endpoint.Endpoint(address, routes, self._around.clock)]
