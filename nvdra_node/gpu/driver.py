@@ -60,7 +60,6 @@ class GpuDriver:
         self._settings = settings
         self._edits = EditSettings(dev=host.roots.dev, hook=hook)
         self._effects = Effects(host)
-        self._boot_id = host.sysfs.boot_id()
 
     def pool(self) -> Pool:
         """See Driver."""
@@ -75,10 +74,7 @@ class GpuDriver:
         return planning.plan(claim, self._source.inventory, others, self._gates)
 
     def release(self, record: Record, others: Sequence[Record]) -> Sequence[Effect]:
-        """See Driver. Time slices end with the boot: what an earlier boot set is gone, and the GPU may be another
-        claim's by now."""
-        if record.boot_id != self._boot_id:
-            return ()
+        """See Driver."""
         return effect_rules.unneeded(record, others)
 
     def capture(self, effect: Effect, deadline: Deadline) -> Effect:

@@ -21,6 +21,8 @@ Effect = Mapping[str, Any]
 """One step as JSON (``{"kind": "setTimeSlice", ...}``): what the journal stores and ``apply``/``undo`` get.
 
 The member ``original`` is what ``capture`` found; two effects that differ in nothing else are the same effect.
+``persistent: true`` says that it outlives a reboot; all others are gone with the boot they were applied in, and are
+never undone in a later one, where somebody else may have the device.
 """
 
 Outcome = Mapping[str, Any]

@@ -37,6 +37,10 @@ class FakeMachine:
     settings: dict[str, str] = field(default_factory=dict)
     not_ready: int = 0
     """So many more applications answer NotReadyError (after they took effect)."""
+    is_stuck: bool = False
+    """Nothing can be undone."""
+    on_apply: Callable[[], None] = field(default=lambda: None)
+    """Called at the beginning of each application: lets a test hold it up."""
 
     def reboot(self) -> None:
         """Settings are volatile."""
@@ -90,6 +94,7 @@ class FakeDriver:
     def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
         """See Driver."""
         deadline.check(f"apply {effect['target']}")
+        self._machine.on_apply()
         with self._lock:
             self._fail(f"apply {effect['target']}")
             self._machine.settings[effect["target"]] = effect["value"]
@@ -102,6 +107,8 @@ class FakeDriver:
         """See Driver."""
         with self._lock:
             self._fail(f"undo {effect['target']}")
+            if self._machine.is_stuck:
+                raise HostError(f"{effect['target']} is stuck")
             if effect["original"] is None:
                 self._machine.settings.pop(effect["target"], None)
             else:
@@ -158,6 +165,8 @@ class FakeClaims:
         """By namespace/name."""
         self.is_down = False
         self.reads = 0
+        self.after_read: Callable[[], None] = lambda: None
+        """Called when a claim was read, found or not, before the answer is given."""
 
     def add(self, claim: Claim) -> ClaimRef:
         """Create or replace a claim."""
@@ -174,6 +183,7 @@ class FakeClaims:
         if self.is_down:
             raise ApiError("no answer", status=0)
         claim = self.claims.get(f"{ref.namespace}/{ref.name}")
+        self.after_read()
         if claim is None or claim.ref.uid != ref.uid:
             raise StaleClaimError(f"claim {ref} is gone")
         return claim

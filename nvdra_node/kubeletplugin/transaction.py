@@ -289,7 +289,11 @@ class Transaction:
     def _releasable(self, record: Record) -> Sequence[Effect]:
         devices = [device.device for device in record.devices]
         devices += [result["device"] for result in record.claim.get("results", ())]
-        return self._parts.driver.release(record, self._others(record.uid, devices, record.holds))
+        effects = self._parts.driver.release(
+            record, self._others(record.uid, devices, record.holds)
+        )
+        is_of_this_boot = record.boot_id == self._parts.boot_id
+        return [effect for effect in effects if is_of_this_boot or effect.get("persistent")]
 
     def _others(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
         """Other claims with these devices or holds. Records of an earlier boot hold nothing: all they did is gone."""

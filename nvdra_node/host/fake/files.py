@@ -61,6 +61,8 @@ class FakeFiles:
         """Directories that refuse every change, with EROFS."""
         self.full: set[Path] = set()
         """Directories that take no more data: writes fail with ENOSPC, removals work."""
+        self.unreadable: set[Path] = set()
+        """Directories that cannot be listed."""
         self.syncs = 0
         self._tmpfs = tuple(tmpfs)
         self._files: dict[Path, bytes] = {}
@@ -111,6 +113,8 @@ class FakeFiles:
 
     def names(self, directory: Path) -> tuple[str, ...]:
         """See Files."""
+        if directory in self.unreadable:
+            raise file_error("list", directory, OSError(errno.EACCES, "permission denied"))
         with self._lock:
             return tuple(sorted(path.name for path in self._files if path.parent == directory))
 

@@ -1,0 +1,141 @@
+"""Leftovers: what is removed, when, and what is never touched."""
+
+import threading
+
+import pytest
+
+from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from tests.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def sweep_later(world, seconds):
+    world.clock.advance(seconds)
+    return world.sweep.run_once()
+
+
+def test_a_living_claim_stays(world):
+    world.prepare(PLAIN)
+    world.sweep_all()
+    world.assert_prepared(PLAIN)
+    assert world.sweep.removed == 0
+
+
+@pytest.mark.parametrize("claim", [PLAIN, WITH_EFFECTS])
+def test_a_claim_that_is_gone_is_unprepared_after_the_kubelet_had_its_chance(world, claim):
+    world.prepare(claim)
+    world.claims.delete(claim.ref)
+    assert world.sweep.run_once() == 300.0, "looked at again when the grace time is over"
+    sweep_later(world, 299)
+    world.assert_prepared(claim)
+    sweep_later(world, 1)
+    world.assert_clean()
+    assert world.sweep.removed == 1
+
+
+def test_a_claim_that_was_replaced_is_unprepared(world):
+    world.prepare(PLAIN)
+    world.claims.add(a_claim("c2", name=PLAIN.ref.name))
+    world.sweep_all()
+    world.assert_clean()
+
+
+def test_a_claim_of_an_earlier_boot_has_no_grace_time(world):
+    world.prepare(PLAIN)
+    world.reboot()
+    world.claims.delete(PLAIN.ref)
+    world.sweep.run_once()
+    world.assert_clean()
+
+
+def test_nothing_is_concluded_when_the_api_does_not_answer(world):
+    world.prepare(PLAIN)
+    world.claims.is_down = True
+    world.sweep_all()
+    world.assert_prepared(PLAIN)
+
+
+def test_an_api_failure_does_not_restart_the_grace_time(world):
+    world.prepare(PLAIN)
+    world.claims.delete(PLAIN.ref)
+    world.sweep.run_once()
+    world.claims.is_down = True
+    sweep_later(world, 200)
+    world.claims.is_down = False
+    sweep_later(world, 100)
+    world.assert_clean()
+
+
+def test_a_claim_that_came_back_is_not_touched(world):
+    """Not allocated for a while, then allocated again under the same UID."""
+    world.prepare(PLAIN)
+    world.claims.delete(PLAIN.ref)
+    world.sweep.run_once()
+    world.claims.add(PLAIN)
+    sweep_later(world, 1000)
+    world.claims.delete(PLAIN.ref)
+    sweep_later(world, 1)
+    world.assert_prepared(PLAIN)
+
+
+def test_a_claim_that_comes_back_at_the_last_moment_is_not_touched(world):
+    world.prepare(PLAIN)
+    world.claims.delete(PLAIN.ref)
+    world.sweep.run_once()
+    world.claims.after_read = lambda: world.claims.add(PLAIN)
+    sweep_later(world, 1000)
+    world.assert_prepared(PLAIN)
+
+
+def test_one_claim_that_cannot_be_unprepared_does_not_stop_the_others(world):
+    other = a_claim("c2", devices=("gpu-1",))
+    world.prepare(WITH_EFFECTS)
+    world.prepare(other)
+    for claim in (WITH_EFFECTS, other):
+        world.claims.delete(claim.ref)
+    world.sweep.run_once()
+    world.machine.is_stuck = True
+    sweep_later(world, 300)
+    assert [record.uid for record in world.parts.records.all()] == ["c1"]
+    world.machine.is_stuck = False
+    world.sweep_all()
+    world.assert_clean()
+
+
+def test_a_cdi_file_without_a_record_is_removed_after_the_grace_time(world):
+    world.prepare(PLAIN)
+    world.files.remove(world.record_path())
+    world.restart()
+    world.sweep.run_once()
+    assert world.files.read(world.cdi_path()) is not None
+    sweep_later(world, 300)
+    world.assert_clean()
+
+
+def test_files_of_others_are_never_touched(world):
+    others = [
+        CDI / "nvidia.yaml",
+        CDI / "gpu.example.com-claim_up.yaml",
+        CDI / "other-claim_1.json",
+        CDI / ".other.tmp",
+    ]
+    for path in others:
+        world.files.put(path, b"---\ncdiVersion: 0.5.0\n")
+    world.restart()
+    world.sweep_all()
+    assert set(world.files.paths()) == set(others)
+
+
+def test_an_unreadable_cdi_directory_does_not_end_the_sweep(world):
+    world.files.unreadable.add(CDI)
+    assert world.sweep.run_once() == 600.0
+
+
+def test_run_ends_when_the_process_stops(world):
+    stopping = threading.Event()
+    stopping.set()
+    Sweep(world.transaction, world.parts, Times(period_s=1)).run(stopping)

@@ -1,0 +1,173 @@
+"""The driver's common edits: what is asked, what is kept, when it is asked again."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.clock import SystemClock
+from nvdra_core.errors import CommandError, HostError, NotReadyError
+from nvdra_node.cdi.nvidia import reduce_edits
+from nvdra_node.host.fake.commands import hang
+from nvdra_node.host.ports import CommandResult
+from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, ctk_output
+
+
+@pytest.fixture
+def node():
+    return GpuNode()
+
+
+def edits(node):
+    return json.loads(node.common.current(node.deadline()).edits)
+
+
+def test_sockets_of_host_daemons_never_reach_a_container():
+    mounts = [
+        {"hostPath": path, "containerPath": path}
+        for path in (
+            "/run/nvidia-fabricmanager/socket",
+            "/var/run/nvidia-fabricmanager/socket",
+            "/run/nvidia-persistenced/socket",
+            "/tmp/nvidia-mps",
+            LIBRARY,
+            "/usr/bin/nvidia-persistenced",
+        )
+    ]
+    kept = reduce_edits(ctk_output(mounts=mounts)["containerEdits"])["mounts"]
+    assert [mount["hostPath"] for mount in kept] == [LIBRARY, "/usr/bin/nvidia-persistenced"]
+
+
+def test_device_numbers_are_left_to_the_runtime(node):
+    assert edits(node)["deviceNodes"][0] == {
+        "path": "/dev/nvidiactl",
+        "hostPath": "/dev/nvidiactl",
+        "permissions": "rwm",
+    }
+
+
+def test_nvidias_devices_are_not_asked_for(node):
+    node.common.warm_up()
+    (argv,) = node.host.commands.history
+    assert argv[0] == str(CTK)
+    assert "--device-id=none" in argv
+    assert f"--nvidia-cdi-hook-path={HOOK}" in argv
+
+
+def test_it_is_asked_once_for_many_prepares_and_restarts(node):
+    for _ in range(3):
+        edits(node)
+        node.restart()
+    assert node.ctk_runs == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda node: setattr(node.machine, "boot_id", "another"),
+        lambda node: node.files.put(CTK, b"newer"),
+        lambda node: node.files.put(node.state / "cdi-common.json", b"garbage"),
+        lambda node: node.files.put(node.state / "cdi-common.json", b'{"key":[]}'),
+    ],
+    ids=["boot", "toolkit", "garbled cache", "odd cache"],
+)
+def test_a_restart_asks_again_when_something_changed(node, change):
+    edits(node)
+    change(node)
+    node.restart()
+    edits(node)
+    assert node.ctk_runs == 2
+
+
+def test_another_driver_version_is_asked_for_at_once(node):
+    edits(node)
+    node.machine.load_driver("590.1")
+    edits(node)
+    edits(node)
+    assert node.ctk_runs == 2
+
+
+def test_a_new_toolkit_is_asked_in_the_background_and_never_by_a_prepare(node):
+    edits(node)
+    node.files.put(CTK, b"newer")
+    edits(node)
+    assert node.ctk_runs == 1
+    node.common.warm_up()
+    assert node.ctk_runs == 2
+
+
+def test_library_files_that_went_are_looked_for_anew_and_then_named(node):
+    edits(node)
+    node.files.remove(Path(LIBRARY))
+    with pytest.raises(HostError, match=f"{LIBRARY} is gone, but the loaded driver 580"):
+        edits(node)
+    assert node.ctk_runs == 2
+
+
+def test_a_driver_that_is_not_loaded_is_said(node):
+    node.machine.unload_driver()
+    with pytest.raises(HostError, match="not loaded"):
+        edits(node)
+
+
+def test_a_missing_toolkit_is_named_with_its_package(node):
+    node.files.remove(CTK)
+    with pytest.raises(HostError, match="install nvidia-container-toolkit-base"):
+        edits(node)
+
+
+@pytest.mark.parametrize("output", ["", "[]", "{}", '{"containerEdits":[],"cdiVersion":"0.5.0"}'])
+def test_output_that_is_no_spec_is_refused(node, output):
+    node.host.commands.programs[str(CTK)] = lambda argv: CommandResult(stdout=output, stderr="")
+    with pytest.raises(HostError):
+        edits(node)
+
+
+def test_control_devices_that_are_not_there_yet_are_waited_for(node):
+    node.ctk_output = ctk_output(deviceNodes=[{"path": "/dev/nvidiactl"}])
+    with pytest.raises(NotReadyError, match=r"/dev/nvidia-uvm not there yet: run nvidia-modprobe"):
+        edits(node)
+    node.ctk_output = ctk_output()
+    edits(node)
+
+
+def test_a_hanging_toolkit_ends_with_the_deadline(node):
+    node.host.commands.programs[str(CTK)] = hang
+    with pytest.raises(CommandError):
+        edits(node)
+
+
+def test_warming_up_never_fails(node):
+    node.files.remove(CTK)
+    node.common.warm_up()
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_next_start(node):
+    node.files.read_only.add(node.state)
+    edits(node)
+    assert node.files.read(node.state / "cdi-common.json") is None
+
+
+def test_many_prepares_at_the_start_ask_once():
+    node = GpuNode(clock=SystemClock())
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(argv):
+        inside.set()
+        go_on.wait(5)
+        return node._nvidia_ctk(argv)
+
+    node.host.commands.programs[str(CTK)] = slow
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(edits(node))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    inside.wait(5)
+    with pytest.raises(NotReadyError, match="still listing"):
+        node.common.current(node.deadline(0.01))
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert len(results) == 8
+    assert node.ctk_runs == 1
