@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.kube.fake.kinds import KINDS
+from nvdra_core.kube.fake.selectors import parse_fields, parse_labels
+from nvdra_core.kube.fake.status import StatusError
+
+SLICES = next(kind for kind in KINDS if kind.plural == "resourceslices")
+OBJECT = {
+    "metadata": {"name": "s", "labels": {"app": "x", "a.b/c": "y"}},
+    "spec": {"driver": "d", "allNodes": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", True),
+        ("spec.driver=d", True),
+        ("spec.driver==d,metadata.name=s", True),
+        ("spec.driver!=d", False),
+        ("spec.nodeName=", True),
+        ("spec.nodeName=n", False),
+    ],
+)
+def test_fields(text: str, wanted: bool) -> None:
+    assert parse_fields(text, SLICES)(OBJECT) is wanted
+
+
+@pytest.mark.parametrize("text", ["spec.pool.name=p", "metadata.namespace=n", "nonsense"])
+def test_unsupported_field_is_refused(text: str) -> None:
+    with pytest.raises(StatusError):
+        parse_fields(text, SLICES)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", True),
+        ("app=x", True),
+        ("app==x, a.b/c", True),
+        ("app!=x", False),
+        ("other!=x", True),
+        ("app in (w, x)", True),
+        ("app notin (w,x)", False),
+        ("other notin (w)", True),
+        ("other", False),
+        ("!other", True),
+        ("!app", False),
+        ("app in (x),!other,a.b/c=y", True),
+    ],
+)
+def test_labels(text: str, wanted: bool) -> None:
+    assert parse_labels(text)(OBJECT) is wanted
+
+
+@pytest.mark.parametrize("text", ["app in x", "=x", "app=x;b"])
+def test_malformed_label_selector_is_refused(text: str) -> None:
+    with pytest.raises(StatusError):
+        parse_labels(text)
