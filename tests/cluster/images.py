@@ -1,7 +1,9 @@
-"""The container images of a cluster, written with tarfile and imported into each node; no registry and no container engine.
+"""The container images of a cluster, written with tarfile and imported into each node; no registry
+and no container engine.
 
-One layer serves all: Debian's static busybox, a `bash` that is a script, and the machine's own glibc, so that programs
-mounted into a container, `nvidia-smi` first of all, can run. It has the names that upstream's manifests use.
+One layer serves all: Debian's static busybox, a `bash` that is a script, and the machine's own
+glibc, so that programs mounted into a container, `nvidia-smi` first of all, can run. It has the
+names that upstream's manifests use.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ _FILES = {
 }
 _SCRIPTS = {
     "usr/bin/bash": '#!/bin/sh\nexec /bin/sh "$@"\n',
-    # The programs of NVIDIA's samples, reduced to what a test can see: which GPUs are there, and a process that stays.
+    # The programs of NVIDIA's samples, reduced to what a test can see: which GPUs are there, and a
+    # process that stays.
     "tmp/sample": "#!/bin/sh\nnvidia-smi -L\nexec sleep 9999\n",
     "usr/bin/vectoradd": "#!/bin/sh\nnvidia-smi -L && echo Test PASSED\n",
 }

@@ -1,6 +1,7 @@
 """A cluster from nothing to Ready, and to nothing again. Called by `api` and the command line.
 
-`down` works from the name alone and on whatever is there, because an `up` can be killed at any moment.
+`down` works from the name alone and on whatever is there, because an `up` can be killed at any
+moment.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
 def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
-    """Build what is missing and start the cluster; returns when all nodes are Ready and have the test images.
+    """Build what is missing and start the cluster; returns when all nodes are Ready and have the
+    test images.
 
     A start that fails is taken down again, but for its logs, whose directory the error names.
     """
@@ -89,7 +91,9 @@ def _boot(node: Node, archive: Path) -> None:
 def wait_until_ready(
     layout: Layout, timeout_s: float = 120, started: list[processes.Process] | None = None
 ) -> None:
-    """Wait until every node is Ready and the namespace `default` can take pods; fail when one of `started` ends."""
+    """Wait until every node is Ready and the namespace `default` can take pods; fail when one of
+    `started` ends.
+    """
     client = ApiClient(layout)
 
     def are_ready() -> bool:
@@ -121,7 +125,9 @@ def _complain_about_ended(started: list[processes.Process]) -> None:
 
 
 def down(name: str) -> None:
-    """Remove a cluster, whole or half: processes, namespaces, mounts, cgroups and its directory. None there is fine."""
+    """Remove a cluster, whole or half: processes, namespaces, mounts, cgroups and its directory.
+    None there is fine.
+    """
     home = layouts.clusters_dir() / name
     root = f"{layouts.PREFIX}.{name}"
     if not name or name != Path(name).name:
@@ -150,7 +156,9 @@ def _retry(remove: Callable[[], None]) -> None:
 
 
 def leftovers(name: str) -> list[str]:
-    """Return what is still there of a cluster: processes, namespaces, cgroups, mounts, its directory."""
+    """Return what is still there of a cluster: processes, namespaces, cgroups, mounts, its
+    directory.
+    """
     root, home = f"{layouts.PREFIX}.{name}", layouts.clusters_dir() / name
     found = [f"process {pid}" for pid in cgroups.processes(root)]
     found += [f"network namespace {item}" for item in network.existing(root)]

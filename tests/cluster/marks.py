@@ -1,4 +1,6 @@
-"""The marks of tests that start a cluster: they run where the machine can, and say why where it cannot."""
+"""The marks of tests that start a cluster: they run where the machine can, and say why where it
+cannot.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def _why_not_built(minor: str) -> str | None:
 def needs_cluster(
     minor: str = programs.NEWEST, *, timeout_s: int = 300
 ) -> list[pytest.MarkDecorator]:
-    """Return what a module assigns to `pytestmark`, or a parameter takes as marks, to run with that version."""
+    """Return what a module assigns to `pytestmark`, or a parameter takes as marks, to run with that
+    version.
+    """
     reason = capability.why_not() or _why_not_built(minor)
     return [
         pytest.mark.cluster,

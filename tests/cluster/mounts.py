@@ -1,7 +1,8 @@
-"""The shell script that gives a node its mount and UTS namespace: private directories over the paths that programs write.
+"""The shell script that gives a node its mount and UTS namespace: private directories over the
+paths that programs write.
 
-So every node has the default paths, the shipped services run with their defaults, and nothing of a node is in the
-machine's own directories but the empty mount points. Called by `node`.
+So every node has the default paths, the shipped services run with their defaults, and nothing of a
+node is in the machine's own directories but the empty mount points. Called by `node`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ PRIVATE = (
 """Directories that are a node's own, and stay over a reboot."""
 
 RUN = "/run"
-"""A node's own, too, with /var/run, /run/cdi, /run/netns, /run/nri and /run/nvdra; emptied by a reboot."""
+"""A node's own, too, with /var/run, /run/cdi, /run/netns, /run/nri and /run/nvdra; emptied by a
+reboot.
+"""
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -41,7 +44,9 @@ def source(node_home: Path, path: str) -> Path:
 
 
 def script(node_home: Path, node: str, binds: list[tuple[str, str]], ready: Path) -> str:
-    """Return the script, which ends as a process that holds the namespaces; it makes the file `ready` when all is set."""
+    """Return the script, which ends as a process that holds the namespaces; it makes the file
+    `ready` when all is set.
+    """
     lines = [
         "set -e",
         f"echo {node} > /proc/sys/kernel/hostname",
@@ -66,7 +71,9 @@ def bind_line(origin: str, target: str) -> str:
 
 
 def _device_lines(staging: Path) -> list[str]:
-    """Return the commands for a /dev of the node's own: the machine's device nodes, without any of NVIDIA's."""
+    """Return the commands for a /dev of the node's own: the machine's device nodes, without any of
+    NVIDIA's.
+    """
     dev = shlex.quote(str(staging))
     return [
         f"mkdir -p {dev}",

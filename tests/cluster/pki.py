@@ -1,6 +1,8 @@
-"""Certificates of one cluster: an authority, one key pair for each identity, and kubeconfig files with them.
+"""Certificates of one cluster: an authority, one key pair for each identity, and kubeconfig files
+with them.
 
-Written once when a cluster starts, into its own directory; valid for ten years, because nothing outlives the cluster.
+Written once when a cluster starts, into its own directory; valid for ten years, because nothing
+outlives the cluster.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ LIFETIME = datetime.timedelta(days=3650)
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who a certificate speaks for: a Kubernetes user with its groups, or a server with its addresses."""
+    """Who a certificate speaks for: a Kubernetes user with its groups, or a server with its
+    addresses.
+    """
 
     user: str
     groups: tuple[str, ...] = ()
@@ -31,7 +35,9 @@ class Identity:
 
 
 def create_authority(directory: Path) -> None:
-    """Write ca.crt and ca.key, and the key pair that signs ServiceAccount tokens (sa.key, sa.pub)."""
+    """Write ca.crt and ca.key, and the key pair that signs ServiceAccount tokens (sa.key,
+    sa.pub).
+    """
     directory.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nvdra-test-cluster")])
@@ -89,7 +95,9 @@ def issue(directory: Path, file: str, identity: Identity) -> None:
 
 
 def kubeconfig(directory: Path, file: str, server: str) -> str:
-    """Return a kubeconfig (JSON, which is YAML) with the key pair FILE inlined, for the API server at that URL."""
+    """Return a kubeconfig (JSON, which is YAML) with the key pair FILE inlined, for the API server
+    at that URL.
+    """
 
     def inline(name: str) -> str:
         return base64.b64encode((directory / name).read_bytes()).decode()

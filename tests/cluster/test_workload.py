@@ -1,4 +1,6 @@
-"""What runs on a cluster: pods, their network, devices of the container, and a node that is restarted."""
+"""What runs on a cluster: pods, their network, devices of the container, and a node that is
+restarted.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,8 @@ def test_service_is_reached_from_pod_of_another_node(cluster: Cluster) -> None:
     start_pod(cluster, "caller", "node-1", "sleep 9999")
     cluster.kubectl("expose", "pod", "server", "--port=80", "--target-port=8080")
     ip = cluster.kubectl("get", "service", "server", "-o", "jsonpath={.spec.clusterIP}")
-    # Not "wget -T 2": with a timeout of its own Debian's static busybox dies of a segmentation fault.
+    # Not "wget -T 2": with a timeout of its own Debian's static busybox dies of a segmentation
+    # fault.
     get = ["timeout", "2", "busybox", "wget", "-q", "-O-", f"http://{ip}/"]
 
     def is_served() -> bool:

@@ -1,7 +1,8 @@
-"""A small client of the API server, which listens in a network namespace of its own; for waiting and for tests.
+"""A small client of the API server, which listens in a network namespace of its own; for waiting
+and for tests.
 
-A socket belongs to the namespace in which it was made, whoever uses it afterwards. So a thread that ends right away
-enters the namespace and connects, and the caller gets the connected socket.
+A socket belongs to the namespace in which it was made, whoever uses it afterwards. So a thread that
+ends right away enters the namespace and connects, and the caller gets the connected socket.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class ApiError(ClusterError):
 
 
 def connect(netns: str, address: tuple[str, int], timeout_s: float = 10) -> socket.socket:
-    """Return a TCP connection that was made inside a network namespace; `OSError` when it cannot be made."""
+    """Return a TCP connection that was made inside a network namespace; `OSError` when it cannot be
+    made.
+    """
     results: list[socket.socket] = []
     errors: list[OSError] = []
 
@@ -69,7 +72,9 @@ class _Connection(http.client.HTTPSConnection):
 
 
 class ApiClient:
-    """Asks the API server of one cluster with one of its key pairs; each request has a connection of its own."""
+    """Asks the API server of one cluster with one of its key pairs; each request has a connection
+    of its own.
+    """
 
     def __init__(self, layout: Layout, identity: str = "admin", timeout_s: float = 10) -> None:
         self._netns = layout.netns
@@ -80,7 +85,9 @@ class ApiClient:
     def send(
         self, method: str, path: str, body: str = "", content_type: str = "application/json"
     ) -> tuple[int, str]:
-        """Send one request and return status and text; `OSError` when the server cannot be reached."""
+        """Send one request and return status and text; `OSError` when the server cannot be
+        reached.
+        """
         connection = _Connection(self._netns, self._tls, self._timeout_s)
         try:
             connection.request(method, path, body or None, {"Content-Type": content_type})
