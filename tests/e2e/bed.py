@@ -234,7 +234,12 @@ class Bed:
         return seen
 
     def delete_namespace(self, place: str, timeout_s: float = 90) -> None:
-        """Delete a namespace with all that is in it, and wait until it is gone."""
+        """Delete a namespace with all that is in it, and wait until it is gone.
+
+        Pods first: the namespace controller looks again only after their whole grace period.
+        """
+        limit = f"--timeout={timeout_s:g}s"
+        self.cluster.kubectl("delete", "pods", "-n", place, "--all", "--wait=true", limit)
         self.cluster.kubectl(
             "delete", "namespace", place, "--wait=true", f"--timeout={timeout_s:g}s"
         )

@@ -23,7 +23,7 @@ def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
 @pytest.fixture
 def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
-    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:50]
+    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
     bed.apply(m.namespace(name))
     yield name
     bed.delete_namespace(name)
