@@ -25,6 +25,7 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
+from nvdra_core.kube.watch import Follow, Watch
 
 T = TypeVar("T")
 
@@ -40,9 +41,14 @@ class DraApi:
 
     def version(self, deadline: Deadline | None = None) -> str:
         """The version in use, e.g. ``v1``; asks the server when it is not known."""
-        if self._outages != self.client.transport.pool.outages or not self._version:
-            self._discover(deadline)
+        if not self._is_known():
+            with self._lock:  # one asks, the others wait for the answer
+                if not self._is_known():
+                    self._discover(deadline)
         return self._version
+
+    def _is_known(self) -> bool:
+        return bool(self._version) and self._outages == self.client.transport.pool.outages
 
     def get_claim(
         self, namespace: str, name: str, *, deadline: Deadline | None = None
@@ -67,6 +73,10 @@ class DraApi:
             return ObjectList(items, found.resource_version)
 
         return self._in_version(list_in, deadline)
+
+    def follow_slices(self, selector: Selector = EVERYTHING) -> Follow:
+        """The selected slices, kept current, across changes of the served version."""
+        return Follow(self.client, _Slices(self, selector), SLICES.plural)
 
     def create_slice(
         self,
@@ -140,15 +150,36 @@ class DraApi:
         except ApiError as error:
             if error.status != 404 or error.api_reason == "NotFound":
                 raise
-            self._discover(deadline)
+            with self._lock:
+                if self._version == version:
+                    self._discover(deadline)
             if self._version == version:
                 raise
         return call(self._version)
 
     def _discover(self, deadline: Deadline | None) -> None:
-        with self._lock:
-            group = self.client.get_path(f"/apis/{RESOURCE_GROUP}", deadline=deadline)
-            served = [str(entry.get("version")) for entry in group.get("versions") or []]
-            self._version = resourceapi.choose(served)
-            # Read last: asking may itself have met an outage, and the answer is newer than that.
-            self._outages = self.client.transport.pool.outages
+        group = self.client.get_path(f"/apis/{RESOURCE_GROUP}", deadline=deadline)
+        served = [str(entry.get("version")) for entry in group.get("versions") or []]
+        self._version = resourceapi.choose(served)
+        # Read last: asking may itself have met an outage, and the answer is newer than that.
+        self._outages = self.client.transport.pool.outages
+
+
+class _Slices:
+    """ResourceSlices as v1, for ``Follow``."""
+
+    def __init__(self, api: DraApi, selector: Selector) -> None:
+        self._api = api
+        self._selector = selector
+        self._version = ""
+
+    def list_now(self) -> ObjectList:
+        found = self._api.list_slices(self._selector)
+        self._version = self._api.version()
+        return found
+
+    def watch_from(self, version: str) -> Watch:
+        return Watch(self._api.client, SLICES.at(self._version), "", self._selector, version)
+
+    def convert(self, obj: JsonObject) -> JsonObject:
+        return resourceapi.slice_from(obj, self._version)

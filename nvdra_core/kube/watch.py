@@ -13,13 +13,19 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client, query
 from nvdra_core.kube.errors import ClosedError, RelistError, TransportError
-from nvdra_core.kube.resources import EVERYTHING, JsonObject, Resource, Selector
+from nvdra_core.kube.resources import (
+    EVERYTHING,
+    JsonObject,
+    ObjectList,
+    Resource,
+    Selector,
+)
 from nvdra_core.kube.retry import BROKEN_STATUSES, BUSY_STATUSES, jitter
 from nvdra_core.kube.transport import Request
 from nvdra_core.kube.wire import BODY_LIMIT, Connection
@@ -207,16 +213,26 @@ def watch(
     return Watch(client, resource, namespace, selector, resource_version)
 
 
-class Follow:
-    """List and watch for ever; made by ``follow``. Iterate in one thread."""
+class Source(Protocol):
+    """What ``Follow`` follows."""
 
-    def __init__(
-        self, client: Client, resource: Resource, namespace: str, selector: Selector
-    ) -> None:
-        self._client = client
-        self._resource = resource
-        self._namespace = namespace
-        self._selector = selector
+    def list_now(self) -> ObjectList:
+        """The current state."""
+
+    def watch_from(self, version: str) -> Watch:
+        """Changes after a list."""
+
+    def convert(self, obj: JsonObject) -> JsonObject:
+        """An object of a change, as the caller wants it; those of lists are already so."""
+
+
+class Follow:
+    """List and watch for ever; made by ``follow`` and ``DraApi.follow_slices``. Iterate in one thread."""
+
+    def __init__(self, client: Client, source: Source, name: str) -> None:
+        self._transport = client.transport
+        self._source = source
+        self._name = name
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._watch: Watch | None = None
@@ -237,9 +253,7 @@ class Follow:
     def _attempt(self) -> Iterator[Listing | Event]:
         """One list, its changes, and the pause after a failure."""
         try:
-            found = self._client.list(
-                self._resource, namespace=self._namespace, selector=self._selector
-            )
+            found = self._source.list_now()
             self._failures = 0
             yield Listing(found.items)
             yield from self._changes(found.resource_version)
@@ -247,22 +261,42 @@ class Follow:
             if self._is_over():
                 return
             if not isinstance(error, RelistError):
-                log.warning("following %s: %s", self._resource.plural, error)
-            transport = self._client.transport
-            transport.clock.wait(self._stopped, transport.settings.backoff.pause_s(self._failures))
+                log.warning("following %s: %s", self._name, error)
+            pause_s = self._transport.settings.backoff.pause_s(self._failures)
+            self._transport.clock.wait(self._stopped, pause_s)
             self._failures += 1
 
     def _is_over(self) -> bool:
-        return self._stopped.is_set() or self._client.transport.closed.is_set()
+        return self._stopped.is_set() or self._transport.closed.is_set()
 
     def _changes(self, version: str) -> Iterator[Event]:
         with self._lock:
             if self._stopped.is_set():
                 return
-            self._watch = Watch(
-                self._client, self._resource, self._namespace, self._selector, version
-            )
-        yield from self._watch
+            self._watch = self._source.watch_from(version)
+        for event in self._watch:
+            yield Event(event.type, self._source.convert(event.obj))
+
+
+class _Plain:
+    """One kind in one version."""
+
+    def __init__(
+        self, client: Client, resource: Resource, namespace: str, selector: Selector
+    ) -> None:
+        self._client = client
+        self._resource = resource
+        self._namespace = namespace
+        self._selector = selector
+
+    def list_now(self) -> ObjectList:
+        return self._client.list(self._resource, namespace=self._namespace, selector=self._selector)
+
+    def watch_from(self, version: str) -> Watch:
+        return Watch(self._client, self._resource, self._namespace, self._selector, version)
+
+    def convert(self, obj: JsonObject) -> JsonObject:
+        return obj
 
 
 def follow(
@@ -273,4 +307,4 @@ def follow(
     selector: Selector = EVERYTHING,
 ) -> Follow:
     """The state of a selection, kept current."""
-    return Follow(client, resource, namespace, selector)
+    return Follow(client, _Plain(client, resource, namespace, selector), resource.plural)

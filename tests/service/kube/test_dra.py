@@ -11,6 +11,7 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import Selector, WriteOptions
+from nvdra_core.kube.watch import Listing
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
 
 ALL = ("v1", "v1beta2", "v1beta1")
@@ -119,3 +120,22 @@ def test_name_that_would_change_the_path_is_never_sent(
         dra.get_claim("default", name)
     assert caught.value.status == 400
     assert server.api.log.count() == 0
+
+
+def test_followed_slices_are_v1_across_an_upgrade(server: FakeApiServer, client: Client) -> None:
+    server.api.router.serve_versions(("v1beta1",))
+    stream = DraApi(client).follow_slices(Selector("spec.nodeName=node-a"))
+    seen = []
+    for found in stream:
+        if isinstance(found, Listing):
+            seen.append([item["spec"]["devices"] for item in found.items])
+            if len(seen) == 1:
+                server.add(a_slice())
+        else:
+            assert found.obj["apiVersion"] == "resource.k8s.io/v1"
+            seen.append(found.obj["spec"]["devices"])
+            server.api.router.serve_versions(("v1",))
+            server.api.reader.end_watches()
+        if len(seen) == 3:
+            stream.stop()
+    assert seen == [[], [a_device()], [[a_device()]]]
