@@ -58,7 +58,7 @@ class HostFiles:
         """See Files."""
         temp = temp_path(path)
         try:
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            fd = _create(temp, mode)
             try:
                 os.fchmod(fd, mode)  # the umask, or the mode of a left-over, must not decide
                 _write_all(fd, data)
@@ -116,6 +116,16 @@ class HostFiles:
             # Whatever hides the file, for the caller it is not there.
             return None
         return f"{status.st_mtime_ns}:{status.st_size}:{status.st_ino}"
+
+
+def _create(temp: Path, mode: int) -> int:
+    """Open a new file. What stands in its place is of a crash, or a link that must not be followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(temp, flags, mode)
+    except FileExistsError:
+        temp.unlink()
+        return os.open(temp, flags, mode)
 
 
 def _write_all(fd: int, data: bytes) -> None:

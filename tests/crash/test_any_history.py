@@ -51,9 +51,10 @@ class AnyHistory(RuleBasedStateMachine):
         if not prepares:
             self.answered.pop(claim.ref.uid, None)
         try:
-            (self.world.prepare if prepares else self.world.unprepare)(claim)
             if prepares:
-                self.answered[claim.ref.uid] = self.world.parts.records.get(claim.ref.uid).devices
+                self.answered[claim.ref.uid] = self.world.prepare(claim)
+            else:
+                self.world.unprepare(claim)
         except (Crash, NvdraError):
             pass
         self.world.restart()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nvdra_core.clock import Deadline, FakeClock
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
@@ -31,18 +32,14 @@ CDI = Path("/run/cdi")
 
 
 def a_claim(uid="c1", devices=("gpu-0",), name=None, admin=False, **parameters):
-    configs = ()
-    if parameters:
-        configs = (
-            OpaqueConfig(source=ConfigSource.CLAIM, requests=(), parameters=parameters, index=0),
-        )
+    config = OpaqueConfig(source=ConfigSource.CLAIM, requests=(), parameters=parameters, index=0)
     return Claim(
         ref=ClaimRef("ns", name or f"claim-{uid}", ClaimUID(uid)),
         results=tuple(
             AllocationResult(request=f"r{i}/s", pool="node", device=d, admin_access=admin)
             for i, d in enumerate(devices)
         ),
-        configs=configs,
+        configs=(config,) if parameters else (),
     )
 
 
@@ -55,12 +52,12 @@ WITH_RESTART = a_claim(set={"mode": "fast", "clock": "3"}, restart=True)
 class World:
     faults: Faults = field(default_factory=Faults)
     boot: int = 1
+    clock: Any = field(default_factory=FakeClock)
 
     def __post_init__(self):
         self.files = FakeFiles(self.faults)
         self.machine = FakeMachine(self.faults)
         self.claims = FakeClaims()
-        self.clock = FakeClock()
         self.start()
 
     def start(self):
@@ -125,7 +122,8 @@ class World:
         assert record.boot_id == self.parts.boot_id
         self.parts.driver.verify(record, Deadline(1, self.clock))
         assert self.files.read(self.record_path(uid)) is not None
-        assert f"{uid}-{claim.results[0].device}".encode() in self.files.read(self.cdi_path(uid))
+        spec = self.files.read(self.cdi_path(uid)) or b""
+        assert f"{uid}-{claim.results[0].device}".encode() in spec
         wanted = {
             f"{r.device}/{key}": value
             for r in claim.results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from nvdra_core.clock import Clock, Deadline, FakeClock
@@ -15,6 +16,7 @@ from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.plan import CDI_KIND
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.gpu.watch import Watch
+from nvdra_node.host.fake.commands import FakeCommands
 from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.fake.host import fake_host
 from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
@@ -93,7 +95,6 @@ class GpuNode:
     ) -> None:
         self.machine = FakeMachine(fake_gpus(gpus))
         self.clock = clock or FakeClock()
-        self.host = fake_host(self.machine, self.clock)
         self.files = files or FakeFiles()
         self.state, self.cdi = root / "var/lib/nvdra", root / "run/cdi"
         self.claims = FakeClaims()
@@ -101,8 +102,10 @@ class GpuNode:
         self.time_slices: dict[str, int] = {}
         self.ctk_runs = 0
         self.ctk_output = ctk_output()
-        self.host.commands.programs["nvidia-smi"] = self._nvidia_smi
-        self.host.commands.programs[str(CTK)] = self._nvidia_ctk
+        self.commands = FakeCommands(
+            self.clock, {"nvidia-smi": self._nvidia_smi, str(CTK): self._nvidia_ctk}
+        )
+        self.host = replace(fake_host(self.machine, self.clock), commands=self.commands)
         if isinstance(self.files, FakeFiles):
             for path in (LIBRARY, *COMMON_NODES, str(HOOK), str(CTK)):
                 self.files.put(Path(path), b"")

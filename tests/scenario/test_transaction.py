@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -315,14 +316,11 @@ class TestApi:
 class TestTogether:
     @pytest.fixture
     def world(self):
-        world = World()
-        world.clock = SystemClock()
-        world.start()
-        return world
+        return World(clock=SystemClock())
 
     def together(self, *calls):
         """Run all calls at the same time; what each returned or raised."""
-        results = [None] * len(calls)
+        results: list[Any] = [None] * len(calls)
         barrier = threading.Barrier(len(calls))
 
         def run(index, call):

@@ -49,7 +49,7 @@ def test_device_numbers_are_left_to_the_runtime(node):
 
 def test_nvidias_devices_are_not_asked_for(node):
     node.common.warm_up()
-    (argv,) = node.host.commands.history
+    (argv,) = node.commands.history
     assert argv[0] == str(CTK)
     assert "--device-id=none" in argv
     assert f"--nvidia-cdi-hook-path={HOOK}" in argv
@@ -119,7 +119,7 @@ def test_a_missing_toolkit_is_named_with_its_package(node):
 
 @pytest.mark.parametrize("output", ["", "[]", "{}", '{"containerEdits":[],"cdiVersion":"0.5.0"}'])
 def test_output_that_is_no_spec_is_refused(node, output):
-    node.host.commands.programs[str(CTK)] = lambda argv: CommandResult(stdout=output, stderr="")
+    node.commands.programs[str(CTK)] = lambda argv: CommandResult(stdout=output, stderr="")
     with pytest.raises(HostError):
         edits(node)
 
@@ -133,7 +133,7 @@ def test_control_devices_that_are_not_there_yet_are_waited_for(node):
 
 
 def test_a_hanging_toolkit_ends_with_the_deadline(node):
-    node.host.commands.programs[str(CTK)] = hang
+    node.commands.programs[str(CTK)] = hang
     with pytest.raises(CommandError):
         edits(node)
 
@@ -158,7 +158,7 @@ def test_many_prepares_at_the_start_ask_once():
         go_on.wait(5)
         return node._nvidia_ctk(argv)
 
-    node.host.commands.programs[str(CTK)] = slow
+    node.commands.programs[str(CTK)] = slow
     results = []
     threads = [threading.Thread(target=lambda: results.append(edits(node))) for _ in range(8)]
     for thread in threads:

@@ -118,7 +118,7 @@ def test_a_file_with_an_odd_name_goes_to_quarantine(name):
 def test_a_record_under_another_claims_name_goes_to_quarantine():
     files = FakeFiles()
     a_store(files).put(a_record("u1"))
-    files.put(STATE / "claims/u2.json", files.read(STATE / "claims/u1.json"))
+    files.put(STATE / "claims/u2.json", files.read(STATE / "claims/u1.json") or b"")
     store = a_store(files)
     assert "of claim uid u1" in store.quarantined[0].reason
     assert store.get("u1") is not None

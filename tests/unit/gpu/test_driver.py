@@ -129,7 +129,7 @@ class TestTimeSlices:
     def test_a_plain_claim_never_touches_the_slice(self, node):
         node.prepare(a_claim())
         node.unprepare(a_claim())
-        assert node.host.commands.history[1:] == []
+        assert node.commands.history[1:] == []
         assert not [call for call in node.machine.calls if call[0] == "set_compute_mode"]
 
     def test_the_compute_mode_is_put_back(self, node):
@@ -199,7 +199,7 @@ class TestGpusWithoutTimeSlices:
         def refuse(argv):
             raise CommandError("no", argv=tuple(argv), returncode=3, output="Not Supported")
 
-        node.host.commands.programs["nvidia-smi"] = refuse
+        node.commands.programs["nvidia-smi"] = refuse
         return node
 
     def test_the_default_is_fine(self, old):

@@ -1,0 +1,146 @@
+"""The door to files: the same rules for the real one and the fake, and what the real one promises beyond."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.errors import FileError
+from nvdra_node.host.fake.files import Crash, FakeFiles
+from nvdra_node.host.files import HostFiles, file_error, temp_path
+
+
+@pytest.fixture(params=[HostFiles, FakeFiles])
+def files(request):
+    return request.param()
+
+
+@pytest.fixture
+def directory(files, tmp_path):
+    files.make_directory(tmp_path / "a/b")
+    files.make_directory(tmp_path / "a/b")
+    return tmp_path / "a/b"
+
+
+class TestBoth:
+    def test_what_was_written_is_read(self, files, directory):
+        for durable in (False, True):
+            files.replace(directory / "x", b"1", durable=durable)
+            files.replace(directory / "x", b"22", durable=durable)
+            assert files.read(directory / "x") == b"22"
+        assert files.names(directory) == ("x",)
+
+    def test_what_is_not_there_is_none(self, files, directory):
+        assert files.read(directory / "x") is None
+        assert files.remove(directory / "x") is False
+        assert files.names(directory / "none") == ()
+        assert files.fingerprint(directory / "x") is None
+        with pytest.raises(FileError, match="cannot move"):
+            files.move(directory / "x", directory / "y")
+
+    def test_remove_and_move(self, files, directory):
+        files.replace(directory / "x", b"1")
+        files.move(directory / "x", directory / "y")
+        assert files.names(directory) == ("y",)
+        assert files.remove(directory / "y") is True
+        assert files.names(directory) == ()
+
+    def test_the_first_missing_path_is_told(self, files, directory):
+        files.replace(directory / "x", b"1")
+        here, gone = str(directory / "x"), str(directory / "gone")
+        assert files.first_missing([here, str(directory)]) is None
+        assert files.first_missing([here, gone, "/also/gone"]) == gone
+
+    def test_the_fingerprint_follows_the_file(self, files, directory):
+        files.replace(directory / "x", b"1")
+        before = files.fingerprint(directory / "x")
+        assert files.fingerprint(directory / "x") == before
+        files.replace(directory / "x", b"2")
+        assert files.fingerprint(directory / "x") != before
+
+
+class TestReal:
+    def test_the_mode_is_what_was_asked_for(self, tmp_path):
+        mask = os.umask(0o077)
+        try:
+            HostFiles().replace(tmp_path / "x", b"1", mode=0o644)
+        finally:
+            os.umask(mask)
+        assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
+
+    def test_a_link_is_replaced_and_not_followed(self, tmp_path):
+        (tmp_path / "target").write_text("keep")
+        (tmp_path / "x").symlink_to(tmp_path / "target")
+        HostFiles().replace(tmp_path / "x", b"1")
+        assert (tmp_path / "target").read_text() == "keep"
+
+    def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(self, tmp_path):
+        (tmp_path / "target").write_text("keep")
+        temp_path(tmp_path / "x").symlink_to(tmp_path / "target")
+        HostFiles().replace(tmp_path / "x", b"1")
+        assert (tmp_path / "target").read_text() == "keep"
+        assert (tmp_path / "x").read_bytes() == b"1"
+
+    def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path):
+        (tmp_path / "x").mkdir()
+        with pytest.raises(FileError) as error:
+            HostFiles().replace(tmp_path / "x", b"1")
+        assert error.value.path == str(tmp_path / "x")
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+    def test_a_missing_directory_is_named(self, tmp_path):
+        with pytest.raises(FileError, match="create its directory"):
+            HostFiles().replace(tmp_path / "none/x", b"1")
+
+    def test_names_never_end_as_cdi_files_do_before_they_are_whole(self):
+        assert temp_path(Path("/run/cdi/x.yaml")) == Path("/run/cdi/.x.yaml.tmp")
+
+    @pytest.mark.parametrize(
+        ("code", "remedy"),
+        [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EACCES, "owner")],
+    )
+    def test_errors_say_what_to_do(self, code, remedy):
+        text = str(file_error("write", Path("/x"), OSError(code, os.strerror(code))))
+        assert text.startswith("cannot write /x: ")
+        assert remedy in text
+
+
+class TestFakeFaults:
+    def test_it_dies_at_the_step_it_is_told(self):
+        files = FakeFiles()
+        files.faults.die_at = 3
+        with pytest.raises(Crash):
+            files.replace(Path("/d/x"), b"1", durable=True)
+        assert files.paths() == (Path("/d/.x.tmp"),)
+        with pytest.raises(Crash):
+            files.remove(Path("/d/.x.tmp"))
+
+    @pytest.mark.parametrize("step", [1, 2, 3])
+    def test_it_fails_once_and_leaves_no_half_file(self, step):
+        files = FakeFiles()
+        files.faults.fail_at = step
+        with pytest.raises(FileError):
+            files.replace(Path("/d/x"), b"1", durable=True)
+        assert files.paths() == ()
+        files.replace(Path("/d/x"), b"1", durable=True)
+
+    def test_a_power_failure_empties_what_was_not_flushed(self):
+        files = FakeFiles()
+        files.replace(Path("/d/flushed"), b"1", durable=True)
+        files.replace(Path("/d/lazy"), b"1")
+        files.replace(Path("/run/x"), b"1")
+        files.lose_power(keep_names=True)
+        assert files.read(Path("/d/flushed")) == b"1"
+        assert files.read(Path("/d/lazy")) == b""
+        assert files.read(Path("/run/x")) is None
+
+    def test_a_power_failure_may_lose_names_and_bring_them_back(self):
+        files = FakeFiles()
+        files.replace(Path("/d/old"), b"1", durable=True)
+        files.settle()
+        files.remove(Path("/d/old"))
+        files.replace(Path("/d/new"), b"1", durable=True)
+        files.lose_power(keep_names=False)
+        assert files.paths() == (Path("/d/old"),)
