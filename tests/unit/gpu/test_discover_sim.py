@@ -51,7 +51,7 @@ def test_the_inventory_is_the_truth_of_the_simulator(root: SimRoot, host: Host) 
 def test_eight_gpus_are_read_within_20_ms_of_a_running_child(host: Host) -> None:
     host.nvml.call("system", Deadline(5, CLOCK))
     times = []
-    for _ in range(5):
+    for _ in range(30):  # the best of many: other tests use this machine's processors
         start_s = CLOCK.monotonic()
         look(host)
         times.append(CLOCK.monotonic() - start_s)
