@@ -118,7 +118,9 @@ def attribute(bed: Bed, name: str) -> set[str]:
 
 def print_devices(bed: Bed) -> None:
     """The ResourceSlices as a table."""
-    rows: list[tuple[str, ...]] = [("NODE", "DEVICE", "PRODUCT", "MEMORY", "DRIVER", "NUMA", "PCI ADDRESS")]
+    rows: list[tuple[str, ...]] = [
+        ("NODE", "DEVICE", "PRODUCT", "MEMORY", "DRIVER", "NUMA", "PCI ADDRESS")
+    ]
     for name in bed.nodes:
         for device, spec in sorted(bed.devices(name).items()):
             rows.append((name, device, *facts(spec)))
