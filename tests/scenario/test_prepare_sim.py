@@ -1,0 +1,164 @@
+"""Prepare on the simulated driver with NVIDIA's own nvidia-ctk: the CDI file that a container runtime would get."""
+
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.gates import FeatureGates
+from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
+from nvdra_node.cdi.store import SpecFiles
+from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.plan import CDI_KIND
+from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.gpu.watch import Watch
+from nvdra_node.host.files import HostFiles
+from nvdra_node.host.host import open_host
+from nvdra_node.host.ports import HostRoots
+from nvdra_node.kubeletplugin.fake import FakeClaims
+from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from tests.cluster import programs
+from tests.cluster.errors import ClusterError
+from tests.scenario.gpu_node import a_claim
+from tests.sim.api import SimRoot
+from tests.unit.gpu.test_plan import interval
+
+pytestmark = pytest.mark.sim
+CLOCK = SystemClock()
+
+
+@pytest.fixture(scope="module")
+def toolkit_dir():
+    try:
+        return programs.find("nvidia-ctk").parent
+    except ClusterError as error:
+        pytest.skip(f"nvidia-ctk is not built: {error}")
+
+
+class SimNode:
+    def __init__(self, sim: SimRoot, work: Path, toolkit_dir: Path) -> None:
+        self.sim, self.work = sim, work
+        roots = HostRoots(driver=sim.path, dev=sim.path / "dev", proc=sim.proc, sys=sim.sys)
+        self.host = open_host(roots)
+        self.watch = Watch(self.host, CLOCK)
+        self.watch.tick()
+        self.hook = toolkit_dir / "nvidia-cdi-hook"
+        kit = Toolkit(
+            ctk=toolkit_dir / "nvidia-ctk",
+            hook=self.hook,
+            roots=roots,
+            cache=work / "state/cdi-common.json",
+        )
+        files = HostFiles()
+        records = RecordStore(work / "state", files)
+        records.load()
+        common = CommonEdits(kit, self.host.commands, self.host.sysfs, files, CLOCK)
+        specs = SpecFiles(work / "cdi", CDI_KIND, files, common)
+        specs.open()
+        gates = FeatureGates.parse("TimeSlicingSettings=true")
+        self.claims = FakeClaims()
+        self.parts = Parts(
+            driver=GpuDriver(self.host, self.watch, gates, SliceSettings(), self.hook),
+            claims=self.claims,
+            records=records,
+            specs=specs,
+            clock=CLOCK,
+            boot_id=self.host.sysfs.boot_id(),
+        )
+        self.transaction = Transaction(self.parts)
+
+    def prepare(self, claim):
+        return self.transaction.prepare(self.claims.add(claim), Deadline(20, CLOCK))
+
+    def unprepare(self, claim):
+        self.transaction.unprepare(claim.ref, Deadline(20, CLOCK))
+
+    def cdi_files(self):
+        return sorted((self.work / "cdi").iterdir())
+
+    def smi(self, *arguments):
+        environment = {"PATH": os.environ["PATH"], "LD_PRELOAD": str(self.sim.nvml_library)}
+        argv = [str(self.sim.nvidia_smi), *arguments]
+        return subprocess.run(
+            argv, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+
+@pytest.fixture
+def node(tmp_path, toolkit_dir):
+    sim = SimRoot.create(tmp_path / "host", "h100x8")
+    opened = SimNode(sim, tmp_path, toolkit_dir)
+    yield opened
+    opened.host.close()
+    sim.destroy()
+
+
+def test_a_claims_file_points_at_what_exists_on_the_host(node):
+    node.prepare(a_claim(devices=("gpu-3",)))
+    (path,) = node.cdi_files()
+    spec = json.loads(path.read_text())
+    root = str(node.sim.path)
+    common = spec["containerEdits"]
+    for mount in common["mounts"]:
+        assert Path(mount["hostPath"]).exists()
+        assert mount["hostPath"] == root + mount["containerPath"]
+    assert any("libcuda.so." in mount["containerPath"] for mount in common["mounts"])
+    assert not any("/socket" in mount["containerPath"] for mount in common["mounts"])
+    (device,) = spec["devices"]
+    nodes = [*common["deviceNodes"], *device["containerEdits"]["deviceNodes"]]
+    for entry in nodes:
+        assert entry["hostPath"] == root + entry["path"]
+        assert stat.S_ISCHR(Path(entry["hostPath"]).stat().st_mode)
+    paths = {entry["path"] for entry in nodes}
+    assert {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia3"} <= paths
+    assert not {"/dev/nvidia0", "/dev/nvidia2"} & paths
+    assert {hook["path"] for hook in common["hooks"]} == {str(node.hook)}
+
+
+def test_the_whole_life_of_a_claim_leaves_nothing(node):
+    claim = a_claim(devices=("gpu-0", "gpu-7"))
+    first = node.prepare(claim)
+    assert node.prepare(claim) == first
+    node.unprepare(claim)
+    assert node.cdi_files() == []
+    assert list((node.work / "state/claims").iterdir()) == []
+
+
+def test_a_time_slice_is_set_on_the_gpu_and_reset(node):
+    claim = a_claim(devices=("gpu-2",), configs=[interval("Long")])
+    node.prepare(claim)
+    assert node.smi("compute-policy", "-l").count("Long") == 1
+    node.unprepare(claim)
+    assert "Long" not in node.smi("compute-policy", "-l")
+
+
+def test_a_lost_gpu_spoils_no_other(node):
+    node.sim.lose(5)
+    node.watch.trigger("test")
+    node.watch.tick()
+    assert node.prepare(a_claim(devices=("gpu-4",)))
+
+
+def test_a_driver_that_is_unloaded_and_loaded_again_is_noticed(node):
+    node.prepare(a_claim())
+    node.sim.unload_driver()
+    node.unprepare(a_claim())
+    node.sim.load_driver()
+    node.watch.tick()
+    node.prepare(a_claim())
+
+
+def test_another_driver_version_brings_its_own_files(node):
+    node.prepare(a_claim("old"))
+    node.sim.unload_driver()
+    node.sim.load_driver("590.48.01")
+    node.watch.tick()
+    node.prepare(a_claim("new", devices=("gpu-1",)))
+    new, old = (path.read_text() for path in node.cdi_files())
+    assert "libcuda.so.590.48.01" in new
+    assert "libcuda.so.580" in old
