@@ -45,13 +45,8 @@ def render(kind: str, cdi: Mapping[str, Any], common: Common) -> bytes:
     """The file of one claim. ``cdi`` is what ``to_json`` made."""
     devices = cdi["devices"]
     version = max(common.version, _version_for(devices))
-    head = json.dumps({"cdiVersion": ".".join(map(str, version)), "kind": kind}, separators=_TIGHT)
-    body = json.dumps(devices, separators=_TIGHT)
-    return b'%s,"devices":%s,"containerEdits":%s}\n' % (
-        head[:-1].encode(),
-        body.encode(),
-        common.edits,
-    )
+    head = _encode({"cdiVersion": ".".join(map(str, version)), "kind": kind, "devices": devices})
+    return b'%s,"containerEdits":%s}\n' % (head[:-1].encode(), common.edits)
 
 
 def edits_json(edits: ContainerEdits) -> dict[str, Any]:
@@ -70,7 +65,7 @@ def parse_version(text: str) -> Version:
     return tuple(int(part) for part in text.split("."))
 
 
-_TIGHT = (",", ":")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _version_for(devices: Iterable[Mapping[str, Any]]) -> Version:

@@ -27,6 +27,7 @@ Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
 UPGRADES: Upgrades = {}
 """Empty: schema 1 is the first."""
 
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
 _HEAD = re.compile(rb'\{"schema":(\d{1,9}),"checksum":"crc32:([0-9a-f]{8})","record":')
 _TAIL = b"}\n"
 
@@ -51,7 +52,7 @@ def encode(record: Record) -> bytes:
     body["state"] = record.state.value
     if record.devices:
         body["devices"] = [_encode_fields(device, _DEVICE_KEYS) for device in record.devices]
-    text = json.dumps(body, separators=(",", ":")).encode()
+    text = _encode_json(body).encode()
     head = f'{{"schema":{SCHEMA_VERSION},"checksum":"crc32:{zlib.crc32(text):08x}","record":'
     return head.encode() + text + _TAIL
 
