@@ -1,19 +1,16 @@
 """State in, one call, state out: what prepare and unprepare promise."""
 
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.clock import Deadline
 from nvdra_core.errors import (
     ApiError,
     ClaimError,
     DeviceConflictError,
     FileError,
     HostError,
-    LockTimeoutError,
     NotReadyError,
     StaleClaimError,
 )
@@ -311,86 +308,6 @@ class TestApi:
         with pytest.raises(StaleClaimError, match="unprepared while it was being prepared"):
             world.prepare(PLAIN)
         world.assert_clean()
-
-
-class TestTogether:
-    @pytest.fixture
-    def world(self):
-        return World(clock=SystemClock())
-
-    def together(self, *calls):
-        """Run all calls at the same time; what each returned or raised."""
-        results: list[Any] = [None] * len(calls)
-        barrier = threading.Barrier(len(calls))
-
-        def run(index, call):
-            barrier.wait(5)
-            try:
-                results[index] = call()
-            except Exception as error:  # noqa: BLE001 - handed to the test
-                results[index] = error
-
-        threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
-        return results
-
-    def test_eight_claims_at_once(self, world):
-        claims = [a_claim(f"c{n}", devices=(f"gpu-{n}",), set={"mode": "x"}) for n in range(8)]
-        results = self.together(*(lambda c=c: world.prepare(c) for c in claims))
-        assert [devices[0].device for devices in results] == [f"gpu-{n}" for n in range(8)]
-        self.together(*(lambda c=c: world.unprepare(c) for c in claims))
-        world.assert_clean()
-
-    def test_the_same_claim_twice_is_prepared_once(self, world):
-        for _ in range(20):
-            results = self.together(*[lambda: world.prepare(WITH_EFFECTS)] * 3)
-            assert results[0] == results[1] == results[2] == world.prepare(WITH_EFFECTS)
-            assert world.faults.log.count("apply gpu-0/mode") == 1
-            world.unprepare(WITH_EFFECTS)
-            world.faults.clear()
-
-    def test_one_of_two_claims_gets_the_device(self, world):
-        for _ in range(20):
-            claims = [a_claim("c1"), a_claim("c2")]
-            results = self.together(*(lambda c=c: world.prepare(c) for c in claims))
-            assert sorted(isinstance(r, DeviceConflictError) for r in results) == [False, True]
-            for claim in claims:
-                world.unprepare(claim)
-        world.assert_clean()
-
-    def test_prepare_against_unprepare_ends_whole_or_empty(self, world):
-        for _ in range(50):
-            self.together(
-                lambda: world.prepare(WITH_EFFECTS), lambda: world.unprepare(WITH_EFFECTS)
-            )
-            if world.parts.records.get("c1") is None:
-                world.assert_clean()
-            else:
-                world.assert_prepared(WITH_EFFECTS)
-                world.unprepare(WITH_EFFECTS)
-
-    def test_a_slow_claim_does_not_keep_others_waiting_and_is_named(self, world):
-        inside, go_on = threading.Event(), threading.Event()
-
-        def hold_up():
-            inside.set()
-            go_on.wait(5)
-
-        world.machine.on_apply = hold_up
-        slow = threading.Thread(target=lambda: world.prepare(WITH_EFFECTS))
-        slow.start()
-        inside.wait(5)
-        world.prepare(a_claim("c2", devices=("gpu-1",)))
-        with pytest.raises(LockTimeoutError, match=r"held by ns/claim-c1"):
-            world.prepare(a_claim("c3"), timeout_s=0.02)
-        with pytest.raises(LockTimeoutError, match=r"claim:c1, held by ns/claim-c1"):
-            world.prepare(WITH_EFFECTS, timeout_s=0.02)
-        go_on.set()
-        slow.join(5)
-        world.assert_prepared(WITH_EFFECTS)
 
 
 def test_paths_are_what_operators_look_for(world):
