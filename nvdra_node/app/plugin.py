@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from nvdra_core import __version__, endpoint, log
 from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import FileError, HostError
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.metrics import Registry
 from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
@@ -25,11 +26,11 @@ from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
 from nvdra_node.kubeletplugin.claims import Claims
+from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
 from nvdra_node.kubeletplugin.driver import Driver
 from nvdra_node.kubeletplugin.health import HealthService
 from nvdra_node.kubeletplugin.publisher import Publisher
-from nvdra_node.kubeletplugin.registration import Registration
-from nvdra_node.kubeletplugin.selfcheck import SelfCheck
+from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.service import DraService
 from nvdra_node.kubeletplugin.sliceapi import KubeSlices
@@ -41,6 +42,9 @@ SOCKET_WAIT_S = 20.0
 """How long to wait for an earlier instance of ours to let go of the sockets."""
 DRAIN_S = 10.0
 FIRST_LOOK_S = 3.0
+SELF_CHECK_S = 2.0
+"""For each socket: far above what an answer takes, far below any watchdog."""
+SOCKET_POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +95,21 @@ class Plugin:
             stopping=around.workers.stopping,
         )
         self.transaction = Transaction(parts)
-        self.sweep = Sweep(self.transaction, parts, Times(period_s=settings.sweep_interval_s))
+        self.sweep = Sweep(self.transaction, parts, Times.every(settings.sweep_interval_s))
         self._assemble_sockets(driver)
 
     def _assemble_sockets(self, driver: Driver) -> None:
         settings, clock = self._around.settings, self._around.clock
-        paths = SocketPaths(
+        self._paths = paths = SocketPaths(
             driver=driver.name,
             data_dir=settings.plugins_dir / driver.name,
             registry_dir=settings.registrar_dir,
         )
         slices = KubeSlices(self._around.api, driver.name, settings.node_name)
         self.publisher = Publisher(driver, settings.node_name, slices, self.metrics, clock)
-        self.dra = DraService(driver.name, self.transaction, self.metrics, clock)
+        self.status = ClaimStatus(self._around.api, driver.name, clock)
+        told = Told(self.transaction, self.status)
+        self.dra = DraService(driver.name, told, self.metrics, clock)
         self.health = HealthService(settings.node_name, lambda: driver.pool().health, clock)
         self.registration = Registration(
             driver.name,
@@ -118,7 +124,7 @@ class Plugin:
             self.registration.handlers(),
             clock,
         )
-        self.check = SelfCheck(paths)
+        self.check = SelfCheck(paths.registration, paths.dra)
         driver.subscribe(self.publisher.changed)
         driver.subscribe(self.health.changed)
 
@@ -129,12 +135,18 @@ class Plugin:
             FunctionPart(name="sockets", begin=self._serve, end=self._stop_serving),
             FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),
             FunctionPart(name="sweep", begin=self._start_sweep),
+            FunctionPart(name="socket watch", begin=self._start_socket_watch),
+            *self._status_parts(),
             *self._endpoint_parts(),
         ]
 
     def problems(self) -> list[str]:
         """What is wrong now; proves that both sockets answer."""
-        return self.check.problems()
+        try:
+            self.check(SELF_CHECK_S)
+        except HostError as error:
+            return [str(error)]
+        return []
 
     def _open_records(self) -> None:
         self.records.load()
@@ -146,7 +158,6 @@ class Plugin:
 
     def _stop_serving(self, deadline: Deadline) -> None:
         drain_s = min(DRAIN_S, deadline.remaining_s())
-        self.check.close()
         self.health.stop()
         self.server.stop(lambda: self._drain(Deadline(drain_s, self._around.clock)))
 
@@ -168,6 +179,37 @@ class Plugin:
     def _start_sweep(self) -> None:
         stopping = self._around.workers.stopping
         self._around.workers.spawn("sweep", lambda: self.sweep.run(stopping))
+
+    def _start_socket_watch(self) -> None:
+        self._around.workers.spawn("socket-watch", self._watch_sockets)
+
+    def _watch_sockets(self) -> None:
+        """Somebody may empty the kubelet's directories; without sockets the node would be lost and we would not know.
+
+        A registration socket is bound anew. Without the DRA socket this process is of no use: it ends, and starts over.
+        """
+        around = self._around
+        while not around.clock.wait(around.workers.stopping, SOCKET_POLL_S):
+            if self.server.has_sockets():
+                continue
+            _LOG.warning("a socket is gone; registering again")
+            self.server.register_again()
+            if not self.server.has_sockets():
+                raise FileError(
+                    "the DRA socket was removed; starting over", path=str(self._paths.dra)
+                )
+
+    def _status_parts(self) -> list[Part]:
+        if self._around.settings.claim_status == "off":
+            self.status.is_on = False
+            return []
+        return [
+            FunctionPart(
+                name="claim status",
+                begin=self.status.start,
+                end=lambda deadline: self.status.stop(),
+            )
+        ]
 
     def _endpoint_parts(self) -> list[Part]:
         settings = self._around.settings

@@ -32,6 +32,11 @@ class Times:
     undo_s: float = 45.0
     """For unpreparing one claim."""
 
+    @classmethod
+    def every(cls, period_s: float) -> Times:
+        """Sweeps so far apart; a shorter period shortens the grace time, or it would change nothing."""
+        return cls(period_s=period_s, grace_s=min(cls().grace_s, period_s / 2))
+
 
 class Sweep:
     """Finds and removes leftovers. One thread runs it."""

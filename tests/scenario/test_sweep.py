@@ -139,3 +139,9 @@ def test_run_ends_when_the_process_stops(world):
     stopping = threading.Event()
     stopping.set()
     Sweep(world.transaction, world.parts, Times(period_s=1)).run(stopping)
+
+
+@pytest.mark.parametrize(("period_s", "grace_s"), [(600.0, 300.0), (3600.0, 300.0), (4.0, 2.0)])
+def test_a_shorter_period_shortens_the_grace_time(period_s, grace_s):
+    times = Times.every(period_s)
+    assert (times.period_s, times.grace_s) == (period_s, grace_s)
