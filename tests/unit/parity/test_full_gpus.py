@@ -1,0 +1,101 @@
+"""Defects of upstream's GPU plugin that are ruled out by how parts fit together, and so have no home in one part's
+tests. The rows of ``docs/parity.md`` name them.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.endpoint import Address
+from nvdra_core.errors import ConfigError
+from nvdra_node import config
+from nvdra_node.app.gpu import parse_gates
+from nvdra_node.gpu import edits
+from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.host.fake.files import FakeFiles
+from nvdra_node.host.fake.machine import GPU_IS_LOST
+from nvdra_node.host.ports import NodeStat
+from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, a_claim
+from tests.unit.gpu.test_slices import a_gpu
+
+A_NODE = NodeStat(major=195, minor=0, mode=0o666, gid=0)
+A_CARD = NodeStat(major=226, minor=1, mode=0o660, gid=44)
+
+
+def settings(text: str = "", **flags: str) -> config.NodeConfig:
+    return config.load(
+        file_text=text, file_name="config.yaml", environment={}, flags=flags, host_name="node"
+    )
+
+
+def test_a_gpu_sick_at_the_first_look_is_tainted_in_the_first_pool():
+    """Upstream publishes without taints first, and may overwrite those that came early."""
+    node = GpuNode(gpus=2)
+    node.restart(look=False)
+    node.machine.fail(0, GPU_IS_LOST, "brand")
+    pools = []
+    driver = GpuDriver(node.host, node.watch, node.gates, SliceSettings(taints=True), HOOK)
+    driver.subscribe(lambda: pools.append(driver.pool()))
+    assert driver.pool().devices == ()
+    node.watch.tick()
+    assert {device["name"]: device.get("taints") for device in pools[0].devices} == {
+        "gpu-0": [{"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}],
+        "gpu-1": None,
+    }
+
+
+def test_a_gpu_that_came_back_with_another_minor_is_given_by_its_new_node():
+    """Upstream keeps the edits of a UUID for minutes, with the minor that it had."""
+    node = GpuNode(gpus=2)
+    node.prepare(a_claim("before", devices=("gpu-1",)))
+    node.unprepare(a_claim("before", devices=("gpu-1",)))
+    node.machine.gpus[1].minor = 7
+    node.look()
+    (prepared,) = node.prepare(a_claim("after", devices=("gpu-7",)))
+    assert prepared.details["uuid"] == node.uuid(1)
+    (device,) = node.cdi_spec("after")["devices"]
+    (given,) = device["containerEdits"]["deviceNodes"]
+    assert (given["path"], given["minor"]) == ("/dev/nvidia7", 7)
+
+
+@pytest.mark.parametrize("root", ["/", "/run/nvidia/driver"])
+def test_links_of_drm_nodes_are_right_under_any_driver_root(root: str):
+    """Upstream rewrites paths of the host but not those in hooks, so its links keep the driver root."""
+    where = edits.EditSettings(dev=Path(root) / "dev", hook=HOOK)
+    nodes = edits.GpuNodes(gpu=A_NODE, drm={"card1": A_CARD})
+    made = edits.full_gpu(a_gpu(), nodes, where)
+    assert [node.path for node in made.device_nodes] == ["/dev/nvidia0", "/dev/dri/card1"]
+    assert made.device_nodes[1].host_path == str(Path(root) / "dev/dri/card1")
+    (hook,) = made.hooks
+    assert hook.args[-1] == "../card1::/dev/dri/by-path/pci-0000:18:00.0-card"
+
+
+def test_a_start_and_a_prepare_write_records_and_cdi_files_only():
+    """Upstream copies NVIDIA's hook over the one that running containers may be executing."""
+    files = FakeFiles()
+    node = GpuNode(files=files)
+    before = set(files.paths())
+    node.restart()
+    node.prepare(a_claim())
+    written = set(files.paths()) - before
+    assert written == {
+        node.state / "claims" / "c1.json",
+        node.state / "cdi-common.json",
+        node.cdi_path(),
+    }
+    assert {HOOK, CTK, Path(LIBRARY)} <= before
+
+
+def test_nothing_listens_on_the_network_unless_asked_to():
+    assert settings().http_endpoint == ""
+    chosen = settings("httpEndpoint: 127.0.0.1:8080").http_endpoint
+    assert Address.parse(chosen) == Address("127.0.0.1", 8080)
+
+
+@pytest.mark.parametrize("shares", ["memory", "unlimited", "4"])
+def test_shares_without_their_gate_are_refused_before_anything_starts(shares: str):
+    with pytest.raises(ConfigError, match="ConsumableShares"):
+        parse_gates(settings(consumable_shares=shares))
+    parse_gates(settings(consumable_shares=shares, feature_gates="ConsumableShares=true"))
+    parse_gates(settings())
