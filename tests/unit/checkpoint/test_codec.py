@@ -1,3 +1,5 @@
+"""Records as bytes: read as written, kept when newer, refused when damaged."""
+
 import contextlib
 import dataclasses
 import json

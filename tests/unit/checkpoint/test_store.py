@@ -1,3 +1,5 @@
+"""Records on disk: restarts, quarantine, failures, lookups."""
+
 import errno
 from dataclasses import replace
 from pathlib import Path
