@@ -27,7 +27,7 @@ _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
 
 FAMILIES = {
-    "F": range(1, 51),
+    "F": range(1, 54),
     "G-13": range(1, 41),
     "D": range(1, 34),
     "CD-L": range(1, 40),

@@ -16,6 +16,8 @@ from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.fake.machine import GPU_IS_LOST
 from nvdra_node.host.ports import NodeStat
+from nvdra_node.kubeletplugin import slicediff, slicelayout
+from nvdra_node.kubeletplugin.driver import Pool
 from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, a_claim
 from tests.unit.gpu.test_slices import a_gpu
 
@@ -99,3 +101,23 @@ def test_shares_without_their_gate_are_refused_before_anything_starts(shares: st
         parse_gates(settings(consumable_shares=shares))
     parse_gates(settings(consumable_shares=shares, feature_gates="ConsumableShares=true"))
     parse_gates(settings())
+
+
+def test_slices_of_upstreams_plugin_are_taken_over_in_place():
+    """A node that changes over loses no slice: whoever watches sees one update, and no device goes."""
+    target = slicediff.Target(driver="gpu.nvidia.com", node="node", node_uid="n1")
+    spec = {
+        "driver": "gpu.nvidia.com",
+        "nodeName": "node",
+        "pool": {"name": "node", "generation": 3, "resourceSliceCount": 1},
+        "devices": [{"name": "gpu-0", "attributes": {"type": {"string": "gpu"}}}],
+    }
+    stored = {
+        "metadata": {"name": "00000-gpu.nvidia.com-node-x7k2p", "resourceVersion": "7"},
+        "spec": spec,
+    }
+    parts = slicelayout.layout(Pool(devices=({"name": "gpu-0"},)), is_split=True)
+    changes = slicediff.diff(target, parts, [stored])
+    assert (changes.create, changes.delete, changes.generation) == ((), (), 3)
+    ((_, updated),) = changes.update
+    assert updated["metadata"]["name"] == stored["metadata"]["name"]
