@@ -106,7 +106,8 @@ class HostFiles:
 
     def first_missing(self, paths: Iterable[str]) -> str | None:
         """See Files."""
-        return next((path for path in paths if not os.access(path, os.F_OK)), None)
+        # Not access(2): for a device that the unit may not open it says no, although the node is there.
+        return next((path for path in paths if not os.path.exists(path)), None)  # noqa: PTH110
 
     def fingerprint(self, path: Path) -> str | None:
         """See Files."""
