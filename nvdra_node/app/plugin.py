@@ -9,6 +9,7 @@ registration); sockets before devices are looked for (unprepare must work withou
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ SOCKET_WAIT_S = 20.0
 """How long to wait for an earlier instance of ours to let go of the sockets."""
 DRAIN_S = 10.0
 FIRST_LOOK_S = 3.0
+REGISTRATION_WAIT_S = 10.0
+"""How long the first publishing waits for the kubelet."""
 SELF_CHECK_S = 2.0
 """For each socket: far above what an answer takes, far below any watchdog."""
 SOCKET_POLL_S = 5.0
@@ -71,6 +74,7 @@ class Plugin:
     def __init__(self, driver: Driver, around: Surroundings) -> None:
         settings, clock = around.settings, around.clock
         self._around = around
+        self._registered = threading.Event()
         self.registry = Registry()
         add_process_metrics(self.registry, clock, version=__version__)
         self.metrics = PluginMetrics(
@@ -115,7 +119,7 @@ class Plugin:
             driver.name,
             paths.dra,
             clock,
-            registered=self.publisher.registered,
+            registered=self._have_registered,
             refused=lambda: None,
         )
         self.server = PluginServer(
@@ -127,6 +131,10 @@ class Plugin:
         self.check = SelfCheck(paths.registration, paths.dra)
         driver.subscribe(self.publisher.changed)
         driver.subscribe(self.health.changed)
+
+    def _have_registered(self) -> None:
+        self._registered.set()
+        self.publisher.registered()
 
     def parts(self) -> list[Part]:
         """In the order of starting."""
@@ -171,9 +179,13 @@ class Plugin:
     def _publish(self) -> None:
         # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
         self._around.first_look(FIRST_LOOK_S)
+        # A pod that is scheduled before the kubelet knows us fails, and is tried again only after 60 to 90 s.
+        if not self._around.clock.wait(self._registered, REGISTRATION_WAIT_S):
+            _LOG.warning("publishing although the kubelet has not registered this driver")
         self.publisher.run()
 
     def _stop_publisher(self, deadline: Deadline) -> None:
+        self._registered.set()
         self.publisher.stop()
 
     def _start_sweep(self) -> None:
