@@ -112,12 +112,10 @@ def test_slices_of_upstreams_plugin_are_taken_over_in_place():
         "pool": {"name": "node", "generation": 3, "resourceSliceCount": 1},
         "devices": [{"name": "gpu-0", "attributes": {"type": {"string": "gpu"}}}],
     }
-    stored = {
-        "metadata": {"name": "00000-gpu.nvidia.com-node-x7k2p", "resourceVersion": "7"},
-        "spec": spec,
-    }
+    metadata = {"name": "00000-gpu.nvidia.com-node-x7k2p", "resourceVersion": "7"}
+    stored = {"metadata": metadata, "spec": spec}
     parts = slicelayout.layout(Pool(devices=({"name": "gpu-0"},)), is_split=True)
     changes = slicediff.diff(target, parts, [stored])
     assert (changes.create, changes.delete, changes.generation) == ((), (), 3)
     ((_, updated),) = changes.update
-    assert updated["metadata"]["name"] == stored["metadata"]["name"]
+    assert updated["metadata"]["name"] == metadata["name"]
