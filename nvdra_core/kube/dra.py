@@ -1,7 +1,7 @@
 """ResourceSlices and ResourceClaims in v1 form, whatever version of resource.k8s.io the cluster serves.
 
-The served versions are read once, and again when a path is unknown (404 without an object) or after the API server
-could not be reached, since it may have been upgraded meanwhile. Objects go in and out as v1 JSON.
+Calls begin with v1. The served versions are read when a path is unknown (404 without an object) or after the API server
+could not be reached, since it may have been changed meanwhile. Objects go in and out as v1 JSON.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class DraApi:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._lock = threading.Lock()
-        self._version = ""
-        self._outages = -1
+        # Every cluster that we support serves v1, so the first call need not wait for a question; a 404 asks.
+        self._version = "v1"
+        self._outages = client.transport.pool.outages
 
     def version(self, deadline: Deadline | None = None) -> str:
         """The version in use, e.g. ``v1``; asks the server when it is not known."""

@@ -67,6 +67,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
             clock=clock,
             workers=workers,
             first_look=watch.wait_first,
+            hangs=lambda: host.nvml.hangs,
         )
         plugin = Plugin(driver, around)
         service = Service(

@@ -21,6 +21,7 @@ from nvdra_core.metrics import Registry
 from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
 from nvdra_core.service import Part
 from nvdra_core.workers import Workers
+from nvdra_node.app import gauges
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
@@ -66,6 +67,8 @@ class Surroundings:
     workers: Workers
     first_look: Callable[[float], object]
     """Waits until the devices were looked at, at most so many seconds."""
+    hangs: Callable[[], int]
+    """Calls to the hardware that were given up since start, for metrics."""
 
 
 class Plugin:
@@ -101,6 +104,10 @@ class Plugin:
         self.transaction = Transaction(parts)
         self.sweep = Sweep(self.transaction, parts, Times.every(settings.sweep_interval_s))
         self._assemble_sockets(driver)
+        owners = gauges.Owners(
+            driver=driver, records=self.records, publisher=self.publisher, hangs=around.hangs
+        )
+        gauges.add(self.registry, self.metrics, owners)
 
     def _assemble_sockets(self, driver: Driver) -> None:
         settings, clock = self._around.settings, self._around.clock

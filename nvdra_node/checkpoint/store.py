@@ -65,6 +65,8 @@ class RecordStore:
         self._unreadable: dict[str, str] = {}
         self.quarantined: tuple[Quarantined, ...] = ()
         """What ``load`` put aside, for status, doctor and metrics."""
+        self.writes = 0
+        """Records written since start, for metrics."""
 
     def load(self) -> None:
         """Read all records. Bad files are moved to ``quarantine`` and named; they never stop the others.
@@ -114,6 +116,7 @@ class RecordStore:
                 path=str(path),
             )
         self._files.replace(path, codec.encode(record), durable=True)
+        self.writes += 1
         self._remember(record)
 
     def remove(self, uid: str) -> None:

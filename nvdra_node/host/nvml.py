@@ -67,6 +67,8 @@ class ChildNvml:
         self._child: LineChild | None = None
         self._abandoned: list[LineChild] = []
         self._requests = 0
+        self.hangs = 0
+        """Calls given up since start, for metrics."""
 
     @property
     def pid(self) -> int | None:
@@ -89,6 +91,7 @@ class ChildNvml:
                     code=-1,
                 ) from error
             if answer is None:
+                self.hangs += 1
                 self._end()
                 raise NvmlHungError(
                     f"nvml {operation}{_shown(arguments)} did not return in time; "

@@ -61,6 +61,9 @@ class Nvml(Protocol):
     DeadlineError (calls of others took all the time, this one was not begun) or HostError (no library).
     """
 
+    hangs: int
+    """Calls given up since start."""
+
     def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
         """One operation, whole or not at all."""
 

@@ -188,3 +188,32 @@ def _data(device: PreparedDevice) -> Mapping[str, Any]:
     """What the device is, and what its containers are given."""
     details = {key: value for key, value in device.details.items() if value is not None}
     return {**details, "kind": device.kind, "cdiDeviceIDs": list(device.cdi_ids)}
+
+
+class Work(Protocol):
+    """The part of ``transaction`` that is told about."""
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        """See transaction."""
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """See transaction."""
+
+
+class Told:
+    """A transaction whose results are told in the claims' status."""
+
+    def __init__(self, work: Work, status: ClaimStatus) -> None:
+        self._work = work
+        self._status = status
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        """See transaction."""
+        devices = self._work.prepare(ref, deadline)
+        self._status.prepared(ref, devices)
+        return devices
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """See transaction."""
+        self._work.unprepare(ref, deadline)
+        self._status.forget(ref)

@@ -56,6 +56,7 @@ class FakeNvml:
         self._machine = machine
         self._clock = clock
         self._is_watching = False
+        self.hangs = 0
         self._operations: dict[str, Callable[..., Any]] = {
             "system": self._system,
             "gpu": self._gpu,
@@ -81,6 +82,7 @@ class FakeNvml:
             if not is_hung:
                 return function(**arguments)
         self._clock.wait(threading.Event(), deadline.remaining_s())
+        self.hangs += 1
         raise NvmlHungError(
             f"nvml {operation}({arguments}) did not return in time", function=operation, code=-1
         )

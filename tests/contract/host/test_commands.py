@@ -49,4 +49,4 @@ def test_a_command_is_given_up_at_its_deadline(commands: Commands) -> None:
     with pytest.raises(CommandError, match="did not end in time") as caught:
         commands.run(["sleep", "30"], Deadline(0.1, CLOCK))
     assert caught.value.returncode is None
-    assert CLOCK.monotonic() - start_s < 2.0
+    assert CLOCK.monotonic() - start_s < 8.0

@@ -96,7 +96,9 @@ def test_faults_gates_and_versions_are_set_from_outside(
     with pytest.raises(ApiError):
         client.get_path("/version")
     process.control("POST", "versions", {"versions": ["v1beta1"]})
-    assert DraApi(client).version() == "v1beta1"
+    api = DraApi(client)
+    api.list_slices()
+    assert api.version() == "v1beta1"
     assert not process.control("POST", "gates", {"DRAAdminAccess": True})["gates"][
         "DRADeviceTaints"
     ]

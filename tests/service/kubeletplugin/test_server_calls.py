@@ -111,7 +111,7 @@ def test_waiting_prepares_and_open_streams_starve_nobody(
         assert "running already" in refused
         assert registered.unprepare(A).errors == {}
         plugin.selfcheck()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         plugin.ledger.gate.set()
         assert all(call.result().errors == {} for call in waiting)
         for stream in streams:

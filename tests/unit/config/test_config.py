@@ -29,7 +29,11 @@ def test_flag_beats_environment_beats_file_beats_default():
     text = "nodeName: from-file\ncdiRoot: /file\nlogVerbosity: 1"
     environment = {"NODE_NAME": "from-env", "CDI_ROOT": "/env"}
     settings = load(text, environment, {"node_name": "from-flag"})
-    assert (settings.node_name, str(settings.cdi_root), settings.verbosity) == ("from-flag", "/env", 1)
+    assert (settings.node_name, str(settings.cdi_root), settings.verbosity) == (
+        "from-flag",
+        "/env",
+        1,
+    )
     assert settings.sources["nodeName"] == "flag --node-name"
     assert settings.sources["logVerbosity"] == "/etc/nvdra/config.yaml"
 

@@ -276,6 +276,8 @@ def test_nvml_failing_as_a_whole_keeps_the_gpus_as_failed() -> None:
 class _Broken:
     """A driver is loaded, and its library is not there."""
 
+    hangs = 0
+
     def call(self, operation, deadline, **arguments):
         from nvdra_core.errors import HostError
 

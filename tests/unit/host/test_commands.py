@@ -24,7 +24,7 @@ def test_a_daemon_left_behind_does_not_hold_up_the_caller(tmp_path: Path) -> Non
     start_s = CLOCK.monotonic()
     pid_file = tmp_path / "pid"
     assert run(f"sleep 30 & echo $! > {pid_file}; echo done") == "done\n"
-    assert CLOCK.monotonic() - start_s < 2.0
+    assert CLOCK.monotonic() - start_s < 8.0
     os.kill(int(pid_file.read_text()), 9)
 
 

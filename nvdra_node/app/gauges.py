@@ -1,0 +1,63 @@
+"""Metrics that are states and not events: read from their owners at each scrape. Called by ``plugin``."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvdra_core.metrics import Counter, Registry
+from nvdra_core.pluginmetrics import PluginMetrics
+from nvdra_node.checkpoint.model import RecordState
+from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.kubeletplugin.driver import Driver, Health
+from nvdra_node.kubeletplugin.publisher import Publisher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owners:
+    """Who knows the states."""
+
+    driver: Driver
+    records: RecordStore
+    publisher: Publisher
+    hangs: Callable[[], int]
+    """Calls to the hardware that were given up since start."""
+
+
+def add(registry: Registry, metrics: PluginMetrics, owners: Owners) -> None:
+    """Add prepared devices (upstream's metric), devices by health, what is published, damaged records, hangs."""
+    name = owners.driver.name
+    by_health = registry.gauge(
+        "nvidia_dra_devices", "Devices of this node by health", ("driver", "health")
+    )
+    published = registry.gauge(
+        "nvidia_dra_published_devices", "Devices in the ResourceSlices of this node", ("driver",)
+    )
+
+    def refresh() -> None:
+        metrics.set_prepared(_kinds(owners.records))
+        healths = collections.Counter(entry.health for entry in owners.driver.pool().health)
+        for health in Health:
+            by_health.set(healths[health], name, health.value.lower())
+        published.set(owners.publisher.published().devices, name)
+        metrics.quarantined.set(len(owners.records.quarantined), name)
+        _catch_up(metrics.journal_writes, name, owners.records.writes)
+        _catch_up(metrics.nvml_hung, name, owners.hangs())
+
+    registry.before_render(refresh)
+
+
+def _kinds(records: RecordStore) -> dict[str, int]:
+    """Prepared devices by their kind."""
+    return collections.Counter(
+        device.kind
+        for record in records.all()
+        if record.state is RecordState.COMPLETED
+        for device in record.devices
+    )
+
+
+def _catch_up(counter: Counter, driver: str, total: int) -> None:
+    """Bring a counter to what its owner counted."""
+    counter.inc(driver, by=total - counter.value(driver))
