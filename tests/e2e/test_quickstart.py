@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NUMBERS = itertools.count(1)
+"""A namespace that is going takes nothing new, so each test has one of its own."""
 
 
 @pytest.fixture(scope="module", params=programs.KUBERNETES)
@@ -23,7 +27,8 @@ def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
 @pytest.fixture
 def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
-    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    words = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    name = f"{words}-{next(NUMBERS)}"
     bed.apply(m.namespace(name))
     yield name
     bed.delete_namespace(name)
