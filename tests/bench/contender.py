@@ -125,7 +125,10 @@ class Site:
 
 
 class RunningPlugin:
-    """A started plugin. It gets a session of its own, so that all it leaves behind can be ended with it."""
+    """A started plugin. It leads a process group, so that what it leaves behind can be ended with it.
+
+    Not a session: the kernel's scheduler gives each session its own share of the CPU.
+    """
 
     def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         self._log = log
@@ -138,7 +141,7 @@ class RunningPlugin:
                 stderr=subprocess.STDOUT,
                 cwd=REPOSITORY,
                 env=dict(env),
-                start_new_session=True,
+                process_group=0,
             )
 
     @property
@@ -160,7 +163,7 @@ class RunningPlugin:
         return self._log.read_text(errors="replace")[-characters:]
 
     def stop(self) -> None:
-        """End it as systemd would; kill what is left of its session."""
+        """End it as systemd would; kill what is left of its group."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:

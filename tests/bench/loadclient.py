@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,10 @@ class LoadClient:
             timeout_s=timeout_s,
         )
 
-    def end_register(self) -> Registration:
-        """Wait until the plugin is registered, and return when that was."""
+    def end_register(self, check: Callable[[], None]) -> Registration:
+        """Wait until the plugin is registered, and return when that was; `check` raises when waiting is in vain."""
+        while self._process.stdout and not select.select([self._process.stdout], [], [], 0.2)[0]:
+            check()
         answer = self._receive()
         return Registration(
             dra_socket_ns=answer["dra_socket_ns"], registered_ns=answer["registered_ns"]

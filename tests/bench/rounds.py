@@ -116,7 +116,7 @@ def started(
         client.begin_register(site.registry, site.plugins, DRIVER, START_TIMEOUT_S)
         plugin = RunningPlugin(counter.argv(argv) if counter else argv, site.log, machine.env())
         try:
-            registered = client.end_register()
+            registered = client.end_register(plugin.check)
             slice_ns = api.wait_for_slice(START_TIMEOUT_S)
             start = {
                 "start_socket": (registered.dra_socket_ns - plugin.exec_ns) / 1e9,
