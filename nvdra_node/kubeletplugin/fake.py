@@ -164,6 +164,8 @@ class FakeClaims:
         self.claims: dict[str, Claim] = {}
         """By namespace/name."""
         self.is_down = False
+        self.refusal: ApiError | None = None
+        """What every read answers instead."""
         self.reads = 0
         self.after_read: Callable[[], None] = lambda: None
         """Called when a claim was read, found or not, before the answer is given."""
@@ -182,6 +184,8 @@ class FakeClaims:
         self.reads += 1
         if self.is_down:
             raise ApiError("no answer", status=0)
+        if self.refusal is not None:
+            raise self.refusal
         claim = self.claims.get(f"{ref.namespace}/{ref.name}")
         self.after_read()
         if claim is None or claim.ref.uid != ref.uid:

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import NvdraError, StaleClaimError
+from nvdra_core.errors import NvdraError
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.transaction import (
+    Parts,
+    Transaction,
+    UnnamedClaimError,
+    why_gone,
+)
 
 _log = log.get(__name__)
 
@@ -73,15 +78,16 @@ class Sweep:
     def _sweep_claim(self, record: Record, seen: set[str]) -> None:
         ref = ClaimRef(record.namespace, record.name, ClaimUID(record.uid))
         try:
-            self._parts.claims.fetch(ref, Deadline(self._times.read_s, self._clock))
-        except StaleClaimError:
-            is_of_this_boot = record.boot_id == self._parts.boot_id
-            if is_of_this_boot and not self._is_due(f"claim {ref.uid}", seen):
-                return
-            self._unprepare(ref)
+            gone = why_gone(self._parts.claims, ref, Deadline(self._times.read_s, self._clock))
         except NvdraError as error:
             _log.info("cannot tell whether the claim is gone", v=2, claim=ref, error=str(error))
             seen.update({f"claim {ref.uid}"} & self._gone_since.keys())
+            return
+        if gone is None:
+            return
+        needs_grace = record.boot_id == self._parts.boot_id or isinstance(gone, UnnamedClaimError)
+        if not needs_grace or self._is_due(f"claim {ref.uid}", seen):
+            self._unprepare(ref)
 
     def _unprepare(self, ref: ClaimRef) -> None:
         try:

@@ -44,12 +44,36 @@ from nvdra_node.kubeletplugin.locks import Locks
 
 _log = log.get(__name__)
 
+_NO_POD_NAMES_IT = "no relationship found between node"
+"""The node authorizer's words (kubernetes plugin/pkg/auth/authorizer/node)."""
+
 
 class ClaimSource(Protocol):
     """Where claims are read (``claims``)."""
 
     def fetch(self, ref: ClaimRef, deadline: Deadline) -> Claim:
         """The claim of exactly this UID. Raises StaleClaimError, ApiError, DeadlineError."""
+
+
+class UnnamedClaimError(StaleClaimError):
+    """No pod on this node names the claim, says the API server. It says so for a moment after its own start, too."""
+
+
+def why_gone(claims: ClaimSource, ref: ClaimRef, deadline: Deadline) -> StaleClaimError | None:
+    """Why nothing may be prepared for a claim any more; None while it lives. Raises NvdraError if nobody can tell.
+
+    With the kubelet's credential a node may read only the claims that its pods name: one that is gone is forbidden
+    then, and not unknown. An UnnamedClaimError is to be believed only when it was heard for a while.
+    """
+    try:
+        claims.fetch(ref, deadline)
+    except StaleClaimError as error:
+        return error
+    except ApiError as error:
+        if error.status != 403 or _NO_POD_NAMES_IT not in str(error):
+            raise
+        return UnnamedClaimError(f"no pod on this node names claim {ref}")
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +135,10 @@ class Transaction:
         meanwhile is seen, and one that is allocated from now on is prepared anew. Raises NvdraError.
         """
         with self._locks.held((_claim_key(ref),), "sweep", deadline):
-            try:
-                self._parts.claims.fetch(ref, deadline)
-            except StaleClaimError as error:
+            gone = why_gone(self._parts.claims, ref, deadline)
+            if gone is not None:
                 self._unprepare_claim(ref, deadline)
-                return error
-            return None
+            return gone
 
     def remove_stray_file(self, uid: ClaimUID, deadline: Deadline) -> bool:
         """Remove the CDI file of a claim that has no record; False when it got one meanwhile."""

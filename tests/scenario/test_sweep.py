@@ -4,8 +4,17 @@ import threading
 
 import pytest
 
+from nvdra_core.errors import ApiError
 from nvdra_node.kubeletplugin.sweep import Sweep, Times
 from tests.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
+
+UNNAMED = ApiError(
+    'resourceclaims "c1" is forbidden: User "system:node:n" cannot get resource: no relationship found between node'
+    " 'n' and this object",
+    status=403,
+    api_reason="Forbidden",
+)
+"""What the node authorizer answers a kubelet's credential about a claim that no pod of its node names."""
 
 
 @pytest.fixture
@@ -50,6 +59,36 @@ def test_a_claim_of_an_earlier_boot_has_no_grace_time(world):
     world.claims.delete(PLAIN.ref)
     world.sweep.run_once()
     world.assert_clean()
+
+
+@pytest.mark.parametrize("reboots", [False, True])
+def test_a_claim_that_no_pod_of_the_node_names_is_gone_when_that_lasts(world, reboots):
+    """An API server says it of living claims, too, until it has read its pods: no boot shortens the grace time."""
+    world.prepare(PLAIN)
+    if reboots:
+        world.reboot()
+    world.claims.refusal = UNNAMED
+    world.sweep.run_once()
+    sweep_later(world, 299)
+    assert world.parts.records.get("c1") is not None
+    sweep_later(world, 1)
+    world.assert_clean()
+
+
+def test_a_claim_that_could_not_be_read_for_a_moment_is_not_touched(world):
+    world.prepare(PLAIN)
+    world.claims.refusal = UNNAMED
+    world.sweep.run_once()
+    world.claims.refusal = None
+    world.sweep_all()
+    world.assert_prepared(PLAIN)
+
+
+def test_another_refusal_says_nothing_about_the_claim(world):
+    world.prepare(PLAIN)
+    world.claims.refusal = ApiError("nodes may not read claims", status=403, api_reason="Forbidden")
+    world.sweep_all()
+    world.assert_prepared(PLAIN)
 
 
 def test_nothing_is_concluded_when_the_api_does_not_answer(world):
