@@ -26,6 +26,7 @@ from tests.sim.api import SimRoot
 TOP = Path(__file__).resolve().parents[2]
 DEVICE_CLASSES = TOP / "charts" / "nvdra" / "templates" / "deviceclasses.yaml"
 DRIVER = "gpu.nvidia.com"
+SERVICE = "nvdra-gpu-plugin"
 
 
 class WaitError(AssertionError):
@@ -81,9 +82,7 @@ class GpuNode:
 
     def start(self) -> Process:
         """Start the service."""
-        self.service = self.node.popen(
-            self.argv(), name="nvdra-gpu-plugin", env={"PYTHONPATH": str(TOP)}
-        )
+        self.service = self.node.popen(self.argv(), name=SERVICE, env={"PYTHONPATH": str(TOP)})
         return self.service
 
     def stop(self, *, kill: bool = False) -> None:
@@ -97,6 +96,12 @@ class GpuNode:
         self.stop(kill=kill)
         self.start()
 
+    def configure_kubelet(self, **settings: object) -> None:
+        """Change settings of the kubelet's configuration, and restart it."""
+        path = self.node.path("/var/lib/kubelet/config.yaml")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+        self.node.restart("kubelet")
+
     def files(self, pattern: str) -> list[str]:
         """Files of the node that match a glob, as the node names them."""
         place, _, name = pattern.rpartition("/")
@@ -107,6 +112,32 @@ class GpuNode:
         state = f"/var/lib/nvdra/{DRIVER}"
         found = [*self.files("/run/cdi/*"), *self.files(f"{state}/claims/*")]
         return [*found, *self.files(f"{state}/quarantine/*")]
+
+    def sockets(self) -> list[str]:
+        """Everything that the service put into the kubelet's directories, but for its lock file."""
+        found = [
+            *self.files("/var/lib/kubelet/plugins_registry/*"),
+            *self.files(f"/var/lib/kubelet/plugins/{DRIVER}/*"),
+        ]
+        return [path for path in found if not path.endswith("/nvdra.lock")]
+
+    def log_size(self) -> int:
+        """How much the service, and those before it, have logged: a mark for ``logged``."""
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def logged(self, since: int = 0) -> str:
+        """What was logged after a mark."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="replace")
+
+    def wait_registered(self, since: int, timeout_s: float = 30) -> None:
+        """Wait until the kubelet has registered the service again after a mark."""
+        wait_for("registered", lambda: "registered by the kubelet" in self.logged(since), timeout_s)
+
+    @property
+    def _log(self) -> Path:
+        return self.node.layout.logs / f"{self.name}.{SERVICE}.log"
 
 
 class Bed:
@@ -178,7 +209,8 @@ class Bed:
 
     def slices(self) -> list[Any]:
         """All ResourceSlices of the driver."""
-        return [s for s in self.get("resourceslices")["items"] if s["spec"]["driver"] == DRIVER]
+        found = self.cluster.client.get("/apis/resource.k8s.io/v1/resourceslices")["items"]
+        return [s for s in found if s["spec"]["driver"] == DRIVER]
 
     def devices(self, node: str) -> dict[str, Any]:
         """Published devices of a node by name, of the newest generation only."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.cluster import capability
+from tests.e2e import manifests as m
 from tests.e2e.bed import Bed
+from tests.e2e.users import Pods
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +27,34 @@ def able() -> None:
 
 @pytest.fixture(scope="module")
 def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
-    """One node with eight simulated H100, on the newest Kubernetes."""
-    name = "e2e-" + request.module.__name__.rpartition(".")[2].removeprefix("test_")[:12]
-    with Bed.up(name) as made:
-        made.wait_for_devices()
+    """One node with eight simulated H100, on the newest Kubernetes; a module's ``BED`` changes arguments of ``up``.
+
+    ``KUBELET`` of a module changes the kubelet's configuration. What failed to prepare it tries again at its next sync
+    of the pod, which is after 60 to 90 s unless ``syncFrequency`` says otherwise.
+    """
+    name = "e2e-" + request.module.__name__.rpartition(".")[2].removeprefix("test_")[:15]
+    options: dict[str, Any] = getattr(request.module, "BED", {})
+    with Bed.up(name.replace("_", "-"), **options) as made:
+        if settings := getattr(request.module, "KUBELET", None):
+            for gpu_node in made.nodes.values():
+                gpu_node.configure_kubelet(**settings)
+        if options.get("start", True):
+            made.wait_for_devices()
         yield made
+
+
+@pytest.fixture
+def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
+    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    bed.apply(m.namespace(name))
+    yield name
+    bed.delete_namespace(name)
+    bed.wait_clean()
+
+
+@pytest.fixture
+def pods(bed: Bed, place: str) -> Pods:
+    """The pods of the test's namespace, with a template ``gpu`` for claims of one GPU."""
+    bed.apply(m.template(place, "gpu", m.claim_spec()))
+    return Pods(bed, place)
