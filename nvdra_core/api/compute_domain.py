@@ -11,6 +11,7 @@ from enum import Enum
 
 import msgspec
 
+from nvdra_core.api.fabric import Isolation
 from nvdra_core.api.meta import ApiStruct
 
 
@@ -84,11 +85,40 @@ class ComputeDomainNode(ApiStruct, frozen=True, omit_defaults=False):
     status: ComputeDomainState = ComputeDomainState.NOT_READY
 
 
+class ComputeDomainAssignment(ApiStruct, frozen=True, omit_defaults=False):
+    """What the controller chose for a domain, once and for its life. Not in upstream."""
+
+    isolation: Isolation
+    port: int
+    """Peer port of IMEX (SERVER_PORT)."""
+    channel: int
+    """The IMEX channel of every node of the domain."""
+
+
+class Condition(ApiStruct, frozen=True, omit_defaults=False):
+    """A condition as ``kubectl wait --for=condition=...`` reads it. Not in upstream."""
+
+    type: str
+    status: str
+    """``True``, ``False`` or ``Unknown``."""
+    reason: str
+    message: str = ""
+    last_transition_time: str = ""
+    """RFC 3339; when ``status`` last changed."""
+    observed_generation: int = 0
+
+
 class ComputeDomainStatus(ApiStruct, frozen=True, omit_defaults=False):
-    """``status`` of a ComputeDomain."""
+    """``status`` of a ComputeDomain. ``status`` and ``nodes`` are upstream's, the rest is ours."""
 
     status: ComputeDomainState = ComputeDomainState.NOT_READY
     nodes: tuple[ComputeDomainNode, ...] = ()
+    """By name."""
+    ready_nodes: int = 0
+    total_nodes: int = 0
+    assignment: ComputeDomainAssignment | None = None
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: int = 0
 
 
 class CliqueDaemon(ApiStruct, frozen=True, omit_defaults=False):

@@ -58,15 +58,8 @@ def test_status_is_written_with_zero_index_and_every_field():
         "index": 0,
         "status": "Ready",
     }
-    assert (
-        api.decode_part(
-            written | {"nodes": list(written["nodes"])},
-            api.ComputeDomainStatus,
-            where="w",
-            strict=True,
-        )
-        == status
-    )
+    as_json = msgspec.json.decode(msgspec.json.encode(status))
+    assert api.decode_part(as_json, api.ComputeDomainStatus, where="w", strict=True) == status
 
 
 def test_a_clique_lists_its_daemons():
