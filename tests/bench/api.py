@@ -20,8 +20,8 @@ START_TIMEOUT_S = 30.0
 class Api:
     """A running API server while the context is open."""
 
-    kubeconfig: Path
-    """An administrator's."""
+    kubeconfigs: dict[str, str]
+    """Placeholders {kubeconfig}, the kubelet's, and {service_kubeconfig}, of an account that may write claim statuses."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -35,7 +35,8 @@ class Api:
         except BenchError:
             self.__exit__()
             raise
-        self.kubeconfig, self._control = Path(told["kubeconfig"]), told["control"]
+        self.kubeconfigs = {"kubeconfig": told["kubelet"], "service_kubeconfig": told["service"]}
+        self._control = told["control"]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,9 @@
 """The in-memory API server as the benchmarks need it, run as a process by `api.Api`.
 
-On top of the fake it takes ResourceSlices as protobuf, which Go plugins send, and tells when the first one came. Prints
-one line of JSON when it serves ({"control", "kubeconfig"}) and one at the first slice ({"slice_ns"}, since the epoch).
+On top of the fake it takes ResourceSlices as protobuf, which Go plugins send, tells when the first one came, and lets a
+kubelet write no status of claims, as the node authorizer does. Prints one line of JSON when it serves ({"control",
+"kubelet", "service"}: the kubeconfigs of the node's kubelet and of a driver's own account) and one at the first slice
+({"slice_ns"}, since the epoch).
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nvdra_core.kube.fake.api import Api
+from nvdra_core.kube.fake.api import Api, refusal
 from nvdra_core.kube.fake.kinds import Route
 from nvdra_core.kube.fake.messages import HttpRequest, Reply
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
+from nvdra_core.kube.fake.status import forbidden
 from nvdra_core.kube.fake.store import encode
 from tests.bench import slicewire
 from tests.bench.contender import NODE
+from tests.bench.errors import BenchError
 
 CREATED = 201
 
@@ -33,6 +37,12 @@ class BenchApi(Api):
 
     def answer(self, request: HttpRequest, route: Route, verb: str) -> Reply:
         """Carry the request out, a protobuf body as if it had been JSON."""
+        is_kubelet = request.peer is not None and request.peer.is_kubelet
+        if is_kubelet and route.kind is not None and route.subresource == "status":
+            kind = route.kind
+            return refusal(
+                forbidden(f"{kind.plural}/status", route.name, kind.group, "no kubelet may")
+            )
         if request.body.startswith(slicewire.MAGIC):
             request = dataclasses.replace(request, body=encode(slicewire.decode(request.body)))
         reply = super().answer(request, route, verb)
@@ -60,11 +70,25 @@ def main() -> int:
     server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
     server.start()
     server.start_control()
-    kubeconfig = server.write_kubeconfig(directory / "kubeconfig")
-    _say({"control": server.control_url, "kubeconfig": str(kubeconfig)})
+    service = server.write_kubeconfig(directory / "service")
+    kubelet = _write_kubelet(server, service, directory)
+    _say({"control": server.control_url, "kubelet": str(kubelet), "service": str(service)})
     stopped.wait()
     server.stop()
     return 0
+
+
+def _write_kubelet(server: BenchServer, service: Path, directory: Path) -> Path:
+    """The other kubeconfig with a client certificate, which is what a kubelet has."""
+    if server.authority is None:
+        raise BenchError("the API server has no certificates")
+    names = server.authority.issue_client(f"system:node:{NODE}", ("system:nodes",))
+    certificate, key = map(str, names)
+    document = json.loads(service.read_text())
+    document["users"][0]["user"] = {"client-certificate": certificate, "client-key": key}
+    path = directory / "kubelet"
+    path.write_text(json.dumps(document))
+    return path
 
 
 def _say(value: dict[str, Any]) -> None:

@@ -9,17 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.bench import plugin, pods, report
-from tests.bench.contender import FLOOR, OURS, Contender
+from tests.bench.contender import BUILT_IN, Contender
 from tests.bench.errors import BenchError
 from tests.bench.report import Report
 from tests.bench.rounds import QUICK, Effort
 from tests.cluster import capability
 from tests.cluster.programs import cache_dir
 
-BUILT_IN = {"ours": OURS, "floor": FLOOR}
-
-VS_HELP = """another plugin to put beside it: a name and a command line with placeholders ({kubeconfig} {node}
-{registry} {plugins} {cdi} {state} {run} {root} {ctk} {cdi_hook} {python}); may be given again"""
+VS_HELP = f"""another plugin to put beside it: {", ".join(BUILT_IN)}, or a name and a command line with placeholders
+({{kubeconfig}} {{service_kubeconfig}} {{node}} {{registry}} {{plugins}} {{cdi}} {{state}} {{run}} {{root}} {{ctk}}
+{{cdi_hook}} {{python}}); may be given again"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", choices=["plugin", "pods", "all"])
     parser.add_argument("--driver", choices=sorted(BUILT_IN), default="ours", help="what is judged")
-    parser.add_argument("--vs", action="append", default=[], metavar="NAME=COMMAND", help=VS_HELP)
+    parser.add_argument("--vs", action="append", default=[], metavar="NAME[=COMMAND]", help=VS_HELP)
     parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a smoke run of less than a minute")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
@@ -79,8 +78,7 @@ def _rounds(args: argparse.Namespace) -> int:
 
 
 def _contenders(args: argparse.Namespace) -> list[Contender]:
-    contenders = [Contender(args.driver, BUILT_IN[args.driver])]
-    contenders += [Contender.parse(text) for text in args.vs]
+    contenders = [Contender.parse(text) for text in (args.driver, *args.vs)]
     if len({one.name for one in contenders}) < len(contenders):
         raise BenchError("two plugins have the same name")
     return contenders

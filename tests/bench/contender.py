@@ -1,8 +1,9 @@
 """A plugin command under test: its template, the fresh directories it runs in, and the running process.
 
-A template is a command line in shell syntax with placeholders: {python} {node} {kubeconfig} {registry} {plugins} {cdi}
-{state} {run} {root} {ctk} {cdi_hook}. Every placeholder but {python}, {node}, {ctk} and {cdi_hook} is a fresh path in
-each round; {root} is the root of the simulated machine (dev, proc, sys and the driver's files below it).
+A template is a command line in shell syntax with placeholders: {python} {node} {kubeconfig} {service_kubeconfig}
+{registry} {plugins} {cdi} {state} {run} {root} {ctk} {cdi_hook}. Every placeholder but {python}, {node}, {ctk} and
+{cdi_hook} is a fresh path in each round; {root} is the root of the simulated machine (dev, proc, sys and the driver's
+files below it). {kubeconfig} is the kubelet's, {service_kubeconfig} that of an account which may write claim statuses.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ OURS = (
     " --nvidia-ctk-path {ctk} --nvidia-cdi-hook-path {cdi_hook}"
 )
 
+OURS_WITH_STATUS = OURS.replace("{kubeconfig}", "{service_kubeconfig}")
+"""The same with a credential of its own: one more request, after each answer, tells what the claim's devices are."""
+
 FLOOR = "{python} -m tests.bench.floor {node} {kubeconfig} {registry} {plugins}"
 """A plugin that does nothing but read the claim: what the harness itself costs."""
+
+BUILT_IN = {"ours": OURS, "ours-status": OURS_WITH_STATUS, "floor": FLOOR}
 
 SOCKET_PATH_LIMIT = 107
 STOP_TIMEOUT_S = 15.0
@@ -48,10 +54,12 @@ class Contender:
 
     @staticmethod
     def parse(text: str) -> Contender:
-        """Read NAME=COMMAND."""
+        """Read NAME=COMMAND, or the name of one that is built in."""
+        if text in BUILT_IN:
+            return Contender(text, BUILT_IN[text])
         name, equals, template = text.partition("=")
         if not equals or not name.strip() or not template.strip():
-            raise BenchError(f"{text!r} is not NAME=COMMAND")
+            raise BenchError(f"{text!r} is not NAME=COMMAND, and none of {', '.join(BUILT_IN)}")
         return Contender(name.strip(), template.strip())
 
     def argv(self, values: Mapping[str, str]) -> list[str]:

@@ -110,7 +110,7 @@ def started(
             **site.values(),
             **machine.values(),
             **bench.programs,
-            "kubeconfig": str(api.kubeconfig),
+            **api.kubeconfigs,
         }
         argv = contender.argv(values)
         client.begin_register(site.registry, site.plugins, DRIVER, START_TIMEOUT_S)
