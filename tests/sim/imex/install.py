@@ -1,0 +1,71 @@
+"""Puts the simulated programs into a driver root, and tells them what to do.
+
+In: a driver root as `tests.sim.api.SimRoot` makes it (any directory with usr/bin does). Out: two programs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tests.sim.imex import kernel, settings
+
+HERE = Path(__file__).parent
+MODULES = ("__init__", "settings", "kernel", "names", "peers", "commands", "daemon", "ctl")
+PROGRAMS = {"nvidia-imex": "daemon", "nvidia-imex-ctl": "ctl"}
+
+
+def pack(module: str, python: str = "/usr/bin/env python3") -> bytes:
+    """One program as a single executable file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for package in ("tests/__init__.py", "tests/sim/__init__.py"):
+            archive.writestr(package, "")
+        for name in MODULES:
+            archive.writestr(f"tests/sim/imex/{name}.py", (HERE / f"{name}.py").read_text())
+        start = f"from tests.sim.imex.{module} import main\nraise SystemExit(main())\n"
+        archive.writestr("__main__.py", start)
+    return f"#!{python}\n".encode() + buffer.getvalue()
+
+
+def install(root: Path, *, python: str = "/usr/bin/env python3") -> None:
+    """Install both programs below `root`."""
+    for name, module in PROGRAMS.items():
+        target = root / "usr/bin" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.write_bytes(pack(module, python))
+        target.chmod(0o755)
+
+
+def add_fabric(root: Path, minor: int = 4323) -> None:
+    """The capability of a machine with a fabric, for roots that no profile made."""
+    file = root / kernel.FABRIC_CAPABILITY
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"DeviceFileMinor: {minor}\nDeviceFileMode: 256\nDeviceFileModify: 1\n")
+    node = root / f"dev/nvidia-caps/nvidia-cap{minor}"
+    node.parent.mkdir(parents=True, exist_ok=True)
+    node.touch()
+
+
+def configure(root: Path, **values: Any) -> None:
+    """Change settings (`time_scale`, `hosts`, `nsswitch`, `persist_dir`, `version`) and faults; None takes one away.
+
+    Faults: `start_delay_s`, `stuck_state`, `crash_after_s`, `exit_status` (with `exit_message`), `hang_commands`,
+    `ctl_hang`, `refuse_peers` (ids), `ignore_term`, `wrong_id`.
+    """
+    path = root / settings.CONTROL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known = {key: value for key, value in {**known, **values}.items() if value is not None}
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(known))
+    temporary.replace(path)
+
+
+def session(root: Path) -> dict[str, Any]:
+    """What the kernel knows of IMEX sessions: `held`, `open`, `sessions`, `abrupt`, `allocations`, `pid`."""
+    return kernel.state(root, settings.SESSION)

@@ -1,0 +1,89 @@
+"""The kernel's side: one IMEX session per host, and what an abrupt end of it leaves behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FABRIC_CAPABILITY = "proc/driver/nvidia/capabilities/fabric-imex-mgmt"
+
+
+class SessionInUseError(Exception):
+    """Another process has the session."""
+
+
+def has_fabric(root: Path) -> bool:
+    """Whether the driver offers the capability at all."""
+    return (root / FABRIC_CAPABILITY).exists()
+
+
+def may_open(root: Path) -> bool:
+    """Whether the capability's node is there and this process may open it."""
+    for line in (root / FABRIC_CAPABILITY).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "DeviceFileMinor":
+            return (root / f"dev/nvidia-caps/nvidia-cap{value.strip()}").exists()
+    return False
+
+
+class Session:
+    """The session of one host. Held until `close` or until the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def open(self) -> bool:
+        """Begin; whether the one before ended abruptly. Raises SessionInUseError."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise SessionInUseError from None
+        before = self.read()
+        is_abrupt = bool(before.get("open"))
+        # A new session enables allocations at once, whatever importers elsewhere still hold.
+        self._write(
+            {
+                "open": True,
+                "sessions": before.get("sessions", 0) + 1,
+                "abrupt": before.get("abrupt", 0) + is_abrupt,
+                "pid": os.getpid(),
+            }
+        )
+        return is_abrupt
+
+    def close(self) -> None:
+        """A graceful end."""
+        self._write({**self.read(), "open": False, "pid": 0})
+        os.close(self._fd)
+
+    def read(self) -> dict[str, Any]:
+        size = os.fstat(self._fd).st_size
+        return json.loads(os.pread(self._fd, size, 0)) if size else {}
+
+    def _write(self, values: dict[str, Any]) -> None:
+        data = json.dumps(values).encode()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, data, 0)
+
+
+def state(root: Path, session: str) -> dict[str, Any]:
+    """What the kernel knows now; `allocations` is False after an abrupt end until the next session."""
+    path = root / session
+    values = json.loads(path.read_text()) if path.exists() and path.stat().st_size else {}
+    is_held = False
+    if path.exists():
+        fd = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_held = True
+        finally:
+            os.close(fd)
+    return {**values, "held": is_held, "allocations": is_held or not values.get("open", False)}
