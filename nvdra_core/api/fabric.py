@@ -69,6 +69,11 @@ class FabricDomain(ApiStruct, frozen=True, omit_defaults=False):
     """Minor of /dev/nvidia-caps-imex-channels/channelN; the same on every node of the domain."""
     deleting: bool = False
     """The ComputeDomain has a deletionTimestamp: prepared claims go on, new ones are refused."""
+    members: tuple[int, ...] = ()
+    """Slots of this clique whose nodes take part, by index: whom the node's IMEX shall find. Empty
+    means not known, and then every filled slot is tried. Each change is told to a running IMEX,
+    which would else find a new peer after its back-off only (up to 125 s).
+    """
 
 
 class FabricCertificate(ApiStruct, frozen=True):
