@@ -153,10 +153,15 @@ def reap() -> None:
 def _started_ticks(pid: int) -> int | None:
     """Return when a live process started, in clock ticks since boot; None for a dead one or a
     zombie.
+
+    A process that was killed is a zombie as soon as its first thread has ended; until the last one
+    has, its sockets still accept connections and its ports are taken.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
+        state, *rest = text.rpartition(")")[2].split()
+        if state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) < 2:
+            return None
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, *rest = text.rpartition(")")[2].split()
-    return None if state in "ZX" else int(rest[18])
+    return int(rest[18])
