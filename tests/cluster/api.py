@@ -4,8 +4,8 @@
         cluster.apply(manifest)
         cluster.nodes[0].run(["ip", "addr"])
 
-A cluster outlives the program that started it unless it is used as a context manager or `down` is
-called.
+A cluster outlives the program that started it unless `down` is called or it is used as a context
+manager. The cluster of a context that was killed stays until the next `up` of its name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from tests.cluster import build, commands, control_plane, lifecycle, network, processes, programs
 from tests.cluster import layout as layouts
@@ -41,6 +42,7 @@ class Cluster:
         self.nodes = [lifecycle.open_node(layout, name) for name in layout.nodes]
         self.client = ApiClient(layout)
         """The API as an administrator, for questions that come often."""
+        self._owned: TextIO | None = None
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name}: {len(self.nodes)} nodes, Kubernetes {self.kubernetes}>"
@@ -89,8 +91,11 @@ class Cluster:
     def down(self) -> None:
         """Remove the cluster; safe to repeat."""
         lifecycle.down(self.name)
+        if self._owned:
+            self._owned.close()
 
     def __enter__(self) -> Cluster:
+        self._owned = lifecycle.own(self.layout)
         return self
 
     def __exit__(

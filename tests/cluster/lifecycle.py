@@ -6,12 +6,15 @@ moment.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 from tests.cluster import (
     build,
@@ -31,6 +34,12 @@ from tests.cluster.node import Node
 from tests.cluster.systemd_node import SystemdNode
 from tests.cluster.wire import ApiClient
 
+_UP = "up"
+"""File in a cluster's directory: it came up."""
+
+_OWNER = "owner"
+"""File that a program keeps locked whose end is to be the cluster's, too."""
+
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
@@ -38,29 +47,87 @@ def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
     """Build what is missing and start the cluster; returns when all nodes are Ready and have the
     test images.
 
-    A start that fails is taken down again, but for its logs, whose directory the error names.
+    A start that fails is taken down again, but for its logs, whose directory the error names. What
+    is left of a cluster of this name, of which no program runs any more, is removed first.
     """
     reason = capability.why_not()
     if reason:
         raise ClusterError(f"this machine cannot run a cluster: {reason}")
-    if layout.home.exists():
-        raise ClusterError(
-            f"cluster {layout.name} exists",
-            next_step=f"run: python -m tests.cluster down --name {layout.name}",
-        )
     build.ensure(layout.kubernetes, say)
     if layout.systemd_nodes:
         host_image.ensure(say)
     archive = images.ensure()
-    layout.save()
+    with _taken(layout, say):
+        try:
+            _start(layout, archive)
+            (layout.home / _UP).touch()
+        except BaseException as error:
+            saved = _keep_logs(layout)
+            down(layout.name)
+            if isinstance(error, ClusterError):
+                raise ClusterError(f"{error} (logs: {saved})") from error
+            raise
+
+
+@contextlib.contextmanager
+def _taken(layout: Layout, say: build.Say) -> Iterator[None]:
+    """Make the cluster's directory, and keep it locked while the cluster starts: until its first
+    program runs, nothing else tells it from one that was left behind.
+    """
+    root = layouts.clusters_dir()
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".up.lock").open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        _remove_left(layout, say)
+        layout.save()
+        home = os.open(layout.home, os.O_RDONLY)
+        fcntl.flock(home, fcntl.LOCK_EX)
     try:
-        _start(layout, archive)
-    except BaseException as error:
-        saved = _keep_logs(layout)
-        down(layout.name)
-        if isinstance(error, ClusterError):
-            raise ClusterError(f"{error} (logs: {saved})") from error
-        raise
+        yield
+    finally:
+        os.close(home)
+
+
+def _remove_left(layout: Layout, say: build.Say) -> None:
+    """Remove a cluster whose program was killed, or which ended with the machine; `ClusterError`
+    when the one of this name is somebody's.
+    """
+    if not layout.home.exists():
+        return
+    if _is_locked(layout.home) or _is_in_use(layout):
+        raise ClusterError(
+            f"cluster {layout.name} exists",
+            next_step=f"run: python -m tests.cluster down --name {layout.name}",
+        )
+    say(f"removing what is left of an earlier cluster {layout.name}")
+    down(layout.name)
+
+
+def _is_in_use(layout: Layout) -> bool:
+    if not (layout.home / _UP).exists() or not cgroups.processes(layout.cgroup):
+        return False
+    owner = layout.home / _OWNER
+    return not owner.exists() or _is_locked(owner)
+
+
+def own(layout: Layout) -> TextIO:
+    """Tie a cluster to this program: once the returned file is closed, or the program is killed,
+    the next `up` of the name replaces the cluster.
+    """
+    file = (layout.home / _OWNER).open("w")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def _is_locked(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _start(layout: Layout, archive: Path) -> None:

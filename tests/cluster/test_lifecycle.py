@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import lifecycle
+from tests.cluster import cgroups, layout, lifecycle
 from tests.cluster.api import Cluster, ClusterError
+from tests.cluster.commands import wait_for
 from tests.cluster.marks import needs_cluster
 
 pytestmark = needs_cluster()
@@ -42,12 +43,55 @@ def test_cluster_that_is_taken_down_leaves_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("after_s", [0.2, 1.0, 2.5, 5.0])
 def test_up_that_is_killed_leaves_nothing_after_down(name: str, after_s: float) -> None:
-    argv = [sys.executable, "-m", "tests.cluster", "up", "--name", name, "--nodes", "2"]
-    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(up(name, "--nodes", "2"), cwd=ROOT, stderr=subprocess.DEVNULL) as child:
         time.sleep(after_s)
         child.send_signal(signal.SIGKILL)
     lifecycle.down(name)
     assert lifecycle.leftovers(name) == []
+
+
+def test_up_replaces_a_cluster_that_ended_with_the_machine(name: str) -> None:
+    left = Cluster.up(name, nodes=2)
+    left.nodes[0].run(["touch", "/var/lib/nvdra/of-the-earlier-run"])
+    cgroups.end_processes(left.layout.cgroup)
+    with Cluster.up(name) as cluster:
+        assert [node.name for node in cluster.nodes] == ["node-1"]
+        assert not cluster.nodes[0].path("/var/lib/nvdra/of-the-earlier-run").exists()
+    assert lifecycle.leftovers(name) == []
+
+
+def test_up_replaces_a_cluster_whose_start_was_killed(name: str) -> None:
+    with subprocess.Popen(up(name), cwd=ROOT, stderr=subprocess.DEVNULL) as child:
+        wait_for("a program runs", lambda: bool(processes_of(name)), timeout_s=60)
+        child.send_signal(signal.SIGKILL)
+    assert processes_of(name)
+    with Cluster.up(name) as cluster:
+        assert "node-1" in cluster.kubectl("get", "nodes")
+
+
+def test_up_replaces_a_cluster_whose_context_was_killed(name: str) -> None:
+    program = f"""
+import os
+from tests.cluster.api import Cluster
+
+with Cluster.up({name!r}):
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
+    assert processes_of(name)
+    with Cluster.up(name) as cluster:
+        assert "node-1" in cluster.kubectl("get", "nodes")
+
+
+def test_up_does_not_replace_a_cluster_that_is_starting_or_up(name: str) -> None:
+    home = layout.clusters_dir() / name
+    with subprocess.Popen(up(name), cwd=ROOT, stderr=subprocess.DEVNULL) as child:
+        wait_for("it has begun", home.exists, timeout_s=60, interval_s=0.001)
+        with pytest.raises(ClusterError, match=f"cluster {name} exists"):
+            Cluster.up(name)
+        assert child.wait(120) == 0
+    with pytest.raises(ClusterError, match=f"cluster {name} exists"):
+        Cluster.up(name)
 
 
 def test_up_that_fails_leaves_logs_and_nothing_else(name: str) -> None:
@@ -76,6 +120,15 @@ def test_eighteen_nodes_come_up(name: str) -> None:
     with Cluster.up(name, nodes=18) as cluster:
         assert cluster.kubectl("get", "nodes").count(" Ready ") == 18
     assert lifecycle.leftovers(name) == []
+
+
+def up(name: str, *more: str) -> list[str]:
+    """A command that starts a cluster and leaves it to itself."""
+    return [sys.executable, "-m", "tests.cluster", "up", "--name", name, *more]
+
+
+def processes_of(name: str) -> set[int]:
+    return cgroups.processes(f"{layout.PREFIX}.{name}")
 
 
 def pids() -> list[int]:

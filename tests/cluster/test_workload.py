@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import lifecycle
 from tests.cluster.api import ApiClient, ApiError, Cluster
 from tests.cluster.commands import wait_for
 from tests.cluster.marks import VERSIONS
@@ -21,7 +20,6 @@ from tests.cluster.marks import VERSIONS
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """One cluster of two nodes for all tests of this module, for each version."""
     name = f"work-{request.param.replace('.', '-')}"
-    lifecycle.down(name)
     with Cluster.up(name, nodes=2, kubernetes=request.param) as up:
         yield up
 

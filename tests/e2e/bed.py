@@ -163,6 +163,7 @@ class Bed:
         cluster = Cluster.up(name, nodes, kubernetes)
         try:
             roots = sim_home(name)
+            shutil.rmtree(roots, ignore_errors=True)  # of a run that was killed
             made = [
                 GpuNode(node, SimRoot.create(roots / node.name, profile, node=i), flags)
                 for i, node in enumerate(cluster.nodes)
@@ -186,6 +187,7 @@ class Bed:
         shutil.rmtree(sim_home(self.cluster.name), ignore_errors=True)
 
     def __enter__(self) -> Bed:
+        self.cluster.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
