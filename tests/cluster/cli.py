@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands_ = parser.add_subparsers(required=True, metavar="COMMAND")
     versions = ", ".join(programs.KUBERNETES)
 
-    one = commands_.add_parser("build", help="build all programs now (about 8 minutes, once)")
+    one = commands_.add_parser("build", help="build all programs now (about 20 minutes, once)")
     one.add_argument("--kubernetes", action="append", metavar="MINOR", help=f"one of {versions}")
     one.set_defaults(command=_build)
 
@@ -110,7 +110,7 @@ def _gates(text: str) -> dict[str, bool]:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    for minor in arguments.kubernetes or [programs.NEWEST]:
+    for minor in arguments.kubernetes or programs.KUBERNETES:
         build.ensure(minor)
         print(programs.kubernetes(minor).home())
     return 0

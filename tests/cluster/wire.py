@@ -14,6 +14,9 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.errors import ClusterError
@@ -41,13 +44,7 @@ def connect(netns: str, address: tuple[str, int], timeout_s: float = 10) -> sock
 
     def enter_and_connect() -> None:
         try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            descriptor = os.open(NETNS_DIR / netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if libc.setns(descriptor, _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"cannot enter network namespace {netns}")
-            finally:
-                os.close(descriptor)
+            _enter(NETNS_DIR / netns)
             results.append(socket.create_connection(address, timeout=timeout_s))
         except OSError as error:
             errors.append(error)
@@ -58,6 +55,35 @@ def connect(netns: str, address: tuple[str, int], timeout_s: float = 10) -> sock
     if errors:
         raise errors[0]
     return results[0]
+
+
+@contextmanager
+def inside(netns: str) -> Iterator[None]:
+    """Put the calling thread, and threads that it starts meanwhile, into a network namespace."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(NETNS_DIR / netns)
+        try:
+            yield
+        finally:
+            _set_namespace(before)
+    finally:
+        os.close(before)
+
+
+def _enter(namespace: Path) -> None:
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _set_namespace(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _set_namespace(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot enter the network namespace: {os.strerror(code)}")
 
 
 class _Connection(http.client.HTTPSConnection):
