@@ -1,3 +1,5 @@
+"""A kubeconfig as it is read: every field that counts, and an error for what cannot be honoured."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""Server-side apply of the in-memory API server: who manages which field, and what a conflict says."""
+
 from __future__ import annotations
 
 from typing import Any

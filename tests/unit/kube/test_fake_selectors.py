@@ -1,3 +1,5 @@
+"""Field and label selectors of the in-memory API server."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""What the in-memory API server takes as a ResourceSlice, and what it refuses as a real one does."""
+
 from __future__ import annotations
 
 from typing import Any

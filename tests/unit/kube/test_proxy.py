@@ -1,3 +1,5 @@
+"""Which proxy a request goes through, and that its password is never shown."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Slices and claims between resource.k8s.io v1 and the versions before it: nothing is lost either way."""
+
 from __future__ import annotations
 
 import copy

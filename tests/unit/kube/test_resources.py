@@ -1,3 +1,5 @@
+"""Paths and parameters of requests: no name can leave its place in the path."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Which failed request is sent again, when, and what an error of the server says."""
+
 from __future__ import annotations
 
 import pytest

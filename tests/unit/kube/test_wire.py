@@ -1,3 +1,5 @@
+"""HTTP as the client reads it: whole, in chunks, cut, and malformed."""
+
 from __future__ import annotations
 
 import socket
