@@ -1,7 +1,8 @@
-"""Servers and clients for the tests of the Kubernetes client."""
+"""Servers, in memory and real, and clients for the tests of the Kubernetes client."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
+from tests.cluster import capability, programs, wire
+from tests.cluster.api import Cluster
 
 FAST = TransportSettings(
     request_timeout_s=5.0, attempt_timeout_s=2.0, backoff=Backoff(first_s=0.02, limit_s=0.2)
@@ -46,3 +49,32 @@ def connect() -> Iterator[Callable[..., Client]]:
 @pytest.fixture
 def client(server: FakeApiServer, connect: Callable[..., Client]) -> Client:
     return connect(server.config())
+
+
+OFF_BY_DEFAULT = {
+    "1.34": ("DRADeviceTaints", "DRAPartitionableDevices"),
+    "1.35": ("DRADeviceTaints", "DRADeviceTaintRules", "DRAPartitionableDevices"),
+}
+"""Gates that the rules below are about; the test cluster has them on, where a test does not say otherwise."""
+
+
+@pytest.fixture(
+    scope="class",
+    params=["given"] if "NVDRA_TEST_KUBECONFIG" in os.environ else programs.KUBERNETES,
+)
+def kubeconfig(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An administrator's kubeconfig: the one given, or that of a cluster made for these tests."""
+    if request.param == "given":
+        yield os.environ["NVDRA_TEST_KUBECONFIG"]
+        return
+    if obstacle := capability.why_not():
+        if os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1":
+            pytest.fail(f"this machine cannot run a cluster: {obstacle}")
+        pytest.skip(f"NOT RUN: this machine cannot run a cluster: {obstacle}")
+    gates = dict.fromkeys(OFF_BY_DEFAULT.get(request.param, ()), False)
+    name = f"contract-{request.param.replace('.', '')}"
+    with (
+        Cluster.up(name, 1, request.param, feature_gates=gates) as cluster,
+        wire.inside(cluster.layout.netns),
+    ):
+        yield str(cluster.layout.admin_kubeconfig)

@@ -6,7 +6,6 @@ Kubernetes 1.34 or later. Objects are named nvdra-contract-* and are removed aga
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 
@@ -28,8 +27,6 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
-from tests.cluster import capability, programs, wire
-from tests.cluster.api import Cluster
 from tests.service.kube.objects import (
     a_claim,
     a_device,
@@ -385,35 +382,6 @@ class TestFakeApi(KubernetesApiContract):
         server.api.store.compact()
         with pytest.raises(RelistError):
             list(watch.watch(api, SLICES, resource_version="1"))
-
-
-OFF_BY_DEFAULT = {
-    "1.34": ("DRADeviceTaints", "DRAPartitionableDevices"),
-    "1.35": ("DRADeviceTaints", "DRADeviceTaintRules", "DRAPartitionableDevices"),
-}
-"""Gates that the rules below are about; the test cluster has them on, where a test does not say otherwise."""
-
-
-@pytest.fixture(
-    scope="class",
-    params=["given"] if "NVDRA_TEST_KUBECONFIG" in os.environ else programs.KUBERNETES,
-)
-def kubeconfig(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An administrator's kubeconfig: the one given, or that of a cluster made for these tests."""
-    if request.param == "given":
-        yield os.environ["NVDRA_TEST_KUBECONFIG"]
-        return
-    if obstacle := capability.why_not():
-        if os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1":
-            pytest.fail(f"this machine cannot run a cluster: {obstacle}")
-        pytest.skip(f"NOT RUN: this machine cannot run a cluster: {obstacle}")
-    gates = dict.fromkeys(OFF_BY_DEFAULT.get(request.param, ()), False)
-    name = f"contract-{request.param.replace('.', '')}"
-    with (
-        Cluster.up(name, 1, request.param, feature_gates=gates) as cluster,
-        wire.inside(cluster.layout.netns),
-    ):
-        yield str(cluster.layout.admin_kubeconfig)
 
 
 @pytest.mark.cluster
