@@ -81,7 +81,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
             notifier=Notifier.connect(system.notify_socket),
             self_check=plugin.problems,
             watchdog_interval_s=system.watchdog_interval_s,
-            reload=lambda: watch.trigger("told to reload"),
+            reload=watch.reload,
         )
         return service.run()
     finally:

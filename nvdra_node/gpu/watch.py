@@ -69,6 +69,7 @@ class Watch:
         self._is_stopping = threading.Event()
         self._asked = threading.Event()
         self._asked.set()
+        self._forgiven = threading.Event()
         self._thread: threading.Thread | None = None
         self._loaded: str | None = None
         self._failures = 0
@@ -84,8 +85,13 @@ class Watch:
         """Call ``changed`` (must be cheap) from the watch's thread after each look that found something else."""
         self._changed.append(changed)
 
+    def reload(self) -> None:
+        """Look at all GPUs now, also at those that are left alone because they hung: somebody may have healed them."""
+        self._forgiven.set()
+        self.trigger("told to reload")
+
     def trigger(self, why: str) -> None:
-        """Look again soon: SIGHUP, an NVML error somewhere, a device that is not as it was. Never blocks."""
+        """Look again soon: an NVML error somewhere, a device that is not as it was. Never blocks."""
         _LOG.info("asked to look at the GPUs again", v=3, why=why)
         self._asked.set()
         self._wake.set()
@@ -123,6 +129,10 @@ class Watch:
             self._hung.clear()
             # The library of the old driver cannot talk to the new one, and an open session keeps a module loaded.
             self._host.nvml.close()
+        if self._forgiven.is_set():
+            self._forgiven.clear()
+            for hung in self._hung.values():
+                hung.ask_at_s = now_s
         is_asked = self._asked.is_set()
         self._asked.clear()
         if is_swapped or is_asked or now_s >= self._look_at_s:

@@ -119,6 +119,20 @@ def test_a_hung_gpu_that_answers_again_is_taken_back_soon() -> None:
     assert world.states()[1] is GpuState.OK
 
 
+def test_a_reload_asks_a_hung_gpu_as_well_and_a_trigger_does_not() -> None:
+    world = World()
+    world.machine.hang(1)
+    world.run(40)
+    world.machine.heal(1)
+    world.asked(1)
+    world.watch.trigger("a test")
+    world.run(2)
+    assert world.asked(1) == 0
+    world.watch.reload()
+    world.run(2)
+    assert world.asked(1) == 1 and world.states()[1] is GpuState.OK
+
+
 def test_a_hung_gpu_is_left_alone_while_the_kernel_holds_a_process_that_asked_it() -> None:
     world = World()
     world.machine.hang(1)
