@@ -63,7 +63,7 @@ def full_gpu(gpu: Gpu, nodes: GpuNodes, settings: EditSettings) -> ContainerEdit
 def _node(path: str, stat: NodeStat, settings: EditSettings) -> DeviceNode:
     return DeviceNode(
         path=path,
-        host_path=str(settings.dev / path.removeprefix("/dev/")),
+        host_path=f"{settings.dev}/{path.removeprefix('/dev/')}",
         major=stat.major,
         minor=stat.minor,
         file_mode=stat.mode,

@@ -71,6 +71,18 @@ class HostFiles:
             _remove_quietly(temp)
             raise file_error("write", path, error) from error
 
+    def overwrite(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        """See Files."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            try:
+                os.fchmod(fd, mode)
+                _write_all(fd, data)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise file_error("write", path, error) from error
+
     def move(self, source: Path, target: Path) -> None:
         """See Files."""
         try:

@@ -5,6 +5,7 @@
 ``watch_events``     -> {monitored: [uuid], unmonitored: {uuid: why}}; opens the event set, again on each call
 ``wait_events(timeout_ms)`` -> [{uuid, type, data, gi, ci}], without waiting when events are there
 ``compute_mode(uuid)``, ``set_compute_mode(uuid, mode)``
+``fabric(index)``     -> {uuid, state, status, cluster_uuid, clique_id, health}: NVLink fabric registration of one GPU
 
 An operation raises OperationError; its ``fault`` is what the parent is told.
 """
@@ -20,6 +21,8 @@ import pynvml
 INIT_WITHOUT_GPUS = 1
 """NVML_INIT_FLAG_NO_GPUS: a node with a driver and no GPU is fine."""
 GPU_IS_LOST = 15
+_NO_SUCH_VERSION = frozenset({13, 25})
+"""FUNCTION_NOT_FOUND and ARGUMENT_VERSION_MISMATCH: a driver that knows an earlier form only."""
 MAX_EVENTS = 64
 """Most events one call brings; more are there for the next."""
 
@@ -92,6 +95,7 @@ class Session:
             "wait_events": self.wait_events,
             "compute_mode": self.compute_mode,
             "set_compute_mode": self.set_compute_mode,
+            "fabric": self.fabric,
         }
 
     @property
@@ -184,6 +188,29 @@ class Session:
     def set_compute_mode(self, uuid: str, mode: int) -> None:
         """Set NVML_COMPUTEMODE_* of a GPU; needs root."""
         _nvml("nvmlDeviceSetComputeMode", self._handle(uuid), mode)
+
+    def fabric(self, index: int) -> dict[str, Any]:
+        """NVML_GPU_FABRIC_STATE_*, nvmlReturn_t of the registration, cluster UUID (text), clique id, and
+        NVML_GPU_FABRIC_HEALTH_SUMMARY_* (0 where the driver does not say)."""
+        handle = _nvml("nvmlDeviceGetHandleByIndex", index)
+        info = pynvml.c_nvmlGpuFabricInfo_v3_t()
+        try:
+            _nvml("nvmlDeviceGetGpuFabricInfoV", handle, ctypes.byref(info))
+        except OperationError as error:
+            if error.fault["code"] not in _NO_SUCH_VERSION:
+                raise
+            info = pynvml.c_nvmlGpuFabricInfo_t()
+            _nvml("nvmlDeviceGetGpuFabricInfo", handle, ctypes.byref(info))
+        digits = bytes(info.clusterUuid).hex()
+        parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+        return {
+            "uuid": _text(_nvml("nvmlDeviceGetUUID", handle)),
+            "state": info.state,
+            "status": info.status,
+            "cluster_uuid": "-".join(parts),
+            "clique_id": info.cliqueId,
+            "health": getattr(info, "healthSummary", 0),
+        }
 
     def _handle(self, uuid: str) -> Any:
         return _nvml("nvmlDeviceGetHandleByUUID", uuid)

@@ -118,6 +118,10 @@ class Files(Protocol):
     def replace(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
         """Write ``path`` atomically. ``durable``: flushed to the disk before the name appears."""
 
+    def overwrite(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        """Put ``data`` at the beginning of the same file with one write, for a reader that has the file itself bound
+        somewhere; made when there is none. A longer file keeps its end: give data of one size always."""
+
     def move(self, source: Path, target: Path) -> None:
         """Rename within one file system."""
 

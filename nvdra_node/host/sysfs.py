@@ -2,6 +2,7 @@
 
 Called by discovery, the watch and the verification before each reply: every answer is read anew, nothing is cached.
 What a kernel or driver may legitimately not have is None or empty; only a PCI function that is not there is an error.
+What each prepare asks (device nodes, the driver's version) is put together from texts: a Path costs more than the look.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nvdra_core.errors import FileError
 from nvdra_node.host.files import file_error
 from nvdra_node.host.ports import HostRoots, NodeStat, PciInfo
 
-_DEV = Path("/dev")
+_DEV = "/dev/"
 _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
 
 
@@ -24,6 +25,8 @@ class HostSysfs:
 
     def __init__(self, roots: HostRoots) -> None:
         self._roots = roots
+        self._dev = f"{roots.dev}/"
+        self._driver_version = roots.proc / "driver/nvidia/version"
 
     def pci(self, address: str) -> PciInfo:
         """See ports.Sysfs."""
@@ -43,13 +46,13 @@ class HostSysfs:
 
     def device_node(self, path: Path) -> NodeStat | None:
         """See ports.Sysfs."""
-        here = self._dev_path(path)
+        here = self._dev_path(str(path))
         try:
-            found = here.stat()
+            found = os.stat(here)  # noqa: PTH116  see the module
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise file_error("look at", here, error) from error
+            raise file_error("look at", Path(here), error) from error
         if not stat.S_ISCHR(found.st_mode):
             return None
         return NodeStat(
@@ -62,13 +65,14 @@ class HostSysfs:
     def drm_nodes(self, address: str) -> tuple[str, ...]:
         """See ports.Sysfs."""
         try:
-            return tuple(sorted(e.name for e in (self._pci_device(address) / "drm").iterdir()))
+            names = os.listdir(f"{self._roots.sys}/bus/pci/devices/{address}/drm")  # noqa: PTH208  see the module
+            return tuple(sorted(names))
         except OSError:
             return ()
 
     def driver_version(self) -> str | None:
         """See ports.Sysfs."""
-        for line in _text(self._roots.proc / "driver/nvidia/version").splitlines():
+        for line in _text(self._driver_version).splitlines():
             match = _VERSION.search(line) if line.startswith("NVRM") else None
             if match:
                 return match[0]
@@ -98,16 +102,17 @@ class HostSysfs:
     def _pci_device(self, address: str) -> Path:
         return self._roots.sys / "bus/pci/devices" / address
 
-    def _dev_path(self, path: Path) -> Path:
-        if path.is_relative_to(self._roots.dev) or not path.is_relative_to(_DEV):
+    def _dev_path(self, path: str) -> str:
+        if path.startswith(self._dev) or not path.startswith(_DEV):
             return path
-        return self._roots.dev / path.relative_to(_DEV)
+        return self._dev + path.removeprefix(_DEV)
 
 
 def _text(path: Path) -> str:
     """The file's text, empty when it cannot be read: a driver that is just being unloaded takes its files along."""
     try:
-        return path.read_text(errors="replace")
+        with path.open("rb", buffering=0) as file:
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
 

@@ -93,6 +93,14 @@ class FakeFiles:
             self._versions[path] = self._versions.get(path, 0) + 1
             (self._unsynced.discard if durable else self._unsynced.add)(path)
 
+    def overwrite(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        """See Files. One step: a crash leaves the old content or the new."""
+        self._step("overwrite", path, adds=True)
+        with self._lock:
+            self._files[path] = data + self._files.get(path, b"")[len(data) :]
+            self._versions[path] = self._versions.get(path, 0) + 1
+            self._unsynced.add(path)
+
     def move(self, source: Path, target: Path) -> None:
         """See Files."""
         self._step("move", source)

@@ -16,6 +16,19 @@ DRIVER_VERSION = "580.65.06"
 GPU_IS_LOST = 15
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeFabric:
+    """How a GPU is registered with an NVLink fabric, in NVML's numbers."""
+
+    cluster_uuid: str = "2b1c5d6e-0000-4000-8000-000000000007"
+    clique_id: int = 32766
+    state: int = 3
+    """NVML_GPU_FABRIC_STATE_*: 0 not supported, 1 not started, 2 in progress, 3 completed."""
+    status: int = 0
+    health: int = 1
+    """NVML_GPU_FABRIC_HEALTH_SUMMARY_*: 0 not said, 1 healthy, 2 unhealthy, 3 limited."""
+
+
 @dataclass(slots=True, kw_only=True)
 class FakeGpu:
     """One GPU as NVML, sysfs and /dev tell of it. All fields may be changed at any time."""
@@ -38,6 +51,8 @@ class FakeGpu:
     numa_node: int | None = 0
     pcie_root: str | None = "pci0000:15"
     pci_driver: str | None = "nvidia"
+    fabric: FakeFabric | None = None
+    """None: no NVLink fabric."""
     hung: bool = False
     failing: dict[str, int] = field(default_factory=dict)
     """Fact (or ``handle``) -> NVML code it fails with; ``handle: 15`` is a lost GPU."""

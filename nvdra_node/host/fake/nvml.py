@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from nvdra_core.clock import Clock, Deadline
@@ -64,6 +65,7 @@ class FakeNvml:
             "wait_events": self._wait_events,
             "compute_mode": self._compute_mode,
             "set_compute_mode": self._set_compute_mode,
+            "fabric": self._fabric,
         }
 
     def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
@@ -76,7 +78,7 @@ class FakeNvml:
             function = self._operations.get(operation)
             if function is None:
                 raise HostError(f"nvml {operation}: no operation {operation!r}")
-            is_hung = operation == "gpu" and any(
+            is_hung = operation in ("gpu", "fabric") and any(
                 gpu.hung for gpu in self._listed()[arguments["index"] :][:1]
             )
             if not is_hung:
@@ -155,6 +157,14 @@ class FakeNvml:
 
     def _set_compute_mode(self, uuid: str, mode: int) -> None:
         self._by_uuid(uuid).compute_mode = mode
+
+    def _fabric(self, index: int) -> dict[str, Any]:
+        gpu = self._listed()[index]
+        if "handle" in gpu.failing:
+            raise _error("fabric", "nvmlDeviceGetHandleByIndex", gpu.failing["handle"])
+        if gpu.fabric is None:
+            raise _error("fabric", "nvmlDeviceGetGpuFabricInfoV", NOT_SUPPORTED)
+        return {"uuid": gpu.uuid, **asdict(gpu.fabric)}
 
     def _by_uuid(self, uuid: str) -> FakeGpu:
         for gpu in self._listed():

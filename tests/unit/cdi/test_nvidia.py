@@ -100,6 +100,7 @@ def test_a_new_toolkit_is_asked_in_the_background_and_never_by_a_prepare(node):
 def test_library_files_that_went_are_looked_for_anew_and_then_named(node):
     edits(node)
     node.files.remove(Path(LIBRARY))
+    node.clock.advance(1.0)  # so long are files believed that were seen
     with pytest.raises(HostError, match=f"{LIBRARY} is gone, but the loaded driver 580"):
         edits(node)
     assert node.ctk_runs == 2
