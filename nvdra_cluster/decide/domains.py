@@ -1,0 +1,74 @@
+"""One ComputeDomain: what is there against what should be, as writes. Pure; called by ``control.reconcile``.
+
+A living domain gets its finalizer, its template, its cliques and its status. A dying one loses its
+template at once (no new claims), then waits for those who hold it, then loses its cliques and the
+finalizer. Every step is taken from what is there, so a controller that starts in the middle goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nvdra_cluster.decide import cliques, deletion, status, templates
+from nvdra_cluster.decide.model import FINALIZER, DomainSnapshot, DomainView
+from nvdra_cluster.decide.writes import DOMAINS, Merge, Write
+from nvdra_cluster.settings import FabricSettings
+from nvdra_core.api import ComputeDomainStatus
+
+_STATUS = DOMAINS.sub("status")
+
+
+def reconcile(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> list[Write]:
+    """All writes for one domain, in the order they must be done in. None when all is as it should be."""
+    domain = snapshot.domain
+    found = status.decide(snapshot, settings, now)
+    if domain.is_deleting:
+        return _end(snapshot, found, settings)
+    writes: list[Write] = []
+    if status.refusal(snapshot, settings) is None:
+        if FINALIZER not in domain.finalizers:
+            writes.append(_finalizers(domain, (*domain.finalizers, FINALIZER)))
+        writes += templates.reconcile(snapshot, settings)
+    else:
+        writes += [write for view in snapshot.templates for write in templates.remove(view)]
+    writes += cliques.reconcile(snapshot, found.nodes, settings)
+    return writes + _tell(domain, found)
+
+
+def may_go(snapshot: DomainSnapshot) -> bool:
+    """Whether a domain that is being deleted is held by nobody, or forced."""
+    return snapshot.domain.is_forced or not deletion.holders(snapshot)
+
+
+def _end(
+    snapshot: DomainSnapshot, found: ComputeDomainStatus, settings: FabricSettings
+) -> list[Write]:
+    domain = snapshot.domain
+    writes = [write for view in snapshot.templates for write in templates.remove(view)]
+    if not may_go(snapshot):
+        writes += cliques.reconcile(snapshot, found.nodes, settings)
+        return writes + _tell(domain, found)
+    writes += cliques.remove(snapshot.cliques, settings)
+    if FINALIZER in domain.finalizers:
+        left = tuple(name for name in domain.finalizers if name != FINALIZER)
+        writes.append(_finalizers(domain, left))
+    return writes
+
+
+def _finalizers(domain: DomainView, names: tuple[str, ...]) -> Merge:
+    metadata: dict[str, Any] = {
+        "uid": domain.uid,
+        "resourceVersion": str(domain.version),
+        "finalizers": list(names) or None,
+    }
+    return Merge(DOMAINS, domain.namespace, domain.name, {"metadata": metadata})
+
+
+def _tell(domain: DomainView, found: ComputeDomainStatus) -> list[Write]:
+    if found == domain.status:
+        return []
+    # A merge patch keeps what is not named: a missing assignment must be said.
+    patch = {"metadata": {"uid": domain.uid}, "status": msgspec.to_builtins(found)}
+    return [Merge(_STATUS, domain.namespace, domain.name, patch)]

@@ -1,0 +1,97 @@
+"""Whether a node is ready for a domain, and why not. Pure.
+
+A report counts only when it is about the IMEX that runs now: this boot, this slot, this domain
+(upstream kept ``Ready`` over a reboot). A node whose heartbeats stopped, or whose Node is gone, is
+not ready, whatever it reported last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvdra_cluster.decide.model import FabricView, MemberView
+from nvdra_cluster.settings import FabricSettings, ImexMode
+from nvdra_core.api import FabricDomainStatus, FabricState, Isolation
+from nvdra_core.api.fabric import is_incarnation_current
+
+NODE_GONE = "NodeGone"
+NODE_LOST = "NodeLost"
+NO_AGENT = "NoFabricNode"
+NOT_REPORTED = "NotReported"
+CLIQUE_FULL = "CliqueFull"
+FABRIC_FAILED = "FabricFailed"
+STALE_REPORT = "StaleReport"
+NOT_READY = "NotReady"
+IMEX_FAILED = "ImexFailed"
+
+DEGRADING = frozenset({NODE_GONE, NODE_LOST, CLIQUE_FULL, FABRIC_FAILED, IMEX_FAILED})
+"""Reasons that do not go away by waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """One node's readiness for one domain. ``reason`` is empty when there is nothing to say."""
+
+    is_ready: bool
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def is_degraded(self) -> bool:
+        """Something is wrong that waiting does not mend."""
+        return self.reason in DEGRADING or (self.is_ready and bool(self.reason))
+
+
+def report_of(view: FabricView | None, domain_uid: str) -> FabricDomainStatus | None:
+    """What the node says of the domain."""
+    if view is None:
+        return None
+    return next((report for report in view.status.domains if report.uid == domain_uid), None)
+
+
+def judge(member: MemberView, domain_uid: str, settings: FabricSettings) -> Readiness:
+    """The node's readiness for the domain."""
+    view = member.fabric
+    if view is None or not member.has_node:
+        return _without_agent(member)
+    report = report_of(view, domain_uid)
+    if member.is_full:
+        return Readiness(
+            False, CLIQUE_FULL,
+            f"all {view.spec.slot_count or settings.slot_count} slots of clique "
+            f"{view.status.clique_id} are taken; raise maxNodesPerImexDomain or free a node",
+        )  # fmt: skip
+    if report is None:
+        return Readiness(False, NOT_REPORTED, "the node has a claim, but has not begun with it")
+    if member.is_lost:
+        return Readiness(False, NODE_LOST, f"no heartbeat since {view.status.heartbeat_time}")
+    return _judge_report(view, report, settings)
+
+
+def _without_agent(member: MemberView) -> Readiness:
+    if not member.has_node:
+        return Readiness(False, NODE_GONE, "its Node was deleted")
+    return Readiness(False, NO_AGENT, "the IMEX supervisor of the node has never reported")
+
+
+def _judge_report(
+    view: FabricView, report: FabricDomainStatus, settings: FabricSettings
+) -> Readiness:
+    if view.status.fabric_state is FabricState.FAILED:
+        return Readiness(False, FABRIC_FAILED, view.status.fabric_message)
+    if not report.ready:
+        return Readiness(False, report.reason or NOT_READY, report.message)
+    if not _is_current(view, report.uid, settings):
+        return Readiness(False, STALE_REPORT, "the report is not about the IMEX that runs now")
+    return Readiness(True, report.reason, report.message)
+
+
+def _is_current(view: FabricView, domain_uid: str, settings: FabricSettings) -> bool:
+    if settings.mode is ImexMode.HOST_MANAGED:
+        return True  # the host's IMEX is not ours: there is no run of ours to compare with
+    if not is_incarnation_current(view.spec, view.status):
+        return False
+    run = view.status.imex.incarnation
+    if run is None or settings.isolation is Isolation.CHANNEL:
+        return True
+    return run.domain_uid == domain_uid

@@ -1,0 +1,182 @@
+"""Which slot of its clique a node has. Pure; called once for a clique by ``nodespecs``.
+
+A slot is the IMEX node ID, which the kernel fixes when IMEX starts: so it is given once per (clique,
+node), never renumbered, and never given to another node while its holder may still be alive. The
+record is the FabricNode itself; the lists of the peers and the slot that a running IMEX reports are
+second and third copies, from which a record that somebody deleted is restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from nvdra_cluster.decide.model import FabricView
+
+
+class Claim(IntEnum):
+    """How good a node's right to a slot is; the lower one wins when two nodes have the same slot."""
+
+    RUNNING = 0
+    """Its IMEX runs on this slot now."""
+    RECORDED = 1
+    REPORTED = 2
+    """It runs on this slot, and the record was lost."""
+    LISTED = 3
+    """Only its peers remember it, and its Node exists."""
+    COOLING = 4
+    """Its Node was deleted a short time ago; the machine may still be running."""
+    FORMER = 5
+    """It is known to be elsewhere, or off: others may have the slot once no free one is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliqueSnapshot:
+    """All that the slots of one clique depend on."""
+
+    clique_id: str
+    nodes: tuple[FabricView, ...]
+    """Every FabricNode that is in the clique, was in it, or is in the list of one that is."""
+    existing: frozenset[str]
+    """Names whose Node exists."""
+    out_of_service: frozenset[str] = frozenset()
+    cooling: Mapping[str, int] = field(default_factory=dict)
+    """Slots of nodes that were deleted lately."""
+    slot_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliqueDecision:
+    """Who has which slot."""
+
+    slot_count: int
+    slots: Mapping[str, int]
+    """Of all that may be alive in the clique: what peers are told."""
+    full: tuple[str, ...] = ()
+    """Nodes for which there was none."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Right:
+    slot: int
+    claim: Claim
+    created: str
+    node: str
+
+
+def home(view: FabricView) -> str:
+    """The clique that decides about the node: the one it reports, else the one it was last given."""
+    return view.status.clique_id or view.spec.clique_id
+
+
+def decide(snapshot: CliqueSnapshot) -> CliqueDecision:
+    """Keep what is there, give free slots to nodes without, say who must wait."""
+    holders: dict[int, _Right] = {}
+    for right in sorted(_rights(snapshot)):
+        holders.setdefault(right.slot, right)
+    kept = {right.node: right for right in holders.values()}
+    count = _slot_count(snapshot, holders)
+    full: list[str] = []
+    for view in sorted(snapshot.nodes, key=lambda view: (view.created, view.name)):
+        if not _is_member(snapshot, view):
+            continue
+        own = kept.get(view.name)
+        slot = own.slot if own is not None else _choose(holders, count)
+        if slot is None:
+            full.append(view.name)
+            continue
+        if (ousted := holders.get(slot)) is not None:
+            kept.pop(ousted.node, None)
+        holders[slot] = kept[view.name] = _Right(slot, Claim.RECORDED, view.created, view.name)
+    slots = {right.node: right.slot for right in holders.values() if right.claim < Claim.COOLING}
+    return CliqueDecision(slot_count=count, slots=slots, full=tuple(full))
+
+
+def _is_member(snapshot: CliqueSnapshot, view: FabricView) -> bool:
+    return (
+        view.status.clique_id == snapshot.clique_id
+        and view.name in snapshot.existing
+        and view.name not in snapshot.out_of_service
+    )
+
+
+def _choose(holders: Mapping[int, _Right], count: int) -> int | None:
+    """The lowest free slot, else the lowest of a node that is known to be elsewhere."""
+    free = next((slot for slot in range(count) if slot not in holders), None)
+    if free is not None:
+        return free
+    given_up = (slot for slot in range(count) if holders[slot].claim is Claim.FORMER)
+    return next(given_up, None)
+
+
+def _rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
+    """For every node the best right it has, and no other: nobody holds two slots."""
+    best: dict[str, _Right] = {}
+    for right in (*_own_rights(snapshot), *_listed_rights(snapshot)):
+        if right.node not in best or right.claim < best[right.node].claim:
+            best[right.node] = right
+    for node, slot in snapshot.cooling.items():
+        best.setdefault(node, _Right(slot, Claim.COOLING, "", node))
+    yield from best.values()
+
+
+def _own_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
+    for view in snapshot.nodes:
+        recorded = recorded_slot(view, snapshot.clique_id)
+        reported = _running_slot(view, snapshot.clique_id)
+        if recorded is not None:
+            yield _Right(
+                recorded, _claim(snapshot, view, recorded, reported), view.created, view.name
+            )
+        elif reported is not None and view.name in snapshot.existing:
+            yield _Right(reported, Claim.REPORTED, view.created, view.name)
+
+
+def recorded_slot(view: FabricView, clique_id: str) -> int | None:
+    """The slot in ``clique_id`` that the node's own spec records, also from before it left."""
+    if view.spec.clique_id == clique_id and view.spec.slot is not None:
+        return view.spec.slot
+    former = (slot.index for slot in view.spec.former_slots if slot.clique_id == clique_id)
+    return next(former, None)
+
+
+def _running_slot(view: FabricView, clique_id: str) -> int | None:
+    run = view.status.imex.incarnation
+    if run is None or run.boot_id != view.status.boot_id or view.status.clique_id != clique_id:
+        return None
+    return run.slot if run.slot >= 0 else None
+
+
+def _claim(
+    snapshot: CliqueSnapshot, view: FabricView, recorded: int, reported: int | None
+) -> Claim:
+    if home(view) != snapshot.clique_id or view.name in snapshot.out_of_service:
+        return Claim.FORMER
+    if view.name not in snapshot.existing:
+        return Claim.COOLING
+    return Claim.RUNNING if reported == recorded else Claim.RECORDED
+
+
+def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
+    known = {view.name: view for view in snapshot.nodes}
+    for view in snapshot.nodes:
+        if view.spec.clique_id != snapshot.clique_id:
+            continue
+        for entry in view.spec.slots:
+            if entry.node_name not in snapshot.existing:
+                continue
+            listed = known.get(entry.node_name)
+            is_elsewhere = listed is not None and home(listed) not in ("", snapshot.clique_id)
+            is_off = entry.node_name in snapshot.out_of_service
+            claim = Claim.FORMER if is_elsewhere or is_off else Claim.LISTED
+            yield _Right(entry.index, claim, "", entry.node_name)
+
+
+def _slot_count(snapshot: CliqueSnapshot, holders: Mapping[int, _Right]) -> int:
+    """Lines of nodes_config: not to be changed while any IMEX of the clique runs."""
+    inside = [view for view in snapshot.nodes if view.spec.clique_id == snapshot.clique_id]
+    recorded = max((view.spec.slot_count for view in inside), default=0)
+    is_running = any(view.status.imex.incarnation is not None for view in inside)
+    wanted = recorded if is_running and recorded else snapshot.slot_count
+    return max(wanted, max(holders, default=-1) + 1)

@@ -1,0 +1,106 @@
+"""The ResourceClaimTemplate of a domain, as upstream makes it, and what to do about those that are there. Pure.
+
+One addition: claims made from it carry the domain's label, so that the controller can follow the
+claims of all domains without reading every claim of the cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvdra_cluster.decide.model import (
+    DOMAIN_LABEL,
+    FINALIZER,
+    TARGET_LABEL,
+    ConfigView,
+    DomainSnapshot,
+    DomainView,
+    TemplateView,
+)
+from nvdra_cluster.decide.writes import TEMPLATES, Create, Delete, Merge, Write
+from nvdra_cluster.settings import FabricSettings, ImexMode
+from nvdra_core.api import API_VERSION, COMPUTE_DOMAIN_DRIVER, AllocationMode
+
+DEVICE_CLASS = "compute-domain-default-channel.nvidia.com"
+REQUEST = "channel"
+CONFIG_KIND = "ComputeDomainChannelConfig"
+
+
+def wanted_config(domain: DomainView, settings: FabricSettings) -> ConfigView:
+    """What the claims of the domain say to the node."""
+    mode = domain.spec.channel.allocation_mode if domain.spec else None
+    if settings.mode is ImexMode.HOST_MANAGED or not mode:
+        mode = AllocationMode.SINGLE
+    return ConfigView(domain.uid, mode.value)
+
+
+def body(domain: DomainView, settings: FabricSettings) -> dict[str, Any]:
+    """The template as it is created. ``domain.spec`` must be there."""
+    if domain.spec is None:
+        raise ValueError(f"ComputeDomain {domain.path} has no spec")
+    config = wanted_config(domain, settings)
+    parameters = {
+        "apiVersion": API_VERSION,
+        "kind": CONFIG_KIND,
+        "domainID": config.domain_uid,
+        "allocationMode": config.allocation_mode,
+    }
+    return {
+        "apiVersion": TEMPLATES.api_version,
+        "kind": "ResourceClaimTemplate",
+        "metadata": {
+            "name": domain.spec.channel.resource_claim_template.name,
+            "namespace": domain.namespace,
+            "labels": {DOMAIN_LABEL: domain.uid, TARGET_LABEL: "Workload"},
+            "finalizers": [FINALIZER],
+        },
+        "spec": {
+            "metadata": {"labels": {DOMAIN_LABEL: domain.uid}},
+            "spec": {
+                "devices": {
+                    "requests": [{"name": REQUEST, "exactly": {"deviceClassName": DEVICE_CLASS}}],
+                    "config": [
+                        {
+                            "requests": [REQUEST],
+                            "opaque": {"driver": COMPUTE_DOMAIN_DRIVER, "parameters": parameters},
+                        }
+                    ],
+                }
+            },
+        },
+    }
+
+
+def reconcile(snapshot: DomainSnapshot, settings: FabricSettings) -> list[Write]:
+    """Writes that lead to exactly one right template, also after somebody deleted or changed it."""
+    domain = snapshot.domain
+    if domain.spec is None:
+        return []
+    name = domain.spec.channel.resource_claim_template.name
+    wanted = wanted_config(domain, settings)
+    writes: list[Write] = []
+    is_there = False
+    for template in snapshot.templates:
+        is_right = template.name == name and template.config == wanted
+        if is_right and not template.is_deleting:
+            is_there = True
+        else:
+            writes += remove(template)
+    blocked = any(template.name == name for template in snapshot.templates)
+    if not is_there and not blocked:
+        writes.append(Create(TEMPLATES, body(domain, settings)))
+    return writes
+
+
+def remove(template: TemplateView) -> list[Write]:
+    """Writes that make a template go: its finalizer first, then itself; whatever state it is in."""
+    writes: list[Write] = []
+    if FINALIZER in template.finalizers:
+        left = [name for name in template.finalizers if name != FINALIZER]
+        writes.append(Merge(
+            TEMPLATES, template.namespace, template.name,
+            {"metadata": {"uid": template.uid, "resourceVersion": str(template.version), "finalizers": left or None}},
+        ))  # fmt: skip
+    if not template.is_deleting:
+        writes.append(Delete(TEMPLATES, template.namespace, template.name, template.uid))
+    return writes

@@ -1,0 +1,67 @@
+"""What an operator can set for the controller: one frozen value, read in ``cli``, handed down. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nvdra_core.api import Isolation
+from nvdra_core.errors import ConfigError
+
+MAX_CHANNELS = 2048
+"""ImexChannelCount of a driver with default settings."""
+DEFAULT_PORTS = "24000-28095"
+"""Below the ephemeral ports of Linux (32768) and the NodePorts of Kubernetes (30000)."""
+MAX_SLOTS = 4096
+
+
+class ImexMode(str, Enum):
+    """Who runs IMEX on the nodes; upstream's words for a chart value."""
+
+    DRIVER_MANAGED = "driverManaged"
+    HOST_MANAGED = "hostManaged"
+    """The administrator: no slots, ports and certificates are given out, and every domain shares
+    the host's IMEX.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """First and last port, both included."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> PortRange:
+        """Read ``24000-28095``. Raises ConfigError."""
+        first, dash, last = text.partition("-")
+        if not (dash and first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
+            raise ConfigError(f'IMEX ports "{text}": expected FIRST-LAST such as {DEFAULT_PORTS}')
+        found = cls(int(first), int(last))
+        if not 1024 <= found.first <= found.last <= 65535:
+            raise ConfigError(f'IMEX ports "{text}": expected 1024 <= FIRST <= LAST <= 65535')
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FabricSettings:
+    """How ComputeDomains are kept apart. The decisions depend on nothing else."""
+
+    mode: ImexMode = ImexMode.DRIVER_MANAGED
+    isolation: Isolation = Isolation.DOMAIN
+    slot_count: int = 18
+    """Slots of a clique; 18 is the compute trays of an NVL72 rack."""
+    ports: PortRange = PortRange(24000, 28095)
+    namespace: str = "nvdra"
+    """Where ComputeDomainClique objects are."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.slot_count <= MAX_SLOTS:
+            raise ConfigError(
+                f"slots of a clique: {self.slot_count} is out of range; use 1 to {MAX_SLOTS}"
+            )
+        if self.mode is ImexMode.HOST_MANAGED and self.isolation is Isolation.CHANNEL:
+            raise ConfigError(
+                "isolation=channel needs an IMEX that nvdra runs; use mode=driverManaged with it"
+            )

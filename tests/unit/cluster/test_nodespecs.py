@@ -1,0 +1,166 @@
+"""Specs of FabricNodes: the same list for all of a clique, the node's domains, and writes only of what changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nvdra_cluster.decide import nodespecs
+from nvdra_cluster.decide.model import FabricView
+from nvdra_cluster.decide.nodespecs import Joined, NodesSnapshot
+from nvdra_cluster.decide.slots import CliqueSnapshot
+from nvdra_cluster.decide.writes import Merge, Write
+from nvdra_core.api import FabricCertificate, FabricNodeSpec, FormerSlot
+from tests.unit.cluster.views import (
+    BY_HOST,
+    CLIQUE,
+    NUMBERS,
+    OTHER_CLIQUE,
+    SETTINGS,
+    a_domain,
+    a_fabric_node,
+)
+
+
+def a_clique(*nodes: FabricView, **fields: Any) -> NodesSnapshot:
+    joined = fields.pop("joined", {})
+    taken = fields.pop("taken_elsewhere", frozenset())
+    known = {
+        "clique_id": CLIQUE,
+        "nodes": nodes,
+        "existing": frozenset(view.name for view in nodes),
+        "slot_count": 18,
+    }
+    clique = CliqueSnapshot(**{**known, **fields})
+    return NodesSnapshot(clique=clique, joined=joined, taken_elsewhere=taken)
+
+
+def applied(view: FabricView, writes: list[Write]) -> FabricNodeSpec:
+    """The node's spec after the writes."""
+    spec = msgspec.to_builtins(view.spec)
+    for write in writes:
+        if isinstance(write, Merge) and write.name == view.name:
+            spec = {k: v for k, v in {**spec, **write.patch["spec"]}.items() if v is not None}
+    return msgspec.convert(spec, FabricNodeSpec)
+
+
+def one_domain() -> dict[str, tuple[Joined, ...]]:
+    return {"tray-a": (Joined(domain=a_domain(), assignment=NUMBERS),)}
+
+
+def test_all_nodes_of_a_clique_get_the_same_list():
+    a, b = a_fabric_node("a"), a_fabric_node("bb")
+    writes, _ = nodespecs.reconcile(a_clique(a, b), SETTINGS)
+    first, second = applied(a, writes), applied(b, writes)
+    assert first.slots == second.slots
+    assert [(s.index, s.node_name, s.address) for s in first.slots] == [
+        (0, "a", "10.0.0.1"), (1, "bb", "10.0.0.2"),
+    ]  # fmt: skip
+    assert (first.slot, second.slot, first.clique_id, first.slot_count) == (0, 1, CLIQUE, 18)
+
+
+def test_a_settled_clique_costs_no_write():
+    a, b = a_fabric_node("a"), a_fabric_node("bb")
+    writes, _ = nodespecs.reconcile(a_clique(a, b), SETTINGS)
+    a, b = (a_fabric_node(v.name, spec=msgspec.structs.asdict(applied(v, writes))) for v in (a, b))
+    assert nodespecs.reconcile(a_clique(a, b), SETTINGS)[0] == []
+
+
+def test_a_domain_is_told_with_its_namespace_and_numbers():
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    (domain,) = applied(view, writes).domains
+    assert (domain.uid, domain.namespace, domain.name) == ("u1", "team", "train")
+    assert (domain.port, domain.channel, domain.deleting) == (24001, 0, False)
+
+
+def test_heartbeats_are_frequent_only_while_the_node_takes_part():
+    view = a_fabric_node()
+    busy, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    idle, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    assert (applied(view, busy).heartbeat_seconds, applied(view, idle).heartbeat_seconds) == (
+        10,
+        60,
+    )
+
+
+def test_a_node_without_fabric_gets_domains_and_no_slot():
+    view = a_fabric_node(clique="")
+    writes, decision = nodespecs.reconcile(
+        a_clique(view, clique_id="", joined=one_domain()), SETTINGS
+    )
+    spec = applied(view, writes)
+    assert (spec.slot, spec.slots, spec.clique_id, decision.slots) == (None, (), "", {})
+    assert len(spec.domains) == 1
+
+
+def test_an_imex_of_the_host_gets_no_slots():
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), BY_HOST)
+    spec = applied(view, writes)
+    assert (spec.slot, spec.clique_id, len(spec.domains)) == (None, "", 1)
+
+
+def test_a_write_names_only_what_changes_and_the_object_it_means():
+    view = a_fabric_node()
+    first, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, first)))
+    (write,), _ = nodespecs.reconcile(a_clique(given, joined=one_domain()), SETTINGS)
+    assert isinstance(write, Merge)
+    assert write.patch["metadata"] == {"uid": "uid-tray-a"}
+    assert set(write.patch["spec"]) == {"domains", "heartbeatSeconds"}
+
+
+def test_leaving_the_last_domain_is_told():
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, writes)))
+    writes, _ = nodespecs.reconcile(a_clique(given), SETTINGS)
+    assert applied(given, writes).domains == ()
+
+
+class TestMoving:
+    def test_a_node_keeps_a_note_of_the_slot_it_leaves(self):
+        view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
+        writes, _ = nodespecs.reconcile(a_clique(view, clique_id=OTHER_CLIQUE), SETTINGS)
+        spec = applied(view, writes)
+        assert (spec.clique_id, spec.slot) == (OTHER_CLIQUE, 0)
+        assert spec.former_slots == (FormerSlot(clique_id=CLIQUE, index=4),)
+
+    def test_the_clique_it_left_does_not_write_its_spec(self):
+        view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
+        assert nodespecs.reconcile(a_clique(view), SETTINGS)[0] == []
+
+    def test_the_note_goes_when_it_comes_back_or_another_has_the_slot(self):
+        former = (FormerSlot(clique_id=CLIQUE, index=4),)
+        back = a_fabric_node(spec={"former_slots": former})
+        writes, _ = nodespecs.reconcile(a_clique(back), SETTINGS)
+        assert (applied(back, writes).slot, applied(back, writes).former_slots) == (4, ())
+        away = a_fabric_node(clique=OTHER_CLIQUE, spec={"former_slots": former})
+        taken = frozenset({("tray-a", CLIQUE, 4)})
+        writes, _ = nodespecs.reconcile(
+            a_clique(away, clique_id=OTHER_CLIQUE, taken_elsewhere=taken), SETTINGS
+        )
+        assert applied(away, writes).former_slots == ()
+
+    def test_a_node_out_of_service_has_no_slot_but_a_note_of_it(self):
+        off = a_fabric_node(slot=2)
+        writes, _ = nodespecs.reconcile(
+            a_clique(off, out_of_service=frozenset({"tray-a"})), SETTINGS
+        )
+        spec = applied(off, writes)
+        assert (spec.slot, spec.former_slots) == (None, (FormerSlot(clique_id=CLIQUE, index=2),))
+
+
+def test_a_certificate_is_asked_for_with_the_slot_it_must_name():
+    asked: list[int | None] = []
+
+    def certify(view: FabricView, spec: FabricNodeSpec) -> FabricCertificate:
+        asked.append(spec.slot)
+        return FabricCertificate(certificate="c", authorities="a", not_after="z")
+
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view), SETTINGS, certify)
+    assert asked == [0]
+    assert applied(view, writes).certificate is not None
