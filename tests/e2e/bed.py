@@ -214,6 +214,12 @@ class Bed:
         found = self.cluster.client.get("/apis/resource.k8s.io/v1/resourceslices")["items"]
         return [s for s in found if s["spec"]["driver"] == DRIVER]
 
+    def wipe_slices(self) -> bool:
+        """Delete all ResourceSlices of the driver, as a kubelet does when it misses the service."""
+        path = "/apis/resource.k8s.io/v1/resourceslices"
+        self.cluster.client.request("DELETE", f"{path}?fieldSelector=spec.driver%3D{DRIVER}")
+        return True
+
     def devices(self, node: str) -> dict[str, Any]:
         """Published devices of a node by name, of the newest generation only."""
         own = [s["spec"] for s in self.slices() if s["spec"]["nodeName"] == node]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from tests.cluster import capability
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed
+from tests.e2e.bed import Bed, wait_for
 from tests.e2e.users import Pods
 
 
@@ -46,8 +48,12 @@ def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
 @pytest.fixture
 def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
-    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
+    title = re.sub("[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    name = f"{title[:40].strip('-')}-{zlib.crc32(title.encode()) & 0xFFFF:04x}"
     bed.apply(m.namespace(name))
+    # Its controller makes it, and until then no pod is admitted.
+    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+    wait_for(f"{account} is there", lambda: bed.cluster.client.says_ok(account), 60)
     yield name
     bed.delete_namespace(name)
     bed.wait_clean()
