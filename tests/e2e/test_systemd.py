@@ -1,0 +1,248 @@
+"""The shipped unit on a host with a real systemd, its sandbox enforced: it serves, and it cannot do what it need not."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e import manifests as m
+from tests.e2e import systemd_host
+from tests.e2e.bed import Bed, wait_for
+from tests.e2e.systemd_host import UNIT, UNIT_DIR, Answers, UnitNode, units
+from tests.e2e.users import Pods
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+BACK_S = 15.0
+"""Promised: how long after it hung the service serves again."""
+PATIENCE_S = 90.0
+"""How long these tests wait for that, on a machine that is busy with other things."""
+MAX_EXPOSURE = 2.6
+REFUSALS = {"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT"}
+CAPABILITIES = "c 235:* rwm"
+"""What the device controller says of the class nvidia-caps, whose number the simulated driver got."""
+
+
+@pytest.fixture(scope="module")
+def host(able: None) -> Iterator[tuple[Bed, UnitNode]]:
+    with systemd_host.up("e2e-systemd") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def bed(host: tuple[Bed, UnitNode]) -> Bed:
+    return host[0]
+
+
+@pytest.fixture
+def node(host: tuple[Bed, UnitNode]) -> UnitNode:
+    """The node with the service enabled, started and registered."""
+    bed, node = host
+    node.systemctl("enable", "--now", UNIT)
+    bed.wait_for_devices()
+    return node
+
+
+def test_enabled_and_started_it_is_ready_and_publishes(bed: Bed, node: UnitNode) -> None:
+    assert node.show("ActiveState") == "active"
+    assert node.show("StatusText") == "running"
+    assert node.systemctl("is-enabled", UNIT) == "enabled\n"
+    assert len(bed.devices(node.name)) == len(node.sim.profile.gpus)
+    assert len(node.sockets()) == 2
+
+
+def test_a_pod_gets_its_gpu_and_keeps_it_over_a_restart(
+    bed: Bed, node: UnitNode, pods: Pods
+) -> None:
+    pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+    bed.wait_running(pods.place, "pod")
+    before, gpus = pods.identities(), pods.exec_gpus("pod")
+    slices = [s["metadata"]["resourceVersion"] for s in bed.slices()]
+    assert gpus == bed.uuids(pods.place, "pod")
+
+    started = time.monotonic()
+    node.systemctl("restart", UNIT)
+    print(f"restarted in {time.monotonic() - started:.1f} s")
+
+    node.wait_registered_anew()
+    assert (pods.identities(), pods.exec_gpus("pod")) == (before, gpus)
+    assert [s["metadata"]["resourceVersion"] for s in bed.slices()] == slices
+
+
+def test_a_stop_is_orderly_and_a_target_starts_it_again(node: UnitNode) -> None:
+    node.systemctl("stop", UNIT)
+    assert (node.show("Result"), node.show("ActiveState")) == ("success", "inactive")
+    assert node.sockets() == []
+    node.systemctl("start", "nvdra.target")
+    wait_for("started with the target", lambda: node.show("ActiveState") == "active", 30)
+    pid = node.show("MainPID")
+    node.systemctl("restart", "nvdra.target")
+    wait_for("restarted with the target", lambda: node.show("MainPID") not in ("0", pid), 30)
+
+
+def test_a_reload_looks_at_the_gpus_at_once_and_restarts_nothing(bed: Bed, node: UnitNode) -> None:
+    pid, healthy = node.show("MainPID"), bed.devices(node.name)
+    node.sim.lose(5)
+    node.systemctl("reload", UNIT)
+    wait_for("the loss published", lambda: bed.devices(node.name) != healthy, 20)
+    node.sim.find(5)
+    node.systemctl("reload", UNIT)
+    wait_for("the return published", lambda: bed.devices(node.name) == healthy, 20)
+    assert (node.show("MainPID"), node.show("StatusText")) == (pid, "running")
+
+
+# --- the sandbox
+
+
+@pytest.fixture(scope="module")
+def answers(host: tuple[Bed, UnitNode]) -> Answers:
+    return host[1].probe()
+
+
+@pytest.fixture(scope="module")
+def unbound(host: tuple[Bed, UnitNode]) -> Answers:
+    """What root on the same host may do without the sandbox."""
+    return host[1].probe(sandboxed=False)
+
+
+def test_what_the_service_needs_is_allowed(answers: Answers) -> None:
+    show(answers["allowed"])
+    assert set(answers["allowed"].values()) == {"ok"}
+
+
+def test_the_drivers_devices_may_be_opened(answers: Answers) -> None:
+    show(answers["devices"])
+    # The sandbox lets it pass, and then no real driver answers.
+    assert set(answers["devices"].values()) == {"ENXIO"}
+
+
+def test_what_a_taken_over_service_would_try_is_refused(answers: Answers) -> None:
+    show(answers["refused"])
+    allowed = {name: said for name, said in answers["refused"].items() if said not in REFUSALS}
+    assert allowed == {}
+
+
+def test_it_is_the_sandbox_that_refuses(answers: Answers, unbound: Answers) -> None:
+    """So that the list above cannot be of things that nobody may do."""
+    same = {name for name, said in answers["refused"].items() if unbound["refused"][name] == said}
+    # The container around the test host mounts these read-only, and has no realtime budget.
+    assert same == {"set a kernel parameter", "write to sysfs", "run in real time"}
+
+
+def test_no_unit_is_more_exposed_than_promised(node: UnitNode) -> None:
+    scores = {}
+    for unit in units():
+        if unit.suffix == ".service":
+            said = node.node.run(["systemd-analyze", "security", "--no-pager", unit.name]).stdout
+            scores[unit.name] = float(re.findall(r"exposure level.*: ([\d.]+)", said)[0])
+    print("\n".join(f"systemd-analyze security {name}: {score}" for name, score in scores.items()))
+    assert {name: score for name, score in scores.items() if score > MAX_EXPOSURE} == {}
+
+
+def test_systemd_has_nothing_to_say_about_the_units(node: UnitNode) -> None:
+    paths = [f"{UNIT_DIR}/{unit.name}" for unit in units()]
+    done = node.node.run(["systemd-analyze", "verify", *paths], check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+# --- a service that hangs or dies
+
+
+def test_a_stopped_process_serves_again(bed: Bed, node: UnitNode) -> None:
+    serves_again(node, "stopped (SIGSTOP)", lambda pid: node.signal("STOP"))
+    assert "Watchdog timeout" in node.journal()
+    bed.wait_for_devices()
+
+
+def test_a_service_whose_threads_do_not_answer_serves_again(bed: Bed, node: UnitNode) -> None:
+    serves_again(node, "threads held, main thread alive", node.freeze)
+    assert "Watchdog timeout" in node.journal()
+    bed.wait_for_devices()
+
+
+def test_a_killed_service_serves_again_and_leaves_no_child(bed: Bed, node: UnitNode) -> None:
+    before = set(node.processes())
+    serves_again(node, "killed", lambda pid: node.signal("KILL"))
+    wait_for("its children ended", lambda: not before & set(node.processes()), 20)
+    assert len(node.sockets()) == 2
+    bed.wait_for_devices()
+
+
+def test_a_child_that_hangs_holds_up_no_restart(node: UnitNode) -> None:
+    children = [str(pid) for pid in node.processes() if str(pid) != node.show("MainPID")]
+    assert children, "NVML runs in a child"
+    node.node.run(["kill", "-STOP", *children])
+    serves_again(node, "killed, a child hangs", lambda pid: node.signal("KILL"))
+    started = time.monotonic()
+    node.systemctl("restart", UNIT)
+    print(f"restarted beside a child that hangs in {time.monotonic() - started:.1f} s")
+    node.node.run(["kill", "-CONT", *children])
+    left = set(map(int, children))
+    wait_for("the child ended by itself", lambda: not left & set(node.processes()), 20)
+
+
+def serves_again(node: UnitNode, what: str, harm: Callable[[str], object]) -> None:
+    """Do harm to the service; wait until systemd has brought it back, and say how long it took."""
+    pid, restarts = node.show("MainPID"), int(node.show("NRestarts"))
+    started = time.monotonic()
+    harm(pid)
+
+    def is_back() -> bool:
+        is_new = int(node.show("NRestarts")) > restarts and node.show("MainPID") != pid
+        return is_new and node.show("ActiveState") == "active" and node.answers()
+
+    wait_for(f"serving again after: {what}", is_back, PATIENCE_S)
+    took = time.monotonic() - started
+    print(f"{what}: serves again after {took:.1f} s (promised: {BACK_S:g} s)")
+    if took > BACK_S:
+        print(node.journal("-o", "short-precise", f"--since=-{took + 1:.0f}s"))
+
+
+# --- the driver comes late
+
+
+def test_a_driver_loaded_later_is_used_without_a_restart(
+    bed: Bed, node: UnitNode, pods: Pods
+) -> None:
+    node.unload_driver()
+    node.systemctl("restart", UNIT)
+    wait_for("no GPUs offered", lambda: not bed.devices(node.name), 30)
+    assert node.show("StatusText") == "running"
+    assert node.answers()
+    assert CAPABILITIES not in node.allowed_devices()
+    pid = node.show("MainPID")
+
+    started = time.monotonic()
+    node.load_driver()
+    bed.wait_for_devices()
+    print(f"GPUs offered {time.monotonic() - started:.1f} s after the driver was loaded")
+
+    assert CAPABILITIES in node.allowed_devices()
+    made = {path.rpartition("/")[2] for path in node.files("/dev/nvidia*")}
+    gpus = {f"nvidia{gpu.minor}" for gpu in node.sim.profile.gpus}
+    assert made >= {*gpus, "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
+    pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+    bed.wait_running(pods.place, "pod")
+    assert node.show("MainPID") == pid
+
+
+def test_a_host_that_boots_without_the_driver_serves_before_it_comes(
+    bed: Bed, node: UnitNode
+) -> None:
+    node.sim.unload_driver()
+    node.node.reboot()
+    node.boot()
+    wait_for("started at boot", lambda: node.show("ActiveState") == "active", 60)
+    wait_for("no GPUs offered", lambda: not bed.devices(node.name), 60)
+    assert node.answers()
+    node.load_driver()
+    bed.wait_for_devices(timeout_s=60)
+    assert CAPABILITIES in node.allowed_devices()
+    assert node.show("NRestarts") == "0"
+
+
+def show(answers: dict[str, str]) -> None:
+    print("\n".join(f"{said:14} {name}" for name, said in answers.items()))
