@@ -1,4 +1,4 @@
-"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|format|proto``.
+"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|packages|format|proto``.
 
 Uses the standard library only: it runs before anything is installed. What it installs goes below
 ``$NVDRA_CACHE`` (default ``~/.cache/nvdra``), keyed by content, so that a second run installs nothing and asks no
@@ -21,6 +21,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("NVDRA_CACHE") or Path.home() / ".cache" / "nvdra")
 REQUIREMENTS = TOP / "tests" / "requirements.txt"
+TYPED = ("nvdra_core", "nvdra_node", "nvdra_cluster", "packaging/nvdra_packages", "tests")
 DEBIAN_PACKAGES = {"gcc": "gcc", "cc": "libc6-dev", "make": "make"}
 
 
@@ -140,7 +141,7 @@ def check_steps() -> list[Step]:
     return [
         Step("format", 2, tool("ruff", "format", "--check", "-q", ".")),
         Step("lint", 2, tool("ruff", "check", "-q", ".")),
-        Step("types", 25, tool("mypy", "nvdra_core", "nvdra_node", "nvdra_cluster", "tests")),
+        Step("types", 25, tool("mypy", *TYPED)),
         Step("layers", 3, tool("lint-imports", "--no-cache")),
         Step(
             "unit, scenario, crash and service tests",
@@ -157,7 +158,9 @@ def test_steps() -> list[Step]:
         *check_steps(),
         Step("the cluster's programs (Kubernetes 1.36, 1.35, 1.34)", 5,
              tool("python", "-m", "tests.cluster", "build"), why_not),
-        Step("real Kubernetes", 900, pytest("-m", "cluster", "--timeout", "900"), why_not),
+        Step("real Kubernetes", 900,
+             pytest("-m", "cluster and not packages", "--timeout", "900"), why_not),
+        Step("packages", 120, pytest("-m", "packages", "--timeout", "900"), why_not),
         Step("the demo", 60, tool("python", "-m", "tests.demo"), why_not),
         Step("benchmarks, quick", 60, tool("python", "-m", "tests.bench", "plugin", "--quick")),
     ]  # fmt: skip
@@ -194,6 +197,11 @@ def command_bench() -> None:
     )
 
 
+def command_packages() -> None:
+    """Make the packages."""
+    run_steps([Step("packages", 20, tool("python", "packaging/build.py"))])
+
+
 def command_format() -> None:
     """Format and sort imports."""
     run_steps([
@@ -212,6 +220,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "test": command_test,
     "demo": command_demo,
     "bench": command_bench,
+    "packages": command_packages,
     "format": command_format,
     "proto": command_proto,
 }

@@ -1,0 +1,146 @@
+"""Who owns what is in a package, and what changed: copyright file and changelog as Debian's policy has them."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+from nvdra_packages import wheels as wheel_files
+from nvdra_packages.layout import MAINTAINER, NAME, SITE_PACKAGES, BuildError
+from nvdra_packages.lock import normal
+from nvdra_packages.version import Release
+
+LICENSES = {
+    "grpcio": "Apache-2.0",
+    "msgspec": "BSD-3-Clause",
+    "nvidia-ml-py": "BSD-3-Clause",
+    "protobuf": "BSD-3-Clause",
+    "pyyaml": "MIT",
+    "sdnotify": "MIT",
+    "typing-extensions": "PSF-2.0",
+}
+"""Project -> SPDX identifier, as somebody read it; a project that is not here ends the build."""
+
+_TEXTS = (".py", "METADATA", "LICENSE", "LICENSE.txt")
+
+_APACHE = """\
+License: Apache-2.0
+ On Debian systems, the full text of the Apache License, Version 2.0 can be
+ found in the file /usr/share/common-licenses/Apache-2.0.
+"""
+_OURS = """\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: nvdra
+
+Files: *
+Copyright: 2026 nvdra contributors
+License: Apache-2.0
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a wheel says about the project it is of."""
+
+    name: str
+    version: str
+    summary: str
+    author: str
+    needs: tuple[str, ...]
+    """Names of the projects that it always needs."""
+    license_text: str
+    """Empty where the wheel has none."""
+    modules: tuple[str, ...]
+    """Top-level names below site-packages."""
+
+    @property
+    def license(self) -> str:
+        """SPDX identifier. Raises BuildError for a project that nobody has looked at."""
+        if self.name not in LICENSES:
+            raise BuildError(
+                f"{self.name}: its licence is not in notices.LICENSES; read it and add it"
+            )
+        return LICENSES[self.name]
+
+
+def projects(wheels: Path) -> tuple[Project, ...]:
+    """What is in a directory of wheels, one entry for all wheels of a project, sorted by name."""
+    found: dict[str, Project] = {}
+    for path in sorted(wheels.iterdir()):
+        project = _read(path)
+        found.setdefault(project.name, project)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _read(path: Path) -> Project:
+    texts = {n: d.decode() for n, d in wheel_files.members(path) if n.endswith(_TEXTS)}
+    metadata = next(text for name, text in texts.items() if name.endswith("METADATA"))
+    head = HeaderParser().parsestr(metadata)
+    needs = [n for n in head.get_all("Requires-Dist", []) if "extra ==" not in n]
+    licences = [t for n, t in texts.items() if re.search(r"/LICENSE(\.txt)?$", n)]
+    header = next((t for n, t in texts.items() if n == "pynvml.py"), "")
+    tops = {n.partition("/")[0] for n in texts if ".dist-info/" not in n and n.endswith(".py")}
+    return Project(
+        name=normal(head["Name"]),
+        version=head["Version"],
+        summary=head["Summary"],
+        author=head["Author"]
+        or re.sub(r" *<.*", "", head["Author-email"] or f"the {head['Name']} authors"),
+        needs=tuple(sorted(normal(re.split(r"[<>=!~\[ ;(]", need)[0]) for need in needs)),
+        license_text=licences[0] if licences else _comment(header),
+        modules=tuple(sorted(tops)),
+    )
+
+
+def _comment(text: str) -> str:
+    """The first comment of a module: nvidia-ml-py has its licence there."""
+    lines = text.split("\n#####\n")[0].splitlines()
+    return "\n".join(line.lstrip("#").removeprefix(" ") for line in lines)
+
+
+def copyright_text(wheels: Path) -> str:
+    """The copyright file: ours, then one paragraph for each project, with its licence in full."""
+    parts = [_OURS]
+    for project in projects(wheels):
+        files = " ".join(f"{SITE_PACKAGES}/{name}*" for name in (*project.modules, project.name))
+        text = f"Files: {files}\nCopyright: {_holder(project)}\n"
+        if project.license == "Apache-2.0":
+            parts.append(f"{text}License: Apache-2.0\n")
+        else:
+            parts.append(
+                f"{text}License: {project.license}-{project.name}\n{_paragraphs(project.license_text)}"
+            )
+    return "\n".join([*parts, _APACHE])
+
+
+def _holder(project: Project) -> str:
+    """Who the licence text says, or else the author."""
+    found = re.search(r"^ *(Copyright .*)$", project.license_text, re.MULTILINE)
+    is_filled_in = found and "[" not in found[1] and "{" not in found[1]
+    return found[1].strip() if found and is_filled_in else project.author
+
+
+def _paragraphs(text: str) -> str:
+    """A text as the value of a field: each line indented, an empty one a dot."""
+    lines = [line.rstrip() for line in textwrap.dedent(text).strip().splitlines()]
+    return "".join(f" {line}\n" if line.strip() else " .\n" for line in lines)
+
+
+def changelog(text: str, release: Release) -> str:
+    """Debian's changelog with one entry: what CHANGELOG.md says of this release, or of what is not released yet."""
+    found = re.search(rf"^## \[?{re.escape(release.version)}\b.*$", text, re.MULTILINE)
+    start = found or re.search(r"^## Unreleased$", text, re.MULTILINE)
+    if not start:
+        raise BuildError(f"CHANGELOG.md: neither {release.version} nor Unreleased")
+    section = re.split(r"^## ", text[start.end() :], flags=re.MULTILINE)[0]
+    items = [
+        " ".join(item.split()) for item in re.findall(r"^- (.*(?:\n  .*)*)", section, re.MULTILINE)
+    ]
+    bullets = [
+        textwrap.fill(item, 78, initial_indent="  * ", subsequent_indent="    ") for item in items
+    ]
+    body = "\n".join(bullets or ["  * See CHANGELOG.md."])
+    return f"{NAME} ({release.version}) stable; urgency=medium\n\n{body}\n\n -- {MAINTAINER}  {release.mail_date}\n"

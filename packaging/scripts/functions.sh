@@ -1,0 +1,60 @@
+# Shared by all maintainer scripts; the builder puts it in front of each, with the names between at signs replaced.
+set -e
+
+library=/usr/lib/nvdra
+pythons="@PYTHONS@"
+not_compiled="@NOT_COMPILED@" # of these, the versions for which the package carries no compiled files
+services="@SERVICES@"         # restarted by an upgrade, stopped by a removal; workloads do not notice
+
+has_systemd() {
+    [ -d /run/systemd/system ]
+}
+
+systemd_reload() {
+    if has_systemd; then
+        # What nvdra-driver.service fixed of a unit that may be another one now. It starts with its own list.
+        rm -f /run/systemd/system.control/nvdra-*.service.d/50-DeviceAllow.conf
+        systemctl daemon-reload
+    fi
+}
+
+# An upgrade does not fail over a service that does not come up; the one that looks after the upgrade must be told.
+restart_services() {
+    has_systemd || return 0
+    for service in $services; do
+        systemctl try-restart "$service" ||
+            echo "nvdra: $service did not start again; see: journalctl -u $service" >&2
+    done
+}
+
+stop_services() {
+    has_systemd || return 0
+    for service in $services; do
+        systemctl stop "$service" || echo "nvdra: $service did not stop" >&2
+    done
+}
+
+# Compiled files of a Python that the package was not compiled for. They are checked against their source at each use.
+compile_here() {
+    for version in $not_compiled; do
+        if [ -x "/usr/bin/python$version" ]; then
+            "/usr/bin/python$version" -IBm compileall -q --invalidation-mode checked-hash $library ||
+                echo "nvdra: not compiled for Python $version; services start more slowly" >&2
+        fi
+    done
+}
+
+uncompile_here() {
+    for version in $not_compiled; do
+        find $library -name "*.cpython-$(echo "$version" | tr -d .).pyc" -delete
+    done
+}
+
+create_files() {
+    if has_systemd && [ -e /usr/lib/tmpfiles.d/nvdra.conf ]; then
+        systemd-tmpfiles --create nvdra.conf
+    fi
+    if [ -e /usr/lib/udev/rules.d ] && [ -S /run/udev/control ]; then
+        udevadm control --reload || echo "nvdra: udev did not read its rules again" >&2
+    fi
+}
