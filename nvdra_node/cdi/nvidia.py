@@ -34,6 +34,9 @@ _log = log.get(__name__)
 NEEDED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 """Without these no CUDA program starts; nvidia-ctk only leaves out what is not there."""
 
+NEEDED_LIBRARY = "libcuda.so"
+"""Nor without this one; nvidia-ctk leaves out libraries that it does not find."""
+
 _GENERATE_S = 60.0
 _BELIEVED_S = 1.0
 """How long files that were seen are believed to be there: looking at them is a fifth of the work of a prepare."""
@@ -185,6 +188,7 @@ class CommonEdits:
 
     def _make(self, key: _Key, deadline: Deadline) -> _Entry:
         edits, version = self._generate(deadline)
+        _require_library(edits, key.driver_version)
         entry = _entry(key, edits, version)
         body = {"key": asdict(key), "version": version, "edits": edits}
         try:
@@ -224,6 +228,16 @@ def reduce_edits(edits: Mapping[str, Any]) -> dict[str, Any]:
             retry_after_s=1.0,
         )
     return kept
+
+
+def _require_library(edits: Mapping[str, Any], driver_version: str) -> None:
+    names = (mount["containerPath"].rpartition("/")[2] for mount in edits["mounts"])
+    if not any(name.startswith(NEEDED_LIBRARY) for name in names):
+        raise HostError(
+            f"{NEEDED_LIBRARY}.{driver_version}, a library of the loaded driver, was not found: the driver's package "
+            "was changed without loading the new driver, or lacks its CUDA library; reboot, reload the driver, or "
+            "install it"
+        )
 
 
 def _argv(kit: Toolkit) -> list[str]:

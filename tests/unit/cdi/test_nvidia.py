@@ -106,6 +106,15 @@ def test_library_files_that_went_are_looked_for_anew_and_then_named(node):
     assert node.ctk_runs == 2
 
 
+def test_a_driver_whose_cuda_library_is_not_found_is_refused_and_not_remembered(node):
+    complete = node.ctk_output
+    node.ctk_output = ctk_output(mounts=[])
+    with pytest.raises(HostError, match=r"libcuda\.so\.580.* was not found: .* reload the driver"):
+        edits(node)
+    node.ctk_output = complete
+    assert edits(node)["mounts"]
+
+
 def test_a_driver_that_is_not_loaded_is_said(node):
     node.machine.unload_driver()
     with pytest.raises(HostError, match="not loaded"):
