@@ -74,7 +74,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
             parts=[
                 FunctionPart(name="watch", end=lambda deadline: stop(watch, host)),
                 *plugin.parts(),
-                warm_up_part(common, watch, workers),
+                driver_files_part(common, plugin, watch, workers),
             ],
             workers=workers,
             clock=clock,
@@ -90,8 +90,11 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         client.close()
 
 
-def warm_up_part(common: CommonEdits, watch: Watch, workers: Workers) -> FunctionPart:
-    """A worker that has the driver's files ready before a prepare asks: at start, and when the driver changes."""
+def driver_files_part(
+    common: CommonEdits, plugin: Plugin, watch: Watch, workers: Workers
+) -> FunctionPart:
+    """A worker that has the driver's files ready before a prepare asks, and in the CDI files of prepared claims: at
+    start, and when the driver changes."""
     wake = threading.Event()
     watch.subscribe(wake.set)
 
@@ -100,6 +103,7 @@ def warm_up_part(common: CommonEdits, watch: Watch, workers: Workers) -> Functio
             if wake.wait(WARM_UP_POLL_S):
                 wake.clear()
                 common.warm_up()
+                plugin.renew_files()
 
     return FunctionPart(name="driver-files", begin=lambda: _spawn(workers, "driver-files", run))
 

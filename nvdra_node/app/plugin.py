@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from nvdra_core import __version__, endpoint, log
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import FileError, HostError
+from nvdra_core.errors import FileError, HostError, NvdraError
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.metrics import Registry
 from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
@@ -49,6 +49,8 @@ REGISTRATION_WAIT_S = 10.0
 SELF_CHECK_S = 2.0
 """For each socket: far above what an answer takes, far below any watchdog."""
 SOCKET_POLL_S = 5.0
+RENEW_S = 10.0
+"""For one claim's CDI file; who works on the claim for longer writes it himself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,17 @@ class Plugin:
         except HostError as error:
             return [str(error)]
         return []
+
+    def renew_files(self) -> None:
+        """Bring the prepared claims' CDI files up to the driver that is loaded now. Never fails: what is wrong is
+        logged, and said again by the prepare that meets it."""
+        for record in self.records.all():
+            deadline = Deadline(RENEW_S, self._around.clock)
+            try:
+                if self.transaction.renew_file(record, deadline):
+                    _LOG.info("CDI file written again", uid=record.uid)
+            except NvdraError as error:
+                _LOG.info("CDI file left as it is", v=2, uid=record.uid, error=str(error))
 
     def _open_records(self) -> None:
         self.records.load()

@@ -146,6 +146,19 @@ class Transaction:
         with self._locks.held((_claim_key(ref),), "sweep", deadline):
             return self._parts.records.get(uid) is None and self._parts.specs.remove(uid)
 
+    def renew_file(self, record: Record, deadline: Deadline) -> bool:
+        """Write a prepared claim's CDI file again unless it is as it would be written now; whether it had to be.
+
+        A container of a running pod may start again after the driver was replaced, and nobody prepares the claim then.
+        Raises NvdraError.
+        """
+        with self._locks.held((_claim_key(_ref(record)),), "renewal", deadline):
+            current = self._parts.records.get(record.uid)
+            if current is None or not self._is_answer(current):
+                return False
+            self._parts.driver.verify(current, deadline)
+            return self._parts.specs.repair(current.uid, current.cdi, deadline)
+
     def _unprepare_claim(self, ref: ClaimRef, deadline: Deadline) -> None:
         """The caller holds the claim's lock."""
         record = self._parts.records.get(ref.uid)
