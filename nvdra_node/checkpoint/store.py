@@ -63,6 +63,7 @@ class RecordStore:
         self._records: dict[str, Record] = {}
         self._index: dict[str, set[str]] = {}
         self._unreadable: dict[str, str] = {}
+        self._put_aside: frozenset[str] = frozenset()
         self.quarantined: tuple[Quarantined, ...] = ()
         """What ``load`` put aside, for status, doctor and metrics."""
         self.writes = 0
@@ -85,6 +86,11 @@ class RecordStore:
             except (RecordError, FileError) as error:
                 found.append(self._quarantine(path, str(error)))
         self.quarantined = tuple(found)
+        self._put_aside = self._uids_put_aside()
+
+    def is_put_aside(self, uid: str) -> bool:
+        """Whether a record of this claim is in quarantine: the claim may be in use although it has no record."""
+        return uid in self._put_aside or uid in self._unreadable
 
     def get(self, uid: str) -> Record | None:
         """The record of a claim."""
@@ -152,13 +158,25 @@ class RecordStore:
         try:
             self._files.make_directory(self._quarantine_dir, mode=0o700)
             self._files.move(path, target)
-            self._files.replace(target.with_name(target.name + ".reason"), f"{reason}\n".encode())
         except FileError as error:
             _log.error("an unusable record cannot be moved away", error, path=path, why=reason)
             self._unreadable[path.name.removesuffix(_SUFFIX)] = reason
             return Quarantined(path, reason)
         _log.error("record put into quarantine", RecordError(reason), path=target)
+        try:
+            self._files.replace(target.with_name(target.name + ".reason"), f"{reason}\n".encode())
+        except FileError as error:
+            _log.warning("the reason of a quarantine stands in the log only", error)
         return Quarantined(target, reason)
+
+    def _uids_put_aside(self) -> frozenset[str]:
+        """Of this start and of earlier ones: their pods may run for months."""
+        try:
+            names = self._files.names(self._quarantine_dir)
+        except FileError as error:
+            _log.error("the quarantine cannot be listed", error)
+            names = ()
+        return frozenset(name.partition(_SUFFIX)[0] for name in names)
 
     def _remember(self, record: Record) -> None:
         with self._lock:

@@ -3,7 +3,8 @@
 A record, started or completed, whose claim is gone from the API or was replaced is unprepared. The kubelet gets its
 chance first: a claim must have been seen gone for a grace time, unless the record is from an earlier boot, of which
 nothing can be running. When the API does not answer, nothing is concluded. CDI files of ours without a record are
-removed after the same grace (a prepare may be about to write the record). Files of others are never touched.
+removed after the same grace (a prepare may be about to write the record), unless a damaged record of the claim was put
+aside. Files of others are never touched.
 """
 
 from __future__ import annotations
@@ -102,7 +103,11 @@ class Sweep:
 
     def _sweep_files(self, seen: set[str]) -> None:
         for uid in self._parts.specs.uids():
-            if self._parts.records.get(uid) is not None or not self._is_due(f"file {uid}", seen):
+            records = self._parts.records
+            # A pod whose record was damaged may run, and its containers start again with this file.
+            if records.get(uid) is not None or records.is_put_aside(uid):
+                continue
+            if not self._is_due(f"file {uid}", seen):
                 continue
             deadline = Deadline(self._times.undo_s, self._clock)
             if self._transaction.remove_stray_file(ClaimUID(uid), deadline):

@@ -53,6 +53,17 @@ def test_a_claim_that_was_replaced_is_unprepared(world):
     world.assert_clean()
 
 
+def test_the_file_of_a_claim_whose_record_was_put_aside_stays(world):
+    world.prepare(PLAIN)
+    world.files.replace(world.record_path(), b"garbage")
+    for _ in range(2):
+        world.restart()
+        world.sweep_all()
+        assert world.files.read(world.cdi_path()) is not None
+    world.unprepare(PLAIN)
+    assert world.files.read(world.cdi_path()) is None
+
+
 def test_a_claim_of_an_earlier_boot_has_no_grace_time(world):
     world.prepare(PLAIN)
     world.reboot()

@@ -75,6 +75,26 @@ def test_a_bad_file_goes_to_quarantine_with_its_reason(any_store, tmp_path):
     assert len(any_store().all()) == 2
 
 
+def test_a_claim_whose_record_was_put_aside_is_known_for_good(any_store):
+    store = any_store()
+    store.put(a_record("u1"))
+    store._files.replace(store._path("u1"), b"garbage")
+    for _ in range(2):
+        again = any_store()
+        assert again.is_put_aside("u1")
+        assert not again.is_put_aside("u2")
+
+
+def test_a_full_disk_keeps_no_bad_file_out_of_quarantine():
+    files = FakeFiles()
+    files.put(STATE / "claims/u1.json", b"garbage")
+    files.full.add(STATE / "quarantine")
+    store = a_store(files)
+    assert files.read(STATE / "quarantine/u1.json") == b"garbage"
+    files.full.clear()
+    store.put(a_record("u1"))
+
+
 def test_a_second_bad_file_of_a_claim_does_not_replace_the_first():
     files = FakeFiles()
     for content in (b"one", b"two"):
