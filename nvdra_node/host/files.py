@@ -66,7 +66,7 @@ class HostFiles:
                     os.fsync(fd)
             finally:
                 os.close(fd)
-            temp.replace(path)
+            os.replace(temp, path)  # noqa: PTH105  that one makes a Path for nobody
         except OSError as error:
             _remove_quietly(temp)
             raise file_error("write", path, error) from error

@@ -83,7 +83,7 @@ class Sysfs(Protocol):
     def pci_driver(self, address: str) -> str | None:
         """Kernel driver the PCI function is bound to (``nvidia``, ``vfio-pci``); None: none, or no such function."""
 
-    def device_node(self, path: Path) -> NodeStat | None:
+    def device_node(self, path: str | Path) -> NodeStat | None:
         """Major, minor, mode of a character device; None when there is none.
 
         ``path`` is either as on a real host (``/dev/nvidia0``) or already below ``HostRoots.dev``.

@@ -44,7 +44,7 @@ class HostSysfs:
         except OSError:
             return None
 
-    def device_node(self, path: Path) -> NodeStat | None:
+    def device_node(self, path: str | Path) -> NodeStat | None:
         """See ports.Sysfs."""
         here = self._dev_path(str(path))
         try:

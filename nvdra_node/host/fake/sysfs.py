@@ -30,7 +30,7 @@ class FakeSysfs:
             return None
         return gpu.pci_driver
 
-    def device_node(self, path: Path) -> NodeStat | None:
+    def device_node(self, path: str | Path) -> NodeStat | None:
         """See ports.Sysfs."""
         with self._machine.lock:
             if str(path) in self._machine.nodes:

@@ -25,6 +25,11 @@ def directory(files, tmp_path):
 
 
 class TestBoth:
+    def test_overwriting_keeps_the_file_itself(self, files, directory):
+        files.overwrite(directory / "x", b"1\n\n\n")
+        files.overwrite(directory / "x", b"22\n\n")
+        assert files.read(directory / "x") == b"22\n\n"
+
     def test_what_was_written_is_read(self, files, directory):
         for durable in (False, True):
             files.replace(directory / "x", b"1", durable=durable)
@@ -144,3 +149,11 @@ class TestFakeFaults:
         files.replace(Path("/d/new"), b"1", durable=True)
         files.lose_power(keep_names=False)
         assert files.paths() == (Path("/d/old"),)
+
+
+def test_an_overwritten_file_is_the_same_for_who_has_it_open(tmp_path):
+    path = tmp_path / "hosts"
+    HostFiles().overwrite(path, b"old")
+    with path.open("rb") as reader:
+        HostFiles().overwrite(path, b"new")
+        assert reader.read() == b"new"

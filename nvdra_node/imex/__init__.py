@@ -1,0 +1,2 @@
+"""The node's one IMEX daemon: what it must be (``decide``, ``render``, ``report``: pure), and the doors that make it
+so."""

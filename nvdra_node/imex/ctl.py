@@ -1,0 +1,119 @@
+"""The door to nvidia-imex-ctl: the daemon's state, and its view of the domain. Called by ``supervisor`` and ``peers``.
+
+Each question is a process with a deadline: ``-N`` is known to hang on dead peers. An answer counts when it is exactly
+one of the known words; everything else is UNAVAILABLE.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nvdra_core import log
+from nvdra_core.api.fabric import ImexState
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import HostError
+from nvdra_node.host.ports import Commands
+from nvdra_node.imex.model import Run
+
+_LOG = log.get(__name__)
+
+_WORDS = {state.value: state for state in ImexState if state.value}
+_VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
+_CONNECTED = "CONNECTED"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainView:
+    """What one daemon sees of its domain."""
+
+    own: int | None
+    """The id that the daemon gave itself; None: it cannot be told."""
+    connected: frozenset[int]
+    """Ids of the peers it is connected to."""
+    version: str = ""
+
+
+class CtlDoor(Protocol):
+    """What may be asked."""
+
+    def state(self, deadline: Deadline) -> ImexState:
+        """The daemon's state; UNAVAILABLE when it gives no answer. Never raises."""
+
+    def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
+        """Its view of the domain that ``run`` belongs to; None when it gives none. Never raises."""
+
+    def version(self, deadline: Deadline) -> str:
+        """Of the installed nvidia-imex; empty when it cannot be told. Never raises."""
+
+
+class ImexCtl:
+    """The real program."""
+
+    def __init__(
+        self, commands: Commands, ctl: Path, imex: Path, config: Path | None, socket: Path
+    ) -> None:
+        """``config``: what the daemon reads, needed for ``domain``; None: the host's own daemon, of which only the
+        state is asked."""
+        self._commands = commands
+        self._ctl = str(ctl)
+        self._imex = str(imex)
+        self._config = config
+        self._socket = str(socket)
+
+    def state(self, deadline: Deadline) -> ImexState:
+        """See CtlDoor."""
+        try:
+            result = self._commands.run([self._ctl, "-u", self._socket, "-q"], deadline)
+        except HostError as error:
+            _LOG.info("nvidia-imex-ctl -q failed", v=4, error=str(error))
+            return ImexState.UNAVAILABLE
+        return read_state(result.stdout)
+
+    def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
+        """See CtlDoor."""
+        if self._config is None:
+            return None
+        argv = [self._ctl, "-u", self._socket, "-c", str(self._config), "-N", "-j"]
+        try:
+            return read_domain(json.loads(self._commands.run(argv, deadline).stdout), run)
+        except (HostError, ValueError, TypeError, AttributeError) as error:
+            _LOG.info("nvidia-imex-ctl -N failed", v=2, error=str(error))
+            return None
+
+    def version(self, deadline: Deadline) -> str:
+        """See CtlDoor."""
+        try:
+            found = _VERSION.search(self._commands.run([self._imex, "--version"], deadline).stdout)
+        except HostError as error:
+            _LOG.warning("the version of nvidia-imex is not known", error)
+            return ""
+        return found[0] if found else ""
+
+
+def read_state(text: str) -> ImexState:
+    """Exactly one known word and a line's end; STOPPED is ours and never an answer. Pure."""
+    state = _WORDS.get(text.rstrip("\n"), ImexState.UNAVAILABLE)
+    return ImexState.UNAVAILABLE if state is ImexState.STOPPED else state
+
+
+def read_domain(body: Mapping[str, Any], run: Run) -> DomainView:
+    """``-N -j`` -> view. Pure. Raises TypeError, ValueError or AttributeError for what is not of its form."""
+    nodes: Mapping[str, Mapping[str, Any]] = body.get("nodes", {})
+    ids = {
+        int(number)
+        for number, node in nodes.items()
+        if node.get("host") == run.address and node.get("status") != ImexState.UNAVAILABLE.value
+    }
+    own = run.slot if run.slot in ids or not ids else min(ids)
+    node = nodes.get(str(own), {})
+    connected = frozenset(
+        int(number)
+        for number, connection in (node.get("connections") or {}).items()
+        if connection.get("status") == _CONNECTED and int(number) != own
+    )
+    return DomainView(own if ids else None, connected, str(node.get("version") or ""))

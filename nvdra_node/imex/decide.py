@@ -1,0 +1,252 @@
+"""The state machine of the node's one IMEX daemon: situation + memory -> actions + memory. Pure. Called by
+``supervisor``.
+
+Safety rules, in this order:
+
+- A daemon that serves a claim which was told "ready" is never stopped and never restarted by us: neither for another
+  domain, nor because its configuration would be written differently now, nor because this process starts or ends.
+- A daemon that ended under claims is started again by a policy (``AfterAbruptEnd``), with pauses that grow, and
+  never by systemd: the kernel refuses exports until then, and when they come back is a decision.
+- One domain at a time (isolation ``domain``): the running one as long as somebody holds it, then the one whose
+  claim came first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nvdra_core.api.fabric import FabricDomain, ImexState, Isolation, domain_named
+from nvdra_node.imex.model import (
+    Action,
+    ActionKind,
+    AfterAbruptEnd,
+    Decision,
+    Memory,
+    Mode,
+    Run,
+    Situation,
+    Started,
+    UnitActivity,
+)
+
+MAX_DOUBLINGS = 16
+
+
+def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
+    """The run that serves a domain here; None as long as slot, address or certificate are missing."""
+    spec, policy = situation.spec, situation.policy
+    if spec is None or spec.slot is None or not situation.address:
+        return None
+    if not spec.clique_id or spec.clique_id != situation.fabric.clique_id:
+        return None
+    if policy.needs_encryption and not situation.has_certificate:
+        return None
+    return Run(
+        domain_uid=domain.uid if domain.isolation is Isolation.DOMAIN else "",
+        clique_id=spec.clique_id,
+        slot=spec.slot,
+        slot_count=spec.slot_count,
+        port=domain.port,
+        address=situation.address,
+        is_encrypted=policy.needs_encryption,
+    )
+
+
+def serves(run: Run, wanted: Run) -> bool:
+    """Whether a running configuration is as good as the wanted one. What else differs is for the next start."""
+    return (run.domain_uid, run.clique_id, run.slot, run.port) == (
+        wanted.domain_uid,
+        wanted.clique_id,
+        wanted.slot,
+        wanted.port,
+    )
+
+
+def holds(run: Run, domain_uid: str, situation: Situation) -> bool:
+    """Whether a domain is one that this run serves."""
+    if run.domain_uid:
+        return run.domain_uid == domain_uid
+    domain = domain_named(situation.spec, domain_uid) if situation.spec is not None else None
+    # A claim whose domain the controller does not name any more may be using it.
+    return domain is None or domain.isolation is Isolation.CHANNEL
+
+
+def target(situation: Situation, memory: Memory) -> Run | None:
+    """The run that should be there now; None: nobody needs one."""
+    if situation.spec is None:
+        return None
+    running = memory.started.run if memory.started is not None else None
+    for domain_uid in _in_turn(situation, running):
+        domain = domain_named(situation.spec, domain_uid)
+        if domain is not None and (wanted := run_for(domain, situation)) is not None:
+            return wanted
+        if running is not None and running.domain_uid == domain_uid:
+            return running  # the controller took the domain away, or it cannot be reached: claims go on
+    shared = (d for d in situation.spec.domains if d.isolation is Isolation.CHANNEL)
+    return next((run for d in shared if (run := run_for(d, situation)) is not None), None)
+
+
+def _in_turn(situation: Situation, running: Run | None) -> list[str]:
+    """Held domains, the one to serve first: told ready, then running, then first come."""
+
+    def rank(item: tuple[int, str, bool]) -> tuple[bool, bool, int]:
+        place, domain_uid, is_admitted = item
+        is_running = running is not None and holds(running, domain_uid, situation)
+        return (not is_admitted, not is_running, place)
+
+    held = [(i, h.domain_uid, h.is_admitted) for i, h in enumerate(sorted(situation.holders))]
+    return list(dict.fromkeys(domain_uid for _, domain_uid, _ in sorted(held, key=rank)))
+
+
+def decide(situation: Situation, memory: Memory) -> Decision:
+    """What to do now."""
+    if situation.policy.mode is Mode.HOST_MANAGED:
+        return Decision(actions=(), memory=Memory())
+    unit = situation.unit
+    if unit.activity is UnitActivity.DEACTIVATING:
+        return Decision(actions=(), memory=memory)
+    if unit.is_running:
+        return _while_running(situation, memory)
+    if memory.started is not None:
+        memory = _after_end(situation, memory, memory.started)
+    return _while_stopped(situation, memory)
+
+
+def _while_running(situation: Situation, memory: Memory) -> Decision:
+    unit, started = situation.unit, memory.started
+    if started is None:
+        return _with_unknown(situation, memory)
+    if started.invocation_id != unit.invocation_id:
+        # The first look at what we began; or somebody else restarted it, with our configuration.
+        is_foreign = bool(started.invocation_id)
+        started = replace(started, invocation_id=unit.invocation_id)
+        memory = replace(
+            memory, started=started, restarts=memory.restarts + is_foreign, ready_since_s=None
+        )
+    memory = _note_readiness(situation, memory)
+    if is_in_use(started.run, situation):
+        return Decision(
+            actions=(Action(kind=ActionKind.WRITE_HOSTS, why="peers", run=started.run),),
+            memory=replace(memory, idle_since_s=None),
+        )
+    return _while_unused(situation, memory, started)
+
+
+def _while_unused(situation: Situation, memory: Memory, started: Started) -> Decision:
+    """No claim was told that it may use the running daemon."""
+    wanted = target(situation, memory)
+    hosts = Action(kind=ActionKind.WRITE_HOSTS, why="peers", run=started.run)
+    if not situation.are_holders_known:
+        return Decision(actions=(hosts,), memory=memory)
+    if wanted == started.run:
+        return Decision(actions=(hosts,), memory=replace(memory, idle_since_s=None))
+    if wanted is not None:
+        return _stop(memory, f"needed for {_named(wanted)}")
+    idle_since_s = situation.now_s if memory.idle_since_s is None else memory.idle_since_s
+    left_s = idle_since_s + situation.policy.linger_s - situation.now_s
+    if left_s <= 0:
+        return _stop(memory, f"nobody has held {_named(started.run)} for a while")
+    memory = replace(memory, idle_since_s=idle_since_s)
+    return Decision(actions=(hosts,), memory=memory, wake_in_s=left_s)
+
+
+def _with_unknown(situation: Situation, memory: Memory) -> Decision:
+    """A daemon whose run we do not know: our state was lost. It is left alone while a claim may be using it."""
+    if situation.holders or not situation.are_holders_known:
+        return Decision(actions=(), memory=memory)
+    return _stop(memory, "its configuration is not known, and nobody uses it")
+
+
+def _while_stopped(situation: Situation, memory: Memory) -> Decision:
+    if memory.is_held and not any(holder.is_admitted for holder in situation.holders):
+        memory = replace(memory, is_held=False)
+    wanted = target(situation, memory)
+    if wanted is None or memory.is_held or situation.foreign:
+        return Decision(actions=(), memory=memory)
+    wait_s = memory.retry_at_s - situation.now_s
+    if wait_s > 0:
+        return Decision(actions=(), memory=memory, wake_in_s=wait_s)
+    why = f"for {_named(wanted)}"
+    actions = [
+        Action(kind=ActionKind.WRITE_CONFIG, why=why, run=wanted),
+        Action(kind=ActionKind.START, why=why, run=wanted),
+    ]
+    if memory.recovers_domain != wanted.domain_uid:
+        # All domains of a clique have the same list of nodes: nvidia-imex would wait for another domain's peers.
+        actions.insert(0, Action(kind=ActionKind.CLEAR_RECOVERY, why="of another domain"))
+    return Decision(
+        actions=tuple(actions),
+        memory=replace(
+            memory,
+            started=Started(run=wanted, invocation_id=""),
+            idle_since_s=None,
+            ready_since_s=None,
+            recovers_domain=wanted.domain_uid,
+        ),
+    )
+
+
+def _after_end(situation: Situation, memory: Memory, started: Started) -> Memory:
+    """It ended and we had not stopped it."""
+    unit, policy = situation.unit, situation.policy
+    is_abrupt = unit.result != "success"
+    pause_s = policy.backoff_s * 2 ** min(memory.failures, MAX_DOUBLINGS)
+    was_used = is_abrupt and is_in_use(started.run, situation)
+    return replace(
+        memory,
+        started=None,
+        restarts=memory.restarts + 1,
+        failures=memory.failures + 1,
+        retry_at_s=situation.now_s + min(pause_s, policy.max_backoff_s),
+        ready_since_s=None,
+        idle_since_s=None,
+        last_exit=_exit_text(situation),
+        is_held=was_used and policy.after_abrupt_end is AfterAbruptEnd.HOLD,
+        recovers_domain=started.run.domain_uid if is_abrupt else None,
+    )
+
+
+def _exit_text(situation: Situation) -> str:
+    unit = situation.unit
+    if unit.result == "success":
+        return "nvidia-imex ended by itself or was stopped by hand"
+    status = f" with status {unit.exit_status}" if unit.exit_status else ""
+    return f"nvidia-imex ended{status} ({unit.result})"
+
+
+def _note_readiness(situation: Situation, memory: Memory) -> Memory:
+    if situation.imex is not ImexState.READY:
+        return replace(memory, ready_since_s=None)
+    since_s = situation.now_s if memory.ready_since_s is None else memory.ready_since_s
+    is_healthy = situation.now_s - since_s >= situation.policy.healthy_s
+    failures = 0 if is_healthy else memory.failures
+    return replace(memory, ready_since_s=since_s, failures=failures)
+
+
+def is_in_use(run: Run, situation: Situation) -> bool:
+    """Whether a claim was told that a domain of this run is ready."""
+    return any(h.is_admitted and holds(run, h.domain_uid, situation) for h in situation.holders)
+
+
+def _stop(memory: Memory, why: str) -> Decision:
+    stopped = replace(
+        memory,
+        started=None,
+        idle_since_s=None,
+        ready_since_s=None,
+        recovers_domain=None,
+        failures=0,
+    )
+    return Decision(actions=(Action(kind=ActionKind.STOP, why=why),), memory=stopped)
+
+
+def _named(run: Run) -> str:
+    return f"ComputeDomain {run.domain_uid}" if run.domain_uid else "the clique"
+
+
+def blockers(situation: Situation, domain_uids: Iterable[str]) -> str:
+    """The claims that keep these domains here, for messages."""
+    wanted = set(domain_uids)
+    names = [f"{h.namespace}/{h.name}" for h in sorted(situation.holders) if h.domain_uid in wanted]
+    return ", ".join(names) or "nobody"

@@ -1,0 +1,93 @@
+"""The NVLink fabric of this node: one look at all GPUs, and what they say together. Called by ``watch``.
+
+A node without multi-node NVLink, one whose GPUs are still registering, and one whose fabric is broken are three things.
+A GPU that is lost or hung does not take the clique from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nvdra_core.api.fabric import FabricState
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import HostError, NotReadyError, NvmlError
+from nvdra_node.host.host import Host
+from nvdra_node.imex.model import Fabric
+
+GPU_TIMEOUT_S = 5.0
+
+_NOT_SUPPORTED_CODES = frozenset({3, 13})
+_NOT_SUPPORTED, _NOT_STARTED, _IN_PROGRESS, _COMPLETED = range(4)
+_UNHEALTHY = 2
+_NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
+
+Info = Mapping[str, Any]
+"""Answer of the NVML operation ``fabric``."""
+
+
+def look(host: Host, clock: Clock) -> Fabric:
+    """The fabric now. Never raises for what the driver or a GPU does."""
+    version = host.sysfs.driver_version()
+    if version is None:
+        return Fabric(message="the NVIDIA driver is not loaded")
+    infos: list[Info] = []
+    problems: list[str] = []
+    try:
+        count = host.nvml.call("system", Deadline(GPU_TIMEOUT_S, clock))["count"]
+    except (HostError, NotReadyError) as error:
+        return Fabric(message=str(error), driver_version=version)
+    for index in range(count):
+        info, problem = _ask(host, Deadline(GPU_TIMEOUT_S, clock), index)
+        infos += [info] if info is not None else []
+        problems += [problem] if problem else []
+    return judge(infos, problems, version)
+
+
+def _ask(host: Host, deadline: Deadline, index: int) -> tuple[Info | None, str]:
+    """What one GPU says, and what is wrong with it. Neither: it has no fabric."""
+    try:
+        return host.nvml.call("fabric", deadline, index=index), ""
+    except NvmlError as error:
+        is_without = error.code in _NOT_SUPPORTED_CODES
+        return None, "" if is_without else f"GPU {index}: {error}"
+    except (HostError, NotReadyError) as error:
+        return None, f"GPU {index}: {error}"
+
+
+def judge(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -> Fabric:
+    """All GPUs' answers, and what could not be read -> the node's fabric. Pure."""
+    registered = [info for info in infos if info["state"] == _COMPLETED]
+    refused = [info for info in registered if info["status"] != 0]
+    pending = [info for info in infos if info["state"] in (_NOT_STARTED, _IN_PROGRESS)]
+    members = [i for i in registered if i["status"] == 0 and i["cluster_uuid"] != _NO_CLUSTER]
+    cliques = sorted({f"{info['cluster_uuid']}.{info['clique_id']}" for info in members})
+
+    def answer(state: FabricState, message: str = "", clique: str = "") -> Fabric:
+        texts = [message] if message else []
+        return Fabric(
+            state=state,
+            clique_id=clique,
+            cluster_uuid=clique.rpartition(".")[0],
+            message="; ".join([*texts, *problems]),
+            driver_version=driver_version,
+        )
+
+    if refused:
+        status = ", ".join(f"{info['uuid']} (NVML status {info['status']})" for info in refused)
+        return answer(FabricState.FAILED, f"registration failed: {status}")
+    if len(cliques) > 1:
+        return answer(
+            FabricState.FAILED, f"GPUs of one node are in several cliques: {', '.join(cliques)}"
+        )
+    if pending:
+        return answer(
+            FabricState.IN_PROGRESS, "waiting for " + ", ".join(i["uuid"] for i in pending)
+        )
+    if members:
+        sick = [info["uuid"] for info in members if info["health"] == _UNHEALTHY]
+        return answer(
+            FabricState.COMPLETED, f"unhealthy: {', '.join(sick)}" if sick else "", cliques[0]
+        )
+    # GPUs that could not be asked may be the ones that have a fabric.
+    return answer(FabricState.UNSET if problems and not infos else FabricState.NOT_SUPPORTED)

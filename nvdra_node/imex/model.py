@@ -1,0 +1,207 @@
+"""What the supervisor knows: frozen data between its doors and its decisions. Pure.
+
+Words: a *run* is one configuration that nvidia-imex can be started with; an *incarnation* is one start of it; a
+*holder* is a claim that needs a domain on this node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fabric:
+    """NVLink fabric of this node, all GPUs together."""
+
+    state: FabricState = FabricState.UNSET
+    cluster_uuid: str = ""
+    clique_id: str = ""
+    """``<clusterUUID>.<cliqueId>`` as upstream joins them; empty unless COMPLETED."""
+    message: str = ""
+    """What is wrong, or what is waited for."""
+    driver_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One configuration of nvidia-imex. Two runs that are equal may follow each other without a restart."""
+
+    domain_uid: str
+    """The ComputeDomain; empty: the clique-wide daemon of isolation ``channel``."""
+    clique_id: str
+    slot: int
+    slot_count: int
+    port: int
+    address: str
+    """Of this node, where peers find it."""
+    is_encrypted: bool = False
+
+
+class UnitActivity(str, Enum):
+    """systemd's ActiveState, as far as it matters."""
+
+    INACTIVE = "inactive"
+    ACTIVATING = "activating"
+    ACTIVE = "active"
+    DEACTIVATING = "deactivating"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """The unit of nvidia-imex as systemd sees it."""
+
+    activity: UnitActivity = UnitActivity.INACTIVE
+    invocation_id: str = ""
+    """Of the present start or, when it is not running, of the last one."""
+    result: str = "success"
+    """systemd's Result: ``success``, ``exit-code``, ``signal``, ``core-dump``, ``oom-kill`` ..."""
+    exit_status: int = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process, or there is just about to be one."""
+        return self.activity in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """A claim that needs a domain on this node. Sorted by the time it came."""
+
+    since_s: float
+    """Wall clock, seconds since the epoch."""
+    domain_uid: str
+    namespace: str
+    name: str
+    uid: str
+    is_admitted: bool = False
+    """It was told that the domain is ready: its pod may run, and the daemon must not be touched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """An incarnation that we began, or found running and know the run of."""
+
+    run: Run
+    invocation_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the supervisor remembers from one decision to the next."""
+
+    started: Started | None = None
+    """None: as far as we know no daemon of ours runs."""
+    restarts: int = 0
+    """Ends that nobody asked for, in this boot."""
+    failures: int = 0
+    """Such ends in a row: how long to wait before the next start."""
+    retry_at_s: float = 0.0
+    """Monotonic; no start before it."""
+    idle_since_s: float | None = None
+    """Monotonic; since when nobody holds the running domain."""
+    ready_since_s: float | None = None
+    last_exit: str = ""
+    """Why the last incarnation ended, for people."""
+    is_held: bool = False
+    """It ended abruptly under claims, and the policy is to wait until these are gone."""
+    recovers_domain: str | None = None
+    """The domain whose ``persist.dat`` is kept: the next start of it waits for the peers it had."""
+
+
+class Mode(str, Enum):
+    """Who runs nvidia-imex; names are upstream's."""
+
+    DRIVER_MANAGED = "driverManaged"
+    HOST_MANAGED = "hostManaged"
+
+
+class AfterAbruptEnd(str, Enum):
+    """What to do when nvidia-imex died under claims. Memory it had exported may still be in use elsewhere; the kernel
+    refuses new exports until the next start."""
+
+    RESTART = "restart"
+    """Start again; RECOVERY waits for the peers it had."""
+    HOLD = "hold"
+    """Start again only when the claims of the domain are gone from this node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Settings of the decisions. Times are seconds."""
+
+    mode: Mode = Mode.DRIVER_MANAGED
+    after_abrupt_end: AfterAbruptEnd = AfterAbruptEnd.RESTART
+    linger_s: float = 30.0
+    """How long a domain that nobody holds keeps its daemon, so that the next job of it finds it running."""
+    needs_encryption: bool = False
+    backoff_s: float = 1.0
+    max_backoff_s: float = 60.0
+    healthy_s: float = 60.0
+    """READY for so long: earlier failures count no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything a decision is made from."""
+
+    now_s: float
+    """Monotonic."""
+    policy: Policy
+    fabric: Fabric
+    address: str
+    """Of this node for peers; empty: none was found."""
+    spec: FabricNodeSpec | None
+    """None: the controller has not made the FabricNode yet."""
+    holders: tuple[Holder, ...] = ()
+    are_holders_known: bool = True
+    """False: after a loss of the supervisor's own state, until the kubelet plugin has told its claims."""
+    unit: Unit = Unit()
+    imex: ImexState = ImexState.UNSET
+    """What nvidia-imex-ctl says of the present incarnation; UNAVAILABLE when it gives no answer in time."""
+    foreign: str = ""
+    """Another daemon that has the machine's one IMEX session: a unit's name."""
+    has_certificate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """How a domain is doing on this node."""
+
+    is_ready: bool
+    reason: str = ""
+    """One CamelCase word, see ``nvdra_core.api.fabric.FabricDomainStatus``."""
+    message: str = ""
+    """What is waited for, and what to do where somebody must."""
+
+
+class ActionKind(str, Enum):
+    """What can be done."""
+
+    CLEAR_RECOVERY = "clear-recovery"
+    WRITE_CONFIG = "write-config"
+    START = "start"
+    STOP = "stop"
+    WRITE_HOSTS = "write-hosts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One step, with its reason for the log."""
+
+    kind: ActionKind
+    why: str
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do now, what to remember, when to look again."""
+
+    actions: tuple[Action, ...]
+    memory: Memory
+    wake_in_s: float | None = None
+    """None: only when something happens."""

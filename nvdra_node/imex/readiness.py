@@ -1,0 +1,141 @@
+"""How a domain is doing on this node, and why it is not ready. Pure. Called by ``supervisor`` and ``report``.
+
+The message ends in a pod's event: it says what is waited for and, where somebody must act, what to do.
+"""
+
+from __future__ import annotations
+
+from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, domain_named
+from nvdra_node.imex.decide import blockers, holds, run_for, serves, target
+from nvdra_node.imex.model import Memory, Mode, Readiness, Situation
+
+_FABRIC_REASONS = {
+    FabricState.UNSET: ("WaitingForFabric", "the GPUs' NVLink fabric has not been looked at yet"),
+    FabricState.IN_PROGRESS: (
+        "FabricInProgress",
+        "the GPUs are still registering with the NVLink fabric",
+    ),
+    FabricState.FAILED: ("FabricFailed", "the NVLink fabric of this node failed"),
+}
+
+
+def of_domain(domain_uid: str, situation: Situation, memory: Memory) -> Readiness:
+    """Whether claims of this domain may start here now."""
+    spec = situation.spec
+    if spec is None:
+        return _wait(
+            "WaitingForController",
+            "the controller has not made this node's FabricNode yet; is it running?",
+        )
+    domain = domain_named(spec, domain_uid)
+    if domain is None:
+        return _of_unknown(domain_uid, situation, memory)
+    state = situation.fabric.state
+    if state is FabricState.NOT_SUPPORTED:
+        return Readiness(is_ready=True, message="this node has no multi-node NVLink")
+    if state is not FabricState.COMPLETED:
+        reason, text = _FABRIC_REASONS[state]
+        detail = f": {situation.fabric.message}" if situation.fabric.message else ""
+        return _wait(reason, text + detail)
+    if situation.policy.mode is Mode.HOST_MANAGED:
+        return _of_hosted(situation)
+    return _of_managed(domain, situation, memory)
+
+
+def _wait(reason: str, message: str) -> Readiness:
+    return Readiness(is_ready=False, reason=reason, message=message)
+
+
+def _of_unknown(domain_uid: str, situation: Situation, memory: Memory) -> Readiness:
+    """The controller does not say (any more) that the node takes part. Claims that were admitted go on."""
+    started = memory.started
+    is_served = started is not None and started.run.domain_uid == domain_uid
+    is_admitted = any(h.is_admitted and h.domain_uid == domain_uid for h in situation.holders)
+    if is_served and is_admitted and situation.imex is ImexState.READY:
+        return Readiness(is_ready=True, reason="DomainGone", message="the ComputeDomain is gone")
+    return _wait(
+        "WaitingForDomain",
+        f"the controller has not assigned ComputeDomain {domain_uid} to this node yet; does it exist, and is the"
+        " controller running?",
+    )
+
+
+def _of_hosted(situation: Situation) -> Readiness:
+    if situation.imex is ImexState.READY:
+        return Readiness(is_ready=True)
+    return _wait(
+        "HostImexNotReady",
+        f"the host's own nvidia-imex is {situation.imex.value or 'not known'}: check nvidia-imex.service and"
+        " imexHostSocketPath",
+    )
+
+
+def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> Readiness:
+    wanted = run_for(domain, situation)
+    if wanted is None:
+        return _what_is_missing(situation)
+    started, unit = memory.started, situation.unit
+    if situation.foreign and not unit.is_running:
+        return _wait(
+            "ForeignImex",
+            f"{situation.foreign} has this machine's one IMEX session: systemctl disable --now {situation.foreign}",
+        )
+    if started is None or not unit.is_running:
+        return _of_stopped(domain, situation, memory)
+    if not holds(started.run, domain.uid, situation):
+        other = started.run.domain_uid
+        return _wait(
+            "OtherDomainActive",
+            f"this node serves ComputeDomain {other or 'of isolation channel'} for {blockers(situation, [other])}",
+        )
+    if not serves(started.run, wanted):
+        return _wait(
+            "SlotChanged",
+            f"IMEX runs with slot {started.run.slot} and port {started.run.port}, assigned are {wanted.slot} and"
+            f" {wanted.port}; it is restarted when {blockers(situation, [domain.uid])} is gone",
+        )
+    return _of_started(situation, started.invocation_id)
+
+
+def _what_is_missing(situation: Situation) -> Readiness:
+    spec = situation.spec
+    if spec is None or spec.slot is None or spec.clique_id != situation.fabric.clique_id:
+        return _wait(
+            "WaitingForSlot",
+            f"the controller has not given this node a slot in clique {situation.fabric.clique_id} yet; a clique"
+            " that is full needs more slots (maxNodesPerImexDomain)",
+        )
+    if not situation.address:
+        return _wait(
+            "NoAddress", "no address of this host was found for its IMEX peers: set imexAddress"
+        )
+    return _wait(
+        "WaitingForCertificate", "the controller has not signed this node's certificate yet"
+    )
+
+
+def _of_stopped(domain: FabricDomain, situation: Situation, memory: Memory) -> Readiness:
+    if memory.is_held:
+        return _wait(
+            "ImexHeld",
+            f"{memory.last_exit} under running claims, and imexAfterAbruptEnd is hold: delete the pods of"
+            f" {blockers(situation, [domain.uid])}",
+        )
+    chosen = target(situation, memory)
+    if chosen is not None and not holds(chosen, domain.uid, situation):
+        return _wait(
+            "OtherDomainActive", f"ComputeDomain {chosen.domain_uid} came first on this node"
+        )
+    if memory.failures:
+        return _wait("ImexFailed", f"{memory.last_exit}; it is started again after a pause")
+    return _wait("ImexStarting", "nvidia-imex is being started")
+
+
+def _of_started(situation: Situation, invocation_id: str) -> Readiness:
+    if invocation_id != situation.unit.invocation_id or situation.imex is ImexState.UNSET:
+        return _wait("ImexStarting", "nvidia-imex is starting")
+    if situation.imex is ImexState.READY:
+        return Readiness(is_ready=True)
+    if situation.imex is ImexState.UNAVAILABLE:
+        return _wait("ImexUnresponsive", "nvidia-imex runs and gives no answer")
+    return _wait("ImexStarting", f"nvidia-imex is {situation.imex.value}")

@@ -1,0 +1,123 @@
+"""A node with the shipped supervisor on a daemon, files and a clock in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nvdra_core.api.fabric import (
+    FabricCertificate,
+    FabricDomain,
+    FabricNodeSpec,
+    FabricSlot,
+    FabricState,
+    Isolation,
+)
+from nvdra_core.clock import Deadline, FakeClock
+from nvdra_node.host.fake.files import FakeFiles
+from nvdra_node.imex.daemon import Doors
+from nvdra_node.imex.fake import FakeDaemon
+from nvdra_node.imex.model import Fabric, Holder, Policy
+from nvdra_node.imex.render import Layout
+from nvdra_node.imex.store import Store
+from nvdra_node.imex.supervisor import Joined, Supervisor
+
+CLUSTER = "2b1c5d6e-0000-4000-8000-000000000007"
+CLIQUE = f"{CLUSTER}.32766"
+FABRIC = Fabric(state=FabricState.COMPLETED, cluster_uuid=CLUSTER, clique_id=CLIQUE)
+NO_FABRIC = Fabric(state=FabricState.NOT_SUPPORTED)
+LAYOUT = Layout(Path("/run/nvdra/imex"), Path("/var/lib/nvdra/imex/tls"))
+SPEC_PATH = Path("/var/lib/nvdra/imex/node.json")
+
+
+def a_domain(uid: str = "A", **change: Any) -> FabricDomain:
+    values: dict[str, Any] = {
+        "uid": uid, "namespace": "ns", "name": f"domain-{uid.lower()}", "isolation": Isolation.DOMAIN,
+        "port": 50000 + ord(uid[0]), "channel": 0,
+    } | change  # fmt: skip
+    return FabricDomain(**values)
+
+
+def a_spec(*domains: FabricDomain, slot: int | None = 2, **change: Any) -> FabricNodeSpec:
+    values: dict[str, Any] = {
+        "clique_id": CLIQUE, "slot": slot, "slot_count": 18, "domains": domains,
+        "slots": (
+            FabricSlot(index=2, node_name="node", address="10.0.0.2"),
+            FabricSlot(index=5, node_name="other", address="10.0.0.5"),
+        ),
+    } | change  # fmt: skip
+    return FabricNodeSpec(**values)
+
+
+def a_claim(uid: str, domain: str = "A", namespace: str = "ns", since_s: float = 0.0) -> Holder:
+    return Holder(since_s, domain, namespace, f"claim-{uid}", uid)
+
+
+CERTIFICATE = FabricCertificate(
+    certificate="PEM", authorities="PEM", not_after="2030-01-01T00:00:00Z"
+)
+
+
+class TurningClock(FakeClock):
+    """Whoever waits on it sees a turn of the loop, and a tenth of a second pass."""
+
+    turn: Callable[[], object] = staticmethod(lambda: None)
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        self.turn()
+        self.advance(min(timeout_s, 0.1))
+        return event.is_set()
+
+
+class ImexNode:
+    """One supervisor on one machine; ``restart`` starts another on the same machine."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.clock = TurningClock()
+        self.files = FakeFiles()
+        self.daemon = FakeDaemon()
+        self.policy = policy or Policy()
+        self.boot = 1
+        self.start()
+        self.supervisor.set_fabric(FABRIC)
+
+    def start(self) -> None:
+        doors = Doors(
+            unit=self.daemon, ctl=self.daemon, store=Store(self.files, LAYOUT, SPEC_PATH),
+            clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}", address="10.0.0.2",
+        )  # fmt: skip
+        self.supervisor = Supervisor(doors)
+        self.supervisor.open()
+        self.clock.turn = self.supervisor.turn
+
+    def restart(self) -> None:
+        fabric = self.supervisor.snapshot.situation.fabric
+        self.start()
+        self.supervisor.set_fabric(fabric)
+
+    def reboot(self) -> None:
+        self.files.reboot()
+        self.daemon.reboot()
+        self.boot += 1
+        self.restart()
+
+    def assign(self, *domains: FabricDomain, **change: Any) -> None:
+        self.supervisor.set_spec(a_spec(*domains, **change), 1)
+
+    def turn(self, times: int = 3) -> None:
+        """Turns as often as the loop would make them at once."""
+        for _ in range(times):
+            self.supervisor.turn()
+
+    def join(self, uid: str, domain: str = "A", namespace: str = "ns") -> Joined:
+        """Join, with some turns meanwhile; what the claim is told at last."""
+        return self.ask(a_claim(uid, domain, namespace, since_s=self.clock.wall()))
+
+    def ask(self, claim: Holder) -> Joined:
+        return self.supervisor.join(claim, Deadline(0.35, self.clock))
+
+    def serves(self) -> str | None:
+        run = self.supervisor.snapshot.run
+        return None if run is None else run.domain_uid

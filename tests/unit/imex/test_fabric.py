@@ -1,0 +1,130 @@
+"""What the GPUs of a node say about its NVLink fabric, together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.api.fabric import FabricState
+from nvdra_core.clock import FakeClock, SystemClock
+from nvdra_node.host.fake.host import fake_host
+from nvdra_node.host.fake.machine import FakeFabric, FakeMachine, fake_gpus
+from nvdra_node.host.host import open_host
+from nvdra_node.host.ports import HostRoots
+from nvdra_node.imex import fabric
+from tests.sim.api import SimRoot
+
+CLIQUE = "2b1c5d6e-0000-4000-8000-000000000007.32766"
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    found = FakeMachine(fake_gpus(4))
+    for gpu in found.gpus:
+        gpu.fabric = FakeFabric()
+    return found
+
+
+def look(machine: FakeMachine):
+    clock = FakeClock()
+    return fabric.look(fake_host(machine, clock), clock)
+
+
+def test_all_registered_gpus_make_the_clique(machine):
+    found = look(machine)
+    assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
+    assert found.cluster_uuid == CLIQUE.rpartition(".")[0]
+    assert found.message == ""
+
+
+def test_gpus_without_fabric_make_a_node_without_fabric():
+    assert look(FakeMachine(fake_gpus(2))).state is FabricState.NOT_SUPPORTED
+    assert look(FakeMachine([])).state is FabricState.NOT_SUPPORTED
+
+
+def test_nvlink_within_one_box_is_no_fabric(machine):
+    for gpu in machine.gpus:
+        gpu.fabric = FakeFabric(cluster_uuid="00000000-0000-0000-0000-000000000000", clique_id=0)
+    assert look(machine).state is FabricState.NOT_SUPPORTED
+
+
+@pytest.mark.parametrize("state", [1, 2])
+def test_a_gpu_that_is_still_registering_is_waited_for(machine, state):
+    machine.gpus[2].fabric = FakeFabric(state=state)
+    found = look(machine)
+    assert (found.state, found.clique_id) == (FabricState.IN_PROGRESS, "")
+    assert machine.gpus[2].uuid in found.message
+
+
+def test_a_failed_registration_is_a_failure_that_names_the_gpu(machine):
+    machine.gpus[1].fabric = FakeFabric(status=999)
+    found = look(machine)
+    assert found.state is FabricState.FAILED and machine.gpus[1].uuid in found.message
+
+
+def test_gpus_in_several_cliques_are_a_failure(machine):
+    machine.gpus[1].fabric = replace(FakeFabric(), clique_id=5)
+    found = look(machine)
+    assert found.state is FabricState.FAILED and "several cliques" in found.message
+
+
+def test_a_lost_gpu_does_not_take_the_clique_from_the_others(machine):
+    machine.lose(3)
+    found = look(machine)
+    assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
+    assert "GPU 3" in found.message
+
+
+def test_a_hung_gpu_does_not_either(machine):
+    machine.hang(0)
+    assert look(machine).state is FabricState.COMPLETED
+
+
+def test_when_no_gpu_answers_nothing_is_concluded(machine):
+    for index in range(4):
+        machine.lose(index)
+    assert look(machine).state is FabricState.UNSET
+
+
+def test_unhealthy_links_are_told(machine):
+    machine.gpus[0].fabric = FakeFabric(health=2)
+    found = look(machine)
+    assert found.state is FabricState.COMPLETED and "unhealthy" in found.message
+
+
+def test_without_a_driver_nothing_is_known(machine):
+    machine.unload_driver()
+    assert look(machine).message == "the NVIDIA driver is not loaded"
+
+
+@pytest.mark.sim
+def test_the_real_adapter_reads_it_from_the_library(tmp_path: Path):
+    root = SimRoot.create(tmp_path / "host", "gb200-nvl4")
+    host = open_host(
+        HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
+    )
+    try:
+        found = fabric.look(host, SystemClock())
+        truth = root.profile.fabric
+        assert found.clique_id == f"{truth.cluster_uuid}.{truth.clique_id}"
+        assert found.driver_version == root.profile.driver_version
+        root.set_gpu(1, fabric_state=2)
+        assert fabric.look(host, SystemClock()).state is FabricState.IN_PROGRESS
+    finally:
+        host.close()
+        root.destroy()
+
+
+@pytest.mark.sim
+def test_a_box_without_fabric_is_not_supported_by_the_library_either(tmp_path: Path):
+    root = SimRoot.create(tmp_path / "host", "l4x2")
+    host = open_host(
+        HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
+    )
+    try:
+        assert fabric.look(host, SystemClock()).state is FabricState.NOT_SUPPORTED
+    finally:
+        host.close()
+        root.destroy()
