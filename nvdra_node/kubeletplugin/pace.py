@@ -76,6 +76,7 @@ class Pace:
             self._check_at_s = self._not_before_s = now_s
             self._again_at_s = now_s + AGAIN_S
             self._failures = 0
+            self._meddlings = 0  # a wipe that follows is part of the kubelet's start
 
     def meddled(self) -> None:
         """Somebody else changed or deleted our slices, or we may have missed that."""

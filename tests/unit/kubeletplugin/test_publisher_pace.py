@@ -65,6 +65,19 @@ def test_a_registration_ends_a_back_off(idle: Pace) -> None:
     assert idle.due_in_s() == 0
 
 
+def test_the_wipe_of_a_kubelet_that_starts_again_is_answered_quickly(
+    idle: Pace, clock: FakeClock
+) -> None:
+    for _ in range(8):
+        idle.meddled()
+        clock.advance(idle.due_in_s())
+        idle.begin()
+    idle.registered()
+    idle.begin()
+    idle.meddled()
+    assert idle.due_in_s() == pace.SETTLE_S
+
+
 def test_failures_are_retried_with_growing_pauses_and_for_ever(
     idle: Pace, clock: FakeClock
 ) -> None:
