@@ -9,6 +9,7 @@ always written, errors with ``reason`` as the first key. Lines of one operation 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ _FIELDS = "nvdra_fields"
 _REDACTED = "<redacted>"
 
 _operation: ContextVar[str] = ContextVar("nvdra_operation", default="")
+_numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
+"""Ids of operations: from a random one on, so that those of two runs of a service are not mixed up."""
 
 # One pass over the finished line: values of tell-tale keys, bearer credentials, JSON web tokens,
 # PEM keys. "token: permission denied" must stay readable, so a bare text after a colon is only
@@ -111,7 +114,7 @@ def get(name: str) -> Logger:
 @contextmanager
 def operation(op: str = "") -> Iterator[str]:
     """Give everything logged inside, in this thread, one id (8 hex digits, new unless given)."""
-    op = op or os.urandom(4).hex()
+    op = op or f"{next(_numbers) & 0xFFFFFFFF:08x}"
     token = _operation.set(op)
     try:
         yield op

@@ -128,12 +128,12 @@ class GpuDriver:
         drm = {
             name: stat
             for name in sysfs.drm_nodes(gpu.pci_address)
-            if (stat := sysfs.device_node(Path(drm_path(name)))) is not None
+            if (stat := sysfs.device_node(drm_path(name))) is not None
         }
         return GpuNodes(gpu=self._gpu_node(gpu_path(gpu), gpu.minor), drm=drm)
 
     def _gpu_node(self, path: str, minor: int) -> NodeStat:
-        stat = self._host.sysfs.device_node(Path(path))
+        stat = self._host.sysfs.device_node(path)
         if stat is None:
             raise NotReadyError(
                 f"{path} does not exist: run nvidia-modprobe -c {minor}", retry_after_s=1.0

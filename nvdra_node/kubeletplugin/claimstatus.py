@@ -75,10 +75,10 @@ class ClaimStatus:
 
     def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
         """Say that a claim's devices are ready. Returns at once; never raises."""
-        word = _Word(ref, tuple(devices), self._clock.wall())
         with self._lock:
-            if self.is_on and devices and not self._stopped.is_set():
-                self._enqueue(word)
+            if not self.is_on or not devices or self._stopped.is_set():
+                return
+            self._enqueue(_Word(ref, tuple(devices), self._clock.wall()))
         self._wake.set()
 
     def forget(self, ref: ClaimRef) -> None:

@@ -16,14 +16,15 @@ from nvdra_core.errors import LockTimeoutError
 
 
 class _Ticket:
-    """A place in the queue."""
+    """A place in the queue. ``event`` is for who must wait, which is rare."""
 
-    __slots__ = ("event", "keys", "owner")
+    __slots__ = ("event", "is_granted", "keys", "owner")
 
     def __init__(self, keys: frozenset[str], owner: str) -> None:
         self.keys = keys
         self.owner = owner
-        self.event = threading.Event()
+        self.is_granted = False
+        self.event: threading.Event | None = None
 
 
 class Locks:
@@ -55,10 +56,13 @@ class Locks:
         with self._mutex:
             self._queue.append(ticket)
             self._grant()
-        if ticket.event.is_set() or self._clock.wait(ticket.event, deadline.remaining_s()):
+            if ticket.is_granted:
+                return
+            granted = ticket.event = threading.Event()
+        if self._clock.wait(granted, deadline.remaining_s()):
             return
         with self._mutex:
-            if ticket.event.is_set():
+            if granted.is_set():
                 return
             self._queue.remove(ticket)
             in_the_way = self._in_the_way(ticket)
@@ -72,7 +76,9 @@ class Locks:
         for ticket in self._queue:
             if ticket.keys.isdisjoint(self._owners) and ticket.keys.isdisjoint(wanted_earlier):
                 self._owners.update(dict.fromkeys(ticket.keys, ticket.owner))
-                ticket.event.set()
+                ticket.is_granted = True
+                if ticket.event is not None:
+                    ticket.event.set()
             else:
                 wanted_earlier |= ticket.keys
                 waiting.append(ticket)
