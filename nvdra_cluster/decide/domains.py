@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from nvdra_cluster.decide import cliques, deletion, status, templates
+from nvdra_cluster.decide import cliques, deletion, events, status, templates
 from nvdra_cluster.decide.model import FINALIZER, DomainSnapshot, DomainView
 from nvdra_cluster.decide.writes import DOMAINS, Merge, Write
 from nvdra_cluster.settings import FabricSettings
@@ -25,16 +25,18 @@ def reconcile(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> l
     domain = snapshot.domain
     found = status.decide(snapshot, settings, now)
     if domain.is_deleting:
-        return _end(snapshot, found, settings)
-    writes: list[Write] = []
-    if status.refusal(snapshot, settings) is None:
-        if FINALIZER not in domain.finalizers:
-            writes.append(_finalizers(domain, (*domain.finalizers, FINALIZER)))
-        writes += templates.reconcile(snapshot, settings)
-    else:
-        writes += [write for view in snapshot.templates for write in templates.remove(view)]
-    writes += cliques.reconcile(snapshot, found.nodes, settings)
-    return writes + _tell(domain, found)
+        return _end(snapshot, found, settings, now)
+    told = _tell(domain, found, now)
+    if status.refusal(snapshot, settings) is not None:
+        return [write for view in snapshot.templates for write in templates.remove(view)] + told
+    first: list[Write] = []
+    if FINALIZER not in domain.finalizers:
+        first.append(_finalizers(domain, (*domain.finalizers, FINALIZER)))
+    first += cliques.reconcile(snapshot, found.nodes, settings)
+    made = templates.reconcile(snapshot, settings)
+    if snapshot.template_problem is not None:
+        return first + told + made  # what failed before may fail again, and must not hide why
+    return first + made + told
 
 
 def may_go(snapshot: DomainSnapshot) -> bool:
@@ -43,13 +45,13 @@ def may_go(snapshot: DomainSnapshot) -> bool:
 
 
 def _end(
-    snapshot: DomainSnapshot, found: ComputeDomainStatus, settings: FabricSettings
+    snapshot: DomainSnapshot, found: ComputeDomainStatus, settings: FabricSettings, now: str
 ) -> list[Write]:
     domain = snapshot.domain
-    writes = [write for view in snapshot.templates for write in templates.remove(view)]
+    writes: list[Write] = [write for view in snapshot.templates for write in templates.remove(view)]
     if not may_go(snapshot):
         writes += cliques.reconcile(snapshot, found.nodes, settings)
-        return writes + _tell(domain, found)
+        return writes + _tell(domain, found, now)
     writes += cliques.remove(snapshot.cliques, settings)
     if FINALIZER in domain.finalizers:
         left = tuple(name for name in domain.finalizers if name != FINALIZER)
@@ -66,9 +68,9 @@ def _finalizers(domain: DomainView, names: tuple[str, ...]) -> Merge:
     return Merge(DOMAINS, domain.namespace, domain.name, {"metadata": metadata})
 
 
-def _tell(domain: DomainView, found: ComputeDomainStatus) -> list[Write]:
+def _tell(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Write]:
     if found == domain.status:
         return []
     # A merge patch keeps what is not named: a missing assignment must be said.
     patch = {"metadata": {"uid": domain.uid}, "status": msgspec.to_builtins(found)}
-    return [Merge(_STATUS, domain.namespace, domain.name, patch)]
+    return [Merge(_STATUS, domain.namespace, domain.name, patch), *events.tell(domain, found, now)]

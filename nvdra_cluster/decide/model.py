@@ -107,6 +107,7 @@ class CliqueView:
     domain_uid: str
     clique_id: str
     daemons: tuple[CliqueDaemon, ...] = ()
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,11 @@ def reconcile(
     filled = _filled(snapshot.clique, decision)
     writes: list[Write] = []
     for view in snapshot.clique.nodes:
-        if slots.home(view) != snapshot.clique.clique_id:
-            continue
+        if (
+            slots.home(view) != snapshot.clique.clique_id
+            or view.name not in snapshot.clique.existing
+        ):
+            continue  # a node that is gone keeps what it has, until its object goes: its slot cools
         wanted = _spec(snapshot, decision, filled, view)
         wanted = replace(wanted, certificate=certify(view, wanted))
         if wanted != view.spec:
@@ -117,13 +120,27 @@ def _spec(
         slot_count=decision.slot_count,
         slots=filled if has_slots else (),
         former_slots=_former(snapshot, view),
-        domains=tuple(_domain(one) for one in sorted(joined, key=lambda one: one.domain.uid)),
+        domains=tuple(
+            _domain(one, _members(snapshot, decision, one.domain.uid))
+            for one in sorted(joined, key=lambda one: one.domain.uid)
+        ),
         heartbeat_seconds=DEFAULT_HEARTBEAT_S if joined else IDLE_HEARTBEAT_S,
         certificate=view.spec.certificate,
     )
 
 
-def _domain(joined: Joined) -> FabricDomain:
+def _members(snapshot: NodesSnapshot, decision: CliqueDecision, uid: str) -> tuple[int, ...]:
+    """Slots of the clique's nodes that take part in a domain."""
+    return tuple(
+        sorted(
+            slot
+            for name, slot in decision.slots.items()
+            if any(one.domain.uid == uid for one in snapshot.joined.get(name, ()))
+        )
+    )
+
+
+def _domain(joined: Joined, members: tuple[int, ...]) -> FabricDomain:
     domain, numbers = joined.domain, joined.assignment
     return FabricDomain(
         uid=domain.uid,
@@ -133,6 +150,7 @@ def _domain(joined: Joined) -> FabricDomain:
         port=numbers.port,
         channel=numbers.channel,
         deleting=domain.is_deleting,
+        members=members,
     )
 
 

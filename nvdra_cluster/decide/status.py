@@ -123,7 +123,9 @@ def _template_problem(snapshot: DomainSnapshot) -> Problem | None:
         return Problem("Deleting", "no new claims are made of a domain that is being deleted")
     if any(not template.is_deleting for template in snapshot.templates):
         return None
-    return snapshot.template_problem or Problem("Pending", "the template is being made")
+    if snapshot.templates:
+        return Problem("Pending", "an old template must go first")
+    return snapshot.template_problem  # None: it is made by a write before this one, or neither is
 
 
 def _unready(snapshot: DomainSnapshot, judged: Mapping[str, Readiness]) -> Problem | None:

@@ -16,6 +16,7 @@ DOMAINS = Resource("resource.nvidia.com", "v1beta1", "computedomains")
 CLIQUES = Resource("resource.nvidia.com", "v1beta1", "computedomaincliques")
 FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced=False)
 TEMPLATES = Resource(RESOURCE_GROUP, "v1", "resourceclaimtemplates")
+EVENTS = Resource("", "v1", "events")
 
 Body = dict[str, Any]
 

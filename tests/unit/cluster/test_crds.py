@@ -59,7 +59,10 @@ def test_upstreams_fields_of_a_domain_have_upstreams_defaults_and_enums():
     assert (spec["numNodes"]["minimum"], spec["numNodes"]["default"]) == (0, 0)
     mode = spec["channel"]["properties"]["allocationMode"]
     assert (mode["enum"], mode["default"]) == (["All", "Single"], "Single")
-    assert (status["status"]["enum"], status["status"]["default"]) == (["NotReady", "Ready"], "NotReady")
+    assert (status["status"]["enum"], status["status"]["default"]) == (
+        ["NotReady", "Ready"],
+        "NotReady",
+    )
     nodes = status["nodes"]
     assert nodes["x-kubernetes-list-map-keys"] == ["name"]
     assert nodes["items"]["required"] == ["cliqueID", "ipAddress", "name"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nvdra_cluster.decide import domains
-from nvdra_cluster.decide.model import FINALIZER, CliqueView, ConfigView, DomainSnapshot
+from nvdra_cluster.decide.model import FINALIZER, CliqueView, ConfigView, DomainSnapshot, Problem
 from nvdra_cluster.decide.writes import Create, Delete, Merge, Write
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import CliqueDaemon, ComputeDomainState
@@ -29,7 +29,9 @@ CLIQUE_NAME = f"u1.{CLIQUE}"
 
 
 def reconcile(snapshot: DomainSnapshot, settings: FabricSettings = SETTINGS) -> list[Write]:
-    return domains.reconcile(snapshot, settings, NOW)
+    """The writes, less events."""
+    writes = domains.reconcile(snapshot, settings, NOW)
+    return [write for write in writes if write.resource.plural != "events"]
 
 
 def settled(snapshot: DomainSnapshot) -> DomainSnapshot:
@@ -151,10 +153,29 @@ class TestTemplate:
         ]
 
 
+class TestTrouble:
+    def test_what_failed_before_does_not_hide_why(self):
+        problem = Problem("NameTaken", "somebody has it")
+        taken = a_snapshot(templates=(), template_problem=problem)
+        assert kinds(reconcile(taken)) == [
+            ("Merge", "computedomains/status"),
+            ("Create", "resourceclaimtemplates"),
+        ]
+
+    def test_events_tell_what_is_new_once(self):
+        bad = a_snapshot(a_domain(spec=None, problem="no channel"), templates=())
+        (event,) = [
+            w for w in domains.reconcile(bad, SETTINGS, NOW) if w.resource.plural == "events"
+        ]
+        assert isinstance(event, Create)
+        assert (event.body["reason"], event.body["type"]) == ("InvalidSpec", "Warning")
+        assert event.body["involvedObject"]["name"] == "train"
+        assert domains.reconcile(settled(bad), SETTINGS, "2027-01-01T00:00:00Z") == []
+
+
 class TestCliques:
     def test_is_made_with_the_nodes_of_the_domain(self):
-        writes = reconcile(a_snapshot(members=(a_member(),)))
-        (made,) = [w for w in writes if isinstance(w, Create)]
+        (made,) = [w for w in reconcile(a_snapshot(members=(a_member(),))) if isinstance(w, Create)]
         assert made.body["metadata"] == {
             "name": CLIQUE_NAME,
             "namespace": "nvdra",

@@ -75,6 +75,15 @@ def test_a_domain_is_told_with_its_namespace_and_numbers():
     assert (domain.port, domain.channel, domain.deleting) == (24001, 0, False)
 
 
+def test_a_domain_names_the_slots_of_its_members_in_the_clique():
+    a, b, c = a_fabric_node("a", slot=2), a_fabric_node("bb", slot=5), a_fabric_node("ccc", slot=7)
+    one = (Joined(domain=a_domain(), assignment=NUMBERS),)
+    writes, _ = nodespecs.reconcile(a_clique(a, b, c, joined={"a": one, "ccc": one}), SETTINGS)
+    assert applied(a, writes).domains[0].members == (2, 7)
+    assert applied(c, writes).domains == applied(a, writes).domains
+    assert applied(b, writes).domains == ()
+
+
 def test_heartbeats_are_frequent_only_while_the_node_takes_part():
     view = a_fabric_node()
     busy, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)

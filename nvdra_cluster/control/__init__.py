@@ -1,0 +1,1 @@
+"""The shell around ``decide``: watches, cache, leadership, writes. Enter at ``loop``."""

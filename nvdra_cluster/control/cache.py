@@ -1,0 +1,357 @@
+"""Everything the controller knows, with indexes, and which decisions are due because of a change.
+
+Watches and the answers to our own writes come in through ``put_*`` and ``drop_*``; an older version
+of an object never replaces a newer one. ``control.reconcile`` takes due keys and asks for snapshots.
+One lock guards it all; no method blocks on anything else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from nvdra_cluster.control import index
+from nvdra_cluster.control.index import Multimap
+from nvdra_cluster.decide import slots
+from nvdra_cluster.decide.model import (
+    ClaimView,
+    CliqueView,
+    DomainView,
+    FabricView,
+    NodeView,
+    Problem,
+    TemplateView,
+)
+from nvdra_core.api import FabricSlot
+
+SLOT_COOLING_S = 300.0
+"""How long the slot of a FabricNode that is gone stays taken."""
+DEAD_KEPT = 4096
+
+
+class What(str, Enum):
+    """What a decision is about."""
+
+    NODE = "node"
+    """Whether a node has a FabricNode."""
+    CLIQUE = "clique"
+    """Specs of all FabricNodes of a clique."""
+    LONE = "lone"
+    """Spec of a FabricNode without a clique."""
+    DOMAIN = "domain"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One decision: node name, clique id or domain UID."""
+
+    what: What
+    name: str
+
+
+class Cache:
+    """See the module. Read the dictionaries with ``lock`` held."""
+
+    def __init__(self, now_s: Callable[[], float] = lambda: 0.0) -> None:
+        """``now_s``: a monotonic clock, for what cools."""
+        self._now_s = now_s
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.nodes: dict[str, NodeView] = {}
+        self.fabrics: dict[str, FabricView] = {}
+        self.domains: dict[str, DomainView] = {}
+        self.templates: dict[str, TemplateView] = {}
+        self.cliques: dict[str, CliqueView] = {}
+        self.claims: dict[str, ClaimView] = {}
+        self.offers: dict[str, str] = {}
+        """Slice name to node."""
+        self.in_clique = Multimap()
+        """Clique to the FabricNodes that are or were in it."""
+        self.reporting = Multimap()
+        """Domain to the nodes that report it."""
+        self.claims_of = Multimap()
+        self.claims_on = Multimap()
+        self.templates_of = Multimap()
+        self.cliques_of = Multimap()
+        self.offering = Multimap()
+        self.lost: set[str] = set()
+        """Nodes whose heartbeats stopped; ``nodeloss`` says so."""
+        self.full: set[str] = set()
+        """Nodes whose clique has no slot for them; ``reconcile`` says so."""
+        self.template_problems: dict[str, Problem] = {}
+        self.cooling: dict[str, tuple[str, int, float]] = {}
+        """Deleted node to (clique, slot, until when)."""
+        self._due: dict[Key, None] = {}
+        self._paths: dict[str, str] = {}
+        """Of domains, to UIDs."""
+        self._dead: OrderedDict[str, None] = OrderedDict()
+        """UIDs of objects that we deleted: late events about them are not believed."""
+        self._slots: dict[str, tuple[FabricSlot, ...]] = {}
+
+    def mark(self, *keys: Key) -> None:
+        """These decisions are due."""
+        with self.changed:
+            self._due.update(dict.fromkeys(keys))
+            self.changed.notify_all()
+
+    def mark_all(self) -> None:
+        """Every decision is due."""
+        with self.lock:
+            self.mark(
+                *(Key(What.DOMAIN, uid) for uid in self.domains),
+                *(Key(What.DOMAIN, view.domain_uid) for view in self.templates.values()),
+                *(Key(What.DOMAIN, view.domain_uid) for view in self.cliques.values()),
+                *(Key(What.NODE, name) for name in self.nodes.keys() | self.fabrics.keys()),
+                *(self.home_key(name) for name in self.fabrics),
+            )
+
+    def take(self, limit: int) -> list[Key]:
+        """Up to ``limit`` due decisions, oldest first; they are no longer due."""
+        with self.lock:
+            taken = list(self._due)[:limit]
+            for key in taken:
+                del self._due[key]
+            return taken
+
+    def due(self) -> int:
+        """How many decisions are due."""
+        return len(self._due)
+
+    def home_key(self, name: str) -> Key:
+        """The decision about the spec of a node's FabricNode."""
+        view = self.fabrics.get(name)
+        clique_id = slots.home(view) if view is not None else ""
+        return Key(What.CLIQUE, clique_id) if clique_id else Key(What.LONE, name)
+
+    def bury(self, uid: str) -> None:
+        """The object was deleted by us; drop it as well."""
+        with self.lock:
+            self._dead[uid] = None
+            while len(self._dead) > DEAD_KEPT:
+                self._dead.popitem(last=False)
+
+    def put_node(self, view: NodeView) -> None:
+        """A Node as it is now."""
+        with self.lock:
+            if self.nodes.get(view.name) != view:
+                self.nodes[view.name] = view
+                self._touch_node(view.name)
+
+    def drop_node(self, name: str) -> None:
+        """A Node is gone."""
+        with self.lock:
+            if self.nodes.pop(name, None) is not None:
+                self._touch_node(name)
+
+    def _touch_node(self, name: str) -> None:
+        self.mark(Key(What.NODE, name))
+        if name in self.fabrics:
+            self.mark(self.home_key(name))
+            self.touch_domains_of(name)
+
+    def touch_domains_of(self, name: str) -> None:
+        """Everything that says something about a node must look again."""
+        with self.lock:
+            uids = {self.claims[claim].domain_uid for claim in self.claims_on.get(name)}
+            view = self.fabrics.get(name)
+            if view is not None:
+                uids |= {report.uid for report in view.status.domains}
+                uids |= {domain.uid for domain in view.spec.domains}
+            self.mark(*(Key(What.DOMAIN, uid) for uid in uids))
+
+    def put_fabric(self, view: FabricView) -> None:
+        """A FabricNode as it is now; one that differs in its heartbeat only makes nothing due."""
+        with self.lock:
+            old = self.fabrics.get(view.name)
+            if view.uid in self._dead or (old is not None and old.version > view.version):
+                return
+            if old is not None and old.uid != view.uid:
+                self.drop_fabric(view.name)
+                old = None
+            view = self._sharing(view)
+            if old is not None and index.is_same(old, view):
+                self.fabrics[view.name] = view
+                return
+            if old is not None:
+                self.mark(self.home_key(view.name))
+                self.touch_domains_of(view.name)
+            self.fabrics[view.name] = view
+            self._index(old, view)
+            self.mark(self.home_key(view.name))
+            self.touch_domains_of(view.name)
+
+    def drop_fabric(self, name: str) -> None:
+        """A FabricNode is gone; its slot stays taken for SLOT_COOLING_S."""
+        with self.lock:
+            old = self.fabrics.get(name)
+            if old is None:
+                return
+            self.mark(self.home_key(name), Key(What.NODE, name))
+            self.touch_domains_of(name)
+            del self.fabrics[name]
+            self._index(old, None)
+            self.lost.discard(name)
+            self.full.discard(name)
+            if old.spec.slot is not None:
+                until_s = self._now_s() + SLOT_COOLING_S
+                self.cooling[name] = (old.spec.clique_id, old.spec.slot, until_s)
+
+    def _sharing(self, view: FabricView) -> FabricView:
+        """All nodes of a clique have the same list: one copy of it in memory."""
+        known = self._slots.setdefault(view.spec.clique_id, view.spec.slots)
+        if known is view.spec.slots:
+            return view
+        if known != view.spec.slots:
+            self._slots[view.spec.clique_id] = view.spec.slots
+            return view
+        spec = msgspec.structs.replace(view.spec, slots=known)
+        return FabricView(
+            view.name, view.uid, view.version, spec, view.status, view.created, view.owner_uid
+        )
+
+    def _index(self, old: FabricView | None, new: FabricView | None) -> None:
+        name = (old or new).name  # type: ignore[union-attr]
+        self.in_clique.move(name, index.cliques_of(old), index.cliques_of(new))
+        self.reporting.move(name, index.domains_of(old), index.domains_of(new))
+
+    def put_domain(self, view: DomainView) -> None:
+        """A ComputeDomain as it is now."""
+        with self.lock:
+            old = self.domains.get(view.uid)
+            if old is not None and old.version > view.version:
+                return
+            if self._paths.get(view.path, view.uid) != view.uid:
+                self.drop_domain(view.path)
+            self._paths[view.path] = view.uid
+            self.domains[view.uid] = view
+            if old is None or old != view:
+                self.mark(Key(What.DOMAIN, view.uid))
+            if old is None or old.is_deleting != view.is_deleting:
+                self.touch_members(view.uid)
+
+    def domain_paths(self) -> set[str]:
+        """``namespace/name`` of all ComputeDomains."""
+        with self.lock:
+            return set(self._paths)
+
+    def drop_domain(self, path: str) -> None:
+        """A ComputeDomain (``namespace/name``) is gone."""
+        with self.lock:
+            uid = self._paths.pop(path, "")
+            if self.domains.pop(uid, None) is not None:
+                self.template_problems.pop(uid, None)
+                self.mark(Key(What.DOMAIN, uid))
+                self.touch_members(uid)
+
+    def touch_members(self, uid: str) -> None:
+        """The specs of the domain's nodes must be looked at."""
+        with self.lock:
+            names = {self.claims[claim].node for claim in self.claims_of.get(uid)}
+            names |= self.reporting.get(uid)
+            self.mark(*(self.home_key(name) for name in names if name in self.fabrics))
+
+    def put_template(self, view: TemplateView) -> None:
+        """A ResourceClaimTemplate as it is now."""
+        path = f"{view.namespace}/{view.name}"
+        with self.lock:
+            old = self.templates.get(path)
+            is_older = old is not None and old.version > view.version
+            if old == view or is_older or view.uid in self._dead:
+                return
+            self.templates[path] = view
+            self._link(self.templates_of, path, old.domain_uid if old else None, view.domain_uid)
+            self.template_problems.pop(view.domain_uid, None)
+
+    def drop_template(self, path: str) -> None:
+        """A ResourceClaimTemplate (``namespace/name``) is gone."""
+        with self.lock:
+            old = self.templates.pop(path, None)
+            if old is not None:
+                self._link(self.templates_of, path, old.domain_uid, None)
+
+    def put_clique(self, view: CliqueView) -> None:
+        """A ComputeDomainClique as it is now."""
+        with self.lock:
+            old = self.cliques.get(view.name)
+            is_older = old is not None and old.version > view.version
+            if old == view or is_older or view.uid in self._dead:
+                return
+            self.cliques[view.name] = view
+            self._link(self.cliques_of, view.name, None, view.domain_uid)
+
+    def drop_clique(self, name: str) -> None:
+        """A ComputeDomainClique is gone."""
+        with self.lock:
+            old = self.cliques.pop(name, None)
+            if old is not None:
+                self._link(self.cliques_of, name, old.domain_uid, None)
+
+    def _link(self, names: Multimap, name: str, old: str | None, new: str | None) -> None:
+        names.move(name, [old] if old else [], [new] if new else [])
+        self.mark(*(Key(What.DOMAIN, uid) for uid in {old, new} if uid))
+
+    def put_claim(self, view: ClaimView) -> None:
+        """A ResourceClaim as it is now."""
+        with self.lock:
+            old = self.claims.get(view.path)
+            if old != view:
+                self._replace_claim(view.path, old, view)
+
+    def drop_claim(self, path: str) -> None:
+        """A ResourceClaim (``namespace/name``) is gone."""
+        with self.lock:
+            old = self.claims.get(path)
+            if old is not None:
+                self._replace_claim(path, old, None)
+
+    def _replace_claim(self, path: str, old: ClaimView | None, new: ClaimView | None) -> None:
+        if new is None:
+            del self.claims[path]
+        else:
+            self.claims[path] = new
+        sides = [side for side in (old, new) if side is not None]
+        self.claims_of.move(path, [old.domain_uid] if old else [], [new.domain_uid] if new else [])
+        self.claims_on.move(path, [old.node] if old else [], [new.node] if new else [])
+        for side in sides:
+            self.mark(Key(What.DOMAIN, side.domain_uid))
+            if side.node in self.fabrics:
+                self.mark(self.home_key(side.node))
+
+    def put_slice(self, name: str, node: str) -> None:
+        """A ResourceSlice of our driver."""
+        with self.lock:
+            old = self.offers.get(name)
+            if old != node:
+                self.offers[name] = node
+                self.offering.move(name, [old] if old else [], [node])
+                self.mark(Key(What.NODE, node))
+
+    def drop_slice(self, name: str) -> None:
+        """It is gone."""
+        with self.lock:
+            old = self.offers.pop(name, None)
+            if old is not None:
+                self.offering.discard(old, name)
+
+    def set_lost(self, name: str, *, is_lost: bool) -> bool:
+        """Say that a node's heartbeats stopped, or go on; returns whether that is new."""
+        with self.lock:
+            if (name in self.lost) is is_lost:
+                return False
+            (self.lost.add if is_lost else self.lost.discard)(name)
+            self.touch_domains_of(name)
+            return True
+
+    def set_full(self, names: Iterable[str], among: Iterable[str]) -> None:
+        """Say which of the nodes ``among`` a clique have no slot."""
+        with self.lock:
+            wanted = set(names)
+            for name in among:
+                if (name in self.full) is not (name in wanted):
+                    (self.full.add if name in wanted else self.full.discard)(name)
+                    self.touch_domains_of(name)

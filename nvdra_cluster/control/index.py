@@ -1,0 +1,64 @@
+"""Names by key, and by which keys a FabricNode is found. Used by ``cache`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from nvdra_cluster.decide.model import FabricView
+
+
+class Multimap:
+    """Names by key, without empty sets."""
+
+    def __init__(self) -> None:
+        self._sets: dict[str, set[str]] = {}
+
+    def add(self, key: str, name: str) -> None:
+        """Put ``name`` under ``key``."""
+        self._sets.setdefault(key, set()).add(name)
+
+    def discard(self, key: str, name: str) -> None:
+        """Take it away."""
+        names = self._sets.get(key)
+        if names is not None:
+            names.discard(name)
+            if not names:
+                del self._sets[key]
+
+    def get(self, key: str) -> set[str]:
+        """What is under ``key``; not to be changed."""
+        return self._sets.get(key, set())
+
+    def move(self, name: str, old: Iterable[str], new: Iterable[str]) -> None:
+        """``name`` was under ``old`` and is under ``new`` now."""
+        before, after = set(old), set(new)
+        for key in before - after:
+            self.discard(key, name)
+        for key in after - before:
+            self.add(key, name)
+
+
+def is_same(old: FabricView, new: FabricView) -> bool:
+    """Whether two states of a FabricNode differ at most in the heartbeat."""
+    if old.uid != new.uid or old.spec != new.spec or old.owner_uid != new.owner_uid:
+        return False
+    if old.status.heartbeat_time == new.status.heartbeat_time:
+        return old.status == new.status
+    same_beat = msgspec.structs.replace(new.status, heartbeat_time=old.status.heartbeat_time)
+    return old.status == same_beat
+
+
+def cliques_of(view: FabricView | None) -> set[str]:
+    """The cliques that a node is in, or was in."""
+    if view is None:
+        return set()
+    found = {view.status.clique_id, view.spec.clique_id}
+    found |= {slot.clique_id for slot in view.spec.former_slots}
+    return found - {""}
+
+
+def domains_of(view: FabricView | None) -> set[str]:
+    """The domains that a node reports."""
+    return {report.uid for report in view.status.domains} if view is not None else set()

@@ -1,0 +1,261 @@
+"""The controller's heart: waits for what is due, decides, writes, takes over the answers. One thread.
+
+Every answer of the API is put into the cache before the next decision, so that a decision never acts
+on less than what this process did itself. Standbys keep their caches warm and decide nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nvdra_cluster.control import wire
+from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.nodeloss import Heartbeats, format_time
+from nvdra_cluster.control.reconcile import Group, Now, Reconciler
+from nvdra_cluster.control.writer import Outcome, Writer
+from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView, Problem
+from nvdra_cluster.decide.writes import FABRIC_NODES, TEMPLATES, Create, Delete, Write
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import CLAIMS, JsonObject, Selector
+from nvdra_core.kube.retry import Backoff
+from nvdra_core.workers import Heartbeat
+
+_LOG = log.get(__name__)
+BATCH = 400
+GATHER_S = 0.05
+"""How long changes are gathered before they are acted on."""
+TICK_S = 1.0
+ASK_TIMEOUT_S = 3.0
+ASK_LIMIT = 200
+"""Suspected nodes that are asked about in one round."""
+RESYNC_S = 600.0
+STUCK_S = 30.0
+"""How often what waits for something that no event tells of is looked at."""
+
+
+@dataclass(slots=True)
+class _Retry:
+    at_s: float
+    failures: int
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """See the module. ``lead`` in a thread of its own, once leading."""
+
+    cache: Cache
+    reconciler: Reconciler
+    writer: Writer
+    client: Client
+    clock: Clock
+    stopping: threading.Event
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
+    gather_s: float = GATHER_S
+    _retries: dict[Key, _Retry] = field(default_factory=dict)
+    _resync_at_s: float = 0.0
+    _stuck_at_s: float = 0.0
+    _checked_at_s: float = 0.0
+
+    def lead(self, sign_of_life: Heartbeat | None = None) -> None:
+        """Decide and write until ``stopping``; the caches must be synced."""
+        self.reconciler.adopt()
+        self.cache.mark_all()
+        now_s = self.clock.monotonic()
+        self._resync_at_s, self._stuck_at_s = now_s + RESYNC_S, now_s + STUCK_S
+        while not self.stopping.is_set():
+            if sign_of_life is not None:
+                sign_of_life.beat()
+            self._wait()
+            self._tick()
+            self.step()
+
+    def step(self) -> int:
+        """Carry out what is due now; returns the number of decisions with writes."""
+        keys = self.cache.take(BATCH)
+        if not keys:
+            return 0
+        now = Now(self.clock.monotonic(), format_time(self.clock.wall()))
+        groups = [
+            sure
+            for group in self.reconciler.decide(keys, now)
+            for sure in ([group] if group.ends is None else self._make_sure(group, group.ends, now))
+        ]
+        if not groups:
+            return 0
+        outcomes = self.writer.run(groups)
+        self._learn(outcomes)
+        return len(groups)
+
+    def _make_sure(self, group: Group, domain: DomainView, now: Now) -> list[Group]:
+        """Read the claims of a domain that is about to go, and decide again with what is there."""
+        selector = Selector(labels=f"{DOMAIN_LABEL}={domain.uid}")
+        deadline = Deadline(ASK_TIMEOUT_S, self.clock)
+        try:
+            found = self.client.list(
+                CLAIMS, namespace=domain.namespace, selector=selector, deadline=deadline
+            )
+        except ApiError as error:
+            self._fail(group, None, error)
+            return []
+        for obj in found.items:
+            self.cache.put_claim(wire.claim(obj))
+        return self.reconciler.decide([group.key], now)
+
+    def _wait(self) -> None:
+        with self.cache.changed:
+            if not self.cache.due():
+                self.cache.changed.wait(TICK_S)
+        if self.cache.due():
+            self.clock.wait(self.stopping, self.gather_s)
+
+    def _tick(self) -> None:
+        """What happens by the clock."""
+        now_s = self.clock.monotonic()
+        ripe = [key for key, retry in self._retries.items() if retry.at_s <= now_s]
+        if ripe:
+            for key in ripe:
+                self._retries[key].at_s = float("inf")
+            self.cache.mark(*ripe)
+        if now_s - self._checked_at_s >= TICK_S:
+            self._checked_at_s = now_s
+            self.look_for_losses()
+        if now_s >= self._stuck_at_s:
+            self._stuck_at_s = now_s + STUCK_S
+            self._look_at_stuck()
+        if now_s >= self._resync_at_s:
+            self._resync_at_s = now_s + RESYNC_S
+            self.cache.mark_all()
+
+    def _look_at_stuck(self) -> None:
+        """A full clique whose slots cool off, a template's name that becomes free: no event says so."""
+        with self.cache.lock:
+            self.cache.mark(*(self.cache.home_key(name) for name in self.cache.full))
+            self.cache.mark(*(Key(What.DOMAIN, uid) for uid in self.cache.template_problems))
+
+    def look_for_losses(self) -> None:
+        """Find nodes that have fallen silent, and those that are back."""
+        now_s = self.clock.monotonic()
+        with self.cache.lock:
+            active = [view.name for view in self.cache.fabrics.values() if view.spec.domains]
+            suspects = self.heartbeats.silent(active, now_s)
+            back = [name for name in self.cache.lost if name not in set(suspects)]
+        for name in back:
+            if self.cache.set_lost(name, is_lost=False):
+                _LOG.info("node is back", node=name)
+        news = [name for name in suspects if name not in self.cache.lost]
+        for name in news[:ASK_LIMIT]:
+            if self._is_silent_indeed(name) and self.cache.set_lost(name, is_lost=True):
+                _LOG.warning("node lost: its heartbeats stopped", node=name)
+
+    def _is_silent_indeed(self, name: str) -> bool:
+        """Ask the API server itself: our watch may be what is silent."""
+        try:
+            obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(ASK_TIMEOUT_S, self.clock))
+        except ApiError as error:
+            _LOG.info("cannot ask about a silent node", v=2, node=name, error=error)
+            return False
+        self.observe_fabric(obj)
+        return bool(self.heartbeats.silent([name], self.clock.monotonic()))
+
+    def observe_fabric(self, obj: JsonObject) -> None:
+        """Take over a FabricNode, and its heartbeat."""
+        view = wire.fabric(obj)
+        with self.cache.lock:
+            self.heartbeats.note(
+                view.name, view.status.heartbeat_time, self.clock.monotonic(), self.clock.wall()
+            )
+            self.cache.put_fabric(view)
+
+    def forget_fabric(self, name: str) -> None:
+        """A FabricNode is gone."""
+        with self.cache.lock:
+            self.heartbeats.forget(name)
+            self.cache.drop_fabric(name)
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            for write, stored in outcome.stored:
+                self._take_over(write, stored)
+            if outcome.error is None:
+                self._retries.pop(outcome.group.key, None)
+            else:
+                self._fail(outcome.group, outcome.failed, outcome.error)
+
+    def _take_over(self, write: Write, stored: JsonObject | None) -> None:
+        plural, namespace, name = write.key
+        if isinstance(write, Delete):
+            self.cache.bury(write.uid)
+        if stored is None:
+            self._forget(plural, namespace, name)
+        elif plural == "fabricnodes":
+            self.observe_fabric(stored)
+        elif plural == "computedomains":
+            self.cache.put_domain(wire.domain(stored))
+        elif plural == "resourceclaimtemplates":
+            self.cache.put_template(wire.template(stored))
+        elif plural == "computedomaincliques":
+            self.cache.put_clique(wire.clique(stored))
+
+    def _forget(self, plural: str, namespace: str, name: str) -> None:
+        if plural == "fabricnodes":
+            self.forget_fabric(name)
+        elif plural == "computedomains":
+            self.cache.drop_domain(f"{namespace}/{name}")
+        elif plural == "resourceclaimtemplates":
+            self.cache.drop_template(f"{namespace}/{name}")
+        elif plural == "computedomaincliques":
+            self.cache.drop_clique(name)
+
+    def _fail(self, group: Group, write: Write | None, error: ApiError) -> None:
+        if isinstance(write, Create) and write.resource == TEMPLATES:
+            self._fail_template(group.key, write, error)
+        elif isinstance(write, Create) and error.status == 409:
+            self._find(write)
+        retry = self._retries.get(group.key)
+        failures = retry.failures + 1 if retry else 0
+        pause_s = max(self.backoff.pause_s(failures), error.retry_after_s or 0.0)
+        self._retries[group.key] = _Retry(self.clock.monotonic() + pause_s, failures)
+        _LOG.warning(
+            "a write failed; it will be tried again", error,
+            what=f"{group.key.what.value} {group.key.name}", again_s=f"{pause_s:.1f}",
+        )  # fmt: skip
+
+    def _find(self, write: Create) -> None:
+        """What we wanted to make is there: our watch has not told us yet."""
+        try:
+            found = self.client.get(write.resource, write.key[2], namespace=write.key[1])
+        except ApiError as error:
+            _LOG.info("cannot read what is there already", v=2, error=error)
+            return
+        self._take_over(write, found)
+
+    def _fail_template(self, key: Key, write: Create, error: ApiError) -> None:
+        """Say it in the domain's conditions: upstream's users saw a pod that never started."""
+        problem = Problem("CreateFailed", f"the API server refused the template: {error}")
+        if error.status == 409:
+            _, namespace, name = write.key
+            found = self._read_template(namespace, name)
+            if found is not None and wire.template(found).domain_uid == key.name:
+                self.cache.put_template(wire.template(found))
+                return
+            problem = Problem(
+                "NameTaken",
+                f"the ResourceClaimTemplate {name} is there and is not of this domain "
+                f"(label {DOMAIN_LABEL}); delete it, or use another name",
+            )
+        with self.cache.lock:
+            if self.cache.template_problems.get(key.name) != problem:
+                self.cache.template_problems[key.name] = problem
+
+    def _read_template(self, namespace: str, name: str) -> JsonObject | None:
+        try:
+            return self.client.get(TEMPLATES, name, namespace=namespace)
+        except ApiError as error:
+            _LOG.info("cannot read the template that is in the way", v=2, error=error)
+            return None

@@ -1,0 +1,246 @@
+"""Due decisions in, writes out: gathers a snapshot for each key, asks ``decide``, and keeps its books.
+
+Called by ``loop`` in one thread. Nothing here talks to the API; a write that fails is asked for
+again, because it follows from what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.decide import cliques, domains, fabricnodes, nodespecs, slots, templates
+from nvdra_cluster.decide.model import (
+    ClaimView,
+    DomainSnapshot,
+    DomainView,
+    FabricView,
+    MemberView,
+)
+from nvdra_cluster.decide.nodespecs import Certify, Joined, NodesSnapshot
+from nvdra_cluster.decide.numbers import Numbers
+from nvdra_cluster.decide.slots import CliqueSnapshot
+from nvdra_cluster.decide.writes import DOMAINS, Write
+from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
+from nvdra_core.api import ComputeDomainAssignment, Isolation
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The writes of one decision, in order; when one fails the rest waits for the next time."""
+
+    key: Key
+    writes: tuple[Write, ...]
+    ends: DomainView | None = None
+    """The domain that these writes let go. Its claims must be read once more before: a watch may be
+    behind, and this cannot be undone.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The time, as the decisions need it."""
+
+    monotonic_s: float
+    text: str
+    """RFC 3339."""
+
+
+class Reconciler:
+    """See the module."""
+
+    def __init__(self, cache: Cache, settings: FabricSettings, certify: Certify) -> None:
+        self._cache = cache
+        self._settings = settings
+        self._certify = certify
+        self._numbers = Numbers(settings)
+
+    def adopt(self) -> None:
+        """Take over the ports and channels that the objects record. Before the first ``decide``."""
+        with self._cache.lock:
+            recorded: dict[str, list[ComputeDomainAssignment]] = {}
+            for view in self._cache.fabrics.values():
+                for one in view.spec.domains:
+                    recorded.setdefault(one.uid, []).append(
+                        ComputeDomainAssignment(
+                            isolation=one.isolation, port=one.port, channel=one.channel
+                        )
+                    )
+            for domain in sorted(self._cache.domains.values(), key=lambda d: (d.created, d.uid)):
+                own = domain.status.assignment
+                self._numbers.adopt(
+                    domain, [*([own] if own else []), *recorded.get(domain.uid, [])]
+                )
+
+    def decide(self, keys: Sequence[Key], now: Now) -> list[Group]:
+        """The writes for these keys; domains first, as the specs of nodes carry their numbers."""
+        groups: list[Group] = []
+        for key in sorted(keys, key=lambda key: key.what is not What.DOMAIN):
+            with self._cache.lock:
+                writes = self._decide(key, now)
+                ends = self._ended(key, writes)
+            if writes:
+                groups.append(Group(key, tuple(writes), ends))
+        return groups
+
+    def _ended(self, key: Key, writes: Iterable[Write]) -> DomainView | None:
+        domain = self._cache.domains.get(key.name) if key.what is What.DOMAIN else None
+        if domain is None or not domain.is_deleting:
+            return None
+        return domain if any(write.resource == DOMAINS for write in writes) else None
+
+    def _decide(self, key: Key, now: Now) -> list[Write]:
+        if key.what is What.DOMAIN:
+            return self._domain(key.name, now)
+        if key.what is What.NODE:
+            return self._node(key.name)
+        return self._specs(key, now)
+
+    def _domain(self, uid: str, now: Now) -> list[Write]:
+        cache = self._cache
+        domain = cache.domains.get(uid)
+        if domain is None:
+            return self._orphans(uid, now)
+        is_new = self._numbers.of(uid) is None
+        self._numbers.adopt(domain, [domain.status.assignment] if domain.status.assignment else [])
+        assignment = None
+        if domain.spec is not None:
+            assignment = self._numbers.ensure(uid, now.monotonic_s, self._channel_count())
+        if is_new and assignment is not None:
+            cache.touch_members(uid)
+        snapshot = DomainSnapshot(
+            domain=domain,
+            members=tuple(self._member(name) for name in sorted(self._members(domain))),
+            claims=tuple(self._claims(domain)),
+            templates=tuple(cache.templates[path] for path in sorted(cache.templates_of.get(uid))),
+            cliques=tuple(cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))),
+            assignment=assignment,
+            template_problem=cache.template_problems.get(uid),
+        )
+        return domains.reconcile(snapshot, self._settings, now.text)
+
+    def _orphans(self, uid: str, now: Now) -> list[Write]:
+        """What a domain left behind that is gone."""
+        self._numbers.release(uid, now.monotonic_s)
+        cache = self._cache
+        views = [cache.templates[path] for path in sorted(cache.templates_of.get(uid))]
+        writes = [write for view in views for write in templates.remove(view)]
+        left = [cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))]
+        return writes + cliques.remove(left, self._settings)
+
+    def _channel_count(self) -> int:
+        if self._settings.isolation is not Isolation.CHANNEL:
+            return MAX_CHANNELS
+        counts = (view.status.channel_count for view in self._cache.fabrics.values())
+        return min((count for count in counts if count > 0), default=MAX_CHANNELS)
+
+    def _claims(self, domain: DomainView) -> Iterable[ClaimView]:
+        """The domain's claims. A claim of another namespace is none, whatever its label says."""
+        for path in sorted(self._cache.claims_of.get(domain.uid)):
+            claim = self._cache.claims[path]
+            if claim.namespace == domain.namespace:
+                yield claim
+
+    def _members(self, domain: DomainView) -> set[str]:
+        names = {claim.node for claim in self._claims(domain) if claim.node}
+        for name in self._cache.reporting.get(domain.uid):
+            reports = self._cache.fabrics[name].status.domains
+            if any(
+                report.uid == domain.uid and _is_of(report.claims, domain) for report in reports
+            ):
+                names.add(name)
+        return names
+
+    def _member(self, name: str) -> MemberView:
+        cache = self._cache
+        node = cache.nodes.get(name)
+        return MemberView(
+            node=name,
+            fabric=cache.fabrics.get(name),
+            has_node=node is not None,
+            is_lost=name in cache.lost,
+            is_out_of_service=node is not None and node.is_out_of_service,
+            is_full=name in cache.full,
+        )
+
+    def _node(self, name: str) -> list[Write]:
+        cache = self._cache
+        offers = bool(cache.offering.get(name))
+        node, fabric = cache.nodes.get(name), cache.fabrics.get(name)
+        return fabricnodes.reconcile(name, node, fabric, offers_devices=offers)
+
+    def _specs(self, key: Key, now: Now) -> list[Write]:
+        cache = self._cache
+        clique_id = key.name if key.what is What.CLIQUE else ""
+        names = cache.in_clique.get(clique_id) if clique_id else {key.name}
+        views = self._with_listed(clique_id, names)
+        snapshot = NodesSnapshot(
+            clique=self._clique(clique_id, views, now),
+            joined={view.name: self._joined(view.name) for view in views},
+            taken_elsewhere=frozenset(self._taken_elsewhere(views)),
+        )
+        writes, decision = nodespecs.reconcile(snapshot, self._settings, self._certify)
+        here = [view.name for view in views if slots.home(view) == clique_id]
+        cache.set_full(decision.full, here)
+        return writes
+
+    def _with_listed(self, clique_id: str, names: Iterable[str]) -> tuple[FabricView, ...]:
+        """The FabricNodes of these names, and of those in their lists of slots."""
+        fabrics = self._cache.fabrics
+        found = {name: fabrics[name] for name in names if name in fabrics}
+        for view in list(found.values()):
+            if clique_id and view.spec.clique_id == clique_id:
+                for entry in view.spec.slots:
+                    if entry.node_name in fabrics:
+                        found[entry.node_name] = fabrics[entry.node_name]
+        return tuple(found[name] for name in sorted(found))
+
+    def _clique(self, clique_id: str, views: tuple[FabricView, ...], now: Now) -> CliqueSnapshot:
+        cache = self._cache
+        named = {view.name for view in views}
+        named |= {entry.node_name for view in views for entry in view.spec.slots}
+        cooling = {
+            name: slot
+            for name, (clique, slot, until_s) in cache.cooling.items()
+            if clique == clique_id and until_s > now.monotonic_s
+        }
+        return CliqueSnapshot(
+            clique_id=clique_id,
+            nodes=views,
+            existing=frozenset(name for name in named if name in cache.nodes),
+            out_of_service=frozenset(
+                name
+                for name in named
+                if name in cache.nodes and cache.nodes[name].is_out_of_service
+            ),
+            cooling=cooling,
+            slot_count=self._settings.slot_count,
+        )
+
+    def _joined(self, name: str) -> tuple[Joined, ...]:
+        """The domains that a node takes part in."""
+        cache = self._cache
+        uids = {cache.claims[path].domain_uid for path in cache.claims_on.get(name)}
+        view = cache.fabrics.get(name)
+        if view is not None:
+            uids |= {report.uid for report in view.status.domains}
+        joined = []
+        for uid in sorted(uids):
+            domain, numbers = cache.domains.get(uid), self._numbers.of(uid)
+            if domain is not None and numbers is not None and name in self._members(domain):
+                joined.append(Joined(domain=domain, assignment=numbers))
+        return tuple(joined)
+
+    def _taken_elsewhere(self, views: Iterable[FabricView]) -> Iterable[tuple[str, str, int]]:
+        """Former slots of these nodes that another node has now."""
+        for view in views:
+            for former in view.spec.former_slots:
+                for other in self._cache.in_clique.get(former.clique_id) - {view.name}:
+                    spec = self._cache.fabrics[other].spec
+                    if spec.clique_id == former.clique_id and spec.slot == former.index:
+                        yield (view.name, former.clique_id, former.index)
+
+
+def _is_of(claims: Iterable[object], domain: DomainView) -> bool:
+    return any(getattr(claim, "namespace", "") == domain.namespace for claim in claims)

@@ -1,0 +1,140 @@
+"""One thread for each kind: lists in pages, follows the changes, and hands views to the cache.
+
+Objects are trimmed to views page by page, so that 10,000 Nodes never stand in memory as JSON. After
+a gap everything is listed again, and what is not in the list is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from nvdra_core import log
+from nvdra_core.clock import Clock
+from nvdra_core.errors import ApiError, NvdraError
+from nvdra_core.kube.client import Client, query
+from nvdra_core.kube.errors import RelistError
+from nvdra_core.kube.resources import EVERYTHING, JsonObject, Resource, Selector
+from nvdra_core.kube.retry import Backoff
+from nvdra_core.kube.watch import Watch, watch
+
+_LOG = log.get(__name__)
+PAGE_SIZE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interest:
+    """A selection of one kind, and what to do with it."""
+
+    resource: Resource
+    namespace: str = ""
+    selector: Selector = EVERYTHING
+    put: Callable[[JsonObject], None]
+    drop: Callable[[str], None]
+    """Takes an object's path: ``namespace/name``, or the name alone without namespace."""
+    known: Callable[[], set[str]]
+    """Paths of all that is in the cache."""
+
+
+class Watching:
+    """See the module. ``run`` in a thread of its own; ``stop`` from any."""
+
+    def __init__(self, client: Client, interest: Interest, clock: Clock) -> None:
+        self._client = client
+        self._interest = interest
+        self._clock = clock
+        self._backoff = Backoff(first_s=0.2, limit_s=15.0)
+        self._failures = 0
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+        self.synced = threading.Event()
+        """Set once everything was listed."""
+        self.name = interest.resource.plural
+
+    def stop(self) -> None:
+        """End ``run``."""
+        with self._lock:
+            self._stopped.set()
+            if self._watch is not None:
+                self._watch.stop()
+
+    def run(self) -> None:
+        """List and watch until stopped."""
+        while not self._stopped.is_set():
+            self._attempt()
+
+    def _attempt(self) -> None:
+        """One list, its changes, and the pause after a failure."""
+        try:
+            version = self._list()
+            self._failures = 0
+            self._follow(version)
+        except ApiError as error:
+            if self._stopped.is_set():
+                return
+            if not isinstance(error, RelistError):
+                _LOG.warning("following broke off; listing again", error, kind=self.name)
+            self._clock.wait(self._stopped, self._backoff.pause_s(self._failures))
+            self._failures += 1
+
+    def _list(self) -> str:
+        """Take over all objects; returns the version to watch from."""
+        gone = self._interest.known()
+        version = ""
+        for page in self._pages():
+            for obj in page.get("items") or ():
+                gone.discard(path_of(obj))
+                self._put(obj)
+            version = str((page.get("metadata") or {}).get("resourceVersion") or "")
+        for path in gone:
+            self._interest.drop(path)
+        self.synced.set()
+        return version
+
+    def _pages(self) -> Iterator[JsonObject]:
+        interest = self._interest
+        path = interest.resource.path(namespace=interest.namespace)
+        parameters = {**interest.selector.parameters(), "limit": str(PAGE_SIZE)}
+        while True:
+            page = self._client.get_path(query(path, parameters))
+            yield page
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            parameters["continue"] = token
+
+    def _follow(self, version: str) -> None:
+        interest = self._interest
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._watch = watch(
+                self._client,
+                interest.resource,
+                resource_version=version,
+                namespace=interest.namespace,
+                selector=interest.selector,
+            )
+        for event in self._watch:
+            if event.type == "DELETED":
+                interest.drop(path_of(event.obj))
+            else:
+                self._put(event.obj)
+
+    def _put(self, obj: JsonObject) -> None:
+        try:
+            self._interest.put(obj)
+        except (NvdraError, KeyError, TypeError, ValueError, AttributeError) as error:
+            # One object that nobody can read must not stop the others.
+            _LOG.error(
+                "cannot read an object; it is left out", error, kind=self.name, path=path_of(obj)
+            )
+
+
+def path_of(obj: JsonObject) -> str:
+    """``namespace/name``, or the name of an object without namespace."""
+    metadata = obj.get("metadata") or {}
+    namespace, name = metadata.get("namespace") or "", str(metadata.get("name") or "")
+    return f"{namespace}/{name}" if namespace else name

@@ -1,0 +1,183 @@
+"""Kubernetes objects as JSON in, views out: the only reader of what comes from the API. Pure.
+
+Lenient: fields of later releases are dropped, and an object that makes no sense becomes a view that
+says so and never an exception, because one bad object must not stop the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from nvdra_cluster.decide import cliques
+from nvdra_cluster.decide.model import (
+    DOMAIN_LABEL,
+    FORCE_ANNOTATION,
+    ClaimView,
+    CliqueView,
+    ConfigView,
+    DomainView,
+    FabricView,
+    NodeView,
+    TemplateView,
+)
+from nvdra_core import log
+from nvdra_core.api import (
+    COMPUTE_DOMAIN_DRIVER,
+    ComputeDomainClique,
+    ComputeDomainSpec,
+    ComputeDomainStatus,
+    FabricNodeSpec,
+    FabricNodeStatus,
+    decode_part,
+    validate_compute_domain,
+)
+from nvdra_core.errors import InvalidConfigError
+
+_LOG = log.get(__name__)
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+
+Json = Mapping[str, Any]
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+def version_of(obj: Json) -> int:
+    """resourceVersion as a number, as it has been in every release; 0 when it is none."""
+    text = str(_metadata(obj).get("resourceVersion") or "")
+    return int(text) if text.isdigit() else 0
+
+
+def node(obj: Json) -> NodeView:
+    """A Node."""
+    metadata = _metadata(obj)
+    taints = (obj.get("spec") or {}).get("taints") or ()
+    is_off = any(taint.get("key") == OUT_OF_SERVICE for taint in taints)
+    return NodeView(metadata["name"], metadata["uid"], is_off)
+
+
+def fabric(obj: Json) -> FabricView:
+    """A FabricNode. A half that does not decode reads as not written."""
+    metadata = _metadata(obj)
+    name = metadata["name"]
+    status = _lenient(obj.get("status"), FabricNodeStatus, f"status of FabricNode {name}")
+    if status.clique_id and not cliques.is_valid_id(status.clique_id):
+        _LOG.warning("a node reports a clique id that cannot be", node=name, id=status.clique_id)
+        status = msgspec.structs.replace(status, clique_id="")
+    owners = metadata.get("ownerReferences") or ()
+    return FabricView(
+        name=name,
+        uid=metadata["uid"],
+        version=version_of(obj),
+        spec=_lenient(obj.get("spec"), FabricNodeSpec, f"spec of FabricNode {name}"),
+        status=status,
+        created=metadata.get("creationTimestamp") or "",
+        owner_uid=next((str(o["uid"]) for o in owners if o.get("kind") == "Node"), ""),
+    )
+
+
+def domain(obj: Json) -> DomainView:
+    """A ComputeDomain."""
+    metadata = _metadata(obj)
+    spec, problem = _spec(obj)
+    annotations = metadata.get("annotations") or {}
+    path = f"{metadata['namespace']}/{metadata['name']}"
+    return DomainView(
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        version=version_of(obj),
+        generation=int(metadata.get("generation") or 1),
+        spec=spec,
+        problem=problem,
+        status=_lenient(obj.get("status"), ComputeDomainStatus, f"status of ComputeDomain {path}"),
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+        is_forced=annotations.get(FORCE_ANNOTATION) == "true",
+        created=metadata.get("creationTimestamp") or "",
+    )
+
+
+def template(obj: Json) -> TemplateView:
+    """A ResourceClaimTemplate."""
+    metadata = _metadata(obj)
+    labels = metadata.get("labels") or {}
+    return TemplateView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        domain_uid=str(labels.get(DOMAIN_LABEL) or ""),
+        version=version_of(obj),
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        is_deleting=bool(metadata.get("deletionTimestamp")),
+        config=_config((obj.get("spec") or {}).get("spec") or {}),
+    )
+
+
+def clique(obj: Json) -> CliqueView:
+    """A ComputeDomainClique. The domain is told by its name: labels can be edited."""
+    metadata = _metadata(obj)
+    domain_uid, _, clique_id = str(metadata["name"]).partition(".")
+    body = _lenient(obj, ComputeDomainClique, f"ComputeDomainClique {metadata['name']}")
+    return CliqueView(
+        metadata["name"], metadata["uid"], domain_uid, clique_id, body.daemons, version_of(obj)
+    )
+
+
+def claim(obj: Json) -> ClaimView:
+    """A ResourceClaim."""
+    metadata = _metadata(obj)
+    status = obj.get("status") or {}
+    results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or ()
+    pools = (r.get("pool") for r in results if r.get("driver") == COMPUTE_DOMAIN_DRIVER)
+    users = (u.get("name") for u in status.get("reservedFor") or ())
+    return ClaimView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        domain_uid=str((metadata.get("labels") or {}).get(DOMAIN_LABEL) or ""),
+        node=str(next(pools, "") or ""),
+        users=tuple(sorted(str(user) for user in users)),
+    )
+
+
+def slice_node(obj: Json) -> str:
+    """The node that a ResourceSlice is of."""
+    return str((obj.get("spec") or {}).get("nodeName") or "")
+
+
+def _metadata(obj: Json) -> dict[str, Any]:
+    found: dict[str, Any] = obj["metadata"]
+    return found
+
+
+def _spec(obj: Json) -> tuple[ComputeDomainSpec | None, str]:
+    try:
+        spec = decode_part(obj.get("spec"), ComputeDomainSpec, where="spec", strict=False)
+        validate_compute_domain(spec, where="spec")
+    except InvalidConfigError as error:
+        return None, str(error)
+    return spec, ""
+
+
+def _config(claim_spec: Json) -> ConfigView:
+    for entry in (claim_spec.get("devices") or {}).get("config") or ():
+        opaque = entry.get("opaque") or {}
+        if opaque.get("driver") == COMPUTE_DOMAIN_DRIVER:
+            parameters = opaque.get("parameters") or {}
+            return ConfigView(
+                str(parameters.get("domainID") or ""),
+                str(parameters.get("allocationMode") or "Single"),
+            )
+    return ConfigView()
+
+
+def _lenient(value: Any, cls: type[StructT], what: str) -> StructT:
+    if not value:
+        return cls()
+    try:
+        return msgspec.convert(value, cls)
+    except msgspec.ValidationError as error:
+        _LOG.warning("cannot read a part of an object; it counts as empty", what=what, error=error)
+        return cls()

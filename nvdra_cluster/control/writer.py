@@ -1,0 +1,139 @@
+"""Carries writes out, several decisions at a time, and says what came of each. The only module that writes.
+
+Writes of one decision go one after another; the first failure ends it. Everything is done in the
+name of the leader: a writer that is no longer the leader refuses.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from nvdra_cluster.control.reconcile import Group
+from nvdra_cluster.decide.writes import Create, Delete, Merge, Write
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import JsonObject, Preconditions, WriteOptions
+from nvdra_core.metrics import Registry
+
+_LOG = log.get(__name__)
+MANAGER = "nvdra-controller"
+PARALLEL = 8
+TIMEOUT_S = 15.0
+OPTIONS = WriteOptions(field_manager=MANAGER)
+BEST_EFFORT = frozenset({"events"})
+"""A lost one is a pity and no failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a decision's writes."""
+
+    group: Group
+    stored: tuple[tuple[Write, JsonObject | None], ...] = ()
+    """Each write that was done, with the object as it is now; None when it is gone."""
+    failed: Write | None = None
+    error: ApiError | None = None
+
+
+@dataclass(slots=True)
+class _Progress:
+    stored: list[tuple[Write, JsonObject | None]] = field(default_factory=list)
+
+
+class NotLeaderError(ApiError):
+    """The write was not sent, because another replica may be the leader by now."""
+
+
+class Writer:
+    """See the module. ``run`` is called by one thread."""
+
+    def __init__(
+        self, client: Client, clock: Clock, is_leading: Callable[[], bool], registry: Registry
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._is_leading = is_leading
+        self._counter = registry.counter(
+            "nvdra_controller_writes_total",
+            "Writes to the API, by resource, kind of write and outcome.",
+            ("resource", "verb", "outcome"),
+        )
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="writer")
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End after the writes under way."""
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def run(self, groups: Sequence[Group]) -> list[Outcome]:
+        """Do all; returns when all are done. Never raises for an API that says no."""
+        if len(groups) == 1:
+            return [self._run(groups[0])]
+        return list(self._pool.map(self._run, groups))
+
+    def _run(self, group: Group) -> Outcome:
+        progress = _Progress()
+        for write in group.writes:
+            try:
+                stored = self._write(write)
+            except ApiError as error:
+                self._count(write, error)
+                if write.resource.plural in BEST_EFFORT:
+                    _LOG.info("an event was not written", v=4, error=error)
+                    continue
+                return Outcome(group, tuple(progress.stored), write, error)
+            self._count(write, None)
+            progress.stored.append((write, stored))
+        return Outcome(group, tuple(progress.stored))
+
+    def _write(self, write: Write) -> JsonObject | None:
+        if self._stopped.is_set() or not self._is_leading():
+            raise NotLeaderError("not the leader", status=0)
+        deadline = Deadline(TIMEOUT_S, self._clock)
+        client, resource = self._client, write.resource
+        _LOG.info("write", v=4, verb=type(write).__name__, key="/".join(write.key))
+        if isinstance(write, Create):
+            return client.create(resource, write.body, options=OPTIONS, deadline=deadline)
+        if isinstance(write, Merge):
+            metadata = {"namespace": write.namespace} if write.namespace else {}
+            body = {
+                **write.patch,
+                "metadata": {**metadata, "name": write.name, **write.patch["metadata"]},
+            }
+            return _or_gone(
+                lambda: client.merge_patch(resource, body, options=OPTIONS, deadline=deadline)
+            )
+        return self._delete(write, deadline)
+
+    def _delete(self, write: Delete, deadline: Deadline) -> JsonObject | None:
+        preconditions = Preconditions(uid=write.uid)
+        _or_gone(
+            lambda: self._client.delete(
+                write.resource,
+                write.name,
+                namespace=write.namespace,
+                preconditions=preconditions,
+                deadline=deadline,
+            )
+        )
+        return None
+
+    def _count(self, write: Write, error: ApiError | None) -> None:
+        outcome = "ok" if error is None else (error.api_reason or "no_answer")
+        self._counter.inc(write.resource.plural, type(write).__name__.lower(), outcome)
+
+
+def _or_gone(call: Callable[[], JsonObject | None]) -> JsonObject | None:
+    """What ``call`` returns; None when the object is not there any more."""
+    try:
+        return call()
+    except ApiError as error:
+        if error.status == 404 and error.api_reason == "NotFound":
+            return None
+        raise

@@ -1,0 +1,60 @@
+"""Kubernetes Events of a ComputeDomain: one when a condition changes in a way somebody should hear of. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+from nvdra_cluster.decide.model import DomainView
+from nvdra_cluster.decide.writes import EVENTS, Create
+from nvdra_core.api import API_VERSION, ComputeDomainStatus, Condition
+
+COMPONENT = "nvdra-controller"
+MESSAGE_LIMIT = 1000
+TELLING = {
+    ("Accepted", "False"): "Warning",
+    ("TemplatesReady", "False"): "Warning",
+    ("Ready", "True"): "Normal",
+    ("Degraded", "True"): "Warning",
+    ("DeletionBlocked", "True"): "Warning",
+}
+"""Condition and status to the type of its event."""
+PASSING = frozenset({"Pending", "Deleting"})
+"""Reasons that need nobody's attention."""
+
+
+def tell(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Create]:
+    """Events for what ``found`` says and the domain's status did not yet."""
+    known = {(c.type, c.status, c.reason) for c in domain.status.conditions}
+    events: dict[str, Create] = {}
+    for condition in found.conditions:
+        kind = TELLING.get((condition.type, condition.status))
+        is_news = (condition.type, condition.status, condition.reason) not in known
+        if kind and is_news and condition.reason not in PASSING:
+            # One cause shows in several conditions; it is told once.
+            events.setdefault(condition.reason, Create(EVENTS, _body(domain, condition, kind, now)))
+    return list(events.values())
+
+
+def _body(domain: DomainView, condition: Condition, kind: str, now: str) -> dict[str, object]:
+    what = f"{condition.type}/{condition.reason}/{condition.message}/{now}"
+    digest = hashlib.sha256(f"{domain.uid}/{what}".encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{domain.name[:200]}.{digest}", "namespace": domain.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": "ComputeDomain",
+            "namespace": domain.namespace,
+            "name": domain.name,
+            "uid": domain.uid,
+        },
+        "type": kind,
+        "reason": condition.reason,
+        "message": (condition.message or condition.type)[:MESSAGE_LIMIT],
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

@@ -1,0 +1,87 @@
+"""The book of ports and channels: which domain has which, and which are cooling. Owned by ``control.cache``.
+
+The truth is in the status of the domains; this is what follows from all of them, kept up to date so
+that a new domain costs no look at the others. Numbers that were free only a short time ago are not
+given out: some node may still run with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nvdra_cluster.decide import assignments
+from nvdra_cluster.decide.model import DomainView
+from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
+from nvdra_core.api import ComputeDomainAssignment, Isolation
+
+COOLING_S = 120.0
+
+
+class Numbers:
+    """See the module. Not safe for several threads."""
+
+    def __init__(self, settings: FabricSettings) -> None:
+        self._settings = settings
+        self._given: dict[str, ComputeDomainAssignment] = {}
+        self._holder: dict[tuple[str, int], str] = {}
+        self._cooling: dict[tuple[str, int], float] = {}
+
+    def of(self, domain_uid: str) -> ComputeDomainAssignment | None:
+        """What the domain has."""
+        return self._given.get(domain_uid)
+
+    def adopt(self, domain: DomainView, recorded: Iterable[ComputeDomainAssignment]) -> None:
+        """Take over what was given to the domain before this process began: the first of ``recorded``
+        that nobody else has.
+        """
+        if domain.uid in self._given:
+            return
+        for assignment in recorded:
+            key = _key(assignment)
+            if assignment.isolation is not self._settings.isolation:
+                continue
+            if self._holder.setdefault(key, domain.uid) == domain.uid or _is_shared(key):
+                self._given[domain.uid] = assignment
+                return
+
+    def ensure(
+        self, domain_uid: str, now_s: float, channel_count: int = MAX_CHANNELS
+    ) -> ComputeDomainAssignment | None:
+        """What the domain has, after giving it something if there is any; None when all is taken."""
+        known = self._given.get(domain_uid)
+        if known is not None:
+            return known
+        self._cooling = {key: until for key, until in self._cooling.items() if until > now_s}
+        taken = self._holder.keys() | self._cooling.keys()
+        chosen = assignments.choose(
+            self._settings,
+            ports={number for kind, number in taken if kind == "port"},
+            channels={number for kind, number in taken if kind == "channel"},
+            channel_count=channel_count,
+        )
+        if chosen is not None:
+            self._given[domain_uid] = chosen
+            self._holder.setdefault(_key(chosen), domain_uid)
+        return chosen
+
+    def release(self, domain_uid: str, now_s: float) -> None:
+        """The domain is gone; its number cools for COOLING_S."""
+        assignment = self._given.pop(domain_uid, None)
+        if assignment is None:
+            return
+        key = _key(assignment)
+        if self._holder.get(key) == domain_uid:
+            del self._holder[key]
+            self._cooling[key] = now_s + COOLING_S
+
+
+def _key(assignment: ComputeDomainAssignment) -> tuple[str, int]:
+    """What makes the domain's number its own."""
+    if assignment.isolation is Isolation.CHANNEL:
+        return ("channel", assignment.channel)
+    return ("port", assignment.port)
+
+
+def _is_shared(key: tuple[str, int]) -> bool:
+    """Port 0: the IMEX of the host, which all domains share."""
+    return key == ("port", 0)
