@@ -37,13 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, settings: config.NodeConfig) -> int:
     if command == "check-config":
         return _check(settings)
-    # Imported here so that the commands that only look at settings stay quick.
-    from nvdra_node.app import gpu
+    # Imported here so that each process has what its own service needs, and no more.
     from nvdra_node.app.environment import SystemdEnvironment
+
+    system = SystemdEnvironment.read(os.environ)
+    if command == "imex-supervisor":
+        from nvdra_node.app import imex
+
+        return imex.run(settings, system)
+    from nvdra_node.app import gpu
 
     if command == "withdraw":
         return gpu.withdraw(settings)
-    return gpu.run(settings, SystemdEnvironment.read(os.environ))
+    return gpu.run(settings, system)
 
 
 def _check(settings: config.NodeConfig) -> int:
@@ -102,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("gpu", "run the kubelet plugin for gpu.nvidia.com (nvdra-gpu-plugin.service)"),
+        (
+            "imex-supervisor",
+            "look after this node's IMEX daemon and fabric (nvdra-imex-supervisor.service)",
+        ),
         ("check-config", "check all settings and print each with where it came from"),
         ("withdraw", "delete this node's ResourceSlices of gpu.nvidia.com (before uninstalling)"),
     ):

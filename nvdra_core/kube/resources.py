@@ -77,6 +77,7 @@ SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts")
 SLICES = Resource(RESOURCE_GROUP, "v1", "resourceslices", namespaced=False)
 CLAIMS = Resource(RESOURCE_GROUP, "v1", "resourceclaims")
 DEVICE_CLASSES = Resource(RESOURCE_GROUP, "v1", "deviceclasses", namespaced=False)
+FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced=False)
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from nvdra_core import log
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import Selector
 from nvdra_core.service import Service
@@ -21,6 +18,7 @@ from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
+from nvdra_node.app.surroundings import open_client, roots_of
 from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
 from nvdra_node.gpu.discover import Limits
 from nvdra_node.gpu.driver import GpuDriver
@@ -28,7 +26,6 @@ from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.gpu.watch import Watch, WatchSettings
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
-from nvdra_node.host.ports import HostRoots
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
 WARM_UP_POLL_S = 1.0
@@ -141,32 +138,6 @@ def parse_gates(settings: config.NodeConfig) -> FeatureGates:
             " off; set featureGates: {ConsumableShares: true}"
         )
     return gates
-
-
-def open_client(settings: config.NodeConfig) -> Client:
-    """A client with the credential of the settings, or the first that this host has. Raises ConfigError."""
-    return Client(KubeConfig.load(str(settings.kubeconfig or _find_kubeconfig())))
-
-
-def _find_kubeconfig() -> Path:
-    for path in config.KUBECONFIGS:
-        if path.exists():
-            return path
-    raise ConfigError(
-        "no credential for the Kubernetes API: none of "
-        + ", ".join(map(str, config.KUBECONFIGS))
-        + " exists; join this host to a cluster, or set kubeconfig"
-    )
-
-
-def roots_of(settings: config.NodeConfig) -> HostRoots:
-    """The host's trees."""
-    return HostRoots(
-        driver=settings.driver_root,
-        dev=settings.dev_root,
-        proc=settings.proc_root,
-        sys=settings.sys_root,
-    )
 
 
 def toolkit(settings: config.NodeConfig, host: Host) -> Toolkit:

@@ -27,6 +27,7 @@ from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
+from nvdra_node.kubeletplugin import recordcheck
 from nvdra_node.kubeletplugin.claims import Claims
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
 from nvdra_node.kubeletplugin.driver import Driver
@@ -90,7 +91,7 @@ class Plugin:
             device_types=around.device_types,
         )
         state_dir = settings.state_dir / driver.name
-        self.records = RecordStore(state_dir, around.files)
+        self.records = RecordStore(state_dir, around.files, recordcheck.check)
         self.specs = SpecFiles(
             settings.cdi_root, around.cdi_kind, around.files, around.driver_files
         )

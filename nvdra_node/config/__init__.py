@@ -47,6 +47,21 @@ class NodeConfig:
     rescan_interval_s: float
     driver_poll_s: float
     sweep_interval_s: float
+    compute_domain_http_endpoint: str
+    imex_http_endpoint: str
+    gpu_clique_label: bool
+    shared_channels: bool
+    imex_mode: str
+    imex_host_socket_path: Path
+    imex_after_abrupt_end: str
+    imex_encryption: str
+    imex_linger_s: float
+    imex_address: str
+    imex_path: Path
+    imex_ctl_path: Path
+    imex_dir: Path
+    systemctl_path: Path
+    journalctl_path: Path
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each setting came from: ``default``, the file, ``environment`` or ``flag``."""
 

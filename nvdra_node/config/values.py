@@ -66,6 +66,27 @@ def one_of(*allowed: str) -> Callable[[Any], str]:
     return parse
 
 
+def as_switch(value: Any) -> bool:
+    """true or false."""
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    raise ValueError("true or false")
+
+
+def as_optional_address(value: Any) -> str:
+    """An IP address, or empty."""
+    import ipaddress
+
+    if value in (None, ""):
+        return ""
+    try:
+        return str(ipaddress.ip_address(as_text(value)))
+    except ValueError:
+        raise ValueError("an IP address of this host") from None
+
+
 def as_gates(value: Any) -> Mapping[str, bool]:
     """A map of gates, or upstream's text form ``A=true,B=false,``; names are checked by ``FeatureGates``."""
     wanted = "a map of gate name to true or false, or a text like A=true,B=false"

@@ -91,3 +91,12 @@ def judge(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -
         )
     # GPUs that could not be asked may be the ones that have a fabric.
     return answer(FabricState.UNSET if problems and not infos else FabricState.NOT_SUPPORTED)
+
+
+def channel_count(params: bytes | None) -> int:
+    """``ImexChannelCount`` of /proc/driver/nvidia/params: channels 0 to one less exist; 0 without driver. Pure."""
+    for line in (params or b"").decode(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key == "ImexChannelCount" and value.strip().isdecimal():
+            return int(value)
+    return 0

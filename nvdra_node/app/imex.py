@@ -1,0 +1,230 @@
+"""The service that owns the node's IMEX daemon: builds the supervisor with its doors and sources. Called by ``cli``.
+
+Its start and its end leave nvidia-imex as it is: a new instance finds out what runs, and for whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nvdra_core import __version__, endpoint, log
+from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_core.metrics import Registry
+from nvdra_core.pluginmetrics import add_process_metrics
+from nvdra_core.service import Part, Service
+from nvdra_core.systemd import Notifier
+from nvdra_core.workers import Workers
+from nvdra_node import config
+from nvdra_node.app import imexgauges
+from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.parts import FunctionPart
+from nvdra_node.app.surroundings import load_kubeconfig, roots_of
+from nvdra_node.host.files import HostFiles
+from nvdra_node.host.host import Host, open_host
+from nvdra_node.imex import address, fabric, report
+from nvdra_node.imex.certificate import Certificate
+from nvdra_node.imex.ctl import ImexCtl
+from nvdra_node.imex.daemon import Doors
+from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
+from nvdra_node.imex.render import Layout
+from nvdra_node.imex.service import SupervisorService
+from nvdra_node.imex.statuswriter import StatusWriter
+from nvdra_node.imex.store import Store
+from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.imex.unit import SystemdUnit
+from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
+from nvdra_node.kubeletplugin.server import InstanceLock, SocketServer, clear_socket
+
+_LOG = log.get(__name__)
+
+SOCKET = "supervisor.sock"
+SOCKET_WAIT_S = 20.0
+STOP_GRACE_S = 1.0
+GRPC_WORKERS = 64
+MAX_SILENCE_S = 180.0
+"""A turn that stops the daemon may take its whole TimeoutStopSec."""
+VERSION_S = 10.0
+
+
+def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
+    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
+    log.configure(
+        verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
+    )
+    _LOG.info("starting", settings=config.describe(settings))
+    host = open_host(roots_of(settings))
+    kubeconfig = load_kubeconfig(settings)
+    client = Client(kubeconfig)
+    own = settings.imex_address or address.towards(
+        kubeconfig.url.hostname or "", kubeconfig.url.port or 443
+    )
+    supervision = Supervision(settings, host, client, own)
+    try:
+        service = Service(
+            parts=supervision.parts(),
+            workers=supervision.workers,
+            clock=supervision.clock,
+            notifier=Notifier.connect(system.notify_socket),
+            self_check=supervision.problems,
+            watchdog_interval_s=system.watchdog_interval_s,
+            reload=supervision.fabric.trigger,
+        )
+        return service.run()
+    finally:
+        supervision.workers.stopping.set()
+        host.close()
+        client.close()
+
+
+class Supervision:
+    """The supervisor and everything around it. Built without starting."""
+
+    def __init__(self, settings: config.NodeConfig, host: Host, client: Client, own: str) -> None:
+        self._settings = settings
+        self._host = host
+        self._own = own
+        self.clock = SystemClock()
+        self.workers = Workers(self.clock)
+        self._files = HostFiles()
+        state_dir = settings.state_dir / "imex"
+        self._layout = Layout(settings.imex_dir, state_dir / "tls")
+        self._certificate = Certificate(self._layout.tls, host.commands, self._files, self.clock)
+        self._request = ""
+        self._ctl = _ctl(settings, host, self._layout)
+        doors = Doors(
+            unit=SystemdUnit(host.commands, settings.systemctl_path, settings.journalctl_path),
+            ctl=self._ctl,
+            store=Store(self._files, self._layout, state_dir / "node.json"),
+            clock=self.clock,
+            policy=policy(settings),
+            boot_id=host.sysfs.boot_id(),
+            address=own,
+            has_certificate=lambda: self._certificate.is_there,
+        )
+        self._boot_id = doors.boot_id
+        self.supervisor = Supervisor(doors)
+        self.fabric = FabricWatch(host, self.clock, self.supervisor)
+        self._peers = PeerWatch(self._ctl, self.clock, self.supervisor)
+        self._spec = SpecWatch(client, FABRIC_NODES, settings.node_name, self._take)
+        self._status = StatusWriter(
+            client, FABRIC_NODES, settings.node_name, self._report, self.clock
+        )
+        self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
+        self._server = SocketServer(
+            settings.imex_dir / SOCKET, self._service.handlers(), GRPC_WORKERS
+        )
+        self._lock = InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
+        self.registry = Registry()
+        add_process_metrics(self.registry, self.clock, version=__version__)
+        imexgauges.add(self.registry, self.supervisor, lambda: self._status.writes)
+        self._version = ""
+
+    def parts(self) -> list[Part]:
+        """In the order of starting."""
+        stopping = self.workers.stopping
+        return [
+            FunctionPart(name="state", begin=self._open),
+            FunctionPart(name="socket", begin=self._serve, end=self._stop_serving),
+            self._worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
+            self._worker("supervisor", lambda: self.supervisor.run(stopping), self.supervisor.wake),
+            self._worker("peers", lambda: self._peers.run(stopping)),
+            self._worker("controller", self._spec.run, self._spec.stop),
+            self._worker("status", lambda: self._status.run(stopping), self._status.stop),
+            *self._endpoint_parts(),
+        ]
+
+    def problems(self) -> list[str]:
+        """What is wrong now: whether the socket still has its name. Loops are watched by their heartbeats."""
+        path = self._settings.imex_dir / SOCKET
+        return [] if path.is_socket() else [f"{path} is gone"]
+
+    def channel_count(self) -> int:
+        """Channels that this node's driver has."""
+        return fabric.channel_count(
+            self._files.read(self._settings.proc_root / "driver/nvidia/params")
+        )
+
+    def _open(self) -> None:
+        self.supervisor.open()
+        if self._settings.imex_encryption == "required":
+            self._request = self._certificate.request()
+        heartbeat = self.workers.heartbeat("supervisor", MAX_SILENCE_S)
+        self.supervisor.subscribe(heartbeat.beat)
+        self.supervisor.subscribe(self._status.changed)
+
+    def _serve(self) -> None:
+        deadline = Deadline(SOCKET_WAIT_S, self.clock)
+        self._lock.acquire(deadline, self.workers.stopping)
+        clear_socket(self._server.path, deadline, self.clock)
+        self._server.start()
+
+    def _stop_serving(self, deadline: Deadline) -> None:
+        self._service.stop()
+        self._server.stop(min(STOP_GRACE_S, deadline.remaining_s()))
+        self._lock.release()
+
+    def _worker(
+        self, name: str, target: Callable[[], None], end: Callable[[], None] | None = None
+    ) -> FunctionPart:
+        """A thread that runs while the service does; ``end`` wakes it at the end."""
+
+        def begin() -> None:
+            self.workers.spawn(name, target)
+
+        def stop(deadline: Deadline) -> None:
+            if end is not None:
+                end()
+
+        return FunctionPart(name=name, begin=begin, end=stop)
+
+    def _endpoint_parts(self) -> list[Part]:
+        settings = self._settings
+        if not settings.imex_http_endpoint:
+            return []
+        routes = {"/healthz": endpoint.health_route(self.problems)}
+        if settings.metrics_path:
+            routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
+        place = endpoint.Address.parse(settings.imex_http_endpoint)
+        return [endpoint.Endpoint(place, routes, self.clock)]
+
+    def _take(self, spec: FabricNodeSpec | None, generation: int) -> None:
+        """The controller's word: the certificate first, as the rest may need it."""
+        if spec is not None:
+            self._certificate.take(spec.certificate, self.supervisor.reload_daemon)
+        self.supervisor.set_spec(spec, generation)
+
+    def _report(self) -> tuple[FabricNodeStatus, float]:
+        """What the status shall say, and how often at least."""
+        snapshot = self.supervisor.snapshot
+        if not self._version:
+            self._version = self._ctl.version(Deadline(VERSION_S, self.clock))
+        machine = report.Machine(
+            boot_id=self._boot_id,
+            addresses=(self._own,) if self._own else (),
+            imex_version=self._version,
+            channel_count=self.channel_count(),
+            certificate_request=self._request,
+        )
+        spec = snapshot.situation.spec
+        heartbeat_s = spec.heartbeat_seconds if spec is not None else report.DEFAULT_HEARTBEAT_S
+        return report.status(snapshot, machine, self._layout), max(1.0, float(heartbeat_s))
+
+
+def policy(settings: config.NodeConfig) -> Policy:
+    """The settings of the decisions."""
+    return Policy(
+        mode=Mode(settings.imex_mode),
+        after_abrupt_end=AfterAbruptEnd(settings.imex_after_abrupt_end),
+        linger_s=settings.imex_linger_s,
+        needs_encryption=settings.imex_encryption == "required",
+    )
+
+
+def _ctl(settings: config.NodeConfig, host: Host, layout: Layout) -> ImexCtl:
+    ctl, imex = settings.imex_ctl_path, settings.imex_path
+    if settings.imex_mode == Mode.HOST_MANAGED.value:
+        return ImexCtl(host.commands, ctl, imex, None, settings.imex_host_socket_path)
+    return ImexCtl(host.commands, ctl, imex, layout.config, layout.commands)

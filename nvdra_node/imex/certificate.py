@@ -1,0 +1,79 @@
+"""The node's key and certificate for its IMEX peers. Called by ``app`` (once) and with each word of the controller.
+
+The key is made here, is readable by root alone and never leaves the node. The controller gets a request for a
+certificate in the FabricNode's status and answers in its spec; it alone chooses the names. A new certificate is written
+in place, and a running daemon is told to read it (SIGUSR1): rotation ends no connection that is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nvdra_core import log
+from nvdra_core.api.fabric import FabricCertificate
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import HostError, NvdraError
+from nvdra_node.host.ports import Commands, Files
+
+_LOG = log.get(__name__)
+
+OPENSSL_S = 30.0
+
+
+class Certificate:
+    """See the module."""
+
+    def __init__(self, directory: Path, commands: Commands, files: Files, clock: Clock) -> None:
+        self._directory = directory
+        self._commands = commands
+        self._files = files
+        self._clock = clock
+        self._current: FabricCertificate | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a daemon could be started with TLS now."""
+        paths = [str(self._directory / name) for name in ("key.pem", "cert.pem", "ca.pem")]
+        return self._files.first_missing(paths) is None
+
+    def request(self) -> str:
+        """The PEM request for a certificate; the key is made when there is none. Raises HostError or FileError."""
+        self._files.make_directory(self._directory, mode=0o700)
+        key, request = self._directory / "key.pem", self._directory / "request.pem"
+        known = self._files.read(request)
+        if known and self._files.read(key):
+            return known.decode()
+        made = self._openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+        self._files.replace(key, made, durable=True)
+        text = self._openssl("req", "-new", "-key", str(key), "-subj", "/CN=nvdra-imex")
+        self._files.replace(request, text, durable=True)
+        return text.decode()
+
+    def take(self, signed: FabricCertificate | None, changed: Callable[[], None]) -> None:
+        """Keep what the controller signed; ``changed`` is called when it is another one. Never raises NvdraError."""
+        if signed is None or signed == self._current:
+            return
+        try:
+            is_new = self._write("cert.pem", signed.certificate)
+            is_new = self._write("ca.pem", signed.authorities) or is_new
+        except NvdraError as error:
+            _LOG.warning("the certificate for IMEX peers is not written", error)
+            return
+        self._current = signed
+        if is_new:
+            _LOG.info("certificate for IMEX peers", not_after=signed.not_after)
+            changed()
+
+    def _write(self, name: str, text: str) -> bool:
+        path = self._directory / name
+        if self._files.read(path) == text.encode():
+            return False
+        self._files.replace(path, text.encode(), durable=True)
+        return True
+
+    def _openssl(self, *arguments: str) -> bytes:
+        result = self._commands.run(["openssl", *arguments], Deadline(OPENSSL_S, self._clock))
+        if not result.stdout.startswith("-----BEGIN "):
+            raise HostError(f"openssl {arguments[0]} wrote no PEM")
+        return result.stdout.encode()

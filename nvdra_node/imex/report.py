@@ -1,0 +1,128 @@
+"""Snapshot -> FabricNode status, and when to write it. Pure. Called by ``statuswriter``.
+
+Few writes: one when something changed that somebody acts on, and a heartbeat as often as the controller wants it. Texts
+carry no times and no counts of seconds, or each turn would be a write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from nvdra_core.api.fabric import (
+    FabricClaim,
+    FabricDomainStatus,
+    FabricNodeStatus,
+    ImexIncarnation,
+    ImexState,
+    ImexStatus,
+)
+from nvdra_node.imex import render
+from nvdra_node.imex.model import Mode, Readiness
+from nvdra_node.imex.render import Layout
+from nvdra_node.imex.supervisor import Snapshot
+
+DEFAULT_HEARTBEAT_S = 10.0
+MAX_MESSAGE = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What does not change while the supervisor runs."""
+
+    boot_id: str
+    addresses: tuple[str, ...] = ()
+    imex_version: str = ""
+    channel_count: int = 0
+    certificate_request: str = ""
+
+
+def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeStatus:
+    """Everything but the heartbeat."""
+    situation = snapshot.situation
+    fabric = situation.fabric
+    return FabricNodeStatus(
+        boot_id=machine.boot_id,
+        cluster_uuid=fabric.cluster_uuid,
+        clique_id=fabric.clique_id,
+        addresses=machine.addresses,
+        driver_version=fabric.driver_version,
+        imex_version=machine.imex_version,
+        channel_count=machine.channel_count,
+        fabric_state=fabric.state,
+        fabric_message=fabric.message[:MAX_MESSAGE],
+        imex=_imex(snapshot, machine, layout),
+        domains=tuple(_domain(uid, state, snapshot) for uid, state in snapshot.domains),
+        observed_generation=snapshot.generation,
+    )
+
+
+def encode(found: FabricNodeStatus, heartbeat_time: str) -> dict[str, Any]:
+    """As the API wants it."""
+    body: dict[str, Any] = msgspec.to_builtins(found)
+    return {**body, "heartbeatTime": heartbeat_time}
+
+
+def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:
+    situation, memory, run = snapshot.situation, snapshot.memory, snapshot.run
+    incarnation = None
+    message = memory.last_exit if memory.failures else ""
+    state = situation.imex
+    if run is not None:
+        incarnation = ImexIncarnation(
+            boot_id=machine.boot_id,
+            invocation_id=situation.unit.invocation_id,
+            config_hash=render.config_hash(run, layout),
+            slot=_announced_slot(snapshot, run.slot),
+            domain_uid=run.domain_uid,
+        )
+    elif situation.policy.mode is Mode.DRIVER_MANAGED:
+        state = ImexState.STOPPED
+        message = message or (f"{situation.foreign} has the session" if situation.foreign else "")
+    return ImexStatus(
+        state=state,
+        incarnation=incarnation,
+        restarts=memory.restarts,
+        message=message[:MAX_MESSAGE],
+        certificate_request=machine.certificate_request,
+    )
+
+
+def _announced_slot(snapshot: Snapshot, slot: int) -> int:
+    """The id that the daemon gave itself, where it can be told: one that differs makes the report not current."""
+    view = snapshot.view
+    return view.own if view is not None and view.own is not None else slot
+
+
+def _domain(uid: str, state: Readiness, snapshot: Snapshot) -> FabricDomainStatus:
+    holders = [holder for holder in snapshot.situation.holders if holder.domain_uid == uid]
+    known, connected = _peers(uid, snapshot)
+    reason, message = state.reason, state.message
+    if state.is_ready and not reason and len(connected) < len(known):
+        missing = ", ".join(
+            f"slot {slot} ({known[slot]})" for slot in sorted(known.keys() - connected)
+        )
+        reason, message = "PeersMissing", f"not connected to {missing}"
+    return FabricDomainStatus(
+        uid=uid,
+        ready=state.is_ready,
+        reason=reason,
+        message=message[:MAX_MESSAGE],
+        claims=tuple(
+            FabricClaim(namespace=h.namespace, name=h.name, uid=h.uid)
+            for h in sorted(holders, key=lambda holder: holder.uid)
+        ),
+        peers_connected=len(connected),
+        peers_known=len(known),
+    )
+
+
+def _peers(uid: str, snapshot: Snapshot) -> tuple[dict[int, str], set[int]]:
+    """The peers that the domain's daemon shall have, and those it has."""
+    run, view = snapshot.run, snapshot.view
+    if run is None or run.domain_uid not in ("", uid):
+        return {}, set()
+    known = render.peers(run, snapshot.situation.spec)
+    return known, set(view.connected & known.keys()) if view is not None else set()

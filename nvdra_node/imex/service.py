@@ -1,0 +1,159 @@
+"""The supervisor's local API over gRPC (``proto/supervisor_v1.proto``). Built and started by ``app``.
+
+Only root can open the socket. Calls that wait have threads of their own, and each is cut to ``MAX_WAIT_S``: the plugin
+asks again, and between two questions an unprepare of the same claim gets its turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nvdra_core.clock import Clock, Deadline
+from nvdra_node.imex.model import Holder
+from nvdra_node.imex.supervisor import Joined, Snapshot, Supervisor
+from nvdra_node.kubeletplugin.leangrpc import grpc
+from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
+
+MAX_WAIT_S = 20.0
+MAX_WATCHES = 4
+WATCH_POLL_S = 5.0
+
+
+class SupervisorService:
+    """See the module."""
+
+    def __init__(
+        self, supervisor: Supervisor, channel_count: Callable[[], int], clock: Clock
+    ) -> None:
+        self._supervisor = supervisor
+        self._channel_count = channel_count
+        self._clock = clock
+        self._news = threading.Condition()
+        self._version = 0
+        self._watches = threading.BoundedSemaphore(MAX_WATCHES)
+        self._is_stopping = False
+        supervisor.subscribe(self._changed)
+
+    def handlers(self) -> tuple[Any, ...]:
+        """Generic gRPC handlers."""
+        calls = {
+            "Join": (self.join, pb.JoinRequest, pb.JoinResponse),
+            "Leave": (self.leave, pb.LeaveRequest, pb.LeaveResponse),
+            "Sync": (self.sync, pb.SyncRequest, pb.SyncResponse),
+        }
+        methods = {
+            name: grpc.unary_unary_rpc_method_handler(
+                call,
+                request_deserializer=request.FromString,
+                response_serializer=response.SerializeToString,
+            )
+            for name, (call, request, response) in calls.items()
+        }
+        methods["Watch"] = grpc.unary_stream_rpc_method_handler(
+            self.watch,
+            request_deserializer=pb.WatchRequest.FromString,
+            response_serializer=pb.NodeState.SerializeToString,
+        )
+        return (grpc.method_handlers_generic_handler(f"{pb.PACKAGE}.Supervisor", methods),)
+
+    def stop(self) -> None:
+        """End all watches."""
+        with self._news:
+            self._is_stopping = True
+            self._news.notify_all()
+
+    def join(self, request: Any, context: Any) -> Any:
+        """See the proto."""
+        claim = Holder(
+            self._clock.wall(),
+            request.domain_uid,
+            request.claim.namespace,
+            request.claim.name,
+            request.claim.uid,
+        )
+        wait_s = min(request.wait_ms / 1000, MAX_WAIT_S)
+        joined = self._supervisor.join(claim, Deadline(wait_s, self._clock))
+        return _join_response(joined, self._channel_count())
+
+    def leave(self, request: Any, context: Any) -> Any:
+        """See the proto."""
+        self._supervisor.leave(request.claim_uid)
+        return pb.LeaveResponse()
+
+    def sync(self, request: Any, context: Any) -> Any:
+        """See the proto."""
+        now_s = self._clock.wall()
+        self._supervisor.sync(
+            Holder(
+                now_s, held.domain_uid, held.claim.namespace, held.claim.name, held.claim.uid,
+                held.prepared,
+            )
+            for held in request.held
+        )  # fmt: skip
+        return pb.SyncResponse()
+
+    def watch(self, request: Any, context: Any) -> Iterator[Any]:
+        """See the proto."""
+        if not self._watches.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough watches are open")
+        try:
+            sent = None
+            while context.is_active() and not self._is_stopping:
+                with self._news:
+                    version = self._version
+                state = node_state(self._supervisor.snapshot, self._channel_count())
+                if state != sent:
+                    sent = state
+                    yield state
+                with self._news:
+                    if self._version == version and not self._is_stopping:
+                        self._news.wait(WATCH_POLL_S)
+        finally:
+            self._watches.release()
+
+    def _changed(self) -> None:
+        with self._news:
+            self._version += 1
+            self._news.notify_all()
+
+
+def _join_response(joined: Joined, channel_count: int) -> Any:
+    state, domain = joined.readiness, joined.domain
+    response = pb.JoinResponse(
+        outcome=pb.OUTCOME_READY if state.is_ready else pb.OUTCOME_WAIT,
+        reason=state.reason,
+        message=state.message,
+        has_fabric=joined.has_fabric,
+        channel_count=channel_count,
+    )
+    if domain is not None:
+        response.channel = domain.channel
+        response.isolation = domain.isolation.value
+    if joined.refused:
+        response.outcome, response.message = pb.OUTCOME_REFUSED, joined.refused
+    return response
+
+
+def node_state(snapshot: Snapshot, channel_count: int) -> Any:
+    """What a watcher is told."""
+    situation = snapshot.situation
+    state = pb.NodeState(
+        fabric_state=situation.fabric.state.value,
+        fabric_message=situation.fabric.message,
+        cluster_uuid=situation.fabric.cluster_uuid,
+        clique_id=situation.fabric.clique_id,
+        channel_count=channel_count,
+        imex_state=situation.imex.value,
+    )
+    known = dict(snapshot.domains)
+    for domain in situation.spec.domains if situation.spec is not None else ():
+        told = state.domains.add(uid=domain.uid, isolation=domain.isolation.value)
+        if (readiness := known.get(domain.uid)) is not None:
+            told.ready, told.reason, told.message = (
+                readiness.is_ready,
+                readiness.reason,
+                readiness.message,
+            )
+    return state

@@ -1,0 +1,96 @@
+"""Writes FabricNode's status: on change, and as a sign of life. Owns one thread. Built and started by ``app``.
+
+Nothing waits for it: claims are prepared and released with the API server down, and what happened meanwhile is told
+when it is back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from nvdra_core import log
+from nvdra_core.api.fabric import FABRIC_API_VERSION, FABRIC_NODE_KIND, FabricNodeStatus
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import NvdraError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import Resource, WriteOptions
+from nvdra_node.imex import report
+
+_LOG = log.get(__name__)
+
+CALM_S = 0.05
+"""Changes come in bursts; so long a burst is gathered."""
+WRITE_S = 10.0
+RETRY_S = (1.0, 2.0, 5.0, 10.0)
+MANAGER = WriteOptions(field_manager="nvdra-imex-supervisor", force=True)
+
+
+class StatusWriter:
+    """See the module."""
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        node: str,
+        current: Callable[[], tuple[FabricNodeStatus, float]],
+        clock: Clock,
+    ) -> None:
+        """``current``: the status as it should be, and seconds between heartbeats."""
+        self._client = client
+        self._resource = resource.sub("status")
+        self._node = node
+        self._current = current
+        self._clock = clock
+        self._wake = threading.Event()
+        self._written: FabricNodeStatus | None = None
+        self._written_at_s = 0.0
+        self._failures = 0
+        self.writes = 0
+        """Since start, for metrics."""
+
+    def changed(self) -> None:
+        """There may be something to write; from any thread."""
+        self._wake.set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Write until ``stopping``."""
+        while not stopping.is_set():
+            self._clock.wait(self._wake, self.write_if_due())
+            if self._wake.is_set() and not self._clock.wait(stopping, CALM_S):
+                self._wake.clear()
+
+    def stop(self) -> None:
+        """Let ``run`` see that it is to end."""
+        self._wake.set()
+
+    def write_if_due(self) -> float:
+        """Write what is new, or a heartbeat; the seconds until the next one is due. Never raises NvdraError."""
+        status, heartbeat_s = self._current()
+        due_s = self._written_at_s + heartbeat_s - self._clock.monotonic()
+        if status == self._written and due_s > 0:
+            return due_s
+        try:
+            self._write(status)
+        except NvdraError as error:
+            pause_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
+            self._failures += 1
+            _LOG.info("FabricNode's status is not written", v=1, error=str(error), pause_s=pause_s)
+            return pause_s
+        self._failures = 0
+        self._written, self._written_at_s = status, self._clock.monotonic()
+        return heartbeat_s
+
+    def _write(self, status: FabricNodeStatus) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.wall()))
+        body = {
+            "apiVersion": FABRIC_API_VERSION,
+            "kind": FABRIC_NODE_KIND,
+            "metadata": {"name": self._node},
+            "status": report.encode(status, now),
+        }
+        deadline = Deadline(WRITE_S, self._clock)
+        self._client.apply(self._resource, body, options=MANAGER, deadline=deadline)
+        self.writes += 1

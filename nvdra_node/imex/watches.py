@@ -1,0 +1,148 @@
+"""The supervisor's sources: the controller's word, the GPUs' fabric, the daemon's peers. One thread each; run by
+``app``.
+
+Each tells the supervisor what is new and decides nothing. A source that fails keeps what was known before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nvdra_core import log
+from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import InvalidConfigError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import Resource, Selector
+from nvdra_core.kube.watch import Follow, Listing, follow
+from nvdra_node.host.host import Host
+from nvdra_node.imex import fabric, render
+from nvdra_node.imex.ctl import CtlDoor
+from nvdra_node.imex.model import Fabric
+from nvdra_node.imex.store import decode_spec
+from nvdra_node.imex.supervisor import Supervisor
+
+_LOG = log.get(__name__)
+
+FABRIC_S = 30.0
+UNSETTLED_FABRIC_S = 2.0
+PEERS_S = 30.0
+MISSING_PEERS_S = 2.0
+DOMAIN_S = 10.0
+POLL_S = 1.0
+
+
+class SpecWatch:
+    """Follows this node's FabricNode."""
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        node: str,
+        take: Callable[[FabricNodeSpec | None, int], None],
+    ) -> None:
+        """``take`` gets each new spec with its generation; None: there is no object."""
+        self._node = node
+        self._take_spec = take
+        selector = Selector(fields=f"metadata.name={node}")
+        self._follow: Follow = follow(client, resource, selector=selector)
+
+    def run(self) -> None:
+        """Follow until ``stop``."""
+        for news in self._follow:
+            if isinstance(news, Listing):
+                mine = [item for item in news.items if item["metadata"]["name"] == self._node]
+                self._take(mine[0] if mine else None)
+            else:
+                self._take(None if news.type == "DELETED" else news.obj)
+
+    def stop(self) -> None:
+        """End ``run``, from any thread."""
+        self._follow.stop()
+
+    def _take(self, obj: dict[str, Any] | None) -> None:
+        if obj is None:
+            _LOG.info("the controller has no FabricNode for this node", v=1)
+            self._take_spec(None, 0)
+            return
+        try:
+            spec = decode_spec(obj.get("spec") or {})
+        except InvalidConfigError as error:
+            _LOG.warning("FabricNode is not understood; the last one counts", error)
+            return
+        self._take_spec(spec, int(obj["metadata"].get("generation") or 0))
+
+
+class FabricWatch:
+    """Looks at the GPUs' fabric now and then, and more often while it is not settled."""
+
+    def __init__(self, host: Host, clock: Clock, supervisor: Supervisor) -> None:
+        self._host = host
+        self._clock = clock
+        self._supervisor = supervisor
+        self._last: Fabric | None = None
+        self._wake = threading.Event()
+
+    def trigger(self) -> None:
+        """Look again soon."""
+        self._wake.set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Look until ``stopping``."""
+        while not stopping.is_set():
+            self._wake.clear()
+            pause_s = self.look()
+            if self._clock.wait(stopping, 0.0):
+                return
+            self._clock.wait(self._wake, pause_s)
+
+    def look(self) -> float:
+        """One look; the seconds until the next."""
+        found = fabric.look(self._host, self._clock)
+        if found != self._last:
+            _LOG.info("fabric", state=found.state.value, clique=found.clique_id, why=found.message)
+            self._last = found
+            self._supervisor.set_fabric(found)
+        is_settled = found.state in (FabricState.COMPLETED, FabricState.NOT_SUPPORTED)
+        return FABRIC_S if is_settled else UNSETTLED_FABRIC_S
+
+
+class PeerWatch:
+    """Asks the daemon for its peers, in a thread of its own: the question can hang."""
+
+    def __init__(self, ctl: CtlDoor, clock: Clock, supervisor: Supervisor) -> None:
+        self._ctl = ctl
+        self._clock = clock
+        self._supervisor = supervisor
+        self._wake = threading.Event()
+        self._asked_at_s = float("-inf")
+
+    def run(self, stopping: threading.Event) -> None:
+        """Ask until ``stopping``."""
+        while not self._clock.wait(stopping, POLL_S):
+            self.ask_if_due()
+
+    def ask_if_due(self) -> None:
+        """Ask when peers are missing, or were asked for long ago."""
+        snapshot = self._supervisor.snapshot
+        run = snapshot.run
+        if run is None or snapshot.situation.imex is not ImexState.READY:
+            self._supervisor.set_view(None)
+            return
+        wanted = render.peers(run, snapshot.situation.spec).keys()
+        is_complete = snapshot.view is not None and wanted <= snapshot.view.connected
+        pause_s = PEERS_S if is_complete else MISSING_PEERS_S
+        now_s = self._clock.monotonic()
+        if now_s - self._asked_at_s < pause_s:
+            return
+        self._asked_at_s = now_s
+        view = self._ctl.domain(run, Deadline(DOMAIN_S, self._clock))
+        if view is not None:
+            if view.own not in (None, run.slot):
+                _LOG.warning(
+                    "nvidia-imex took another id than its slot", slot=run.slot, id=view.own
+                )
+            self._supervisor.set_view(view)
