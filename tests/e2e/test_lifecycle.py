@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,19 +12,22 @@ from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, wait_for
 from tests.e2e.users import PREPARE_FAILED, Pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SWEEP_S = 4.0
 BED = {"flags": ("--sweep-interval-seconds", f"{SWEEP_S:g}")}
 
 KUBELET = {"syncFrequency": "5s"}
 
+GPU = {"gpu": "gpu"}
+SHARED = {"gpu": "shared"}
+
 KUBELET_RETRY_S = 15.0
 """A kubelet tries a failed unprepare again after 10 to 15 s, whatever the plugin does."""
 
 
 def test_a_restarted_service_leaves_slices_and_pods_as_they_are(bed: Bed, pods: Pods) -> None:
-    pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+    pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     slices = [s["metadata"]["resourceVersion"] for s in bed.slices()]
     before = pods.identities()
@@ -62,7 +66,7 @@ def _is_alive(pid: str) -> bool:
 
 def test_pods_that_end_while_the_service_is_down_go_when_it_starts(bed: Bed, pods: Pods) -> None:
     for name in ("one", "two"):
-        pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
+        pods.create(m.pod(pods.place, name, templates=GPU))
     bed.wait_running(pods.place, "one", "two")
     bed.only.stop()
     pods.delete("one")
@@ -96,7 +100,7 @@ def test_the_good_claim_of_a_pod_with_a_bad_one_is_cleaned_up(bed: Bed, pods: Po
 
 
 def test_a_claim_deleted_by_force_while_prepared_is_swept(bed: Bed, pods: Pods) -> None:
-    pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+    pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     name = pods.claim_of("pod")["metadata"]["name"]
     claim = ("resourceclaim", "-n", pods.place, name)
@@ -108,9 +112,60 @@ def test_a_claim_deleted_by_force_while_prepared_is_swept(bed: Bed, pods: Pods) 
 
 
 def test_a_pod_deleted_by_force_leaves_nothing(bed: Bed, pods: Pods) -> None:
-    pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+    pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     pods.delete("pod", force=True)
-    pods.create(m.pod(pods.place, "next", templates={"gpu": "gpu"}))
+    pods.create(m.pod(pods.place, "next", templates=GPU))
     bed.wait_running(pods.place, "next")
     wait_for("only the next pod's claim prepared", lambda: len(bed.only.leftovers()) == 2, 30)
+
+
+def test_pods_made_and_deleted_ten_times_leave_nothing(bed: Bed, pods: Pods) -> None:
+    for turn in range(10):
+        names = [f"pod-{turn}-{i}" for i in range(2)]
+        shown = start_and_end(bed, pods, [m.pod(pods.place, n, templates=GPU) for n in names])
+        assert len(set(shown)) == len(names), "no GPU for two claims"
+        wait_for("claims gone", lambda: not pods.claims(), 30)
+        bed.wait_clean(10)
+
+
+def test_a_claim_that_many_pods_share_is_prepared_until_the_last_has_gone(
+    bed: Bed, pods: Pods
+) -> None:
+    bed.apply(m.claim(pods.place, "shared", m.claim_spec()))
+    for turn in range(2):
+        names = [f"pod-{turn}-{i}" for i in range(10)]
+        shown = start_and_end(bed, pods, [m.pod(pods.place, n, claims=SHARED) for n in names])
+        assert len(shown) == len(names) and len(set(shown)) == 1
+        bed.wait_clean(10)
+
+
+def start_and_end(bed: Bed, pods: Pods, manifests: list[m.Manifest]) -> list[str]:
+    """Pods come, and go in another order; the claim of the last stays prepared to the end. Returns the GPUs shown."""
+    for manifest in manifests:
+        pods.create(manifest)
+    names = [manifest["metadata"]["name"] for manifest in manifests]
+    bed.wait_running(pods.place, *names, timeout_s=90)
+    shown = [gpu for name in names for gpu in bed.uuids(pods.place, name)]
+    *first, last = reversed(names)
+    for name in first:
+        pods.delete(name)
+    for name in first:
+        pods.wait_gone(name, 60)
+    (left,) = [claim["metadata"]["uid"] for claim in pods.claims() if is_reserved(claim, last)]
+    files = wait_for("one claim prepared", lambda: of_one_claim(bed), 30)
+    assert left in files[0]
+    pods.delete(last)
+    pods.wait_gone(last, 60)
+    return shown
+
+
+def is_reserved(claim: dict[str, Any], pod: str) -> bool:
+    """Whether a claim is in use by a pod."""
+    return any(user["name"] == pod for user in claim["status"].get("reservedFor", ()))
+
+
+def of_one_claim(bed: Bed) -> list[str]:
+    """The only CDI file of a claim; nothing when there are more."""
+    files = bed.only.files("/run/cdi/*")
+    return files if len(files) == 1 else []

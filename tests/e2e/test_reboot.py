@@ -12,7 +12,7 @@ from tests.e2e import manifests as m
 from tests.e2e.bed import DRIVER, Bed, GpuNode, wait_for
 from tests.e2e.users import Identity, Pods, ignoring_outages
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 BED = {"flags": ("--sweep-interval-seconds", "4")}
 
