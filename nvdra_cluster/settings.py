@@ -65,3 +65,38 @@ class FabricSettings:
             raise ConfigError(
                 "isolation=channel needs an IMEX that nvdra runs; use mode=driverManaged with it"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """Pace of the leader election; upstream's defaults, in seconds."""
+
+    duration_s: float = 15.0
+    renew_deadline_s: float = 10.0
+    retry_period_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.duration_s > self.renew_deadline_s > 2 * self.retry_period_s > 0:
+            raise ConfigError(
+                f"leader election: lease duration {self.duration_s:g} s must be above the renew "
+                f"deadline {self.renew_deadline_s:g} s, and that above twice the retry period "
+                f"{self.retry_period_s:g} s"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSettings:
+    """Everything the controller is told."""
+
+    fabric: FabricSettings
+    identity: str
+    """Of this replica, in the Lease."""
+    is_elected: bool = True
+    """Whether replicas elect a leader. Without, there must be one only."""
+    lease_name: str = "nvdra-controller"
+    lease_namespace: str = "nvdra"
+    lease_times: LeaseTimes = LeaseTimes()
+    issues_certificates: bool = True
+    http_endpoint: str = ""
+    """``HOST:PORT``; empty: no metrics and no health."""
+    metrics_path: str = "/metrics"

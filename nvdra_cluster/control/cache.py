@@ -90,7 +90,7 @@ class Cache:
         self._paths: dict[str, str] = {}
         """Of domains, to UIDs."""
         self._dead: OrderedDict[str, None] = OrderedDict()
-        """UIDs of objects that we deleted: late events about them are not believed."""
+        """UIDs of objects that are gone: what comes late about them is not believed."""
         self._slots: dict[str, tuple[FabricSlot, ...]] = {}
 
     def mark(self, *keys: Key) -> None:
@@ -129,7 +129,7 @@ class Cache:
         return Key(What.CLIQUE, clique_id) if clique_id else Key(What.LONE, name)
 
     def bury(self, uid: str) -> None:
-        """The object was deleted by us; drop it as well."""
+        """The object is gone, or goes because we deleted it: nothing about it is taken any more."""
         with self.lock:
             self._dead[uid] = None
             while len(self._dead) > DEAD_KEPT:
@@ -223,7 +223,7 @@ class Cache:
         """A ComputeDomain as it is now."""
         with self.lock:
             old = self.domains.get(view.uid)
-            if old is not None and old.version > view.version:
+            if view.uid in self._dead or (old is not None and old.version > view.version):
                 return
             if self._paths.get(view.path, view.uid) != view.uid:
                 self.drop_domain(view.path)
@@ -299,7 +299,7 @@ class Cache:
         """A ResourceClaim as it is now."""
         with self.lock:
             old = self.claims.get(view.path)
-            if old != view:
+            if old != view and view.uid not in self._dead:
                 self._replace_claim(view.path, old, view)
 
     def drop_claim(self, path: str) -> None:

@@ -33,6 +33,8 @@ class Interest:
     put: Callable[[JsonObject], None]
     drop: Callable[[str], None]
     """Takes an object's path: ``namespace/name``, or the name alone without namespace."""
+    bury: Callable[[str], None]
+    """Takes the UID of an object that is gone for good: the answer to a write of ours may come later."""
     known: Callable[[], set[str]]
     """Paths of all that is in the cache."""
 
@@ -119,6 +121,7 @@ class Watching:
             )
         for event in self._watch:
             if event.type == "DELETED":
+                interest.bury(str(event.obj["metadata"].get("uid")))
                 interest.drop(path_of(event.obj))
             else:
                 self._put(event.obj)

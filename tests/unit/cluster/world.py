@@ -213,7 +213,7 @@ class World:
                     "slot": machine.running, "domainUID": "",
                 },
             }  # fmt: skip
-        domains = {}
+        domains: dict[str, list[Json]] = {}
         for claim in self.of("resourceclaims"):
             if node_of(claim) == machine.name:
                 uid = claim["metadata"]["labels"][DOMAIN_LABEL]

@@ -1,0 +1,194 @@
+"""The controller, assembled: watches, leadership, loop, metrics. Called by ``cli``; nothing starts before ``run``.
+
+Order: watches first, and only a replica that has seen everything strives for the lead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvdra_cluster.control import gauges, observe
+from nvdra_cluster.control.cache import Cache
+from nvdra_cluster.control.lease import Lease, LeaseSettings
+from nvdra_cluster.control.loop import Loop
+from nvdra_cluster.control.reconcile import Reconciler
+from nvdra_cluster.control.watching import Watching
+from nvdra_cluster.control.writer import Writer
+from nvdra_cluster.decide.nodespecs import Certify, no_certificates
+from nvdra_cluster.settings import ControllerSettings
+from nvdra_core import __version__, endpoint, log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.kube.client import Client
+from nvdra_core.metrics import Registry
+from nvdra_core.pluginmetrics import add_process_metrics
+from nvdra_core.service import Part, Service
+from nvdra_core.systemd import Notifier
+from nvdra_core.workers import Workers
+
+_LOG = log.get(__name__)
+SYNC_POLL_S = 0.5
+MAX_SILENCE_S = 180.0
+"""A round of the loop may wait for an API server that does not answer."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Part:
+    """A part of the service made of two functions."""
+
+    name: str
+    begin: Callable[[], object]
+    end: Callable[[], object]
+
+    def start(self) -> None:
+        """See nvdra_core.service.Part."""
+        self.begin()
+
+    def stop(self, deadline: Deadline) -> None:
+        """See nvdra_core.service.Part."""
+        self.end()
+
+
+class Controller:
+    """One replica."""
+
+    def __init__(
+        self,
+        settings: ControllerSettings,
+        client: Client,
+        clock: Clock,
+        workers: Workers,
+        certify: Certify = no_certificates,
+    ) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._clock = clock
+        self._leading = threading.Event()
+        self.registry = Registry()
+        self.lease = Lease(
+            client=client,
+            settings=_lease_settings(settings),
+            clock=clock,
+            now_text=lambda: micro_time(clock.wall()),
+            stopping=workers.stopping,
+        )
+        self.cache = Cache(clock.monotonic)
+        self.writer = Writer(client, clock, self.is_leading, self.registry)
+        self.loop = Loop(
+            cache=self.cache,
+            reconciler=Reconciler(self.cache, settings.fabric, certify),
+            writer=self.writer,
+            client=client,
+            clock=clock,
+            stopping=workers.stopping,
+        )
+        self.watchings = [
+            Watching(client, interest, clock)
+            for interest in observe.interests(self.cache, self.loop, settings.fabric.namespace)
+        ]
+        add_process_metrics(self.registry, clock, version=__version__)
+        gauges.add(self.registry, self.cache, self.is_leading)
+
+    def is_leading(self) -> bool:
+        """Whether this replica may write now."""
+        if not self._settings.is_elected:
+            return self._leading.is_set()
+        return self.lease.is_leading()
+
+    def is_synced(self) -> bool:
+        """Whether everything has been seen once."""
+        return all(watching.synced.is_set() for watching in self.watchings)
+
+    def parts(self) -> list[Part]:
+        """In the order of starting."""
+        return [
+            _Part(name="watches", begin=self._start_watches, end=self._stop_watches),
+            _Part(name="controller", begin=self._start, end=self._stop),
+            *self._endpoint(),
+        ]
+
+    def service(self, notifier: Notifier) -> Service:
+        """The process; ``run`` it in the main thread."""
+        return Service(
+            parts=self.parts(),
+            workers=self._workers,
+            clock=self._clock,
+            notifier=notifier,
+            self_check=list,
+        )
+
+    def _start_watches(self) -> None:
+        for watching in self.watchings:
+            self._workers.spawn(f"watch-{watching.name}", watching.run)
+
+    def _stop_watches(self) -> None:
+        for watching in self.watchings:
+            watching.stop()
+
+    def _start(self) -> None:
+        if self._settings.is_elected:
+            self._workers.spawn("lease", self._strive)
+        self._workers.spawn("loop", self._lead)
+
+    def _stop(self) -> None:
+        self._leading.set()
+        with self.cache.changed:
+            self.cache.changed.notify_all()
+        self.writer.stop()
+
+    def _wait_for_sync(self) -> None:
+        for watching in self.watchings:
+            while not self._workers.stopping.is_set() and not watching.synced.wait(SYNC_POLL_S):
+                continue
+
+    def _strive(self) -> None:
+        self._wait_for_sync()
+        self.lease.run(self._leading.set)
+
+    def _lead(self) -> None:
+        self._wait_for_sync()
+        if not self._settings.is_elected:
+            self._leading.set()
+        self._leading.wait()
+        if self._workers.stopping.is_set():
+            return
+        _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
+        self.loop.lead(self._workers.heartbeat("controller loop", MAX_SILENCE_S))
+
+    def _endpoint(self) -> list[Part]:
+        settings = self._settings
+        if not settings.http_endpoint:
+            return []
+        routes = {
+            "/healthz": endpoint.health_route(self._workers.problems),
+            "/readyz": endpoint.health_route(self._unready),
+        }
+        if settings.metrics_path:
+            routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
+        address = endpoint.Address.parse(settings.http_endpoint)
+        return [endpoint.Endpoint(address, routes, self._clock)]
+
+    def _unready(self) -> list[str]:
+        waiting = [w.name for w in self.watchings if not w.synced.is_set()]
+        return [f"not seen yet: {', '.join(waiting)}"] if waiting else []
+
+
+def _lease_settings(settings: ControllerSettings) -> LeaseSettings:
+    times = settings.lease_times
+    return LeaseSettings(
+        namespace=settings.lease_namespace,
+        name=settings.lease_name,
+        identity=settings.identity,
+        duration_s=times.duration_s,
+        renew_deadline_s=times.renew_deadline_s,
+        retry_period_s=times.retry_period_s,
+    )
+
+
+def micro_time(wall_s: float) -> str:
+    """RFC 3339 with microseconds, as a Lease wants it."""
+    whole = int(wall_s)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{text}.{int((wall_s - whole) * 1e6):06}Z"

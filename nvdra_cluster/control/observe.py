@@ -1,0 +1,94 @@
+"""What the controller watches: seven kinds, each trimmed to a view and put into the cache. Called by ``app``.
+
+Claims and templates are selected by the domain's label, slices by the driver: in a large cluster
+nearly all of them are none of our business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nvdra_cluster.control import wire
+from nvdra_cluster.control.cache import Cache
+from nvdra_cluster.control.loop import Loop
+from nvdra_cluster.control.watching import Interest
+from nvdra_cluster.decide.model import DOMAIN_LABEL
+from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, FABRIC_NODES, TEMPLATES
+from nvdra_core.api import COMPUTE_DOMAIN_DRIVER
+from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject, Selector
+
+LABELLED = Selector(labels=DOMAIN_LABEL)
+
+
+def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
+    """All of them; ``namespace`` is that of the cliques."""
+
+    def paths(of: Mapping[str, object]) -> Callable[[], set[str]]:
+        def known() -> set[str]:
+            with cache.lock:
+                return set(of)
+
+        return known
+
+    def put_slice(obj: JsonObject) -> None:
+        cache.put_slice(obj["metadata"]["name"], wire.slice_node(obj))
+
+    def known_cliques() -> set[str]:
+        with cache.lock:
+            return {f"{namespace}/{name}" for name in cache.cliques}
+
+    return [
+        Interest(
+            resource=NODES,
+            put=lambda obj: cache.put_node(wire.node(obj)),
+            drop=cache.drop_node,
+            bury=cache.bury,
+            known=paths(cache.nodes),
+        ),
+        Interest(
+            resource=SLICES,
+            selector=Selector(fields=f"spec.driver={COMPUTE_DOMAIN_DRIVER}"),
+            put=put_slice,
+            drop=cache.drop_slice,
+            bury=cache.bury,
+            known=paths(cache.offers),
+        ),
+        Interest(
+            resource=FABRIC_NODES,
+            put=loop.observe_fabric,
+            drop=loop.forget_fabric,
+            bury=cache.bury,
+            known=paths(cache.fabrics),
+        ),
+        Interest(
+            resource=DOMAINS,
+            put=lambda obj: cache.put_domain(wire.domain(obj)),
+            drop=cache.drop_domain,
+            bury=cache.bury,
+            known=cache.domain_paths,
+        ),
+        Interest(
+            resource=TEMPLATES,
+            selector=LABELLED,
+            put=lambda obj: cache.put_template(wire.template(obj)),
+            drop=cache.drop_template,
+            bury=cache.bury,
+            known=paths(cache.templates),
+        ),
+        Interest(
+            resource=CLIQUES,
+            namespace=namespace,
+            put=lambda obj: cache.put_clique(wire.clique(obj)),
+            drop=lambda path: cache.drop_clique(path.rpartition("/")[2]),
+            bury=cache.bury,
+            known=known_cliques,
+        ),
+        Interest(
+            resource=CLAIMS,
+            selector=LABELLED,
+            put=lambda obj: cache.put_claim(wire.claim(obj)),
+            drop=cache.drop_claim,
+            bury=cache.bury,
+            known=paths(cache.claims),
+        ),
+    ]
