@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +52,21 @@ def is_valid_uid(uid: str) -> bool:
     return _UID.fullmatch(uid) is not None
 
 
+def _believe(record: Record) -> None:
+    """The check of a store that has none."""
+
+
 class RecordStore:
     """All records of one driver on this node. Thread safe."""
 
-    def __init__(self, state_dir: Path, files: Files) -> None:
+    def __init__(
+        self, state_dir: Path, files: Files, check: Callable[[Record], None] = _believe
+    ) -> None:
+        """``check`` raises RecordError for a record that is whole and makes no sense."""
         self._claims_dir = state_dir / "claims"
         self._quarantine_dir = state_dir / "quarantine"
         self._files = files
+        self._check = check
         self._lock = threading.Lock()
         self._records: dict[str, Record] = {}
         self._index: dict[str, set[str]] = {}
@@ -146,6 +154,7 @@ class RecordStore:
         record = codec.decode(self._files.read(path) or b"")
         if record.uid != uid:
             raise RecordError(f"it says it is of claim uid {record.uid}")
+        self._check(record)
         return record
 
     def _quarantine(self, path: Path, reason: str) -> Quarantined:

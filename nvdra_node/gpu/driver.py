@@ -109,7 +109,12 @@ class GpuDriver:
             self._verify_device(device, inventory)
 
     def _verify_device(self, device: PreparedDevice, inventory: Inventory) -> None:
-        uuid, minor = device.details["uuid"], device.details["minor"]
+        uuid, minor = device.details.get("uuid"), device.details.get("minor")
+        if not isinstance(uuid, str) or type(minor) is not int:
+            raise HostError(
+                f"the record of {device.device} does not say which GPU it is: {dict(device.details)}; "
+                "delete the pod so that it is prepared anew"
+            )
         gpu = next((gpu for gpu in inventory.devices if gpu.uuid == uuid), None)
         if gpu is not None:
             planning.check_state(gpu)

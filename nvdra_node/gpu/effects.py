@@ -37,11 +37,15 @@ class SetTimeSlice:
     def from_json(cls, body: Mapping[str, Any]) -> SetTimeSlice:
         """From the journal. Raises KeyError, TypeError."""
         original = body.get("original", {})
-        return cls(
+        effect = cls(
             uuid=body["uuid"],
             time_slice=body["timeSlice"],
             compute_mode=original.get("computeMode"),
         )
+        numbers = (effect.time_slice, effect.compute_mode or 0)
+        if not isinstance(effect.uuid, str) or not all(type(n) is int for n in numbers):
+            raise TypeError(f"{body!r}")
+        return effect
 
 
 GpuEffect = SetTimeSlice

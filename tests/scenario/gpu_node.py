@@ -21,6 +21,7 @@ from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.fake.host import fake_host
 from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
 from nvdra_node.host.ports import CommandResult, Files
+from nvdra_node.kubeletplugin import recordcheck
 from nvdra_node.kubeletplugin.claim import (
     AllocationResult,
     Claim,
@@ -112,7 +113,7 @@ class GpuNode:
         self.restart()
 
     def restart(self, look: bool = True) -> None:
-        records = RecordStore(self.state, self.files)
+        records = RecordStore(self.state, self.files, recordcheck.check)
         records.load()
         toolkit = Toolkit(
             ctk=CTK, hook=HOOK, roots=self.host.roots, cache=self.state / "cdi-common.json"

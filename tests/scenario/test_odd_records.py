@@ -1,0 +1,108 @@
+"""Records that are whole and mean nonsense: whatever stands in them, a call answers or says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import zlib
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nvdra_core.errors import NvdraError
+from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from tests.scenario.gpu_node import GpuNode, a_claim
+
+TIME_SLICED = {
+    "apiVersion": "resource.nvidia.com/v1beta1",
+    "kind": "GpuConfig",
+    "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}},
+}
+CLAIM = a_claim(devices=("gpu-0", "gpu-1"), configs=[TIME_SLICED])
+OTHER = a_claim(uid="c2", devices=("gpu-2",))
+
+Place = tuple[Any, ...]
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def written_record() -> Any:
+    node = GpuNode()
+    node.prepare(CLAIM)
+    data = node.files.read(node.state / "claims/c1.json") or b""
+    return json.loads(data)["record"]
+
+
+def places(value: Any, path: Place = ()) -> list[Place]:
+    """Paths of all values inside, but for the claim's UID, which names the file."""
+    keys = (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    )
+    found: list[Place] = []
+    for key in keys:
+        if (*path, key) != ("uid",):
+            found += [(*path, key), *places(value[key], (*path, key))]
+    return found
+
+
+RECORD = written_record()
+PLACES = places(RECORD)
+
+
+def node_with(body: Any) -> GpuNode:
+    """A machine that starts with this record."""
+    node = GpuNode()
+    node.prepare(OTHER)
+    text = json.dumps(body, separators=(",", ":")).encode()
+    head = f'{{"schema":1,"checksum":"crc32:{zlib.crc32(text):08x}","record":'
+    node.files.replace(node.state / "claims/c1.json", head.encode() + text + b"}\n")
+    node.restart()
+    return node
+
+
+def use(node: GpuNode) -> None:
+    """All that happens to a record; only an NvdraError may come out, and the other claim does not notice."""
+    node.claims.add(CLAIM)
+    times = Times(period_s=1, grace_s=0)
+    for work in (
+        lambda: node.transaction.prepare(CLAIM.ref, node.deadline(1)),
+        lambda: [
+            node.transaction.renew_file(r, node.deadline(1)) for r in node.parts.records.all()
+        ],
+        lambda: Sweep(node.transaction, node.parts, times).run_once(),
+        lambda: node.unprepare(CLAIM),
+    ):
+        with contextlib.suppress(NvdraError):
+            work()
+    node.prepare(OTHER)
+    assert node.cdi_spec("c2") is not None
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(PLACES), ANY_JSON)
+def test_any_json_in_any_field_gives_an_answer_or_an_error(place: Place, value: Any) -> None:
+    body = copy.deepcopy(RECORD)
+    inner = body
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    use(node_with(body))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(PLACES))
+def test_any_missing_field_gives_an_answer_or_an_error(place: Place) -> None:
+    body = copy.deepcopy(RECORD)
+    inner = body
+    for key in place[:-1]:
+        inner = inner[key]
+    del inner[place[-1]]
+    use(node_with(body))
