@@ -58,14 +58,15 @@ class Cluster:
         proxy_on_nodes: bool | None = None,
         systemd_nodes: int = 0,
         binds: Sequence[tuple[str | os.PathLike[str], str]] = (),
+        audit: bool = False,
         say: build.Say = build.say_on_stderr,
     ) -> Cluster:
         """Start a cluster and return when its nodes are Ready; builds what is missing first.
 
         `nodes` is how many ("node-1" and so on) or their names; `feature_gates` are laid over
         `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of
-        their own, which see the `binds` (directory of the machine, path in the node). Raises
-        `ClusterError`, and leaves nothing but logs, when it does not come up.
+        their own, which see the `binds` (directory of the machine, path in the node). With `audit`
+        `layout.audit_log` has every request. Raises `ClusterError`, and leaves nothing but logs, when it does not come up.
         """
         given = [f"node-{i}" for i in range(1, nodes + 1)] if isinstance(nodes, int) else nodes
         programs.kubernetes(kubernetes)
@@ -79,6 +80,7 @@ class Cluster:
             proxy_on_nodes=proxy_on_nodes,
             systemd_nodes=tuple(given[len(given) - systemd_nodes :]),
             binds=tuple((os.fspath(origin), target) for origin, target in binds),
+            audit=audit,
         )
         lifecycle.up(layout, say)
         return cls(layout)
@@ -193,5 +195,7 @@ class Cluster:
         return path.read_text(errors="replace")
 
     def wait_until_ready(self, timeout_s: float = 120) -> None:
-        """Wait until all nodes are Ready."""
-        lifecycle.wait_until_ready(self.layout, timeout_s)
+        """Wait until all nodes are Ready; fail at once when a kubelet or containerd has ended, as the
+        API server takes a while to notice that.
+        """
+        lifecycle.wait_until_ready(self.layout, timeout_s, lifecycle.node_programs(self.layout))

@@ -179,6 +179,20 @@ def wait_until_ready(
     wait_for("ServiceAccount default is there", lambda: client.says_ok(account), timeout_s=30)
 
 
+def node_programs(layout: Layout) -> list[processes.Process]:
+    """Return kubelet and containerd of every node, as they were started last; those of systemd
+    nodes are its systemd's.
+    """
+    names = [
+        f"{node}.{component}"
+        for node in layout.nodes
+        if node not in layout.systemd_nodes
+        for component in ("containerd", "kubelet")
+    ]
+    found = [processes.find(layout.pids, name) for name in names]
+    return [process for process in found if process]
+
+
 def _is_ready(node: dict[str, object]) -> bool:
     status = node.get("status")
     conditions = status.get("conditions", []) if isinstance(status, dict) else []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.api import ApiClient, ApiError, Cluster
+from tests.cluster.api import ApiClient, ApiError, Cluster, ClusterError
 from tests.cluster.commands import wait_for
 from tests.cluster.marks import VERSIONS
 
@@ -153,6 +153,15 @@ def test_pod_lives_through_restarts_of_kubelet_and_containerd(cluster: Cluster) 
         after["containerStatuses"][0]["containerID"]
         == before["containerStatuses"][0]["containerID"]
     )
+
+
+def test_a_kubelet_that_ended_is_not_waited_for(cluster: Cluster) -> None:
+    node = cluster.node("node-1")
+    node.stop("kubelet", kill=True)
+    with pytest.raises(ClusterError, match=r"node-1\.kubelet ended"):
+        cluster.wait_until_ready()
+    node.start("kubelet")
+    cluster.wait_until_ready()
 
 
 def test_reboot_ends_all_and_gives_a_new_boot_id(
