@@ -46,6 +46,22 @@ def wait_until(what: str, condition: Callable[[], Any]) -> Any:
         threading.Event().wait(0.01)
 
 
+class ShiftedClock(SystemClock):
+    """The machine's clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self._shift_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._shift_s
+
+    def wall(self) -> float:
+        return super().wall() + self._shift_s
+
+    def advance(self, seconds: float) -> None:
+        self._shift_s += seconds
+
+
 class Replica:
     """A controller in threads of this process."""
 
@@ -290,4 +306,14 @@ class Tray:
         return found
 
 
-__all__ = ["CLIQUE", "DOMAIN_LABEL", "NAMESPACE", "TEAM", "Rack", "Replica", "Tray", "wait_until"]
+__all__ = [
+    "CLIQUE",
+    "DOMAIN_LABEL",
+    "NAMESPACE",
+    "TEAM",
+    "Rack",
+    "Replica",
+    "ShiftedClock",
+    "Tray",
+    "wait_until",
+]

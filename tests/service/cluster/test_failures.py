@@ -1,0 +1,230 @@
+"""What happens when nodes, controllers or the API fail: rows of the failure table that concern the controller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_core.kube.fake.faults import Fault
+from nvdra_core.kube.resources import LEASES, NODES
+from tests.service.cluster.rack import (
+    NAMESPACE,
+    TEAM,
+    Rack,
+    ShiftedClock,
+    Tray,
+    wait_until,
+)
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return ShiftedClock()
+
+
+@pytest.fixture
+def rack(clock: ShiftedClock) -> Iterator[Rack]:
+    with Rack(clock=clock) as made:
+        made.start()
+        yield made
+
+
+def a_member(rack: Rack, name: str = "a") -> Tray:
+    """A tray that is ready in the domain ``train``."""
+    tray = rack.tray(name)
+    if rack.find(DOMAINS, "train", TEAM) is None:
+        rack.create_domain()
+    rack.claim(name)
+    tray.join()
+    wait_until("ready", lambda: state_of(rack, name) == "Ready")
+    return tray
+
+
+def state_of(rack: Rack, name: str) -> str:
+    nodes = rack.status().get("nodes") or ()
+    return next((str(node["status"]) for node in nodes if node["name"] == name), "")
+
+
+class TestNodes:
+    def test_f1_a_reboot_makes_the_old_ready_worthless(self, rack: Rack):
+        tray = a_member(rack)
+        tray.boot = "boot-2"
+        tray.report(imex={"state": "STOPPED"})
+        wait_until("not ready", lambda: state_of(rack, "a") == "NotReady")
+        assert "StaleReport" in rack.condition("Ready")["message"]
+        assert rack.spec("a")["slot"] == tray.running
+        tray.report()
+        wait_until("ready again", lambda: state_of(rack, "a") == "Ready")
+
+    def test_f5_a_crash_of_imex_shows_with_its_cause(self, rack: Rack):
+        tray = a_member(rack)
+        uid = rack.domain()["metadata"]["uid"]
+        held = {"namespace": TEAM, "name": "train-a", "uid": "c"}
+        crashed = {"uid": uid, "ready": False, "reason": "ImexFailed", "message": "killed by signal 6", "claims": [held]}  # fmt: skip
+        tray.report(domains=[crashed])
+        wait_until("not ready", lambda: state_of(rack, "a") == "NotReady")
+        degraded = wait_until("degraded", lambda: rack.condition("Degraded"))
+        assert (degraded["status"], degraded["reason"]) == ("True", "ImexFailed")
+        assert "killed by signal 6" in degraded["message"]
+
+    def test_f7_a_lost_node_is_noticed_keeps_its_slot_and_may_come_back(
+        self, rack: Rack, clock: ShiftedClock
+    ):
+        lost, well = a_member(rack, "a"), a_member(rack, "bb")
+        slot = rack.spec("a")["slot"]
+        for _ in range(4):
+            clock.advance(10.0)
+            well.report()
+            wait_until("the heartbeat is seen", lambda: seen(rack, well))
+        wait_until("lost", lambda: state_of(rack, "a") == "NotReady")
+        assert state_of(rack, "bb") == "Ready"
+        assert rack.condition("Degraded")["reason"] == "NodeLost"
+        assert rack.spec("a")["slot"] == slot
+        lost.report()
+        wait_until("back", lambda: state_of(rack, "a") == "Ready")
+        assert rack.condition("Degraded")["status"] == "False"
+
+    def test_f7_a_watch_of_ours_that_hangs_is_no_loss_of_nodes(
+        self, rack: Rack, clock: ShiftedClock
+    ):
+        tray = a_member(rack)
+        controller = rack.replicas[0].controller
+        rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
+        next(w for w in controller.watchings if w.name == "fabricnodes").stop()
+        tray.report()
+        clock.advance(60.0)
+        rack.clock.wait(threading.Event(), 2.5)
+        assert controller.cache.lost == set()
+
+    def test_f7_a_node_that_was_deleted_frees_its_slot_but_not_at_once(
+        self, rack: Rack, clock: ShiftedClock
+    ):
+        a_member(rack, "a")
+        rack.remove_node("a")
+        rack.unclaim("a")
+        wait_until("gone", lambda: rack.status()["nodes"] == [])
+        second = rack.tray("bb")
+        second.report()
+        assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
+        clock.advance(400.0)
+        third = rack.tray("ccc")
+        third.report()
+        assert third.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
+
+    def test_a_node_out_of_service_does_not_block_a_deletion(self, rack: Rack):
+        a_member(rack)
+        rack.unclaim("a")
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        wait_until("blocked", lambda: rack.condition("DeletionBlocked").get("status") == "True")
+        taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}  # fmt: skip
+        rack.client.merge_patch(NODES, {"metadata": {"name": "a"}, "spec": {"taints": [taint]}})
+        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+
+    def test_f19_a_node_that_serves_another_domain_says_which(self, rack: Rack):
+        tray = a_member(rack)
+        first = rack.domain()["metadata"]["uid"]
+        second = rack.create_domain("second")["metadata"]["uid"]
+        rack.claim("a", "second")
+        held = {"namespace": TEAM, "name": "second-a", "uid": "c2"}
+        waiting = {"uid": second, "ready": False, "reason": "OtherDomainActive", "message": f"runs {first}", "claims": [held]}  # fmt: skip
+        tray.report(
+            domains=[{"uid": first, "ready": True, "claims": [{**held, "uid": "c1"}]}, waiting]
+        )
+        wait_until("told", lambda: first in str(rack.condition("Ready", "second").get("message")))
+        assert state_of(rack, "a") == "Ready"
+
+
+def seen(rack: Rack, tray: Tray) -> bool:
+    view = rack.replicas[0].controller.cache.fabrics[tray.name]
+    return view.status.heartbeat_time.endswith(f".{tray.beats:06}Z")
+
+
+class TestController:
+    def test_f9_what_happened_while_it_was_away_is_caught_up_with(self, rack: Rack):
+        tray = a_member(rack)
+        numbers = rack.status()["assignment"]
+        rack.stop_controllers()
+        rack.create_domain("later")
+        rack.unclaim("a")
+        tray.leave()
+        rack.start()
+        wait_until("served", lambda: rack.status("later").get("assignment"))
+        wait_until("left", lambda: rack.status()["nodes"] == [])
+        assert rack.status()["assignment"] == numbers
+        assert rack.status("later")["assignment"]["port"] != numbers["port"]
+
+    def test_f9_a_lost_status_does_not_change_the_numbers_of_a_running_domain(self, rack: Rack):
+        a_member(rack)
+        numbers = rack.status()["assignment"]
+        rack.stop_controllers()
+        rack.create_domain("earlier")
+        rack.client.merge_patch(
+            DOMAINS.sub("status"),
+            {"metadata": {"name": "train", "namespace": TEAM}, "status": None},
+        )
+        rack.start()
+        wait_until("told again", lambda: rack.status().get("assignment"))
+        assert rack.status()["assignment"] == numbers
+
+    def test_f16_a_template_that_is_refused_is_told_and_does_not_hang_the_deletion(
+        self, rack: Rack
+    ):
+        rack.server.api.faults.add(
+            Fault(verb="create", resource="resourceclaimtemplates", code=403, count=0)
+        )
+        rack.create_domain()
+        wait_until("told", lambda: rack.condition("TemplatesReady").get("reason") == "CreateFailed")
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+
+    def test_a_write_that_fails_now_and_then_is_repeated(self, rack: Rack):
+        for resource in ("computedomains", "computedomains/status", "fabricnodes"):
+            rack.server.api.faults.add(Fault(verb="patch", resource=resource, code=500, count=2))
+        a_member(rack)
+        assert rack.replicas[0].workers.failure is None
+
+
+class TestLeaders:
+    @pytest.fixture
+    def pair(self) -> Iterator[Rack]:
+        with Rack(is_elected=True) as rack:
+            rack.start("one")
+            wait_until("one leads", lambda: leader(rack) == "one")
+            rack.start("two")
+            yield rack
+
+    def test_only_one_writes(self, pair: Rack):
+        pair.create_domain()
+        wait_until("served", lambda: pair.condition("Accepted"))
+        one, two = (replica.controller for replica in pair.replicas)
+        assert (one.is_leading(), two.is_leading()) == (True, False)
+        wait_until("the standby sees it too", lambda: len(two.cache.domains) == 1)
+
+    def test_f10_a_leader_that_leaves_hands_over_at_once(self, pair: Rack):
+        pair.replicas.pop(0).stop()
+        wait_until("two leads", lambda: leader(pair) == "two")
+        pair.create_domain()
+        wait_until("served", lambda: pair.condition("Accepted"))
+
+    def test_f10_a_leader_that_dies_is_followed_when_its_lease_expires(self, pair: Rack):
+        pair.replicas.pop(0).crash()
+        assert leader(pair) == "one"
+        wait_until("two leads", lambda: leader(pair) == "two")
+        pair.create_domain()
+        wait_until("served", lambda: pair.condition("Accepted"))
+
+    def test_a_leader_that_cannot_renew_stops_before_its_lease_is_anothers(self, pair: Rack):
+        one = pair.replicas[0]
+        pair.server.api.faults.add(Fault(verb="get", resource="leases", code=403, count=0))
+        wait_until("it ends", lambda: one.workers.failure is not None)
+        assert not one.controller.is_leading()
+        pair.server.api.faults.clear()
+        pair.replicas.pop(0).stop()
+
+
+def leader(rack: Rack) -> str:
+    lease = rack.find(LEASES, "nvdra-controller", NAMESPACE)
+    return str(lease["spec"]["holderIdentity"]) if lease else ""

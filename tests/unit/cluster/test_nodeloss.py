@@ -1,0 +1,48 @@
+"""Heartbeats: silence by our own clock, noticed within 40 s, never because of a node's clock."""
+
+from __future__ import annotations
+
+from nvdra_cluster.control.nodeloss import SILENCE_S, Heartbeats, format_time, parse_time
+
+NOW = 1000.0
+WALL = 1_800_000_000.0
+
+
+def test_three_missed_heartbeats_and_a_second_look_take_less_than_40_s():
+    assert 30.0 < SILENCE_S <= 40.0 - 1.0 - 3.0
+
+
+def test_a_node_is_silent_when_its_text_does_not_change():
+    beats = Heartbeats()
+    beats.note("a", "t1", NOW, WALL)
+    beats.note("b", "t1", NOW, WALL)
+    beats.note("a", "t1", NOW + 20, WALL)
+    beats.note("b", "t2", NOW + 20, WALL)
+    assert beats.silent(["a", "b"], NOW + SILENCE_S) == ["a"]
+
+
+def test_a_node_whose_clock_is_wrong_is_not_lost():
+    beats = Heartbeats()
+    beats.note("a", format_time(WALL - 120), NOW, WALL)
+    beats.note("b", format_time(WALL + 9000), NOW, WALL)
+    assert beats.silent(["a", "b"], NOW + 1) == []
+
+
+def test_a_heartbeat_of_long_ago_is_silence_at_first_sight():
+    beats = Heartbeats()
+    beats.note("a", format_time(WALL - 600), NOW, WALL)
+    assert beats.silent(["a"], NOW) == ["a"]
+
+
+def test_a_node_that_was_never_heard_of_is_not_lost():
+    beats = Heartbeats()
+    assert beats.silent(["a"], NOW) == []
+    beats.note("a", "", NOW, WALL)
+    beats.forget("a")
+    assert beats.silent(["a"], NOW + 100) == []
+
+
+def test_times_are_read_and_written_as_the_api_does():
+    assert parse_time(format_time(WALL)) == WALL
+    assert parse_time("2026-11-21T16:00:00.123456Z") == parse_time("2026-11-21T16:00:00Z")
+    assert parse_time("") is None
