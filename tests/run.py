@@ -152,12 +152,12 @@ def check_steps() -> list[Step]:
 
 
 def test_steps() -> list[Step]:
-    """Everything: what ``check`` does, then the real cluster."""
+    """Everything: the programs to test with, what ``check`` does, then the real cluster."""
     why_not = cluster_obstacle()
     return [
-        *check_steps(),
-        Step("the cluster's programs (Kubernetes 1.36, 1.35, 1.34)", 5,
+        Step("the cluster's programs (20 minutes on a fresh machine)", 5,
              tool("python", "-m", "tests.cluster", "build"), why_not),
+        *check_steps(),
         Step("real Kubernetes", 900,
              pytest("-m", "cluster and not packages", "--timeout", "900"), why_not),
         Step("packages", 120, pytest("-m", "packages", "--timeout", "900"), why_not),

@@ -6,16 +6,25 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from tests.sim import library, profile, smi
+from tests.cluster import programs
+from tests.sim import profile, smi
 from tests.sim.api import SimRoot
+
+
+def cannot_judge(why: str) -> NoReturn:
+    """Skip, and say so; fail where everything must run."""
+    if os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1":
+        pytest.fail(why)
+    pytest.skip(f"NOT RUN: {why}")
 
 
 def need_real_smi() -> None:
     if smi.real() is None:
-        pytest.skip(f"NVIDIA's own nvidia-smi could not be had: {smi.why_not()}")
+        cannot_judge(f"NVIDIA's own nvidia-smi could not be had: {smi.why_not()}")
 
 
 def run(root: SimRoot, *arguments: str, code: int = 0) -> str:
@@ -77,12 +86,9 @@ def test_without_a_driver_it_says_that_it_cannot_communicate(h100: SimRoot) -> N
 
 
 def nvidia_ctk() -> Path:
-    found = sorted(library.cache_directory().parent.rglob("nvidia-ctk"))
-    if not found:
-        pytest.skip(
-            f"no nvidia-ctk under {library.cache_directory().parent}: build the test programs first"
-        )
-    return found[-1]
+    if programs.NVIDIA.is_built():
+        return programs.NVIDIA.home() / "nvidia-ctk"
+    cannot_judge("nvidia-ctk is not built: run  python -m tests.cluster build")
 
 
 def cdi_spec(root: SimRoot, *, over_proc: bool = False) -> dict[str, object]:
