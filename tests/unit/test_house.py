@@ -58,16 +58,21 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
 def every_function() -> Iterator[tuple[str, Function]]:
     for path in shipped():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, Function):
                 yield f"{name(path)}::{node.name}", node
 
 
 def every_class() -> Iterator[tuple[Path, ast.ClassDef]]:
     for path in shipped():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef):
                 yield path, node
 
@@ -170,7 +175,7 @@ def test_the_node_runs_on_python_3_10(package: str):
     new = []
     for path in sorted((TOP / package).rglob("*.py")):
         ast.parse(path.read_text(), feature_version=(3, 10))
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.Import):
                 new += [(name(path), a.name) for a in node.names if a.name == "tomllib"]
             elif isinstance(node, ast.ImportFrom) and node.module in NEW_IN_3_11:
