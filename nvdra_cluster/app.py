@@ -60,7 +60,6 @@ class Controller:
         client: Client,
         clock: Clock,
         workers: Workers,
-        certify: Certify = no_certificates,
     ) -> None:
         self._settings = settings
         self._workers = workers
@@ -75,6 +74,7 @@ class Controller:
             stopping=workers.stopping,
         )
         self.cache = Cache(clock.monotonic)
+        certify, refresh = _certificates(settings, client, clock)
         self.writer = Writer(client, clock, self.is_leading, self.registry)
         self.loop = Loop(
             cache=self.cache,
@@ -83,6 +83,7 @@ class Controller:
             client=client,
             clock=clock,
             stopping=workers.stopping,
+            refresh=refresh,
         )
         self.watchings = [
             Watching(client, interest, clock)
@@ -173,6 +174,19 @@ class Controller:
     def _unready(self) -> list[str]:
         waiting = [w.name for w in self.watchings if not w.synced.is_set()]
         return [f"not seen yet: {', '.join(waiting)}"] if waiting else []
+
+
+def _certificates(
+    settings: ControllerSettings, client: Client, clock: Clock
+) -> tuple[Certify, Callable[[], None]]:
+    """Who issues certificates, and what reads its CA."""
+    if not settings.issues_certificates:
+        return no_certificates, lambda: None
+    # Imported here: cryptography costs 15 MB, which a cluster without TLS between peers can save.
+    from nvdra_cluster.control.certify import Certifier
+
+    certifier = Certifier(client, settings.fabric.namespace, clock)
+    return certifier, certifier.refresh
 
 
 def _lease_settings(settings: ControllerSettings) -> LeaseSettings:

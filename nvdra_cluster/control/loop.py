@@ -7,7 +7,7 @@ on less than what this process did itself. Standbys keep their caches warm and d
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nvdra_cluster.control import wire
@@ -57,14 +57,18 @@ class Loop:
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
     gather_s: float = GATHER_S
+    refresh: Callable[[], None] = lambda: None
+    """Called at the start and at every resync: reads the CA of the certificates."""
     _retries: dict[Key, _Retry] = field(default_factory=dict)
     _resync_at_s: float = 0.0
     _stuck_at_s: float = 0.0
     _checked_at_s: float = 0.0
+    _is_fresh: bool = False
 
     def lead(self, sign_of_life: Heartbeat | None = None) -> None:
         """Decide and write until ``stopping``; the caches must be synced."""
         self.reconciler.adopt()
+        self._refresh()
         self.cache.mark_all()
         now_s = self.clock.monotonic()
         self._resync_at_s, self._stuck_at_s = now_s + RESYNC_S, now_s + STUCK_S
@@ -128,9 +132,22 @@ class Loop:
         if now_s >= self._stuck_at_s:
             self._stuck_at_s = now_s + STUCK_S
             self._look_at_stuck()
+            if not self._is_fresh and self._refresh():
+                self.cache.mark_all()
         if now_s >= self._resync_at_s:
             self._resync_at_s = now_s + RESYNC_S
+            self._refresh()
             self.cache.mark_all()
+
+    def _refresh(self) -> bool:
+        try:
+            self.refresh()
+        except ApiError as error:
+            _LOG.warning("cannot read or write the CA of IMEX peers; trying again", error)
+            self._is_fresh = False
+        else:
+            self._is_fresh = True
+        return self._is_fresh
 
     def _look_at_stuck(self) -> None:
         """A full clique whose slots cool off, a template's name that becomes free: no event says so."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from nvdra_cluster.app import Controller
 from nvdra_cluster.decide.model import DOMAIN_LABEL
-from nvdra_cluster.decide.nodespecs import Certify, no_certificates
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, FABRIC_NODES, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings, LeaseTimes
 from nvdra_core.clock import Clock, Deadline, SystemClock
@@ -65,10 +64,10 @@ class ShiftedClock(SystemClock):
 class Replica:
     """A controller in threads of this process."""
 
-    def __init__(self, server: FakeApiServer, settings: ControllerSettings, clock: Clock, certify: Certify) -> None:  # fmt: skip
+    def __init__(self, server: FakeApiServer, settings: ControllerSettings, clock: Clock) -> None:  # fmt: skip
         self.client = Client(server.config(), settings=FAST)
         self.workers = Workers(clock)
-        self.controller = Controller(settings, self.client, clock, self.workers, certify)
+        self.controller = Controller(settings, self.client, clock, self.workers)
         self._parts = self.controller.parts()
         for part in self._parts:
             part.start()
@@ -95,12 +94,12 @@ class Rack:
         fabric: FabricSettings | None = None,
         *,
         clock: Clock | None = None,
-        certify: Certify = no_certificates,
         is_elected: bool = False,
+        issues_certificates: bool = False,
     ) -> None:
         self.fabric = fabric or FabricSettings()
         self.clock = clock or SystemClock()
-        self.certify = certify
+        self.issues_certificates = issues_certificates
         self.is_elected = is_elected
         self.server = FakeApiServer()
         self.server.start()
@@ -130,8 +129,9 @@ class Rack:
             is_elected=self.is_elected,
             lease_namespace=NAMESPACE,
             lease_times=QUICK_LEASE,
+            issues_certificates=self.issues_certificates,
         )
-        replica = Replica(self.server, settings, self.clock, self.certify)
+        replica = Replica(self.server, settings, self.clock)
         self.replicas.append(replica)
         return replica
 

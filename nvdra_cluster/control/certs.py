@@ -1,0 +1,247 @@
+"""The CA of IMEX peers and the certificates it issues. No API, no clock: times come in, values go out.
+
+A node makes its own key and asks with a CSR; the names in the certificate are chosen here: the slot's
+host name, which differs between cliques, and nothing that the node could choose. So a node can be
+no other slot, and a certificate of one clique is worth nothing in another.
+
+Rotation of the CA takes two steps, because peers must trust the new one before anybody shows a
+certificate of it: ``next`` is told to all, and OVERLAP later it signs; the old one stays trusted
+until it expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from nvdra_core.api import FabricCertificate
+from nvdra_core.errors import NvdraError
+
+CA_LIFETIME = timedelta(days=3 * 365)
+LEAF_LIFETIME = timedelta(days=30)
+OVERLAP = timedelta(days=2)
+"""Any node that is up takes a new list of CAs within seconds; one that was down gets it when it is back."""
+BACKDATED = timedelta(hours=1)
+"""For nodes whose clocks are behind."""
+MIN_RSA_BITS = 2048
+COMMON_NAME = "nvdra IMEX CA"
+
+
+class BadRequestError(NvdraError):
+    """A node's certificate request cannot be honoured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A CA: certificate and key, both PEM."""
+
+    certificate: str
+    key: str
+
+    @property
+    def parsed(self) -> x509.Certificate:
+        """The certificate."""
+        return x509.load_pem_x509_certificate(self.certificate.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """All CAs that count now."""
+
+    current: Signer
+    next: Signer | None = None
+    previous: str = ""
+    """Certificate only; empty when there is none."""
+
+    @property
+    def bundle(self) -> str:
+        """PEM of every CA that peers shall trust."""
+        parts = [
+            self.current.certificate,
+            self.next.certificate if self.next else "",
+            self.previous,
+        ]
+        return "".join(parts)
+
+    def to_data(self) -> dict[str, str]:
+        """As texts of a Secret."""
+        data = {"ca.crt": self.current.certificate, "ca.key": self.current.key}
+        if self.next is not None:
+            data |= {"next.crt": self.next.certificate, "next.key": self.next.key}
+        return data | ({"previous.crt": self.previous} if self.previous else {})
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, str]) -> Authority | None:
+        """Read what ``to_data`` wrote; None when it is not whole."""
+        if not data.get("ca.crt") or not data.get("ca.key"):
+            return None
+        following = None
+        if data.get("next.crt") and data.get("next.key"):
+            following = Signer(data["next.crt"], data["next.key"])
+        try:
+            found = cls(
+                Signer(data["ca.crt"], data["ca.key"]), following, data.get("previous.crt", "")
+            )
+            _ = (found.current.parsed, found.next and found.next.parsed)
+            _load_key(found.current)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return None
+        return found
+
+
+def rotated(authority: Authority | None, now: datetime) -> Authority:
+    """The authority as it should be now: a new one, one with a successor, or the same."""
+    if authority is None or authority.current.parsed.not_valid_after_utc <= now:
+        return Authority(make_ca(now))
+    if authority.next is not None:
+        if authority.next.parsed.not_valid_before_utc + BACKDATED + OVERLAP <= now:
+            return Authority(authority.next, None, authority.current.certificate)
+        return authority
+    if authority.current.parsed.not_valid_before_utc + CA_LIFETIME * 2 / 3 <= now:
+        return replace(authority, next=make_ca(now))
+    if authority.previous:
+        old = x509.load_pem_x509_certificate(authority.previous.encode())
+        if old.not_valid_after_utc <= now:
+            return replace(authority, previous="")
+    return authority
+
+
+def make_ca(now: datetime) -> Signer:
+    """A new self-signed CA."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{COMMON_NAME} {now:%Y-%m-%d}")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + CA_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    certificate = builder.sign(key, hashes.SHA256())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return Signer(_pem(certificate), private.decode())
+
+
+def issue(
+    authority: Authority, request: str, names: tuple[str, ...], now: datetime
+) -> FabricCertificate:
+    """A certificate for the key in ``request`` (PEM CSR), for ``names`` and nothing else. Raises
+    BadRequestError.
+    """
+    asked = parse_request(request)
+    signer = authority.current.parsed
+    ends = min(now + LEAF_LIFETIME, signer.not_valid_after_utc)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
+        .issuer_name(signer.subject)
+        .public_key(asked.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(ends)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                _load_key(authority.current).public_key()
+            ),
+            critical=False,
+        )
+    )
+    certificate = builder.sign(_load_key(authority.current), hashes.SHA256())
+    return FabricCertificate(
+        certificate=_pem(certificate),
+        authorities=authority.bundle,
+        not_after=f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def parse_request(text: str) -> x509.CertificateSigningRequest:
+    """A node's CSR: well formed, signed with its own key, a key that is strong enough."""
+    try:
+        asked = x509.load_pem_x509_csr(text.encode())
+        key = asked.public_key()
+        is_signed = asked.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise BadRequestError(f"not a certificate request: {error}") from error
+    if not is_signed:
+        raise BadRequestError("the certificate request is not signed with its own key")
+    is_strong = isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS
+    is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in (
+        "secp256r1",
+        "secp384r1",
+    )
+    if not is_strong and not is_curve:
+        raise BadRequestError("the key must be EC P-256 or P-384, or RSA of 2048 bits or more")
+    return asked
+
+
+def renewal(
+    authority: Authority, given: FabricCertificate, request: str, names: tuple[str, ...]
+) -> datetime | None:
+    """When ``given`` must be renewed; None when it does not fit (any more): another key, other names,
+    another CA. Raises BadRequestError.
+    """
+    asked = parse_request(request)
+    try:
+        found = x509.load_pem_x509_certificate(given.certificate.encode())
+        found.verify_directly_issued_by(authority.current.parsed)
+        alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return None
+    if tuple(alternative.value.get_values_for_type(x509.DNSName)) != names:
+        return None
+    if found.public_key() != asked.public_key() or given.authorities != authority.bundle:
+        return None
+    begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    return begins + (ends - begins) * 2 / 3
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=not signs,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _load_key(signer: Signer) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(signer.key.encode(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("the CA's key is not an EC key")
+    return key
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()

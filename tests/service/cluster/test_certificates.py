@@ -1,0 +1,103 @@
+"""Certificates on their way: from the node's request to its spec, kept, renewed, and with a CA that changes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+
+from nvdra_core.api.fabric import slot_name
+from nvdra_core.kube.resources import Resource
+from tests.service.cluster.rack import CLIQUE, NAMESPACE, Rack, ShiftedClock, Tray, wait_until
+from tests.unit.cluster.test_certs import a_request
+
+DAY_S = 86400.0
+SECRETS = Resource("", "v1", "secrets")
+
+
+@pytest.fixture
+def clock() -> ShiftedClock:
+    return ShiftedClock()
+
+
+@pytest.fixture
+def rack(clock: ShiftedClock) -> Iterator[Rack]:
+    with Rack(clock=clock, issues_certificates=True) as made:
+        made.start()
+        yield made
+
+
+def a_tray(rack: Rack, name: str = "a") -> Tray:
+    tray = rack.tray(name)
+    tray.request = a_request()
+    tray.report()
+    tray.wait_for(lambda spec: bool(spec.get("certificate")))
+    return tray
+
+
+def certificate(rack: Rack, name: str = "a") -> x509.Certificate:
+    return x509.load_pem_x509_certificate(rack.spec(name)["certificate"]["certificate"].encode())
+
+
+def test_a_node_gets_a_certificate_for_its_slot_from_the_ca_in_the_secret(rack: Rack):
+    a_tray(rack)
+    alternative = certificate(rack).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = alternative.value.get_values_for_type(x509.DNSName)
+    assert names == [slot_name(CLIQUE, rack.spec("a")["slot"])]
+    secret = rack.client.get(SECRETS, "nvdra-imex-ca", namespace=NAMESPACE)
+    ca = base64.b64decode(secret["data"]["ca.crt"]).decode()
+    assert rack.spec("a")["certificate"]["authorities"] == ca
+    certificate(rack).verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
+
+
+def test_it_is_kept_over_a_restart_of_the_controller(rack: Rack):
+    tray = a_tray(rack)
+    before = certificate(rack)
+    rack.stop_controllers()
+    rack.start()
+    rack.create_domain()
+    rack.claim("a")
+    tray.join()
+    wait_until("ready", lambda: rack.status().get("status") == "Ready")
+    assert certificate(rack) == before
+
+
+def test_a_new_key_gets_a_new_certificate(rack: Rack):
+    tray = a_tray(rack)
+    before = certificate(rack)
+    tray.request = a_request()
+    tray.report()
+    wait_until("another", lambda: certificate(rack) != before)
+
+
+def test_it_is_renewed_in_time(rack: Rack, clock: ShiftedClock):
+    a_tray(rack)
+    before = certificate(rack)
+    clock.advance(21 * DAY_S)
+    wait_until("another", lambda: certificate(rack) != before)
+    assert certificate(rack).not_valid_after_utc > before.not_valid_after_utc
+
+
+def test_a_successor_of_the_ca_is_announced_before_it_is_used(rack: Rack, clock: ShiftedClock):
+    a_tray(rack)
+    clock.advance(800 * DAY_S)
+
+    def authorities() -> int:
+        return int(rack.spec("a")["certificate"]["authorities"].count("BEGIN CERTIFICATE"))
+
+    wait_until("two are trusted", lambda: authorities() == 2)
+    issuer = certificate(rack).issuer
+    clock.advance(3 * DAY_S)
+    wait_until("the new one signs", lambda: certificate(rack).issuer != issuer)
+    assert authorities() == 2
+
+
+def test_a_bad_request_harms_nobody_else(rack: Rack):
+    bad = rack.tray("bad")
+    bad.request = "nonsense"
+    bad.report()
+    a_tray(rack)
+    assert "certificate" not in rack.spec("bad")
+    assert rack.spec("bad")["slot"] is not None
