@@ -45,6 +45,10 @@ def _run(command: str, settings: config.NodeConfig) -> int:
         from nvdra_node.app import imex
 
         return imex.run(settings, system)
+    if command == "compute-domain":
+        from nvdra_node.app import computedomain
+
+        return computedomain.run(settings, system)
     from nvdra_node.app import gpu
 
     if command == "withdraw":
@@ -108,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("gpu", "run the kubelet plugin for gpu.nvidia.com (nvdra-gpu-plugin.service)"),
+        (
+            "compute-domain",
+            "run the kubelet plugin for compute-domain.nvidia.com (nvdra-compute-domain-plugin.service)",
+        ),
         (
             "imex-supervisor",
             "look after this node's IMEX daemon and fabric (nvdra-imex-supervisor.service)",

@@ -14,11 +14,22 @@ from typing import Any
 from tests.sim.imex import kernel, settings
 
 HERE = Path(__file__).parent
-MODULES = ("__init__", "settings", "kernel", "names", "peers", "commands", "daemon", "ctl")
-PROGRAMS = {"nvidia-imex": "daemon", "nvidia-imex-ctl": "ctl"}
+MODULES = (
+    "__init__",
+    "settings",
+    "kernel",
+    "names",
+    "peers",
+    "commands",
+    "daemon",
+    "ctl",
+    "systemctl",
+)
+PROGRAMS = {"nvidia-imex": "daemon.main", "nvidia-imex-ctl": "ctl.main"}
+SYSTEMD = {"systemctl": "systemctl.main", "journalctl": "systemctl.journal"}
 
 
-def pack(module: str, python: str = "/usr/bin/env python3") -> bytes:
+def pack(entry: str, python: str = "/usr/bin/env python3") -> bytes:
     """One program as a single executable file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -26,18 +37,22 @@ def pack(module: str, python: str = "/usr/bin/env python3") -> bytes:
             archive.writestr(package, "")
         for name in MODULES:
             archive.writestr(f"tests/sim/imex/{name}.py", (HERE / f"{name}.py").read_text())
-        start = f"from tests.sim.imex.{module} import main\nraise SystemExit(main())\n"
+        module, function = entry.split(".")
+        start = f"from tests.sim.imex.{module} import {function}\nraise SystemExit({function}())\n"
         archive.writestr("__main__.py", start)
     return f"#!{python}\n".encode() + buffer.getvalue()
 
 
-def install(root: Path, *, python: str = "/usr/bin/env python3") -> None:
-    """Install both programs below `root`."""
-    for name, module in PROGRAMS.items():
+def install(
+    root: Path, *, python: str = "/usr/bin/env python3", with_systemd: bool = False
+) -> None:
+    """Install both programs below `root`; `with_systemd`: systemctl and journalctl for the one unit, too."""
+    programs = PROGRAMS | (SYSTEMD if with_systemd else {})
+    for name, entry in programs.items():
         target = root / "usr/bin" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        target.write_bytes(pack(module, python))
+        target.write_bytes(pack(entry, python))
         target.chmod(0o755)
 
 
@@ -54,8 +69,10 @@ def add_fabric(root: Path, minor: int = 4323) -> None:
 def configure(root: Path, **values: Any) -> None:
     """Change settings (`time_scale`, `hosts`, `nsswitch`, `persist_dir`, `version`) and faults; None takes one away.
 
+    `unit_config` is what the simulated systemctl starts nvidia-imex with.
+
     Faults: `start_delay_s`, `stuck_state`, `crash_after_s`, `exit_status` (with `exit_message`), `hang_commands`,
-    `ctl_hang`, `refuse_peers` (ids), `ignore_term`, `wrong_id`.
+    `ctl_hang`, `refuse_peers` (ids), `ignore_term`, `wrong_id`, `systemctl_hang`, `active_units` (foreign ones).
     """
     path = root / settings.CONTROL
     path.parent.mkdir(parents=True, exist_ok=True)

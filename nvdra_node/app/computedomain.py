@@ -1,0 +1,114 @@
+"""The service for compute-domain.nvidia.com: the shared machinery with channels in place of GPUs. Called by ``cli``.
+
+It looks at no GPU and starts no daemon: what the node is and how its IMEX fares, the supervisor tells it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nvdra_core import log
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.kube.dra import DraApi
+from nvdra_core.service import Service
+from nvdra_core.systemd import Notifier
+from nvdra_core.workers import Workers
+from nvdra_node import config
+from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.parts import FunctionPart
+from nvdra_node.app.plugin import Plugin, Surroundings
+from nvdra_node.app.surroundings import open_client, roots_of
+from nvdra_node.cdi.spec import Common
+from nvdra_node.computedomain.driver import ComputeDomainDriver
+from nvdra_node.computedomain.label import CliqueLabel
+from nvdra_node.computedomain.link import Link
+from nvdra_node.computedomain.plan import CDI_KIND
+from nvdra_node.computedomain.supervisor import GrpcSupervisor
+from nvdra_node.host.files import HostFiles
+from nvdra_node.host.sysfs import HostSysfs
+
+_LOG = log.get(__name__)
+
+SOCKET = "supervisor.sock"
+
+
+class NoEdits:
+    """See cdi.store.DriverFiles. A channel goes into containers that get their GPUs elsewhere: it adds nothing else."""
+
+    def current(self, deadline: Deadline) -> Common:
+        """See DriverFiles."""
+        return Common(b"{}")
+
+
+def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
+    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
+    log.configure(
+        verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
+    )
+    _LOG.info("starting", settings=config.describe(settings))
+    clock = SystemClock()
+    client = open_client(settings)
+    sysfs = HostSysfs(roots_of(settings))
+    workers = Workers(clock)
+    supervisor = GrpcSupervisor(settings.imex_dir / SOCKET)
+    link = Link(supervisor, clock)
+    driver = ComputeDomainDriver(link, supervisor, sysfs, clock, is_shared=settings.shared_channels)
+    around = Surroundings(
+        settings=replace(settings, http_endpoint=settings.compute_domain_http_endpoint),
+        api=DraApi(client),
+        files=HostFiles(),
+        driver_files=NoEdits(),
+        cdi_kind=CDI_KIND,
+        boot_id=sysfs.boot_id(),
+        device_types=("channel",),
+        clock=clock,
+        workers=workers,
+        first_look=link.wait_first,
+        hangs=lambda: 0,
+    )
+    plugin = Plugin(driver, around)
+    label = CliqueLabel(client, settings.node_name, lambda: link.view, clock)
+    try:
+        service = Service(
+            parts=[
+                *plugin.parts(),
+                *_link_parts(link, plugin, around),
+                *_label_parts(label, link, around),
+            ],
+            workers=workers,
+            clock=clock,
+            notifier=Notifier.connect(system.notify_socket),
+            self_check=plugin.problems,
+            watchdog_interval_s=system.watchdog_interval_s,
+        )
+        return service.run()
+    finally:
+        workers.stopping.set()
+        supervisor.close()
+        client.close()
+
+
+def _link_parts(link: Link, plugin: Plugin, around: Surroundings) -> list[FunctionPart]:
+    """The threads that listen to the supervisor and tell it the claims."""
+    workers = around.workers
+
+    def begin() -> None:
+        workers.spawn("supervisor-watch", lambda: link.watch(workers.stopping))
+        workers.spawn(
+            "supervisor-sync",
+            lambda: link.sync(plugin.records.all, around.boot_id, workers.stopping),
+        )
+
+    return [FunctionPart(name="supervisor", begin=begin, end=lambda deadline: link.close())]
+
+
+def _label_parts(label: CliqueLabel, link: Link, around: Surroundings) -> list[FunctionPart]:
+    if not around.settings.gpu_clique_label:
+        return []
+    workers = around.workers
+    link.subscribe(label.changed)
+
+    def begin() -> None:
+        workers.spawn("clique-label", lambda: label.run(workers.stopping))
+
+    return [FunctionPart(name="clique label", begin=begin, end=lambda deadline: label.changed())]

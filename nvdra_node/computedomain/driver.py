@@ -1,0 +1,122 @@
+"""The driver compute-domain.nvidia.com: wires plans and the IMEX supervisor into what ``kubeletplugin`` calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import HostError, NotReadyError
+from nvdra_node.checkpoint.model import Record
+from nvdra_node.computedomain import effects, slices
+from nvdra_node.computedomain import plan as planning
+from nvdra_node.computedomain.model import CHANNEL_CLASS, NodeView
+from nvdra_node.computedomain.supervisor import SupervisorDoor, remaining
+from nvdra_node.host.ports import Sysfs
+from nvdra_node.kubeletplugin.claim import Claim
+from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
+
+_LOG = log.get(__name__)
+
+WAIT_S = 3.0
+"""Longest wait in one go: the transaction lets its locks go in between, so that an unprepare of the claim gets in."""
+FRESH_S = 2.0
+"""An answer of the supervisor that is no older needs not be asked for again."""
+
+
+class ViewSource(Protocol):
+    """Who knows the node (``link``)."""
+
+    @property
+    def view(self) -> NodeView:
+        """What the supervisor told last."""
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` after each word that is another one."""
+
+
+class ComputeDomainDriver:
+    """See kubeletplugin.driver.Driver."""
+
+    name = "compute-domain.nvidia.com"
+
+    def __init__(
+        self,
+        source: ViewSource,
+        supervisor: SupervisorDoor,
+        sysfs: Sysfs,
+        clock: Clock,
+        *,
+        is_shared: bool = False,
+    ) -> None:
+        self._source = source
+        self._supervisor = supervisor
+        self._sysfs = sysfs
+        self._clock = clock
+        self._is_shared = is_shared
+        self._lock = threading.Lock()
+        self._ready_at_s: dict[str, float] = {}
+
+    def pool(self) -> Pool:
+        """See Driver."""
+        return slices.build(self._source.view, is_shared=self._is_shared)
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """See Driver."""
+        self._source.subscribe(changed)
+
+    def plan(self, claim: Claim, others: Sequence[Record]) -> Plan:
+        """See Driver."""
+        return planning.plan(claim, self._source.view)
+
+    def release(self, record: Record, others: Sequence[Record]) -> Sequence[Effect]:
+        """See Driver. What a claim holds, it holds for itself alone."""
+        return tuple(reversed(record.effects))
+
+    def capture(self, effect: Effect, deadline: Deadline) -> Effect:
+        """See Driver. There is nothing to restore."""
+        return effect
+
+    def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
+        """See Driver. Waits until the domain is ready here."""
+        join = effects.decode(effect)
+        found = self._supervisor.join(join, remaining(deadline, WAIT_S))
+        with self._lock:
+            self._ready_at_s[join.uid] = self._clock.monotonic()
+        return asdict(found)
+
+    def undo(self, effect: Effect, deadline: Deadline) -> None:
+        """See Driver. A supervisor that does not answer does not keep a pod from ending: it will find that the claim's
+        record is gone (``link``)."""
+        join = effects.decode(effect)
+        with self._lock:
+            self._ready_at_s.pop(join.uid, None)
+        try:
+            self._supervisor.leave(join.uid)
+        except NotReadyError as error:
+            _LOG.warning("the supervisor will miss the claim later", error, claim=join.name)
+
+    def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
+        """See Driver. Reads the channels' major as it is now."""
+        found = planning.membership(outcomes[0])
+        return planning.finish(claim, found, self._sysfs.char_major(CHANNEL_CLASS))
+
+    def verify(self, record: Record, deadline: Deadline) -> None:
+        """See Driver. The domain is ready now, and the channels' numbers are those that were given."""
+        major = self._sysfs.char_major(CHANNEL_CLASS)
+        for device in record.devices:
+            if device.details["major"] not in (None, major):
+                raise HostError(
+                    f"IMEX channels have major {major} now, and {device.details['major']} was given"
+                )
+        for effect in record.effects:
+            self._verify_joined(effects.decode(effect), deadline)
+
+    def _verify_joined(self, join: effects.JoinDomain, deadline: Deadline) -> None:
+        with self._lock:
+            ready_at_s = self._ready_at_s.get(join.uid, float("-inf"))
+        if self._clock.monotonic() - ready_at_s > FRESH_S:
+            self._supervisor.join(join, remaining(deadline, WAIT_S))

@@ -1,0 +1,73 @@
+"""The label nvidia.com/gpu.clique on this node's Node object, for those who select nodes by it. Off unless it is set.
+
+Ours by field ownership (server-side apply without force): where another program, such as GPU Feature Discovery, owns
+the label, it stays as that program wrote it, and the difference is logged. It is not taken away when the service
+ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import ApiError, NvdraError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import NODES, WriteOptions
+from nvdra_node.computedomain.model import NodeView
+
+_LOG = log.get(__name__)
+
+LABEL = "nvidia.com/gpu.clique"
+MANAGER = WriteOptions(field_manager="nvdra-gpu-clique")
+WRITE_S = 10.0
+RETRY_S = 30.0
+POLL_S = 600.0
+
+
+class CliqueLabel:
+    """Owns one thread, in which ``run`` writes."""
+
+    def __init__(
+        self, client: Client, node: str, view: Callable[[], NodeView], clock: Clock
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._view = view
+        self._clock = clock
+        self._wake = threading.Event()
+        self._written: str | None = None
+
+    def changed(self) -> None:
+        """The view may be another one; from any thread."""
+        self._wake.set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Write until ``stopping``."""
+        while not stopping.is_set():
+            self._wake.clear()
+            self._clock.wait(self._wake, self.write_if_due())
+
+    def write_if_due(self) -> float:
+        """Bring the label up to date; seconds until the next try. Never raises NvdraError."""
+        view = self._view()
+        if not view.is_settled or view.clique_id == self._written:
+            return POLL_S
+        labels = {LABEL: view.clique_id} if view.clique_id else {}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self._node, "labels": labels},
+        }
+        try:
+            deadline = Deadline(WRITE_S, self._clock)
+            self._client.apply(NODES, body, options=MANAGER, deadline=deadline)
+        except NvdraError as error:
+            is_taken = isinstance(error, ApiError) and error.status == 409
+            why = "another program owns the label" if is_taken else "the label is not written"
+            _LOG.warning(why, error, label=LABEL, clique=view.clique_id)
+            return RETRY_S if not is_taken else POLL_S
+        self._written = view.clique_id
+        _LOG.info("label written", label=LABEL, clique=view.clique_id)
+        return POLL_S

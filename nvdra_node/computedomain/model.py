@@ -1,0 +1,58 @@
+"""The node as the driver sees it: what the IMEX supervisor told last. Frozen data. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CHANNEL_CLASS = "nvidia-caps-imex-channels"
+"""Name of the channels' major in /proc/devices."""
+CHANNEL_DEVICE = "channel-0"
+DAEMON_PREFIX = "daemon-"
+CHANNEL_PREFIX = "channel-"
+CHANNEL_ISOLATION = "channel"
+"""Isolation in which several domains share the daemon, each with a channel of its own."""
+
+SETTLED = frozenset({"Completed", "NotSupported"})
+"""Fabric states in which claims can be served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainView:
+    """A ComputeDomain that this node takes part in."""
+
+    isolation: str
+    is_ready: bool = False
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """One word of the supervisor. All empty: it has not spoken yet."""
+
+    fabric_state: str = ""
+    """Words of FabricNode's status.fabricState."""
+    fabric_message: str = ""
+    cluster_uuid: str = ""
+    clique_id: str = ""
+    channel_count: int = 0
+    imex_state: str = ""
+    domains: Mapping[str, DomainView] = field(default_factory=dict)
+    """By UID."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known if there is a fabric, and it works."""
+        return self.fabric_state in SETTLED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """What a claim was given when it joined a domain. Stored in its record."""
+
+    domain_uid: str
+    has_fabric: bool
+    channel: int = 0
+    channel_count: int = 0
+    isolation: str = "domain"

@@ -1,0 +1,182 @@
+"""Claim -> Plan, and -> Prepared once it is carried out. Pure. Called by ``driver``.
+
+Refuses here what the claim's text alone tells: no domain, two domains, configs and devices of other kinds. Whether the
+claim may join the domain it names is the supervisor's to say: nothing that a claim's author wrote is taken for a
+channel, a port or a namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
+from nvdra_core.gates import FeatureGates
+from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
+from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.computedomain.effects import JoinDomain
+from nvdra_node.computedomain.model import (
+    CHANNEL_ISOLATION,
+    CHANNEL_PREFIX,
+    DAEMON_PREFIX,
+    Membership,
+    NodeView,
+)
+from nvdra_node.kubeletplugin import claimconfig
+from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, OpaqueConfig
+from nvdra_node.kubeletplugin.driver import Outcome, Plan, Prepared
+
+if TYPE_CHECKING:
+    from nvdra_core.api import ComputeDomainChannelConfig, Config
+
+CDI_KIND = "k8s.compute-domain.nvidia.com/claim"
+CHANNEL_PATH = "/dev/nvidia-caps-imex-channels/channel"
+CHANNEL_MODE = 0o666
+HOLD = "imex"
+"""The node's one daemon; with a domain's part beside it where several domains share the daemon."""
+
+
+def plan(claim: Claim, view: NodeView) -> Plan:
+    """Decide how to prepare a claim. Raises ClaimError."""
+    config = wanted(claim)
+    domain = view.domains.get(config.domain_id)
+    is_shared = domain is not None and domain.isolation == CHANNEL_ISOLATION
+    return Plan(
+        holds=(HOLD, f"{HOLD}/{config.domain_id}") if is_shared else (HOLD,),
+        effects=(JoinDomain.of(claim.ref, config.domain_id).to_json(),),
+        # Claims of one domain share its channel. Where each domain has a channel of its own, so may all claims.
+        config_key="" if is_shared else config.domain_id,
+    )
+
+
+def wanted(claim: Claim) -> ComputeDomainChannelConfig:
+    """The claim's one config, checked. Raises InvalidConfigError, UnknownDeviceError."""
+    from nvdra_core import api
+
+    for result in claim.results:
+        _check_device(claim, result)
+    decoded = {config.index: _decode(claim, config) for config in claim.configs}
+    chosen = claimconfig.choose(
+        claim,
+        lambda config, _: isinstance(decoded[config.index], api.ComputeDomainChannelConfig),
+    )
+    found = [decoded[source.index] for source in chosen if source is not None]
+    if len(found) < len(chosen):
+        raise InvalidConfigError(
+            f"claim {claim.ref} has no ComputeDomainChannelConfig, so it is not known which ComputeDomain it is for:"
+            " use the ResourceClaimTemplate that its ComputeDomain names"
+        )
+    configs = [config for config in found if isinstance(config, api.ComputeDomainChannelConfig)]
+    if len({config.domain_id for config in configs}) > 1:
+        raise InvalidConfigError(
+            f"claim {claim.ref} is for several ComputeDomains: use one claim for each"
+        )
+    return configs[0]
+
+
+def _check_device(claim: Claim, result: AllocationResult) -> None:
+    if result.device.startswith(DAEMON_PREFIX):
+        raise UnknownDeviceError(
+            f"claim {claim.ref}: {result.device} is for pods that run nvidia-imex, and on this node systemd runs it:"
+            " delete the DaemonSets of the other ComputeDomain driver"
+        )
+    if not result.device.startswith(CHANNEL_PREFIX):
+        raise UnknownDeviceError(f"claim {claim.ref}: this node has no device {result.device}")
+
+
+def _decode(claim: Claim, config: OpaqueConfig) -> Config:
+    from nvdra_core import api
+
+    where = f"claim {claim.ref}: config {config.index} ({config.source.value})"
+    decoded = api.decode_strict(config.parameters, where=where)
+    if not isinstance(decoded, api.CONFIGS_OF_DRIVER[api.COMPUTE_DOMAIN_DRIVER]):
+        raise InvalidConfigError(
+            f"{where}: {type(decoded).__name__} is not for driver {api.COMPUTE_DOMAIN_DRIVER}: set driver:"
+            f" {api.GPU_DRIVER}"
+        )
+    if isinstance(decoded, api.ComputeDomainDaemonConfig):
+        raise InvalidConfigError(
+            f"{where}: ComputeDomainDaemonConfig is for pods that run nvidia-imex, and on this node systemd runs it"
+        )
+    gates = FeatureGates.parse("")
+    decoded = api.normalize(decoded, gates)
+    api.validate(decoded, gates, where=where)
+    return decoded
+
+
+def membership(outcome: Outcome) -> Membership:
+    """What joining told."""
+    return Membership(**outcome)
+
+
+def channels(claim: Claim, found: Membership) -> range:
+    """The channels that the claim's containers get. Raises InvalidConfigError, HostError."""
+    from nvdra_core import api
+
+    if not found.has_fabric:
+        return range(0)
+    if found.channel >= found.channel_count:
+        raise HostError(
+            f"ComputeDomain {found.domain_uid} has channel {found.channel}, and this node's driver has"
+            f" {found.channel_count}: load it with NVreg_ImexChannelCount as on the other nodes"
+        )
+    if wanted(claim).allocation_mode is not api.AllocationMode.ALL:
+        return range(found.channel, found.channel + 1)
+    if found.isolation == CHANNEL_ISOLATION:
+        raise InvalidConfigError(
+            f"claim {claim.ref}: allocationMode All would give it the channels of other ComputeDomains, which isolation"
+            " channel keeps apart: use Single"
+        )
+    return range(found.channel_count)
+
+
+def finish(claim: Claim, found: Membership, major: int | None) -> Prepared:
+    """Say what was prepared. ``major``: of the channels, None where the driver has none."""
+    given = channels(claim, found)
+    if given and major is None:
+        raise HostError(
+            "the NVIDIA driver has no IMEX channels: load it with NVreg_ImexChannelCount above 0"
+        )
+    details: Mapping[str, Any] = {
+        "domain": found.domain_uid,
+        "first": given.start,
+        "count": len(given),
+        "major": major if given else None,
+    }
+    devices: list[PreparedDevice] = []
+    spec: list[CdiDevice] = []
+    for place, result in enumerate(claim.results):
+        name = f"{claim.ref.uid}-{result.device}" + (f"-{place}" if place else "")
+        devices.append(
+            PreparedDevice(
+                request=result.main_request,
+                pool=result.pool,
+                device=result.device,
+                # As upstream: a node without fabric gives nothing into the container.
+                cdi_ids=(f"{CDI_KIND}={name}",) if given else (),
+                share_id=result.share_id,
+                admin_access=result.admin_access,
+                kind="channel",
+                details=details,
+            )
+        )
+        spec.append(CdiDevice(name=name, edits=_edits(given, major)))
+    return Prepared(devices=tuple(devices), spec=ClaimSpec(devices=tuple(spec)))
+
+
+def _edits(given: range, major: int | None) -> ContainerEdits:
+    """Nodes made by the container runtime from their numbers: the host needs none, and keeps none across a reboot."""
+    if not given:
+        # A CDI device must edit something; this one is given to no container.
+        return ContainerEdits(env=("NVIDIA_IMEX_CHANNELS=",))
+    nodes = [
+        DeviceNode(
+            path=f"{CHANNEL_PATH}{n}",
+            major=major,
+            minor=n,
+            file_mode=CHANNEL_MODE,
+            permissions="rw",
+        )
+        for n in given
+    ]
+    return ContainerEdits(device_nodes=tuple(nodes))

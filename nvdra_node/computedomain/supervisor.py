@@ -1,0 +1,163 @@
+"""The door to the IMEX supervisor of this node (``proto/supervisor_v1.proto``). Called by ``driver`` and ``link``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import ClaimError, NotReadyError
+from nvdra_node.computedomain.effects import JoinDomain
+from nvdra_node.computedomain.model import DomainView, Membership, NodeView
+from nvdra_node.kubeletplugin.leangrpc import grpc
+from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
+
+CALL_S = 5.0
+"""For calls that do not wait for anything, and for the way of those that do."""
+UNAVAILABLE_PAUSE_S = 1.0
+AGAIN_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim that has a record."""
+
+    effect: JoinDomain
+    is_prepared: bool
+
+
+class SupervisorDoor(Protocol):
+    """What may be asked. All raise NotReadyError when the supervisor does not answer."""
+
+    def join(self, effect: JoinDomain, wait_s: float) -> Membership:
+        """Wait until the claim's domain is ready here. Raises NotReadyError (saying why not yet) or ClaimError
+        (never)."""
+
+    def leave(self, claim_uid: str) -> None:
+        """The claim does not need its domain any more."""
+
+    def sync(self, held: Sequence[Held]) -> None:
+        """Tell all claims that have a record."""
+
+    def watch(self) -> Iterator[NodeView]:
+        """The node now, and after each change; ends with the connection."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+class GrpcSupervisor:
+    """The real one, over its unix socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        # Its restart must be seen soon, not after a back-off of minutes.
+        options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0)]
+        self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
+        self._watching: Any = None
+
+    def join(self, effect: JoinDomain, wait_s: float) -> Membership:
+        """See SupervisorDoor."""
+        request = pb.JoinRequest(
+            claim=_claim(effect), domain_uid=effect.domain_uid, wait_ms=int(wait_s * 1000)
+        )
+        answer = self._call("Join", request, pb.JoinResponse, wait_s + CALL_S)
+        if answer.outcome == pb.OUTCOME_REFUSED:
+            raise ClaimError(f"claim {effect.namespace}/{effect.name}: {answer.message}")
+        if answer.outcome != pb.OUTCOME_READY:
+            raise NotReadyError(
+                f"ComputeDomain {effect.domain_uid} is not ready on this node: {answer.reason}: {answer.message}",
+                retry_after_s=AGAIN_S,
+            )
+        return Membership(
+            domain_uid=effect.domain_uid,
+            has_fabric=answer.has_fabric,
+            channel=answer.channel,
+            channel_count=answer.channel_count,
+            isolation=answer.isolation or "domain",
+        )
+
+    def leave(self, claim_uid: str) -> None:
+        """See SupervisorDoor."""
+        self._call("Leave", pb.LeaveRequest(claim_uid=claim_uid), pb.LeaveResponse, CALL_S)
+
+    def sync(self, held: Sequence[Held]) -> None:
+        """See SupervisorDoor."""
+        request = pb.SyncRequest()
+        for each in held:
+            request.held.add(
+                claim=_claim(each.effect),
+                domain_uid=each.effect.domain_uid,
+                prepared=each.is_prepared,
+            )
+        self._call("Sync", request, pb.SyncResponse, CALL_S)
+
+    def watch(self) -> Iterator[NodeView]:
+        """See SupervisorDoor."""
+        method = self._channel.unary_stream(
+            f"/{pb.PACKAGE}.Supervisor/Watch",
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.NodeState.FromString,
+        )
+        self._watching = method(pb.WatchRequest())
+        try:
+            for state in self._watching:
+                yield read_state(state)
+        except grpc.RpcError as error:
+            raise self._unavailable(error) from error
+
+    def close(self) -> None:
+        """See SupervisorDoor."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._channel.close()
+
+    def _call(self, name: str, request: Any, response: Any, timeout_s: float) -> Any:
+        method = self._channel.unary_unary(
+            f"/{pb.PACKAGE}.Supervisor/{name}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Any) -> NotReadyError:
+        return NotReadyError(
+            f"the IMEX supervisor of this node does not answer on {self._socket} ({error.code().name}): look at"
+            " nvdra-imex-supervisor.service",
+            retry_after_s=UNAVAILABLE_PAUSE_S,
+        )
+
+
+def read_state(state: Any) -> NodeView:
+    """A NodeState message -> view."""
+    return NodeView(
+        fabric_state=state.fabric_state,
+        fabric_message=state.fabric_message,
+        cluster_uuid=state.cluster_uuid,
+        clique_id=state.clique_id,
+        channel_count=state.channel_count,
+        imex_state=state.imex_state,
+        domains={
+            domain.uid: DomainView(
+                isolation=domain.isolation,
+                is_ready=domain.ready,
+                reason=domain.reason,
+                message=domain.message,
+            )
+            for domain in state.domains
+        },
+    )
+
+
+def _claim(effect: JoinDomain) -> Any:
+    return pb.Claim(namespace=effect.namespace, name=effect.name, uid=effect.uid)
+
+
+def remaining(deadline: Deadline, at_most_s: float) -> float:
+    """How long to wait in one call: so that locks are let go now and then, and the answer still has its way."""
+    return max(0.0, min(at_most_s, deadline.remaining_s() - AGAIN_S))

@@ -1,0 +1,265 @@
+"""Trays of a rack: the shipped services on a simulated driver, nvidia-imex and systemd, with one fake API server.
+
+The controller is the test: it writes FabricNodes as the real one would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.fake.server import FakeApiServer
+from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, SLICES
+from nvdra_node.kubeletplugin.leangrpc import grpc
+from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError
+from tests.sim.api import SimRoot
+from tests.sim.imex import install
+
+DRIVER = "compute-domain.nvidia.com"
+TOP = Path(__file__).parents[3]
+TIMEOUT_S = 40.0
+SLOTS = 4
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+    end = time.monotonic() + timeout_s
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.05)
+    return found
+
+
+class Tray:
+    """One node."""
+
+    def __init__(self, rack: Rack, index: int, profile: str) -> None:
+        self.rack = rack
+        self.index = index
+        self.name = f"tray-{index}"
+        self.address = f"127.0.8.{index + 1}"
+        self.home = rack.directory / f"t{index}"
+        self.root = SimRoot.create(self.home / "root", profile, node=index)
+        self.imex_dir = self.home / "imex"
+        self.services: dict[str, subprocess.Popen[bytes]] = {}
+        install.install(self.root.path, python=sys.executable, with_systemd=True)
+        install.configure(
+            self.root.path, time_scale=0.05, hosts=str(self.imex_dir / "hosts"),
+            nsswitch=str(self.imex_dir / "nsswitch.conf"), persist_dir=str(self.imex_dir / "persist"),
+            unit_config=str(self.imex_dir / "imexd.cfg"),
+        )  # fmt: skip
+        self.registry = self.home / "registry"
+        self.registry.mkdir(parents=True)
+        self.cdi = self.home / "cdi"
+        self.kubelet = Kubelet(self.registry)
+        self.plugin: Plugin | None = None
+
+    def settings(self, **more: Any) -> Path:
+        programs = self.root.path / "usr/bin"
+        values = {
+            "nodeName": self.name, "kubeconfig": str(self.rack.kubeconfig),
+            "nvidiaDriverRoot": str(self.root.path), "devRoot": str(self.root.path / "dev"),
+            "procRoot": str(self.root.proc), "sysRoot": str(self.root.sys),
+            "cdiRoot": str(self.cdi), "stateDir": str(self.home / "state"),
+            "kubeletRegistrarDirectoryPath": str(self.registry),
+            "kubeletPluginsDirectoryPath": str(self.home / "plugins"),
+            "imexDir": str(self.imex_dir), "imexAddress": self.address,
+            "imexPath": str(programs / "nvidia-imex"), "imexCtlPath": str(programs / "nvidia-imex-ctl"),
+            "systemctlPath": str(programs / "systemctl"),
+            "journalctlPath": str(programs / "journalctl"), "imexLingerSeconds": 2,
+            "logVerbosity": 4, "sweepIntervalSeconds": 600,
+        } | more  # fmt: skip
+        path = self.home / "config.yaml"
+        path.write_text(json.dumps(values))
+        return path
+
+    def start(self, *services: str, **settings: Any) -> None:
+        """Start `imex-supervisor` and `compute-domain`, or one of them."""
+        config = self.settings(**settings)
+        for service in services or ("imex-supervisor", "compute-domain"):
+            log = (self.home / f"{service}.log").open("ab")
+            self.services[service] = subprocess.Popen(
+                [sys.executable, "-m", "nvdra_node", service, "--config", str(config)],
+                stderr=log, stdout=log, cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)},
+            )  # fmt: skip
+            log.close()
+
+    def stop(self, service: str, number: signal.Signals = signal.SIGTERM) -> int:
+        process = self.services.pop(service)
+        process.send_signal(number)
+        return process.wait(30)
+
+    def register(self) -> Plugin:
+        if self.plugin is not None:
+            self.plugin.close()
+        self.kubelet.wait_for_socket(DRIVER, TIMEOUT_S)
+        self.plugin = wait_for(self._try_to_register, f"{self.name} registers")
+        return self.plugin
+
+    def _try_to_register(self) -> Plugin | None:
+        try:
+            return self.kubelet.register(DRIVER)
+        except (RegistrationError, grpc.RpcError):  # the socket of an earlier instance
+            return None
+
+    def prepare(self, *claims: str, timeout_s: float = 30.0) -> Any:
+        assert self.plugin is not None
+        return self.plugin.prepare(
+            *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=timeout_s
+        )
+
+    def unprepare(self, *claims: str) -> Any:
+        assert self.plugin is not None
+        return self.plugin.unprepare(
+            *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=30.0
+        )
+
+    def cdi_spec(self, claim: str) -> Any:
+        path = self.cdi / f"k8s.compute-domain.nvidia.com-claim_{self.rack.uids[claim]}.yaml"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def imex(self) -> dict[str, Any]:
+        """What the simulated systemd and kernel know of the daemon."""
+        units = self.root.path / "run/nvsim/units.json"
+        known = json.loads(units.read_text()) if units.exists() else {"ActiveState": "inactive"}
+        return {**known, **{"session": install.session(self.root.path)}}
+
+    def kill_imex(self) -> None:
+        os.kill(self.imex()["pid"], signal.SIGKILL)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.rack.get(self.name).get("status") or {}
+        return status
+
+    def log(self, service: str) -> str:
+        return (self.home / f"{service}.log").read_text()
+
+    def end(self) -> None:
+        for service in list(self.services):
+            self.stop(service, signal.SIGKILL)
+        if self.plugin is not None:
+            self.plugin.close()
+        pid = self.imex().get("pid")
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not self.imex().get("pid"), "nvidia-imex ends")
+        self.root.destroy()
+
+
+class Rack:
+    """All trays, and what the controller would do."""
+
+    def __init__(self, directory: Path, trays: int, profile: str = "gb200-nvl4") -> None:
+        self.directory = directory
+        self.server = FakeApiServer()
+        self.server.start()
+        self.kubeconfig = self.server.write_kubeconfig(directory / "kubeconfig")
+        self.client = Client(self.server.config())
+        self.port = 41000 + os.getpid() % 2000
+        self.domains: dict[str, dict[str, Any]] = {}
+        self.uids: dict[str, str] = {}
+        self.trays = [Tray(self, i, profile) for i in range(trays)]
+        for tray in self.trays:
+            self.server.add(_object("v1", "Node", tray.name))
+            self.server.add(_object("fabric.nvdra.io/v1alpha1", "FabricNode", tray.name, spec={}))
+
+    def get(self, node: str) -> dict[str, Any]:
+        return self.client.get(FABRIC_NODES, node, deadline=Deadline(10, SystemClock()))
+
+    def domain(self, name: str, trays: list[Tray] | None = None, **change: Any) -> str:
+        """Make a ComputeDomain, or change it, and let these trays take part."""
+        known = self.domains.setdefault(
+            name,
+            {
+                "uid": f"domain-{name}", "namespace": "ns", "name": name, "isolation": "domain",
+                "port": self.port + 2000 * len(self.domains), "channel": 0,
+            },
+        )  # fmt: skip
+        known.update(change)
+        known["trays"] = [t.index for t in (self.trays if trays is None else trays)]
+        self.assign()
+        return str(known["uid"])
+
+    def assign(self, **spec: Any) -> None:
+        """Write every FabricNode's spec."""
+        fabric = self.trays[0].root.profile.fabric
+        clique = f"{fabric.cluster_uuid}.{fabric.clique_id}" if fabric.is_multi_node else ""
+        slots = [{"index": t.index, "nodeName": t.name, "address": t.address} for t in self.trays]
+        for tray in self.trays:
+            domains = [
+                {key: value for key, value in d.items() if key != "trays"} | {"members": d["trays"]}
+                for d in self.domains.values()
+                if tray.index in d["trays"]
+            ]
+            values = {
+                "cliqueID": clique, "slotCount": SLOTS, "slots": slots, "domains": domains,
+                "heartbeatSeconds": 1,
+            } | ({"slot": tray.index} if clique else {}) | spec  # fmt: skip
+            self._write(tray.name, values)
+
+    def _write(self, node: str, spec: dict[str, Any]) -> None:
+        body = _object("fabric.nvdra.io/v1alpha1", "FabricNode", node, spec=spec)
+        self.client.merge_patch(FABRIC_NODES, body, deadline=Deadline(10, SystemClock()))
+
+    def claim(
+        self, name: str, tray: Tray, domain: str, namespace: str = "ns", mode: str = "Single"
+    ) -> str:
+        """A claim of this domain, allocated on the tray."""
+        parameters = {
+            "apiVersion": "resource.nvidia.com/v1beta1", "kind": "ComputeDomainChannelConfig",
+            "domainID": domain, "allocationMode": mode,
+        }  # fmt: skip
+        body = _object("resource.k8s.io/v1", "ResourceClaim", name, namespace)
+        body["spec"] = {"devices": {"requests": [_request()]}}
+        result = {"request": "channel", "driver": DRIVER, "pool": tray.name, "device": "channel-0"}
+        config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": parameters}}
+        body["status"] = {"allocation": {"devices": {"results": [result], "config": [config]}}}
+        self.uids[name] = self.server.add(body)["metadata"]["uid"]
+        return name
+
+    def forget(self, claim: str) -> None:
+        try:
+            self.client.delete(CLAIMS, claim, namespace="ns", deadline=Deadline(10, SystemClock()))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def slices(self, tray: Tray) -> list[dict[str, Any]]:
+        found = self.client.list(SLICES, deadline=Deadline(10, SystemClock())).items
+        return [
+            s
+            for s in found
+            if s["spec"]["driver"] == DRIVER and s["spec"]["pool"]["name"] == tray.name
+        ]
+
+    def end(self) -> None:
+        for tray in self.trays:
+            tray.end()
+        self.client.close()
+        self.server.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _object(version: str, kind: str, name: str, namespace: str = "", **more: Any) -> dict[str, Any]:
+    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+
+
+def _request() -> dict[str, Any]:
+    exactly = {
+        "deviceClassName": "compute-domain-default-channel.nvidia.com",
+        "allocationMode": "ExactCount",
+        "count": 1,
+    }
+    return {"name": "channel", "exactly": exactly}

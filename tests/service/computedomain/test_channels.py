@@ -1,0 +1,147 @@
+"""The shipped services of a node, as processes: claims in, channels and a running nvidia-imex out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from tests.service.computedomain.rack import DRIVER, wait_for
+
+pytestmark = pytest.mark.sim
+
+
+def peers_of(tray, wanted):
+    return [d["peersConnected"] for d in tray.status().get("domains", [])] == wanted
+
+
+def test_a_claim_of_a_domain_gets_its_channel_once_imex_is_ready(rack):
+    [tray] = rack.trays
+    uid = rack.domain("a", channel=3)
+    rack.claim("c1", tray, uid)
+    answer = tray.prepare("c1")
+    assert answer.errors == {}
+    [device] = answer.devices[rack.uids["c1"]]
+    assert (device.device, device.pool, device.requests) == ("channel-0", tray.name, ["channel"])
+    assert device.cdi_ids == [f"k8s.compute-domain.nvidia.com/claim={rack.uids['c1']}-channel-0"]
+    spec = tray.cdi_spec("c1")
+    [node] = spec["devices"][0]["containerEdits"]["deviceNodes"]
+    assert node["path"] == "/dev/nvidia-caps-imex-channels/channel3"
+    assert (node["major"], node["minor"], node["fileMode"]) == (237, 3, 0o666)
+    assert spec["containerEdits"] == {}
+    assert tray.imex()["session"]["held"]
+
+
+def test_the_node_offers_one_channel_and_says_its_clique(rack):
+    [tray] = rack.trays
+    [found] = wait_for(lambda: rack.slices(tray), "a slice")
+    [device] = found["spec"]["devices"]
+    fabric = tray.root.profile.fabric
+    assert device["name"] == "channel-0"
+    assert device["attributes"] == {
+        "type": {"string": "channel"},
+        "id": {"int": 0},
+        "cliqueID": {"string": f"{fabric.cluster_uuid}.{fabric.clique_id}"},
+        "clusterUUID": {"string": fabric.cluster_uuid},
+    }
+
+
+def test_the_status_tells_the_node_its_imex_and_its_claims(rack):
+    [tray] = rack.trays
+    uid = rack.domain("a")
+    rack.claim("c1", tray, uid)
+    tray.prepare("c1")
+    status = wait_for(lambda: tray.status() if tray.status().get("domains") else None, "domains")
+    status = wait_for(
+        lambda: tray.status() if tray.status()["domains"][0]["ready"] else None, "ready"
+    )
+    assert status["fabricState"] == "Completed" and status["addresses"] == [tray.address]
+    assert status["channelCount"] == 2048 and status["imexVersion"]
+    run = status["imex"]["incarnation"]
+    assert (run["slot"], run["domainUID"], run["bootID"]) == (0, uid, status["bootID"])
+    [domain] = status["domains"]
+    assert domain["claims"] == [{"namespace": "ns", "name": "c1", "uid": rack.uids["c1"]}]
+    assert (domain["uid"], domain["ready"]) == (uid, True)
+    before = status["heartbeatTime"]
+    wait_for(lambda: tray.status()["heartbeatTime"] != before, "a heartbeat")
+
+
+def test_after_the_last_claim_imex_ends_gracefully(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    tray.prepare("c1")
+    assert tray.unprepare("c1").errors == {}
+    assert tray.cdi_spec("c1") is None
+    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+    assert tray.imex()["session"]["allocations"] is True
+    wait_for(lambda: not tray.status().get("domains"), "the status forgets the claim")
+
+
+def test_a_claim_that_waits_is_told_for_what(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, "domain-nowhere")
+    error = tray.prepare("c1", timeout_s=3.0).errors[rack.uids["c1"]]
+    assert "WaitingForDomain" in error and "domain-nowhere" in error
+    reported = wait_for(lambda: tray.status().get("domains"), "the controller is told")
+    assert (reported[0]["uid"], reported[0]["ready"]) == ("domain-nowhere", False)
+    assert tray.unprepare("c1").errors == {}
+
+
+def test_a_claim_that_waits_goes_on_as_soon_as_the_controller_has_spoken(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, "domain-a")
+    assert tray.prepare("c1", timeout_s=2.0).errors
+    rack.domain("a")
+    assert tray.prepare("c1").errors == {}
+
+
+def test_a_claim_of_another_tenant_is_refused(rack):
+    [tray] = rack.trays
+    uid = rack.domain("a", namespace="somebody-else")
+    rack.claim("c1", tray, uid)
+    error = tray.prepare("c1").errors[rack.uids["c1"]]
+    assert "namespace somebody-else" in error
+    assert tray.imex()["ActiveState"] == "inactive"
+    assert tray.unprepare("c1").errors == {}
+
+
+def test_all_channels_are_given_to_who_asks_for_all(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"), mode="All")
+    assert tray.prepare("c1").errors == {}
+    nodes = tray.cdi_spec("c1")["devices"][0]["containerEdits"]["deviceNodes"]
+    assert [node["minor"] for node in nodes] == list(range(2048))
+
+
+def test_unknown_fields_of_a_config_are_refused_by_name(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"), mode="Sometimes")
+    assert "Sometimes" in tray.prepare("c1").errors[rack.uids["c1"]]
+
+
+def test_a_node_without_fabric_serves_claims_without_channel_and_imex(make_rack):
+    made = make_rack(1, "l4x2")
+    [tray] = made.trays
+    tray.start()
+    tray.register()
+    made.claim("c1", tray, made.domain("a"))
+    answer = tray.prepare("c1")
+    assert answer.errors == {} and answer.devices[made.uids["c1"]][0].cdi_ids == []
+    assert tray.imex()["ActiveState"] == "inactive"
+    [device] = wait_for(lambda: made.slices(tray), "a slice")[0]["spec"]["devices"]
+    assert set(device["attributes"]) == {"type", "id"}
+
+
+def test_two_trays_of_a_domain_find_each_other(make_rack):
+    made = make_rack(2)
+    uid = made.domain("a")
+    for tray in made.trays:
+        tray.start()
+    for tray in made.trays:
+        tray.register()
+        made.claim(f"c{tray.index}", tray, uid)
+        assert tray.prepare(f"c{tray.index}").errors == {}
+    for tray in made.trays:
+        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
+    assert all(tray.status()["domains"][0]["reason"] == "" for tray in made.trays)
+    assert DRIVER in made.trays[0].kubelet.wait_for_socket(DRIVER).name
