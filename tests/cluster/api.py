@@ -66,7 +66,8 @@ class Cluster:
         `nodes` is how many ("node-1" and so on) or their names; `feature_gates` are laid over
         `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of
         their own, which see the `binds` (directory of the machine, path in the node). With `audit`
-        `layout.audit_log` has every request. Raises `ClusterError`, and leaves nothing but logs, when it does not come up.
+        `layout.audit_log` has every request. Raises `ClusterError`, and leaves nothing but logs,
+        when it does not come up.
         """
         given = [f"node-{i}" for i in range(1, nodes + 1)] if isinstance(nodes, int) else nodes
         programs.kubernetes(kubernetes)

@@ -7,6 +7,7 @@ and by tests that stop and start one of them.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.cluster import commands, network, pki, processes
@@ -27,6 +28,14 @@ COMPONENTS = ("etcd", "apiserver", "controller-manager", "scheduler", "proxy")
 STOP_TIMEOUT_S = 3
 
 _ETCD = "http://127.0.0.1:2379"
+
+_AUDIT_POLICY = "audit-policy.json"
+_AUDIT_EVERYTHING = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
 
 IDENTITIES = {
     "admin": pki.Identity(user="nvdra-test-admin", groups=("system:masters",)),
@@ -52,6 +61,7 @@ def prepare(layout: Layout) -> None:
         path = layout.admin_kubeconfig if name == "admin" else layout.pki / f"{name}.kubeconfig"
         path.touch(mode=0o600)
         path.write_text(text)
+    (layout.home / _AUDIT_POLICY).write_text(json.dumps(_AUDIT_EVERYTHING))
 
 
 def start_all(layout: Layout) -> None:
@@ -132,7 +142,12 @@ def _etcd(layout: Layout) -> list[str]:
 
 def _apiserver(layout: Layout) -> list[str]:
     directory = layout.pki
+    audit = [
+        f"--audit-policy-file={layout.home / _AUDIT_POLICY}",
+        f"--audit-log-path={layout.audit_log}",
+    ]
     return [
+        *(audit if layout.audit else []),
         f"--etcd-servers={_ETCD}",
         f"--advertise-address={BRIDGE_ADDRESS}",
         "--secure-port=6443",

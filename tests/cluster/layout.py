@@ -71,6 +71,8 @@ class Layout:
     """
     binds: tuple[tuple[str, str], ...] = ()
     """Host directory, path in every systemd node."""
+    audit: bool = False
+    """Whether the API server writes each request to `audit_log`."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", self.name):
@@ -102,6 +104,11 @@ class Layout:
     def logs(self) -> Path:
         """One file for each program: etcd.log, node-1.kubelet.log."""
         return self.home / "logs"
+
+    @property
+    def audit_log(self) -> Path:
+        """One line of JSON (an audit.k8s.io/v1 Event) for each request, where `audit` is set."""
+        return self.logs / "audit.log"
 
     @property
     def pids(self) -> Path:

@@ -157,10 +157,11 @@ class Bed:
         profile: str = "h100x8",
         flags: tuple[str, ...] = (),
         start: bool = True,
+        audit: bool = False,
     ) -> Bed:
         """Cluster up, device classes applied, one simulated host per node, services started."""
         build.ensure(kubernetes)
-        cluster = Cluster.up(name, nodes, kubernetes)
+        cluster = Cluster.up(name, nodes, kubernetes, audit=audit)
         try:
             roots = sim_home(name)
             shutil.rmtree(roots, ignore_errors=True)  # of a run that was killed
