@@ -22,20 +22,20 @@ LABELLED = Selector(labels=DOMAIN_LABEL)
 
 def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
     """All of them; ``namespace`` is that of the cliques."""
+    return [*_nodes(cache, loop), *_domains(cache), _cliques(cache, namespace)]
 
-    def paths(of: Mapping[str, object]) -> Callable[[], set[str]]:
-        def known() -> set[str]:
-            with cache.lock:
-                return set(of)
 
-        return known
+def _paths(cache: Cache, of: Mapping[str, object]) -> Callable[[], set[str]]:
+    def known() -> set[str]:
+        with cache.lock:
+            return set(of)
 
+    return known
+
+
+def _nodes(cache: Cache, loop: Loop) -> list[Interest]:
     def put_slice(obj: JsonObject) -> None:
         cache.put_slice(obj["metadata"]["name"], wire.slice_node(obj))
-
-    def known_cliques() -> set[str]:
-        with cache.lock:
-            return {f"{namespace}/{name}" for name in cache.cliques}
 
     return [
         Interest(
@@ -43,7 +43,7 @@ def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
             put=lambda obj: cache.put_node(wire.node(obj)),
             drop=cache.drop_node,
             bury=cache.bury,
-            known=paths(cache.nodes),
+            known=_paths(cache, cache.nodes),
         ),
         Interest(
             resource=SLICES,
@@ -51,15 +51,20 @@ def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
             put=put_slice,
             drop=cache.drop_slice,
             bury=cache.bury,
-            known=paths(cache.offers),
+            known=_paths(cache, cache.offers),
         ),
         Interest(
             resource=FABRIC_NODES,
             put=loop.observe_fabric,
             drop=loop.forget_fabric,
             bury=cache.bury,
-            known=paths(cache.fabrics),
+            known=_paths(cache, cache.fabrics),
         ),
+    ]
+
+
+def _domains(cache: Cache) -> list[Interest]:
+    return [
         Interest(
             resource=DOMAINS,
             put=lambda obj: cache.put_domain(wire.domain(obj)),
@@ -73,15 +78,7 @@ def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
             put=lambda obj: cache.put_template(wire.template(obj)),
             drop=cache.drop_template,
             bury=cache.bury,
-            known=paths(cache.templates),
-        ),
-        Interest(
-            resource=CLIQUES,
-            namespace=namespace,
-            put=lambda obj: cache.put_clique(wire.clique(obj)),
-            drop=lambda path: cache.drop_clique(path.rpartition("/")[2]),
-            bury=cache.bury,
-            known=known_cliques,
+            known=_paths(cache, cache.templates),
         ),
         Interest(
             resource=CLAIMS,
@@ -89,6 +86,21 @@ def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
             put=lambda obj: cache.put_claim(wire.claim(obj)),
             drop=cache.drop_claim,
             bury=cache.bury,
-            known=paths(cache.claims),
+            known=_paths(cache, cache.claims),
         ),
     ]
+
+
+def _cliques(cache: Cache, namespace: str) -> Interest:
+    def known() -> set[str]:
+        with cache.lock:
+            return {f"{namespace}/{name}" for name in cache.cliques}
+
+    return Interest(
+        resource=CLIQUES,
+        namespace=namespace,
+        put=lambda obj: cache.put_clique(wire.clique(obj)),
+        drop=lambda path: cache.drop_clique(path.rpartition("/")[2]),
+        bury=cache.bury,
+        known=known,
+    )
