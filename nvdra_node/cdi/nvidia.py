@@ -67,6 +67,8 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """Edits that were made."""
+
     key: _Key
     common: Common
     paths: tuple[str, ...]
@@ -187,10 +189,7 @@ class CommonEdits:
         return None
 
     def _make(self, key: _Key, deadline: Deadline) -> _Entry:
-        edits, version = self._generate(deadline)
-        _require_library(edits, key.driver_version)
-        entry = _entry(key, edits, version)
-        body = {"key": asdict(key), "version": version, "edits": edits}
+        entry, body = self._generate(key, deadline)
         try:
             self._files.replace(self._toolkit.cache, json.dumps(body).encode())
         except NvdraError as error:
@@ -198,14 +197,18 @@ class CommonEdits:
         _log.info("driver files listed", driver=key.driver_version, files=len(entry.paths))
         return entry
 
-    def _generate(self, deadline: Deadline) -> tuple[dict[str, Any], str]:
+    def _generate(self, key: _Key, deadline: Deadline) -> tuple[_Entry, dict[str, Any]]:
+        """What nvidia-ctk says now, and what the cache keeps of it."""
         kit = self._toolkit
         if self._files.first_missing([str(kit.ctk)]) is not None:
             raise HostError(f"{kit.ctk} is missing: install nvidia-container-toolkit-base")
         result = self._commands.run(_argv(kit), deadline)
         try:
             body = json.loads(result.stdout)
-            return reduce_edits(body["containerEdits"]), body["cdiVersion"]
+            edits, version = reduce_edits(body["containerEdits"]), body["cdiVersion"]
+            _require_library(edits, key.driver_version)
+            kept = {"key": asdict(key), "version": version, "edits": edits}
+            return _entry(key, edits, version), kept
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HostError(
                 f"{kit.ctk} cdi generate did not write a CDI spec: {error!r}"

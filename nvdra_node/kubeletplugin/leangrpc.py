@@ -15,7 +15,7 @@ import importlib
 from types import ModuleType
 from typing import Any, TypeVar
 
-from nvdra_node.kubeletplugin import lean
+from nvdra_core import lean
 
 T = TypeVar("T")
 

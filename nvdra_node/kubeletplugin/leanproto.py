@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from nvdra_node.kubeletplugin import lean
+from nvdra_core import lean
 
 _INTERNAL = "google.protobuf.internal"
 _PROBE = b'\n\x10nvdra_lean.proto\x12\x04lean"\x03\n\x01MB\x00'

@@ -1,14 +1,17 @@
-"""Imports a package without those of its own imports that are never used here. Called by ``leangrpc`` and ``pb``.
+"""Imports at a lower price: without what is imported along the way and never used. Memory on every node is what counts.
 
-While the package is imported, other modules stand in for the unwanted ones; afterwards they are taken away again, so
-that whoever imports one of those later gets the real one. Where an unwanted module is loaded already, or the package
-cannot live with the stand-ins, it is imported in the ordinary way.
+``postpone`` lets the first use of a module import it. Called by ``nvdra_node`` before anything else is imported.
+
+``load`` imports a package while other modules stand in for unwanted ones; afterwards they are taken away again, so that
+whoever imports one of those later gets the real one. Where an unwanted module is loaded already, or the package cannot
+live with the stand-ins, it is imported in the ordinary way. Called by ``leangrpc`` and ``leanproto``.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -16,6 +19,26 @@ from typing import Any
 Check = Callable[[Any], bool]
 """Whether what we need of the package works; what it imports late is best used now. False, or an error that missing
 things cause, means: not with the stand-ins."""
+
+
+class _Postponed(ModuleType):
+    """Stands for a module until something of it is used."""
+
+    _lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what imports and tracebacks look at
+            raise AttributeError(name)
+        with self._lock:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def postpone(*names: str) -> None:
+    """Import these modules when something of them is used; at once where they are loaded already."""
+    for name in names:
+        sys.modules.setdefault(name, _Postponed(name))
 
 
 class Stub(ModuleType):

