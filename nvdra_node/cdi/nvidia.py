@@ -269,5 +269,7 @@ def _entry(key: _Key, edits: Mapping[str, Any], version: str) -> _Entry:
     paths = [mount["hostPath"] for mount in edits.get("mounts", ())]
     paths += [node.get("hostPath", node["path"]) for node in edits.get("deviceNodes", ())]
     paths += sorted({hook["path"] for hook in edits.get("hooks", ())})
+    if not all(isinstance(path, str) for path in paths):
+        raise TypeError(f"a path is no text: {paths}")
     rendered = json.dumps(edits, separators=(",", ":")).encode()
     return _Entry(key, Common(rendered, parse_version(version)), tuple(paths))

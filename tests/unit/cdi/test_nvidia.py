@@ -1,10 +1,13 @@
 """The driver's common edits: what is asked, what is kept, when it is asked again."""
 
+import contextlib
 import json
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nvdra_core.clock import SystemClock
 from nvdra_core.errors import CommandError, HostError, NotReadyError
@@ -12,6 +15,14 @@ from nvdra_node.cdi.nvidia import reduce_edits
 from nvdra_node.host.fake.commands import hang
 from nvdra_node.host.ports import CommandResult
 from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, ctk_output
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
 
 
 @pytest.fixture
@@ -132,6 +143,29 @@ def test_output_that_is_no_spec_is_refused(node, output):
     node.commands.programs[str(CTK)] = lambda argv: CommandResult(stdout=output, stderr="")
     with pytest.raises(HostError):
         edits(node)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_json_in_any_place_of_its_output_is_used_or_refused(data):
+    node = GpuNode()
+    output = ctk_output()
+    *path, last = data.draw(st.sampled_from(places(output)))
+    inner = output
+    for key in path:
+        inner = inner[key]
+    inner[last] = data.draw(ANY_JSON)
+    node.ctk_output = output
+    with contextlib.suppress(HostError, NotReadyError):
+        edits(node)
+
+
+def places(value, path=()):
+    """Paths of all values inside."""
+    keys = (
+        range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+    )
+    return [p for key in keys for p in [(*path, key), *places(value[key], (*path, key))]]
 
 
 def test_control_devices_that_are_not_there_yet_are_waited_for(node):
