@@ -27,7 +27,7 @@ from nvdra_core.workers import Heartbeat
 
 _LOG = log.get(__name__)
 BATCH = 400
-GATHER_S = 0.05
+GATHER_S = 0.02
 """How long changes are gathered before they are acted on."""
 TICK_S = 1.0
 ASK_TIMEOUT_S = 3.0
