@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, wait_for
+from tests.e2e.bed import DRIVER, Bed, wait_for
 from tests.e2e.users import PREPARE_FAILED, Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -118,6 +119,43 @@ def test_a_pod_deleted_by_force_leaves_nothing(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "next", templates=GPU))
     bed.wait_running(pods.place, "next")
     wait_for("only the next pod's claim prepared", lambda: len(bed.only.leftovers()) == 2, 30)
+
+
+def test_a_gpu_is_never_prepared_for_two_claims_when_its_pod_is_deleted_by_force(
+    bed: Bed, pods: Pods
+) -> None:
+    """The claim and its allocation go with the pod, while the container still has the GPUs for some seconds."""
+    bed.apply(m.template(pods.place, "all", m.claim_spec(count=len(bed.only.sim.profile.gpus))))
+    deaf = "nvidia-smi -L; trap '' TERM; while :; do sleep 1; done"
+    pods.create(m.pod(pods.place, "holder", templates={"gpu": "all"}, command=deaf))
+    bed.wait_running(pods.place, "holder")
+    holder = pods.claim_of("holder")["metadata"]["uid"]
+    pods.delete("holder", force=True)
+    pods.create(m.pod(pods.place, "next", templates={"gpu": "all"}))
+    prepared: set[tuple[str, ...]] = set()
+
+    def runs() -> bool:
+        prepared.add(tuple(bed.only.files("/run/cdi/*")))
+        return bed.pod_phase(pods.place, "next") == "Running"
+
+    wait_for("next runs", runs, 90, 0.01)
+    assert all(len(files) <= 1 for files in prepared), prepared
+    assert not any(holder in path for path in bed.only.leftovers())
+
+
+def test_pods_go_when_the_service_lost_its_records(bed: Bed, pods: Pods) -> None:
+    pods.create(m.pod(pods.place, "pod", templates=GPU))
+    bed.wait_running(pods.place, "pod")
+    before = pods.identities()
+    bed.only.stop(kill=True)
+    shutil.rmtree(bed.only.node.path(f"/var/lib/nvdra/{DRIVER}"))
+    mark = bed.only.log_size()
+    bed.only.start()
+    bed.only.wait_registered(mark)
+    assert pods.identities() == before
+    pods.delete("pod")
+    pods.wait_gone("pod", KUBELET_RETRY_S + 10)
+    wait_for("its CDI file swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
 
 
 def test_pods_made_and_deleted_ten_times_leave_nothing(bed: Bed, pods: Pods) -> None:
