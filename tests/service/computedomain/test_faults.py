@@ -1,0 +1,180 @@
+"""What goes wrong on a node, with the shipped services as processes: nothing is pretended, nothing is disturbed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import pytest
+
+from tests.service.computedomain.rack import wait_for
+from tests.sim.imex import install
+
+pytestmark = pytest.mark.sim
+
+
+def test_restarts_of_our_services_leave_imex_and_its_claims_alone(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    before = tray.imex()["InvocationID"], tray.imex()["pid"]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for service in ("imex-supervisor", "compute-domain"):
+            tray.stop(service, number)
+        tray.start()
+        tray.register()
+        assert tray.prepare("c1").errors == {}
+        assert (tray.imex()["InvocationID"], tray.imex()["pid"]) == before
+    assert tray.imex()["session"]["sessions"] == 1
+
+
+def test_imex_that_died_under_a_claim_comes_back_and_is_counted(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    tray.prepare("c1")
+    first = tray.imex()["InvocationID"]
+    tray.kill_imex()
+    wait_for(lambda: tray.imex()["session"]["allocations"] is False, "the kernel noticed")
+    again = wait_for(
+        lambda: tray.imex() if tray.imex()["InvocationID"] != first else None, "another start"
+    )
+    wait_for(lambda: tray.imex()["session"].get("abrupt") == 1, "a new session")
+    assert tray.prepare("c1").errors == {}
+    status = wait_for(
+        lambda: tray.status() if tray.status()["imex"].get("restarts") == 1 else None,
+        "it is counted",
+    )
+    wait_for(
+        lambda: tray.status()["imex"]["incarnation"]["invocationID"] == again["InvocationID"],
+        "the new incarnation is told",
+    )
+    assert status["bootID"] == tray.status()["bootID"]
+
+
+def test_a_hanging_imex_is_told_within_seconds_and_takes_no_new_claim(rack):
+    [tray] = rack.trays
+    uid = rack.domain("a")
+    rack.claim("c1", tray, uid)
+    tray.prepare("c1")
+    install.configure(tray.root.path, hang_commands=True)
+    wait_for(lambda: tray.status()["imex"]["state"] == "UNAVAILABLE", "the status says so")
+    assert tray.status()["domains"][0]["reason"] == "ImexUnresponsive"
+    error = tray.prepare("c1", timeout_s=4.0).errors[rack.uids["c1"]]
+    assert "ImexUnresponsive" in error
+    assert tray.unprepare("c1").errors == {}
+    install.configure(tray.root.path, hang_commands=None)
+
+
+def test_with_the_api_server_down_known_claims_go_on_and_pods_end(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    tray.prepare("c1")
+    rack.server.stop()
+    tray.stop("imex-supervisor")
+    tray.start("imex-supervisor")
+    assert tray.prepare("c1").errors == {}
+    assert tray.unprepare("c1").errors == {}
+    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+
+
+def test_a_reboot_leaves_nothing_behind_and_known_claims_come_back(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    tray.prepare("c1")
+    boot = tray.status()["bootID"]
+    for service in list(tray.services):
+        tray.stop(service, signal.SIGKILL)
+    tray.kill_imex()
+    wait_for(lambda: not tray.imex()["pid"], "nvidia-imex is gone")
+    tray.root.reboot()
+    shutil.rmtree(tray.imex_dir)
+    shutil.rmtree(tray.cdi)
+    (tray.root.path / "run/nvsim/imex-session.json").unlink()
+    (tray.root.path / "run/nvsim/units.json").unlink()
+    tray.start()
+    tray.register()
+    wait_for(lambda: tray.status()["bootID"] != boot, "another boot")
+    status = tray.status()
+    assert status["imex"]["state"] == "STOPPED" and not status.get("domains")
+    assert tray.imex()["ActiveState"] == "inactive"
+    assert tray.prepare("c1").errors == {}
+    assert tray.cdi_spec("c1") is not None
+    assert tray.imex()["session"]["sessions"] == 1
+
+
+def test_a_foreign_imex_is_named_with_the_command_that_helps(make_rack):
+    made = make_rack()
+    [tray] = made.trays
+    install.configure(tray.root.path, active_units=["nvidia-imex.service"])
+    tray.start()
+    tray.register()
+    made.claim("c1", tray, made.domain("a"))
+    error = tray.prepare("c1", timeout_s=4.0).errors[made.uids["c1"]]
+    assert "systemctl disable --now nvidia-imex.service" in error
+    assert tray.imex()["ActiveState"] == "inactive"
+
+
+def test_another_domain_waits_for_the_claim_that_has_the_node(rack):
+    [tray] = rack.trays
+    first, second = rack.domain("a"), rack.domain("b")
+    rack.claim("c1", tray, first)
+    rack.claim("c2", tray, second)
+    assert tray.prepare("c1").errors == {}
+    assert "claim ns/c1" in tray.prepare("c2", timeout_s=4.0).errors[rack.uids["c2"]]
+    assert tray.unprepare("c1").errors == {}
+    assert tray.prepare("c2").errors == {}
+    status = wait_for(
+        lambda: tray.status() if tray.status()["imex"].get("incarnation") else None, "it runs"
+    )
+    wait_for(
+        lambda: tray.status()["imex"]["incarnation"]["domainUID"] == second, "the second domain"
+    )
+    assert status["channelCount"] == 2048
+
+
+def test_without_the_supervisor_claims_are_told_and_pods_still_end(rack):
+    [tray] = rack.trays
+    uid = rack.domain("a")
+    rack.claim("c1", tray, uid)
+    rack.claim("c2", tray, uid)
+    tray.prepare("c1")
+    tray.stop("imex-supervisor")
+    assert tray.unprepare("c1").errors == {}
+    error = tray.prepare("c2", timeout_s=3.0).errors[rack.uids["c2"]]
+    assert "nvdra-imex-supervisor.service" in error
+    tray.start("imex-supervisor")
+    assert tray.prepare("c2").errors == {}
+
+
+def test_an_id_that_is_not_the_slot_is_reported_as_it_is(rack):
+    [tray] = rack.trays
+    install.configure(tray.root.path, wrong_id=3)
+    rack.claim("c1", tray, rack.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    wait_for(lambda: tray.status()["imex"].get("incarnation", {}).get("slot") == 3, "the real id")
+
+
+def test_a_start_that_fails_is_told_in_the_daemons_own_words(rack):
+    [tray] = rack.trays
+    install.configure(tray.root.path, exit_status=1, exit_message="cannot find the fabric")
+    rack.claim("c1", tray, rack.domain("a"))
+    error = tray.prepare("c1", timeout_s=5.0).errors[rack.uids["c1"]]
+    assert "ImexFailed" in error and "cannot find the fabric" in error
+    install.configure(tray.root.path, exit_status=None)
+    assert tray.prepare("c1").errors == {}
+
+
+def test_gpus_that_are_still_registering_are_waited_for(make_rack):
+    made = make_rack()
+    [tray] = made.trays
+    tray.root.set_gpu(0, fabric_state=2)
+    tray.start()
+    tray.register()
+    made.claim("c1", tray, made.domain("a"))
+    assert "FabricInProgress" in tray.prepare("c1", timeout_s=4.0).errors[made.uids["c1"]]
+    assert made.slices(tray) == [] or not made.slices(tray)[0]["spec"].get("devices")
+    tray.root.set_gpu(0, fabric_state=3)
+    assert tray.prepare("c1").errors == {}
+    wait_for(
+        lambda: [s for s in made.slices(tray) if s["spec"].get("devices")], "a device is offered"
+    )
