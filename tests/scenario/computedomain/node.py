@@ -1,0 +1,103 @@
+"""A node with the shipped driver in the shared transaction, on a supervisor, files and a clock in memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nvdra_core.clock import Deadline, FakeClock
+from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
+from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.computedomain.driver import ComputeDomainDriver
+from nvdra_node.computedomain.fake import FakeSupervisor
+from nvdra_node.computedomain.link import Link, held
+from nvdra_node.computedomain.plan import CDI_KIND
+from nvdra_node.host.fake.files import FakeFiles, Faults
+from nvdra_node.host.fake.machine import FakeMachine
+from nvdra_node.host.fake.sysfs import FakeSysfs
+from nvdra_node.kubeletplugin.claim import Claim
+from nvdra_node.kubeletplugin.fake import FakeClaims
+from nvdra_node.kubeletplugin.sweep import Sweep
+from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from tests.unit.computedomain.examples import VIEW, joined
+
+STATE = Path("/var/lib/nvdra/compute-domain.nvidia.com")
+CDI = Path("/run/cdi")
+
+
+@dataclass
+class ChannelNode:
+    """One process on one machine; ``restart`` starts another on the same machine."""
+
+    faults: Faults = field(default_factory=Faults)
+    boot: int = 1
+
+    def __post_init__(self) -> None:
+        self.clock = FakeClock()
+        self.files = FakeFiles(self.faults)
+        self.supervisor = FakeSupervisor(self.faults, view=VIEW)
+        self.supervisor.ready["A"] = joined()
+        self.machine = FakeMachine()
+        self.machine.char_majors["nvidia-caps-imex-channels"] = 237
+        self.claims = FakeClaims()
+        self.start()
+
+    def start(self) -> None:
+        records = RecordStore(STATE, self.files)
+        records.load()
+        specs = SpecFiles(CDI, CDI_KIND, self.files, NoDriverFiles())
+        specs.open()
+        self.link = Link(self.supervisor, self.clock)
+        self.link._take(VIEW)
+        self.driver = ComputeDomainDriver(
+            self.link, self.supervisor, FakeSysfs(self.machine), self.clock
+        )
+        self.parts = Parts(
+            driver=self.driver, claims=self.claims, records=records, specs=specs,
+            clock=self.clock, boot_id=f"boot-{self.boot}",
+        )  # fmt: skip
+        self.transaction = Transaction(self.parts)
+        self.sweep = Sweep(self.transaction, self.parts)
+
+    def restart(self) -> None:
+        self.faults.clear()
+        self.start()
+        self.sync()
+
+    def reboot(self, power_loss: bool | None = None) -> None:
+        self.faults.clear()
+        self.boot += 1
+        self.supervisor.held.clear()
+        if power_loss is None:
+            self.files.reboot()
+        else:
+            self.files.lose_power(keep_names=power_loss)
+        self.start()
+        self.sync()
+
+    def sync(self) -> None:
+        self.supervisor.sync(held(self.parts.records.all(), self.parts.boot_id))
+
+    def prepare(self, claim: Claim, timeout_s: float = 45.0) -> Any:
+        return self.transaction.prepare(self.claims.add(claim), Deadline(timeout_s, self.clock))
+
+    def unprepare(self, claim: Claim) -> None:
+        self.transaction.unprepare(claim.ref, Deadline(45.0, self.clock))
+
+    def cdi_spec(self, uid: str = "c1") -> Any:
+        data = self.files.read(CDI / f"k8s.compute-domain.nvidia.com-claim_{uid}.yaml")
+        return None if data is None else json.loads(data)
+
+    def assert_clean(self) -> None:
+        self.sync()
+        assert self.files.paths() == () and self.supervisor.held == {}
+
+    def assert_prepared(self, claim: Claim) -> None:
+        uid = claim.ref.uid
+        record = self.parts.records.get(uid)
+        assert record is not None and record.state.value == "completed"
+        assert record.boot_id == self.parts.boot_id
+        assert self.supervisor.held == {uid: "A"}
+        assert self.cdi_spec(uid)["devices"][0]["name"] == f"{uid}-channel-0"

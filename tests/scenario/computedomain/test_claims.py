@@ -1,0 +1,133 @@
+"""State, event, state: claims on a node whose supervisor says yes, no, later or nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.clock import Deadline, FakeClock
+from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
+from nvdra_node.computedomain.link import SYNC_S, held
+from nvdra_node.computedomain.model import DomainView, NodeView
+from tests.scenario.computedomain.node import ChannelNode
+from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters
+
+
+@pytest.fixture
+def node() -> ChannelNode:
+    return ChannelNode()
+
+
+def test_an_answer_is_given_again_and_asks_the_supervisor_whether_it_still_holds(node):
+    first = node.prepare(a_claim())
+    node.clock.advance(10)
+    assert node.prepare(a_claim()) == first
+    assert node.supervisor.joins == 2
+
+
+def test_a_fresh_answer_is_not_asked_for_twice(node):
+    node.prepare(a_claim())
+    assert node.supervisor.joins == 1
+
+
+def test_a_domain_that_is_not_ready_any_more_is_not_answered_from_the_record(node):
+    node.prepare(a_claim())
+    del node.supervisor.ready["A"]
+    node.clock.advance(10)
+    with pytest.raises(NotReadyError, match="not ready"):
+        node.prepare(a_claim(), timeout_s=5)
+    node.supervisor.ready["A"] = joined()
+    node.prepare(a_claim())
+    node.assert_prepared(a_claim())
+
+
+def test_at_the_deadline_the_last_cause_is_told(node):
+    node.supervisor.ready.clear()
+    with pytest.raises(NotReadyError, match="ComputeDomain A is not ready"):
+        node.prepare(a_claim(), timeout_s=10)
+
+
+def test_a_refused_claim_leaves_nothing_once_it_is_unprepared(node):
+    node.supervisor.namespaces["A"] = "somebody-else"
+    with pytest.raises(ClaimError, match="another namespace"):
+        node.prepare(a_claim())
+    node.unprepare(a_claim())
+    node.assert_clean()
+
+
+def test_channels_whose_major_changed_are_given_anew(node):
+    node.prepare(a_claim())
+    node.machine.char_majors["nvidia-caps-imex-channels"] = 240
+    node.prepare(a_claim())
+    [device] = node.cdi_spec()["devices"]
+    assert device["containerEdits"]["deviceNodes"][0]["major"] == 240
+
+
+def test_a_second_claim_of_the_channel_is_told_who_has_it(node):
+    node.prepare(a_claim("c1"))
+    with pytest.raises(DeviceConflictError, match="claim-c1"):
+        node.prepare(a_claim("c2"))
+
+
+def test_shares_of_one_domain_go_together_and_of_two_do_not(node):
+    node.supervisor.ready["B"] = joined("B")
+    node.prepare(a_claim("c1", shares=("s1",)))
+    node.prepare(a_claim("c2", shares=("s2",)))
+    with pytest.raises(DeviceConflictError):
+        node.prepare(a_claim("c3", parameters("B"), shares=("s3",)))
+    node.unprepare(a_claim("c1"))
+    node.unprepare(a_claim("c2"))
+    node.prepare(a_claim("c3", parameters("B"), shares=("s3",)))
+
+
+def test_with_channel_isolation_claims_of_two_domains_go_together(node):
+    shared = {uid: DomainView(isolation="channel") for uid in ("A", "B")}
+    node.link._take(NodeView(fabric_state="Completed", clique_id=VIEW.clique_id, domains=shared))
+    node.supervisor.ready = {
+        "A": joined("A", channel=4, isolation="channel"),
+        "B": joined("B", channel=5, isolation="channel"),
+    }
+    node.prepare(a_claim("c1", shares=("s1",)))
+    node.prepare(a_claim("c2", parameters("B"), shares=("s2",)))
+    minors = [
+        node.cdi_spec(uid)["devices"][0]["containerEdits"]["deviceNodes"][0]["minor"]
+        for uid in ("c1", "c2")
+    ]
+    assert minors == [4, 5]
+
+
+class TestWithoutSupervisor:
+    def test_a_claim_is_told_where_to_look(self, node):
+        node.supervisor.is_down = True
+        with pytest.raises(NotReadyError, match="does not answer"):
+            node.prepare(a_claim(), timeout_s=5)
+
+    def test_pods_end_and_the_supervisor_learns_it_later(self, node):
+        node.prepare(a_claim())
+        node.supervisor.is_down = True
+        node.unprepare(a_claim())
+        assert node.files.paths() == ()
+        node.supervisor.is_down = False
+        node.sync()
+        assert node.supervisor.held == {}
+
+    def test_the_last_view_stands(self, node):
+        node.supervisor.is_down = True
+        assert node.driver.pool().devices
+
+
+def test_only_claims_of_this_boot_are_told(node):
+    node.prepare(a_claim())
+    records = node.parts.records.all()
+    assert [each.effect.uid for each in held(records, "boot-1")] == ["c1"]
+    assert held(records, "boot-2") == []
+    assert SYNC_S > 0
+
+
+def test_nvidias_runtime_hook_is_not_told_anything(node):
+    """A channel goes into containers whose GPUs come from elsewhere, such as the device plugin."""
+    from nvdra_node.app.computedomain import NoEdits
+    from nvdra_node.cdi import spec
+
+    common = NoEdits().current(Deadline(1.0, FakeClock()))
+    assert common.edits == b"{}"
+    assert b"VISIBLE" not in spec.render("v/c", {"devices": []}, common)

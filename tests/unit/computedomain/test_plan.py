@@ -1,0 +1,129 @@
+"""What a claim's text decides, and what a claim is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
+from nvdra_node.computedomain import plan as planning
+from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters
+
+MAJOR = 237
+
+
+def plan(claim):
+    return planning.plan(claim, VIEW)
+
+
+def test_a_claim_holds_its_domain():
+    found = plan(a_claim())
+    assert found.effects == (
+        {
+            "kind": "joinDomain",
+            "domain": "A",
+            "claim": {"namespace": "ns", "name": "claim-c1", "uid": "c1"},
+        },
+    )
+    assert found.holds == ("imex",) and found.config_key == "A"
+
+
+def test_with_channel_isolation_domains_share_the_daemon_and_not_their_part():
+    found = plan(a_claim("c1", parameters("S")))
+    assert found.holds == ("imex", "imex/S") and found.config_key == ""
+
+
+@pytest.mark.parametrize(
+    ("configs", "says"),
+    [
+        ([parameters("")], "domainID"),
+        ([parameters("../../x")], "no UID"),
+        ([parameters(unexpectedField=1)], "unexpectedField"),
+        ([parameters(allocationMode="Some")], "Some"),
+        ([parameters(kind="ComputeDomainDaemonConfig")], "systemd runs it"),
+        ([{"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}], "gpu.nvidia.com"),
+    ],
+)
+def test_a_config_that_is_wrong_is_refused_by_name(configs, says):
+    with pytest.raises(InvalidConfigError, match=says):
+        plan(a_claim("c1", *configs))
+
+
+def test_a_claim_without_config_is_told_what_to_use():
+    claim = replace(a_claim(), configs=())
+    with pytest.raises(InvalidConfigError, match="ResourceClaimTemplate"):
+        plan(claim)
+
+
+def test_the_later_config_counts():
+    assert plan(a_claim("c1", parameters("A"), parameters("B"))).config_key == "B"
+
+
+def test_a_claim_for_two_domains_is_refused():
+    claim = a_claim("c1", parameters("A"), parameters("B"), devices=("channel-0", "channel-0"))
+    first, second = claim.configs
+    both = (replace(first, requests=("r0",)), replace(second, requests=("r1",)))
+    with pytest.raises(InvalidConfigError, match="several ComputeDomains"):
+        plan(replace(claim, configs=both))
+
+
+@pytest.mark.parametrize(
+    ("device", "says"), [("daemon-0", "systemd"), ("gpu-0", "no device gpu-0")]
+)
+def test_other_devices_are_refused(device, says):
+    with pytest.raises(UnknownDeviceError, match=says):
+        plan(a_claim(devices=(device,)))
+
+
+def nodes(prepared):
+    return [n for d in prepared.spec.devices for n in d.edits.device_nodes]
+
+
+def test_the_domains_channel_is_given_by_its_numbers():
+    prepared = planning.finish(a_claim(), joined(), MAJOR)
+    [node] = nodes(prepared)
+    assert (node.path, node.major, node.minor) == (
+        "/dev/nvidia-caps-imex-channels/channel3",
+        MAJOR,
+        3,
+    )
+    assert node.file_mode == 0o666 and node.host_path is None
+    [device] = prepared.devices
+    assert device.cdi_ids == ("k8s.compute-domain.nvidia.com/claim=c1-channel-0",)
+    assert (device.kind, device.request) == ("channel", "r0")
+
+
+def test_all_gives_every_channel_of_this_driver():
+    claim = a_claim("c1", parameters(allocationMode="All"))
+    found = nodes(planning.finish(claim, joined(channel_count=16), MAJOR))
+    assert [node.minor for node in found] == list(range(16))
+
+
+def test_all_is_refused_where_it_would_give_other_domains_channels():
+    claim = a_claim("c1", parameters(allocationMode="All"))
+    with pytest.raises(InvalidConfigError, match="use Single"):
+        planning.finish(claim, joined(isolation="channel"), MAJOR)
+
+
+def test_a_node_without_fabric_gives_nothing_into_the_container():
+    prepared = planning.finish(a_claim(), joined(has_fabric=False), None)
+    assert prepared.devices[0].cdi_ids == ()
+    assert nodes(prepared) == []
+
+
+def test_a_channel_that_this_driver_does_not_have_is_refused():
+    with pytest.raises(HostError, match="NVreg_ImexChannelCount"):
+        planning.finish(a_claim(), joined(channel=5, channel_count=4), MAJOR)
+
+
+def test_a_driver_without_channels_is_told():
+    with pytest.raises(HostError, match="no IMEX channels"):
+        planning.finish(a_claim(), joined(), None)
+
+
+def test_two_requests_of_one_claim_get_the_same_channel_under_two_names():
+    claim = a_claim(devices=("channel-0", "channel-0"), shares=("s1", "s2"))
+    prepared = planning.finish(claim, joined(), MAJOR)
+    assert len({d.name for d in prepared.spec.devices}) == 2
+    assert [device.share_id for device in prepared.devices] == ["s1", "s2"]
