@@ -1,4 +1,4 @@
-"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|packages|format|proto``.
+"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|packages|rack|format|proto``.
 
 Uses the standard library only: it runs before anything is installed. What it installs goes below
 ``$NVDRA_CACHE`` (default ``~/.cache/nvdra``), keyed by content, so that a second run installs nothing and asks no
@@ -202,6 +202,12 @@ def command_packages() -> None:
     run_steps([Step("packages", 20, tool("python", "packaging/build.py"))])
 
 
+def command_rack() -> None:
+    """Show the Ansible collection on a whole rack."""
+    argv = tool("python", "-m", "tests.rack", "show", "--hosts", "18")
+    run_steps([Step("18 hosts", 900, argv, cluster_obstacle())])
+
+
 def command_format() -> None:
     """Format and sort imports."""
     run_steps([
@@ -221,6 +227,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "demo": command_demo,
     "bench": command_bench,
     "packages": command_packages,
+    "rack": command_rack,
     "format": command_format,
     "proto": command_proto,
 }

@@ -29,6 +29,7 @@ PACKAGES = (
     "nftables",
     "procps",
     "python3",
+    "python3-apt",
     "runc",
     "systemd",
     "systemd-sysv",

@@ -1,0 +1,167 @@
+#!/usr/bin/python
+"""What a rollout must know of one host, in one look: run on the host by every playbook of the collection.
+
+Out: the fact ``nvdra_node``. Changes nothing. Runs on Python 3.8 and later with nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import platform
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: node_facts
+short_description: Tell what a rollout of nvdra must know of a host
+description:
+  - Looks at the package, the units, the NVIDIA driver, the kubelet and who else serves the GPUs. Changes nothing.
+author: nvdra maintainers (@nvdra)
+options:
+  proc_root:
+    description: Where the kernel's /proc is.
+    type: path
+    default: /proc
+  kubelet_dir:
+    description: The kubelet's directory.
+    type: path
+    default: /var/lib/kubelet
+  units:
+    description: Units to tell the state of.
+    type: list
+    elements: str
+    default: []
+  cache_dir:
+    description: Where packages that were installed are kept.
+    type: path
+    default: /var/cache/nvdra
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  nvdra.node.node_facts:
+    units: [nvdra-gpu-plugin.service, nvidia-imex.service]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: Has the dictionary C(nvdra_node).
+  returned: always
+  type: dict
+"""
+
+STATE = Path("/var/lib/nvdra")
+TOKEN = Path("/etc/nvdra/token")
+RPM_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def main() -> None:
+    """Look, and answer."""
+    arguments = {
+        "proc_root": {"type": "path", "default": "/proc"},
+        "kubelet_dir": {"type": "path", "default": "/var/lib/kubelet"},
+        "units": {"type": "list", "elements": "str", "default": []},
+        "cache_dir": {"type": "path", "default": "/var/cache/nvdra"},
+    }
+    module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
+    kubelet, cache = Path(module.params["kubelet_dir"]), Path(module.params["cache_dir"])
+    form = "deb" if shutil.which("dpkg-query") else "rpm" if shutil.which("rpm") else ""
+    facts = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "package_format": form,
+        "package_version": _version(module, form),
+        "previous_version": _text(cache / "previous-version"),
+        "cached_packages": sorted(path.name for path in cache.glob("packages/nvdra[_-]*")),
+        "is_systemd": Path("/run/systemd/system").is_dir(),
+        "units": {name: _unit(module, name) for name in module.params["units"]},
+        "driver_version": _driver(Path(module.params["proc_root"])),
+        "has_nvidia_ctk": bool(shutil.which("nvidia-ctk")),
+        "has_kubelet": kubelet.is_dir(),
+        "device_plugin_sockets": _device_plugins(kubelet),
+        "foreign_sockets": _foreign(kubelet),
+        "claims": len(list(STATE.glob("*/claims/*.json"))),
+        "token_expires_at_s": _expiry(_text(TOKEN)),
+    }
+    module.exit_json(changed=False, ansible_facts={"nvdra_node": facts})
+
+
+def _version(module: AnsibleModule, form: str) -> str:
+    """Version of the installed package; empty when it is not, or not wholly, installed."""
+    if form == "deb":
+        argv = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "nvdra"]
+        code, out, _ = module.run_command(argv)
+        state, _, version = out.partition(" ")
+        return version if code == 0 and state in ("installed", "half-configured") else ""
+    if form == "rpm":
+        code, out, _ = module.run_command(["rpm", "-q", "--qf", "%{VERSION}", "nvdra"])
+        return out if code == 0 else ""
+    return ""
+
+
+def _unit(module: AnsibleModule, name: str) -> dict[str, str]:
+    wanted = ["LoadState", "ActiveState", "UnitFileState", "MainPID", "ActiveEnterTimestamp"]
+    code, out, _ = module.run_command(["systemctl", "show", "-p", ",".join(wanted), name])
+    lines = out.splitlines() if code == 0 else []
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def _driver(proc: Path) -> str:
+    """Version of the NVIDIA driver that is loaded; empty when none is."""
+    first = _text(proc / "driver/nvidia/version").partition("\n")[0]
+    return next((w for w in first.split() if w[:1].isdigit() and w.count(".") >= 1), "")
+
+
+def _device_plugins(kubelet: Path) -> list[str]:
+    return sorted(path.name for path in (kubelet / "device-plugins").glob("nvidia*.sock"))
+
+
+def _foreign(kubelet: Path) -> list[str]:
+    """Directories of our drivers in which another program serves: ours leaves its lock beside the socket."""
+    found = []
+    for driver in ("gpu.nvidia.com", "compute-domain.nvidia.com"):
+        place = kubelet / "plugins" / driver
+        socket = place / "dra.sock"
+        if _is_socket(socket) and not (place / "nvdra.lock").exists() and _is_listened(socket):
+            found.append(driver)
+    return found
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_listened(path: Path) -> bool:
+    return any(line.endswith(f" {path}") for line in _text(Path("/proc/net/unix")).splitlines())
+
+
+def _expiry(token: str) -> int:
+    """When the token of our own credential expires, in seconds since 1970; 0: there is none."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return 0
+    try:
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(parts[1] + "=="))
+        return int(claims["exp"])
+    except (binascii.Error, ValueError, KeyError):
+        return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The collection as linters see it. They are Ansible's own, in a virtual environment that the first run makes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nvdra_packages.layout import TOP
+from tests.rack import tools
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ANSIBLE = TOP / "ansible"
+COLLECTION = ANSIBLE / "ansible_collections" / "nvdra" / "node"
+PLAYBOOKS = sorted(path.stem for path in COLLECTION.glob("playbooks/*.yml"))
+INVENTORY = TOP / "ansible" / "inventory.example" / "hosts.yml"
+
+
+def run(scratch: Path, *argv: str) -> str:
+    """Run one of Ansible's programs; fails with what it said."""
+    done = subprocess.run(
+        [str(tools.home() / argv[0]), *argv[1:]],
+        cwd=ANSIBLE, env=tools.environment(scratch), capture_output=True, text=True, timeout=600,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_there_are_the_playbooks_that_are_promised() -> None:
+    promised = "drain preflight rollback site support_bundle uninstall upgrade"
+    assert promised.split() == PLAYBOOKS
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_playbook_can_be_parsed(playbook: str, tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        "ansible-playbook",
+        "-i",
+        str(INVENTORY),
+        "--syntax-check",
+        f"nvdra.node.{playbook}",
+    )
+
+
+def test_ansible_lint_has_nothing_to_say_at_its_strictest(tmp_path: Path) -> None:
+    run(tmp_path, "ansible-lint", "--offline", "-c", ".ansible-lint.yml", str(COLLECTION))
+
+
+def test_yaml_is_tidy(tmp_path: Path) -> None:
+    run(tmp_path, "yamllint", "--strict", ".")
+
+
+def test_variables_are_documented_for_ansible_doc(tmp_path: Path) -> None:
+    text = run(tmp_path, "ansible-doc", "-t", "role", "nvdra.node.nvdra")
+    defaults = (COLLECTION / "roles/nvdra/defaults/main.yml").read_text()
+    names = [line.partition(":")[0] for line in defaults.splitlines() if line.startswith("nvdra_")]
+    assert [name for name in names if name not in text] == []
+    for module in ("gate", "node_facts", "support_bundle"):
+        assert module in run(tmp_path, "ansible-doc", f"nvdra.node.{module}")
+
+
+def test_example_inventory_names_every_host_of_a_rack(tmp_path: Path) -> None:
+    text = run(tmp_path, "ansible-inventory", "-i", str(INVENTORY), "--list", "--yaml")
+    assert "rack-a-01" in text
+    assert "rack-b-18" in text

@@ -1,0 +1,181 @@
+"""What the playbooks decide, without a host: the filters of the collection."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from nvdra_packages.layout import TOP
+
+FILTERS = TOP / "ansible/ansible_collections/nvdra/node/plugins/filter/rollout.py"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rollout", FILTERS)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+rollout = _load()
+
+POLICY = {
+    "device_plugin": "refuse",
+    "foreign_driver": "refuse",
+    "require_driver": True,
+    "require_installed": False,
+}
+
+
+def a_host(**changes: Any) -> dict[str, Any]:
+    """Facts of a host that is fit."""
+    facts = {
+        "python": "3.12.3",
+        "machine": "aarch64",
+        "package_format": "deb",
+        "package_version": "",
+        "previous_version": "",
+        "cached_packages": [],
+        "is_systemd": True,
+        "has_kubelet": True,
+        "driver_version": "580.95.05",
+        "device_plugin_sockets": [],
+        "foreign_sockets": [],
+    }
+    return {**facts, **changes}
+
+
+def rack(name: str, count: int) -> dict[str, str]:
+    return {f"{name}-{i:02}": name for i in range(1, count + 1)}
+
+
+def test_one_canary_goes_first_and_no_batch_has_hosts_of_two_racks() -> None:
+    racks = {**rack("r1", 18), **rack("r2", 18)}
+    assert rollout.batches(list(racks), racks) == [1, 6, 6, 5, 6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("canaries", "size", "expected"),
+    [(1, 4, [1, 1, 2]), (0, 4, [2, 2]), (2, 4, [2, 2]), (3, 1, [2, 1, 1]), (9, 9, [2, 2])],
+)
+def test_batches_of_small_racks(canaries: int, size: int, expected: list[int]) -> None:
+    racks = {**rack("r1", 2), **rack("r2", 2)}
+    assert rollout.batches(list(racks), racks, canaries, size) == expected
+
+
+def test_batches_cover_all_hosts_and_nobody_is_a_rack_of_its_own() -> None:
+    assert rollout.batches([], {}) == []
+    assert rollout.batches(["a", "b", "c"], {}) == [1, 2]
+
+
+def test_racks_follow_one_another_however_the_inventory_mixes_them() -> None:
+    racks = {"a1": "a", "b1": "b", "a2": "a", "b2": "b"}
+    assert rollout.rollout_order(["b1", "a1", "b2", "x", "a2"], racks) == [
+        "b1",
+        "b2",
+        "a1",
+        "a2",
+        "x",
+    ]
+
+
+def test_rack_of_a_host_is_the_first_group_that_is_one() -> None:
+    groups = {"all": ["h1"], "rack_7": ["h1"], "rack_8": ["h1", "h2"], "racks": ["h3"]}
+    assert rollout.racks_of(groups, "rack_.*") == {"h1": "rack_7", "h2": "rack_8"}
+
+
+def test_hosts_that_were_not_looked_at_or_are_unfit_take_no_part() -> None:
+    hostvars = {"a": {"nvdra_problems": []}, "b": {"nvdra_problems": ["no kubelet"]}, "c": {}}
+    assert rollout.fit(["a", "b", "c"], hostvars) == ["a"]
+
+
+def test_fit_host_has_no_problems() -> None:
+    assert rollout.problems(a_host(), POLICY) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"is_systemd": False}, "systemd"),
+        ({"package_format": ""}, "dpkg"),
+        ({"python": "3.9.18"}, "3.9.18"),
+        ({"has_kubelet": False}, "kubelet"),
+        ({"driver_version": ""}, "driver is not loaded"),
+        ({"device_plugin_sockets": ["nvidia-gpu.sock"]}, "nvidia-gpu.sock"),
+        ({"foreign_sockets": ["gpu.nvidia.com"]}, "gpu.nvidia.com"),
+    ],
+)
+def test_unfit_host_is_told_what_is_wrong(change: dict[str, Any], word: str) -> None:
+    (problem,) = rollout.problems(a_host(**change), POLICY)
+    assert word in problem
+
+
+def test_rhel_9_may_have_an_old_python3_beside_the_one_that_the_package_brings() -> None:
+    assert rollout.problems(a_host(package_format="rpm", python="3.9.18"), POLICY) == []
+
+
+def test_rivals_are_allowed_by_an_explicit_variable_only() -> None:
+    host = a_host(device_plugin_sockets=["nvidia-gpu.sock"], foreign_sockets=["gpu.nvidia.com"])
+    allowed = {**POLICY, "device_plugin": "allow", "foreign_driver": "allow"}
+    assert len(rollout.problems(host, POLICY)) == 2
+    assert rollout.problems(host, allowed) == []
+
+
+def test_upgrade_of_a_host_without_the_package_is_refused() -> None:
+    policy = {**POLICY, "require_installed": True}
+    assert "not installed" in rollout.problems(a_host(), policy)[0]
+    assert rollout.problems(a_host(package_version="0.1.0"), policy) == []
+
+
+FILES = [
+    "/p/nvdra_0.1.0_amd64.deb",
+    "/p/nvdra_0.1.0_arm64.deb",
+    "/p/nvdra-0.1.0-1.x86_64.rpm",
+    "/p/nvdra-0.1.0-1.aarch64.rpm",
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "machine", "path"),
+    [
+        ("deb", "x86_64", FILES[0]),
+        ("deb", "aarch64", FILES[1]),
+        ("rpm", "x86_64", FILES[2]),
+        ("rpm", "aarch64", FILES[3]),
+    ],
+)
+def test_package_is_that_of_the_host_s_kind(form: str, machine: str, path: str) -> None:
+    chosen = rollout.package(a_host(package_format=form, machine=machine), FILES)
+    assert (chosen["version"], chosen["copy_from"]) == ("0.1.0", path)
+
+
+def test_several_versions_want_a_decision() -> None:
+    files = [FILES[1], "/p/nvdra_0.2.0_arm64.deb"]
+    with pytest.raises(rollout.RolloutError, match=r"0\.1\.0, 0\.2\.0.*nvdra_version"):
+        rollout.package(a_host(), files)
+    assert rollout.package(a_host(), files, "0.2.0")["copy_from"] == files[1]
+
+
+def test_way_back_uses_the_file_that_the_host_kept() -> None:
+    host = a_host(package_version="0.2.0", cached_packages=["nvdra_0.1.0_arm64.deb"])
+    chosen = rollout.package(host, [], "0.1.0")
+    assert (chosen["name"], chosen["copy_from"], chosen["repository"]) == (
+        "nvdra_0.1.0_arm64.deb",
+        "",
+        "",
+    )
+
+
+@pytest.mark.parametrize(("form", "wanted"), [("deb", "nvdra=0.1.0"), ("rpm", "nvdra-0.1.0")])
+def test_without_a_file_the_host_s_repositories_are_asked(form: str, wanted: str) -> None:
+    assert rollout.package(a_host(package_format=form), [], "0.1.0")["repository"] == wanted
+
+
+def test_nothing_asked_for_leaves_what_is_installed() -> None:
+    assert rollout.package(a_host(package_version="0.1.0"), [])["version"] == "0.1.0"
+    with pytest.raises(rollout.RolloutError, match="no package"):
+        rollout.package(a_host(), [])
