@@ -1,0 +1,107 @@
+"""Any history of claims, faults and words of the controller: the rules of the daemon hold after every step."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from nvdra_core.api.fabric import ImexState
+from nvdra_node.imex.model import AfterAbruptEnd, Policy
+from tests.scenario.imex.node import ImexNode, a_claim, a_domain
+
+DOMAINS = st.sampled_from("AB")
+CLAIMS = st.sampled_from([f"c{n}" for n in range(4)])
+STATES = st.sampled_from(
+    [ImexState.READY, ImexState.INITIALIZING, ImexState.WAITING_FOR_RECOVERY, ImexState.UNAVAILABLE]
+)
+
+
+class Node(RuleBasedStateMachine):
+    """The shipped supervisor on a daemon in memory, and what must never happen to it."""
+
+    @initialize(policy=st.sampled_from(AfterAbruptEnd))
+    def begin(self, policy):
+        self.node = ImexNode(Policy(after_abrupt_end=policy))
+        self.node.assign(a_domain("A"), a_domain("B"))
+        self.promised: dict[str, str] = {}
+        """Claims that were told ready and not released: claim -> domain."""
+        self.of_claim: dict[str, str] = {}
+        self.did = 0
+        self.served = ""
+
+    @rule(uid=CLAIMS, domain=DOMAINS)
+    def join(self, uid, domain):
+        domain = self.of_claim.setdefault(uid, domain)
+        if self.node.ask(a_claim(uid, domain)).readiness.is_ready:
+            self.promised[uid] = domain
+
+    @rule(uid=CLAIMS)
+    def leave(self, uid):
+        self.node.supervisor.leave(uid)
+        self.promised.pop(uid, None)
+        self.of_claim.pop(uid, None)
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 40.0]))
+    def time_passes(self, seconds):
+        self.node.clock.advance(seconds)
+        self.node.turn()
+
+    @rule(state=STATES)
+    def imex_says(self, state):
+        self.node.daemon.state_now = self.node.daemon.starts_as = state
+        self.node.turn()
+
+    @precondition(lambda self: self.node.daemon.unit.is_running)
+    @rule()
+    def imex_dies(self):
+        self.node.daemon.die()
+        self.node.turn()
+
+    @rule()
+    def the_supervisor_restarts(self):
+        self.node.restart()
+        self.node.turn()
+
+    @rule(without=st.sampled_from(["", "A", "B"]), slot=st.sampled_from([2, 2, 2, 9, None]))
+    def the_controller_speaks(self, without, slot):
+        self.node.assign(*(a_domain(uid) for uid in "AB" if uid != without), slot=slot)
+        self.node.turn()
+
+    @rule(refuses=st.booleans())
+    def systemd_answers_or_not(self, refuses):
+        self.node.daemon.refuses = refuses
+        self.node.turn()
+
+    @invariant()
+    def a_promise_is_never_broken_by_us(self):
+        """Not one stop while a claim that was told ready held the domain that was running."""
+        if not hasattr(self, "node"):
+            return
+        news = self.node.daemon.history[self.did :]
+        self.did = len(self.node.daemon.history)
+        if self.promised and "stop" in news:
+            assert self.served not in self.promised.values()
+        run = self.node.supervisor.snapshot.run
+        self.served = run.domain_uid if run is not None else ""
+
+    @invariant()
+    def all_promises_are_of_one_domain(self):
+        if hasattr(self, "node"):
+            assert len(set(self.promised.values())) <= 1
+
+    @invariant()
+    def what_runs_is_what_the_configuration_says(self):
+        if not hasattr(self, "node") or not self.node.daemon.unit.is_running:
+            return
+        started = self.node.supervisor.snapshot.memory.started
+        if started is not None and started.invocation_id == self.node.daemon.unit.invocation_id:
+            config = self.node.files.read(self.node.supervisor._doors.store.layout.config)
+            assert f"SERVER_PORT={started.run.port}\n".encode() in config
+
+
+Node.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+TestAnyHistory = Node.TestCase
