@@ -49,11 +49,16 @@ def _run(command: str, settings: config.NodeConfig) -> int:
         from nvdra_node.app import computedomain
 
         return computedomain.run(settings, system)
-    from nvdra_node.app import gpu
-
     if command == "withdraw":
+        from nvdra_node.app import gpu
+
         return gpu.withdraw(settings)
-    return gpu.run(settings, system)
+    from nvdra_node.app import firstlook
+
+    with firstlook.begun(settings, system) as look:
+        from nvdra_node.app import gpu  # while the look goes on: neither waits for the other
+
+        return gpu.run(settings, system, look)
 
 
 def _check(settings: config.NodeConfig) -> int:

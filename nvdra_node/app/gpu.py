@@ -1,11 +1,12 @@
-"""The service for gpu.nvidia.com: builds the GPU driver and runs it in the shared machinery. Called by ``cli``."""
+"""The service for gpu.nvidia.com: builds the GPU driver and runs it in the shared machinery. Called by ``cli``, with
+the look at the GPUs that ``firstlook`` has begun.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
-from nvdra_core import log
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
@@ -16,37 +17,27 @@ from nvdra_core.systemd import Notifier
 from nvdra_core.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.firstlook import FirstLook
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
-from nvdra_node.app.surroundings import open_client, roots_of
+from nvdra_node.app.surroundings import open_client
 from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
-from nvdra_node.gpu.discover import Limits
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.slices import SliceSettings
-from nvdra_node.gpu.watch import Watch, WatchSettings
+from nvdra_node.gpu.watch import Watch
 from nvdra_node.host.files import HostFiles
-from nvdra_node.host.host import Host, open_host
+from nvdra_node.host.host import Host
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
 WARM_UP_POLL_S = 1.0
 """How soon the worker notices that the service stops."""
-_LOG = log.get(__name__)
 
 
-def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
-    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
-    log.configure(
-        verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
-    )
+def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook) -> int:
+    """Run until told to stop; the exit status. Raises ConfigError before anything but the look was started."""
     gates = parse_gates(settings)
-    _LOG.info("starting", settings=config.describe(settings))
-    clock = SystemClock()
+    clock, host, workers, watch = look.clock, look.host, look.workers, look.watch
     client = open_client(settings)
-    host = open_host(roots_of(settings))
-    workers = Workers(clock)
-    watch = Watch(host, clock, watch_settings(settings), workers)
-    # The first look takes longest and needs nothing else, so it goes on while the rest is built.
-    watch.start()
     try:
         driver = GpuDriver(
             host, watch, gates, slice_settings(settings, gates), settings.nvidia_cdi_hook_path
@@ -69,7 +60,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         plugin = Plugin(driver, around)
         service = Service(
             parts=[
-                FunctionPart(name="watch", end=lambda deadline: stop(watch, host)),
+                FunctionPart(name="watch", end=lambda deadline: look.stop()),
                 *plugin.parts(),
                 driver_files_part(common, plugin, watch, workers),
             ],
@@ -83,7 +74,6 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         return service.run()
     finally:
         workers.stopping.set()
-        stop(watch, host)
         client.close()
 
 
@@ -150,15 +140,6 @@ def toolkit(settings: config.NodeConfig, host: Host) -> Toolkit:
     )
 
 
-def watch_settings(settings: config.NodeConfig) -> WatchSettings:
-    """How often to look at the GPUs."""
-    return WatchSettings(
-        rescan_s=settings.rescan_interval_s,
-        driver_poll_s=settings.driver_poll_s,
-        limits=Limits(gpu_s=settings.nvml_timeout_s),
-    )
-
-
 def slice_settings(settings: config.NodeConfig, gates: FeatureGates) -> SliceSettings:
     """What gates decide about slices."""
     return SliceSettings(
@@ -167,9 +148,3 @@ def slice_settings(settings: config.NodeConfig, gates: FeatureGates) -> SliceSet
         shares=settings.consumable_shares,
         module_ids=gates.enabled(Gate.FABRIC_MANAGER_PARTITIONING),
     )
-
-
-def stop(watch: Watch, host: Host) -> None:
-    """End the looks and the NVML child; may be called again."""
-    watch.stop()
-    host.close()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_node import config
 from nvdra_node.host.ports import HostRoots
 
+if TYPE_CHECKING:
+    from nvdra_core.kube.client import Client
+
 
 def open_client(settings: config.NodeConfig) -> Client:
     """A client with the credential of the settings, or the first that this host has. Raises ConfigError."""
+    from nvdra_core.kube.client import Client  # with TLS, for which the first look does not wait
+
     return Client(load_kubeconfig(settings))
 
 

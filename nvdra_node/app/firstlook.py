@@ -1,0 +1,67 @@
+"""The first look at the GPUs, begun before the rest of the service is imported. Called by ``cli``, before ``gpu``.
+
+It takes longest of all that a start does, mostly in a process of its own, and needs neither gRPC nor TLS, whose imports
+take as long. So this module must import neither of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from nvdra_core import log
+from nvdra_core.clock import Clock, SystemClock
+from nvdra_core.workers import Workers
+from nvdra_node import config
+from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.surroundings import roots_of
+from nvdra_node.gpu.discover import Limits
+from nvdra_node.gpu.watch import Watch, WatchSettings
+from nvdra_node.host.host import Host, open_host
+
+_LOG = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLook:
+    """What was begun, for the service to go on with."""
+
+    clock: Clock
+    host: Host
+    workers: Workers
+    watch: Watch
+
+    def stop(self) -> None:
+        """End the looks and the NVML child; may be called again."""
+        self.watch.stop()
+        self.host.close()
+
+
+@contextmanager
+def begun(settings: config.NodeConfig, system: SystemdEnvironment) -> Iterator[FirstLook]:
+    """Begin to log and to look; all of it has ended afterwards."""
+    log.configure(
+        verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
+    )
+    _LOG.info("starting", settings=config.describe(settings))
+    clock = SystemClock()
+    host = open_host(roots_of(settings))
+    workers = Workers(clock)
+    watch = Watch(host, clock, watch_settings(settings), workers)
+    look = FirstLook(clock=clock, host=host, workers=workers, watch=watch)
+    watch.start()
+    try:
+        yield look
+    finally:
+        workers.stopping.set()
+        look.stop()
+
+
+def watch_settings(settings: config.NodeConfig) -> WatchSettings:
+    """How often to look at the GPUs."""
+    return WatchSettings(
+        rescan_s=settings.rescan_interval_s,
+        driver_poll_s=settings.driver_poll_s,
+        limits=Limits(gpu_s=settings.nvml_timeout_s),
+    )
