@@ -93,14 +93,19 @@ class _Job:
 
 
 def _entries(root: Path) -> str:
-    """Nfpm's entries for the files outside our own directories: those that others own must not become ours."""
+    """Nfpm's entries for what lies outside our own directories.
+
+    A directory is ours, and goes with us, only where its name says so: others own /usr/bin.
+    """
     lines = []
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
-        if name.startswith((f"{LIBRARY}/", "etc/")):
+        if name == LIBRARY or name.startswith((f"{LIBRARY}/", "etc/")):
             continue
         if path.is_symlink():
             lines.append(f"  - {{src: {path.readlink()}, dst: /{name}, type: symlink}}")
         elif path.is_file():
             lines.append(f"  - {{src: root/{name}, dst: /{name}}}")
+        elif NAME in name:
+            lines.append(f"  - {{dst: /{name}, type: dir, file_info: {{mode: 0755}}}}")
     return "\n".join(lines)

@@ -48,22 +48,22 @@ _CONF_PLACES = {
 }
 """Where ``.conf`` files go, by the directory of ``systemd/`` they lie in."""
 
-_FORMAT = "1"
-"""Raised when the cached tree is laid out otherwise."""
-
 
 def site_packages(arch: Arch) -> Path:
     """The merged and compiled wheels of an architecture, from the cache (about 15 s the first time)."""
     pythons = pyc.interpreters()
-    facts = (LOCK.read_bytes(), sorted(map(str, pythons.values())), _FORMAT)
+    makers = [Path(str(module.__file__)).read_bytes() for module in (wheels, pyc)]
+    facts = (LOCK.read_bytes(), sorted(map(str, pythons.values())), makers)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+    home = cache() / "packages" / f"site-packages-{arch.name}-{key}"
+    return made_once(home, lambda target: merge_and_compile(target, arch))
 
-    def make(target: Path) -> None:
-        wheels.merge(wheels.fetch(arch), target, arch)
-        pyc.compile_tree(target, f"/{SITE_PACKAGES}", pythons)
-        normalise(target)
 
-    return made_once(cache() / "packages" / f"site-packages-{arch.name}-{key}", make)
+def merge_and_compile(target: Path, arch: Arch) -> None:
+    """Make what ``site_packages`` keeps."""
+    wheels.merge(wheels.fetch(arch), target, arch)
+    pyc.compile_tree(target, f"/{SITE_PACKAGES}", pyc.interpreters())
+    normalise(target)
 
 
 def stage(root: Path, release: Release) -> None:

@@ -45,7 +45,7 @@ def current(wanted: str | None = None) -> Release:
     from earlier commits. ``wanted`` replaces the version.
     """
     epoch, commit = run(["git", "log", "-1", "--format=%ct %h", "--abbrev=8"], cwd=TOP).split()
-    version = wanted or project_version()
+    version = project_version() if wanted is None else wanted
     if not _VERSION.fullmatch(version):
         raise BuildError(f"version {version!r}: want numbers and dots, such as 0.1.0")
     tags = run(["git", "tag", "--points-at", "HEAD"], cwd=TOP).split()

@@ -1,0 +1,16 @@
+"""The marks of tests that make packages and install them."""
+
+import pytest
+
+from tests.cluster import capability
+
+
+def needs_packages(*, timeout_s: int = 300) -> list[pytest.MarkDecorator]:
+    """What a module assigns to ``pytestmark``. They carry the mark ``cluster``, too: like it they need root."""
+    reason = capability.why_not()
+    return [
+        pytest.mark.cluster,
+        pytest.mark.packages,
+        pytest.mark.timeout(timeout_s),
+        pytest.mark.skipif(reason is not None, reason=reason or ""),
+    ]

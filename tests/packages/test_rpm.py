@@ -1,0 +1,135 @@
+"""The rpm in a root of its own: dependencies, installation, verification, upgrade, removal.
+
+No registry here has a userland of a distribution with rpm: its scripts run in Debian's, with stand-ins for what it
+depends on.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nvdra_packages.layout import CONFIG, LIBRARY
+from tests.cluster.build import install_packages
+from tests.packages import standins
+from tests.packages.conftest import NEXT, RELEASE, Packages
+from tests.packages.marks import needs_packages
+from tests.packages.test_debian import CDI_FILE, FOREIGN_CDI_FILES, KUBECONFIG, LOCK, RECORD
+from tests.packages.userland import DISTRIBUTIONS, Userland, changeable
+
+pytestmark = needs_packages()
+
+PROVIDED = {
+    "glibc": "2.34",
+    "libstdc++": "11",
+    "systemd": "252",
+    "util-linux": "2.37",
+    standins.TOOLKIT: "1.19.1",
+}
+"""RHEL 9's versions."""
+
+
+class RpmRoot:
+    """A root file system whose packages are rpm's."""
+
+    def __init__(self, userland: Userland, scratch: Path) -> None:
+        self.userland = userland
+        self._scratch = scratch
+        self.rpm("--initdb")
+        for name, version in PROVIDED.items():
+            self.provide(name, version)
+
+    def rpm(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        argv = ["rpm", "--force-debian", "--root", str(self.userland.root), *map(str, words)]
+        return subprocess.run(argv, check=check, capture_output=True, text=True)
+
+    def provide(self, name: str, version: str) -> None:
+        """Install a stand-in."""
+        self.rpm("-i", standins.make(self._scratch / "standins", name, form="rpm", version=version))
+
+
+@pytest.fixture
+def root(packages: Packages, tmp_path: Path) -> Iterator[RpmRoot]:
+    install_packages(packages={"rpm": "rpm"})
+    with changeable(tmp_path, DISTRIBUTIONS[0].root()) as made:
+        yield RpmRoot(made, tmp_path)
+
+
+@pytest.fixture
+def installed(root: RpmRoot, packages: Packages) -> RpmRoot:
+    root.provide("python3", "3.12.5")
+    told = root.rpm("-i", packages.rpm)
+    assert told.stderr == ""
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "is_enough"),
+    [
+        ("python3", "3.9.18", False),
+        ("python3", "3.10.0", True),
+        ("python3", "3.12.5", True),
+        ("python3", "3.15.0", False),
+        ("python3.11", "3.11.9", True),
+        ("python3.12", "3.12.5", True),
+    ],
+)
+def test_a_python_that_is_too_old_or_too_new_is_refused(root, packages, name, version, is_enough):
+    root.provide(name, version)
+    done = root.rpm("-i", "--test", packages.rpm, check=False)
+    assert (done.returncode == 0) is is_enough
+    assert is_enough or "python3" in done.stderr
+
+
+def test_installed_files_verify_and_the_command_runs(installed: RpmRoot):
+    assert installed.rpm("-V", "nvdra").stdout == ""
+    assert "check-config" in installed.userland.run("nvdra-node", "--help").stdout
+
+
+def test_nothing_is_enabled(installed: RpmRoot):
+    assert list(installed.userland.path("etc/systemd/system").rglob("nvdra*")) == []
+
+
+def test_upgrade_and_downgrade_keep_settings_and_claims(installed: RpmRoot, packages: Packages):
+    userland = installed.userland
+    for path in (RECORD, CDI_FILE):
+        userland.write(path, "{}")
+    userland.write(CONFIG, "logVerbosity: 6\n")
+    for package, expected in ((packages.next_rpm, NEXT), (packages.rpm, RELEASE)):
+        installed.rpm("-U", "--oldpackage", package)
+        assert installed.rpm("-q", "--qf", "%{VERSION}", "nvdra").stdout == expected
+        assert userland.path(CONFIG).read_text() == "logVerbosity: 6\n"
+        assert userland.path(RECORD).exists()
+        assert userland.path(CDI_FILE).exists()
+        changed = installed.rpm("-V", "nvdra", check=False).stdout.splitlines()
+        assert [line for line in changed if not re.fullmatch(rf"S\.5\S* +c /{CONFIG}", line)] == []
+
+
+def test_removal_leaves_claims_and_no_code(installed: RpmRoot):
+    for path in (RECORD, CDI_FILE):
+        installed.userland.write(path, "{}")
+    installed.rpm("-e", "nvdra")
+    assert not installed.userland.path(LIBRARY).exists()
+    assert installed.userland.path(RECORD).exists()
+    assert installed.userland.path(CDI_FILE).exists()
+
+
+def test_purge_script_before_removal_leaves_nothing(root: RpmRoot, packages: Packages):
+    root.provide("python3", "3.12.5")
+    userland = root.userland
+    for path in FOREIGN_CDI_FILES:
+        userland.write(path, "{}")
+    userland.path(LOCK).parent.parent.mkdir(parents=True)
+    before = userland.files()
+    root.rpm("-i", packages.rpm)
+    for path in (RECORD, CDI_FILE, LOCK, KUBECONFIG):
+        userland.write(path, "{}")
+    userland.run(f"/{LIBRARY}/purge.sh")
+    root.rpm("-e", "nvdra")
+    assert userland.files() == before
+    assert not userland.path(CDI_FILE).exists()
+    assert all(userland.path(path).exists() for path in FOREIGN_CDI_FILES)
