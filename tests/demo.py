@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.cluster import build, programs
@@ -67,9 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show(kubernetes: str, profile: str) -> None:
     """The demo itself."""
     timeline = Timeline()
-    with timeline.step(f"Kubernetes {kubernetes} up, one node"):
-        bed = Bed.up("demo", kubernetes=kubernetes, profile=profile, start=False)
-    try:
+    with ExitStack() as stack:
+        with timeline.step(f"Kubernetes {kubernetes} up, one node"):
+            made = Bed.up("demo", kubernetes=kubernetes, profile=profile, start=False)
+            bed = stack.enter_context(made)
         with timeline.step("nvdra-gpu-plugin started, GPUs offered"):
             bed.only.start()
             bed.wait_for_devices()
@@ -78,9 +79,8 @@ def show(kubernetes: str, profile: str) -> None:
         with timeline.step("pod deleted, nothing left on the node"):
             bed.delete_namespace(PLACE)
             bed.wait_clean()
-    finally:
         with timeline.step("everything down"):
-            bed.down()
+            stack.close()
     timeline.show()
 
 
