@@ -158,7 +158,7 @@ def test_steps() -> list[Step]:
         Step("the cluster's programs (20 minutes on a fresh machine)", 5,
              tool("python", "-m", "tests.cluster", "build"), why_not),
         *check_steps(),
-        Step("real Kubernetes", 900,
+        Step("real Kubernetes", 1800,
              pytest("-m", "cluster and not packages", "--timeout", "900"), why_not),
         Step("packages", 120, pytest("-m", "packages", "--timeout", "900"), why_not),
         Step("the demo", 60, tool("python", "-m", "tests.demo"), why_not),
