@@ -169,6 +169,7 @@ class Rack:
         self.port = 41000 + os.getpid() % 2000
         self.domains: dict[str, dict[str, Any]] = {}
         self.uids: dict[str, str] = {}
+        self.certificates: dict[str, dict[str, str]] = {}
         self.trays = [Tray(self, i, profile) for i in range(trays)]
         for tray in self.trays:
             self.server.add(_object("v1", "Node", tray.name))
@@ -206,6 +207,8 @@ class Rack:
                 "cliqueID": clique, "slotCount": SLOTS, "slots": slots, "domains": domains,
                 "heartbeatSeconds": 1,
             } | ({"slot": tray.index} if clique else {}) | spec  # fmt: skip
+            if tray.name in self.certificates:
+                values["certificate"] = self.certificates[tray.name]
             self._write(tray.name, values)
 
     def _write(self, node: str, spec: dict[str, Any]) -> None:

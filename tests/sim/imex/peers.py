@@ -126,7 +126,7 @@ class Fabric:
             peer.state = "UNAVAILABLE"
             return False
         try:
-            with self._connect(peer.host) as connection:
+            with self._connect(peer) as connection:
                 return self._converse(peer, connection, seen)
         except (OSError, ValueError) as error:
             self.log(f"connection to node {peer.id} ({peer.host}) failed: {error}")
@@ -138,12 +138,12 @@ class Fabric:
             if peer.connection == "CONNECTED":
                 peer.become("DISCONNECTED")
 
-    def _connect(self, host: str) -> socket.socket:
-        connection = socket.create_connection((host, self.port), timeout=CONNECT_S)
+    def _connect(self, peer: Peer) -> socket.socket:
+        connection = socket.create_connection((peer.host, self.port), timeout=CONNECT_S)
         context = self.client_tls()
         if context is None:
             return connection
-        return context.wrap_socket(connection, server_hostname=self.target or host)
+        return context.wrap_socket(connection, server_hostname=self.target or peer.name)
 
     def _converse(self, peer: Peer, connection: socket.socket, seen: int) -> bool:
         lines = connection.makefile("rw")

@@ -1,0 +1,82 @@
+"""IMEX peers that know each other by certificates, and no others."""
+
+from __future__ import annotations
+
+import stat
+from functools import partial
+
+import pytest
+
+from nvdra_core.api.fabric import slot_name
+from tests.service.computedomain.authority import Authority
+from tests.service.computedomain.rack import wait_for
+from tests.service.computedomain.test_channels import peers_of
+
+pytestmark = pytest.mark.sim
+
+
+def sign(rack, tray, authority):
+    request = wait_for(
+        lambda: tray.status().get("imex", {}).get("certificateRequest"),
+        "a request for a certificate",
+    )
+    fabric = tray.root.profile.fabric
+    name = slot_name(f"{fabric.cluster_uuid}.{fabric.clique_id}", tray.index)
+    rack.certificates[tray.name] = {
+        "certificate": authority.sign(request, name),
+        "authorities": authority.pem,
+        "notAfter": "2030-01-01T00:00:00Z",
+    }
+    rack.assign()
+
+
+def test_peers_connect_once_the_controller_has_signed_and_not_before(make_rack):
+    rack = make_rack(2)
+    authority = Authority()
+    uid = rack.domain("a")
+    for tray in rack.trays:
+        tray.start(imexEncryption="required")
+    for tray in rack.trays:
+        tray.register()
+        rack.claim(f"c{tray.index}", tray, uid)
+    error = rack.trays[0].prepare("c0", timeout_s=4.0).errors[rack.uids["c0"]]
+    assert "WaitingForCertificate" in error
+    for tray in rack.trays:
+        sign(rack, tray, authority)
+        assert tray.prepare(f"c{tray.index}").errors == {}
+    for tray in rack.trays:
+        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
+    key = rack.trays[0].home / "state/imex/tls/key.pem"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert "PRIVATE" not in str(rack.get("tray-0"))
+
+
+def test_a_peer_of_another_authority_is_not_let_in(make_rack):
+    rack = make_rack(2)
+    uid = rack.domain("a")
+    for tray in rack.trays:
+        tray.start(imexEncryption="required")
+        tray.register()
+        rack.claim(f"c{tray.index}", tray, uid)
+        sign(rack, tray, Authority(f"CA of {tray.name}"))
+        assert tray.prepare(f"c{tray.index}").errors == {}
+    wait_for(
+        lambda: rack.trays[0].status()["domains"][0]["reason"] == "PeersMissing",
+        "the status says so",
+    )
+    assert peers_of(rack.trays[1], [0])
+
+
+def test_a_new_certificate_is_taken_without_a_restart(make_rack):
+    rack = make_rack(1)
+    [tray] = rack.trays
+    tray.start(imexEncryption="required")
+    tray.register()
+    rack.claim("c0", tray, rack.domain("a"))
+    sign(rack, tray, Authority("first"))
+    assert tray.prepare("c0").errors == {}
+    before = tray.imex()["InvocationID"]
+    sign(rack, tray, Authority("second"))
+    log = tray.root.path / "run/nvsim/imex.log"
+    wait_for(lambda: "reloading certificates" in log.read_text(), "nvidia-imex is told")
+    assert tray.imex()["InvocationID"] == before
