@@ -262,9 +262,9 @@ class TestRights:
 def test_the_secret_of_the_ca_has_one_name():
     source = ast.parse((TOP / "nvdra_cluster" / "control" / "certify.py").read_text())
     names = [
-        node.value.value
+        str(node.value.value)
         for node in source.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     ]
     helpers = (helm.CHART / "templates" / "_helpers.tpl").read_text()
-    assert any(f"-}}}}{name}{{{{-" in helpers for name in names)
+    assert any("-}}" + name + "{{-" in helpers for name in names)
