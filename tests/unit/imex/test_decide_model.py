@@ -97,7 +97,7 @@ class Node(RuleBasedStateMachine):
         started = self.node.supervisor.snapshot.memory.started
         if started is not None and started.invocation_id == self.node.daemon.unit.invocation_id:
             config = self.node.files.read(self.node.supervisor._doors.store.layout.config)
-            assert f"SERVER_PORT={started.run.port}\n".encode() in config
+            assert f"SERVER_PORT={started.run.port}\n".encode() in (config or b"")
 
 
 Node.TestCase.settings = settings(

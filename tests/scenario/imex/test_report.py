@@ -1,0 +1,131 @@
+"""What the node tells the controller, and how often."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nvdra_core.api.decode import decode_part
+from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
+from nvdra_node.imex import report
+from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.watches import MISSING_PEERS_S, PEERS_S, PeerWatch
+from tests.scenario.imex.node import CLIQUE, LAYOUT, ImexNode, a_domain, a_spec
+
+MACHINE = report.Machine(
+    boot_id="boot-1", addresses=("10.0.0.2",), imex_version="580", channel_count=2048
+)
+
+
+@pytest.fixture
+def node() -> ImexNode:
+    made = ImexNode()
+    made.assign(a_domain())
+    return made
+
+
+def status(node):
+    return report.status(node.supervisor.snapshot, MACHINE, LAYOUT)
+
+
+def test_a_node_at_rest_tells_its_fabric_and_that_nothing_runs(node):
+    node.turn()
+    told = status(node)
+    assert (told.clique_id, told.fabric_state) == (CLIQUE, FabricState.COMPLETED)
+    assert (told.imex.state, told.imex.incarnation, told.domains) == (ImexState.STOPPED, None, ())
+    assert told.observed_generation == 1
+
+
+def test_what_runs_is_told_with_its_incarnation_and_it_is_current(node):
+    node.join("c1")
+    told = status(node)
+    run = told.imex.incarnation
+    assert (run.boot_id, run.invocation_id, run.slot, run.domain_uid) == (
+        "boot-1",
+        "invocation-1",
+        2,
+        "A",
+    )
+    assert is_incarnation_current(a_spec(a_domain()), told)
+    [domain] = told.domains
+    assert (domain.ready, [claim.uid for claim in domain.claims]) == (True, ["c1"])
+
+
+def test_an_id_that_is_not_the_slot_makes_the_report_not_current(node):
+    node.join("c1")
+    node.supervisor.set_view(DomainView(own=3, connected=frozenset()))
+    node.turn()
+    assert not is_incarnation_current(a_spec(a_domain()), status(node))
+
+
+def test_missing_peers_are_named_and_do_not_make_it_not_ready(node):
+    node.join("c1")
+    [domain] = status(node).domains
+    assert (domain.ready, domain.reason, domain.peers_known) == (True, "PeersMissing", 1)
+    assert "slot 5 (10.0.0.5)" in domain.message
+    node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
+    node.turn()
+    [domain] = status(node).domains
+    assert (domain.reason, domain.peers_connected) == ("", 1)
+
+
+def test_a_claim_that_waits_is_told_with_its_reason(node):
+    node.join("c1", "unknown")
+    [domain] = status(node).domains
+    assert (domain.uid, domain.ready, domain.reason) == ("unknown", False, "WaitingForDomain")
+
+
+def test_texts_do_not_change_while_nothing_does(node):
+    node.daemon.fails_to_start = True
+    node.join("c1")
+    first = status(node)
+    node.clock.advance(0.2)
+    node.turn(1)
+    assert status(node) == first
+
+
+def test_it_is_read_back_as_it_was_written(node):
+    node.join("c1")
+    told = status(node)
+    body = json.loads(json.dumps(report.encode(told, "2026-01-01T00:00:00Z")))
+    again = decode_part(body, FabricNodeStatus, where="status", strict=True)
+    assert again.heartbeat_time == "2026-01-01T00:00:00Z"
+    assert (again.imex, again.domains) == (told.imex, told.domains)
+
+
+def test_a_foreign_daemon_is_named(node):
+    node.daemon.foreign = "nvidia-imex.service"
+    node.turn()
+    assert "nvidia-imex.service" in status(node).imex.message
+
+
+class TestPeerWatch:
+    def test_missing_peers_are_asked_for_often_and_complete_ones_seldom(self, node):
+        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        node.join("c1")
+        node.daemon.view = DomainView(own=2, connected=frozenset())
+        watch.ask_if_due()
+        node.turn()
+        assert node.supervisor.snapshot.view == node.daemon.view
+        node.daemon.view = DomainView(own=2, connected=frozenset({5}))
+        node.clock.advance(MISSING_PEERS_S + 0.1)
+        watch.ask_if_due()
+        node.turn()
+        assert node.supervisor.snapshot.view.connected == {5}
+        node.daemon.view = DomainView(own=2, connected=frozenset())
+        node.clock.advance(MISSING_PEERS_S + 0.1)
+        watch.ask_if_due()
+        node.turn()
+        assert node.supervisor.snapshot.view.connected == {5}
+        node.clock.advance(PEERS_S)
+        watch.ask_if_due()
+        node.turn()
+        assert node.supervisor.snapshot.view.connected == set()
+
+    def test_a_stopped_daemon_has_no_view(self, node):
+        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        node.daemon.view = DomainView(own=2, connected=frozenset({5}))
+        watch.ask_if_due()
+        node.turn()
+        assert node.supervisor.snapshot.view is None

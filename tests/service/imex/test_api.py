@@ -1,0 +1,198 @@
+"""The supervisor's conversation with the API server, and with the plugin over its socket."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.api.fabric import FabricNodeStatus
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.errors import ClaimError, NotReadyError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.fake.server import FakeApiServer
+from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_node.computedomain.effects import JoinDomain
+from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
+from nvdra_node.imex.service import SupervisorService
+from nvdra_node.imex.statuswriter import StatusWriter
+from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.imex.watches import SpecWatch
+from nvdra_node.kubeletplugin.server import SocketServer
+from tests.scenario.imex.node import ImexNode, a_domain
+from tests.service.imex.fleet import wait_for
+
+NODE = "node"
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with FakeApiServer() as server:
+        body = {
+            "apiVersion": "fabric.nvdra.io/v1alpha1",
+            "kind": "FabricNode",
+            "metadata": {"name": NODE},
+        }
+        server.add({**body, "spec": {}})
+        server.add({**body, "metadata": {"name": "other"}, "spec": {}})
+        made = Client(server.config())
+        yield made
+        made.close()
+
+
+def read(client):
+    return client.get(FABRIC_NODES, NODE, deadline=Deadline(5, SystemClock()))
+
+
+class TestStatus:
+    def writer(self, client):
+        self.clock = FakeClock()
+        self.status = FabricNodeStatus(boot_id="b1")
+        return StatusWriter(client, FABRIC_NODES, NODE, lambda: (self.status, 10.0), self.clock)
+
+    def test_what_changed_is_written_at_once_and_what_did_not_is_a_heartbeat(self, client):
+        writer = self.writer(client)
+        assert writer.write_if_due() == 10.0
+        first = read(client)["status"]
+        assert first["bootID"] == "b1"
+        assert writer.write_if_due() <= 10.0 and writer.writes == 1
+        self.clock.advance(11)
+        writer.write_if_due()
+        assert writer.writes == 2
+        assert read(client)["status"]["heartbeatTime"] != first["heartbeatTime"]
+        self.status = replace_status(self.status, fabric_message="x")
+        writer.write_if_due()
+        assert writer.writes == 3
+
+    def test_what_is_left_out_goes(self, client):
+        writer = self.writer(client)
+        self.status = replace_status(self.status, fabric_message="sick")
+        writer.write_if_due()
+        self.status = replace_status(self.status, fabric_message="")
+        writer.write_if_due()
+        assert "fabricMessage" not in read(client)["status"]
+
+    def test_a_failure_is_repeated_with_pauses_and_never_raised(self, client):
+        writer = StatusWriter(
+            client, FABRIC_NODES, "no-such-node", lambda: (FabricNodeStatus(), 10.0), FakeClock()
+        )
+        assert [writer.write_if_due() for _ in range(5)] == [1.0, 2.0, 5.0, 10.0, 10.0]
+
+
+def replace_status(status, **change):
+    import msgspec
+
+    return msgspec.structs.replace(status, **change)
+
+
+class TestSpec:
+    def test_the_own_objects_word_is_taken_and_its_end(self, client):
+        seen = []
+        watch = SpecWatch(client, FABRIC_NODES, NODE, lambda spec, generation: seen.append(spec))
+        thread = threading.Thread(target=watch.run)
+        thread.start()
+        try:
+            wait_for(lambda: seen and seen[-1] is not None, "the first word")
+            body = {
+                "apiVersion": "fabric.nvdra.io/v1alpha1",
+                "kind": "FabricNode",
+                "metadata": {"name": NODE},
+            }
+            client.merge_patch(
+                FABRIC_NODES, {**body, "spec": {"slot": 4}}, deadline=Deadline(5, SystemClock())
+            )
+            wait_for(lambda: getattr(seen[-1], "slot", None) == 4, "the change")
+            client.merge_patch(
+                FABRIC_NODES,
+                {**body, "spec": {"slot": "four"}},
+                deadline=Deadline(5, SystemClock()),
+            )
+            client.merge_patch(
+                FABRIC_NODES, {**body, "spec": {"slot": 5}}, deadline=Deadline(5, SystemClock())
+            )
+            wait_for(
+                lambda: getattr(seen[-1], "slot", None) == 5,
+                "what is not understood is passed over",
+            )
+            client.delete(FABRIC_NODES, NODE, deadline=Deadline(5, SystemClock()))
+            wait_for(lambda: seen[-1] is None, "the end")
+        finally:
+            watch.stop()
+            thread.join(10)
+        assert not thread.is_alive()
+
+
+class TestSocket:
+    @pytest.fixture
+    def supervisor(self) -> Iterator[Supervisor]:
+        node = ImexNode()
+        node.supervisor._doors = replace(node.supervisor._doors, clock=SystemClock())
+        self.node = node
+        self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
+        service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
+        server = SocketServer(self.directory / "s.sock", service.handlers(), 8)
+        stopping = threading.Event()
+        loop = threading.Thread(target=node.supervisor.run, args=(stopping,))
+        loop.start()
+        server.start()
+        self.door = GrpcSupervisor(self.directory / "s.sock")
+        yield node.supervisor
+        self.door.close()
+        stopping.set()
+        node.supervisor.wake()
+        loop.join()
+        service.stop()
+        server.stop(0.0)
+        shutil.rmtree(self.directory)
+
+    def join(self, uid="c1", domain="A", namespace="ns", wait_s=5.0):
+        return self.door.join(
+            JoinDomain(domain_uid=domain, namespace=namespace, name=uid, uid=uid), wait_s
+        )
+
+    def test_a_claim_waits_for_the_controller_and_gets_its_channel(self, supervisor):
+        with pytest.raises(NotReadyError, match="WaitingForDomain"):
+            self.node.assign()
+            self.join(wait_s=0.3)
+        threading.Timer(0.3, lambda: self.node.assign(a_domain(channel=7))).start()
+        found = self.join(wait_s=10.0)
+        assert (found.channel, found.channel_count, found.has_fabric) == (7, 2048, True)
+
+    def test_a_refusal_is_the_users_matter(self, supervisor):
+        self.node.assign(a_domain())
+        with pytest.raises(ClaimError, match="own namespace only"):
+            self.join(namespace="attacker")
+
+    def test_who_watches_hears_of_changes(self, supervisor):
+        views = self.door.watch()
+        assert next(views).fabric_state
+        self.node.assign(a_domain())
+        view = next(views)
+        assert list(view.domains) == ["A"]
+        self.join()
+        while not view.domains["A"].is_ready:
+            view = next(views)
+        assert view.imex_state == "READY"
+
+    def test_leaving_and_telling_all_claims(self, supervisor):
+        self.node.assign(a_domain())
+        self.join("c1")
+        self.join("c2")
+        self.door.leave("c1")
+        assert set(supervisor._holders) == {"c2"}
+        effect = JoinDomain(domain_uid="A", namespace="ns", name="c3", uid="c3")
+        for _ in range(2):
+            self.door.sync([Held(effect, True)])
+        assert set(supervisor._holders) == {"c3"}
+        assert supervisor._holders["c3"].is_admitted
+
+    def test_a_supervisor_that_is_not_there_is_named(self):
+        door = GrpcSupervisor(Path("/tmp/nvdra-no-such.sock"))
+        with pytest.raises(NotReadyError, match="nvdra-imex-supervisor"):
+            door.leave("c1")
+        door.close()

@@ -1,0 +1,193 @@
+"""The doors to systemd, nvidia-imex-ctl and openssl: what is run, and what is read out of the answers."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.api.fabric import FabricCertificate, ImexState
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.errors import CommandError, HostError
+from nvdra_node.host.commands import SystemCommands
+from nvdra_node.host.fake.commands import FakeCommands, hang
+from nvdra_node.host.files import HostFiles
+from nvdra_node.host.ports import CommandResult
+from nvdra_node.imex import fabric
+from nvdra_node.imex.certificate import Certificate
+from nvdra_node.imex.ctl import ImexCtl, read_domain, read_state
+from nvdra_node.imex.model import Run, UnitActivity
+from nvdra_node.imex.unit import SystemdUnit, parse_show, read_unit
+
+SYSTEMCTL, JOURNALCTL = Path("/usr/bin/systemctl"), Path("/usr/bin/journalctl")
+SHOW = """Id=nvdra-imex.service
+ActiveState=active
+InvocationID=4f2e
+Result=success
+ExecMainStatus=0
+
+Id=nvidia-imex.service
+ActiveState={foreign}
+InvocationID=
+Result=success
+ExecMainStatus=0
+"""
+RUN = Run(domain_uid="A", clique_id="c.1", slot=2, slot_count=4, port=50001, address="10.0.0.2")
+
+
+def answer(text):
+    return lambda argv: CommandResult(stdout=text, stderr="")
+
+
+def deadline(seconds=5.0):
+    return Deadline(seconds, FakeClock())
+
+
+class TestUnit:
+    def unit(self, **programs):
+        self.commands = FakeCommands(FakeClock(), {f"/usr/bin/{k}": v for k, v in programs.items()})
+        return SystemdUnit(self.commands, SYSTEMCTL, JOURNALCTL)
+
+    def test_a_look_tells_the_unit_and_whoever_else_has_the_session(self):
+        look = self.unit(systemctl=answer(SHOW.format(foreign="active"))).look(deadline())
+        assert (look.unit.activity, look.unit.invocation_id) == (UnitActivity.ACTIVE, "4f2e")
+        assert look.foreign == "nvidia-imex.service"
+
+    def test_a_foreign_unit_that_is_not_there_is_nobody(self):
+        assert (
+            self.unit(systemctl=answer(SHOW.format(foreign="inactive"))).look(deadline()).foreign
+            == ""
+        )
+
+    def test_it_is_started_stopped_and_signalled_by_name(self):
+        unit = self.unit(systemctl=answer(""))
+        unit.start(deadline())
+        unit.stop(deadline())
+        unit.reload(deadline())
+        assert [argv[1:] for argv in self.commands.history] == [
+            ("start", "nvdra-imex.service"),
+            ("stop", "nvdra-imex.service"),
+            ("kill", "--signal=SIGUSR1", "nvdra-imex.service"),
+        ]
+
+    def test_systemd_that_fails_is_an_error(self):
+        with pytest.raises(CommandError):
+            self.unit(systemctl=lambda argv: 1).look(deadline())
+
+    def test_last_words_are_one_line_and_never_an_error(self):
+        unit = self.unit(journalctl=answer("first\n\n  second \n"))
+        assert unit.last_words("4f2e", deadline()) == "first | second"
+        assert self.unit().last_words("4f2e", deadline()) == ""
+
+    @pytest.mark.parametrize(
+        ("state", "activity"),
+        [
+            ("inactive", UnitActivity.INACTIVE),
+            ("failed", UnitActivity.FAILED),
+            ("deactivating", UnitActivity.DEACTIVATING),
+            ("reloading", UnitActivity.ACTIVE),
+            ("something-new", UnitActivity.ACTIVATING),
+        ],
+    )
+    def test_every_state_of_systemd_is_one_of_ours(self, state, activity):
+        assert read_unit({"ActiveState": state}).activity is activity
+
+    def test_how_it_ended_is_read(self):
+        unit = read_unit({"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "1"})
+        assert (unit.result, unit.exit_status) == ("exit-code", 1)
+
+    def test_units_that_systemd_does_not_know_are_left_out(self):
+        assert parse_show("") == {}
+
+
+class TestCtl:
+    def ctl(self, program, config=Path("/run/imexd.cfg")):
+        commands = FakeCommands(FakeClock(), {"/usr/bin/nvidia-imex-ctl": program})
+        return ImexCtl(
+            commands,
+            Path("/usr/bin/nvidia-imex-ctl"),
+            Path("/usr/bin/nvidia-imex"),
+            config,
+            Path("/run/imex.sock"),
+        )
+
+    @pytest.mark.parametrize(
+        "word", [s.value for s in ImexState if s.value and s.value != "STOPPED"]
+    )
+    def test_every_word_of_nvidia_is_known(self, word):
+        assert read_state(f"{word}\n").value == word
+
+    @pytest.mark.parametrize(
+        "text", ["", "READY to fail\n", "not READY\n", "STOPPED\n", "ready\n", "READY\nx\n"]
+    )
+    def test_nothing_else_counts_as_an_answer(self, text):
+        assert read_state(text) is ImexState.UNAVAILABLE
+
+    def test_a_hang_and_a_failure_are_unavailable(self):
+        assert self.ctl(hang).state(deadline()) is ImexState.UNAVAILABLE
+        assert self.ctl(lambda argv: 1).state(deadline()) is ImexState.UNAVAILABLE
+
+    def test_the_hosts_own_daemon_is_not_asked_for_its_domain(self):
+        assert self.ctl(hang, config=None).domain(RUN, deadline()) is None
+
+    def test_garbage_is_no_view(self):
+        for text in ("", "[]", '{"nodes": []}', "null"):
+            assert self.ctl(answer(text)).domain(RUN, deadline()) is None
+
+    def test_the_view_is_of_the_own_node(self):
+        nodes = {
+            "0": {"status": "READY", "host": "10.0.0.1", "connections": {"2": {"status": "CONNECTED"}}},
+            "2": {
+                "status": "READY", "host": "10.0.0.2", "version": "580.65",
+                "connections": {
+                    "0": {"status": "CONNECTED"}, "1": {"status": "INVALID"}, "2": {"status": "CONNECTED"},
+                },
+            },
+        }  # fmt: skip
+        view = self.ctl(answer(json.dumps({"nodes": nodes}))).domain(RUN, deadline())
+        assert (view.own, view.connected, view.version) == (2, frozenset({0}), "580.65")
+
+    def test_a_daemon_that_took_another_id_is_seen(self):
+        nodes = {"3": {"status": "READY", "host": "10.0.0.2", "connections": {}}}
+        assert read_domain({"nodes": nodes}, RUN).own == 3
+
+
+class TestCertificate:
+    def make(self, directory):
+        return Certificate(directory / "tls", SystemCommands(), HostFiles(), SystemClock())
+
+    def test_the_key_is_roots_alone_and_the_request_carries_no_secret(self, tmp_path):
+        request = self.make(tmp_path).request()
+        assert request.startswith("-----BEGIN CERTIFICATE REQUEST-----")
+        assert stat.S_IMODE((tmp_path / "tls/key.pem").stat().st_mode) == 0o600
+        assert "PRIVATE" not in request
+
+    def test_key_and_request_outlive_a_restart(self, tmp_path):
+        assert self.make(tmp_path).request() == self.make(tmp_path).request()
+
+    def test_it_is_there_once_the_controller_has_signed(self, tmp_path):
+        certificate, told = self.make(tmp_path), []
+        certificate.request()
+        assert not certificate.is_there
+        signed = FabricCertificate(
+            certificate="C", authorities="A", not_after="2030-01-01T00:00:00Z"
+        )
+        for _ in range(2):
+            certificate.take(signed, lambda: told.append("changed"))
+        assert certificate.is_there and told == ["changed"]
+
+    def test_openssl_that_fails_is_an_error(self, tmp_path):
+        commands = FakeCommands(FakeClock(), {"openssl": answer("no PEM")})
+        certificate = Certificate(tmp_path / "tls", commands, HostFiles(), FakeClock())
+        with pytest.raises(HostError, match="no PEM"):
+            certificate.request()
+
+
+@pytest.mark.parametrize(
+    ("params", "count"),
+    [(b"A: 1\nImexChannelCount: 16\n", 16), (b"", 0), (None, 0), (b"ImexChannelCount: x\n", 0)],
+)
+def test_the_number_of_channels_is_the_drivers(params, count):
+    assert fabric.channel_count(params) == count
