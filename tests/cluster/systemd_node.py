@@ -84,7 +84,7 @@ class SystemdNode(Node):
         found: list[int] = []
 
         def has_child() -> bool:
-            found.extend(_children(outer.pid))
+            found.extend(children_of(outer.pid))
             return bool(found) or not outer.is_running
 
         commands.wait_for(f"{outer.name} runs", has_child, timeout_s=10, interval_s=0.01)
@@ -186,7 +186,7 @@ class SystemdNode(Node):
         holder = processes.find(self.layout.pids, self._record("holder"))
         if holder is None or not holder.is_running:
             return None
-        return next((pid for pid in _children(holder.pid) if _is_init(pid)), None)
+        return next((pid for pid in children_of(holder.pid) if is_init_of_container(pid)), None)
 
     @property
     def _pods_cgroup(self) -> str:
@@ -197,14 +197,15 @@ class SystemdNode(Node):
         return self.home / layer / path.lstrip("/")
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Return the pids of a process's children; none when it has ended."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
-def _is_init(pid: int) -> bool:
+def is_init_of_container(pid: int) -> bool:
     """Say whether a process is the first of a pid namespace below this one."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()

@@ -1,35 +1,27 @@
-"""The shipped service on a host with a systemd of its own, laid out as a package installs it.
+"""A host with a systemd of its own and the units of ``systemd/``, whatever else runs on it.
 
-``up`` gives a Bed whose only node is such a host: the code in /usr/lib/nvdra with the dependencies of the node extra and
-no others, /usr/bin/nvdra-node, NVIDIA's programs in /usr/bin, the units of ``systemd/`` in /usr/lib/systemd/system,
-settings in /etc/nvdra/config.yaml. ``UnitNode.probe`` runs a program in exactly the unit's sandbox;
-``UnitNode.load_driver`` and ``unload_driver`` show the host what the NVIDIA driver's module shows.
+``UnitHost`` is what a node of a cluster (``systemd_bed``) and a host with another release of systemd
+(``systemd_versions``) have in common: the units as a package installs them, the NVIDIA driver as units see it, and
+``probe``, which runs a program in exactly the service's sandbox.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from tests.cluster import lifecycle, programs
-from tests.cluster.api import Cluster
-from tests.cluster.layout import BRIDGE_ADDRESS
-from tests.e2e.bed import DEVICE_CLASSES, TOP, Bed, GpuNode, sim_home, wait_for
+from tests.cluster.processes import Process
+from tests.e2e.bed import TOP, wait_for
 from tests.sim.api import SimRoot
 
 UNITS = TOP / "systemd"
 UNIT_DIR = "/usr/lib/systemd/system"
 UNIT = "nvdra-gpu-plugin.service"
 PROC_DEVICES = "/run/proc-devices"
-ENDPOINT = "127.0.0.1:9899"
 FREEZE_PROGRAM = "/usr/lib/nvdra-freeze.py"
 PROBE_UNIT = "nvdra-probe.service"
 PROBE_PROGRAM = "/usr/lib/nvdra-probe.py"
@@ -38,22 +30,11 @@ REPLACED = frozenset(
     {"Type", "NotifyAccess", "ExecStart", "ExecReload", "WatchdogSec", "Restart", "RestartSec"}
 )
 """What the probe's unit says otherwise than the service's."""
-NODE_NAME = "node-1"
-LIBRARY = "/usr/lib/nvdra"
-HOST_PYTHON = "3.11"
-"""Debian 12's."""
-
-_PACKAGES = ("grpcio", "protobuf", "msgspec", "nvidia-ml-py", "PyYAML", "typing_extensions")
-_SOURCE_PACKAGES = ("sdnotify",)
-"""Published without a wheel; pure Python."""
-
-_LAUNCHER = f"""\
-#!/usr/bin/python3 -IB
-import sys
-sys.path[:0] = ["{LIBRARY}", "{LIBRARY}/site-packages"]
-from nvdra_node.cli import main
-sys.exit(main())
-"""
+MAX_EXPOSURE = 2.6
+"""What ``systemd-analyze security`` may say of a unit."""
+EXPOSURES = {"nvdra-imex.service": 4.5}
+"""The same for NVIDIA's own daemon: nobody but NVIDIA knows which system calls it makes."""
+REFUSALS = frozenset({"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT"})
 
 _MODPROBE = """\
 #!/bin/sh
@@ -83,35 +64,51 @@ Answers = dict[str, dict[str, str]]
 """Table of the probe -> what was tried -> "ok" or an errno name."""
 
 
-class UnitNode(GpuNode):
-    """A node on which the service is a unit of the host's own systemd."""
+class Machine(Protocol):
+    """What is needed of a host: see tests.cluster.node.Node."""
 
-    def install(self) -> None:
-        """Put units, launcher and settings in place, as the package does; the driver is loaded."""
+    def run(
+        self, argv: Sequence[str], *, check: bool = True, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command there to its end."""
+
+    def popen(self, argv: Sequence[str]) -> Process:
+        """Start a program there."""
+
+    def path(self, node_path: str) -> Path:
+        """Where a file of the host is for this process."""
+
+
+class UnitHost:
+    """The units on one host."""
+
+    sim: SimRoot
+
+    @property
+    def machine(self) -> Machine:
+        """The host."""
+        raise NotImplementedError
+
+    def install_units(self) -> None:
+        """Put the units in place, as the package does, and a simulated driver with NVIDIA's program beside them."""
         for unit in units():
-            self._write(f"{UNIT_DIR}/{unit.name}", unit.read_text())
-        self._write("/usr/bin/nvdra-node", _LAUNCHER, mode=0o755)
-        self._write("/usr/bin/nvidia-modprobe", _MODPROBE, mode=0o755)
-        self._write("/etc/nvdra/config.yaml", settings(self.sim))
-        self._simulate_proc()
-        # A package ships compiled files; the service itself must never write there.
-        self.node.run(["python3", "-m", "compileall", "-q", LIBRARY], timeout_s=120)
-        self.boot()
-
-    def boot(self) -> None:
-        """Show the host the simulated driver's part of /proc, loaded or not: once after each start of the host."""
-        self._show_devices()
-        self.node.run(["mount", "--bind", PROC_DEVICES, "/proc/devices"])
-        self.systemctl("daemon-reload")
-
-    def _simulate_proc(self) -> None:
-        """Give the units about the driver its /proc. The host keeps its own: containers have that one too."""
+            self.write(f"{UNIT_DIR}/{unit.name}", unit.read_text())
+        self.write("/usr/bin/nvidia-modprobe", _MODPROBE, mode=0o755)
+        self.write("/usr/bin/nvidia-imex", "#!/bin/sh\n", mode=0o755)
+        # Units about the driver get its /proc. The host keeps its own: containers have that one too.
         there = f"{self.sim.proc}/driver/nvidia/version"
         binds = f"{PROC_DEVICES}:/proc/devices {self.sim.proc}/driver:/proc/driver"
         conditions = f"[Unit]\nConditionPathExists=\nConditionPathExists={there}\n"
-        for name, unit in (("nvdra-device-nodes", conditions), ("nvdra-driver", "")):
+        for name, unit_lines in (("nvdra-device-nodes", conditions), ("nvdra-driver", "")):
             drop_in = f"/etc/systemd/system/{name}.service.d/simulated.conf"
-            self._write(drop_in, f"{unit}[Service]\nBindReadOnlyPaths={binds}\n")
+            self.write(drop_in, f"{unit_lines}[Service]\nBindReadOnlyPaths={binds}\n")
+        self.boot()
+
+    def boot(self) -> None:
+        """Show systemd the simulated driver's devices, loaded or not: once after each start of the host."""
+        self._show_devices()
+        self.machine.run(["mount", "--bind", PROC_DEVICES, "/proc/devices"])
+        self.systemctl("daemon-reload")
 
     def load_driver(self) -> None:
         """As ``modprobe nvidia``, with what udev does then."""
@@ -123,92 +120,117 @@ class UnitNode(GpuNode):
         """As ``rmmod nvidia``."""
         self.sim.unload_driver()
         self._show_devices()
-        self.node.run(["sh", "-c", "rm -rf /dev/nvidia*"])
+        self.machine.run(["sh", "-c", "rm -rf /dev/nvidia*"])
 
     def _show_devices(self) -> None:
         """systemd looks classes of devices up in /proc/devices. Written in place, for a mount stays on its file."""
-        self._write(PROC_DEVICES, (self.sim.proc / "devices").read_text())
+        self.write(PROC_DEVICES, (self.sim.proc / "devices").read_text())
 
     def systemctl(self, *words: str, check: bool = True) -> str:
         """Run systemctl on the host and return what it printed."""
-        return self.node.run(["systemctl", *words], check=check).stdout
+        return self.machine.run(["systemctl", *words], check=check).stdout
 
     def show(self, name: str, unit: str = UNIT) -> str:
         """Return one property of a unit."""
         return self.systemctl("show", "-P", name, unit).strip()
 
     def journal(self, *words: str) -> str:
-        """Return the unit's journal."""
-        return self.node.run(["journalctl", "--no-pager", "-u", UNIT, *words]).stdout
-
-    def processes(self) -> list[int]:
-        """Pids, on the host, of the unit's processes."""
-        return [int(word) for word in self._cgroup_file("systemd", "cgroup.procs").split()]
-
-    def allowed_devices(self) -> list[str]:
-        """What the device controller lets the unit's processes open and make, as the kernel says it."""
-        return self._cgroup_file("devices", "devices.list").splitlines()
+        """Return the service's journal."""
+        return self.machine.run(["journalctl", "--no-pager", "-u", UNIT, *words]).stdout
 
     def signal(self, name: str) -> None:
-        """Send a signal to the unit's main process."""
+        """Send a signal to the service's main process."""
         self.systemctl("kill", "--kill-who=main", f"--signal={name}", UNIT)
 
     def freeze(self, pid: str) -> None:
         """Hold all threads of a process but its first, until it is gone."""
-        self._write(FREEZE_PROGRAM, Path(__file__).with_name("systemd_freeze.py").read_text())
-        holder = self.node.popen(["python3", "-IB", FREEZE_PROGRAM, pid])
+        self.write(FREEZE_PROGRAM, Path(__file__).with_name("systemd_freeze.py").read_text())
+        holder = self.machine.popen(["python3", "-IB", FREEZE_PROGRAM, pid])
         wait_for("threads held", lambda: holder.output().strip(), 20)
 
-    def answers(self) -> bool:
-        """Whether the service's health endpoint finds that both of its sockets answer."""
-        script = f"import urllib.request as r; r.urlopen('http://{ENDPOINT}/healthz', timeout=10)"
-        return self.node.run(["python3", "-IBc", script], check=False).returncode == 0
+    def verify(self) -> str:
+        """Everything that systemd has to say about the units; empty when all is well."""
+        paths = [f"{UNIT_DIR}/{unit.name}" for unit in units()]
+        done = self.machine.run(["systemd-analyze", "verify", *paths], check=False)
+        return f"{done.stdout}{done.stderr}" + (f"rc {done.returncode}" if done.returncode else "")
 
-    def wait_registered_anew(self) -> None:
-        """Wait until the kubelet has registered the running instance."""
-        words = ("-o", "cat", f"_PID={self.show('MainPID')}")
-        wait_for("registered", lambda: "registered by the kubelet" in self.journal(*words), 30)
+    def _exposures(self, *options: str) -> dict[str, float]:
+        """What ``systemd-analyze security`` gives each service, 0 (best) to 10."""
+        scores = {}
+        for unit in units():
+            if unit.suffix == ".service":
+                name = f"{UNIT_DIR}/{unit.name}" if options else unit.name
+                argv = ["systemd-analyze", "security", "--no-pager", *options, name]
+                said = self.machine.run(argv).stdout
+                scores[unit.name] = float(said.rpartition("level for ")[2].split()[1])
+        return scores
 
-    def _cgroup_file(self, hierarchy: str, name: str) -> str:
-        path = f"/sys/fs/cgroup/{hierarchy}{self.show('ControlGroup')}/{name}"
-        return self.node.run(["cat", path]).stdout
-
-    def probe(self, *, sandboxed: bool = True) -> Answers:
-        """Return what ``systemd_probe`` could do with all settings of the unit but what it runs; or with none."""
-        self._write(PROBE_PROGRAM, Path(__file__).with_name("systemd_probe.py").read_text())
-        script = (
-            "mknod /dev/probe-disk b 8 0; mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe"
+    def too_exposed(self, *options: str) -> dict[str, float]:
+        """The services whose score is above what they may have. Prints all scores."""
+        scores = self._exposures(*options)
+        print(
+            "\n".join(f"systemd-analyze security {name}: {score}" for name, score in scores.items())
         )
-        self.node.run(["sh", "-ec", script])
-        other = self.node.popen(["setpriv", "--reuid=65534", "sleep", "60"])
+        return {name: s for name, s in scores.items() if s > EXPOSURES.get(name, MAX_EXPOSURE)}
+
+    def probe(self, api_server: str, *, sandboxed: bool = True) -> Answers:
+        """Return what ``systemd_probe`` could do with all settings of the service but what it runs; or with none.
+
+        ``api_server``: an address where something listens on port 6443.
+        """
+        self.write(PROBE_PROGRAM, Path(__file__).with_name("systemd_probe.py").read_text())
+        # The container around the host has these read-only; it is the unit's sandbox that is asked here.
+        self._remount("rw")
+        other = self.machine.popen(["setpriv", "--reuid=65534", "sleep", "60"])
         try:
+            self.systemctl("start", "nvdra-device-nodes.service")
+            self.machine.run(["sh", "-ec", _PROBED])
             found = wait_for("another user's process", self._pid_of_nobody, 10)
-            argv = ["/usr/bin/python3", "-IB", PROBE_PROGRAM, BRIDGE_ADDRESS, "6443", found]
+            argv = ["/usr/bin/python3", "-IB", PROBE_PROGRAM, api_server, "6443", found]
             if sandboxed:
                 output = self._run_as_unit(argv)
             else:
-                output = self.node.run(["unshare", "--mount", "--uts", *argv]).stdout
+                output = self.machine.run(["unshare", "--mount", "--uts", *argv]).stdout
         finally:
             other.end(kill=True)
-            self.node.run(["rm", "/dev/probe-disk"])
+            self._remount("ro")
         answers: Answers = json.loads(output)
         return answers
 
+    def _remount(self, mode: str) -> None:
+        self.machine.run(["sh", "-ec", _REMOUNT, "sh", mode])
+
     def _pid_of_nobody(self) -> str:
-        return self.node.run(["pgrep", "-n", "-u", "65534", "sleep"], check=False).stdout.strip()
+        return self.machine.run(["pgrep", "-n", "-u", "65534", "sleep"], check=False).stdout.strip()
 
     def _run_as_unit(self, argv: Sequence[str]) -> str:
         text = probe_unit((UNITS / UNIT).read_text(), argv)
-        self._write(f"/run/systemd/system/{PROBE_UNIT}", text)
+        self.write(f"/run/systemd/system/{PROBE_UNIT}", text)
+        self.machine.path(PROBE_OUTPUT).unlink(missing_ok=True)
         self.systemctl("daemon-reload")
         self.systemctl("start", PROBE_UNIT)
-        return self.node.path(PROBE_OUTPUT).read_text()
+        return self.machine.path(PROBE_OUTPUT).read_text()
 
-    def _write(self, path: str, text: str, mode: int = 0o644) -> None:
-        target = self.node.path(path)
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Write a file of the host, in place if it is there."""
+        target = self.machine.path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         target.chmod(mode)
+
+
+_REMOUNT = """\
+for path in /proc/sys $(sed -n 's/^[^ ]* \\([^ ]*\\) sysfs .*/\\1/p' /proc/mounts); do
+  # A file system of the container's own is read-only as a whole, and not only where it is mounted.
+  test "$1" = ro || mount -o remount,rw "$path" || true
+  mount -o "remount,bind,$1" "$path"
+done
+"""
+
+_PROBED = """\
+test -e /dev/probe-disk || mknod /dev/probe-disk b 8 0
+mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe
+"""
 
 
 def units() -> list[Path]:
@@ -223,72 +245,6 @@ def probe_unit(text: str, argv: Sequence[str]) -> str:
     new = [
         "Type=oneshot",
         f"ExecStart={shlex.join(argv)}",
-        f"StandardOutput=truncate:{PROBE_OUTPUT}",
+        f"StandardOutput=file:{PROBE_OUTPUT}",
     ]
     return "\n".join(["[Service]", *new, *kept, ""])
-
-
-def settings(sim: SimRoot) -> str:
-    """Return /etc/nvdra/config.yaml for a simulated host; all else is the default."""
-    return (
-        f"nvidiaDriverRoot: {sim.path}\n"
-        f"devRoot: {sim.path}/dev\n"
-        f"procRoot: {sim.proc}\n"
-        f"sysRoot: {sim.sys}\n"
-        f"httpEndpoint: {ENDPOINT}\n"
-        "logVerbosity: 4\n"
-    )
-
-
-@contextmanager
-def up(name: str, profile: str = "h100x8") -> Iterator[tuple[Bed, UnitNode]]:
-    """A cluster of one systemd host with the service installed and not yet started; all gone afterwards."""
-    lifecycle.down(name)
-    home = sim_home(name)
-    shutil.rmtree(home, ignore_errors=True)
-    sim = SimRoot.create(home / NODE_NAME, profile)
-    code = home / "lib"
-    for package in ("nvdra_core", "nvdra_node"):
-        shutil.copytree(TOP / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (code / "site-packages").mkdir()
-    toolkit = programs.NVIDIA.home()
-    binds = [
-        (sim.path, str(sim.path)),
-        (code, LIBRARY),
-        (site_packages(), f"{LIBRARY}/site-packages"),
-        (toolkit / "nvidia-ctk", "/usr/bin/nvidia-ctk"),
-        (toolkit / "nvidia-cdi-hook", "/usr/bin/nvidia-cdi-hook"),
-    ]
-    try:
-        with Cluster.up(name, nodes=[NODE_NAME], systemd_nodes=1, binds=binds) as cluster:
-            cluster.apply(DEVICE_CLASSES.read_text())
-            node = UnitNode(cluster.nodes[0], sim)
-            node.install()
-            yield Bed(cluster, [node]), node
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def site_packages() -> Path:
-    """Return a directory with the pinned dependencies of the node extra for the host's Python, made once."""
-    pins = (TOP / "tests" / "requirements.txt").read_text().splitlines()
-    wanted = {
-        n: next(p for p in pins if p.startswith(f"{n}==")) for n in (*_PACKAGES, *_SOURCE_PACKAGES)
-    }
-    key = hashlib.sha256(repr((sorted(wanted.values()), HOST_PYTHON)).encode()).hexdigest()[:12]
-    home = programs.cache_dir() / "site-packages" / f"py{HOST_PYTHON}-{key}"
-    if home.is_dir():
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".making-") as making:
-        target = Path(making, "packages")
-        wheels = [wanted[name] for name in _PACKAGES]
-        _pip(target, "--only-binary=:all:", f"--python-version={HOST_PYTHON}", *wheels)
-        _pip(target, *(wanted[name] for name in _SOURCE_PACKAGES))
-        target.rename(home)
-    return home
-
-
-def _pip(target: Path, *words: str) -> None:
-    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
-    subprocess.run([*argv, "--upgrade", f"--target={target}", *words], check=True, timeout=300)

@@ -134,6 +134,14 @@ def give_away() -> None:
     os.chown(path, 1, 1)
 
 
+def make_cgroup() -> None:
+    """Make a cgroup beside all others."""
+    top = Path("/sys/fs/cgroup/systemd")
+    path = (top if top.is_dir() else top.parent) / "probe"
+    path.mkdir()
+    path.rmdir()
+
+
 ALLOWED: dict[str, Probe] = {
     "write a CDI file": write("/run/cdi/probe.json"),
     "write a CDI file by its old path": write("/var/run/cdi/probe.json"),
@@ -170,7 +178,7 @@ REFUSED: dict[str, Probe] = {
     "open the kernel log's device": opened("/dev/kmsg"),
     "open a disk": opened("/dev/probe-disk"),
     "write in /etc": write("/etc/probe"),
-    "write in /usr": write("/usr/lib/nvdra/probe"),
+    "write in /usr": write("/usr/lib/probe"),
     "write in /var/log": write("/var/log/probe"),
     "write in /run": write("/run/probe"),
     "change its settings": change("/etc/nvdra/config.yaml"),
@@ -204,7 +212,7 @@ REFUSED: dict[str, Probe] = {
     "trace another process": call("ptrace", _PTRACE_SEIZE, 1, 0, 0),
     "set a kernel parameter": change("/proc/sys/kernel/domainname"),
     "write to sysfs": change("/sys/devices/system/cpu/uevent"),
-    "write to a cgroup": write("/sys/fs/cgroup/systemd/probe"),
+    "make a cgroup": make_cgroup,
     "run in real time": lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
     "make a setuid program": setuid_file,
     "change the personality": call("personality", 0x0008),

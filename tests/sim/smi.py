@@ -75,7 +75,7 @@ def _fetch(directory: Path, target: Path) -> None:
         (apt / part).mkdir(parents=True, exist_ok=True)
     sources = [
         f"deb [check-valid-until=no signed-by={keyring}] {mirror} {suite} non-free"
-        for mirror, keyring in _mirrors()
+        for mirror, keyring in mirrors()
         for suite in _SUITES
     ]
     if not sources:
@@ -110,7 +110,7 @@ def _run(command: list[str], directory: Path) -> None:
     )
 
 
-def _mirrors() -> Iterator[tuple[str, str]]:
+def mirrors() -> Iterator[tuple[str, str]]:
     """Address and keyring of the Debian archive that this machine's own sources name."""
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]

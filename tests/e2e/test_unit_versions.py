@@ -1,0 +1,96 @@
+"""The shipped units on every systemd that can be had: they mean the same from 247 on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.bed import wait_for
+from tests.e2e.systemd_host import REFUSALS, UNIT, UNITS
+from tests.e2e.systemd_versions import ANSWER, API_SERVER, RELEASES, VersionHost, booted
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+VERIFIES_RULES_FROM = 254
+OFFLINE_FROM = 250
+"""The first systemd-analyze that rates a file without a running manager."""
+
+
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda release: str(release.name))
+def host(able: None, request: pytest.FixtureRequest) -> Iterator[VersionHost]:
+    with booted(request.param) as made:
+        print(f"{request.param.name}: {made.version}")
+        yield made
+
+
+def test_the_release_is_the_one_that_is_meant(host: VersionHost) -> None:
+    assert int(host.version.split()[1]) >= host.release.systemd
+
+
+def test_systemd_has_nothing_to_say_about_the_units(host: VersionHost) -> None:
+    assert host.verify() == ""
+
+
+def test_no_unit_is_more_exposed_than_promised(host: VersionHost) -> None:
+    assert host.too_exposed() == {}
+    if host.release.systemd >= OFFLINE_FROM:
+        assert host.too_exposed("--offline=true") == {}
+
+
+def test_the_sandbox_allows_and_refuses_the_same(host: VersionHost) -> None:
+    bound = host.probe(API_SERVER)
+    unbound = host.probe(API_SERVER, sandboxed=False)
+    failed = {name: said for name, said in bound["allowed"].items() if said != "ok"}
+    assert failed == {}
+    assert set(bound["devices"].values()) == {"ENXIO"}
+    done = {name: said for name, said in bound["refused"].items() if said not in REFUSALS}
+    assert done == {}
+    same = {name for name, said in bound["refused"].items() if unbound["refused"][name] == said}
+    assert same <= {"run in real time"}
+
+
+def test_classes_of_a_driver_loaded_later_are_allowed_without_a_restart(host: VersionHost) -> None:
+    host.unload_driver()
+    host.run(["mkdir", "-p", "/dev/nvidia-caps"])
+    host.systemctl("start", UNIT)
+    assert answers(host) == ["EPERM"]
+    host.load_driver()
+    wait_for("reloaded by nvdra-driver.service", lambda: len(answers(host)) == 2, 30)
+    host.systemctl("reload", UNIT)
+    wait_for("reloaded", lambda: len(answers(host)) == 3, 30)
+    assert answers(host)[-1] == "ok"
+    assert host.show("NRestarts") == "0"
+    assert len({line.split()[0] for line in lines(host)}) == 1, "one process all the while"
+
+
+def test_udev_asks_for_the_unit_when_the_module_is_there(host: VersionHost) -> None:
+    # No module can be loaded here: one that the kernel has built in stands for nvidia.
+    module = host.run(
+        ["sh", "-c", "mkdir -p /run/sys && mount -t sysfs sys /run/sys && ls /run/sys/module"]
+    )
+    name = module.stdout.split()[0]
+    rule = (UNITS / "71-nvdra.rules").read_text()
+    host.write("/run/udev/rules.d/71-nvdra.rules", rule.replace('"nvidia"', f'"{name}"'))
+    script = "mount --rbind /run/sys /sys && udevadm test --action=add /sys/module/$0"
+    said = host.run(["unshare", "-m", "sh", "-c", script, name]).stdout
+    assert "SYSTEMD_WANTS=nvdra-driver.service" in said
+    assert "TAGS=:systemd:" in said
+    if host.release.systemd >= VERIFIES_RULES_FROM:
+        host.run(["udevadm", "verify", "/run/udev/rules.d/71-nvdra.rules"])
+
+
+def test_a_stopped_process_is_replaced(host: VersionHost) -> None:
+    host.systemctl("restart", UNIT)
+    pid = host.show("MainPID")
+    host.signal("STOP")
+    wait_for("another process", lambda: host.show("MainPID") not in ("0", pid), 60)
+
+
+def lines(host: VersionHost) -> list[str]:
+    return host.path(ANSWER).read_text().splitlines()
+
+
+def answers(host: VersionHost) -> list[str]:
+    """What the service said of making a node of a capability: at its start, and at each reload."""
+    return [line.split()[1] for line in lines(host)]
