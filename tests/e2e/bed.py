@@ -226,7 +226,7 @@ class Bed:
         own = [s["spec"] for s in self.slices() if s["spec"]["nodeName"] == node]
         newest = max((s["pool"]["generation"] for s in own), default=0)
         current = [s for s in own if s["pool"]["generation"] == newest]
-        return {d["name"]: d for s in current for d in s.get("devices", [])}
+        return {d["name"]: d for s in current for d in s.get("devices") or ()}
 
     def wait_for_devices(self, count: int | None = None, timeout_s: float = 30) -> None:
         """Wait until every node offers its GPUs (or ``count``)."""

@@ -51,9 +51,12 @@ class Pods:
         return items
 
     def claim_of(self, name: str) -> Any:
-        """The claim of a pod that has one."""
-        pod = self.get(name) or {}
-        (entry,) = pod["status"]["resourceClaimStatuses"]
+        """The claim of a pod that has one, or is about to."""
+
+        def look() -> Any:
+            return (self.get(name) or {}).get("status", {}).get("resourceClaimStatuses")
+
+        (entry,) = wait_for(f"claim of {name} made", look, 30)
         return next(c for c in self.claims() if c["metadata"]["name"] == entry["resourceClaimName"])
 
     def identities(self) -> dict[str, list[Identity]]:
