@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from tests.cluster.errors import ClusterError
 from tests.e2e import manifests as m
 from tests.e2e.bed import wait_for
 from tests.rack.churn import Churn
@@ -53,7 +55,7 @@ class Show:
             began_s = time.monotonic()
             try:
                 said, is_kept = step(self), True
-            except AssertionError as error:
+            except (AssertionError, ClusterError) as error:
                 said, is_kept = str(error), False
             self.lines.append((title, said, time.monotonic() - began_s, is_kept))
             show(f"   {said}")
@@ -223,7 +225,7 @@ class Show:
             claims = self.claims_of(uid)
             need(len(claims) == 1, f"{name} has claims {claims}")
             files = [path for path in self.rack.bed.nodes[name].leftovers() if claims[0] in path]
-            content = {path: self.rack.hosts[name].path(path).read_bytes() for path in files}
+            content = {Path(path).name: Path(path).read_bytes() for path in files}
             found[name] = (status["containerID"], status["restartCount"], status["state"], content)
         return found
 
