@@ -78,7 +78,7 @@ class Controller:
         self.writer = Writer(client, clock, self.is_leading, self.registry)
         self.loop = Loop(
             cache=self.cache,
-            reconciler=Reconciler(self.cache, settings.fabric, certify),
+            reconciler=Reconciler(self.cache, settings.fabric, certify, self.registry),
             writer=self.writer,
             client=client,
             clock=clock,

@@ -33,6 +33,11 @@ TICK_S = 1.0
 ASK_TIMEOUT_S = 3.0
 ASK_LIMIT = 200
 """Suspected nodes that are asked about in one round."""
+LARGE = 50
+"""Nodes from which on a domain's status is long enough to be written less often."""
+REST_S_A_NODE = 0.005
+REST_LIMIT_S = 2.0
+"""Upstream looks every two seconds."""
 RESYNC_S = 600.0
 STUCK_S = 30.0
 """How often what waits for something that no event tells of is looked at."""
@@ -60,6 +65,7 @@ class Loop:
     refresh: Callable[[], None] = lambda: None
     """Called at the start and at every resync: reads the CA of the certificates."""
     _retries: dict[Key, _Retry] = field(default_factory=dict)
+    _rests: dict[Key, float] = field(default_factory=dict)
     _resync_at_s: float = 0.0
     _stuck_at_s: float = 0.0
     _checked_at_s: float = 0.0
@@ -81,7 +87,7 @@ class Loop:
 
     def step(self) -> int:
         """Carry out what is due now; returns the number of decisions with writes."""
-        keys = self.cache.take(BATCH)
+        keys = self._free(self.cache.take(BATCH))
         if not keys:
             return 0
         now = Now(self.clock.monotonic(), format_time(self.clock.wall()))
@@ -90,11 +96,36 @@ class Loop:
             for group in self.reconciler.decide(keys, now)
             for sure in ([group] if group.ends is None else self._make_sure(group, group.ends, now))
         ]
+        for key in set(keys) - {group.key for group in groups}:
+            self._retries.pop(key, None)  # nothing is left to do: what failed has been overtaken
         if not groups:
             return 0
         outcomes = self.writer.run(groups)
         self._learn(outcomes)
         return len(groups)
+
+    def _free(self, keys: list[Key]) -> list[Key]:
+        """Those that may be decided now; large domains rest between two writes of their long status."""
+        now_s = self.clock.monotonic()
+        free = []
+        for key in keys:
+            until_s = self._rests.get(key, 0.0)
+            if until_s > now_s:
+                self._retries.setdefault(key, _Retry(until_s, 0)).at_s = until_s
+            else:
+                free.append(key)
+        return free
+
+    def _rest(self, group: Group) -> None:
+        if group.key.what is not What.DOMAIN:
+            return
+        domain = self.cache.domains.get(group.key.name)
+        count = len(domain.status.nodes) if domain is not None else 0
+        if count >= LARGE:
+            pause_s = min(REST_LIMIT_S, count * REST_S_A_NODE)
+            self._rests[group.key] = self.clock.monotonic() + pause_s
+        else:
+            self._rests.pop(group.key, None)
 
     def _make_sure(self, group: Group, domain: DomainView, now: Now) -> list[Group]:
         """Read the claims of a domain that is about to go, and decide again with what is there."""
@@ -199,6 +230,7 @@ class Loop:
         for outcome in outcomes:
             for write, stored in outcome.stored:
                 self._take_over(write, stored)
+            self._rest(outcome.group)
             if outcome.error is None:
                 self._retries.pop(outcome.group.key, None)
             else:

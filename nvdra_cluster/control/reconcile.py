@@ -23,7 +23,11 @@ from nvdra_cluster.decide.numbers import Numbers
 from nvdra_cluster.decide.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import DOMAINS, Write
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
+from nvdra_core import log
 from nvdra_core.api import ComputeDomainAssignment, Isolation
+from nvdra_core.metrics import Registry
+
+_LOG = log.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,14 @@ class Now:
 class Reconciler:
     """See the module."""
 
-    def __init__(self, cache: Cache, settings: FabricSettings, certify: Certify) -> None:
+    def __init__(
+        self, cache: Cache, settings: FabricSettings, certify: Certify, registry: Registry
+    ) -> None:
+        self._failures = registry.counter(
+            "nvdra_controller_decision_failures_total",
+            "Decisions that failed because of a bug, by what they were about.",
+            ("what",),
+        )
         self._cache = cache
         self._settings = settings
         self._certify = certify
@@ -77,12 +88,23 @@ class Reconciler:
         """The writes for these keys; domains first, as the specs of nodes carry their numbers."""
         groups: list[Group] = []
         for key in sorted(keys, key=lambda key: key.what is not What.DOMAIN):
+            group = self._group(key, now)
+            if group is not None and group.writes:
+                groups.append(group)
+        return groups
+
+    def _group(self, key: Key, now: Now) -> Group | None:
+        """One decision; None when we have a bug that this object shows."""
+        try:
             with self._cache.lock:
                 writes = self._decide(key, now)
-                ends = self._ended(key, writes)
-            if writes:
-                groups.append(Group(key, tuple(writes), ends))
-        return groups
+                return Group(key, tuple(writes), self._ended(key, writes))
+        except Exception as error:  # noqa: BLE001 - upstream's controller died of one odd object
+            _LOG.error(
+                "cannot decide; it is left as it is", error, what=key.what.value, key=key.name
+            )
+            self._failures.inc(key.what.value)
+            return None
 
     def _ended(self, key: Key, writes: Iterable[Write]) -> DomainView | None:
         domain = self._cache.domains.get(key.name) if key.what is What.DOMAIN else None

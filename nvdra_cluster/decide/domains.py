@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from nvdra_cluster.decide import cliques, deletion, events, status, templates
 from nvdra_cluster.decide.model import FINALIZER, DomainSnapshot, DomainView
@@ -18,6 +19,8 @@ from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import ComputeDomainStatus
 
 _STATUS = DOMAINS.sub("status")
+MAX_LISTED = 5000
+"""Nodes in a status: an object of the API has 1.5 MB. The counts and conditions speak of all."""
 
 
 def reconcile(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> list[Write]:
@@ -69,6 +72,8 @@ def _finalizers(domain: DomainView, names: tuple[str, ...]) -> Merge:
 
 
 def _tell(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Write]:
+    if len(found.nodes) > MAX_LISTED:
+        found = replace(found, nodes=found.nodes[:MAX_LISTED])
     if found == domain.status:
         return []
     # A merge patch keeps what is not named: a missing assignment must be said.

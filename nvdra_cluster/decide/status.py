@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from nvdra_cluster.decide import assignments, deletion, readiness
 from nvdra_cluster.decide.model import DomainSnapshot, MemberView, Problem
 from nvdra_cluster.decide.readiness import Readiness
@@ -102,7 +104,7 @@ def _conditions(
     if snapshot.domain.is_deleting:
         conditions.append(_blocked(snapshot))
     generation = snapshot.domain.generation
-    return [_replace(condition, observed_generation=generation) for condition in conditions]
+    return [replace(condition, observed_generation=generation) for condition in conditions]
 
 
 def _condition(kind: str, problem: Problem | None, reason: str, message: str) -> Condition:
@@ -178,11 +180,5 @@ def _dated(
         known = old.get(condition.type)
         is_same = known is not None and known.status == condition.status
         since = known.last_transition_time if known is not None and is_same else now
-        dated.append(_replace(condition, last_transition_time=since or now))
+        dated.append(replace(condition, last_transition_time=since or now))
     return tuple(dated)
-
-
-def _replace(condition: Condition, **changes: object) -> Condition:
-    from msgspec.structs import replace
-
-    return replace(condition, **changes)

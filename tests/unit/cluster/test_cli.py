@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from nvdra_cluster import cli
@@ -9,6 +13,7 @@ from nvdra_cluster.settings import ImexMode
 from nvdra_core.api import Isolation
 from nvdra_core.errors import ConfigError
 
+TOP = Path(__file__).resolve().parents[3]
 UPSTREAMS = {
     "POD_NAME", "NAMESPACE", "MAX_NODES_PER_IMEX_DOMAIN", "IMEX_MODE", "IMEX_ISOLATION",
     "HTTP_ENDPOINT", "METRICS_PATH", "LEADER_ELECTION_ENABLED", "LEADER_ELECTION_LEASE_LOCK_NAMESPACE",
@@ -86,8 +91,9 @@ def test_without_a_namespace_it_does_not_start():
         chosen(namespace="")
 
 
-def test_outside_a_pod_it_says_what_is_missing(capsys, monkeypatch):
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    assert cli.main(["--namespace", "nvdra"]) == cli.EXIT_CONFIG
-    assert "KUBERNETES_SERVICE_HOST" in capsys.readouterr().err
+def test_outside_a_pod_it_says_what_is_missing():
+    # In a process of its own: the program sets up the logging of all of its process.
+    argv = [sys.executable, "-m", "nvdra_cluster.cli", "--namespace", "nvdra"]
+    done = subprocess.run(argv, cwd=TOP, env={}, text=True, capture_output=True, timeout=60)
+    assert done.returncode == cli.EXIT_CONFIG
+    assert "KUBERNETES_SERVICE_HOST" in done.stderr

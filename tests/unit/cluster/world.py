@@ -20,6 +20,7 @@ from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.nodespecs import no_certificates
 from nvdra_cluster.decide.writes import Create, Delete, Write
 from nvdra_cluster.settings import FabricSettings
+from nvdra_core.metrics import Registry
 
 Json = dict[str, Any]
 Path = tuple[str, str, str]
@@ -62,7 +63,8 @@ class World:
         self.cache = Cache(lambda: self.clock_s)
         for obj in self.objects.values():
             self._deliver("PUT", obj)
-        self.reconciler = Reconciler(self.cache, self.settings, no_certificates)
+        self.registry = Registry()
+        self.reconciler = Reconciler(self.cache, self.settings, no_certificates, self.registry)
         self.reconciler.adopt()
         self.cache.mark_all()
 
@@ -230,7 +232,8 @@ class World:
     # What must hold.
 
     def check(self) -> None:
-        """Slots recorded are distinct, whatever has not been delivered yet."""
+        """Slots recorded are distinct, whatever has not been delivered yet; no decision failed."""
+        assert b"decision_failures_total{" not in self.registry.render()
         seen: dict[tuple[str, int], str] = {}
         for obj in self.of("fabricnodes"):
             spec = obj.get("spec") or {}

@@ -1,0 +1,118 @@
+"""Isolation by channel, an IMEX of the host, large domains, bugs of ours, and what the metrics say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nvdra_cluster.settings import FabricSettings, ImexMode
+from nvdra_core.api import Isolation
+from nvdra_core.kube.resources import JsonObject
+from tests.service.cluster.rack import TEAM, Rack, Tray, wait_until
+
+BY_CHANNEL = FabricSettings(isolation=Isolation.CHANNEL)
+BY_HOST = FabricSettings(mode=ImexMode.HOST_MANAGED)
+
+
+@pytest.fixture
+def rack(request: pytest.FixtureRequest) -> Iterator[Rack]:
+    with Rack(getattr(request, "param", None)) as made:
+        made.start()
+        yield made
+
+
+def report_domains(rack: Rack, tray: Tray, *names: str) -> None:
+    """The tray's IMEX serves these domains, with one claim each."""
+    domains: list[JsonObject] = []
+    for name in names:
+        uid = rack.domain(name)["metadata"]["uid"]
+        held = {"namespace": TEAM, "name": f"{name}-{tray.name}", "uid": f"{uid}-{tray.name}"}
+        domains.append({"uid": uid, "ready": True, "claims": [held]})
+    tray.report(domains=domains)
+
+
+@pytest.mark.parametrize("rack", [BY_CHANNEL], indirect=True)
+class TestChannels:
+    def test_two_domains_share_a_node_and_its_port_but_no_channel(self, rack: Rack):
+        tray = rack.tray("a")
+        for name in ("train", "infer"):
+            rack.create_domain(name)
+            rack.claim("a", name)
+        tray.report()
+        tray.running = tray.wait_for(lambda spec: len(spec.get("domains") or ()) == 2)["slot"]
+        report_domains(rack, tray, "train", "infer")
+        for name in ("train", "infer"):
+            wait_until("ready", lambda: rack.status(name).get("status") == "Ready")  # noqa: B023
+        told = rack.spec("a")["domains"]
+        assert {domain["port"] for domain in told} == {24000}
+        assert sorted(domain["channel"] for domain in told) == [1, 2]
+        for domain in told:
+            assert rack.status(domain["name"])["assignment"]["channel"] == domain["channel"]
+
+    def test_all_channels_are_given_to_nobody(self, rack: Rack):
+        rack.create_domain(allocationMode="All")
+        refused = wait_until("refused", lambda: rack.condition("Accepted"))
+        assert (refused["status"], refused["reason"]) == ("False", "AllocationModeNotAllowed")
+        assert rack.template() is None
+
+
+@pytest.mark.parametrize("rack", [BY_HOST], indirect=True)
+def test_an_imex_of_the_host_needs_no_slot_and_gives_one_channel(rack: Rack):
+    tray = rack.tray("a")
+    rack.create_domain(allocationMode="All")
+    rack.claim("a")
+    tray.report()
+    spec = tray.wait_for(lambda spec: bool(spec.get("domains")))
+    assert "slot" not in spec
+    report_domains(rack, tray, "train")
+    wait_until("ready", lambda: rack.status().get("status") == "Ready")
+    template = rack.template()
+    assert template is not None
+    (config,) = template["spec"]["spec"]["devices"]["config"]
+    assert config["opaque"]["parameters"]["allocationMode"] == "Single"
+
+
+def test_the_status_of_a_large_domain_is_not_written_for_every_node(rack: Rack):
+    count = 80
+    trays = [rack.tray(f"tray-{index:03}", clique=f"u.{index // 18}") for index in range(count)]
+    rack.create_domain()
+    for tray in trays:
+        rack.claim(tray.name)
+        tray.report()
+    wait_until("all take part", lambda: rack.status().get("totalNodes") == count)
+    rack.server.api.log.clear()
+    for tray in trays:
+        tray.join()
+    wait_until("all ready", lambda: rack.status().get("readyNodes") == count)
+    assert rack.server.api.log.count("patch", "computedomains/status") < count / 2
+    assert rack.status()["status"] == "Ready"
+
+
+def metrics(rack: Rack) -> str:
+    return rack.replicas[0].controller.registry.render().decode()
+
+
+def test_metrics_count_domains_nodes_and_writes(rack: Rack):
+    tray = rack.tray("a")
+    rack.create_domain()
+    rack.create_domain("other")
+    rack.claim("a")
+    tray.join()
+    wait_until("ready", lambda: rack.status().get("status") == "Ready")
+    wait_until("seen", lambda: 'nvidia_dra_compute_domain_info{status="Ready"} 1' in metrics(rack))
+    text = metrics(rack)
+    assert 'nvidia_dra_compute_domain_info{status="NotReady"} 1' in text
+    assert "nvdra_controller_leader 1" in text
+    assert 'nvdra_controller_fabric_nodes{condition="all"} 1' in text
+    assert 'writes_total{resource="resourceclaimtemplates",verb="create",outcome="ok"} 2' in text
+
+
+def test_metrics_are_right_at_once_after_a_restart(rack: Rack):
+    """Upstream counts a domain only when its status changes."""
+    rack.create_domain()
+    wait_until("served", lambda: rack.condition("Accepted"))
+    rack.stop_controllers()
+    rack.start()
+    wait_until("synced", rack.replicas[0].controller.is_synced)
+    assert 'nvidia_dra_compute_domain_info{status="NotReady"} 1' in metrics(rack)

@@ -1,0 +1,125 @@
+"""Due decisions: what a change makes due, what it does not, and that one odd object stops nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.reconcile import Now, Reconciler
+from nvdra_cluster.decide.model import FabricView, NodeView
+from nvdra_cluster.decide.nodespecs import no_certificates
+from nvdra_core.api import FabricCertificate, FabricNodeSpec
+from nvdra_core.metrics import Registry
+from tests.unit.cluster.views import (
+    CLIQUE,
+    OTHER_CLIQUE,
+    SETTINGS,
+    a_claim,
+    a_domain,
+    a_fabric_node,
+    a_ready_node,
+    a_template,
+)
+
+NOW = Now(1000.0, "2026-11-21T16:00:00Z")
+
+
+def a_cache(*nodes: FabricView, **views: Any) -> Cache:
+    cache = Cache()
+    for view in nodes:
+        cache.put_node(NodeView(view.name, f"uid-{view.name}"))
+        cache.put_fabric(view)
+    for domain in views.get("domains", ()):
+        cache.put_domain(domain)
+    for claim in views.get("claims", ()):
+        cache.put_claim(claim)
+    cache.take(1000)
+    return cache
+
+
+def due(cache: Cache) -> set[tuple[str, str]]:
+    return {(key.what.value, key.name) for key in cache.take(1000)}
+
+
+def beat(view: FabricView, text: str) -> FabricView:
+    from dataclasses import replace
+
+    from msgspec.structs import replace as with_fields
+
+    return replace(
+        view, version=view.version + 1, status=with_fields(view.status, heartbeat_time=text)
+    )
+
+
+class TestDue:
+    def test_a_heartbeat_makes_nothing_due(self):
+        view = a_ready_node()
+        cache = a_cache(view, domains=[a_domain()])
+        cache.put_fabric(beat(view, "later"))
+        assert due(cache) == set()
+        assert cache.fabrics["tray-a"].status.heartbeat_time == "later"
+
+    def test_a_report_makes_its_domain_and_its_clique_due(self):
+        view = a_fabric_node(slot=0)
+        cache = a_cache(view, domains=[a_domain()])
+        ready = a_ready_node()
+        cache.put_fabric(beat(ready, "later"))
+        assert due(cache) == {("domain", "u1"), ("clique", CLIQUE)}
+
+    def test_a_claim_makes_its_domain_and_its_node_due(self):
+        cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
+        cache.put_claim(a_claim())
+        assert due(cache) == {("domain", "u1"), ("clique", CLIQUE)}
+
+    def test_a_move_makes_both_cliques_due(self):
+        cache = a_cache(a_fabric_node(slot=0))
+        cache.put_fabric(beat(a_fabric_node(slot=0, status={"clique_id": OTHER_CLIQUE}), ""))
+        assert {("clique", CLIQUE), ("clique", OTHER_CLIQUE)} <= due(cache)
+
+    def test_an_older_state_does_not_replace_a_newer_one(self):
+        cache = a_cache(a_fabric_node(slot=0))
+        newer = beat(a_ready_node(), "t")
+        cache.put_fabric(newer)
+        cache.put_fabric(a_fabric_node(slot=3))
+        assert cache.fabrics["tray-a"].spec.slot == 0
+
+    def test_what_was_deleted_is_not_brought_back_by_a_late_answer(self):
+        cache = a_cache()
+        template = a_template()
+        cache.bury(template.uid)
+        cache.put_template(template)
+        assert cache.templates == {}
+
+    def test_all_nodes_of_a_clique_share_one_list_in_memory(self):
+        slots = tuple(a_fabric_node(slot=0).spec.slots)
+        assert slots == ()
+        from nvdra_core.api import FabricSlot
+
+        a, b = (
+            a_fabric_node(n, slot=i, spec={"slots": (FabricSlot(index=0, node_name="a"),)})
+            for i, n in enumerate("ab")
+        )
+        cache = a_cache(a, b)
+        assert cache.fabrics["a"].spec.slots is cache.fabrics["b"].spec.slots
+
+
+def test_a_decision_that_fails_does_not_stop_the_others():
+    def certify(view: FabricView, spec: FabricNodeSpec) -> FabricCertificate | None:
+        if view.name == "odd":
+            raise RuntimeError("a bug of ours")
+        return None
+
+    cache = a_cache(a_fabric_node("odd", clique="u.1"), a_fabric_node("good", clique="u.2"))
+    registry = Registry()
+    reconciler = Reconciler(cache, SETTINGS, certify, registry)
+    keys = [Key(What.CLIQUE, "u.1"), Key(What.CLIQUE, "u.2")]
+    assert [group.key for group in reconciler.decide(keys, NOW)] == keys[1:]
+    assert b'decision_failures_total{what="clique"} 1' in registry.render()
+
+
+def test_a_claim_of_another_namespace_makes_no_member():
+    cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()], claims=[a_claim(namespace="evil")])
+    reconciler = Reconciler(cache, SETTINGS, no_certificates, Registry())
+    reconciler.decide([Key(What.DOMAIN, "u1")], NOW)
+    (group,) = reconciler.decide([Key(What.CLIQUE, CLIQUE)], NOW)
+    assert "domains" not in group.writes[0].patch["spec"]  # type: ignore[union-attr]
