@@ -68,6 +68,7 @@ class _Job:
     def run(self, out: Path, release: Release) -> Built:
         materials = self.home / f"{self.arch.name}.{self.form}.cdx.json"
         materials.write_text(sbom.document(wheels.fetch(self.arch), self.arch, release))
+        materials.chmod(0o644)
         settings = self.home / f"{self.arch.name}.{self.form}.yaml"
         known = {
             "arch": self.arch.deb,

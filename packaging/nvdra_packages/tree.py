@@ -81,7 +81,7 @@ def stage(root: Path, release: Release) -> None:
     for path in sorted(UNITS.rglob("*")):
         if path.is_file():
             _copy(path, root / place_of(path.relative_to(UNITS)))
-    _make_target_want(root / UNIT_DIR)
+    make_target_want(root)
     _copy(PACKAGING / "etc" / "config.yaml", root / CONFIG)
     _copy(PACKAGING / "purge.sh", root / LIBRARY / "purge.sh")
     _documents(root, release)
@@ -114,10 +114,16 @@ def place_of(path: Path) -> str:
     )
 
 
-def _make_target_want(units: Path) -> None:
-    """Let the target start every service that says so, enabled or not: enabling the target is all there is to do."""
+def make_target_want(root: Path) -> None:
+    """Let the target start the services that the preset names, enabled or not: enabling it is all there is to do.
+
+    Others that are for the target join it when they are enabled themselves.
+    """
+    units = root / UNIT_DIR
+    presets = "".join(path.read_text() for path in (root / _PLACES[".preset"]).glob("*"))
     for path in sorted(units.glob("*.service")):
-        if re.search(rf"^WantedBy=.*\b{re.escape(TARGET)}\b", path.read_text(), re.MULTILINE):
+        is_for_it = re.search(rf"^WantedBy=.*\b{re.escape(TARGET)}", path.read_text(), re.MULTILINE)
+        if is_for_it and f"enable {path.name}\n" in presets:
             link = units / f"{TARGET}.wants" / path.name
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(f"../{path.name}")

@@ -128,6 +128,19 @@ def test_a_file_of_an_unknown_kind_ends_the_build(name: str):
         tree.place_of(Path(name))
 
 
+def test_target_starts_what_the_preset_names_and_is_for_it(tmp_path: Path):
+    units, presets = tmp_path / tree.UNIT_DIR, tmp_path / "usr/lib/systemd/system-preset"
+    units.mkdir(parents=True)
+    presets.mkdir()
+    (presets / "90-nvdra.preset").write_text("enable a.service\nenable b.service\n")
+    (units / "a.service").write_text("[Install]\nWantedBy=multi-user.target nvdra.target\n")
+    (units / "b.service").write_text("[Service]\n")
+    (units / "c.service").write_text("[Install]\nWantedBy=nvdra.target\n")
+    tree.make_target_want(tmp_path)
+    found = {path.name: str(path.readlink()) for path in (units / "nvdra.target.wants").iterdir()}
+    assert found == {"a.service": "../a.service"}
+
+
 def test_upgrade_restarts_what_runs_on_and_nothing_that_workloads_need(tmp_path: Path):
     units = {
         "nvdra-gpu-plugin.service": "[Service]\nType=notify\n",

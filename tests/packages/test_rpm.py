@@ -44,7 +44,9 @@ class RpmRoot:
             self.provide(name, version)
 
     def rpm(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        argv = ["rpm", "--force-debian", "--root", str(self.userland.root), *map(str, words)]
+        # Debian's rpm warns of itself whenever it changes a root.
+        own = ["--force-debian"] if words[0] in ("-i", "-U", "-e") else []
+        argv = ["rpm", "--root", str(self.userland.root), *map(str, words), *own]
         return subprocess.run(argv, check=check, capture_output=True, text=True)
 
     def provide(self, name: str, version: str) -> None:
