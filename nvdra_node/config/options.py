@@ -267,7 +267,7 @@ OPTIONS: tuple[Option, ...] = (
     _option(
         "imex_encryption",
         values.one_of("disabled", "required"),
-        "disabled",
+        "required",
         "TLS between IMEX peers: required (with certificates from the controller) or disabled; alike on all nodes of a "
         "clique",
     ),

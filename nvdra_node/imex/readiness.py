@@ -110,7 +110,8 @@ def _what_is_missing(situation: Situation) -> Readiness:
             "NoAddress", "no address of this host was found for its IMEX peers: set imexAddress"
         )
     return _wait(
-        "WaitingForCertificate", "the controller has not signed this node's certificate yet"
+        "WaitingForCertificate",
+        "the controller has not signed this node's certificate yet; where it issues none, set imexEncryption: disabled",
     )
 
 

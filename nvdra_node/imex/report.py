@@ -60,9 +60,22 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
 
 
 def encode(found: FabricNodeStatus, heartbeat_time: str) -> dict[str, Any]:
-    """As the API wants it."""
-    body: dict[str, Any] = msgspec.to_builtins(found)
-    return {**body, "heartbeatTime": heartbeat_time}
+    """A JSON merge patch that makes the stored status this one: what is empty is null, so that it goes.
+
+    (A server-side apply that leaves the incarnation out would leave an empty object behind.)
+    """
+    return {**_patch(found), "heartbeatTime": heartbeat_time}
+
+
+def _patch(value: msgspec.Struct) -> dict[str, Any]:
+    names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+    return {key: _patched(getattr(value, name)) for name, key in names}
+
+
+def _patched(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _patch(value)
+    return None if value in ("", ()) else msgspec.to_builtins(value)
 
 
 def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:

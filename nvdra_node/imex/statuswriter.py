@@ -24,7 +24,7 @@ CALM_S = 0.05
 """Changes come in bursts; so long a burst is gathered."""
 WRITE_S = 10.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
-MANAGER = WriteOptions(field_manager="nvdra-imex-supervisor", force=True)
+MANAGER = WriteOptions(field_manager="nvdra-imex-supervisor")
 
 
 class StatusWriter:
@@ -92,5 +92,5 @@ class StatusWriter:
             "status": report.encode(status, now),
         }
         deadline = Deadline(WRITE_S, self._clock)
-        self._client.apply(self._resource, body, options=MANAGER, deadline=deadline)
+        self._client.merge_patch(self._resource, body, options=MANAGER, deadline=deadline)
         self.writes += 1

@@ -15,8 +15,8 @@ from tests.service.computedomain.rack import Rack
 def make_rack() -> Iterator[Callable[..., Rack]]:
     made: list[Rack] = []
 
-    def make(trays: int = 1, profile: str = "gb200-nvl4") -> Rack:
-        made.append(Rack(Path(tempfile.mkdtemp(prefix="nvdra-")), trays, profile))
+    def make(trays: int = 1, profile: str = "gb200-nvl4", **more: bool) -> Rack:
+        made.append(Rack(Path(tempfile.mkdtemp(prefix="nvdra-")), trays, profile, **more))
         return made[-1]
 
     yield make

@@ -28,7 +28,7 @@ from tests.sim.imex import install
 
 DRIVER = "compute-domain.nvidia.com"
 TOP = Path(__file__).parents[3]
-TIMEOUT_S = 40.0
+TIMEOUT_S = 90.0
 SLOTS = 4
 
 
@@ -78,7 +78,8 @@ class Tray:
             "imexPath": str(programs / "nvidia-imex"), "imexCtlPath": str(programs / "nvidia-imex-ctl"),
             "systemctlPath": str(programs / "systemctl"),
             "journalctlPath": str(programs / "journalctl"), "imexLingerSeconds": 2,
-            "logVerbosity": 4, "sweepIntervalSeconds": 600,
+            "logVerbosity": 4,
+            "imexEncryption": "disabled", "sweepIntervalSeconds": 600,
         } | more  # fmt: skip
         path = self.home / "config.yaml"
         path.write_text(json.dumps(values))
@@ -160,7 +161,15 @@ class Tray:
 class Rack:
     """All trays, and what the controller would do."""
 
-    def __init__(self, directory: Path, trays: int, profile: str = "gb200-nvl4") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        trays: int,
+        profile: str = "gb200-nvl4",
+        *,
+        has_controller: bool = False,
+    ) -> None:
+        """`has_controller`: another one makes the FabricNodes."""
         self.directory = directory
         self.server = FakeApiServer()
         self.server.start()
@@ -173,7 +182,10 @@ class Rack:
         self.trays = [Tray(self, i, profile) for i in range(trays)]
         for tray in self.trays:
             self.server.add(_object("v1", "Node", tray.name))
-            self.server.add(_object("fabric.nvdra.io/v1alpha1", "FabricNode", tray.name, spec={}))
+            if not has_controller:
+                self.server.add(
+                    _object("fabric.nvdra.io/v1alpha1", "FabricNode", tray.name, spec={})
+                )
 
     def get(self, node: str) -> dict[str, Any]:
         return self.client.get(FABRIC_NODES, node, deadline=Deadline(10, SystemClock()))

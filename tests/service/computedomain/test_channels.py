@@ -8,7 +8,7 @@ import pytest
 
 from tests.service.computedomain.rack import DRIVER, wait_for
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
 
 def peers_of(tray, wanted):

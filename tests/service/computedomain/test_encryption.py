@@ -12,7 +12,7 @@ from tests.service.computedomain.authority import Authority
 from tests.service.computedomain.rack import wait_for
 from tests.service.computedomain.test_channels import peers_of
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
 
 def sign(rack, tray, authority):

@@ -10,7 +10,7 @@ import pytest
 from tests.service.computedomain.rack import wait_for
 from tests.sim.imex import install
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
 
 def test_restarts_of_our_services_leave_imex_and_its_claims_alone(rack):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.sim.imex import install
 
-DAEMON_TIMEOUT_S = 20.0
+DAEMON_TIMEOUT_S = 50.0
 
 
 def wait_for(

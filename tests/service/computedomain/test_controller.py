@@ -1,0 +1,132 @@
+"""Both halves together: the shipped controller and the shipped services of two trays, from ComputeDomain to channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, TEMPLATES
+from nvdra_cluster.settings import ControllerSettings, FabricSettings
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import ApiError
+from tests.service.cluster.rack import Replica
+from tests.service.computedomain.rack import Rack, Tray, wait_for
+from tests.service.computedomain.test_channels import peers_of
+
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
+
+NAMESPACE = "nvdra"
+
+
+def deadline() -> Deadline:
+    return Deadline(10.0, SystemClock())
+
+
+class Cluster:
+    """A rack with a controller, and what users do in it."""
+
+    def __init__(self, rack: Rack) -> None:
+        self.rack = rack
+        for name in (NAMESPACE, "ns"):
+            rack.server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        settings = ControllerSettings(
+            fabric=FabricSettings(namespace=NAMESPACE), identity="one", is_elected=False,
+            lease_namespace=NAMESPACE,
+        )  # fmt: skip
+        self.replica = Replica(rack.server, settings, SystemClock())
+
+    def create_domain(self, name: str = "train") -> str:
+        template = {"resourceClaimTemplate": {"name": f"{name}-channel"}}
+        made = self.rack.client.create(
+            DOMAINS,
+            {
+                "apiVersion": DOMAINS.api_version, "kind": "ComputeDomain",
+                "metadata": {"name": name, "namespace": "ns"},
+                "spec": {"numNodes": 0, "channel": template},
+            },
+            deadline=deadline(),
+        )  # fmt: skip
+        return str(made["metadata"]["uid"])
+
+    def claim(self, tray: Tray, name: str = "train") -> str:
+        """As the control plane makes one from the domain's template, and as the scheduler allocates it."""
+        template = wait_for(lambda: self.find(TEMPLATES, f"{name}-channel"), "the template")
+        [config] = template["spec"]["spec"]["devices"]["config"]
+        domain = config["opaque"]["parameters"]["domainID"]
+        return self.rack.claim(f"{name}-{tray.index}", tray, domain)
+
+    def find(self, resource: Any, name: str) -> Any:
+        try:
+            return self.rack.client.get(resource, name, namespace="ns", deadline=deadline())
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def status(self, name: str = "train") -> dict[str, Any]:
+        found = self.find(DOMAINS, name) or {}
+        status: dict[str, Any] = found.get("status") or {}
+        return status
+
+
+@pytest.fixture
+def cluster(make_rack) -> Iterator[Cluster]:
+    rack = make_rack(2, has_controller=True)
+    made = Cluster(rack)
+    yield made
+    made.replica.stop()
+
+
+def are_ready(cluster: Cluster, count: int) -> bool:
+    nodes = cluster.status().get("nodes") or []
+    return [node["status"] for node in nodes] == ["Ready"] * count
+
+
+def test_a_domain_of_two_trays_from_its_creation_to_its_end(cluster):
+    trays = cluster.rack.trays
+    for tray in trays:
+        tray.start(imexEncryption="required")
+    for tray in trays:
+        tray.register()
+        wait_for(lambda tray=tray: cluster.rack.slices(tray), "slices")  # type: ignore[misc]
+    cluster.create_domain()
+    for tray in trays:
+        claim = cluster.claim(tray)
+        answer = tray.prepare(claim)
+        assert answer.errors == {}
+        assert len(answer.devices[cluster.rack.uids[claim]]) == 1
+    for tray in trays:
+        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
+    wait_for(lambda: are_ready(cluster, 2), f"ready nodes: {cluster.status()}")
+    wait_for(lambda: cluster.status().get("status") == "Ready", "the domain is Ready")
+    cliques = cluster.rack.client.list(CLIQUES, namespace=NAMESPACE, deadline=deadline()).items
+    assert [d["status"] for d in cliques[0]["daemons"]] == ["Ready", "Ready"]
+    assert sorted(d["index"] for d in cliques[0]["daemons"]) == [0, 1]
+
+    cluster.rack.client.delete(DOMAINS, "train", namespace="ns", deadline=deadline())
+    assert trays[0].prepare("train-0").errors == {}, "a claim that is prepared goes on"
+    for tray in trays:
+        assert tray.unprepare(f"train-{tray.index}").errors == {}
+        cluster.rack.forget(f"train-{tray.index}")
+    wait_for(lambda: cluster.find(DOMAINS, "train") is None, "the domain is gone")
+    for tray in trays:
+        wait_for(lambda tray=tray: tray.imex()["ActiveState"] == "inactive", "IMEX ends")  # type: ignore[misc]
+        assert tray.imex()["session"]["allocations"] is True
+
+
+def test_an_imex_that_dies_makes_the_node_not_ready_until_it_is_back(cluster):
+    [tray, _] = cluster.rack.trays
+    tray.start(imexEncryption="required", imexAfterAbruptEnd="hold")
+    tray.register()
+    wait_for(lambda: cluster.rack.slices(tray), "slices")
+    cluster.create_domain()
+    assert tray.prepare(cluster.claim(tray)).errors == {}
+    wait_for(lambda: are_ready(cluster, 1), "ready")
+    tray.kill_imex()
+    wait_for(
+        lambda: [n["status"] for n in cluster.status()["nodes"]] == ["NotReady"], "it is not ready"
+    )
+    assert tray.unprepare("train-0").errors == {}
