@@ -20,6 +20,10 @@ from tests.sim.api import SimRoot
 
 UNITS = TOP / "systemd"
 UNIT_DIR = "/usr/lib/systemd/system"
+OTHER_FILES = {
+    "90-nvdra.preset": "/usr/lib/systemd/system-preset/90-nvdra.preset",
+    "nvdra.conf": "/usr/lib/tmpfiles.d/nvdra.conf",
+}
 UNIT = "nvdra-gpu-plugin.service"
 PROC_DEVICES = "/run/proc-devices"
 FREEZE_PROGRAM = "/usr/lib/nvdra-freeze.py"
@@ -93,6 +97,8 @@ class UnitHost:
         """Put the units in place, as the package does, and a simulated driver with NVIDIA's program beside them."""
         for unit in units():
             self.write(f"{UNIT_DIR}/{unit.name}", unit.read_text())
+        for name, place in OTHER_FILES.items():
+            self.write(place, (UNITS / name).read_text())
         self.write("/usr/bin/nvidia-modprobe", _MODPROBE, mode=0o755)
         self.write("/usr/bin/nvidia-imex", "#!/bin/sh\n", mode=0o755)
         # Units about the driver get its /proc. The host keeps its own: containers have that one too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ import pytest
 from tests.cluster.layout import BRIDGE_ADDRESS
 from tests.e2e import manifests as m
 from tests.e2e import systemd_bed
-from tests.e2e.bed import Bed, wait_for
+from tests.e2e.bed import TOP, Bed, wait_for
 from tests.e2e.systemd_bed import UnitNode
 from tests.e2e.systemd_host import REFUSALS, UNIT, Answers
 from tests.e2e.users import Pods
@@ -194,6 +195,41 @@ def serves_again(node: UnitNode, what: str, harm: Callable[[str], object]) -> No
     print(f"{what}: serves again after {took:.1f} s (promised: {BACK_S:g} s)")
     if took > BACK_S:
         print(node.journal("-o", "short-precise", f"--since=-{took + 1:.0f}s"))
+
+
+# --- a directory is elsewhere
+
+
+def test_cdi_files_go_elsewhere_with_the_drop_in_that_is_documented(
+    bed: Bed, node: UnitNode, pods: Pods
+) -> None:
+    (drop_in,) = documented_drop_ins("/etc/cdi")
+    node.write(f"/etc/systemd/system/{UNIT}.d/cdi.conf", drop_in)
+    node.write("/etc/nvdra/config.yaml", systemd_bed.settings(node.sim) + "cdiRoot: /etc/cdi\n")
+    node.systemctl("daemon-reload")
+    node.systemctl("restart", UNIT)
+    try:
+        node.wait_registered_anew()
+        pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+        bed.wait_running(pods.place, "pod")
+        assert len(node.files("/etc/cdi/*")) == 1
+        assert node.files("/run/cdi/*") == []
+        pods.delete("pod")
+        pods.wait_gone("pod", 60)
+    finally:
+        node.node.path(f"/etc/systemd/system/{UNIT}.d/cdi.conf").unlink()
+        node.write("/etc/nvdra/config.yaml", systemd_bed.settings(node.sim))
+        node.systemctl("daemon-reload")
+        node.systemctl("restart", UNIT)
+
+
+def documented_drop_ins(word: str) -> list[str]:
+    """The indented drop-ins of the page on security that have ``word``, as an operator would type them."""
+    blocks = (TOP / "docs" / "user" / "security.md").read_text().split("\n\n")
+    found = [
+        block for block in blocks if block.startswith("    # systemctl edit") and word in block
+    ]
+    return [textwrap.dedent(block) + "\n" for block in found]
 
 
 # --- the driver comes late

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.bed import wait_for
-from tests.e2e.systemd_host import REFUSALS, UNIT, UNITS
+from tests.e2e.systemd_host import REFUSALS, UNIT, UNITS, units
 from tests.e2e.systemd_versions import ANSWER, API_SERVER, RELEASES, VersionHost, booted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -62,6 +62,21 @@ def test_classes_of_a_driver_loaded_later_are_allowed_without_a_restart(host: Ve
     assert answers(host)[-1] == "ok"
     assert host.show("NRestarts") == "0"
     assert len({line.split()[0] for line in lines(host)}) == 1, "one process all the while"
+
+
+def test_presets_enable_the_gpus_and_nothing_else(host: VersionHost) -> None:
+    names = [unit.name for unit in units() if "[Install]" in unit.read_text()]
+    host.systemctl("preset", *names)
+    states = {name: host.systemctl("is-enabled", name, check=False).strip() for name in names}
+    enabled = {name for name, state in states.items() if state == "enabled"}
+    assert enabled == {"nvdra.target", UNIT}
+    host.systemctl("disable", *enabled)
+
+
+def test_the_directory_of_cdi_files_is_there_after_a_boot(host: VersionHost) -> None:
+    host.run(["rm", "-rf", "/run/cdi"])
+    host.run(["systemd-tmpfiles", "--create", "nvdra.conf"])
+    assert host.run(["stat", "-c", "%a %u %g", "/run/cdi"]).stdout == "755 0 0\n"
 
 
 def test_udev_asks_for_the_unit_when_the_module_is_there(host: VersionHost) -> None:
