@@ -106,11 +106,12 @@ class Service:
     def _work(self, signals: _Signals) -> int:
         interval_s = self.watchdog_interval_s
         next_check_s = self.clock.monotonic()
+        is_well = True
         while True:
             timeout_s = None
             if interval_s is not None:
                 if self.clock.monotonic() >= next_check_s:
-                    self._feed_watchdog()
+                    is_well = self._feed_watchdog(was_well=is_well)
                     next_check_s = self.clock.monotonic() + interval_s
                 timeout_s = max(0.0, next_check_s - self.clock.monotonic())
             status = self._heed(signals.wait(timeout_s))
@@ -144,13 +145,18 @@ class Service:
             _LOG.info("reloaded", v=1)
             self.notifier.ready("running")
 
-    def _feed_watchdog(self) -> None:
+    def _feed_watchdog(self, *, was_well: bool) -> bool:
+        """Whether the self-check found nothing wrong; only then the watchdog is fed."""
         problems = self.problems()
         if problems:
             _LOG.warning("self-check failed; the watchdog is not fed", problems="; ".join(problems))
             self.notifier.status(f"unhealthy: {'; '.join(problems)}")
-        else:
-            self.notifier.watchdog()
+            return False
+        if not was_well:
+            _LOG.info("self-check is content again")
+            self.notifier.status("running")
+        self.notifier.watchdog()
+        return True
 
     def _stop(self, started: Sequence[Part]) -> bool:
         """Stop parts, last first, whatever they raise; whether all ended in order."""

@@ -69,7 +69,8 @@ class Check:
 
     def __call__(self) -> list[str]:
         self._count += 1
-        return ["nobody answers"] if "sick" in FAULTS and self._count > 1 else []
+        is_sick = "sick" in FAULTS and self._count > 1
+        return ["nobody answers"] if is_sick or ("sick-once" in FAULTS and self._count == 2) else []
 
 
 def main() -> int:

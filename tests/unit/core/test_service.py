@@ -180,6 +180,16 @@ def test_the_watchdog_is_not_fed_once_the_self_check_finds_something(run):
     assert "self-check failed; the watchdog is not fed" in err
 
 
+def test_a_self_check_that_is_content_again_feeds_the_watchdog_and_says_so(run):
+    process = run("sick-once", WATCHDOG_USEC="60000")
+    process.until("unhealthy: nobody answers")
+    process.messages.append("next")
+    process.until("STATUS=running")
+    process.until("WATCHDOG=1")
+    process.send(signal.SIGTERM)
+    assert process.end()[0] == 0
+
+
 def test_without_systemd_it_runs_all_the_same(run):
     process = run("crash-a", NOTIFY_SOCKET="")
     assert process.end()[0] == 1
