@@ -14,6 +14,7 @@ from typing import Any
 from tests.cluster.errors import ClusterError
 from tests.e2e import manifests as m
 from tests.e2e.bed import wait_for
+from tests.rack import credential
 from tests.rack.churn import Churn
 from tests.rack.hosts import Rack
 from tests.rack.playbooks import Run, play, show
@@ -102,6 +103,22 @@ class Show:
         seen = {bed.uuids(PLACE, name)[0] for name in self.names}
         need(len(seen) == len(self.names), f"{len(seen)} different GPUs")
         return f"{len(self.names)} pods Running, each with a GPU of its own"
+
+    def own_credential(self) -> str:
+        """Each node gets a token of its own and uses it; a second run asks for no new one."""
+        before = self.workloads()
+        credential.set_up(self.rack)
+        variables = credential.variables(self.rack)
+        done = self.play("site", nvdra_package_dir=self.releases.this, **variables)
+        need(done.status == 0, failure(done))
+        wrong = {n: bad for n in self.names if (bad := credential.problems(self.rack, n))}
+        need(not wrong, f"{wrong}")
+        starts = self.starts()
+        done = self.play("site", nvdra_package_dir=self.releases.this, **variables)
+        need(done.status == 0 and not done.hosts_with("changed"), failure(done))
+        need(self.starts() == starts, "a service was restarted")
+        self.need_undisturbed(before)
+        return "a token bound to its own Node on each host; a second run changes nothing"
 
     def upgrade_under_load(self) -> str:
         """Prepared claims and running containers do not notice; pods that come meanwhile start."""
@@ -251,6 +268,7 @@ STEPS: dict[str, Callable[[Show], str]] = {
     f"install {THIS} from the deb": Show.install,
     "run it again": Show.install_again,
     "a pod with a GPU on each host": Show.pods_on_all,
+    "a credential of its own for each node": Show.own_credential,
     f"upgrade to {NEXT} under load": Show.upgrade_under_load,
     f"a broken {BROKEN}": Show.broken_release,
     "a host that is down: stop": Show.down_and_stop,

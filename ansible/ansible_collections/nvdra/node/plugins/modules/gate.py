@@ -107,8 +107,6 @@ class Gate:
                     f"{service['unit']} is {state.get('ActiveState')} ({state.get('SubState')})"
                 )
                 continue
-            if state.get("StatusText", "").startswith("unhealthy"):
-                found.append(f"{service['unit']}: {state['StatusText']}")
             if service["driver"]:
                 found += self.silent_sockets(service["driver"])
         return found + ([] if found else self.missing_devices())
@@ -119,7 +117,7 @@ class Gate:
 
     def show(self, unit: str) -> dict[str, str]:
         """What systemd says of a unit."""
-        names = "ActiveState,SubState,MainPID,StatusText"
+        names = "ActiveState,SubState,MainPID"
         _, out, _ = self.module.run_command(["systemctl", "show", "-p", names, unit])
         return {key: value for key, _, value in (line.partition("=") for line in out.splitlines())}
 
@@ -132,12 +130,15 @@ class Gate:
         return [f"{path}: {why}" for path in paths if (why := _why_silent(path))]
 
     def missing_devices(self) -> list[str]:
-        """Whether too few devices were published by the process that runs now."""
+        """What the process that runs now says is wrong, and whether it has itself published too few devices."""
         endpoint = self.module.params["http_endpoint"]
         if not endpoint:
             return []
         try:
-            self.devices = published(_metrics(endpoint))
+            status, said = _get(endpoint, "/healthz")
+            if status != http.client.OK:
+                return [f"health at {endpoint}: {said.strip()}"]
+            self.devices = published(_get(endpoint, "/metrics")[1])
         except (OSError, http.client.HTTPException) as error:
             return [f"metrics at {endpoint}: {error}"]
         wanted = self.module.params["min_devices"]
@@ -169,15 +170,17 @@ def _why_silent(path: Path) -> str:
     return ""
 
 
-def _metrics(endpoint: str) -> str:
+def _get(endpoint: str, path: str) -> tuple[int, str]:
+    """Status and text of an answer of the service."""
     host, _, port = endpoint.rpartition(":")
     host = host.strip("[]")
     if host in ("", "0.0.0.0", "::"):
         host = "127.0.0.1"
     connection = http.client.HTTPConnection(host, int(port), timeout=ANSWER_S)
     try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode("utf-8", "replace")
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
     finally:
         connection.close()
 
