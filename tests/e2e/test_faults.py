@@ -33,8 +33,8 @@ GET_INFO_S = 0.05
 RPC_S = 1.0
 """Promised for calls that need nothing of a sick GPU."""
 
-LOADED = 5.0
-"""So much slower may a single call be on a machine that does other things as well; medians keep the promise itself."""
+WORST_S = 5.0
+"""For a single call on a machine that does other things as well; medians keep the promise itself."""
 
 ASK_AGAIN_S = 60.0
 """A GPU that hung is asked again after 10 s, then after 20 s more, and so on."""
@@ -130,8 +130,9 @@ def running(pods: Pods) -> set[str]:
 
 
 def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Pods) -> None:
-    bed.apply(m.template(pods.place, "all", m.claim_spec(count=8)))
-    pods.create(m.pod(pods.place, "pod", templates={"gpu": "all"}))
+    # Old kubelets tell the health of a claim only when it has one name as an object and in the pod.
+    bed.apply(m.claim(pods.place, "all", m.claim_spec(count=8)))
+    pods.create(m.pod(pods.place, "pod", claims={"all": "all"}))
     bed.wait_running(pods.place, "pod")
     before = pods.identities()
     wait_until({"Healthy": 8}, lambda: told(pods, "pod"))
@@ -232,12 +233,12 @@ def seconds(times: int, call: Callable[[], Any]) -> list[float]:
 
 
 def promised(what: str, took: list[float], promise_s: float) -> None:
-    """Print what was measured; the median keeps the promise, the slowest keeps it as well as a loaded machine can."""
+    """Print what was measured; the median keeps the promise."""
     median, worst = statistics.median(took), max(took)
     print(f"{what}: median {median * 1000:.1f} ms, slowest of {len(took)} {worst * 1000:.1f} ms")
     if len(took) > 1:
         assert median < promise_s, what
-    assert worst < LOADED * promise_s, what
+    assert worst < WORST_S, what
 
 
 def test_with_the_health_gate_sick_gpus_are_shown_with_a_taint(bed: Bed, pods: Pods) -> None:
