@@ -4,9 +4,6 @@ the look at the GPUs that ``firstlook`` has begun.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
@@ -14,23 +11,22 @@ from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import Selector
 from nvdra_core.service import Service
 from nvdra_core.systemd import Notifier
-from nvdra_core.workers import Workers
 from nvdra_node import config
+from nvdra_node.app.driverfiles import DriverFilesPart
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.firstlook import FirstLook
+from nvdra_node.app.onecpu import OneCpu
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
 from nvdra_node.app.surroundings import open_client
 from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.slices import SliceSettings
-from nvdra_node.gpu.watch import Watch
+from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
-WARM_UP_POLL_S = 1.0
-"""How soon the worker notices that the service stops."""
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook) -> int:
@@ -58,11 +54,14 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
             hangs=lambda: host.nvml.hangs,
         )
         plugin = Plugin(driver, around)
+        driver_files = DriverFilesPart(common, plugin.renew_files, clock, workers)
+        watch.subscribe(driver_files.changed)
         service = Service(
             parts=[
                 FunctionPart(name="watch", end=lambda deadline: look.stop()),
                 *plugin.parts(),
-                driver_files_part(common, plugin, watch, workers),
+                driver_files,
+                OneCpu(Cpus(), clock, workers),
             ],
             workers=workers,
             clock=clock,
@@ -75,28 +74,6 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
     finally:
         workers.stopping.set()
         client.close()
-
-
-def driver_files_part(
-    common: CommonEdits, plugin: Plugin, watch: Watch, workers: Workers
-) -> FunctionPart:
-    """A worker that has the driver's files ready before a prepare asks, and in the CDI files of prepared claims: at
-    start, and when the driver changes."""
-    wake = threading.Event()
-    watch.subscribe(wake.set)
-
-    def run() -> None:
-        while not workers.stopping.is_set():
-            if wake.wait(WARM_UP_POLL_S):
-                wake.clear()
-                common.warm_up()
-                plugin.renew_files()
-
-    return FunctionPart(name="driver-files", begin=lambda: _spawn(workers, "driver-files", run))
-
-
-def _spawn(workers: Workers, name: str, target: Callable[[], None]) -> None:
-    workers.spawn(name, target)
 
 
 def withdraw(settings: config.NodeConfig) -> int:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
+from nvdra_node.host import cpus
 
 _STDERR_TAIL = 2000
 _READ = 65536
@@ -80,6 +81,7 @@ class Child:
             raise HostError(f"{argv[0]}: could not be started: {error}") from error
         finally:
             os.close(write_end)
+        cpus.spread(process.pid)
         return cls(process, read_end)
 
     def send(self, line: bytes) -> None:

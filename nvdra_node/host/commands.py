@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import CommandError
+from nvdra_node.host import cpus
 from nvdra_node.host.ports import CommandResult
 
 CLEAN_ENVIRONMENT: Mapping[str, str] = {
@@ -87,7 +88,7 @@ class SystemCommands:
 
     def _start(self, argv: tuple[str, ...]) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -104,6 +105,8 @@ class SystemCommands:
                 returncode=None,
                 output="",
             ) from error
+        cpus.spread(process.pid)
+        return process
 
     def _collect(self, running: _Running, deadline: Deadline) -> None:
         """Read until the program ends; raises CommandError on a passed deadline or too much output."""

@@ -1,0 +1,71 @@
+"""When the driver's files are listed: at the start, after changes, and again while something is missing."""
+
+from __future__ import annotations
+
+from nvdra_core.clock import FakeClock
+from nvdra_core.workers import Workers
+from nvdra_node.app.driverfiles import DriverFilesPart
+
+
+class Lister:
+    """A list that can be had or not."""
+
+    def __init__(self) -> None:
+        self.is_there = True
+        self.asked = 0
+
+    def warm_up(self) -> bool:
+        self.asked += 1
+        return self.is_there
+
+
+class World:
+    """The part, ticked by hand every second of fake time."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.lister = Lister()
+        self.renewed = 0
+        self.part = DriverFilesPart(self.lister, self._renew, self.clock, Workers(self.clock))
+
+    def _renew(self) -> None:
+        self.renewed += 1
+
+    def run(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.part.tick()
+            self.clock.advance(1.0)
+
+
+def test_it_looks_at_the_start_and_then_after_changes_only() -> None:
+    world = World()
+    world.run(600)
+    assert (world.lister.asked, world.renewed) == (1, 1)
+    world.part.changed()
+    world.run(600)
+    assert (world.lister.asked, world.renewed) == (2, 2)
+
+
+def test_what_is_missing_is_looked_for_again_with_growing_pauses() -> None:
+    world = World()
+    world.lister.is_there = False
+    world.run(20)
+    assert 3 <= world.lister.asked <= 5
+    world.run(600)
+    assert world.lister.asked <= 18 and world.renewed == 0
+    world.lister.is_there = True
+    world.run(61)
+    assert world.renewed == 1
+    asked = world.lister.asked
+    world.run(600)
+    assert world.lister.asked == asked
+
+
+def test_a_change_makes_the_pauses_short_again() -> None:
+    world = World()
+    world.lister.is_there = False
+    world.run(600)
+    world.part.changed()
+    asked = world.lister.asked
+    world.run(10)
+    assert world.lister.asked - asked >= 3

@@ -1,0 +1,85 @@
+"""A service's threads stay together, and away from a CPU that others need."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.clock import Deadline, FakeClock
+from nvdra_core.errors import HostError
+from nvdra_core.workers import Workers
+from nvdra_node.app.onecpu import LOOK_S, OneCpu, is_crowded
+from nvdra_node.host.cpus import CpuTime
+
+
+class FakeThreads:
+    """Threads that wait ``crowd_s`` between two looks until they have moved ``moves`` times."""
+
+    def __init__(self, workers: Workers, *, crowd_s: float = 0.0, moves: int = 1) -> None:
+        self.workers = workers
+        self.crowd_s = crowd_s
+        self.moves = moves
+        self.cpus: list[int] = []
+        self.looks = 0
+
+    def gather(self, cpu: int) -> None:
+        self.cpus.append(cpu)
+
+    def time(self) -> CpuTime:
+        self.looks += 1
+        if self.looks > 5:
+            self.workers.stopping.set()
+        crowded = self.crowd_s if len(self.cpus) < self.moves else 0.0
+        return CpuTime(0.01 * self.looks, crowded * self.looks)
+
+
+class ForbiddenThreads(FakeThreads):
+    """Threads that may not be moved."""
+
+    def gather(self, cpu: int) -> None:
+        raise HostError(f"threads cannot be moved to CPU {cpu}: Operation not permitted")
+
+
+def run(threads: FakeThreads, allowed: list[int]) -> OneCpu:
+    clock = FakeClock()
+    part = OneCpu(threads, clock, threads.workers, allowed)
+    part.start()
+    assert threads.workers.join(Deadline(20, clock)) == []
+    assert threads.workers.failure is None
+    return part
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers(FakeClock())
+
+
+def test_threads_are_gathered_once_while_nobody_is_in_the_way(workers: Workers) -> None:
+    threads = FakeThreads(workers)
+    part = run(threads, [2, 3])
+    assert threads.cpus == [part.cpu]
+    assert part.cpu in {2, 3}
+
+
+def test_threads_leave_a_crowded_cpu_for_another_one(workers: Workers) -> None:
+    threads = FakeThreads(workers, crowd_s=LOOK_S, moves=3)
+    run(threads, [2, 3])
+    assert threads.cpus in ([2, 3, 2], [3, 2, 3])
+
+
+def test_one_cpu_is_left_as_it_is(workers: Workers) -> None:
+    assert run(FakeThreads(workers), [0]).cpu is None
+
+
+def test_where_it_is_not_allowed_threads_stay_where_they_are(workers: Workers) -> None:
+    assert run(ForbiddenThreads(workers), [0, 1]).cpu is None
+
+
+@pytest.mark.parametrize(
+    ("worked_s", "waited_s", "expected"),
+    [(0.0, 0.1, False), (0.0, 1.0, True), (1.0, 3.0, False), (0.5, 3.0, True)],
+    ids=["a short wait", "idle and kept from it", "our own crowd", "kept from work"],
+)
+def test_only_much_waiting_for_little_work_is_a_crowd(
+    worked_s: float, waited_s: float, expected: bool
+) -> None:
+    assert is_crowded(CpuTime(5.0, 5.0), CpuTime(5.0 + worked_s, 5.0 + waited_s)) is expected

@@ -1,0 +1,70 @@
+"""Threads on one CPU, and programs on all of them: the real kernel's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import HostError
+from nvdra_node.host.commands import SystemCommands
+from nvdra_node.host.cpus import ALLOWED, Cpus
+
+CPU = min(ALLOWED)
+
+
+@pytest.fixture
+def threads() -> Iterator[Cpus]:
+    yield Cpus()
+    for task in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(task), ALLOWED)
+
+
+def test_all_threads_are_gathered_and_later_ones_are_there_too(threads: Cpus) -> None:
+    seen: list[set[int]] = []
+    gathered = threading.Event()
+
+    def look() -> None:
+        gathered.wait(20)
+        seen.append(os.sched_getaffinity(0))
+
+    early = threading.Thread(target=look)
+    early.start()
+    threads.gather(CPU)
+    gathered.set()
+    late = threading.Thread(target=look)
+    late.start()
+    early.join()
+    late.join()
+    assert seen == [{CPU}, {CPU}]
+
+
+def test_programs_may_use_all_cpus(threads: Cpus) -> None:
+    threads.gather(CPU)
+    code = "import os, time; time.sleep(0.5); print(sorted(os.sched_getaffinity(0)))"
+    done = SystemCommands().run([sys.executable, "-c", code], Deadline(60, SystemClock()))
+    assert done.stdout.strip() == str(sorted(ALLOWED))
+
+
+def test_a_cpu_that_is_not_there_is_said(threads: Cpus) -> None:
+    with pytest.raises(HostError, match="CPU 8191: Invalid argument"):
+        threads.gather(8191)
+
+
+def test_work_of_all_threads_is_seen(threads: Cpus) -> None:
+    before = threads.time()
+    rounds = 0
+    while threads.time().worked_s < before.worked_s + 0.02:
+        rounds += sum(range(1000)) > 0
+    assert rounds
+
+
+def test_the_process_begins_with_what_it_is_allowed() -> None:
+    probe = "from nvdra_node.host.cpus import ALLOWED; print(sorted(ALLOWED))"
+    argv = ["taskset", "-c", str(CPU), sys.executable, "-c", probe]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == f"[{CPU}]\n"
