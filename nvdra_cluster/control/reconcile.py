@@ -17,6 +17,7 @@ from nvdra_cluster.decide.model import (
     DomainView,
     FabricView,
     MemberView,
+    TemplateView,
 )
 from nvdra_cluster.decide.nodespecs import Certify, Joined, NodesSnapshot
 from nvdra_cluster.decide.numbers import Numbers
@@ -135,7 +136,7 @@ class Reconciler:
             domain=domain,
             members=tuple(self._member(name) for name in sorted(self._members(domain))),
             claims=tuple(self._claims(domain)),
-            templates=tuple(cache.templates[path] for path in sorted(cache.templates_of.get(uid))),
+            templates=tuple(self._templates(domain)),
             cliques=tuple(cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))),
             assignment=assignment,
             template_problem=cache.template_problems.get(uid),
@@ -147,9 +148,17 @@ class Reconciler:
         self._numbers.release(uid, now.monotonic_s)
         cache = self._cache
         views = [cache.templates[path] for path in sorted(cache.templates_of.get(uid))]
-        writes = [write for view in views for write in templates.remove(view)]
+        ours = [view for view in views if templates.is_ours(view)]
+        writes = [write for view in ours for write in templates.remove(view)]
         left = [cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))]
         return writes + cliques.remove(left, self._settings)
+
+    def _templates(self, domain: DomainView) -> Iterable[TemplateView]:
+        """The domain's templates. One in another namespace is none, whatever its label says."""
+        for path in sorted(self._cache.templates_of.get(domain.uid)):
+            template = self._cache.templates[path]
+            if template.namespace == domain.namespace:
+                yield template
 
     def _channel_count(self) -> int:
         if self._settings.isolation is not Isolation.CHANNEL:

@@ -15,6 +15,7 @@ from nvdra_cluster.decide import cliques
 from nvdra_cluster.decide.model import (
     DOMAIN_LABEL,
     FORCE_ANNOTATION,
+    REMOVE_ANNOTATION,
     ClaimView,
     CliqueView,
     ConfigView,
@@ -112,6 +113,7 @@ def template(obj: Json) -> TemplateView:
         finalizers=tuple(metadata.get("finalizers") or ()),
         is_deleting=bool(metadata.get("deletionTimestamp")),
         config=_config((obj.get("spec") or {}).get("spec") or {}),
+        is_condemned=(metadata.get("annotations") or {}).get(REMOVE_ANNOTATION) == "true",
     )
 
 

@@ -31,7 +31,7 @@ def reconcile(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> l
         return _end(snapshot, found, settings, now)
     told = _tell(domain, found, now)
     if status.refusal(snapshot, settings) is not None:
-        return [write for view in snapshot.templates for write in templates.remove(view)] + told
+        return _without_templates(snapshot) + told
     first: list[Write] = []
     if FINALIZER not in domain.finalizers:
         first.append(_finalizers(domain, (*domain.finalizers, FINALIZER)))
@@ -51,7 +51,7 @@ def _end(
     snapshot: DomainSnapshot, found: ComputeDomainStatus, settings: FabricSettings, now: str
 ) -> list[Write]:
     domain = snapshot.domain
-    writes: list[Write] = [write for view in snapshot.templates for write in templates.remove(view)]
+    writes = _without_templates(snapshot)
     if not may_go(snapshot):
         writes += cliques.reconcile(snapshot, found.nodes, settings)
         return writes + _tell(domain, found, now)
@@ -60,6 +60,11 @@ def _end(
         left = tuple(name for name in domain.finalizers if name != FINALIZER)
         writes.append(_finalizers(domain, left))
     return writes
+
+
+def _without_templates(snapshot: DomainSnapshot) -> list[Write]:
+    ours = [view for view in snapshot.templates if templates.is_ours(view)]
+    return [write for view in ours for write in templates.remove(view)]
 
 
 def _finalizers(domain: DomainView, names: tuple[str, ...]) -> Merge:

@@ -23,6 +23,8 @@ CLIQUE_LABEL = "resource.nvidia.com/computeDomain.cliqueID"
 TARGET_LABEL = "resource.nvidia.com/computeDomainTarget"
 FINALIZER = "resource.nvidia.com/computeDomain"
 """On ComputeDomains and on their templates; upstream's, so that either controller can take over."""
+REMOVE_ANNOTATION = "fabric.nvdra.io/remove"
+"""On a template whose finalizer we took away and that we were about to delete."""
 FORCE_ANNOTATION = "fabric.nvdra.io/force-delete"
 """``"true"`` on a ComputeDomain: delete it although claims hold it."""
 
@@ -96,6 +98,8 @@ class TemplateView:
     finalizers: tuple[str, ...] = ()
     is_deleting: bool = False
     config: ConfigView = ConfigView()
+    is_condemned: bool = False
+    """Has REMOVE_ANNOTATION."""
 
 
 @dataclass(frozen=True, slots=True)

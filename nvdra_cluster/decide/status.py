@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from nvdra_cluster.decide import assignments, deletion, readiness
+from nvdra_cluster.decide import assignments, deletion, readiness, templates
 from nvdra_cluster.decide.model import DomainSnapshot, MemberView, Problem
 from nvdra_cluster.decide.readiness import Readiness
 from nvdra_cluster.settings import FabricSettings, ImexMode
@@ -97,7 +97,9 @@ def _conditions(
     problem = refusal(snapshot, settings)
     conditions = [
         _condition(ACCEPTED, problem, "Accepted", _numbers(snapshot, settings)),
-        _condition(TEMPLATES_READY, problem or _template_problem(snapshot), "Created", ""),
+        _condition(
+            TEMPLATES_READY, problem or _template_problem(snapshot, settings), "Created", ""
+        ),
         _condition(READY, problem or _unready(snapshot, judged), "AllNodesReady", ""),
         _degraded(judged),
     ]
@@ -120,14 +122,21 @@ def _numbers(snapshot: DomainSnapshot, settings: FabricSettings) -> str:
     return f"IMEX port {found.port}, channel {found.channel}"
 
 
-def _template_problem(snapshot: DomainSnapshot) -> Problem | None:
+def _template_problem(snapshot: DomainSnapshot, settings: FabricSettings) -> Problem | None:
     if snapshot.domain.is_deleting:
         return Problem("Deleting", "no new claims are made of a domain that is being deleted")
-    if any(not template.is_deleting for template in snapshot.templates):
+    if templates.in_force(snapshot, settings) is not None:
         return None
-    if snapshot.templates:
+    obstacle = templates.obstacle(snapshot, settings)
+    if obstacle is None:
+        return (
+            snapshot.template_problem
+        )  # None: it is made by a write before this one, or neither is
+    if templates.is_ours(obstacle) or obstacle.is_deleting:
         return Problem("Pending", "an old template must go first")
-    return snapshot.template_problem  # None: it is made by a write before this one, or neither is
+    return Problem(
+        "NameTaken", f"the ResourceClaimTemplate {obstacle.name} was made by somebody else"
+    )
 
 
 def _unready(snapshot: DomainSnapshot, judged: Mapping[str, Readiness]) -> Problem | None:

@@ -11,6 +11,7 @@ from typing import Any
 from nvdra_cluster.decide.model import (
     DOMAIN_LABEL,
     FINALIZER,
+    REMOVE_ANNOTATION,
     TARGET_LABEL,
     ConfigView,
     DomainSnapshot,
@@ -71,24 +72,43 @@ def body(domain: DomainView, settings: FabricSettings) -> dict[str, Any]:
     }
 
 
-def reconcile(snapshot: DomainSnapshot, settings: FabricSettings) -> list[Write]:
-    """Writes that lead to exactly one right template, also after somebody deleted or changed it."""
+def wanted_name(domain: DomainView) -> str:
+    """The name that the user chose; empty without a spec that can be served."""
+    return domain.spec.channel.resource_claim_template.name if domain.spec else ""
+
+
+def is_ours(template: TemplateView) -> bool:
+    """Whether we made it. Labels can be written by anybody who may write templates; nothing of theirs is
+    deleted.
+    """
+    return FINALIZER in template.finalizers or template.is_condemned
+
+
+def in_force(snapshot: DomainSnapshot, settings: FabricSettings) -> TemplateView | None:
+    """The template that serves the domain now, whoever made it."""
     domain = snapshot.domain
-    if domain.spec is None:
-        return []
-    name = domain.spec.channel.resource_claim_template.name
-    wanted = wanted_config(domain, settings)
-    writes: list[Write] = []
-    is_there = False
     for template in snapshot.templates:
-        is_right = template.name == name and template.config == wanted
-        if is_right and not template.is_deleting:
-            is_there = True
-        else:
-            writes += remove(template)
-    blocked = any(template.name == name for template in snapshot.templates)
-    if not is_there and not blocked:
-        writes.append(Create(TEMPLATES, body(domain, settings)))
+        is_named = template.name == wanted_name(domain) and not template.is_deleting
+        if is_named and template.config == wanted_config(domain, settings):
+            return template
+    return None
+
+
+def obstacle(snapshot: DomainSnapshot, settings: FabricSettings) -> TemplateView | None:
+    """The one that has the name and does not serve."""
+    if in_force(snapshot, settings) is not None:
+        return None
+    name = wanted_name(snapshot.domain)
+    return next((template for template in snapshot.templates if template.name == name), None)
+
+
+def reconcile(snapshot: DomainSnapshot, settings: FabricSettings) -> list[Write]:
+    """Writes that lead to one right template, also after somebody deleted or changed it."""
+    right = in_force(snapshot, settings)
+    wrong = [template for template in snapshot.templates if template is not right]
+    writes = [write for template in wrong if is_ours(template) for write in remove(template)]
+    if right is None and obstacle(snapshot, settings) is None:
+        writes.append(Create(TEMPLATES, body(snapshot.domain, settings)))
     return writes
 
 
@@ -97,10 +117,13 @@ def remove(template: TemplateView) -> list[Write]:
     writes: list[Write] = []
     if FINALIZER in template.finalizers:
         left = [name for name in template.finalizers if name != FINALIZER]
-        writes.append(Merge(
-            TEMPLATES, template.namespace, template.name,
-            {"metadata": {"uid": template.uid, "resourceVersion": str(template.version), "finalizers": left or None}},
-        ))  # fmt: skip
+        metadata = {
+            "uid": template.uid,
+            "resourceVersion": str(template.version),
+            "finalizers": left or None,
+            "annotations": {REMOVE_ANNOTATION: "true"},
+        }
+        writes.append(Merge(TEMPLATES, template.namespace, template.name, {"metadata": metadata}))
     if not template.is_deleting:
         writes.append(Delete(TEMPLATES, template.namespace, template.name, template.uid))
     return writes

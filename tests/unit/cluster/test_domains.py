@@ -153,6 +153,36 @@ class TestTemplate:
         ]
 
 
+class TestOthersTemplates:
+    def test_one_without_our_finalizer_is_not_deleted(self):
+        theirs = a_template(name="copy", finalizers=())
+        assert kinds(reconcile(a_snapshot(templates=(theirs,))))[0] == (
+            "Create", "resourceclaimtemplates",
+        )  # fmt: skip
+        dying = a_snapshot(a_domain(is_deleting=True), templates=(theirs,))
+        assert kinds(reconcile(dying)) == [("Merge", "computedomains")]
+
+    def test_one_of_the_name_that_is_right_is_as_good(self):
+        theirs = a_template(finalizers=())
+        assert reconcile(settled(a_snapshot(templates=(theirs,)))) == []
+
+    def test_one_of_the_name_that_is_wrong_is_told(self):
+        theirs = a_template(finalizers=(), config=ConfigView("u2", "Single"))
+        writes = reconcile(a_snapshot(templates=(theirs,)))
+        assert kinds(writes) == [("Merge", "computedomains/status")]
+        (write,) = writes
+        assert isinstance(write, Merge)
+        reasons = {c["type"]: c["reason"] for c in write.patch["status"]["conditions"]}
+        assert reasons["TemplatesReady"] == "NameTaken"
+
+    def test_one_that_we_had_begun_to_remove_goes(self):
+        begun = a_template(name="old", finalizers=(), is_condemned=True)
+        assert kinds(reconcile(a_snapshot(templates=(begun, a_template())))) == [
+            ("Delete", "resourceclaimtemplates"),
+            ("Merge", "computedomains/status"),
+        ]
+
+
 class TestTrouble:
     def test_what_failed_before_does_not_hide_why(self):
         problem = Problem("NameTaken", "somebody has it")

@@ -123,3 +123,14 @@ def test_a_claim_of_another_namespace_makes_no_member():
     reconciler.decide([Key(What.DOMAIN, "u1")], NOW)
     (group,) = reconciler.decide([Key(What.CLIQUE, CLIQUE)], NOW)
     assert "domains" not in group.writes[0].patch["spec"]  # type: ignore[union-attr]
+
+
+def test_a_template_of_another_namespace_stands_for_nothing_and_is_not_touched():
+    cache = a_cache(domains=[a_domain()])
+    cache.put_template(a_template(namespace="evil"))
+    reconciler = Reconciler(cache, SETTINGS, no_certificates, Registry())
+    (group,) = reconciler.decide([Key(What.DOMAIN, "u1")], NOW)
+    touched = [
+        (type(w).__name__, w.key[1]) for w in group.writes if w.key[0] == "resourceclaimtemplates"
+    ]
+    assert touched == [("Create", "team")]
