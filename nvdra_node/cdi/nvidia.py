@@ -97,6 +97,8 @@ class CommonEdits:
         self._entry: _Entry | None = None
         self._sight: _Sight | None = None
         self._making = threading.Lock()
+        self._said = ""
+        """What ``warm_up`` logged last; it is not said twice."""
 
     def current(self, deadline: Deadline) -> Common:
         """The edits for the driver that is loaded now, whose files exist (now, or a second ago). Raises HostError or
@@ -116,15 +118,20 @@ class CommonEdits:
         self._require_files(entry)
         return entry.common
 
-    def warm_up(self) -> None:
-        """Have the edits ready before the first prepare; and anew, once the toolkit was upgraded. Never fails: what is
-        wrong is logged, and said again by the prepare that meets it."""
+    def warm_up(self) -> bool:
+        """Have the edits ready before the first prepare; and anew, once the toolkit was upgraded. Whether they are:
+        what is wrong is logged, and said again by the prepare that meets it."""
         deadline = Deadline(_GENERATE_S, self._clock)
         try:
             self.current(deadline)
             self._renew_for_toolkit(deadline)
         except NvdraError as error:
-            _log.warning("the driver's files are not known yet", error)
+            if self._said != str(error):
+                self._said = str(error)
+                _log.warning("the driver's files are not known yet", error)
+            return False
+        self._said = ""
+        return True
 
     def _renew_for_toolkit(self, deadline: Deadline) -> None:
         entry = self._entry
