@@ -10,7 +10,7 @@ far more than their work they move to another CPU. Programs that the service sta
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import Collection
 from typing import Protocol
 
@@ -54,6 +54,7 @@ class OneCpu:
         self._clock = clock
         self._workers = workers
         self._allowed = sorted(allowed)
+        self._next = os.getpid()  # services of one node are likely to begin on different ones
         self.cpu: int | None = None
         """Where the threads are; None: wherever the kernel likes."""
 
@@ -75,8 +76,9 @@ class OneCpu:
             before = now
 
     def _move(self) -> bool:
-        """To any other CPU; False when that is not allowed."""
-        cpu = random.choice([cpu for cpu in self._allowed if cpu != self.cpu])  # noqa: S311
+        """To the next CPU; False when that is not allowed."""
+        cpu = self._allowed[self._next % len(self._allowed)]
+        self._next += 1
         try:
             self._threads.gather(cpu)
         except HostError as error:
