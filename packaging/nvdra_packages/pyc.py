@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nvdra_packages.layout import PYTHONS, BuildError, run
@@ -52,7 +53,11 @@ def _candidates(python: str) -> Iterator[Path]:
 
 def compile_tree(tree: Path, installed_at: str, pythons: Mapping[str, Path]) -> None:
     """Compile all modules below ``tree``, which will be installed at ``installed_at``, for these interpreters."""
-    # Hash seed and one process: the bytes depend on which strings were seen before.
+    # Hash seed, and one process for each version: the bytes depend on which strings were seen before.
     env = {"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin"}
-    for interpreter in pythons.values():
+
+    def compile_for(interpreter: Path) -> None:
         run([str(interpreter), "-Bc", _COMPILE, str(tree), installed_at], env=env)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_for, pythons.values()))

@@ -14,6 +14,7 @@ import pytest
 
 from nvdra_packages import lock, pack, tree
 from nvdra_packages.layout import ARCHES, DOCS, LIBRARY, SHIPPED_PACKAGES, SITE_PACKAGES, TOP
+from tests.cluster.build import install_packages
 from tests.packages import archive
 from tests.packages.conftest import RELEASE, Packages, fingerprint
 from tests.packages.marks import needs_packages
@@ -90,6 +91,7 @@ def test_both_architectures_install_the_same_but_for_compiled_modules(packages: 
 
 @by_arch
 def test_rpm_installs_what_the_deb_does(packages: Packages, arch):
+    install_packages(packages={"rpm": "rpm"})
     deb = {
         n for n, e in archive.entries(packages.files[arch.name, "deb"]).items() if e.mode[0] != "d"
     }

@@ -35,7 +35,7 @@ def bed(up: tuple[Bed, PackageHost]) -> Bed:
 def bare(up: tuple[Bed, PackageHost]) -> PackageHost:
     """The host without our package."""
     host = up[1]
-    host.apt("purge", "nvdra")
+    host.sh("dpkg", "--purge", "nvdra")
     return host
 
 
