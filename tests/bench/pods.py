@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.bench import machine, measures
 from tests.bench.claims import GPUS
-from tests.bench.contender import DRIVER, Contender
+from tests.bench.contender import DRIVER, REPOSITORY, Contender
 from tests.bench.errors import BenchError
 from tests.bench.machine import Machine
 from tests.bench.plugin import alternating
@@ -83,6 +83,7 @@ def _plugin(cluster: Cluster, contender: Contender, scratch: str) -> Iterator[No
             "python": sys.executable,
             "node": node.name,
             "kubeconfig": node.kubeconfig,
+            "service_kubeconfig": str(cluster.layout.admin_kubeconfig),
             "registry": "/var/lib/kubelet/plugins_registry",
             "plugins": "/var/lib/kubelet/plugins",
             "cdi": "/var/run/cdi",
@@ -93,7 +94,8 @@ def _plugin(cluster: Cluster, contender: Contender, scratch: str) -> Iterator[No
         }
         data = f"/var/lib/kubelet/plugins/{DRIVER}"
         node.run(["mkdir", "-p", data, "/var/run/cdi", "/var/lib/nvdra", "/run/nvdra"])
-        process = node.popen(contender.argv(values), name="plugin", env=simulated.env())
+        env = {**simulated.env(), "PYTHONPATH": str(REPOSITORY)}
+        process = node.popen(contender.argv(values), name="plugin", env=env)
         try:
             _wait(lambda: bool(cluster.client.get(_SLICES)["items"]), "a ResourceSlice")
             yield
