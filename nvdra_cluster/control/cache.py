@@ -83,6 +83,10 @@ class Cache:
         """Nodes whose heartbeats stopped; ``nodeloss`` says so."""
         self.full: set[str] = set()
         """Nodes whose clique has no slot for them; ``reconcile`` says so."""
+        self.verified: set[tuple[str, str]] = set()
+        """(node, domain) of reports that a claim in the API confirms."""
+        self.doubts: set[tuple[str, str]] = set()
+        """(node, domain) of reports that nothing confirms yet; ``reconcile`` says so, ``loop`` looks."""
         self.template_problems: dict[str, Problem] = {}
         self.cooling: dict[str, tuple[str, int, float]] = {}
         """Deleted node to (clique, slot, until when)."""
@@ -197,8 +201,10 @@ class Cache:
             self._index(old, None)
             self.lost.discard(name)
             self.full.discard(name)
+            now_s = self._now_s()
+            self.cooling = {k: v for k, v in self.cooling.items() if v[2] > now_s}
             if old.spec.slot is not None:
-                until_s = self._now_s() + SLOT_COOLING_S
+                until_s = now_s + SLOT_COOLING_S
                 self.cooling[name] = (old.spec.clique_id, old.spec.slot, until_s)
 
     def _sharing(self, view: FabricView) -> FabricView:
@@ -218,6 +224,8 @@ class Cache:
         name = (old or new).name  # type: ignore[union-attr]
         self.in_clique.move(name, index.cliques_of(old), index.cliques_of(new))
         self.reporting.move(name, index.domains_of(old), index.domains_of(new))
+        for uid in index.domains_of(old) - index.domains_of(new):
+            self.verified.discard((name, uid))
 
     def put_domain(self, view: DomainView) -> None:
         """A ComputeDomain as it is now."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.doubts import Doubts
 from nvdra_cluster.control.nodeloss import Heartbeats, format_time
 from nvdra_cluster.control.reconcile import Group, Now, Reconciler
 from nvdra_cluster.control.writer import Outcome, Writer
@@ -59,6 +60,7 @@ class Loop:
     client: Client
     clock: Clock
     stopping: threading.Event
+    doubts: Doubts = field(init=False)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
     gather_s: float = GATHER_S
@@ -70,6 +72,9 @@ class Loop:
     _stuck_at_s: float = 0.0
     _checked_at_s: float = 0.0
     _is_fresh: bool = False
+
+    def __post_init__(self) -> None:
+        self.doubts = Doubts(self.cache, self.client, self.clock)
 
     def lead(self, sign_of_life: Heartbeat | None = None) -> None:
         """Decide and write until ``stopping``; the caches must be synced."""
@@ -84,6 +89,7 @@ class Loop:
             self._wait()
             self._tick()
             self.step()
+            self.doubts.resolve()
 
     def step(self) -> int:
         """Carry out what is due now; returns the number of decisions with writes."""
@@ -163,6 +169,7 @@ class Loop:
         if now_s >= self._stuck_at_s:
             self._stuck_at_s = now_s + STUCK_S
             self._look_at_stuck()
+            self.doubts.look_again()
             if not self._is_fresh and self._refresh():
                 self.cache.mark_all()
         if now_s >= self._resync_at_s:

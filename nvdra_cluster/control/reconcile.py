@@ -10,7 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nvdra_cluster.control.cache import Cache, Key, What
-from nvdra_cluster.decide import cliques, domains, fabricnodes, nodespecs, slots, templates
+from nvdra_cluster.decide import (
+    cliques,
+    domains,
+    fabricnodes,
+    nodespecs,
+    readiness,
+    slots,
+    templates,
+)
 from nvdra_cluster.decide.model import (
     ClaimView,
     DomainSnapshot,
@@ -26,6 +34,7 @@ from nvdra_cluster.decide.writes import DOMAINS, Write
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
 from nvdra_core import log
 from nvdra_core.api import ComputeDomainAssignment, Isolation
+from nvdra_core.api.fabric import domain_named
 from nvdra_core.metrics import Registry
 
 _LOG = log.get(__name__)
@@ -135,6 +144,7 @@ class Reconciler:
         snapshot = DomainSnapshot(
             domain=domain,
             members=tuple(self._member(name) for name in sorted(self._members(domain))),
+            reporters=tuple(self._member(name) for name in sorted(cache.reporting.get(uid))),
             claims=tuple(self._claims(domain)),
             templates=tuple(self._templates(domain)),
             cliques=tuple(cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))),
@@ -174,13 +184,19 @@ class Reconciler:
                 yield claim
 
     def _members(self, domain: DomainView) -> set[str]:
+        """The nodes that take part: with a claim of the domain, or with a report that is believed."""
+        cache = self._cache
         names = {claim.node for claim in self._claims(domain) if claim.node}
-        for name in self._cache.reporting.get(domain.uid):
-            reports = self._cache.fabrics[name].status.domains
-            if any(
-                report.uid == domain.uid and _is_of(report.claims, domain) for report in reports
-            ):
+        for name in cache.reporting.get(domain.uid) - names:
+            view = cache.fabrics[name]
+            report = readiness.report_of(view, domain.uid)
+            if report is None or not any(c.namespace == domain.namespace for c in report.claims):
+                continue
+            # What we told the node ourselves was right when we did.
+            if domain_named(view.spec, domain.uid) or (name, domain.uid) in cache.verified:
                 names.add(name)
+            else:
+                cache.doubts.add((name, domain.uid))
         return names
 
     def _member(self, name: str) -> MemberView:
@@ -271,7 +287,3 @@ class Reconciler:
                     spec = self._cache.fabrics[other].spec
                     if spec.clique_id == former.clique_id and spec.slot == former.index:
                         yield (view.name, former.clique_id, former.index)
-
-
-def _is_of(claims: Iterable[object], domain: DomainView) -> bool:
-    return any(getattr(claim, "namespace", "") == domain.namespace for claim in claims)

@@ -144,6 +144,11 @@ def claim(obj: Json) -> ClaimView:
     )
 
 
+def claimed_domain(obj: Json) -> str:
+    """The UID of the domain that an allocated claim is for, by its opaque config; empty for none."""
+    return _config((obj.get("status") or {}).get("allocation") or {}).domain_uid
+
+
 def slice_node(obj: Json) -> str:
     """The node that a ResourceSlice is of."""
     return str((obj.get("spec") or {}).get("nodeName") or "")

@@ -40,7 +40,8 @@ def holders(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
     """Everybody who holds the domain, by claim. Empty: it may go."""
     found: dict[tuple[str, str], Holder] = {}
     domain = snapshot.domain
-    alive = {member.node: member for member in snapshot.members if may_hold(member)}
+    everybody = (*snapshot.members, *snapshot.reporters)
+    alive = {member.node: member for member in everybody if may_hold(member)}
     for claim in snapshot.claims:
         if claim.users and claim.namespace == domain.namespace:
             found[claim.uid, claim.node] = Holder(

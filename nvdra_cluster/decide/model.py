@@ -164,6 +164,10 @@ class DomainSnapshot:
     domain: DomainView
     members: tuple[MemberView, ...] = ()
     """By name."""
+    reporters: tuple[MemberView, ...] = ()
+    """Nodes that say they hold the domain, also those that nothing confirms: they may block its
+    deletion, and nothing else.
+    """
     claims: tuple[ClaimView, ...] = ()
     templates: tuple[TemplateView, ...] = ()
     cliques: tuple[CliqueView, ...] = ()

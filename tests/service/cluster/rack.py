@@ -107,6 +107,7 @@ class Rack:
             self.server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         self.client = Client(self.server.config(), settings=FAST)
         self.replicas: list[Replica] = []
+        self.claim_uids: dict[str, str] = {}
 
     def __enter__(self) -> Rack:
         return self
@@ -190,25 +191,34 @@ class Rack:
             "metadata": {"name": name, "namespace": TEAM}, "spec": spec,
         })  # fmt: skip
 
-    def claim(self, node: str, name: str = "train") -> str:
-        """A pod's claim, made from the domain's template and allocated on ``node``."""
+    def claim(self, node: str, name: str = "train", *, by_hand: bool = False) -> str:
+        """A pod's claim, made from the domain's template and allocated on ``node``; made by hand it has
+        no label.
+        """
         template = wait_until("the template is there", lambda: self.template(f"{name}-channel"))
         claim_name = f"{name}-{node}"
         spec = template["spec"]
         self.client.create(CLAIMS, {
             "apiVersion": CLAIMS.api_version, "kind": "ResourceClaim",
-            "metadata": {"name": claim_name, "namespace": TEAM, "labels": spec["metadata"]["labels"]},
+            "metadata": {
+                "name": claim_name, "namespace": TEAM,
+                "labels": {} if by_hand else spec["metadata"]["labels"],
+            },
             "spec": {"devices": {"requests": spec["spec"]["devices"]["requests"]}},
         })  # fmt: skip
         result = {"request": "channel", "driver": DRIVER, "pool": node, "device": "channel-0"}
+        config = [{"source": "FromClaim", **one} for one in spec["spec"]["devices"]["config"]]
         status = {
-            "allocation": {"devices": {"results": [result]}},
+            "allocation": {"devices": {"results": [result], "config": config}},
             "reservedFor": [{"resource": "pods", "name": f"pod-{node}", "uid": f"pod-{node}"}],
         }
         self.client.merge_patch(
             CLAIMS.sub("status"),
             {"metadata": {"name": claim_name, "namespace": TEAM}, "status": status},
         )
+        self.claim_uids[claim_name] = self.client.get(CLAIMS, claim_name, namespace=TEAM)[
+            "metadata"
+        ]["uid"]
         return claim_name
 
     def unclaim(self, node: str, name: str = "train") -> None:
@@ -280,13 +290,14 @@ class Tray:
     def join(self, name: str = "train", *, claim: str = "") -> None:
         """Prepare a claim: wait to be told of the domain, start IMEX, report ready."""
         uid = self.rack.domain(name)["metadata"]["uid"]
+        claim = claim or f"{name}-{self.name}"
+        held = {"namespace": TEAM, "name": claim, "uid": self.rack.claim_uids.get(claim, "none")}
+        self._domains = [{"uid": uid, "ready": False, "reason": "Waiting", "claims": [held]}]
         self.report()
         spec = self.wait_for(lambda spec: any(d["uid"] == uid for d in spec.get("domains") or ()))
         if self.clique:
             spec = self.wait_for(lambda spec: spec.get("slot") is not None)
             self.running, self.domain_uid = spec["slot"], uid
-        claim = claim or f"{name}-{self.name}"
-        held = {"namespace": TEAM, "name": claim, "uid": f"uid-{claim}"}
         self._domains = [{"uid": uid, "ready": True, "claims": [held]}]
         self.report()
 

@@ -112,6 +112,37 @@ def test_a_node_without_fabric_takes_part_without_a_slot(rack: Rack):
     assert rack.cliques() == []
 
 
+class TestClaimsByHand:
+    """They carry no label, so only the node's report tells of them."""
+
+    def test_a_node_with_one_takes_part(self, rack: Rack):
+        tray = rack.tray("a")
+        rack.create_domain()
+        rack.claim("a", by_hand=True)
+        tray.join()
+        wait_until("ready", lambda: is_ready(rack))
+        tray.leave()
+        wait_until("left", lambda: rack.status()["nodes"] == [])
+
+    def test_a_node_that_makes_one_up_gets_nothing_but_may_block_the_deletion(self, rack: Rack):
+        liar, honest = rack.tray("liar"), rack.tray("a")
+        uid = rack.create_domain()["metadata"]["uid"]
+        rack.claim("a")
+        honest.join()
+        for name in ("train-a", "no-such-claim"):
+            held = {"namespace": TEAM, "name": name, "uid": rack.claim_uids.get(name, "none")}
+            liar.report(domains=[{"uid": uid, "ready": False, "claims": [held]}])
+            settle(rack)
+            assert not rack.spec("liar").get("domains")
+        wait_until("ready", lambda: is_ready(rack))
+        assert [node["name"] for node in rack.status()["nodes"]] == ["a"]
+        rack.unclaim("a")
+        honest.leave()
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        blocked = wait_until("blocked", lambda: rack.condition("DeletionBlocked"))
+        assert "on node liar" in blocked["message"]
+
+
 class TestDeletion:
     def test_waits_for_claims_and_says_whose(self, rack: Rack):
         tray = rack.tray("a")

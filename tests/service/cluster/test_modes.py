@@ -40,7 +40,8 @@ class TestChannels:
             rack.create_domain(name)
             rack.claim("a", name)
         tray.report()
-        tray.running = tray.wait_for(lambda spec: len(spec.get("domains") or ()) == 2)["slot"]
+        tray.wait_for(lambda spec: len(spec.get("domains") or ()) == 2)
+        tray.running = tray.wait_for(lambda spec: spec.get("slot") is not None)["slot"]
         report_domains(rack, tray, "train", "infer")
         for name in ("train", "infer"):
             wait_until("ready", lambda: rack.status(name).get("status") == "Ready")  # noqa: B023

@@ -32,6 +32,20 @@ spec:
   channel:
     resourceClaimTemplate: {name: train-channel}
 """
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: worker, namespace: team}
+spec:
+  terminationGracePeriodSeconds: 0
+  resourceClaims: [{name: channel, resourceClaimTemplateName: train-channel}]
+  containers:
+  - name: c
+    image: busybox:1.36
+    command: [sleep, "1000"]
+    resources: {claims: [{name: channel}]}
+"""
+"""No plugin prepares its claim: it is scheduled, gets its allocation, and stays as it is."""
 SLICE = """
 apiVersion: resource.k8s.io/v1
 kind: ResourceSlice
@@ -241,16 +255,15 @@ class TestController:
         uid = (bed.get(*domain) or {})["metadata"]["uid"]
         assert template["metadata"]["labels"]["resource.nvidia.com/computeDomain"] == uid
 
-        claims = [{"namespace": "team", "name": "c", "uid": "c"}]
-        report(
-            bed,
-            NODE,
-            domains=[{"uid": uid, "ready": False, "reason": "ImexStarting", "claims": claims}],
-        )
+        bed.cluster.apply(POD)
         told = wait_until(
             "domain", lambda: (bed.get("fabricnode", NODE) or {})["spec"].get("domains")
         )
-        assert (told[0]["port"], told[0]["members"]) == (24001, [0])
+        assert (told[0]["uid"], told[0]["port"], told[0]["members"]) == (uid, 24001, [0])
+        (claim,) = (bed.get("resourceclaims", "-n", "team") or {})["items"]
+        metadata = claim["metadata"]
+        assert metadata["labels"]["resource.nvidia.com/computeDomain"] == uid
+        claims = [{"namespace": "team", "name": metadata["name"], "uid": metadata["uid"]}]
         run = {"bootID": "b", "invocationID": "i", "configHash": "h", "slot": 0, "domainUID": uid}
         report(
             bed,
@@ -266,6 +279,9 @@ class TestController:
 
         bed.cluster.kubectl("delete", *domain, "--wait=false")
         bed.cluster.kubectl("wait", *domain, "--for=condition=DeletionBlocked", "--timeout=60s")
+        blocked = (bed.get(*domain) or {})["status"]["conditions"][-1]
+        assert "(pods worker)" in blocked["message"]
+        bed.cluster.kubectl("delete", "pod", "worker", "-n", "team", "--force", "--grace-period=0")
         report(bed, NODE, imex={"state": "STOPPED", "incarnation": None}, domains=[])
         wait_until("gone", lambda: bed.get(*domain) is None)
         assert bed.get("resourceclaimtemplate", "train-channel", "-n", "team") is None
