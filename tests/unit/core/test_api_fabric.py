@@ -29,6 +29,7 @@ SPEC: dict[str, Any] = {
             "port": 24000,
             "channel": 0,
             "deleting": False,
+            "members": [0, 5],
         }
     ],
     "heartbeatSeconds": 30,
