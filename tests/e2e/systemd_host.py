@@ -31,12 +31,15 @@ PROBE_UNIT = "nvdra-probe.service"
 PROBE_PROGRAM = "/usr/lib/nvdra-probe.py"
 PROBE_OUTPUT = "/var/log/nvdra-probe.json"
 REPLACED = frozenset(
-    {"Type", "NotifyAccess", "ExecStart", "ExecReload", "WatchdogSec", "Restart", "RestartSec"}
+    {
+        *("Type", "NotifyAccess", "ExecStart", "ExecReload", "WatchdogSec", "Restart"),
+        *("RestartSec", "RemainAfterExit"),
+    }
 )
 """What the probe's unit says otherwise than the service's."""
 MAX_EXPOSURE = 2.6
 """What ``systemd-analyze security`` may say of a unit."""
-EXPOSURES = {"nvdra-imex.service": 4.5}
+EXPOSURES = {"nvdra-imex.service": 3.2}
 """The same for NVIDIA's own daemon: nobody but NVIDIA knows which system calls it makes."""
 REFUSALS = frozenset({"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT"})
 
@@ -66,6 +69,28 @@ done
 
 Answers = dict[str, dict[str, str]]
 """Table of the probe -> what was tried -> "ok" or an errno name."""
+
+MAY: dict[str, set[str]] = {
+    UNIT: set(),
+    "nvdra-compute-domain-plugin.service": set(),
+    "nvdra-imex-supervisor.service": {"ask systemd by its own socket"},
+    "nvdra-imex.service": {"configure the network", "use keyrings", "write and run memory"},
+    "nvdra-driver.service": {"ask systemd by its own socket"},
+    "nvdra-device-nodes.service": {
+        *("make a node of a disk", "make a node of memory", "make a node of a GPU", "open a disk"),
+        *("give a file away", "load a module"),
+    },
+}
+"""Service -> what it may do of the table that is refused to the GPU plugin."""
+
+
+def not_refused(answers: Answers) -> set[str]:
+    """What was not refused of what ought to be. Not there, in a /dev of its own, is refused as well."""
+
+    def is_refused(name: str, said: str) -> bool:
+        return said in REFUSALS or (said == "ENOENT" and name.startswith("open "))
+
+    return {name for name, said in answers["refused"].items() if not is_refused(name, said)}
 
 
 class Machine(Protocol):
@@ -100,7 +125,7 @@ class UnitHost:
         for name, place in OTHER_FILES.items():
             self.write(place, (UNITS / name).read_text())
         self.write("/usr/bin/nvidia-modprobe", _MODPROBE, mode=0o755)
-        self.write("/usr/bin/nvidia-imex", "#!/bin/sh\n", mode=0o755)
+        self.write("/usr/bin/nvidia-imex", "#!/bin/sh\nexec sleep 9999\n", mode=0o755)
         # Units about the driver get its /proc. The host keeps its own: containers have that one too.
         there = f"{self.sim.proc}/driver/nvidia/version"
         binds = f"{PROC_DEVICES}:/proc/devices {self.sim.proc}/driver:/proc/driver"
@@ -179,8 +204,8 @@ class UnitHost:
         )
         return {name: s for name, s in scores.items() if s > EXPOSURES.get(name, MAX_EXPOSURE)}
 
-    def probe(self, api_server: str, *, sandboxed: bool = True) -> Answers:
-        """Return what ``systemd_probe`` could do with all settings of the service but what it runs; or with none.
+    def probe(self, api_server: str, unit: str | None = UNIT) -> Answers:
+        """Return what ``systemd_probe`` could do with all settings of a unit but what it runs; or without a unit.
 
         ``api_server``: an address where something listens on port 6443.
         """
@@ -189,12 +214,12 @@ class UnitHost:
         self._remount("rw")
         other = self.machine.popen(["setpriv", "--reuid=65534", "sleep", "60"])
         try:
-            self.systemctl("start", "nvdra-device-nodes.service")
+            self.systemctl("restart", "nvdra-device-nodes.service")
             self.machine.run(["sh", "-ec", _PROBED])
             found = wait_for("another user's process", self._pid_of_nobody, 10)
             argv = ["/usr/bin/python3", "-IB", PROBE_PROGRAM, api_server, "6443", found]
-            if sandboxed:
-                output = self._run_as_unit(argv)
+            if unit:
+                output = self.run_as(unit, argv)
             else:
                 output = self.machine.run(["unshare", "--mount", "--uts", *argv]).stdout
         finally:
@@ -209,9 +234,11 @@ class UnitHost:
     def _pid_of_nobody(self) -> str:
         return self.machine.run(["pgrep", "-n", "-u", "65534", "sleep"], check=False).stdout.strip()
 
-    def _run_as_unit(self, argv: Sequence[str]) -> str:
-        text = probe_unit((UNITS / UNIT).read_text(), argv)
-        self.write(f"/run/systemd/system/{PROBE_UNIT}", text)
+    def run_as(self, unit: str, argv: Sequence[str]) -> str:
+        """Run a program with all settings of a unit but what it runs; what it printed."""
+        self.write(
+            f"/run/systemd/system/{PROBE_UNIT}", probe_unit((UNITS / unit).read_text(), argv)
+        )
         self.machine.path(PROBE_OUTPUT).unlink(missing_ok=True)
         self.systemctl("daemon-reload")
         self.systemctl("start", PROBE_UNIT)

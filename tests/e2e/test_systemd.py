@@ -13,7 +13,7 @@ from tests.e2e import manifests as m
 from tests.e2e import systemd_bed
 from tests.e2e.bed import TOP, Bed, wait_for
 from tests.e2e.systemd_bed import UnitNode
-from tests.e2e.systemd_host import REFUSALS, UNIT, Answers
+from tests.e2e.systemd_host import MAY, UNIT, Answers, not_refused, units
 from tests.e2e.users import Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -24,6 +24,13 @@ PATIENCE_S = 90.0
 """How long these tests wait for that, on a machine that is busy with other things."""
 CAPABILITIES = "c 235:* rwm"
 """What the device controller says of the class nvidia-caps, whose number the simulated driver got."""
+
+
+IMEX_FILES = """\
+mkdir -p /run/nvidia-imex /run/nvdra/imex/persist /run/nvdra/imex/ctl
+touch /run/nvdra/imex/hosts /run/nvdra/imex/nsswitch.conf
+"""
+"""What the supervisor makes before it starts nvidia-imex."""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +112,7 @@ def answers(host: tuple[Bed, UnitNode]) -> Answers:
 @pytest.fixture(scope="module")
 def unbound(host: tuple[Bed, UnitNode]) -> Answers:
     """What root on the same host may do without the sandbox."""
-    return host[1].probe(BRIDGE_ADDRESS, sandboxed=False)
+    return host[1].probe(BRIDGE_ADDRESS, unit=None)
 
 
 def test_what_the_service_needs_is_allowed(answers: Answers) -> None:
@@ -121,8 +128,7 @@ def test_the_drivers_devices_may_be_opened(answers: Answers) -> None:
 
 def test_what_a_taken_over_service_would_try_is_refused(answers: Answers) -> None:
     show(answers["refused"])
-    allowed = {name: said for name, said in answers["refused"].items() if said not in REFUSALS}
-    assert allowed == {}
+    assert not_refused(answers) == set()
 
 
 def test_it_is_the_sandbox_that_refuses(answers: Answers, unbound: Answers) -> None:
@@ -130,6 +136,24 @@ def test_it_is_the_sandbox_that_refuses(answers: Answers, unbound: Answers) -> N
     same = {name for name, said in answers["refused"].items() if unbound["refused"][name] == said}
     # The kernel gives real time to no cgroup here, whoever asks.
     assert same <= {"run in real time"}
+
+
+@pytest.mark.parametrize("unit", MAY)
+def test_every_unit_may_do_what_it_is_for_and_no_more(node: UnitNode, unit: str) -> None:
+    node.node.run(["sh", "-ec", IMEX_FILES])
+    assert not_refused(node.probe(BRIDGE_ADDRESS, unit)) == MAY[unit]
+
+
+def test_every_unit_was_looked_at() -> None:
+    assert set(MAY) == {unit.name for unit in units() if unit.suffix == ".service"}
+
+
+def test_the_supervisors_sandbox_lets_it_start_tell_and_stop_nvidia_imex(node: UnitNode) -> None:
+    node.node.run(["sh", "-ec", IMEX_FILES])
+    commands = ("start", "show -P ActiveState", "kill --signal=SIGUSR1", "stop", "show -P Result")
+    script = "; ".join(f"systemctl {command} nvdra-imex.service" for command in commands)
+    said = node.run_as("nvdra-imex-supervisor.service", ["/bin/sh", "-ec", script])
+    assert said.split()[0] == "active"
 
 
 def test_no_unit_is_more_exposed_than_promised(node: UnitNode) -> None:
