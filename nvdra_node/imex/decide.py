@@ -83,8 +83,15 @@ def target(situation: Situation, memory: Memory) -> Run | None:
             return wanted
         if running is not None and running.domain_uid == domain_uid:
             return running  # the controller took the domain away, or it cannot be reached: claims go on
+        if is_admitted(domain_uid, situation):
+            return None  # its containers may still have the channel: nobody else may have the node
     shared = (d for d in situation.spec.domains if d.isolation is Isolation.CHANNEL)
     return next((run for d in shared if (run := run_for(d, situation)) is not None), None)
+
+
+def is_admitted(domain_uid: str, situation: Situation) -> bool:
+    """Whether a claim was told that this domain is ready."""
+    return any(h.is_admitted and h.domain_uid == domain_uid for h in situation.holders)
 
 
 def _in_turn(situation: Situation, running: Run | None) -> list[str]:

@@ -6,7 +6,7 @@ The message ends in a pod's event: it says what is waited for and, where somebod
 from __future__ import annotations
 
 from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, domain_named
-from nvdra_node.imex.decide import blockers, holds, run_for, serves, target
+from nvdra_node.imex.decide import blockers, holds, is_admitted, run_for, serves, target
 from nvdra_node.imex.model import Memory, Mode, Readiness, Situation
 
 _FABRIC_REASONS = {
@@ -50,8 +50,7 @@ def _of_unknown(domain_uid: str, situation: Situation, memory: Memory) -> Readin
     """The controller does not say (any more) that the node takes part. Claims that were admitted go on."""
     started = memory.started
     is_served = started is not None and started.run.domain_uid == domain_uid
-    is_admitted = any(h.is_admitted and h.domain_uid == domain_uid for h in situation.holders)
-    if is_served and is_admitted and situation.imex is ImexState.READY:
+    if is_served and is_admitted(domain_uid, situation) and situation.imex is ImexState.READY:
         return Readiness(is_ready=True, reason="DomainGone", message="the ComputeDomain is gone")
     return _wait(
         "WaitingForDomain",
@@ -123,6 +122,12 @@ def _of_stopped(domain: FabricDomain, situation: Situation, memory: Memory) -> R
             f" {blockers(situation, [domain.uid])}",
         )
     chosen = target(situation, memory)
+    others = {h.domain_uid for h in situation.holders if h.is_admitted} - {domain.uid}
+    if chosen is None and others:
+        names = blockers(situation, others)
+        return _wait(
+            "OtherDomainActive", f"this node is another ComputeDomain's until {names} is gone"
+        )
     if chosen is not None and not holds(chosen, domain.uid, situation):
         return _wait(
             "OtherDomainActive", f"ComputeDomain {chosen.domain_uid} came first on this node"

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from nvdra_core.api.fabric import ImexState, Isolation
+from nvdra_core.api.fabric import FabricState, ImexState, Isolation
 from nvdra_node.imex.model import AfterAbruptEnd, Fabric, Mode, Policy
-from tests.scenario.imex.node import LAYOUT, NO_FABRIC, ImexNode, a_claim, a_domain
+from tests.scenario.imex.node import (
+    CLUSTER,
+    FABRIC,
+    LAYOUT,
+    NO_FABRIC,
+    ImexNode,
+    a_claim,
+    a_domain,
+)
 
 
 @pytest.fixture
@@ -160,6 +170,20 @@ class TestTwoDomains:
         node.supervisor.leave("c1")
         node.turn()
         assert node.serves() == "B"
+
+    def test_a_node_whose_imex_died_is_not_given_away_under_the_claims_it_had(self, node):
+        """Their containers still have the channel, which would be the next domain's."""
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.daemon.die()
+        node.turn()
+        node.assign(a_domain("B"))
+        node.clock.advance(100)
+        told = node.join("c2", "B").readiness
+        assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
+        assert "ns/claim-c1" in told.message and node.daemon.history == ["start"]
+        node.supervisor.leave("c1")
+        assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
 
 class TestEndOfUse:
@@ -369,6 +393,31 @@ class TestPeers:
         node.supervisor.leave("c1")
         assert node.join("c2").readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"]
+
+
+class TestFabricThatChanges:
+    def test_a_lost_or_changed_clique_is_told_and_disturbs_nobody(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        for fabric in (
+            replace(FABRIC, clique_id=f"{CLUSTER}.5"),
+            Fabric(state=FabricState.FAILED, message="GPU-3: link down"),
+            Fabric(state=FabricState.IN_PROGRESS),
+        ):
+            node.supervisor.set_fabric(fabric)
+            node.turn()
+            assert node.daemon.history == ["start"]
+            assert not node.join("c2").readiness.is_ready
+            node.supervisor.leave("c2")
+        node.supervisor.set_fabric(FABRIC)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+
+    def test_a_broken_fabric_is_told_with_its_cause(self, node):
+        node.assign(a_domain())
+        node.supervisor.set_fabric(Fabric(state=FabricState.FAILED, message="GPU-3: link down"))
+        told = node.join("c1").readiness
+        assert told.reason == "FabricFailed" and "GPU-3: link down" in told.message
 
 
 class TestSystemdThatFails:

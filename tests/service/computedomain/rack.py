@@ -120,6 +120,24 @@ class Tray:
             *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=timeout_s
         )
 
+    def told(self, claim: str, *texts: str) -> str:
+        """Prepare until it fails with these words; the whole message."""
+        uid = self.rack.uids[claim]
+
+        said = [""]
+
+        def ask() -> str:
+            try:
+                said[0] = str(self.prepare(claim, timeout_s=5.0).errors.get(uid, ""))
+            except grpc.RpcError as error:  # a machine so busy that the answer came too late
+                said[0] = str(error)
+            return said[0] if all(text in said[0] for text in texts) else ""
+
+        try:
+            return str(wait_for(ask, f"{claim} is told {texts}"))
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it was told {said[0]!r}") from None
+
     def unprepare(self, *claims: str) -> Any:
         assert self.plugin is not None
         return self.plugin.unprepare(

@@ -80,8 +80,7 @@ def test_after_the_last_claim_imex_ends_gracefully(rack):
 def test_a_claim_that_waits_is_told_for_what(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-nowhere")
-    error = tray.prepare("c1", timeout_s=3.0).errors[rack.uids["c1"]]
-    assert "WaitingForDomain" in error and "domain-nowhere" in error
+    tray.told("c1", "WaitingForDomain", "domain-nowhere")
     reported = wait_for(lambda: tray.status().get("domains"), "the controller is told")
     assert (reported[0]["uid"], reported[0]["ready"]) == ("domain-nowhere", False)
     assert tray.unprepare("c1").errors == {}

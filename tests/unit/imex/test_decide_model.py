@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from nvdra_core.api.fabric import ImexState
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
@@ -27,6 +35,8 @@ class Node(RuleBasedStateMachine):
         self.promised: dict[str, str] = {}
         """Claims that were told ready and not released: claim -> domain."""
         self.of_claim: dict[str, str] = {}
+        self.before: set[str] = set()
+        """Claims that had been told ready before the last step."""
         self.did = 0
         self.served = ""
 
@@ -80,8 +90,10 @@ class Node(RuleBasedStateMachine):
             return
         news = self.node.daemon.history[self.did :]
         self.did = len(self.node.daemon.history)
-        if self.promised and "stop" in news:
-            assert self.served not in self.promised.values()
+        kept = [self.promised[uid] for uid in self.before & self.promised.keys()]
+        if "stop" in news:
+            assert self.served not in kept
+        self.before = set(self.promised)
         run = self.node.supervisor.snapshot.run
         self.served = run.domain_uid if run is not None else ""
 
@@ -100,8 +112,12 @@ class Node(RuleBasedStateMachine):
             assert f"SERVER_PORT={started.run.port}\n".encode() in (config or b"")
 
 
-Node.TestCase.settings = settings(
+SETTINGS = settings(
     max_examples=60, stateful_step_count=30, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
-TestAnyHistory = Node.TestCase
+
+
+@pytest.mark.timeout(300)
+def test_the_rules_hold_in_any_history():
+    run_state_machine_as_test(Node, settings=SETTINGS)

@@ -1,0 +1,102 @@
+"""nvidia-imex run by the host's administrator: looked at strictly, never touched. And the clique as a label."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.kube.resources import NODES
+from nvdra_node.computedomain.label import LABEL, CliqueLabel
+from nvdra_node.computedomain.model import NodeView
+from tests.service.computedomain.rack import wait_for
+from tests.sim.imex import install
+
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def host_imex(make_rack):
+    """A tray in hostManaged mode, and how to start its administrator's daemon."""
+    rack = make_rack()
+    [tray] = rack.trays
+    socket = tray.home / "host.sock"
+    config = tray.home / "host.cfg"
+    nodes = tray.home / "nodes.cfg"
+    nodes.write_text(f"{tray.address}\n")
+    config.write_text(
+        f"DAEMONIZE=0\nLOG_FILE_NAME=\nSERVER_PORT={rack.port}\nBIND_INTERFACE_IP={tray.address}\n"
+        f"IMEX_NODE_CONFIG_FILE={nodes}\nIMEX_CMD_ENABLED=1\nIMEX_CMD_UNIX_DOMAIN_PATH={socket}\n"
+    )
+    started = []
+
+    def start():
+        program = str(tray.root.path / "usr/bin/nvidia-imex")
+        started.append(subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL))
+
+    tray.start(imexMode="hostManaged", imexHostSocketPath=str(socket))
+    tray.register()
+    yield rack, tray, start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_claims_wait_for_the_hosts_daemon_and_nobody_touches_it(host_imex):
+    rack, tray, start = host_imex
+    rack.claim("c1", tray, rack.domain("a"))
+    tray.told("c1", "HostImexNotReady", "imexHostSocketPath")
+    start()
+    wait_for(lambda: tray.prepare("c1", timeout_s=20.0).errors == {}, "the daemon is READY")
+    assert tray.cdi_spec("c1")["devices"][0]["containerEdits"]["deviceNodes"][0]["minor"] == 0
+    assert tray.unprepare("c1").errors == {}
+    assert install.session(tray.root.path)["held"]
+    assert tray.imex()["ActiveState"] == "inactive", "our own unit was never started"
+
+
+def test_a_host_daemon_that_hangs_does_not_pass(host_imex):
+    rack, tray, start = host_imex
+    install.configure(tray.root.path, hang_commands=True)
+    start()
+    rack.claim("c1", tray, rack.domain("a"))
+    tray.told("c1", "HostImexNotReady", "UNAVAILABLE")
+
+
+def _node(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+
+
+class TestLabel:
+    def label(self, rack, view):
+        return CliqueLabel(rack.client, rack.trays[0].name, lambda: view, SystemClock())
+
+    def labels(self, rack):
+        node = rack.client.get(NODES, rack.trays[0].name, deadline=Deadline(10, SystemClock()))
+        return node["metadata"].get("labels") or {}
+
+    def test_the_clique_is_written_and_goes_with_the_fabric(self, make_rack):
+        rack = make_rack()
+        view = NodeView(fabric_state="Completed", clique_id="c.7")
+        label = self.label(rack, view)
+        label.write_if_due()
+        assert self.labels(rack)[LABEL] == "c.7"
+        gone = self.label(rack, NodeView(fabric_state="NotSupported"))
+        gone._written = "c.7"
+        gone.write_if_due()
+        assert LABEL not in self.labels(rack)
+
+    def test_it_stays_while_the_fabric_is_not_known(self, make_rack):
+        rack = make_rack()
+        self.label(rack, NodeView(fabric_state="Completed", clique_id="c.7")).write_if_due()
+        self.label(rack, NodeView()).write_if_due()
+        assert self.labels(rack)[LABEL] == "c.7"
+
+    def test_a_label_of_another_program_is_left_to_it(self, make_rack):
+        rack = make_rack()
+        body = _node(rack.trays[0].name)
+        body["metadata"]["labels"] = {LABEL: "theirs"}
+        rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
+        self.label(rack, NodeView(fabric_state="Completed", clique_id="c.7")).write_if_due()
+        assert self.labels(rack)[LABEL] == "theirs"

@@ -1,0 +1,66 @@
+"""What the units of the ComputeDomain services promise, in their own words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[3] / "systemd"
+SERVICES = ("nvdra-imex", "nvdra-imex-supervisor", "nvdra-compute-domain-plugin")
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    """All values of each directive."""
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / f"{name}.service").read_text().splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_daemons_unit_is_nobodys_to_restart():
+    daemon = unit("nvdra-imex")
+    assert daemon["Restart"] == ["no"]
+    assert not {"PartOf", "BindsTo", "Requires", "WantedBy", "Conflicts"} & daemon.keys()
+    assert daemon["KillSignal"] == ["SIGTERM"] and daemon["TimeoutStopSec"] == ["30s"]
+    assert daemon.get("SendSIGKILL", ["yes"]) == ["yes"]
+
+
+def test_the_daemon_reads_what_the_supervisor_writes_and_asks_no_dns():
+    daemon = unit("nvdra-imex")
+    assert daemon["ExecStart"] == ["/usr/bin/nvidia-imex -c /run/nvdra/imex/imexd.cfg"]
+    [binds] = daemon["BindReadOnlyPaths"]
+    assert "/run/nvdra/imex/hosts:/etc/hosts" in binds
+    assert "/run/nvdra/imex/nsswitch.conf:/etc/nsswitch.conf" in binds
+
+
+def test_the_supervisors_end_leaves_the_daemon_and_its_files():
+    supervisor = unit("nvdra-imex-supervisor")
+    assert supervisor["RuntimeDirectoryPreserve"] == ["yes"]
+    assert not any(
+        "nvdra-imex.service" in v
+        for key in ("Requires", "BindsTo", "Wants")
+        for v in supervisor.get(key, [])
+    )
+
+
+def test_the_plugin_has_no_privilege_and_no_device():
+    plugin = unit("nvdra-compute-domain-plugin")
+    assert plugin["CapabilityBoundingSet"] == [""]
+    assert plugin["PrivateDevices"] == ["yes"] and "DeviceAllow" not in plugin
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_unit_is_confined(name):
+    found = unit(name)
+    assert found["ProtectSystem"] == ["strict"] and found["NoNewPrivileges"] == ["yes"]
+    assert found["LimitCORE"] == ["0"] and found["UMask"] == ["0077"]
+
+
+@pytest.mark.parametrize("name", SERVICES[1:])
+def test_our_services_come_back_by_themselves(name):
+    found = unit(name)
+    assert found["Restart"] == ["always"] and found["Type"] == ["notify"]
+    assert found["StartLimitIntervalSec"] == ["0"]
