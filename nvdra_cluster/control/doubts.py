@@ -37,8 +37,14 @@ class Doubts:
         with self._cache.lock:
             doubtful = [pair for pair in self._cache.doubts if pair not in self._refuted][:LIMIT]
             self._cache.doubts -= {*doubtful, *self._refuted}
-        for name, uid in doubtful:
-            if self._is_true(name, uid):
+        for place, (name, uid) in enumerate(doubtful):
+            try:
+                is_true = self._is_true(name, uid)
+            except ApiError as error:
+                _LOG.info("cannot read a claim that a node reports", v=2, node=name, error=error)
+                self._refuted.update(doubtful[place:])  # until ``look_again``: the API is not well
+                return
+            if is_true:
                 self._believe(name, uid)
             else:
                 self._refuted.add((name, uid))
@@ -69,7 +75,8 @@ class Doubts:
         try:
             obj = self._client.get(CLAIMS, claim.name, namespace=claim.namespace, deadline=deadline)
         except ApiError as error:
-            _LOG.info("cannot read a claim that a node reports", v=2, node=name, error=error)
-            return False
+            if error.status == 404:
+                return False
+            raise
         view = wire.claim(obj)
         return view.uid == claim.uid and view.node == name and wire.claimed_domain(obj) == uid

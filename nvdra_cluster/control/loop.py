@@ -199,22 +199,25 @@ class Loop:
         with self.cache.lock:
             active = [view.name for view in self.cache.fabrics.values() if view.spec.domains]
             suspects = self.heartbeats.silent(active, now_s)
-            back = [name for name in self.cache.lost if name not in set(suspects)]
+            back = sorted(self.cache.lost - set(suspects))
         for name in back:
             if self.cache.set_lost(name, is_lost=False):
                 _LOG.info("node is back", node=name)
         news = [name for name in suspects if name not in self.cache.lost]
         for name in news[:ASK_LIMIT]:
-            if self._is_silent_indeed(name) and self.cache.set_lost(name, is_lost=True):
+            is_silent = self._is_silent_indeed(name)
+            if is_silent is None:
+                return  # an API server that does not answer is not asked 200 times
+            if is_silent and self.cache.set_lost(name, is_lost=True):
                 _LOG.warning("node lost: its heartbeats stopped", node=name)
 
-    def _is_silent_indeed(self, name: str) -> bool:
-        """Ask the API server itself: our watch may be what is silent."""
+    def _is_silent_indeed(self, name: str) -> bool | None:
+        """Ask the API server itself: our watch may be what is silent. None: it does not say."""
         try:
             obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(ASK_TIMEOUT_S, self.clock))
         except ApiError as error:
             _LOG.info("cannot ask about a silent node", v=2, node=name, error=error)
-            return False
+            return None
         self.observe_fabric(obj)
         return bool(self.heartbeats.silent([name], self.clock.monotonic()))
 
