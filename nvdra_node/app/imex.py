@@ -90,7 +90,7 @@ class Supervision:
         self.workers = Workers(self.clock)
         self._files = HostFiles()
         state_dir = settings.state_dir / "imex"
-        self._layout = Layout(settings.imex_dir, state_dir / "tls")
+        self._layout = Layout(settings.imex_dir, state_dir / "tls", settings.imex_persist_dir)
         self._certificate = Certificate(self._layout.tls, host.commands, self._files, self.clock)
         self._request = ""
         self._ctl = _ctl(settings, host, self._layout)
@@ -120,7 +120,7 @@ class Supervision:
         self.registry = Registry()
         add_process_metrics(self.registry, self.clock, version=__version__)
         imexgauges.add(self.registry, self.supervisor, lambda: self._status.writes)
-        self._version = ""
+        self._version: str | None = None
 
     def parts(self) -> list[Part]:
         """In the order of starting."""
@@ -199,12 +199,13 @@ class Supervision:
     def _report(self) -> tuple[FabricNodeStatus, float]:
         """What the status shall say, and how often at least."""
         snapshot = self.supervisor.snapshot
-        if not self._version:
+        if self._version is None:  # asked once: a program that cannot say it will not learn it
             self._version = self._ctl.version(Deadline(VERSION_S, self.clock))
+        view = snapshot.view
         machine = report.Machine(
             boot_id=self._boot_id,
             addresses=(self._own,) if self._own else (),
-            imex_version=self._version,
+            imex_version=(view.version if view is not None else "") or self._version,
             channel_count=self.channel_count(),
             certificate_request=self._request,
         )

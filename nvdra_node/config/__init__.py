@@ -60,6 +60,7 @@ class NodeConfig:
     imex_path: Path
     imex_ctl_path: Path
     imex_dir: Path
+    imex_persist_dir: Path
     systemctl_path: Path
     journalctl_path: Path
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -298,6 +298,12 @@ OPTIONS: tuple[Option, ...] = (
         "/run/nvdra/imex",
         "files and sockets of the IMEX daemon and its supervisor; a reboot must empty it",
     ),
+    _option(
+        "imex_persist_dir",
+        values.as_path,
+        "/run/nvidia-imex",
+        "where nvidia-imex keeps persist.dat; only for an nvidia-imex that keeps it elsewhere",
+    ),
     _option("systemctl_path", values.as_path, "/usr/bin/systemctl", "systemd's systemctl"),
     _option("journalctl_path", values.as_path, "/usr/bin/journalctl", "systemd's journalctl"),
 )

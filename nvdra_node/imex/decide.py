@@ -35,6 +35,11 @@ MAX_DOUBLINGS = 16
 
 def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
     """The run that serves a domain here; None as long as slot, address or certificate are missing."""
+    domain_uid = domain.uid if domain.isolation is Isolation.DOMAIN else ""
+    return _run(domain_uid, domain.port, situation)
+
+
+def _run(domain_uid: str, port: int, situation: Situation) -> Run | None:
     spec, policy = situation.spec, situation.policy
     if spec is None or spec.slot is None or not situation.address:
         return None
@@ -43,11 +48,11 @@ def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
     if policy.needs_encryption and not situation.has_certificate:
         return None
     return Run(
-        domain_uid=domain.uid if domain.isolation is Isolation.DOMAIN else "",
+        domain_uid=domain_uid,
         clique_id=spec.clique_id,
         slot=spec.slot,
         slot_count=spec.slot_count,
-        port=domain.port,
+        port=port,
         address=situation.address,
         is_encrypted=policy.needs_encryption,
     )
@@ -85,6 +90,8 @@ def target(situation: Situation, memory: Memory) -> Run | None:
             return running  # the controller took the domain away, or it cannot be reached: claims go on
         if is_admitted(domain_uid, situation):
             return None  # its containers may still have the channel: nobody else may have the node
+    if situation.spec.shared_port:
+        return _run("", situation.spec.shared_port, situation)
     shared = (d for d in situation.spec.domains if d.isolation is Isolation.CHANNEL)
     return next((run for d in shared if (run := run_for(d, situation)) is not None), None)
 

@@ -25,6 +25,8 @@ class Layout:
 
     directory: Path
     tls: Path
+    persist: Path = Path("/run/nvidia-imex")
+    """Where nvidia-imex remembers its peers for the case that it dies; it has no setting for that."""
 
     @property
     def config(self) -> Path:
@@ -45,11 +47,6 @@ class Layout:
     def nsswitch(self) -> Path:
         """The unit's /etc/nsswitch.conf."""
         return self.directory / "nsswitch.conf"
-
-    @property
-    def persist(self) -> Path:
-        """The unit's /var/run/nvidia-imex."""
-        return self.directory / "persist"
 
     @property
     def commands(self) -> Path:

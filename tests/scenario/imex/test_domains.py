@@ -162,6 +162,19 @@ class TestTwoDomains:
         assert (first.domain.channel, second.domain.channel) == (3, 4)
         assert node.daemon.history == ["start"] and node.serves() == ""
 
+    def test_with_channel_isolation_it_runs_from_boot_on_without_any_domain(self, node):
+        node.assign(shared_port=50000)
+        node.turn()
+        assert node.daemon.history == ["start"] and node.serves() == ""
+        domain = a_domain("A", channel=3, isolation=Isolation.CHANNEL, port=50000)
+        node.assign(domain, shared_port=50000)
+        assert node.join("c1", "A").readiness.is_ready
+        node.supervisor.leave("c1")
+        node.assign(shared_port=50000)
+        node.clock.advance(1000)
+        node.turn()
+        assert node.daemon.history == ["start"]
+
     def test_a_claim_that_never_got_ready_does_not_keep_the_daemon_from_others(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.daemon.starts_as = ImexState.WAITING_FOR_PEERS

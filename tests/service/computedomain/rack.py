@@ -78,7 +78,7 @@ class Tray:
             "imexPath": str(programs / "nvidia-imex"), "imexCtlPath": str(programs / "nvidia-imex-ctl"),
             "systemctlPath": str(programs / "systemctl"),
             "journalctlPath": str(programs / "journalctl"), "imexLingerSeconds": 2,
-            "logVerbosity": 4,
+            "imexPersistDir": str(self.imex_dir / "persist"), "logVerbosity": 4,
             "imexEncryption": "disabled", "sweepIntervalSeconds": 600,
         } | more  # fmt: skip
         path = self.home / "config.yaml"
