@@ -60,6 +60,7 @@ OVERRIDES: dict[str, JsonObject] = {
     "FabricNode.spec.domains": list_map("uid"),
     "FabricNode.spec.domains[].port": {"minimum": 0, "maximum": 65535},
     "FabricNode.spec.domains[].channel": {"minimum": 0, "maximum": 1048575},
+    "FabricNode.spec.sharedPort": {"minimum": 0, "maximum": 65535},
     "FabricNode.spec.heartbeatSeconds": {"minimum": 1},
     "FabricNode.status.bootID": {"maxLength": 64},
     "FabricNode.status.clusterUUID": {"maxLength": 64},

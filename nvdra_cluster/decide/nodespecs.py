@@ -24,6 +24,7 @@ from nvdra_core.api import (
     FabricNodeSpec,
     FabricSlot,
     FormerSlot,
+    Isolation,
 )
 from nvdra_core.api.fabric import DEFAULT_HEARTBEAT_S
 
@@ -73,6 +74,8 @@ def reconcile(
         ):
             continue  # a node that is gone keeps what it has, until its object goes: its slot cools
         wanted = _spec(snapshot, decision, filled, view)
+        if settings.isolation is Isolation.CHANNEL and wanted.slot is not None:
+            wanted = replace(wanted, shared_port=settings.ports.first)
         wanted = replace(wanted, certificate=certify(view, wanted))
         if wanted != view.spec:
             writes.append(_write(view, wanted))

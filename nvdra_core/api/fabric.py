@@ -102,6 +102,10 @@ class FabricNodeSpec(ApiStruct, frozen=True):
     former_slots: tuple[FormerSlot, ...] = ()
     domains: tuple[FabricDomain, ...] = ()
     """By uid. A domain stays until its last claim on this node is gone."""
+    shared_port: int = 0
+    """With isolation ``channel``: the port of the clique's one IMEX, which runs from boot on, whether a
+    domain is there or not. 0 with isolation ``domain``.
+    """
     heartbeat_seconds: int = DEFAULT_HEARTBEAT_S
     """How often the supervisor writes status.heartbeatTime."""
     certificate: FabricCertificate | None = None

@@ -13,6 +13,7 @@ from nvdra_cluster.decide.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import Merge, Write
 from nvdra_core.api import FabricCertificate, FabricNodeSpec, FormerSlot
 from tests.unit.cluster.views import (
+    BY_CHANNEL,
     BY_HOST,
     CLIQUE,
     NUMBERS,
@@ -127,6 +128,16 @@ def test_leaving_the_last_domain_is_told():
     given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, writes)))
     writes, _ = nodespecs.reconcile(a_clique(given), SETTINGS)
     assert applied(given, writes).domains == ()
+
+
+def test_with_isolation_channel_the_cliques_imex_is_told_its_port_without_any_domain():
+    view = a_fabric_node()
+    shared, _ = nodespecs.reconcile(a_clique(view), BY_CHANNEL)
+    own, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    assert (applied(view, shared).shared_port, applied(view, own).shared_port) == (24000, 0)
+    outside = a_fabric_node(clique="")
+    none, _ = nodespecs.reconcile(a_clique(outside, clique_id=""), BY_CHANNEL)
+    assert applied(outside, none).shared_port == 0
 
 
 class TestMoving:

@@ -32,6 +32,7 @@ SPEC: dict[str, Any] = {
             "members": [0, 5],
         }
     ],
+    "sharedPort": 24000,
     "heartbeatSeconds": 30,
     "certificate": {"certificate": "c", "authorities": "a", "notAfter": "2027-01-01T00:00:00Z"},
 }
