@@ -17,7 +17,6 @@ import socket
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ConfigError, FileError, LockTimeoutError
+from nvdra_node.kubeletplugin.callpool import CallPool
 from nvdra_node.kubeletplugin.leangrpc import grpc
 
 MAX_SOCKET_PATH = 107
@@ -159,12 +159,12 @@ class SocketServer:
         self.path = path
         self._handlers = handlers
         self._workers = workers
-        self._pool: futures.ThreadPoolExecutor | None = None
+        self._pool: CallPool | None = None
         self._server: Any = None
 
     def start(self) -> None:
         """Serve, and only then give the socket its name. Raises FileError."""
-        self._pool = futures.ThreadPoolExecutor(self._workers, thread_name_prefix=self.path.stem)
+        self._pool = CallPool(self._workers, self.path.stem)
         self._server = grpc.server(self._pool)
         for handler in self._handlers:
             self._server.add_generic_rpc_handlers((handler,))
@@ -194,8 +194,7 @@ class SocketServer:
         self._server.stop(grace_s).wait()
         self._server = None
         if self._pool is not None:
-            # A handler that hangs in the machine must not hold up the end of the process.
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
 
 
 class PluginServer:

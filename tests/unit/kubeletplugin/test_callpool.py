@@ -1,0 +1,119 @@
+"""Threads for calls: as many as are needed, never more than the limit, and none that is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from nvdra_node.kubeletplugin.callpool import CallPool, Submitted
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def pool() -> Iterator[CallPool]:
+    made = CallPool(4, "call")
+    yield made
+    made.close()
+
+
+def end_of(call: Submitted) -> threading.Event:
+    ended = threading.Event()
+    call.add_done_callback(lambda _: ended.set())
+    return ended
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("call_") for thread in threading.enumerate())
+
+
+def test_calls_that_block_do_not_keep_others_from_running(pool: CallPool) -> None:
+    let_go = threading.Event()
+    begun = threading.Barrier(4)
+
+    def block() -> None:
+        begun.wait(WAIT_S)
+        let_go.wait(WAIT_S)
+
+    for _ in range(3):
+        pool.submit(block)
+    begun.wait(WAIT_S)  # the fourth party is this thread, so all three run
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(WAIT_S)
+    let_go.set()
+
+
+def test_calls_above_the_limit_wait_in_order(pool: CallPool) -> None:
+    let_go = threading.Event()
+    order: list[int] = []
+    for _ in range(4):
+        pool.submit(let_go.wait, WAIT_S)
+    last = threading.Event()
+    for number in range(8):
+        pool.submit(order.append, number)
+    pool.submit(last.set)
+    assert order == []
+    assert threads() == 4
+    let_go.set()
+    assert last.wait(WAIT_S)
+    assert sorted(order) == list(range(8))
+
+
+def test_one_thread_does_for_calls_that_come_one_after_the_other(pool: CallPool) -> None:
+    for _ in range(20):
+        assert end_of(pool.submit(int)).wait(WAIT_S)
+    assert threads() <= 2  # a thread is free a moment after its call has ended
+
+
+def test_many_submitters_at_once_lose_no_call(pool: CallPool) -> None:
+    ran = threading.Semaphore(0)
+    called_back = threading.Semaphore(0)
+
+    def submit() -> None:
+        for _ in range(200):
+            pool.submit(ran.release).add_done_callback(lambda _: called_back.release())
+
+    submitters = [threading.Thread(target=submit) for _ in range(8)]
+    for submitter in submitters:
+        submitter.start()
+    for _ in range(1600):
+        assert ran.acquire(timeout=WAIT_S)
+        assert called_back.acquire(timeout=WAIT_S)
+    assert threads() <= 4
+
+
+def test_a_callback_that_comes_late_is_called_at_once(pool: CallPool) -> None:
+    call = pool.submit(int)
+    assert end_of(call).wait(WAIT_S)
+    seen: list[object] = []
+    call.add_done_callback(seen.append)
+    assert seen == [call]
+
+
+def test_a_call_that_fails_costs_no_thread_and_is_called_back(pool: CallPool) -> None:
+    for _ in range(8):
+        assert end_of(pool.submit(int, "no number")).wait(WAIT_S)
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(WAIT_S)
+
+
+def test_after_the_end_nothing_is_taken_and_no_thread_stays() -> None:
+    pool = CallPool(4, "call")
+    let_go = threading.Event()
+    for _ in range(4):
+        pool.submit(let_go.wait, WAIT_S)
+    dropped: list[int] = []
+    pool.submit(dropped.append, 1)
+    pool.close()
+    with pytest.raises(RuntimeError, match="ended"):
+        pool.submit(int)
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("call_")]
+    let_go.set()
+    for thread in ours:
+        thread.join(WAIT_S)
+    assert threads() == 0
+    assert dropped == []
