@@ -10,6 +10,8 @@ from collections.abc import Callable
 from nvdra_core import __version__, endpoint, log
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import ConfigError
+from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.metrics import Registry
@@ -106,7 +108,8 @@ class Supervision:
         )
         self._boot_id = doors.boot_id
         self.supervisor = Supervisor(doors)
-        self.fabric = FabricWatch(host, self.clock, self.supervisor)
+        is_strict = gates_of(settings).enabled(Gate.CRASH_ON_NVLINK_FABRIC_ERRORS)
+        self.fabric = FabricWatch(host, self.clock, self.supervisor, is_strict=is_strict)
         self._peers = PeerWatch(self._ctl, self.clock, self.supervisor)
         self._spec = SpecWatch(client, FABRIC_NODES, settings.node_name, self._take)
         self._status = StatusWriter(
@@ -212,6 +215,20 @@ class Supervision:
         spec = snapshot.situation.spec
         heartbeat_s = spec.heartbeat_seconds if spec is not None else report.DEFAULT_HEARTBEAT_S
         return report.status(snapshot, machine, self._layout), max(1.0, float(heartbeat_s))
+
+
+def gates_of(settings: config.NodeConfig) -> FeatureGates:
+    """The gates, checked. Raises ConfigError."""
+    text = ",".join(f"{name}={str(on).lower()}" for name, on in settings.feature_gates.items())
+    gates = FeatureGates.parse(text)
+    gates.validate()
+    is_hosted = settings.imex_mode == Mode.HOST_MANAGED.value
+    if is_hosted and not gates.enabled(Gate.HOST_MANAGED_IMEX_DAEMON):
+        raise ConfigError(
+            "imexMode is 'hostManaged', but the feature gate HostManagedIMEXDaemon is off; set featureGates:"
+            " {HostManagedIMEXDaemon: true}"
+        )
+    return gates
 
 
 def policy(settings: config.NodeConfig) -> Policy:

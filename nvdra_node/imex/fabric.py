@@ -26,8 +26,8 @@ Info = Mapping[str, Any]
 """Answer of the NVML operation ``fabric``."""
 
 
-def look(host: Host, clock: Clock) -> Fabric:
-    """The fabric now. Never raises for what the driver or a GPU does."""
+def look(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
+    """The fabric now. Never raises for what the driver or a GPU does. ``is_strict``: see ``judge``."""
     version = host.sysfs.driver_version()
     if version is None:
         return Fabric(message="the NVIDIA driver is not loaded")
@@ -41,6 +41,8 @@ def look(host: Host, clock: Clock) -> Fabric:
         info, problem = _ask(host, Deadline(GPU_TIMEOUT_S, clock), index)
         infos += [info] if info is not None else []
         problems += [problem] if problem else []
+    if not is_strict:
+        infos = [info for info in infos if is_attached(info)]
     return judge(infos, problems, version)
 
 
@@ -53,6 +55,11 @@ def _ask(host: Host, deadline: Deadline, index: int) -> tuple[Info | None, str]:
         return None, "" if is_without else f"GPU {index}: {error}"
     except (HostError, NotReadyError) as error:
         return None, f"GPU {index}: {error}"
+
+
+def is_attached(info: Info) -> bool:
+    """All that counts without the gate CrashOnNVLinkFabricErrors: a GPU that is not registered has no fabric."""
+    return bool(info["state"] == _COMPLETED and info["status"] == 0)
 
 
 def judge(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -> Fabric:

@@ -79,7 +79,10 @@ class SpecWatch:
 class FabricWatch:
     """Looks at the GPUs' fabric now and then, and more often while it is not settled."""
 
-    def __init__(self, host: Host, clock: Clock, supervisor: Supervisor) -> None:
+    def __init__(
+        self, host: Host, clock: Clock, supervisor: Supervisor, *, is_strict: bool = True
+    ) -> None:
+        self._is_strict = is_strict
         self._host = host
         self._clock = clock
         self._supervisor = supervisor
@@ -101,7 +104,7 @@ class FabricWatch:
 
     def look(self) -> float:
         """One look; the seconds until the next."""
-        found = fabric.look(self._host, self._clock)
+        found = fabric.look(self._host, self._clock, is_strict=self._is_strict)
         if found != self._last:
             _LOG.info("fabric", state=found.state.value, clique=found.clique_id, why=found.message)
             self._last = found

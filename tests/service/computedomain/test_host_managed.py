@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.errors import ConfigError
 from nvdra_core.kube.resources import NODES
+from nvdra_node import config
+from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain.label import LABEL, CliqueLabel
 from nvdra_node.computedomain.model import NodeView
 from tests.service.computedomain.rack import wait_for
@@ -36,7 +39,8 @@ def host_imex(make_rack):
         program = str(tray.root.path / "usr/bin/nvidia-imex")
         started.append(subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL))
 
-    tray.start(imexMode="hostManaged", imexHostSocketPath=str(socket))
+    gates = {"HostManagedIMEXDaemon": True}
+    tray.start(imexMode="hostManaged", imexHostSocketPath=str(socket), featureGates=gates)
     tray.register()
     yield rack, tray, start
     for process in started:
@@ -54,6 +58,18 @@ def test_claims_wait_for_the_hosts_daemon_and_nobody_touches_it(host_imex):
     assert tray.unprepare("c1").errors == {}
     assert install.session(tray.root.path)["held"]
     assert tray.imex()["ActiveState"] == "inactive", "our own unit was never started"
+
+
+def test_the_mode_needs_its_gate():
+    settings = config.load(
+        file_text="imexMode: hostManaged",
+        file_name="config.yaml",
+        environment={},
+        flags={},
+        host_name="n",
+    )
+    with pytest.raises(ConfigError, match="HostManagedIMEXDaemon"):
+        gates_of(settings)
 
 
 def test_a_host_daemon_that_hangs_does_not_pass(host_imex):

@@ -23,6 +23,8 @@ from tests.sim.imex.settings import Control, WrongSettingsError
 VERSION = "580.65.06"
 USR1_PAUSE_S = 5.0
 TICK_S = 0.02
+LIFE_S = 3600.0
+"""A daemon whose test was killed ends by itself some time."""
 
 
 def local_addresses() -> list[str]:
@@ -150,7 +152,7 @@ class Daemon:
         started = time.monotonic()
         reloaded_at = float("-inf")
         self._save_persist()
-        while not self.stop_signal.is_set():
+        while not self.stop_signal.is_set() and time.monotonic() - started < LIFE_S:
             after = self.control.get("crash_after_s")
             if after is not None and time.monotonic() - started >= float(str(after)):
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -70,6 +70,17 @@ def test_gpus_in_several_cliques_are_a_failure(machine):
     assert found.state is FabricState.FAILED and "several cliques" in found.message
 
 
+@pytest.mark.parametrize("sick", [FakeFabric(state=2), FakeFabric(status=999)])
+def test_without_the_gate_a_gpu_that_is_not_registered_has_no_fabric(machine, sick):
+    clock = FakeClock()
+    machine.gpus[1].fabric = sick
+    assert fabric.look(fake_host(machine, clock), clock, is_strict=False).clique_id == CLIQUE
+    for gpu in machine.gpus:
+        gpu.fabric = sick
+    found = fabric.look(fake_host(machine, clock), clock, is_strict=False)
+    assert found.state is FabricState.NOT_SUPPORTED
+
+
 def test_a_lost_gpu_does_not_take_the_clique_from_the_others(machine):
     machine.lose(3)
     found = look(machine)
