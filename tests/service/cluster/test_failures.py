@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,18 @@ class TestController:
         a_member(rack)
         assert rack.replicas[0].workers.failure is None
 
+    def test_what_went_while_no_watch_was_open_is_noticed(self, rack: Rack):
+        """Events of deletions were missed for good: only a new list can tell."""
+        tray = a_member(rack)
+        rack.server.api.faults.add(Fault(verb="watch", code=503, count=0))
+        rack.server.api.reader.end_watches()
+        rack.unclaim("a")
+        tray.leave()
+        rack.server.api.store.compact()
+        rack.server.api.faults.clear()
+        wait_until("left", lambda: rack.status()["nodes"] == [])
+        wait_until("no clique", lambda: rack.cliques() == [])
+
 
 class TestLeaders:
     @pytest.fixture
@@ -215,6 +228,26 @@ class TestLeaders:
         wait_until("two leads", lambda: leader(pair) == "two")
         pair.create_domain()
         wait_until("served", lambda: pair.condition("Accepted"))
+
+    def test_a_lease_that_is_renewed_is_not_taken_whatever_its_times_say(self):
+        """Only changes that are seen count: the holder's clock may be wrong by years."""
+        with Rack(is_elected=True) as rack:
+            body: dict[str, Any] = {
+                "apiVersion": LEASES.api_version, "kind": "Lease",
+                "metadata": {"name": "nvdra-controller", "namespace": NAMESPACE},
+                "spec": {"holderIdentity": "other", "leaseDurationSeconds": 5, "leaseTransitions": 7},
+            }  # fmt: skip
+            rack.client.create(LEASES, body)
+            replica = rack.start("one")
+            for second in range(20):
+                body["spec"]["renewTime"] = f"1999-01-01T00:00:{second:02}.000000Z"
+                rack.client.merge_patch(LEASES, body)
+                rack.clock.wait(threading.Event(), 0.25)
+                assert leader(rack) == "other"
+            assert not replica.controller.is_leading()
+            wait_until("taken when it stands still", lambda: leader(rack) == "one")
+            lease = rack.client.get(LEASES, "nvdra-controller", namespace=NAMESPACE)
+            assert lease["spec"]["leaseTransitions"] == 8
 
     def test_a_leader_that_cannot_renew_stops_before_its_lease_is_anothers(self, pair: Rack):
         one = pair.replicas[0]
