@@ -71,7 +71,7 @@ class OneCpu:
         while not self._clock.wait(self._workers.stopping, LOOK_S):
             now = self._threads.time()
             if is_crowded(before, now):
-                _LOG.info("CPU is crowded: moving", v=2, cpu=self.cpu)
+                _LOG.info("CPU is crowded: moving", v=6, cpu=self.cpu)
                 self._move()
             before = now
 
