@@ -6,6 +6,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 from email.parser import HeaderParser
+from functools import cache
 from pathlib import Path
 
 from nvdra_packages import wheels as wheel_files
@@ -66,6 +67,7 @@ class Project:
         return LICENSES[self.name]
 
 
+@cache
 def projects(wheels: Path) -> tuple[Project, ...]:
     """What is in a directory of wheels, one entry for all wheels of a project, sorted by name."""
     found: dict[str, Project] = {}

@@ -5,7 +5,7 @@ import pytest
 from tests.cluster import capability
 
 
-def needs_packages(*, timeout_s: int = 300) -> list[pytest.MarkDecorator]:
+def needs_packages(*, timeout_s: int = 900) -> list[pytest.MarkDecorator]:
     """What a module assigns to ``pytestmark``. They carry the mark ``cluster``, too: like it they need root."""
     reason = capability.why_not()
     return [

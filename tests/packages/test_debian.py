@@ -97,6 +97,9 @@ def test_every_module_is_compiled_for_the_distribution_s_python(
 
 
 def test_units_are_read_without_complaint(installed: Userland):
+    imex = installed.path("/usr/bin/nvidia-imex")  # of the driver's packages
+    imex.write_text("#!/bin/sh\n")
+    imex.chmod(0o755)
     units = sorted(p.name for p in installed.path("usr/lib/systemd/system").glob("nvdra*.service"))
     done = installed.run("systemd-analyze", "verify", "--man=no", *units, check=False)
     assert [line for line in done.stderr.splitlines() if "nvdra" in line] == []

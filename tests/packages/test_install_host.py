@@ -14,7 +14,7 @@ from tests.packages import host as hosts
 from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.host import PackageHost
 
-pytestmark = [*needs_cluster(timeout_s=600), pytest.mark.packages]
+pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 
 GPU = {"gpu": "gpu"}
 STATE = "/var/lib/nvdra"
