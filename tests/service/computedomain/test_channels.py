@@ -89,7 +89,7 @@ def test_a_claim_that_waits_is_told_for_what(rack):
 def test_a_claim_that_waits_goes_on_as_soon_as_the_controller_has_spoken(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-a")
-    assert tray.prepare("c1", timeout_s=2.0).errors
+    tray.told("c1", "WaitingForDomain")
     rack.domain("a")
     assert tray.prepare("c1").errors == {}
 
