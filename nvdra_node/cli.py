@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
             "look after this node's IMEX daemon and fabric (nvdra-imex-supervisor.service)",
         ),
         ("check-config", "check all settings and print each with where it came from"),
-        ("withdraw", "delete this node's ResourceSlices of gpu.nvidia.com (before uninstalling)"),
+        ("withdraw", "delete this node's ResourceSlices of both drivers (before uninstalling)"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(

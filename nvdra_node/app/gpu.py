@@ -27,6 +27,7 @@ from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
+DRIVERS = (GpuDriver.name, "compute-domain.nvidia.com")
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook) -> int:
@@ -77,18 +78,16 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
 
 
 def withdraw(settings: config.NodeConfig) -> int:
-    """Delete this node's slices of gpu.nvidia.com, for an uninstall. Raises ApiError."""
+    """Delete this node's slices of both drivers, for an uninstall. Raises ApiError."""
     clock = SystemClock()
     client = open_client(settings)
     try:
         api = DraApi(client)
         deadline = Deadline(30.0, clock)
-        selector = Selector(
-            fields=f"spec.driver={GpuDriver.name},spec.nodeName={settings.node_name}"
-        )
-        slices = api.list_slices(selector, deadline=deadline)
-        for item in slices.items:
-            api.delete_slice(item["metadata"]["name"], deadline=deadline)
+        for driver in DRIVERS:
+            selector = Selector(fields=f"spec.driver={driver},spec.nodeName={settings.node_name}")
+            for item in api.list_slices(selector, deadline=deadline).items:
+                api.delete_slice(item["metadata"]["name"], deadline=deadline)
         return 0
     finally:
         client.close()

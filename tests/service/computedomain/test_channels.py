@@ -131,6 +131,16 @@ def test_a_node_without_fabric_serves_claims_without_channel_and_imex(make_rack)
     assert set(device["attributes"]) == {"type", "id"}
 
 
+def test_withdrawing_a_node_takes_its_channel_out_of_the_cluster(rack):
+    [tray] = rack.trays
+    wait_for(lambda: rack.slices(tray), "a slice")
+    for service in list(tray.services):
+        tray.stop(service)
+    tray.start("withdraw")
+    assert tray.services.pop("withdraw").wait(60) == 0
+    assert rack.slices(tray) == []
+
+
 def test_two_trays_of_a_domain_find_each_other(make_rack):
     made = make_rack(2)
     uid = made.domain("a")
