@@ -84,7 +84,7 @@ waited_s:
 PUBLISHED = re.compile(
     r'^nvidia_dra_published_devices\{driver="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE
 )
-INTERVAL_S = 0.5
+INTERVAL_S = 1.0
 ANSWER_S = 5.0
 JOURNAL_LINES = "12"
 
@@ -97,23 +97,19 @@ class Gate:
         self.kubelet = Path(module.params["kubelet_dir"])
         self.devices: dict[str, int] = {}
 
-    def problems(self) -> list[str]:
-        """Everything that is wrong now."""
-        found = []
+    def look(self) -> tuple[list[str], list[str]]:
+        """Everything that is wrong now, and the main process of each service."""
+        found, processes = [], []
         for service in self.module.params["services"]:
             state = self.show(service["unit"])
+            processes.append(state.get("MainPID", ""))
             if state.get("ActiveState") != "active":
                 found.append(
                     f"{service['unit']} is {state.get('ActiveState')} ({state.get('SubState')})"
                 )
-                continue
-            if service["driver"]:
+            elif service["driver"]:
                 found += self.silent_sockets(service["driver"])
-        return found + ([] if found else self.missing_devices())
-
-    def processes(self) -> list[str]:
-        """Main process of each service."""
-        return [self.show(s["unit"]).get("MainPID", "") for s in self.module.params["services"]]
+        return found or self.missing_devices(), processes
 
     def show(self, unit: str) -> dict[str, str]:
         """What systemd says of a unit."""
@@ -206,7 +202,7 @@ def main() -> None:
     began_s = time.monotonic()
     well_since_s, processes = began_s, [""]
     while True:
-        problems, seen, now_s = gate.problems(), gate.processes(), time.monotonic()
+        (problems, seen), now_s = gate.look(), time.monotonic()
         if problems or seen != processes:
             well_since_s, processes = now_s, seen
         elif now_s - well_since_s >= module.params["settle_s"]:
