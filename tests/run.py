@@ -205,7 +205,7 @@ def command_packages() -> None:
 def command_rack() -> None:
     """Show the Ansible collection on a whole rack."""
     argv = tool("python", "-m", "tests.rack", "show", "--hosts", "18")
-    run_steps([Step("18 hosts", 900, argv, cluster_obstacle())])
+    run_steps([Step("18 hosts", 1800, argv, cluster_obstacle())])
 
 
 def command_format() -> None:
