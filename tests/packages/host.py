@@ -91,6 +91,8 @@ def up(name: str, packages: Packages) -> Iterator[tuple[Bed, PackageHost]]:
             cluster.apply(DEVICE_CLASSES.read_text())
             host = PackageHost(cluster.nodes[0], sim)
             host.load_driver()
+            # What failed to prepare during a restart is tried again at the next sync of its pod.
+            host.configure_kubelet(syncFrequency="5s")
             yield Bed(cluster, [host]), host
     finally:
         shutil.rmtree(home, ignore_errors=True)
