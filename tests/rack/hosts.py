@@ -82,6 +82,7 @@ class Rack:
 
     def down(self) -> None:
         """All of it away."""
+        self.cluster.down()
         down(self.name)
 
     def __enter__(self) -> Rack:
