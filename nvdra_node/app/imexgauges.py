@@ -22,6 +22,7 @@ def add(registry: Registry, supervisor: Supervisor, writes: Callable[[], int]) -
     written = registry.gauge("nvdra_fabric_node_writes", "Writes of this node's FabricNode status")
 
     def refresh() -> None:
+        """Read the supervisor once, so that all gauges tell of the same moment."""
         snapshot = supervisor.snapshot
         now = snapshot.situation.imex if snapshot.run is not None else ImexState.STOPPED
         for each in ImexState:

@@ -66,6 +66,7 @@ class _Job:
     site_packages: Path
 
     def run(self, out: Path, release: Release) -> Built:
+        """Write the bill of materials and nfpm's settings, then the package into ``out``."""
         materials = self.home / f"{self.arch.name}.{self.form}.cdx.json"
         materials.write_text(sbom.document(wheels.fetch(self.arch), self.arch, release))
         materials.chmod(0o644)
