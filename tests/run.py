@@ -22,7 +22,7 @@ TOP = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("NVDRA_CACHE") or Path.home() / ".cache" / "nvdra")
 REQUIREMENTS = TOP / "tests" / "requirements.txt"
 TYPED = ("nvdra_core", "nvdra_node", "nvdra_cluster", "packaging/nvdra_packages", "tests")
-DEBIAN_PACKAGES = {"gcc": "gcc", "cc": "libc6-dev", "make": "make"}
+DEBIAN_PACKAGES = {"gcc": "gcc", "cc": "libc6-dev", "make": "make", "strace": "strace"}
 
 
 class StepFailedError(Exception):
