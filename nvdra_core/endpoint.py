@@ -12,11 +12,11 @@ import errno
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from nvdra_core import log, metrics
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ConfigError, DeadlineError, HostError
+from nvdra_core.value import Value
 
 _LOG = log.get(__name__)
 _MAX_CONNECTIONS = 8
@@ -29,8 +29,7 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Value):
     """What a route answers."""
 
     status: int
@@ -57,8 +56,7 @@ def health_route(problems: Callable[[], list[str]]) -> Route:
     return answer
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Value):
     """Where to listen. An empty ``host`` means every address of the machine, IPv6 and IPv4."""
 
     host: str

@@ -10,11 +10,11 @@ from it).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
 from nvdra_core.errors import ConfigError
+from nvdra_core.value import Value, field
 
 
 class Stage(str, Enum):
@@ -47,8 +47,7 @@ class Gate(str, Enum):
     LOGGING_BETA_OPTIONS = "LoggingBetaOptions"
 
 
-@dataclass(frozen=True, slots=True)
-class GateInfo:
+class GateInfo(Value):
     """What a gate is when nobody sets it."""
 
     stage: Stage
@@ -93,8 +92,7 @@ class RelationKind(str, Enum):
     NEEDS = "needs"
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Value):
     """One rule between two gates; a set of gates that breaks it does not start."""
 
     gate: Gate
@@ -162,8 +160,7 @@ def _defaults() -> dict[Gate, bool]:
     return {gate: info.default for gate, info in KNOWN.items()}
 
 
-@dataclass(frozen=True)
-class FeatureGates:
+class FeatureGates(Value):
     """The gates of one process: a value for every gate. Equal when all values are."""
 
     values: Mapping[Gate, bool] = field(default_factory=lambda: MappingProxyType(_defaults()))

@@ -9,9 +9,9 @@ an integer number of nano-units. Bad text raises MalformedTextError and nothing 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from nvdra_core.errors import MalformedTextError
+from nvdra_core.value import Value
 
 _NANO = 10**9
 _MAX_TEXT = 64
@@ -26,8 +26,7 @@ _PATTERN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Quantity:
+class Quantity(Value, order=True):
     """An exact amount; equal and ordered by value, however it was written."""
 
     nano: int

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ConfigError, NvdraError
 from nvdra_core.systemd import Notifier
+from nvdra_core.value import Value
 from nvdra_core.workers import Workers
 
 _LOG = log.get(__name__)
@@ -35,7 +35,9 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class Part(Protocol):
     """Something that runs while the service does."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in logs."""
 
     def start(self) -> None:
         """Begin; return when it works. Raises NvdraError, which stops the service."""
@@ -44,8 +46,7 @@ class Part(Protocol):
         """End, by the deadline. Called once, and only if ``start`` returned."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
+class Service(Value, kw_only=True):
     """One process. ``run`` returns its exit status."""
 
     parts: Sequence[Part]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from nvdra_core.errors import ConfigError
+from nvdra_core.value import Value, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProxySettings:
+class ProxySettings(Value, kw_only=True):
     """The values of the environment variables of these names; empty means unset."""
 
     https_proxy: str = field(default="", repr=False)
@@ -18,8 +17,7 @@ class ProxySettings:
     no_proxy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
+class Proxy(Value):
     """A proxy that tunnels with CONNECT. ``authorization`` is a header line or empty."""
 
     host: str

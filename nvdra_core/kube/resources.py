@@ -6,11 +6,11 @@ path (a slash, a per cent sign, ``.`` and ``..``) are refused before anything is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 from nvdra_core.errors import ApiError
+from nvdra_core.value import Value, replace
 
 JsonObject = dict[str, Any]
 """A Kubernetes object as it is on the wire: unknown fields survive a read, a change and a write."""
@@ -18,8 +18,7 @@ JsonObject = dict[str, Any]
 RESOURCE_GROUP = "resource.k8s.io"
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(Value):
     """A kind of object in one API version; ``group`` is empty for the core group."""
 
     group: str
@@ -81,8 +80,7 @@ FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(Value):
     """Which objects of a list or watch; both in the API's own syntax, empty means all."""
 
     fields: str = ""
@@ -101,8 +99,7 @@ class Selector:
 EVERYTHING = Selector()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteOptions:
+class WriteOptions(Value, kw_only=True):
     """How to write.
 
     ``field_validation`` is ``Strict``, ``Warn`` or ``Ignore`` (empty: the server's default, Warn). ``force`` lets an
@@ -124,8 +121,7 @@ class WriteOptions:
         return chosen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preconditions:
+class Preconditions(Value, kw_only=True):
     """A delete happens only when the stored object still has these; empty values are not checked."""
 
     uid: str = ""
@@ -141,8 +137,7 @@ class Preconditions:
         return options
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectList:
+class ObjectList(Value):
     """The answer to a list: one consistent state of the whole selection, and its version to watch from."""
 
     items: list[JsonObject]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
 
 from nvdra_core import __version__
 from nvdra_core.clock import Clock, Deadline
@@ -21,6 +20,7 @@ from nvdra_core.kube.pool import Pool
 from nvdra_core.kube.proxy import ProxySettings
 from nvdra_core.kube.retry import Backoff, is_retryable, parse_retry_after
 from nvdra_core.kube.wire import Connection, Head
+from nvdra_core.value import Value, field
 
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})
 WARNINGS_REMEMBERED = 256
@@ -28,8 +28,7 @@ WARNINGS_REMEMBERED = 256
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportSettings:
+class TransportSettings(Value, kw_only=True):
     """Times are seconds. ``request_timeout_s`` holds for a request without a deadline, all its retries included.
 
     ``attempt_timeout_s`` bounds one attempt, so that a silent server costs one attempt and not the whole deadline.
@@ -42,8 +41,7 @@ class TransportSettings:
     user_agent: str = f"nvdra/{__version__}"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Value):
     """What to send; ``target`` is path and query. ``is_idempotent`` None: as the method says."""
 
     method: str

@@ -12,7 +12,6 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
@@ -29,6 +28,7 @@ from nvdra_core.kube.resources import (
 from nvdra_core.kube.retry import BROKEN_STATUSES, BUSY_STATUSES, jitter
 from nvdra_core.kube.transport import Request
 from nvdra_core.kube.wire import BODY_LIMIT, Connection
+from nvdra_core.value import Value
 
 TIMEOUT_S = 240.0
 TIMEOUT_JITTER_S = 60.0
@@ -40,16 +40,14 @@ EVENT_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Value):
     """One change; ``type`` is ADDED, MODIFIED or DELETED, and ``obj`` the object after it (DELETED: the last state)."""
 
     type: str
     obj: JsonObject
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Value):
     """All objects there are now: what is not among them is gone, also when its deletion was never seen."""
 
     items: list[JsonObject]

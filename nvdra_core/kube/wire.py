@@ -11,10 +11,10 @@ import select
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from nvdra_core.clock import Deadline
 from nvdra_core.kube.errors import TransportError
+from nvdra_core.value import Value
 
 HEAD_LIMIT = 64 * 1024
 BODY_LIMIT = 256 * 1024 * 1024
@@ -31,8 +31,7 @@ SOCKET_OPTIONS = (
 """A peer that is gone without a word is noticed after about 30 s, also by a watch that only listens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Value):
     """The first part of an answer; header names are lower case, repeated ones joined with a comma."""
 
     status: int

@@ -5,13 +5,12 @@ It looks at no GPU and starts no daemon: what the node is and how its IMEX fares
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nvdra_core import log
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.service import Service
 from nvdra_core.systemd import Notifier
+from nvdra_core.value import replace
 from nvdra_core.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from nvdra_core import log, systemd
+from nvdra_core.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemdEnvironment:
+class SystemdEnvironment(Value, kw_only=True):
     """Empty values: not under systemd."""
 
     notify_socket: str = ""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, SystemClock
+from nvdra_core.value import Value
 from nvdra_core.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
@@ -23,8 +23,7 @@ from nvdra_node.host.host import Host, open_host
 _LOG = log.get(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstLook:
+class FirstLook(Value, kw_only=True):
     """What was begun, for the service to go on with."""
 
     clock: Clock

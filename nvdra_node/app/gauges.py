@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nvdra_core.metrics import Counter, Registry
 from nvdra_core.pluginmetrics import PluginMetrics
+from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.kubeletplugin.driver import Driver, Health
 from nvdra_node.kubeletplugin.publisher import Publisher
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owners:
+class Owners(Value, kw_only=True):
     """Who knows the states."""
 
     driver: Driver

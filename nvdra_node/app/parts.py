@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nvdra_core.clock import Deadline
+from nvdra_core.value import Value
 
 
 def _nothing() -> None:
@@ -16,8 +16,7 @@ def _nothing_by(deadline: Deadline) -> None:
     return None
 
 
-@dataclass(slots=True, kw_only=True)
-class FunctionPart:
+class FunctionPart(Value, kw_only=True):
     """See nvdra_core.service.Part."""
 
     name: str

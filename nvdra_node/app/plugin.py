@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nvdra_core import __version__, endpoint, log
 from nvdra_core.clock import Clock, Deadline
@@ -20,6 +19,7 @@ from nvdra_core.kube.dra import DraApi
 from nvdra_core.metrics import Registry
 from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
 from nvdra_core.service import Part
+from nvdra_core.value import Value
 from nvdra_core.workers import Workers
 from nvdra_node.app import gauges
 from nvdra_node.app.parts import FunctionPart
@@ -54,8 +54,7 @@ RENEW_S = 10.0
 """For one claim's CDI file; who works on the claim for longer writes it himself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Surroundings(Value, kw_only=True):
     """What a driver's machinery stands on."""
 
     settings: NodeConfig

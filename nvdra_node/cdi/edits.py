@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from nvdra_core.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceNode:
+class DeviceNode(Value, kw_only=True):
     """A device node to make in the container. ``host_path`` None: the same path."""
 
     path: str
@@ -19,8 +18,7 @@ class DeviceNode:
     gid: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class Mount(Value, kw_only=True):
     """A bind mount from the host into the container."""
 
     host_path: str
@@ -28,8 +26,7 @@ class Mount:
     options: tuple[str, ...] = ("ro", "nosuid", "nodev", "rbind", "rprivate")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hook:
+class Hook(Value, kw_only=True):
     """An OCI hook; ``args`` begin with arg0."""
 
     hook_name: str
@@ -38,8 +35,7 @@ class Hook:
     env: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerEdits:
+class ContainerEdits(Value, kw_only=True):
     """All edits of one device, or of all devices of a spec."""
 
     env: tuple[str, ...] = ()
@@ -49,16 +45,14 @@ class ContainerEdits:
     additional_gids: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CdiDevice:
+class CdiDevice(Value, kw_only=True):
     """One named device of a claim's spec; ``name`` is unique in the spec (claim UID + device)."""
 
     name: str
     edits: ContainerEdits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimSpec:
+class ClaimSpec(Value, kw_only=True):
     """What a claim's CDI file says, less the part that all claims share."""
 
     devices: tuple[CdiDevice, ...]

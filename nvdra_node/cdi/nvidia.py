@@ -19,13 +19,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
+from nvdra_core.value import Value, asdict
 from nvdra_node.cdi.spec import Common, parse_version
 from nvdra_node.host.ports import Commands, Files, HostRoots, Sysfs
 
@@ -43,8 +43,7 @@ _BELIEVED_S = 1.0
 _DAEMON_PATHS = ("/nvidia-fabricmanager/", "/nvidia-persistenced/", "/tmp/nvidia-mps")  # noqa: S108 - a host path to drop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Toolkit:
+class Toolkit(Value, kw_only=True):
     """Where NVIDIA's programs are and where we may keep what they say."""
 
     ctk: Path
@@ -54,8 +53,7 @@ class Toolkit:
     cache: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Key:
+class _Key(Value, kw_only=True):
     """What the edits depend on."""
 
     driver_version: str
@@ -65,8 +63,7 @@ class _Key:
     settings: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Value):
     """Edits that were made."""
 
     key: _Key
@@ -75,8 +72,7 @@ class _Entry:
     """Files of the host that the edits point at."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sight:
+class _Sight(Value):
     """When all files of an entry were seen."""
 
     entry: _Entry

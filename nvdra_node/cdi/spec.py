@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from nvdra_core.value import Value
 from nvdra_node.cdi.edits import ClaimSpec, ContainerEdits, DeviceNode, Hook, Mount
 
 BASE_VERSION = (0, 5, 0)
@@ -21,8 +21,7 @@ GIDS_VERSION = (0, 7, 0)
 Version = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
+class Common(Value):
     """The ``containerEdits`` of a whole spec file, rendered."""
 
     edits: bytes

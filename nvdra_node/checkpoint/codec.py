@@ -15,10 +15,10 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
 from typing import Any
 
 from nvdra_core.errors import RecordError
+from nvdra_core.value import fields, required
 from nvdra_node.checkpoint.model import SCHEMA_VERSION, PreparedDevice, Record, RecordState
 
 Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -37,13 +37,9 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-_RECORD_KEYS = {_camel(f.name): f.name for f in fields(Record) if f.name != "unknown"}
-_REQUIRED = {
-    f.name
-    for f in (*fields(Record), *fields(PreparedDevice))
-    if f.default is MISSING and f.default_factory is MISSING
-}
-_DEVICE_KEYS = {_camel(f.name): f.name for f in fields(PreparedDevice) if f.name != "unknown"}
+_RECORD_KEYS = {_camel(name): name for name in fields(Record) if name != "unknown"}
+_DEVICE_KEYS = {_camel(name): name for name in fields(PreparedDevice) if name != "unknown"}
+_REQUIRED = required(Record) | required(PreparedDevice)
 
 
 def encode(record: Record) -> bytes:

@@ -7,9 +7,10 @@ been, given). No record: nothing was done.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from nvdra_core.value import Value, field
 
 SCHEMA_VERSION = 1
 
@@ -21,8 +22,7 @@ class RecordState(str, Enum):
     COMPLETED = "completed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedDevice:
+class PreparedDevice(Value, kw_only=True):
     """One device as it was given to a claim: what the kubelet is told, again and again the same."""
 
     request: str
@@ -40,8 +40,7 @@ class PreparedDevice:
     """Fields of a later release: kept, written back unchanged."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Value, kw_only=True):
     """Everything this node knows of one claim."""
 
     uid: str

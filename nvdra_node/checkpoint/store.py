@@ -22,11 +22,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from nvdra_core import log
 from nvdra_core.errors import FileError, RecordError
+from nvdra_core.value import Value
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.host.files import TEMP_SUFFIX
@@ -38,8 +38,7 @@ _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 _SUFFIX = ".json"
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined:
+class Quarantined(Value):
     """A file that was no usable record."""
 
     path: Path

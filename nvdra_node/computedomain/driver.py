@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Protocol
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError, NotReadyError
+from nvdra_core.value import asdict
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
 from nvdra_node.computedomain import plan as planning

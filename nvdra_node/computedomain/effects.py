@@ -7,18 +7,17 @@ it. No two claims have the same effect, also when they share a channel: the supe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nvdra_core.errors import RecordError
+from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.claim import ClaimRef
 from nvdra_node.kubeletplugin.driver import Effect
 
 KIND = "joinDomain"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinDomain:
+class JoinDomain(Value, kw_only=True):
     """Hold a domain for a claim."""
 
     domain_uid: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from nvdra_core.value import Value, field
 
 CHANNEL_CLASS = "nvidia-caps-imex-channels"
 """Name of the channels' major in /proc/devices."""
@@ -17,8 +18,7 @@ SETTLED = frozenset({"Completed", "NotSupported"})
 """Fabric states in which claims can be served."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainView:
+class DomainView(Value, kw_only=True):
     """A ComputeDomain that this node takes part in."""
 
     isolation: str
@@ -27,8 +27,7 @@ class DomainView:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeView:
+class NodeView(Value, kw_only=True):
     """One word of the supervisor. All empty: it has not spoken yet."""
 
     fabric_state: str = ""
@@ -47,8 +46,7 @@ class NodeView:
         return self.fabric_state in SETTLED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Membership:
+class Membership(Value, kw_only=True):
     """What a claim was given when it joined a domain. Stored in its record."""
 
     domain_uid: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import ClaimError, NotReadyError
+from nvdra_core.value import Value
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import DomainView, Membership, NodeView
 from nvdra_node.kubeletplugin.leangrpc import grpc
@@ -20,8 +20,7 @@ UNAVAILABLE_PAUSE_S = 1.0
 AGAIN_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Value):
     """A claim that has a record."""
 
     effect: JoinDomain

@@ -7,11 +7,11 @@ Read once in ``cli`` into a frozen object; nothing below looks anything up. A se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nvdra_core.errors import ConfigError
+from nvdra_core.value import Value, field
 from nvdra_node.config.options import KUBECONFIGS, OPTIONS, Option
 
 __all__ = ["DEFAULT_FILE", "KUBECONFIGS", "OPTIONS", "NodeConfig", "describe", "example", "load"]
@@ -19,8 +19,7 @@ __all__ = ["DEFAULT_FILE", "KUBECONFIGS", "OPTIONS", "NodeConfig", "describe", "
 DEFAULT_FILE = Path("/etc/nvdra/config.yaml")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
+class NodeConfig(Value, kw_only=True):
     """All settings. Paths are as this host sees them; times are seconds."""
 
     node_name: str

@@ -7,10 +7,10 @@ upstream has the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nvdra_core.value import Value
 from nvdra_node.config import values
 
 KUBECONFIGS = (
@@ -21,8 +21,7 @@ KUBECONFIGS = (
 """Searched in this order when none is set: our own credential first, the kubelet's own as the fallback."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(Value, kw_only=True):
     """One setting: where it may be given, how it is read, what it means."""
 
     field: str

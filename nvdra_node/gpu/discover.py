@@ -8,7 +8,6 @@ driver does: a machine without a driver is an empty inventory, what could not be
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nvdra_core.clock import Clock, Deadline
@@ -19,6 +18,7 @@ from nvdra_core.errors import (
     NvmlError,
     NvmlHungError,
 )
+from nvdra_core.value import Value, field, replace
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.host import Host
 
@@ -70,8 +70,7 @@ _IDENTITY = ("minor", "uuid", "name", "pci_bus_id", "mig_mode")
 """Without these a GPU cannot be offered: it could not be told from another, or would be offered in the wrong mode."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Value, kw_only=True):
     """How long a look may take, in seconds."""
 
     open_s: float = 30.0
@@ -81,8 +80,7 @@ class Limits:
     """For all GPUs together, counted from NVML's first answer; those not reached keep what was known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(Value, kw_only=True):
     """What one look gave."""
 
     inventory: Inventory
@@ -92,15 +90,14 @@ class Look:
     """False: NVML as a whole failed or the time ran out, and the inventory is (partly) the one from before."""
 
 
-@dataclass(slots=True)
-class _Looking:
+class _Looking(Value):
     """A look in progress."""
 
     host: Host
     clock: Clock
     limits: Limits
     before: Inventory
-    system: dict[str, Any] = field(default_factory=dict)
+    system: dict[str, Any]
     read: list[Gpu] = field(default_factory=list)
     unread: dict[int, tuple[GpuState, str]] = field(default_factory=dict)
     """NVML index -> why nothing could be read there."""
@@ -124,11 +121,12 @@ def discover(
     if loaded is None:
         # Asking NVML would start a process for nothing, and could make it load the kernel module.
         return _no_driver("the NVIDIA kernel driver is not loaded")
-    looking = _Looking(host, clock, limits or Limits(), before)
+    limits = limits or Limits()
     try:
-        looking.system = host.nvml.call("system", Deadline(looking.limits.open_s, clock))
+        system = host.nvml.call("system", Deadline(limits.open_s, clock))
     except (HostError, DeadlineError) as error:
         return _without_nvml(before, loaded, error)
+    looking = _Looking(host, clock, limits, before, system)
     end = Deadline(looking.limits.total_s, clock)
     is_usable = True
     for index in range(looking.system["count"]):

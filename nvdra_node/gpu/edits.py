@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from nvdra_core.value import Value
 from nvdra_node.cdi.edits import ContainerEdits, DeviceNode, Hook, nvidia_hook
 from nvdra_node.gpu.model import Gpu
 from nvdra_node.host.ports import NodeStat
@@ -13,8 +13,7 @@ from nvdra_node.host.ports import NodeStat
 _WORLD_READ_WRITE = 0o006
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuNodes:
+class GpuNodes(Value, kw_only=True):
     """The device nodes of one GPU as they are in /dev."""
 
     gpu: NodeStat
@@ -22,8 +21,7 @@ class GpuNodes:
     """By name (``card1``, ``renderD128``)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EditSettings:
+class EditSettings(Value, kw_only=True):
     """How paths of the host read in a CDI file."""
 
     dev: Path

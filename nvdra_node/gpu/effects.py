@@ -8,14 +8,13 @@ newer one; it is refused by name, so that a downgrade cannot silently leave some
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nvdra_core.errors import HostError
+from nvdra_core.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetTimeSlice:
+class SetTimeSlice(Value, kw_only=True):
     """Let several processes use a GPU in turns of a given length. Ends with the boot (volatile)."""
 
     kind: ClassVar[str] = "setTimeSlice"

@@ -6,8 +6,9 @@ places beside ``Gpu``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from nvdra_core.value import Value
 
 
 class GpuState(str, Enum):
@@ -22,8 +23,7 @@ class GpuState(str, Enum):
     """Any other NVML error while reading it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class Gpu(Value, kw_only=True):
     """A full GPU. Sources: NVML functions as named, sysfs files as named."""
 
     minor: int
@@ -69,8 +69,7 @@ Device = Gpu
 """Everything that can be allocated. Grows to ``Gpu | MigDevice | MigSpec | VfioGpu``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(Value, kw_only=True):
     """One look at the node. ``driver_version`` None: the driver is not loaded, there are no devices."""
 
     devices: tuple[Device, ...]

@@ -7,18 +7,17 @@ under one driver are unknown to the other.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from nvdra_core.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuName:
+class GpuName(Value, kw_only=True):
     """``gpu-<minor>``: a full GPU."""
 
     minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MigName:
+class MigName(Value, kw_only=True):
     """``gpu-<minor>-mig-<label>-<profile id>-<start>``: a MIG device, existing or not."""
 
     parent_minor: int
@@ -30,15 +29,13 @@ class MigName:
     """First memory slice of the placement."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VfioName:
+class VfioName(Value, kw_only=True):
     """``gpu-vfio-<position>``: a GPU for passthrough, by its position among the node's GPUs on PCI."""
 
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MigProfile:
+class MigProfile(Value, kw_only=True):
     """A MIG profile as users write it: ``<slices>g.<gigabytes>gb<suffix>``."""
 
     slices: int

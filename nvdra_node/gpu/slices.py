@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from nvdra_core import quantity, semver
 from nvdra_core.errors import MalformedTextError
+from nvdra_core.value import Value, field
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 
@@ -26,8 +26,7 @@ _PCI_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _MIB = 2**20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taint:
+class Taint(Value, kw_only=True):
     """A device taint (resource.k8s.io/v1 DeviceTaint); the API server adds the time."""
 
     key: str
@@ -40,8 +39,7 @@ class Taint:
         return {"key": self.key, **value, "effect": self.effect}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceSettings:
+class SliceSettings(Value, kw_only=True):
     """What the feature gates and the configuration decide about slices."""
 
     taints: bool = False
@@ -149,8 +147,7 @@ def _health(gpu: Gpu) -> DeviceHealth:
     return DeviceHealth(device=gpu.name, health=Health.UNHEALTHY, message=message)
 
 
-@dataclass(slots=True)
-class _Attributes:
+class _Attributes(Value):
     """Attributes being collected, and what could not be."""
 
     values: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from nvdra_core import log
 from nvdra_core.clock import Clock
+from nvdra_core.value import Value, field, replace
 from nvdra_core.workers import Workers
 from nvdra_node.gpu import discover
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
@@ -25,8 +25,7 @@ MAX_GPU_S = 15.0
 """Longest patience with a GPU that hung before: it may only be slow."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchSettings:
+class WatchSettings(Value, kw_only=True):
     """How often to look, in seconds."""
 
     rescan_s: float = 60.0
@@ -39,8 +38,7 @@ class WatchSettings:
     limits: discover.Limits = field(default_factory=discover.Limits)
 
 
-@dataclass(slots=True)
-class _Hung:
+class _Hung(Value):
     """What is known of a GPU that does not answer."""
 
     times: int
@@ -131,8 +129,9 @@ class Watch:
             self._host.nvml.close()
         if self._forgiven.is_set():
             self._forgiven.clear()
-            for hung in self._hung.values():
-                hung.ask_at_s = now_s
+            self._hung = {
+                index: replace(hung, ask_at_s=now_s) for index, hung in self._hung.items()
+            }
         is_asked = self._asked.is_set()
         self._asked.clear()
         if is_swapped or is_asked or now_s >= self._look_at_s:

@@ -13,10 +13,10 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import CommandError
+from nvdra_core.value import Value, field
 from nvdra_node.host import cpus
 from nvdra_node.host.ports import CommandResult
 
@@ -31,8 +31,7 @@ _KILL_WAIT_S = 1.0
 _TAIL = 2000
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(Value):
     """A started program and what it has written so far."""
 
     argv: tuple[str, ...]

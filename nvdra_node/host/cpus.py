@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from nvdra_core.errors import HostError
+from nvdra_core.value import Value
 
 ALLOWED = frozenset(os.sched_getaffinity(0))
 """What this process may use: as the administrator, systemd or the container said."""
@@ -18,8 +18,7 @@ ALLOWED = frozenset(os.sched_getaffinity(0))
 _TASKS = Path("/proc/self/task")
 
 
-@dataclass(frozen=True, slots=True)
-class CpuTime:
+class CpuTime(Value):
     """Of all threads that live, in seconds."""
 
     worked_s: float

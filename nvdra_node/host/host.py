@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nvdra_core.value import Value
 from nvdra_node.host import driverroot
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
@@ -11,8 +10,7 @@ from nvdra_node.host.ports import Commands, HostRoots, Nvml, Sysfs
 from nvdra_node.host.sysfs import HostSysfs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Value, kw_only=True):
     """A machine, real or fake."""
 
     roots: HostRoots

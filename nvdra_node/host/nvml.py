@@ -13,13 +13,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nvdra_core import log
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError
+from nvdra_core.value import Value
 from nvdra_node.host.child import Child, ChildGoneError, LineChild
 from nvdra_node.host.nvml_child import IDLE_STATUS
 
@@ -37,8 +37,7 @@ _START = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildSettings:
+class ChildSettings(Value, kw_only=True):
     """How the child lives."""
 
     idle_s: float = 10.0

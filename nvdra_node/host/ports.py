@@ -7,15 +7,14 @@ are below the roots of ``HostRoots``, so that a simulated host is a setting and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
+from nvdra_core.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostRoots:
+class HostRoots(Value, kw_only=True):
     """Where the machine's trees are. On a real host all are the default."""
 
     driver: Path = Path("/")
@@ -25,8 +24,7 @@ class HostRoots:
     sys: Path = Path("/sys")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PciInfo:
+class PciInfo(Value, kw_only=True):
     """What sysfs says of one PCI function."""
 
     numa_node: int | None
@@ -35,8 +33,7 @@ class PciInfo:
     """``pci0000:00``; None when the device hangs on no pci root."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStat:
+class NodeStat(Value, kw_only=True):
     """A device node as it is in the file system."""
 
     major: int
@@ -45,8 +42,7 @@ class NodeStat:
     gid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandResult:
+class CommandResult(Value, kw_only=True):
     """Output of a command that ended with status 0."""
 
     stdout: str

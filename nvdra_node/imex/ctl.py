@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from nvdra_core import log
 from nvdra_core.api.fabric import ImexState
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
+from nvdra_core.value import Value
 from nvdra_node.host.ports import Commands
 from nvdra_node.imex.model import Run
 
@@ -27,8 +27,7 @@ _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
 _CONNECTED = "CONNECTED"
 
 
-@dataclass(frozen=True, slots=True)
-class DomainView:
+class DomainView(Value):
     """What one daemon sees of its domain."""
 
     own: int | None

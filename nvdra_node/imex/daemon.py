@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nvdra_core import log
 from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.clock import Clock, Deadline
+from nvdra_core.value import Value
 from nvdra_node.imex.ctl import CtlDoor
 from nvdra_node.imex.model import Action, ActionKind, Mode, Policy, Unit, UnitActivity
 from nvdra_node.imex.store import Store
@@ -21,8 +21,7 @@ START_S = 15.0
 STOP_S = 40.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doors:
+class Doors(Value, kw_only=True):
     """What the supervisor works with."""
 
     unit: UnitDoor

@@ -14,9 +14,9 @@ Safety rules, in this order:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from nvdra_core.api.fabric import FabricDomain, ImexState, Isolation, domain_named
+from nvdra_core.value import replace
 from nvdra_node.imex.model import (
     Action,
     ActionKind,

@@ -6,14 +6,13 @@ Words: a *run* is one configuration that nvidia-imex can be started with; an *in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
+from nvdra_core.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fabric:
+class Fabric(Value, kw_only=True):
     """NVLink fabric of this node, all GPUs together."""
 
     state: FabricState = FabricState.UNSET
@@ -25,8 +24,7 @@ class Fabric:
     driver_version: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Value, kw_only=True):
     """One configuration of nvidia-imex. Two runs that are equal may follow each other without a restart."""
 
     domain_uid: str
@@ -50,8 +48,7 @@ class UnitActivity(str, Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class Unit(Value, kw_only=True):
     """The unit of nvidia-imex as systemd sees it."""
 
     activity: UnitActivity = UnitActivity.INACTIVE
@@ -67,8 +64,7 @@ class Unit:
         return self.activity in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Holder:
+class Holder(Value, order=True):
     """A claim that needs a domain on this node. Sorted by the time it came."""
 
     since_s: float
@@ -81,16 +77,14 @@ class Holder:
     """It was told that the domain is ready: its pod may run, and the daemon must not be touched."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(Value, kw_only=True):
     """An incarnation that we began, or found running and know the run of."""
 
     run: Run
     invocation_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class Memory(Value, kw_only=True):
     """What the supervisor remembers from one decision to the next."""
 
     started: Started | None = None
@@ -129,8 +123,7 @@ class AfterAbruptEnd(str, Enum):
     """Start again only when the claims of the domain are gone from this node."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Value, kw_only=True):
     """Settings of the decisions. Times are seconds."""
 
     mode: Mode = Mode.DRIVER_MANAGED
@@ -144,8 +137,7 @@ class Policy:
     """READY for so long: earlier failures count no more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(Value, kw_only=True):
     """Everything a decision is made from."""
 
     now_s: float
@@ -167,8 +159,7 @@ class Situation:
     has_certificate: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
+class Readiness(Value, kw_only=True):
     """How a domain is doing on this node."""
 
     is_ready: bool
@@ -188,8 +179,7 @@ class ActionKind(str, Enum):
     WRITE_HOSTS = "write-hosts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
+class Action(Value, kw_only=True):
     """One step, with its reason for the log."""
 
     kind: ActionKind
@@ -197,8 +187,7 @@ class Action:
     run: Run | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Value, kw_only=True):
     """What to do now, what to remember, when to look again."""
 
     actions: tuple[Action, ...]

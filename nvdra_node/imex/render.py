@@ -9,18 +9,17 @@ nsswitch.conf keeps them from DNS.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from nvdra_core.api.fabric import FabricNodeSpec, domain_named, slot_name
+from nvdra_core.value import Value
 from nvdra_node.imex.model import Run
 
 HOSTS_STEP = 4096
 NSSWITCH = b"hosts: files\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Value):
     """Where the files of the daemon are; ``directory`` is below /run, ``tls`` is not."""
 
     directory: Path

@@ -6,7 +6,6 @@ carry no times and no counts of seconds, or each turn would be a write.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from nvdra_core.api.fabric import (
     ImexState,
     ImexStatus,
 )
+from nvdra_core.value import Value
 from nvdra_node.imex import render
 from nvdra_node.imex.model import Mode, Readiness
 from nvdra_node.imex.render import Layout
@@ -28,8 +28,7 @@ DEFAULT_HEARTBEAT_S = 10.0
 MAX_MESSAGE = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(Value, kw_only=True):
     """What does not change while the supervisor runs."""
 
     boot_id: str

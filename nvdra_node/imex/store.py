@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from nvdra_core import log
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
+from nvdra_core.value import Value, asdict
 from nvdra_node.host.ports import Files
 from nvdra_node.imex import render
 from nvdra_node.imex.model import Holder, Memory, Run, Started
@@ -28,8 +28,7 @@ _LOG = log.get(__name__)
 _RECOVERY = "persist.dat"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(Value, kw_only=True):
     """What an earlier supervisor of this boot left."""
 
     memory: Memory

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from nvdra_core import log
 from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec, ImexState, domain_named
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
+from nvdra_core.value import Value, replace
 from nvdra_node.imex import readiness
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.daemon import Daemon, Doors
@@ -43,8 +43,7 @@ IDLE_POLL_S = 30.0
 RETRY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Value, kw_only=True):
     """Everything that is known after a turn, for the status and for those who watch."""
 
     situation: Situation
@@ -61,8 +60,7 @@ class Snapshot:
         return started.run if started is not None and self.situation.unit.is_running else None
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Value):
     """What a claim is told. ``domain`` None: the controller does not name it."""
 
     readiness: Readiness

@@ -7,13 +7,13 @@ units would have the machine's one IMEX session is looked at with the same comma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from nvdra_core import log
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
+from nvdra_core.value import Value
 from nvdra_node.host.ports import Commands
 from nvdra_node.imex.model import Unit, UnitActivity
 
@@ -27,8 +27,7 @@ _LINES = 4
 _MAX_TEXT = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Value):
     """One look at systemd."""
 
     unit: Unit

@@ -6,9 +6,10 @@ Built by ``claims`` from the API object, read by ``plan`` of every driver. Pure 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NewType
+
+from nvdra_core.value import Value, field
 
 ClaimUID = NewType("ClaimUID", str)
 
@@ -20,8 +21,7 @@ class ConfigSource(str, Enum):
     CLAIM = "FromClaim"
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRef:
+class ClaimRef(Value):
     """What the kubelet sends: enough to find the claim, and to unprepare without it."""
 
     namespace: str
@@ -32,8 +32,7 @@ class ClaimRef:
         return f"{self.namespace}/{self.name} (uid {self.uid})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpaqueConfig:
+class OpaqueConfig(Value, kw_only=True):
     """One entry of ``status.allocation.devices.config`` meant for this driver."""
 
     source: ConfigSource
@@ -45,8 +44,7 @@ class OpaqueConfig:
     """Position in the claim's config list, for error messages."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocationResult:
+class AllocationResult(Value, kw_only=True):
     """One device allocated to this claim (``status.allocation.devices.results``)."""
 
     request: str
@@ -63,8 +61,7 @@ class AllocationResult:
         return self.request.partition("/")[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Value, kw_only=True):
     """An allocated claim, reduced to what one driver may act on."""
 
     ref: ClaimRef

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nvdra_core import log
@@ -20,6 +19,7 @@ from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.kube.retry import Backoff
+from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claim import ClaimRef
 
@@ -44,8 +44,7 @@ class StatusApi(Protocol):
         """Server-side apply of ``status.devices``. Raises ApiError."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
+class _Word(Value):
     """What to say of a claim."""
 
     ref: ClaimRef

@@ -8,11 +8,11 @@ and touch nothing. ``apply`` and ``undo`` are idempotent: a crash can repeat or 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
+from nvdra_core.value import Value, field
 from nvdra_node.cdi.edits import ClaimSpec
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.kubeletplugin.claim import Claim
@@ -29,8 +29,7 @@ Outcome = Mapping[str, Any]
 """What an applied effect told (JSON): the UUID of a new MIG device, say. Empty for most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Value, kw_only=True):
     """What preparing a claim will do, decided before anything is touched."""
 
     holds: tuple[str, ...]
@@ -41,8 +40,7 @@ class Plan:
     """True: a half-applied attempt cannot be resumed; undo it before applying again (MIG)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(Value, kw_only=True):
     """The end of a preparation: what the kubelet is told and what the container runtime gets."""
 
     devices: tuple[PreparedDevice, ...]
@@ -57,8 +55,7 @@ class Health(str, Enum):
     UNHEALTHY = "UNHEALTHY"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceHealth:
+class DeviceHealth(Value, kw_only=True):
     """Health of one published device, with a message for the pod's status (<= 1024 characters)."""
 
     device: str
@@ -66,8 +63,7 @@ class DeviceHealth:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class Pool(Value, kw_only=True):
     """All devices a driver offers on this node, in the order of preference, as resource.k8s.io/v1 JSON.
 
     ``devices`` are Device objects, ``shared_counters`` CounterSet objects (both plain dicts, no empty keys).

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from nvdra_core.errors import ApiError
+from nvdra_core.value import replace
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slicelayout import JsonObject, Part
 

@@ -16,12 +16,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError, NvdraError
+from nvdra_core.value import Value, field, replace
 from nvdra_node.kubeletplugin import offer, slicediff, slicelayout
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.pace import Pace
@@ -52,8 +52,7 @@ class PublishMetrics(Protocol):
         """Around an attempt that asks the API server; an exception is its outcome and goes on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishStatus:
+class PublishStatus(Value, kw_only=True):
     """What is published, for health, metrics and nvdractl. Times are wall clock, 0: never."""
 
     is_published: bool = False

@@ -7,13 +7,13 @@ says about the outcome is kept for status and handed to two callbacks, which mus
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nvdra_core import log
 from nvdra_core.clock import Clock
 from nvdra_core.errors import HostError
+from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.pb import pluginregistration_v1 as pb
 
@@ -28,8 +28,7 @@ SUPPORTED_VERSIONS = (
 _log = log.get(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrationState:
+class RegistrationState(Value):
     """What the kubelet said last. ``is_registered`` None: nothing yet. ``at_s``: wall clock."""
 
     is_registered: bool | None = None

@@ -17,13 +17,13 @@ import socket
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ConfigError, FileError, LockTimeoutError
+from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.callpool import CallPool
 from nvdra_node.kubeletplugin.leangrpc import grpc
 
@@ -40,8 +40,7 @@ LOCK_RETRY_S = 0.05
 _log = log.get(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketPaths:
+class SocketPaths(Value, kw_only=True):
     """Where one driver's sockets are."""
 
     driver: str

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from nvdra_core import quantity
 from nvdra_core.errors import MalformedTextError
+from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.slicelayout import JsonObject, Part
 
 CONTENT = ("devices", "sharedCounters")
@@ -27,8 +27,7 @@ _AMOUNTS = frozenset({"value", "default", "min", "max", "step"})
 _INDEX = re.compile(r"([0-9a-f]{5,})-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Value, kw_only=True):
     """Whose pool it is. Pool and node have the same name."""
 
     driver: str
@@ -57,8 +56,7 @@ Write = tuple[int, JsonObject]
 """Index of the part, and the complete object."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(Value, kw_only=True):
     """Writes, to be done in this order. Objects to create have a generateName."""
 
     generation: int

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.retry import Backoff
+from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.sliceapi import SliceEvents, Slices
 
 MAX_EVENTS = 1000
@@ -24,8 +24,7 @@ JOIN_S = 2.0
 _log = log.get(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Value):
     """One event; ``is_gap``: something may have been missed."""
 
     version: str = ""

@@ -10,11 +10,11 @@ aside. Files of others are never touched.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import NvdraError
+from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.transaction import (
@@ -27,8 +27,7 @@ from nvdra_node.kubeletplugin.transaction import (
 _log = log.get(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
+class Times(Value, kw_only=True):
     """Seconds."""
 
     period_s: float = 600.0

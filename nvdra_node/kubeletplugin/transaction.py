@@ -18,7 +18,6 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from nvdra_core import log
@@ -32,6 +31,7 @@ from nvdra_core.errors import (
     NotReadyError,
     StaleClaimError,
 )
+from nvdra_core.value import Value, field, replace
 from nvdra_node.cdi import spec
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
@@ -76,8 +76,7 @@ def why_gone(claims: ClaimSource, ref: ClaimRef, deadline: Deadline) -> StaleCla
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(Value, kw_only=True):
     """What a transaction works with."""
 
     driver: Driver

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from nvdra_core.clock import Clock, Deadline, FakeClock
 from nvdra_core.gates import FeatureGates
+from nvdra_core.value import replace
 from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.store import RecordStore

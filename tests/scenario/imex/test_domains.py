@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from nvdra_core.api.fabric import FabricState, ImexState, Isolation
+from nvdra_core.value import replace
 from nvdra_node.imex.model import AfterAbruptEnd, Fabric, Mode, Policy
 from tests.scenario.imex.node import (
     CLUSTER,

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
 from nvdra_node.imex.service import SupervisorService

@@ -1,7 +1,6 @@
 """Records as bytes: read as written, kept when newer, refused when damaged."""
 
 import contextlib
-import dataclasses
 import json
 import zlib
 
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra_core.errors import RecordError
+from nvdra_core.value import fields
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 
@@ -131,4 +131,4 @@ def test_content_that_is_no_record_is_refused(body):
 
 def test_all_fields_of_a_record_are_written():
     written = json.loads(codec.encode(FULL))["record"]
-    assert len(written) == len(dataclasses.fields(Record)) - 1 + len(FULL.unknown)
+    assert len(written) == len(fields(Record)) - 1 + len(FULL.unknown)

@@ -1,12 +1,12 @@
 """Records on disk: restarts, quarantine, failures, lookups."""
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nvdra_core.errors import FileError, RecordError
+from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
 from nvdra_node.host.fake.files import FakeFiles

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
+from nvdra_core.value import replace
 from nvdra_node.computedomain import plan as planning
 from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
+from nvdra_core.value import replace
 from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.model import DomainView, NodeView
 from nvdra_node.kubeletplugin.driver import Health

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from nvdra_core.clock import FakeClock
+from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits, Look, discover, pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.fake.host import fake_host

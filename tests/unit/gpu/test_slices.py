@@ -1,10 +1,10 @@
 """Pool building: what is offered, how, and what a bad fact does (never more than its own attribute)."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from nvdra_core.value import replace
 from nvdra_node.gpu import slices
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.gpu.slices import SliceSettings, Taint
