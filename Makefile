@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = $(PYTHON) tests/run.py
 
-.PHONY: help check test demo bench packages rack format proto clean
+.PHONY: help check test demo bench packages image rack format proto clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ bench:           ## start, prepare, throughput, memory; pods with and without GP
 
 packages:        ## deb and rpm for x86-64 and aarch64, into out/packages
 	@$(RUN) packages
+
+image:           ## the controller's container image for x86-64 and aarch64, into out/image
+	@$(RUN) image
 
 rack:            ## Ansible on a rack of 18 simulated hosts: install, upgrade under load, break, go back, uninstall
 	@$(RUN) rack

@@ -1,4 +1,4 @@
-"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|packages|rack|format|proto``.
+"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|packages|image|rack|format|proto``.
 
 Uses the standard library only: it runs before anything is installed. What it installs goes below
 ``$NVDRA_CACHE`` (default ``~/.cache/nvdra``), keyed by content, so that a second run installs nothing and asks no
@@ -21,7 +21,14 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("NVDRA_CACHE") or Path.home() / ".cache" / "nvdra")
 REQUIREMENTS = TOP / "tests" / "requirements.txt"
-TYPED = ("nvdra_core", "nvdra_node", "nvdra_cluster", "packaging/nvdra_packages", "tests")
+TYPED = (
+    "nvdra_core",
+    "nvdra_node",
+    "nvdra_cluster",
+    "packaging/nvdra_packages",
+    "packaging/imagebuild",
+    "tests",
+)
 DEBIAN_PACKAGES = {"gcc": "gcc", "cc": "libc6-dev", "make": "make", "strace": "strace"}
 
 
@@ -202,6 +209,11 @@ def command_packages() -> None:
     run_steps([Step("packages", 20, tool("python", "packaging/build.py"))])
 
 
+def command_image() -> None:
+    """Make the controller's image."""
+    run_steps([Step("controller's image", 40, tool("python", "packaging/image.py"))])
+
+
 def command_rack() -> None:
     """Show the Ansible collection on a whole rack."""
     argv = tool("python", "-m", "tests.rack", "show", "--hosts", "18")
@@ -227,6 +239,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "demo": command_demo,
     "bench": command_bench,
     "packages": command_packages,
+    "image": command_image,
     "rack": command_rack,
     "format": command_format,
     "proto": command_proto,

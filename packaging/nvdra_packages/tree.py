@@ -71,10 +71,10 @@ def stage(root: Path, release: Release) -> None:
     for package in SHIPPED_PACKAGES:
         for path in sorted((TOP / package).rglob("*.py")):
             _copy(path, root / LIBRARY / path.relative_to(TOP))
-    _set_version(root / LIBRARY / "nvdra_core" / "__init__.py", release)
+    set_version(root / LIBRARY / "nvdra_core" / "__init__.py", release)
     pyc.compile_tree(root / LIBRARY, f"/{LIBRARY}", pyc.interpreters())
     for script in scripts_of_the_node():
-        _launcher(root, *script)
+        launcher(root, *script)
         manual = root / "usr/share/man/man8" / f"{script[0]}.8.gz"
         manual.parent.mkdir(parents=True, exist_ok=True)
         manual.write_bytes(gzip.compress(man.page(*script, release).encode(), 9, mtime=0))
@@ -129,12 +129,14 @@ def make_target_want(root: Path) -> None:
             link.symlink_to(f"../{path.name}")
 
 
-def _set_version(path: Path, release: Release) -> None:
+def set_version(path: Path, release: Release) -> None:
+    """Write the release's version into a copy of our code."""
     line = re.compile(r'^__version__ = ".*"$', re.MULTILINE)
     path.write_text(line.sub(f'__version__ = "{release.version}"', path.read_text()))
 
 
-def _launcher(root: Path, command: str, module: str, function: str) -> None:
+def launcher(root: Path, command: str, module: str, function: str) -> None:
+    """Write the command that calls a function of our code below ``root``."""
     text = (PACKAGING / "launcher.in").read_text()
     for name, value in (("LIBRARY", f"/{LIBRARY}"), ("MODULE", module), ("FUNCTION", function)):
         text = text.replace(f"@{name}@", value)
