@@ -46,3 +46,25 @@ import nvdra_node.cli, nvdra_node.app.gpu, sys
 print([name for name in ("inspect", "ipaddress", "ast", "asyncio") if hasattr(sys.modules.get(name), "__file__")])
 """
     assert run(probe) == "[]"
+
+
+def test_the_service_reads_its_command_line_without_translations() -> None:
+    probe = """
+import sys
+from nvdra_node import cli
+from nvdra_node.config import leanargs
+assert leanargs.is_lean
+cli._parser(["gpu"]).parse_args(["gpu", "--node-name", "n1"])
+print([name for name in ("gettext", "locale", "shutil") if hasattr(sys.modules.get(name), "__file__")])
+"""
+    assert run(probe) == "[]"
+
+
+def test_another_user_of_translations_gets_the_real_ones() -> None:
+    probe = """
+from nvdra_node.config import leanargs
+import gettext, locale
+assert gettext.translation("nothing", fallback=True).gettext("text") == "text"
+print(locale.normalize("de_DE"))
+"""
+    assert run(probe).startswith("de_DE")

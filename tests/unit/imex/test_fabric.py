@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,7 @@ def test_a_failed_registration_is_a_failure_that_names_the_gpu(machine):
 
 
 def test_gpus_in_several_cliques_are_a_failure(machine):
-    machine.gpus[1].fabric = replace(FakeFabric(), clique_id=5)
+    machine.gpus[1].fabric = FakeFabric(clique_id=5)
     found = look(machine)
     assert found.state is FabricState.FAILED and "several cliques" in found.message
 

@@ -37,7 +37,8 @@ def test_upstreams_flags_are_taken_by_both_services(command):
         "--imex-host-socket-path=/s",
         "--gpu-clique-label-enabled=true",
     ]
-    arguments = cli._parser().parse_args([command, *flags])
+    words = [command, *flags]
+    arguments = cli._parser(words).parse_args(words)
     assert (arguments.imex_mode, arguments.imex_host_socket_path) == ("hostManaged", "/s")
 
 
