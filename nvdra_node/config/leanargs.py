@@ -29,7 +29,7 @@ else:
             return one if number == 1 else many
 
     def _works(module: Any) -> bool:
-        return bool(module.ArgumentParser(prog="probe").prog == module.ngettext("probe", "", 1))
+        return bool(module.ArgumentParser(add_help=False).prog and module.ngettext("one", "", 1))
 
     argparse, is_lean = lean.load("argparse", (_English("gettext"),), _works)
 
