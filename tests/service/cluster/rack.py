@@ -2,89 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from nvdra_cluster.app import Controller
-from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, FABRIC_NODES, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings, LeaseTimes
-from nvdra_core.clock import Clock, Deadline, SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject
-from nvdra_core.kube.retry import Backoff
-from nvdra_core.kube.transport import TransportSettings
-from nvdra_core.workers import Workers
+from tests.service.cluster.replica import FAST, Replica, ShiftedClock, wait_until
 
-FAST = TransportSettings(
-    request_timeout_s=10.0, attempt_timeout_s=5.0, backoff=Backoff(first_s=0.02, limit_s=0.2)
-)
 CLIQUE = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"
 NAMESPACE = "nvdra"
 TEAM = "team"
-PATIENCE_S = 30.0
-"""Far above what anything takes; only a broken controller waits so long."""
 DRIVER = "compute-domain.nvidia.com"
-QUICK_LEASE = LeaseTimes(duration_s=6.0, renew_deadline_s=4.0, retry_period_s=0.2)
-"""Long enough for a machine that is busy with other tests."""
-
-
-def wait_until(what: str, condition: Callable[[], Any]) -> Any:
-    """What ``condition`` returns once it is true."""
-    ends_s = time.monotonic() + PATIENCE_S
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > ends_s:
-            raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
-        threading.Event().wait(0.01)
-
-
-class ShiftedClock(SystemClock):
-    """The machine's clock, which a test can put forward."""
-
-    def __init__(self) -> None:
-        self._shift_s = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self._shift_s
-
-    def wall(self) -> float:
-        return super().wall() + self._shift_s
-
-    def advance(self, seconds: float) -> None:
-        self._shift_s += seconds
-
-
-class Replica:
-    """A controller in threads of this process."""
-
-    def __init__(self, server: FakeApiServer, settings: ControllerSettings, clock: Clock) -> None:  # fmt: skip
-        self.client = Client(server.config(), settings=FAST)
-        self.workers = Workers(clock)
-        self.controller = Controller(settings, self.client, clock, self.workers)
-        self._parts = self.controller.parts()
-        for part in self._parts:
-            part.start()
-
-    def stop(self) -> None:
-        self.workers.stopping.set()
-        deadline = Deadline(10.0, SystemClock())
-        for part in reversed(self._parts):
-            part.stop(deadline)
-        self.client.close()
-        assert self.workers.join(deadline) == []
-
-    def crash(self) -> None:
-        """End without giving anything back."""
-        self.client.close()
-        self.stop()
+EAGER_LEASE = LeaseTimes(duration_s=120.0, renew_deadline_s=80.0, retry_period_s=0.02)
+"""Looked at all the time; it ends when a test puts the clock forward, and never by waiting."""
 
 
 class Rack:
@@ -94,12 +29,11 @@ class Rack:
         self,
         fabric: FabricSettings | None = None,
         *,
-        clock: Clock | None = None,
         is_elected: bool = False,
         issues_certificates: bool = False,
     ) -> None:
         self.fabric = fabric or FabricSettings()
-        self.clock = clock or SystemClock()
+        self.clock = ShiftedClock()
         self.issues_certificates = issues_certificates
         self.is_elected = is_elected
         self.server = FakeApiServer()
@@ -130,7 +64,7 @@ class Rack:
             identity=identity,
             is_elected=self.is_elected,
             lease_namespace=NAMESPACE,
-            lease_times=QUICK_LEASE,
+            lease_times=EAGER_LEASE,
             issues_certificates=self.issues_certificates,
         )
         replica = Replica(self.server, settings, self.clock)
@@ -140,6 +74,28 @@ class Rack:
     def stop_controllers(self) -> None:
         while self.replicas:
             self.replicas.pop().stop()
+
+    # Time.
+
+    def advance(self, seconds: float) -> None:
+        """Put the controllers' clock forward, and let them notice."""
+        self.clock.advance(seconds)
+        for replica in self.replicas:
+            replica.wake()
+
+    def settle(self) -> None:
+        """Wait until the controller knows everything and has nothing to do."""
+        (replica,) = self.replicas
+
+        def is_quiet() -> bool:
+            writes = self.writes()
+            if not replica.has_seen(self.server):
+                return False
+            replica.go_round()
+            return not replica.controller.cache.due() and writes == self.writes()
+
+        wait_until("the controller is quiet", is_quiet)
+        assert replica.workers.failure is None
 
     # What is in the API.
 
@@ -316,16 +272,3 @@ class Tray:
 
         found: JsonObject = wait_until(f"spec of {self.name}", look)
         return found
-
-
-__all__ = [
-    "CLIQUE",
-    "DOMAIN_LABEL",
-    "NAMESPACE",
-    "TEAM",
-    "Rack",
-    "Replica",
-    "ShiftedClock",
-    "Tray",
-    "wait_until",
-]

@@ -10,7 +10,8 @@ from cryptography import x509
 
 from nvdra_core.api.fabric import slot_name
 from nvdra_core.kube.resources import Resource
-from tests.service.cluster.rack import CLIQUE, NAMESPACE, Rack, ShiftedClock, Tray, wait_until
+from tests.service.cluster.rack import CLIQUE, NAMESPACE, Rack, Tray
+from tests.service.cluster.replica import wait_until
 from tests.unit.cluster.test_certs import a_request
 
 DAY_S = 86400.0
@@ -18,13 +19,8 @@ SECRETS = Resource("", "v1", "secrets")
 
 
 @pytest.fixture
-def clock() -> ShiftedClock:
-    return ShiftedClock()
-
-
-@pytest.fixture
-def rack(clock: ShiftedClock) -> Iterator[Rack]:
-    with Rack(clock=clock, issues_certificates=True) as made:
+def rack() -> Iterator[Rack]:
+    with Rack(issues_certificates=True) as made:
         made.start()
         yield made
 
@@ -72,24 +68,24 @@ def test_a_new_key_gets_a_new_certificate(rack: Rack):
     wait_until("another", lambda: certificate(rack) != before)
 
 
-def test_it_is_renewed_in_time(rack: Rack, clock: ShiftedClock):
+def test_it_is_renewed_in_time(rack: Rack):
     a_tray(rack)
     before = certificate(rack)
-    clock.advance(21 * DAY_S)
+    rack.advance(21 * DAY_S)
     wait_until("another", lambda: certificate(rack) != before)
     assert certificate(rack).not_valid_after_utc > before.not_valid_after_utc
 
 
-def test_a_successor_of_the_ca_is_announced_before_it_is_used(rack: Rack, clock: ShiftedClock):
+def test_a_successor_of_the_ca_is_announced_before_it_is_used(rack: Rack):
     a_tray(rack)
-    clock.advance(800 * DAY_S)
+    rack.advance(800 * DAY_S)
 
     def authorities() -> int:
         return int(rack.spec("a")["certificate"]["authorities"].count("BEGIN CERTIFICATE"))
 
     wait_until("two are trusted", lambda: authorities() == 2)
     issuer = certificate(rack).issuer
-    clock.advance(3 * DAY_S)
+    rack.advance(3 * DAY_S)
     wait_until("the new one signs", lambda: certificate(rack).issuer != issuer)
     assert authorities() == 2
 
@@ -99,5 +95,5 @@ def test_a_bad_request_harms_nobody_else(rack: Rack):
     bad.request = "nonsense"
     bad.report()
     a_tray(rack)
+    bad.wait_for(lambda spec: spec.get("slot") is not None)
     assert "certificate" not in rack.spec("bad")
-    assert rack.spec("bad")["slot"] is not None

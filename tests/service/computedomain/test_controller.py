@@ -12,7 +12,7 @@ from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ApiError
-from tests.service.cluster.rack import Replica
+from tests.service.cluster.replica import Replica
 from tests.service.computedomain.rack import Rack, Tray, wait_for
 from tests.service.computedomain.test_channels import peers_of
 
