@@ -71,7 +71,7 @@ def fetch(arch: Arch) -> tuple[Deb, ...]:
         fcntl.flock(guard, fcntl.LOCK_EX)
         options = _options(home, arch)
         _apt([*options, "update", "-q"], home)
-        uris = run(["apt-get", *options, "download", "--print-uris", *PACKAGES], cwd=home / "debs")
+        uris = run(["apt-get", *options, "download", "--print-uris", *PACKAGES], cwd=home)
         wanted = {line.split()[1] for line in uris.splitlines() if line.startswith("'")}
         if len(wanted) != len(PACKAGES):
             raise BuildError(f"Debian's archive offers {len(wanted)} of {len(PACKAGES)} packages")

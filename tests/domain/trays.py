@@ -1,0 +1,107 @@
+"""One node of a rack: a real node with a simulated GB200 tray, and the services of the ComputeDomain half on it.
+
+The services are the processes that ship, with the kubelet's own credential and the paths that they have by default. In
+the place of systemd stands a program that starts and stops the one unit (``tests.sim.imex.systemctl``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.node import Node
+from tests.cluster.processes import Process
+from tests.e2e.bed import wait_for
+from tests.sim.api import SimRoot
+from tests.sim.imex import install
+
+TOP = Path(__file__).resolve().parents[2]
+DRIVER = "compute-domain.nvidia.com"
+SUPERVISOR, PLUGIN = "imex-supervisor", "compute-domain"
+IMEX_DIR = "/run/nvdra/imex"
+CONFIG = "/etc/nvdra/config.yaml"
+TIME_SCALE = 0.01
+"""Of what the simulated nvidia-imex waits for: it starts as fast as a process can."""
+
+
+class Tray:
+    """One node with its services."""
+
+    def __init__(self, node: Node, sim: SimRoot) -> None:
+        self.node = node
+        self.name = node.name
+        self.sim = sim
+        self.settings: dict[str, Any] = {}
+        self.services: dict[str, Process] = {}
+        install.install(sim.path, python=sys.executable, with_systemd=True)
+        self.configure_imex(
+            time_scale=TIME_SCALE, hosts=f"{IMEX_DIR}/hosts", nsswitch=f"{IMEX_DIR}/nsswitch.conf",
+            persist_dir="/run/nvidia-imex", unit_config=f"{IMEX_DIR}/imexd.cfg",
+        )  # fmt: skip
+
+    def configure_imex(self, **values: Any) -> None:
+        """Settings and faults of the simulated nvidia-imex; see ``tests.sim.imex.install.configure``."""
+        install.configure(self.sim.path, **values)
+
+    def start(self, *services: str) -> None:
+        """Start both services, or those named."""
+        self._write_settings()
+        for service in services or (SUPERVISOR, PLUGIN):
+            argv = [sys.executable, "-m", "nvdra_node", service, "--config", CONFIG]
+            self.services[service] = self.node.popen(
+                argv, name=service, env={"PYTHONPATH": str(TOP)}
+            )
+
+    def stop(self, service: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End one service, and not nvidia-imex, which is in no unit of its own here."""
+        process = self.services.pop(service)
+        process.signal(number)
+        process.wait()
+
+    def end(self) -> None:
+        """End everything of this tray."""
+        for process in self.services.values():
+            process.end(kill=True)
+        pid = self.imex()["pid"]
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            wait_for("nvidia-imex ended", lambda: not self.imex()["pid"], 10)
+        self.sim.destroy()
+
+    def imex(self) -> dict[str, Any]:
+        """What stands for systemd knows of nvidia-imex; ``pid`` 0: it does not run."""
+        path = self.sim.path / "run/nvsim/units.json"
+        values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"pid": 0}
+        return values
+
+    def logged(self, service: str) -> str:
+        """Everything that a service wrote."""
+        path = self.node.layout.logs / f"{self.name}.{service}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def leftovers(self) -> list[str]:
+        """Records and CDI files of claims: empty when nothing is prepared."""
+        state = f"/var/lib/nvdra/{DRIVER}"
+        places = {"/run/cdi": "*", f"{state}/claims": "*", f"{state}/quarantine": "*"}
+        found = [p for place, glob in places.items() for p in self.node.path(place).glob(glob)]
+        return sorted(str(path).partition("/root/")[2] for path in found)
+
+    def _write_settings(self) -> None:
+        root = self.sim.path
+        programs = root / "usr/bin"
+        values = {
+            "nodeName": self.name, "kubeconfig": self.node.kubeconfig,
+            "nvidiaDriverRoot": str(root), "devRoot": str(root / "dev"),
+            "procRoot": str(self.sim.proc), "sysRoot": str(self.sim.sys),
+            "imexPath": str(programs / "nvidia-imex"),
+            "imexCtlPath": str(programs / "nvidia-imex-ctl"),
+            "systemctlPath": str(programs / "systemctl"),
+            "journalctlPath": str(programs / "journalctl"), "logVerbosity": 4,
+        }  # fmt: skip
+        path = self.node.path(CONFIG)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values | self.settings))
