@@ -113,7 +113,7 @@ class TestPlugin:
         )
         self.selfcheck = SelfCheck(self.paths.registration, self.paths.dra)
 
-    def start(self, timeout_s: float = 5.0) -> None:
+    def start(self, timeout_s: float = 60.0) -> None:
         self.server.start(Deadline(timeout_s, CLOCK), threading.Event())
 
     def stop(self, timeout_s: float = 5.0) -> None:

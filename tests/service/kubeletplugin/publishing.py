@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.clock import Clock, Deadline, SystemClock
 from nvdra_core.errors import NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
@@ -19,15 +19,35 @@ from nvdra_node.kubeletplugin.sliceapi import KubeSlices
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 CLOCK = SystemClock()
+PATIENCE_S = 60.0
+"""Far above what anything takes, on a busy machine too."""
+
+
+class PacedClock(SystemClock):
+    """The machine's clock for a publisher whose pauses are to be shorter, or very long."""
+
+    def __init__(self, speed: float) -> None:
+        """``speed``: pauses are that much shorter than asked for, and the clock then says that they were not."""
+        self._speed = speed
+        self._ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead_s
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        is_set = event.wait(timeout_s / self._speed)
+        if not is_set:
+            self._ahead_s += timeout_s - timeout_s / self._speed
+        return is_set
 
 
 def device(number: int, **more: Any) -> dict[str, Any]:
     return {"name": f"gpu-{number}", "attributes": {"index": {"int": number}}, **more}
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], Any]) -> None:
     """Wait for a condition; fails when it does not come true."""
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         threading.Event().wait(0.01)
@@ -64,14 +84,20 @@ class Outcomes:
 class World:
     """The server with a Node, and a publisher that has not started."""
 
-    def __init__(self, server: FakeApiServer, *devices: dict[str, Any]) -> None:
+    def __init__(
+        self, server: FakeApiServer, *devices: dict[str, Any], clock: Clock | None = None
+    ) -> None:
         self.server = server
         self.source = Source(*devices)
         self.outcomes = Outcomes()
         self.client = Client(server.config())
         self.api = DraApi(self.client)
         self.publisher = Publisher(
-            self.source, NODE, KubeSlices(self.api, DRIVER, NODE), self.outcomes, CLOCK
+            self.source,
+            NODE,
+            KubeSlices(self.api, DRIVER, NODE),
+            self.outcomes,
+            clock or PacedClock(8.0),
         )
         self._thread = threading.Thread(target=self.publisher.run, daemon=True)
 
@@ -81,7 +107,7 @@ class World:
     def stop(self) -> None:
         self.publisher.stop()
         if self._thread.ident is not None:
-            self._thread.join(5)
+            self._thread.join(PATIENCE_S)
             assert not self._thread.is_alive()
         self.client.close()
 
@@ -121,12 +147,15 @@ def add_node(server: FakeApiServer) -> str:
 
 @contextmanager
 def a_world(
-    *devices: dict[str, Any], settings: FakeSettings | None = None, node: bool = True
+    *devices: dict[str, Any],
+    settings: FakeSettings | None = None,
+    node: bool = True,
+    clock: Clock | None = None,
 ) -> Iterator[World]:
     with FakeApiServer(settings) as server:
         if node:
             add_node(server)
-        world = World(server, *devices)
+        world = World(server, *devices, clock=clock)
         try:
             yield world
         finally:

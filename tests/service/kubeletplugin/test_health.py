@@ -17,15 +17,9 @@ from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.pb import dra_health_v1
 from tests.service.kubeletplugin.kubelet import Plugin
 from tests.service.kubeletplugin.plugin import TestPlugin
+from tests.service.kubeletplugin.publishing import until
 
 VERSIONS = ("v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.005)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -37,7 +31,7 @@ def test_the_list_comes_at_once_and_again_on_change(
         assert (device.device.pool_name, device.device.device_name) == ("node-1", "gpu-0")
         assert device.health == dra_health_v1.HEALTHY
         assert device.health_check_timeout_seconds == health.TIMEOUT_S
-        assert abs(device.last_updated_time - time.time()) < 5
+        assert 0 <= time.time() - device.last_updated_time < 60
         plugin.healths.append(
             DeviceHealth(device="gpu-1", health=Health.UNHEALTHY, message="x" * 2000)
         )

@@ -18,10 +18,12 @@ OLD = FakeSettings(minor=35)
 
 
 class Onlooker:
-    """Sees every state of the slices."""
+    """Sees every state of the slices, all of them by the time it was stopped."""
 
     def __init__(self, world: World) -> None:
         self.ever: set[str] = set()
+        self._world = world
+        self._version = ""
         self._client = Client(world.server.config())
         self._watch = watch.watch(self._client, SLICES, resource_version="1")
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -30,10 +32,13 @@ class Onlooker:
     def _look(self) -> None:
         for event in self._watch:
             self.ever |= {d["name"] for d in event.obj["spec"].get("devices", ())}
+            self._version = event.obj["metadata"]["resourceVersion"]
 
     def stop(self) -> None:
+        versions = [obj["metadata"]["resourceVersion"] for obj in self._world.slices()]
+        until(lambda: self._version == max(versions, key=int))
         self._watch.stop()
-        self._thread.join(5)
+        self._thread.join()
         self._client.close()
 
 
