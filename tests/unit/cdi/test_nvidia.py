@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nvdra_core.clock import SystemClock
 from nvdra_core.errors import CommandError, HostError, NotReadyError
-from nvdra_node.cdi.nvidia import reduce_edits
+from nvdra_node.cdi.nvidia import join_links, reduce_edits
 from nvdra_node.host.fake.commands import hang
 from nvdra_node.host.ports import CommandResult
 from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, ctk_output
@@ -48,6 +48,49 @@ def test_sockets_of_host_daemons_never_reach_a_container():
     ]
     kept = reduce_edits(ctk_output(mounts=mounts)["containerEdits"])["mounts"]
     assert [mount["hostPath"] for mount in kept] == [LIBRARY, "/usr/bin/nvidia-persistenced"]
+
+
+def hook(*args, path="/usr/bin/nvidia-cdi-hook", name="createContainer", env=("A=1",)):
+    return {"hookName": name, "path": path, "args": list(args), "env": list(env)}
+
+
+LINK_A = ("nvidia-cdi-hook", "create-symlinks", "--link", "a::/usr/lib/a")
+LINK_B = ("nvidia-cdi-hook", "create-symlinks", "--link", "b::/usr/lib/b", "--link", "c::/c")
+
+
+def test_hooks_that_make_links_become_one():
+    other = hook("nvidia-cdi-hook", "update-ldcache", "--folder", "/usr/lib")
+    joined = join_links([hook(*LINK_A), hook(*LINK_B), other])
+    assert joined == [hook(*LINK_A, *LINK_B[2:]), other]
+    kept = reduce_edits({**ctk_output()["containerEdits"], "hooks": [hook(*LINK_A), hook(*LINK_B)]})
+    assert len(kept["hooks"]) == 1
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        hook(*LINK_B, name="createRuntime"),
+        hook(*LINK_B, path="/opt/nvidia-cdi-hook"),
+        hook(*LINK_B, env=()),
+        hook("nvidia-ctk", "hook", *LINK_B[1:]),
+        hook("nvidia-cdi-hook", "create-symlinks"),
+        hook(*LINK_B, "--link"),
+        hook(*LINK_B, "--other", "x"),
+        {"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook"},
+    ],
+)
+def test_hooks_that_differ_stay_apart(second):
+    assert join_links([hook(*LINK_A), second]) == [hook(*LINK_A), second]
+    assert join_links([second, hook(*LINK_A)]) == [second, hook(*LINK_A)]
+
+
+def test_links_stay_in_order_around_another_hook():
+    other = hook("nvidia-cdi-hook", "update-ldcache")
+    assert join_links([hook(*LINK_A), other, hook(*LINK_B)]) == [
+        hook(*LINK_A),
+        other,
+        hook(*LINK_B),
+    ]
 
 
 def test_device_numbers_are_left_to_the_runtime(node):
