@@ -1,6 +1,7 @@
 """A plugin that prepares nothing: it registers, publishes one slice and answers after reading the claim from the API.
 
-`--driver floor` shows with it what a Python gRPC server, one API request and the harness cost by themselves. Its
+`floor` shows what a Python gRPC server, one API request and the harness cost by themselves; beside pods, what
+Kubernetes itself takes longer for a pod with a claim, into whose container nothing is put. Its
 messages are coded by hand, so it shares nothing but the API client with what is measured.
 """
 
@@ -17,10 +18,11 @@ import grpc
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import CLAIMS, SLICES
+from tests.bench.claims import GPUS
 from tests.bench.contender import DRIVER
 
 PREPARE, UNPREPARE = "NodePrepareResources", "NodeUnprepareResources"
-CDI_IDS_FIELD, DEVICE_FIELD, POOL_FIELD = 4, 3, 2
+DEVICE_FIELD, POOL_FIELD = 3, 2
 
 
 def main() -> int:
@@ -67,7 +69,6 @@ def _dra(client: Client, node: str) -> dict[str, Callable[[bytes], bytes]]:
         claim = client.get(CLAIMS, name, namespace=namespace)
         result = claim["status"]["allocation"]["devices"]["results"][0]
         device = _field(POOL_FIELD, node.encode()) + _field(DEVICE_FIELD, result["device"].encode())
-        device += _field(CDI_IDS_FIELD, f"k8s.gpu.nvidia.com/claim={uid}".encode())
         return _entry(uid, _field(1, device))
 
     def unprepare(request: bytes) -> bytes:
@@ -78,11 +79,12 @@ def _dra(client: Client, node: str) -> dict[str, Callable[[bytes], bytes]]:
 
 def _slice(node: str) -> dict[str, object]:
     pool = {"name": node, "generation": 1, "resourceSliceCount": 1}
+    devices = [{"name": f"gpu-{number}"} for number in range(GPUS)]
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceSlice",
         "metadata": {"name": f"{node}-{DRIVER}"},
-        "spec": {"driver": DRIVER, "nodeName": node, "pool": pool, "devices": [{"name": "gpu-0"}]},
+        "spec": {"driver": DRIVER, "nodeName": node, "pool": pool, "devices": devices},
     }
 
 
