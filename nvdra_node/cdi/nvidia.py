@@ -253,7 +253,7 @@ def join_links(hooks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _split_links(hook: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """A hook without its links, and these (``--link``, ``TARGET::LINK``, ...); none of a hook that does something else."""
+    """A hook without its links, and these (``--link``, ``TARGET::LINK``, ...); none of another kind of hook."""
     args = list(hook.get("args", ()))
     at = args.index(_LINKS) + 1 if _LINKS in args else len(args)
     links = args[at:]

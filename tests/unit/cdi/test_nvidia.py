@@ -73,7 +73,6 @@ def test_hooks_that_make_links_become_one():
         hook(*LINK_B, path="/opt/nvidia-cdi-hook"),
         hook(*LINK_B, env=()),
         hook("nvidia-ctk", "hook", *LINK_B[1:]),
-        hook("nvidia-cdi-hook", "create-symlinks"),
         hook(*LINK_B, "--link"),
         hook(*LINK_B, "--other", "x"),
         {"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook"},
