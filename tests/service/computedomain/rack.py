@@ -5,6 +5,7 @@ The controller is the test: it writes FabricNodes as the real one would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ from tests.sim.imex import install
 DRIVER = "compute-domain.nvidia.com"
 TOP = Path(__file__).parents[3]
 TIMEOUT_S = 90.0
+CALL_S = 45.0
+"""The kubelet's own."""
 SLOTS = 4
 
 
@@ -77,7 +80,7 @@ class Tray:
             "imexDir": str(self.imex_dir), "imexAddress": self.address,
             "imexPath": str(programs / "nvidia-imex"), "imexCtlPath": str(programs / "nvidia-imex-ctl"),
             "systemctlPath": str(programs / "systemctl"),
-            "journalctlPath": str(programs / "journalctl"), "imexLingerSeconds": 2,
+            "journalctlPath": str(programs / "journalctl"), "imexLingerSeconds": 1,
             "imexPersistDir": str(self.imex_dir / "persist"), "logVerbosity": 4,
             "imexEncryption": "disabled", "sweepIntervalSeconds": 600,
         } | more  # fmt: skip
@@ -99,7 +102,7 @@ class Tray:
     def stop(self, service: str, number: signal.Signals = signal.SIGTERM) -> int:
         process = self.services.pop(service)
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(TIMEOUT_S)
 
     def register(self) -> Plugin:
         if self.plugin is not None:
@@ -114,7 +117,7 @@ class Tray:
         except (RegistrationError, grpc.RpcError):  # the socket of an earlier instance
             return None
 
-    def prepare(self, *claims: str, timeout_s: float = 30.0) -> Any:
+    def prepare(self, *claims: str, timeout_s: float = CALL_S) -> Any:
         assert self.plugin is not None
         return self.plugin.prepare(
             *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=timeout_s
@@ -123,14 +126,15 @@ class Tray:
     def told(self, claim: str, *texts: str) -> str:
         """Prepare until it fails with these words; the whole message."""
         uid = self.rack.uids[claim]
-
         said = [""]
+        timeout_s = [0.5]
 
         def ask() -> str:
             try:
-                said[0] = str(self.prepare(claim, timeout_s=5.0).errors.get(uid, ""))
+                said[0] = str(self.prepare(claim, timeout_s=timeout_s[0]).errors.get(uid, ""))
             except grpc.RpcError as error:  # a machine so busy that the answer came too late
                 said[0] = str(error)
+            timeout_s[0] = min(2 * timeout_s[0], 10.0)
             return said[0] if all(text in said[0] for text in texts) else ""
 
         try:
@@ -141,7 +145,7 @@ class Tray:
     def unprepare(self, *claims: str) -> Any:
         assert self.plugin is not None
         return self.plugin.unprepare(
-            *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=30.0
+            *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=CALL_S
         )
 
     def cdi_spec(self, claim: str) -> Any:
@@ -155,7 +159,7 @@ class Tray:
         return {**known, **{"session": install.session(self.root.path)}}
 
     def kill_imex(self) -> None:
-        os.kill(self.imex()["pid"], signal.SIGKILL)
+        os.kill(wait_for(lambda: self.imex().get("pid"), "nvidia-imex runs"), signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.rack.get(self.name).get("status") or {}
@@ -171,7 +175,8 @@ class Tray:
             self.plugin.close()
         pid = self.imex().get("pid")
         if pid:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was ending by itself
+                os.kill(pid, signal.SIGKILL)
             wait_for(lambda: not self.imex().get("pid"), "nvidia-imex ends")
         self.root.destroy()
 

@@ -152,5 +152,8 @@ def test_two_trays_of_a_domain_find_each_other(make_rack):
         assert tray.prepare(f"c{tray.index}").errors == {}
     for tray in made.trays:
         wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
-    assert all(tray.status()["domains"][0]["reason"] == "" for tray in made.trays)
+    wait_for(
+        lambda: {d["reason"] for tray in made.trays for d in tray.status()["domains"]} == {""},
+        "nothing is wrong",
+    )
     assert DRIVER in made.trays[0].kubelet.wait_for_socket(DRIVER).name

@@ -127,6 +127,7 @@ def test_an_imex_that_dies_makes_the_node_not_ready_until_it_is_back(cluster):
     wait_for(lambda: are_ready(cluster, 1), "ready")
     tray.kill_imex()
     wait_for(
-        lambda: [n["status"] for n in cluster.status()["nodes"]] == ["NotReady"], "it is not ready"
+        lambda: [n["status"] for n in cluster.status().get("nodes", [])] == ["NotReady"],
+        "it is not ready",
     )
     assert tray.unprepare("train-0").errors == {}

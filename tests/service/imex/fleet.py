@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.sim.imex import install
+from tests.sim.imex import commands, install
 
 DAEMON_TIMEOUT_S = 50.0
 
@@ -81,10 +81,14 @@ class ImexHost:
         return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
     def state(self) -> str:
-        return self.ctl("-q").stdout.strip()
+        """What ``ctl -q`` says, asked without a process; empty while nobody answers."""
+        try:
+            return str(commands.ask(str(self.run / "cmd.sock"), "status", 5.0)["status"])
+        except OSError:
+            return ""
 
     def wait(self, state: str) -> None:
-        wait_for(lambda: self.state() == state, f"{self.address} is {state}, is {self.state()}")
+        wait_for(lambda: self.state() == state, f"{self.address} is {state}")
 
     def kill(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -94,7 +98,7 @@ class ImexHost:
         assert self.process is not None
         if self.process.poll() is None:
             self.kill(number)
-        return self.process.wait(20)
+        return self.process.wait(DAEMON_TIMEOUT_S)
 
     def text(self) -> str:
         return self.log.read_text()

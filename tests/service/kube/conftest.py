@@ -16,9 +16,9 @@ from nvdra_core.kube.transport import TransportSettings
 from tests.cluster import capability, programs, wire
 from tests.cluster.api import Cluster
 
-FAST = TransportSettings(
-    request_timeout_s=5.0, attempt_timeout_s=2.0, backoff=Backoff(first_s=0.02, limit_s=0.2)
-)
+BRISK = Backoff(first_s=0.02, limit_s=0.2)
+FAST = TransportSettings(request_timeout_s=60.0, attempt_timeout_s=30.0, backoff=BRISK)
+"""Repeats soon, and has patience with a busy machine. A test of what fails for good names a deadline."""
 
 
 @pytest.fixture

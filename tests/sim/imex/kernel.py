@@ -5,10 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 FABRIC_CAPABILITY = "proc/driver/nvidia/capabilities/fabric-imex-mgmt"
+RECORD_BYTES = 512
+"""Of one size, so that who reads while it is written never finds a part of it."""
+LOOK_S = 0.5
+"""Far longer than ``state`` holds the session to see whether somebody has it."""
 
 
 class SessionInUseError(Exception):
@@ -40,11 +45,12 @@ class Session:
         """Begin; whether the one before ended abruptly. Raises SessionInUseError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise SessionInUseError from None
+        ends_s = time.monotonic() + LOOK_S
+        while not _lock(self._fd, fcntl.LOCK_EX):
+            if time.monotonic() > ends_s:
+                os.close(self._fd)
+                raise SessionInUseError
+            time.sleep(0.005)
         before = self.read()
         is_abrupt = bool(before.get("open"))
         # A new session enables allocations at once, whatever importers elsewhere still hold.
@@ -68,22 +74,28 @@ class Session:
         return json.loads(os.pread(self._fd, size, 0)) if size else {}
 
     def _write(self, values: dict[str, Any]) -> None:
-        data = json.dumps(values).encode()
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, data, 0)
+        os.pwrite(self._fd, json.dumps(values).encode().ljust(RECORD_BYTES), 0)
+
+
+def _lock(fd: int, kind: int) -> bool:
+    """Whether it could be locked at once."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def state(root: Path, session: str) -> dict[str, Any]:
     """What the kernel knows now; `allocations` is False after an abrupt end until the next session."""
     path = root / session
-    values = json.loads(path.read_text()) if path.exists() and path.stat().st_size else {}
+    values: dict[str, Any] = {}
     is_held = False
     if path.exists():
         fd = os.open(path, os.O_RDWR)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            is_held = True
+            values = json.loads(os.pread(fd, RECORD_BYTES, 0) or b"{}")
+            is_held = not _lock(fd, fcntl.LOCK_SH)
         finally:
             os.close(fd)
     return {**values, "held": is_held, "allocations": is_held or not values.get("open", False)}
