@@ -20,6 +20,7 @@ pytestmark = needs_cluster(timeout_s=600)
 
 TOP = Path(__file__).resolve().parents[3]
 NODE, OTHER = "node-1", "node-2"
+CLIQUE = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"
 PATIENCE_S = 90.0
 Json = dict[str, Any]
 
@@ -234,19 +235,37 @@ def controller(bed: Bed) -> Iterator[None]:
     assert "forbidden" not in log.lower(), log
 
 
+def spec_of(bed: Bed, node: str) -> Json:
+    """What the controller tells a node."""
+    return (bed.get("fabricnode", node) or {}).get("spec") or {}
+
+
+def join_clique(bed: Bed) -> None:
+    """The node offers channels, and gets a slot in its clique."""
+    bed.as_node("create", "-f", "-", input=a_slice(bed))
+    node = wait_until("FabricNode", lambda: bed.get("fabricnode", NODE))
+    assert node["metadata"]["ownerReferences"][0]["kind"] == "Node"
+    assert "patched" in report(
+        bed, NODE, bootID="b", cliqueID=CLIQUE, addresses=["10.0.0.1"], fabricState="Completed"
+    )
+    wait_until("slot", lambda: spec_of(bed, NODE).get("slot") == 0)
+    assert spec_of(bed, NODE)["heartbeatSeconds"] == 60
+
+
+def serve(bed: Bed, uid: str) -> None:
+    """The node's one claim is prepared, and its IMEX runs for the domain."""
+    (claim,) = (bed.get("resourceclaims", "-n", "team") or {})["items"]
+    metadata = claim["metadata"]
+    assert metadata["labels"]["resource.nvidia.com/computeDomain"] == uid
+    claims = [{"namespace": "team", "name": metadata["name"], "uid": metadata["uid"]}]
+    run = {"bootID": "b", "invocationID": "i", "configHash": "h", "slot": 0, "domainUID": uid}
+    domains = [{"uid": uid, "ready": True, "claims": claims}]
+    report(bed, NODE, imex={"state": "READY", "incarnation": run}, domains=domains)
+
+
 class TestController:
     def test_a_domain_lives_and_dies(self, bed: Bed, controller: None):
-        bed.as_node("create", "-f", "-", input=a_slice(bed))
-        node = wait_until("FabricNode", lambda: bed.get("fabricnode", NODE))
-        assert node["metadata"]["ownerReferences"][0]["kind"] == "Node"
-        clique = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"
-        assert "patched" in report(
-            bed, NODE, bootID="b", cliqueID=clique, addresses=["10.0.0.1"], fabricState="Completed"
-        )
-        spec = wait_until("slot", lambda: (bed.get("fabricnode", NODE) or {}).get("spec"))
-        wait_until("slot", lambda: (bed.get("fabricnode", NODE) or {})["spec"].get("slot") == 0)
-        assert spec["heartbeatSeconds"] == 60
-
+        join_clique(bed)
         bed.cluster.apply(DOMAIN)
         domain = ("computedomain", "train", "-n", "team")
         bed.cluster.kubectl("wait", *domain, "--for=condition=TemplatesReady", "--timeout=60s")
@@ -256,26 +275,14 @@ class TestController:
         assert template["metadata"]["labels"]["resource.nvidia.com/computeDomain"] == uid
 
         bed.cluster.apply(POD)
-        told = wait_until(
-            "domain", lambda: (bed.get("fabricnode", NODE) or {})["spec"].get("domains")
-        )
+        told = wait_until("domain", lambda: spec_of(bed, NODE).get("domains"))
         assert (told[0]["uid"], told[0]["port"], told[0]["members"]) == (uid, 24001, [0])
-        (claim,) = (bed.get("resourceclaims", "-n", "team") or {})["items"]
-        metadata = claim["metadata"]
-        assert metadata["labels"]["resource.nvidia.com/computeDomain"] == uid
-        claims = [{"namespace": "team", "name": metadata["name"], "uid": metadata["uid"]}]
-        run = {"bootID": "b", "invocationID": "i", "configHash": "h", "slot": 0, "domainUID": uid}
-        report(
-            bed,
-            NODE,
-            imex={"state": "READY", "incarnation": run},
-            domains=[{"uid": uid, "ready": True, "claims": claims}],
-        )
+        serve(bed, uid)
         bed.cluster.kubectl("wait", *domain, "--for=condition=Ready", "--timeout=60s")
         shown = bed.cluster.kubectl("get", "computedomains", "-n", "team").split()
         assert shown[:5] == ["NAME", "STATUS", "READY", "NODES", "REASON"]
         assert shown[6:11] == ["train", "Ready", "1", "1", "AllNodesReady"]
-        assert bed.get("computedomainclique", f"{uid}.{clique}", "-n", "nvdra")
+        assert bed.get("computedomainclique", f"{uid}.{CLIQUE}", "-n", "nvdra")
 
         bed.cluster.kubectl("delete", *domain, "--wait=false")
         bed.cluster.kubectl("wait", *domain, "--for=condition=DeletionBlocked", "--timeout=60s")
@@ -287,7 +294,7 @@ class TestController:
         assert bed.get("resourceclaimtemplate", "train-channel", "-n", "team") is None
         wait_until(
             "no clique",
-            lambda: bed.get("computedomainclique", f"{uid}.{clique}", "-n", "nvdra") is None,
+            lambda: bed.get("computedomainclique", f"{uid}.{CLIQUE}", "-n", "nvdra") is None,
         )
 
     def test_a_request_is_answered_with_a_certificate(self, bed: Bed, controller: None):
@@ -296,15 +303,14 @@ class TestController:
         bed.as_node("create", "-f", "-", input=a_slice(bed))
         wait_until("FabricNode", lambda: bed.get("fabricnode", NODE))
         report(bed, NODE, bootID="b", cliqueID="u.1", imex={"certificateRequest": a_request()})
-        wait_until(
-            "certificate",
-            lambda: (bed.get("fabricnode", NODE) or {}).get("spec", {}).get("certificate"),
-        )
+        wait_until("certificate", lambda: spec_of(bed, NODE).get("certificate"))
         assert bed.get("secret", "nvdra-imex-ca", "-n", "nvdra")
 
     def test_events_and_lease_are_written(self, bed: Bed, controller: None):
         lease = wait_until("lease", lambda: bed.get("lease", "nvdra-controller", "-n", "nvdra"))
         assert lease["spec"]["holderIdentity"].startswith("nvdra-controller-")
-        events = bed.get("events", "-n", "team")
-        assert events is not None
-        assert "AllNodesReady" in [event["reason"] for event in events["items"]]
+
+        def reasons() -> list[str]:
+            return [event["reason"] for event in (bed.get("events", "-n", "team") or {})["items"]]
+
+        wait_until("an event", lambda: "AllNodesReady" in reasons())

@@ -1,0 +1,12 @@
+"""The node whose supervisor a test drives."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenario.imex.node import ImexNode
+
+
+@pytest.fixture
+def node() -> ImexNode:
+    return ImexNode()

@@ -1,0 +1,84 @@
+"""State, event, state: peers, fabric and host around the node's IMEX daemon."""
+
+from __future__ import annotations
+
+from nvdra_core.api.fabric import FabricState
+from nvdra_core.value import replace
+from nvdra_node.imex.model import Fabric, Mode, Policy
+from tests.scenario.imex.node import (
+    CLUSTER,
+    FABRIC,
+    LAYOUT,
+    ImexNode,
+    a_claim,
+    a_domain,
+)
+
+
+class TestPeers:
+    def test_a_new_peer_is_told_in_place_and_at_once(self, node):
+        from nvdra_core.api.fabric import FabricSlot
+
+        node.assign(a_domain())
+        node.join("c1")
+        size = len(node.files.read(LAYOUT.hosts))
+        slots = tuple(
+            FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7)
+        )
+        node.assign(a_domain(), slots=slots)
+        node.turn()
+        assert node.daemon.history == ["start", "reload"]
+        assert b"10.0.0.7" in node.files.read(LAYOUT.hosts)
+        assert len(node.files.read(LAYOUT.hosts)) == size
+
+    def test_only_members_of_the_domain_are_looked_for(self, node):
+        node.assign(a_domain(members=(2,)))
+        node.join("c1")
+        assert b"10.0.0.5" not in node.files.read(LAYOUT.hosts)
+
+    def test_a_changed_slot_waits_for_the_claims_that_run(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.assign(a_domain(), slot=9)
+        node.turn()
+        assert node.daemon.history == ["start"]
+        assert node.ask(a_claim("c1")).readiness.reason == "SlotChanged"
+        node.supervisor.leave("c1")
+        assert node.join("c2").readiness.is_ready
+        assert node.daemon.history == ["start", "stop", "start"]
+
+
+class TestFabricThatChanges:
+    def test_a_lost_or_changed_clique_is_told_and_disturbs_nobody(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        for fabric in (
+            replace(FABRIC, clique_id=f"{CLUSTER}.5"),
+            Fabric(state=FabricState.FAILED, message="GPU-3: link down"),
+            Fabric(state=FabricState.IN_PROGRESS),
+        ):
+            node.supervisor.set_fabric(fabric)
+            node.turn()
+            assert node.daemon.history == ["start"]
+            assert not node.join("c2").readiness.is_ready
+            node.supervisor.leave("c2")
+        node.supervisor.set_fabric(FABRIC)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+
+    def test_a_broken_fabric_is_told_with_its_cause(self, node):
+        node.assign(a_domain())
+        node.supervisor.set_fabric(Fabric(state=FabricState.FAILED, message="GPU-3: link down"))
+        told = node.join("c1").readiness
+        assert told.reason == "FabricFailed" and "GPU-3: link down" in told.message
+
+
+class TestHostManaged:
+    def test_the_hosts_own_daemon_is_looked_at_and_never_touched(self):
+        node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
+        node.assign(a_domain(), slot=None)
+        assert node.join("c1").readiness.reason == "HostImexNotReady"
+        node.daemon.restart_by_hand()
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+        assert node.daemon.history == []

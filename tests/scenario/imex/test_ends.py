@@ -1,0 +1,177 @@
+"""State, event, state: a daemon that dies or hangs, and restarts of the supervisor, of systemd and of the node."""
+
+from __future__ import annotations
+
+from nvdra_core.api.fabric import ImexState
+from nvdra_node.imex.model import AfterAbruptEnd, Policy
+from tests.scenario.imex.node import (
+    LAYOUT,
+    ImexNode,
+    a_claim,
+    a_domain,
+)
+
+
+class TestAbruptEnd:
+    def test_it_is_started_again_with_growing_pauses_and_keeps_its_peers(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.files.put(LAYOUT.persist / "persist.dat", b"peers")
+        node.daemon.words = "Xid 154"
+        node.daemon.die()
+        node.turn()
+        assert node.daemon.history == ["start"]
+        assert "Xid 154" in node.ask(a_claim("c1")).readiness.message
+        node.clock.advance(1.1)
+        node.turn()
+        assert node.daemon.history == ["start", "start"]
+        assert node.files.read(LAYOUT.persist / "persist.dat") == b"peers"
+        node.daemon.die()
+        node.turn()
+        node.clock.advance(1.1)
+        node.turn()
+        assert node.daemon.history == ["start", "start"]
+        node.clock.advance(1.0)
+        node.turn()
+        assert node.daemon.history == ["start"] * 3
+        assert node.supervisor.snapshot.memory.restarts == 2
+
+    def test_policy_hold_waits_until_its_claims_are_gone(self):
+        node = ImexNode(Policy(after_abrupt_end=AfterAbruptEnd.HOLD))
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.die()
+        node.turn()
+        node.clock.advance(3600)
+        waiting = node.join("c2")
+        assert waiting.readiness.reason == "ImexHeld" and "ns/claim-c1" in waiting.readiness.message
+        assert node.daemon.history == ["start"]
+        node.supervisor.leave("c1")
+        node.turn()
+        assert node.ask(a_claim("c2")).readiness.is_ready
+
+    def test_peers_of_another_domain_are_not_waited_for(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.files.put(LAYOUT.persist / "persist.dat", b"peers of A")
+        node.daemon.die()
+        node.turn()
+        node.supervisor.leave("c1")
+        node.clock.advance(2)
+        node.join("c2", "B")
+        assert node.serves() == "B"
+        assert node.files.read(LAYOUT.persist / "persist.dat") is None
+
+    def test_a_start_that_fails_is_told_with_its_last_words(self, node):
+        node.daemon.fails_to_start = True
+        node.daemon.words = "No matching network interface found"
+        node.assign(a_domain())
+        joined = node.join("c1")
+        assert joined.readiness.reason == "ImexFailed"
+        assert "No matching network interface found" in joined.readiness.message
+        node.daemon.fails_to_start = False
+        node.clock.advance(120)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+
+    def test_a_hanging_daemon_is_told_and_not_killed(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.state_now = ImexState.UNAVAILABLE
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.reason == "ImexUnresponsive"
+        assert node.daemon.history == ["start"]
+
+
+class TestRestartsOfTheSupervisor:
+    def test_a_running_daemon_is_not_touched(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        for _ in range(5):
+            node.restart()
+            node.turn()
+        assert node.daemon.history == ["start"]
+        assert node.ask(a_claim("c1")).readiness.is_ready
+
+    def test_it_is_not_touched_before_the_claims_are_known(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.files.remove(LAYOUT.state)  # somebody emptied /run
+        node.restart()
+        node.turn()
+        node.join("c2", "B")
+        assert node.daemon.history == ["start"]
+        node.supervisor.sync([a_claim("c1", "A"), a_claim("c2", "B")])
+        node.turn()
+        assert node.daemon.history == ["start"]
+
+    def test_a_claim_without_a_record_does_not_hold_the_node_for_ever(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.join("c2", "B")
+        for _ in range(2):
+            node.supervisor.sync([a_claim("c2", "B")])
+            node.turn()
+        assert node.serves() == "B"
+
+    def test_a_claim_that_is_just_coming_survives_one_list_without_it(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.supervisor.sync([])
+        node.supervisor.sync([a_claim("c1")])
+        node.supervisor.sync([])
+        assert set(node.supervisor._holders) == {"c1"}
+
+    def test_an_end_while_nobody_looked_is_noticed(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.die()
+        node.restart()
+        node.turn()
+        assert node.supervisor.snapshot.memory.restarts == 1
+        node.clock.advance(2)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+
+    def test_a_restart_by_hand_is_another_incarnation(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.restart_by_hand()
+        node.turn()
+        memory = node.supervisor.snapshot.memory
+        assert (memory.restarts, memory.started.invocation_id) == (1, "invocation-2")
+
+
+class TestReboot:
+    def test_nothing_is_started_and_nobody_holds_anything(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.reboot()
+        node.turn()
+        assert node.daemon.history == ["start"] and node.supervisor._holders == {}
+
+    def test_a_known_claim_is_served_again_without_the_controller(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.reboot()
+        assert node.join("c1").readiness.is_ready
+
+
+class TestSystemdThatFails:
+    def test_a_stop_that_fails_is_repeated(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.supervisor.leave("c1")
+        node.join("c2", "B")
+        node.daemon.refuses = True
+        node.turn()
+        node.daemon.refuses = False
+        node.turn()
+        assert node.serves() == "B"
+
+    def test_the_last_state_stands_while_systemd_does_not_answer(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.refuses = True
+        node.turn()
+        assert node.supervisor.snapshot.memory.started is not None
