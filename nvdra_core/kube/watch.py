@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -244,15 +245,17 @@ class Follow:
                 self._watch.stop()
 
     def __iter__(self) -> Iterator[Listing | Event]:
-        """A Listing first and after every gap, Events between; failing lists are repeated, at a growing pace."""
+        """A Listing first and after every gap, Events between; what fails is repeated, at a growing pace."""
         while not self._is_over():
             yield from self._attempt()
 
     def _attempt(self) -> Iterator[Listing | Event]:
         """One list, its changes, and the pause after a failure."""
+        clock, backoff = self._transport.clock, self._transport.settings.backoff
+        listed_at_s = math.inf
         try:
             found = self._source.list_now()
-            self._failures = 0
+            listed_at_s = clock.monotonic()
             yield Listing(found.items)
             yield from self._changes(found.resource_version)
         except ApiError as error:
@@ -260,8 +263,10 @@ class Follow:
                 return
             if not isinstance(error, RelistError):
                 log.warning("following %s: %s", self._name, error)
-            pause_s = self._transport.settings.backoff.pause_s(self._failures)
-            self._transport.clock.wait(self._stopped, pause_s)
+            # Not at each list: where only the watch is refused, lists alone would follow each other without a rest.
+            if clock.monotonic() - listed_at_s > backoff.limit_s:
+                self._failures = 0
+            clock.wait(self._stopped, backoff.pause_s(self._failures))
             self._failures += 1
 
     def _is_over(self) -> bool:

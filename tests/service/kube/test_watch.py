@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nvdra_core.clock import FakeClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
@@ -18,7 +19,7 @@ from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.errors import RelistError
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
-from nvdra_core.kube.resources import SLICES
+from nvdra_core.kube.resources import EVERYTHING, SLICES, JsonObject, ObjectList
 from tests.service.kube.objects import a_slice
 from tests.service.kube.patience import PATIENCE_S, until
 
@@ -227,3 +228,46 @@ def test_error_event_is_raised(connect: Callable[..., Client]) -> None:
     client = connect(KubeConfig(server=f"http://127.0.0.1:{port}"))
     with pytest.raises(RelistError):
         list(watch.watch(client, SLICES, resource_version="1"))
+
+
+class _RefusingSource:
+    """Lists are answered, watches are not: what a role that lacks the verb ``watch`` makes of a cluster."""
+
+    def __init__(self) -> None:
+        self.is_refusing = True
+
+    def list_now(self) -> ObjectList:
+        return ObjectList([], "7")
+
+    def watch_from(self, version: str) -> watch.Watch:
+        source = self
+
+        class Refused(watch.Watch):
+            def __iter__(self) -> Iterator[watch.Event]:
+                if source.is_refusing:
+                    raise ApiError("cannot watch", status=403, api_reason="Forbidden")
+                self._transport.clock.wait(threading.Event(), 300.0)
+                raise RelistError("compacted")
+
+        return Refused(CLOCKED, SLICES, "", EVERYTHING, version)
+
+    def convert(self, obj: JsonObject) -> JsonObject:
+        return obj
+
+
+CLOCKED = Client(KubeConfig(server="http://127.0.0.1:1"), clock=FakeClock())
+
+
+def test_a_watch_that_is_always_refused_does_not_make_lists_follow_each_other_without_a_rest():
+    source = _RefusingSource()
+    clock = CLOCKED.transport.clock
+    following = iter(watch.Follow(CLOCKED, source, "slices"))
+    begun_s = clock.monotonic()
+    for _ in range(20):
+        assert isinstance(next(following), watch.Listing)
+    assert clock.monotonic() - begun_s > 60.0
+    source.is_refusing = False
+    next(following)
+    before_s = clock.monotonic()
+    next(following)  # after a watch that lasted, the first pause is short again
+    assert clock.monotonic() - before_s < 301.0
