@@ -147,7 +147,8 @@ def _no_driver(note: str) -> Look:
 def _without_nvml(before: Inventory, loaded: str, error: HostError | DeadlineError) -> Look:
     """The driver is loaded and NVML as a whole does not work: what was known is kept, as failed."""
     if isinstance(error, NvmlError) and error.code in NO_DRIVER:
-        return _no_driver(str(error))
+        # The kernel has the driver: it comes or goes this moment, or its device nodes are still missing: look again.
+        return replace(_no_driver(str(error)), complete=False)
     if isinstance(error, DeadlineError):
         return Look(inventory=before, complete=False)
     state = GpuState.HUNG if isinstance(error, NvmlHungError) else GpuState.FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from nvdra_core.clock import FakeClock, SystemClock
+from nvdra_core.value import replace
 from nvdra_core.workers import Workers
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.gpu.watch import Watch, WatchSettings
@@ -94,6 +95,19 @@ def test_without_a_driver_nvml_is_never_asked() -> None:
     world.machine.unload_driver()
     world.run(300)
     assert world.machine.calls == []
+
+
+def test_a_driver_that_nvml_cannot_talk_to_yet_is_asked_again_within_seconds() -> None:
+    world = World()
+    host = fake_host(world.machine, world.clock)
+    version, world.machine.version = world.machine.version, None  # for NVML; the kernel has it
+    sysfs = fake_host(FakeMachine(fake_gpus(4)), world.clock).sysfs
+    world.watch = Watch(replace(host, sysfs=sysfs), world.clock)
+    world.run(4)
+    assert world.states() == []
+    world.machine.version = version  # its device nodes were made
+    world.run(8)
+    assert len(world.states()) == 4
 
 
 def test_a_hung_gpu_is_asked_less_and_less_and_the_others_as_always() -> None:
