@@ -167,6 +167,7 @@ class Registry:
         self._metrics: dict[str, Metric] = {}
         self._refreshers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
+        self._rendering = threading.Lock()
 
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Counter:
         """Add a counter."""
@@ -199,11 +200,12 @@ class Registry:
         """Everything as Prometheus text (``CONTENT_TYPE``)."""
         with self._lock:
             metrics, refreshers = list(self._metrics.values()), list(self._refreshers)
-        for refresh in refreshers:
-            refresh()
         lines: list[str] = []
-        for metric in metrics:
-            lines += _family(metric)
+        with self._rendering:  # two scrapes that bring one counter up to date would count twice
+            for refresh in refreshers:
+                refresh()
+            for metric in metrics:
+                lines += _family(metric)
         return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
     def _add(self, metric: Metric) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,26 @@ def test_what_is_refreshed_is_read_at_each_rendering():
     registry.before_render(lambda: gauge.add(1))
     assert values(parse(registry)["x"]) == {("x",): 1}
     assert values(parse(registry)["x"]) == {("x",): 2}
+
+
+def test_scrapes_at_the_same_time_do_not_count_twice():
+    registry = Registry()
+    counter = registry.counter("x_total", "Things")
+    both = threading.Barrier(2)
+
+    def catch_up() -> None:
+        seen = counter.value()
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+        counter.inc(by=10 - seen)
+
+    registry.before_render(catch_up)
+    scrapes = [threading.Thread(target=registry.render) for _ in range(2)]
+    for scrape in scrapes:
+        scrape.start()
+    for scrape in scrapes:
+        scrape.join()
+    assert counter.value() == 10
 
 
 def test_counting_from_many_threads_loses_nothing():
