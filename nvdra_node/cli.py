@@ -52,6 +52,12 @@ def _run(command: str, settings: config.NodeConfig) -> int:
         from nvdra_node.app import computedomain
 
         return computedomain.run(settings, system)
+    if command == "renew-credential":
+        from nvdra_node.app import renewal
+
+        if said := renewal.run(settings, system):
+            print(said)
+        return 0
     if command == "withdraw":
         from nvdra_node.app import gpu
 
@@ -136,6 +142,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             "look after this node's IMEX daemon and fabric (nvdra-imex-supervisor.service)",
         ),
         ("check-config", "check all settings and print each with where it came from"),
+        (
+            "renew-credential",
+            "renew this node's own token if it is time (nvdra-credential.service)",
+        ),
         ("withdraw", "delete this node's ResourceSlices of both drivers (before uninstalling)"),
     ):
         command = commands.add_parser(name, help=text, description=text, formatter_class=form)

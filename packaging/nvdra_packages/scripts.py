@@ -24,6 +24,7 @@ def write(target: Path, units: Path, compiled: Collection[str]) -> None:
         "PYTHONS": " ".join(PYTHONS),
         "NOT_COMPILED": " ".join(p for p in PYTHONS if p not in compiled),
         "SERVICES": " ".join(services_of(units)),
+        "TIMERS": " ".join(path.name for path in sorted(units.glob("*.timer"))),
         "PURGE": PURGE.read_text(),
     }
     functions = (TEXTS / "functions.sh").read_text()

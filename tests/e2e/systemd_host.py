@@ -75,6 +75,7 @@ MAY: dict[str, set[str]] = {
     "nvdra-compute-domain-plugin.service": set(),
     "nvdra-imex-supervisor.service": {"ask systemd by its own socket"},
     "nvdra-imex.service": {"configure the network", "use keyrings", "write and run memory"},
+    "nvdra-credential.service": set(),
     "nvdra-driver.service": {"ask systemd by its own socket"},
     "nvdra-device-nodes.service": {
         *("make a node of a disk", "make a node of memory", "make a node of a GPU", "open a disk"),
@@ -268,7 +269,7 @@ mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe
 
 def units() -> list[Path]:
     """The files of ``systemd/`` that are units."""
-    return sorted(p for p in UNITS.iterdir() if p.suffix in (".service", ".target"))
+    return sorted(p for p in UNITS.iterdir() if p.suffix in (".service", ".target", ".timer"))
 
 
 def probe_unit(text: str, argv: Sequence[str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 from nvdra_core.kube.fake.auth import NODE_EXTRA, Gatekeeper, User
 from nvdra_core.kube.fake.faults import Faults
-from nvdra_core.kube.fake.kinds import RESOURCE_VERSIONS, Kind, Route, Router
+from nvdra_core.kube.fake.kinds import KINDS, RESOURCE_VERSIONS, Kind, Route, Router
 from nvdra_core.kube.fake.messages import HttpRequest, Reply
 from nvdra_core.kube.fake.reads import Reader
 from nvdra_core.kube.fake.requestlog import Line, RequestLog
@@ -19,6 +20,7 @@ from nvdra_core.kube.fake.writes import Write, Writer, now
 
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 TOKEN_LIFETIME_S = 3600
+NODES = next(kind for kind in KINDS if kind.key == ("", "nodes"))
 CONTROL_PREFIX = "/_fake/"
 BODY_LIMIT = 3 * 1024 * 1024
 """The real server's limit for a request."""
@@ -160,14 +162,35 @@ class Api:
             extra,
         )
         spec.setdefault("expirationSeconds", TOKEN_LIFETIME_S)
+        claims = self._claims(namespace, account, spec)
+        expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims["exp"]))
         answer = {
             "kind": "TokenRequest",
             "apiVersion": "authentication.k8s.io/v1",
             "metadata": {"name": account, "namespace": namespace, "creationTimestamp": now()},
             "spec": spec,
-            "status": {"token": self.gatekeeper.mint(user), "expirationTimestamp": now()},
+            "status": {
+                "token": self.gatekeeper.mint(user, claims),
+                "expirationTimestamp": expires,
+            },
         }
         return Reply(201, encode(answer))
+
+    def _claims(self, namespace: str, account: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """A token's payload. 404 and 409 as the real one answers for a Node that is gone or another one."""
+        issued = int(time.time())
+        claims = {"namespace": namespace, "serviceaccount": {"name": account}}
+        bound = spec.get("boundObjectRef") or {}
+        if bound.get("kind") == "Node":
+            entry = self.store.find(NODES, "", str(bound.get("name")))
+            if entry is None:
+                raise StatusError(404, f'nodes "{bound.get("name")}" not found')
+            uid = entry.obj["metadata"]["uid"]
+            if bound.get("uid") not in {None, "", uid}:
+                raise StatusError(409, "the UID in the bound object reference is not the Node's")
+            claims["node"] = {"name": bound["name"], "uid": uid}
+        expires = issued + int(spec["expirationSeconds"])
+        return {"iat": issued, "exp": expires, "kubernetes.io": claims}
 
     def _answer_path(self, route: Route) -> Reply:
         path = route.path.rstrip("/")

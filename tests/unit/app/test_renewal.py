@@ -1,0 +1,95 @@
+"""When a node's token is renewed, and what an operator reads when it is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.token import TokenFacts
+from nvdra_core.value import replace
+from nvdra_node.app import renewal
+from tests.unit.kube.test_token import CLAIMS, encoded
+
+DAY_S = 86400
+BEGAN_S = 1_700_000_000
+FACTS = TokenFacts(
+    namespace="nvdra-system",
+    account="nvdra-node",
+    node="node-1",
+    node_uid="7a1a",
+    issued_at_s=BEGAN_S,
+    expires_at_s=BEGAN_S + 8 * DAY_S,
+)
+
+
+@pytest.mark.parametrize(
+    ("age_days", "reason"),
+    [
+        (-1.0, "behind"),
+        (-0.0005, ""),
+        (0.0, ""),
+        (1.9, ""),
+        (2.0, "25%"),
+        (6.3, "79%"),
+        (7.9, "99%"),
+        (8.0, "expired"),
+        (4000.0, "expired"),
+    ],
+)
+def test_it_is_time_after_a_quarter_of_the_life_and_whenever_the_clock_makes_no_sense(
+    age_days: float, reason: str
+):
+    said = renewal.due(FACTS, BEGAN_S + age_days * DAY_S)
+    assert bool(said) == bool(reason)
+    assert reason in said
+
+
+def test_there_are_two_days_of_tries_before_four_fifths_of_a_week_have_passed():
+    assert (0.8 - renewal.RENEW_AT) * 7 > 2
+
+
+def test_what_is_asked_for_is_the_same_account_node_and_life():
+    asked = renewal.request(FACTS)
+    assert asked["metadata"] == {"namespace": "nvdra-system", "name": "nvdra-node"}
+    bound = {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "7a1a"}
+    assert asked["spec"] == {"boundObjectRef": bound, "expirationSeconds": 8 * DAY_S}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"node": "node-2"}, "node-2"),
+        ({"node_uid": "other"}, "node-1"),
+        ({"account": "default"}, "default"),
+        ({"namespace": "kube-system"}, "kube-system"),
+    ],
+)
+def test_a_token_of_anybody_else_does_not_take_its_place(change: dict[str, str], word: str):
+    with pytest.raises(ApiError, match=word):
+        renewal.checked(encoded(CLAIMS), replace(FACTS, **change))
+    assert renewal.checked(encoded(CLAIMS), FACTS).expires_at_s == CLAIMS["exp"]
+
+
+@pytest.mark.parametrize("text", ["", "no token", "a.b.c"])
+def test_an_answer_without_a_token_does_not_take_its_place(text: str):
+    with pytest.raises(ApiError, match="answer"):
+        renewal.checked(text, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, ("2023-11-22 22:13 UTC", "Node object node-1", "nvdra.node.site")),
+        (403, ("nvdra-system/nvdra-node may not renew", "chart nvdra")),
+        (404, ("ServiceAccount nvdra-system/nvdra-node is gone",)),
+        (0, ("191.0 h are left", "quarter of an hour")),
+        (500, ("191.0 h are left",)),
+    ],
+)
+def test_an_operator_reads_what_is_lost_and_what_to_do(status: int, words: tuple[str, ...]):
+    said = renewal.explain(status, FACTS, BEGAN_S + 3600)
+    assert [word for word in words if word not in said] == []
+
+
+def test_a_token_whose_time_is_over_is_said_to_be():
+    assert "its time is over" in renewal.explain(0, FACTS, BEGAN_S + 9 * DAY_S)
