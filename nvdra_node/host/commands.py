@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import CommandError
@@ -25,6 +25,9 @@ CLEAN_ENVIRONMENT: Mapping[str, str] = {
     "LC_ALL": "C.UTF-8",
 }
 OUTPUT_LIMIT_BYTES = 4 * 2**20
+
+MAX_UNKILLABLE = 4
+"""So many runs of one program may hang in the kernel before no more are started: each keeps its memory."""
 
 _READ = 65536
 _KILL_WAIT_S = 1.0
@@ -54,6 +57,17 @@ class _Running(Value):
         )
 
 
+def kill_group(process: subprocess.Popen[bytes]) -> bool:
+    """Kill a program with all that it started; whether it is gone a moment later."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        process.wait(_KILL_WAIT_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 class SystemCommands:
     """Runs programs of this machine. Safe for several threads."""
 
@@ -61,20 +75,23 @@ class SystemCommands:
         self,
         environment: Mapping[str, str] = CLEAN_ENVIRONMENT,
         output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        kill: Callable[[subprocess.Popen[bytes]], bool] = kill_group,
     ) -> None:
+        """``kill`` ends a program; False when the kernel does not let it go."""
         self._environment = dict(environment)
         self._output_limit_bytes = output_limit_bytes
+        self._kill_program = kill
         self._lock = threading.Lock()
-        self._unkillable: list[subprocess.Popen[bytes]] = []
+        self._unkillable: list[_Running] = []
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """See ports.Commands. A program that cannot be killed is left behind and reaped by a later call."""
-        self._reap()
+        self._require_room(tuple(argv))
         running = _Running(tuple(argv), self._start(tuple(argv)))
         try:
             self._collect(running, deadline)
         except BaseException:
-            self._kill(running.process)
+            self._kill(running)
             raise
         finally:
             for stream in (running.process.stdout, running.process.stderr):
@@ -158,15 +175,21 @@ class SystemCommands:
             if not everything:
                 return True
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        try:
-            process.wait(_KILL_WAIT_S)
-        except subprocess.TimeoutExpired:
+    def _kill(self, running: _Running) -> None:
+        if not self._kill_program(running.process):
             with self._lock:
-                self._unkillable.append(process)
+                self._unkillable.append(running)
 
-    def _reap(self) -> None:
+    def _require_room(self, argv: tuple[str, ...]) -> None:
+        """Reap those that meanwhile ended; raises CommandError when too many of this program did not."""
         with self._lock:
-            self._unkillable = [p for p in self._unkillable if p.poll() is None]
+            self._unkillable = [r for r in self._unkillable if r.process.poll() is None]
+            stuck = [r for r in self._unkillable if r.argv[0] == argv[0]]
+        if len(stuck) >= MAX_UNKILLABLE:
+            raise CommandError(
+                f"{' '.join(argv)}: not started, {len(stuck)} runs of it hang in the kernel and cannot be killed; "
+                "the node needs a GPU reset or a reboot",
+                argv=argv,
+                returncode=None,
+                output="",
+            )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import CommandError
-from nvdra_node.host.commands import SystemCommands
+from nvdra_node.host.commands import MAX_UNKILLABLE, SystemCommands, kill_group
 
 CLOCK = SystemClock()
 
@@ -75,3 +76,24 @@ def _is_gone(pid: int) -> bool:
         return bool(select.select([fd], [], [], 5.0)[0])
     finally:
         os.close(fd)
+
+
+def test_a_program_that_cannot_be_killed_is_not_started_without_end() -> None:
+    stuck: list[subprocess.Popen[bytes]] = []
+
+    def hold(process: subprocess.Popen[bytes]) -> bool:
+        """As the kernel does with a program that waits for a GPU which never answers."""
+        stuck.append(process)
+        return False
+
+    commands = SystemCommands(kill=hold)
+    for _ in range(MAX_UNKILLABLE):
+        with pytest.raises(CommandError, match="in time"):
+            commands.run(["sleep", "60"], Deadline(0.05, CLOCK))
+    with pytest.raises(CommandError, match="cannot be killed"):
+        commands.run(["sleep", "60"], Deadline(0.05, CLOCK))
+    assert len(stuck) == MAX_UNKILLABLE
+    assert commands.run(["echo", "others go on"], Deadline(5, CLOCK)).stdout == "others go on\n"
+    for process in stuck:
+        assert kill_group(process)
+    assert commands.run(["sleep", "0"], Deadline(5, CLOCK)).stdout == ""
