@@ -8,7 +8,6 @@ from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.kube.resources import Selector
 from nvdra_core.service import Service
 from nvdra_core.systemd import Notifier
 from nvdra_node import config
@@ -25,6 +24,7 @@ from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host
+from nvdra_node.kubeletplugin import sliceapi
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
 DRIVERS = (GpuDriver.name, "compute-domain.nvidia.com")
@@ -85,9 +85,7 @@ def withdraw(settings: config.NodeConfig) -> int:
         api = DraApi(client)
         deadline = Deadline(30.0, clock)
         for driver in DRIVERS:
-            selector = Selector(fields=f"spec.driver={driver},spec.nodeName={settings.node_name}")
-            for item in api.list_slices(selector, deadline=deadline).items:
-                api.delete_slice(item["metadata"]["name"], deadline=deadline)
+            sliceapi.withdraw(sliceapi.KubeSlices(api, driver, settings.node_name), deadline)
         return 0
     finally:
         client.close()

@@ -86,8 +86,6 @@ class Publisher:
         self._pace = Pace(clock)
         self._wake = threading.Event()
         self._stopped = False
-        self._withdrawn = False
-        self._busy = threading.Lock()
         self._target = slicediff.Target(driver=source.name, node=node, node_uid="")
         self._offer = offer.Offer()
         self._published: tuple[Part, ...] | None = None
@@ -135,9 +133,7 @@ class Publisher:
         """Bring what is stored in line once, or plan the next try. Never raises NvdraError."""
         is_check = self._pace.begin()
         deadline = Deadline(ATTEMPT_S, self._clock)
-        with self._busy, log.operation():
-            if self._withdrawn:
-                return
+        with log.operation():
             try:
                 wrote = self._publish(deadline, is_check=is_check)
             except PoolError as error:
@@ -147,18 +143,6 @@ class Publisher:
                 self._pace.failed(error.retry_after_s if isinstance(error, ApiError) else None)
             else:
                 self._pace.succeeded(wrote=wrote)
-
-    def withdraw(self, deadline: Deadline) -> int:
-        """Stop publishing and delete our slices (uninstall, drain by hand). Returns their number. Raises ApiError."""
-        with self._busy:
-            self._withdrawn = True
-            self._published = None
-            mine = [o for o in self._slices.list(deadline).items if self._target.owns(o)]
-            for obj in mine:
-                self._slices.delete(obj, deadline)
-            self._status = PublishStatus(error="withdrawn")
-        _log.info("slices withdrawn", driver=self._target.driver, slices=len(mine))
-        return len(mine)
 
     def _heed_events(self) -> None:
         for event in self._watch.take():

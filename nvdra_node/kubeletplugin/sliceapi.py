@@ -116,6 +116,17 @@ class KubeSlices:
         )
 
 
+def withdraw(slices: Slices, deadline: Deadline) -> int:
+    """Delete all slices of the driver on the node; their number. Raises ApiError.
+
+    Those that go meanwhile are fine: the kubelet deletes them itself half a minute after the plugin has ended.
+    """
+    found = slices.list(deadline).items
+    for obj in found:
+        slices.delete(obj, deadline)
+    return len(found)
+
+
 def parse_version(answer: dict[str, Any]) -> tuple[int, int]:
     """Major and minor of ``/version``; a pre-release of x.y.0 is not yet x.y. Raises ApiError."""
     text = str(answer.get("gitVersion"))

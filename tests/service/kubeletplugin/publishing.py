@@ -13,6 +13,7 @@ from nvdra_core.errors import NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
+from nvdra_node.kubeletplugin import sliceapi
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.publisher import Publisher
 from nvdra_node.kubeletplugin.sliceapi import KubeSlices
@@ -133,10 +134,7 @@ class World:
 
     def wipe(self) -> None:
         """What the kubelet does at its start."""
-        slices = KubeSlices(self.api, DRIVER, NODE)
-        limit = Deadline(10, CLOCK)
-        for obj in slices.list(limit).items:
-            slices.delete(obj, limit)
+        sliceapi.withdraw(KubeSlices(self.api, DRIVER, NODE), Deadline(10, CLOCK))
 
 
 def add_node(server: FakeApiServer) -> str:

@@ -9,9 +9,12 @@ import pytest
 from nvdra_core.clock import Deadline
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeSettings
-from nvdra_core.kube.resources import NODES
+from nvdra_core.kube.resources import NODES, ObjectList
+from nvdra_node.kubeletplugin import sliceapi
+from nvdra_node.kubeletplugin.sliceapi import KubeSlices
 from tests.service.kubeletplugin.publishing import (
     CLOCK,
+    DRIVER,
     NODE,
     PacedClock,
     a_world,
@@ -202,22 +205,27 @@ def test_slices_of_another_driver_stay() -> None:
                      "pool": {"name": NODE, "generation": 1, "resourceSliceCount": 1}},
         }  # fmt: skip
         world.server.add(other)
-        world.start()
-        until(lambda: len(world.slices()) == 2)
-        assert world.publisher.withdraw(Deadline(10, CLOCK)) == 1
+        world.publisher.attempt()
+        assert len(world.slices()) == 2
+        assert sliceapi.withdraw(KubeSlices(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 1
         assert [obj["metadata"]["name"] for obj in world.slices()] == ["other"]
 
 
-def test_withdrawn_slices_do_not_come_back() -> None:
-    with a_world(device(0)) as world:
-        world.start()
-        until(lambda: world.count("watch"))
-        world.publisher.withdraw(Deadline(10, CLOCK))
-        world.offer(device(1))
-        world.publisher.registered()
-        time.sleep(0.4)
+def test_slices_that_the_kubelet_wipes_meanwhile_do_not_stop_their_withdrawal() -> None:
+    with a_world(*(device(number) for number in range(200))) as world:
+
+        class Wiped(KubeSlices):
+            """A kubelet deletes the slices right after they were listed."""
+
+            def list(self, deadline: Deadline) -> ObjectList:
+                found = super().list(deadline)
+                world.wipe()
+                return found
+
+        world.publisher.attempt()
+        assert len(world.slices()) == 2
+        assert sliceapi.withdraw(Wiped(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 2
         assert world.slices() == []
-        assert world.publisher.published().error == "withdrawn"
 
 
 def test_a_pool_that_is_wrong_is_told_and_the_next_one_is_published() -> None:
