@@ -66,7 +66,10 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     supervision = Supervision(settings, host, client, own)
     try:
         service = Service(
-            parts=supervision.parts(),
+            parts=[
+                FunctionPart(name="api", end=lambda deadline: client.close()),
+                *supervision.parts(),
+            ],
             workers=supervision.workers,
             clock=supervision.clock,
             notifier=Notifier.connect(system.notify_socket),

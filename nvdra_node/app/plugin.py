@@ -148,6 +148,8 @@ class Plugin:
     def parts(self) -> list[Part]:
         """In the order of starting."""
         return [
+            # Stopped last: calls need it to the end, and who then still waits for an answer must not hold the end up.
+            FunctionPart(name="api", end=lambda deadline: self._around.api.client.close()),
             FunctionPart(name="records", begin=self._open_records),
             FunctionPart(name="sockets", begin=self._serve, end=self._stop_serving),
             FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),

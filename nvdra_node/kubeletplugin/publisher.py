@@ -139,6 +139,8 @@ class Publisher:
             except PoolError as error:
                 self._fail(error)  # waiting does not help: the next pool may be right
             except NvdraError as error:
+                if self._stopped:
+                    return  # no news: what it waited for was ended
                 self._fail(error)
                 self._pace.failed(error.retry_after_s if isinstance(error, ApiError) else None)
             else:

@@ -1,0 +1,76 @@
+"""The whole service told to stop while those it talks to do not answer: it ends soon and in order all the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nvdra_core.kube.fake.faults import Fault
+from nvdra_core.kube.fake.server import FakeApiServer
+from tests.service.kubeletplugin.kubelet import Kubelet
+from tests.service.kubeletplugin.plugin import DRIVER
+from tests.service.kubeletplugin.publishing import NODE, PATIENCE_S, add_node, until
+
+
+@contextmanager
+def a_service(
+    directory: Path, server: FakeApiServer, command: str = "gpu"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A service of ``nvdra-node`` on a host without the NVIDIA driver."""
+    boot_id = directory / "proc/sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text("11111111-2222-4333-8444-555555555555\n")
+    kubeconfig = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server.config().server}}],
+    }
+    (directory / "kubeconfig").write_text(json.dumps(kubeconfig))
+    settings = {
+        "nodeName": NODE,
+        "kubeconfig": str(directory / "kubeconfig"),
+        "procRoot": str(directory / "proc"),
+        "sysRoot": str(directory / "sys"),
+        "cdiRoot": str(directory / "cdi"),
+        "stateDir": str(directory / "state"),
+        "imexDir": str(directory / "imex"),
+        "imexEncryption": "disabled",
+        "imexAddress": "127.0.0.1",
+        "kubeletRegistrarDirectoryPath": str(directory / "registry"),
+        "kubeletPluginsDirectoryPath": str(directory / "plugins"),
+    }
+    (directory / "config.yaml").write_text(json.dumps(settings))
+    (directory / "registry").mkdir()
+    argv = [sys.executable, "-m", "nvdra_node", command, "--config", str(directory / "config.yaml")]
+    with subprocess.Popen(argv) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(directory: Path) -> None:
+    with FakeApiServer() as server:
+        add_node(server)
+        server.api.faults.add(Fault(count=0, action="hang"))
+        with a_service(directory, server) as process:
+            Kubelet(directory / "registry").register(DRIVER).close()
+            until(lambda: server.api.log.count("get", "nodes"))
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+        server.api.faults.clear()
+
+
+def test_the_imex_supervisor_ends_as_soon(directory: Path) -> None:
+    (directory / "imex").mkdir()
+    with FakeApiServer() as server:
+        server.api.faults.add(Fault(count=0, action="hang"))
+        with a_service(directory, server, "imex-supervisor") as process:
+            until(lambda: server.api.log.count("list", "fabricnodes"))
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+        server.api.faults.clear()
