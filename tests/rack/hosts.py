@@ -18,12 +18,15 @@ from tests.cluster.api import Cluster
 from tests.cluster.node import Node
 from tests.e2e.bed import DEVICE_CLASSES, Bed, GpuNode, sim_home
 from tests.sim.api import SimRoot
+from tests.sim.imex import install as sim_imex
 
 DOOR = Path(__file__).with_name("door.py")
 NAME = "rack"
 PROFILE = "gb200-nvl4"
 PROC_DEVICES = "/run/proc-devices"
 TOOLKIT = "nvidia-container-toolkit-base"
+_IMEX = {"nvidia-imex": "--nogpu", "nvidia-imex-ctl": ""}
+"""NVIDIA's programs of a fabric, simulated; the kernel's session would be a file that the sandbox keeps read-only."""
 
 
 def host_names(count: int, racks: int) -> dict[str, list[str]]:
@@ -57,7 +60,7 @@ class Rack:
         shutil.rmtree(home, ignore_errors=True)
         names = [host for rack in host_names(hosts, racks).values() for host in rack]
         for number, host in enumerate(names):
-            SimRoot.create(home / host, PROFILE, node=number)
+            sim_imex.install(SimRoot.create(home / host, PROFILE, node=number).path)
         toolkit = programs.NVIDIA.home()
         binds = [(home, str(home))]
         binds += [
@@ -150,6 +153,11 @@ class Rack:
         def install(item: tuple[str, Node]) -> None:
             name, node = item
             node.path("/var/tmp/toolkit.deb").write_bytes(package)
+            for program, options in _IMEX.items():
+                path = node.path(f"/usr/bin/{program}")
+                there = f"{sim_home(self.name)}/{name}/usr/bin/{program}"
+                path.write_text(f'#!/bin/sh\nexec python3 {there} {options} "$@"\n')
+                path.chmod(0o755)
             # Nothing here survives the rack: dpkg need not wait for the disk after every file.
             node.path("/etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
             node.run(["dpkg", "-i", "/var/tmp/toolkit.deb"])

@@ -106,20 +106,46 @@ class Show:
         return f"{len(self.names)} pods Running, each with a GPU of its own"
 
     def own_credential(self) -> str:
-        """Each node gets a token of its own and uses it; a second run asks for no new one."""
-        before = self.workloads()
+        """Each node gets a token of its own and uses it, and nobody sees it; a second run asks for no new one."""
+        before, began_s = self.workloads(), time.time()
         credential.set_up(self.rack)
-        variables = credential.variables(self.rack)
-        done = self.play("site", nvdra_package_dir=self.releases.this, **variables)
+        variables = {"nvdra_package_dir": self.releases.this, **credential.variables(self.rack)}
+        with credential.watched() as seen:
+            done = play(self.rack, "site", "-vvv", "--diff", variables=variables)
         need(done.status == 0, failure(done))
+        need(not seen, f"{len(seen)} tokens in arguments or environments")
         wrong = {n: bad for n in self.names if (bad := credential.problems(self.rack, n))}
         need(not wrong, f"{wrong}")
+        traced = {n: at for n in self.names if (at := credential.traces(self.rack, n, began_s))}
+        need(not traced, f"tokens can be read in {traced}")
+        first, last = self.names[0], self.names[-1]
+        wait_for("policies", lambda: not credential.trespasses(self.rack, first, last), WAIT_S)
         starts = self.starts()
-        done = self.play("site", nvdra_package_dir=self.releases.this, **variables)
+        done = play(self.rack, "site", variables=variables)
         need(done.status == 0 and not done.hosts_with("changed"), failure(done))
         need(not self.restarted(starts), f"restarted: {self.restarted(starts)}")
         self.need_undisturbed(before)
-        return "a token bound to its own Node on each host; a second run changes nothing"
+        return "a token bound to its own Node on each host, seen by nobody; a second run changes nothing"
+
+    def renew_credential(self) -> str:
+        """A node gets itself another token when a quarter of the life has passed; the service takes it as it runs."""
+        host, starts = self.names[0], self.starts()
+        # The shortest life that the API server gives.
+        first = credential.make(self.rack, host, "10m")
+        self.rack.hosts[host].path(credential.TOKEN).write_text(first)
+        said = credential.renew(self.rack, host)
+        need(credential.token(self.rack, host) == first, f"renewed at once: {said}")
+        need(not said, f"nothing was to do, and it was said at length: {said}")
+
+        def is_renewed() -> bool:
+            credential.renew(self.rack, host)
+            return credential.token(self.rack, host) != first
+
+        wait_for("the token is renewed", is_renewed, WAIT_S, every_s=5)
+        wrong = credential.problems(self.rack, host)
+        need(not wrong, f"{wrong}")
+        need(not self.restarted(starts), f"restarted: {self.restarted(starts)}")
+        return f"{host} got itself another token; no service restarted"
 
     def upgrade_under_load(self) -> str:
         """Prepared claims and running containers do not notice; pods that come meanwhile start."""
@@ -192,8 +218,7 @@ class Show:
     def drain_and_collect(self) -> str:
         """One node is emptied and let back; its support bundle has its journal and no token."""
         host, only = self.names[0], ("--limit", self.names[0])
-        known = credential.variables(self.rack)
-        kubectl = {key: known[key] for key in ("nvdra_kubectl", "nvdra_kubeconfig")}
+        kubectl = credential.kubectl(self.rack)
         done = play(self.rack, "drain", *only, variables={**kubectl, "nvdra_force": True})
         need(done.status == 0, failure(done))
         left = [pod["metadata"]["name"] for pod in self.rack.bed.get("pods", "-n", PLACE)["items"]]
@@ -208,7 +233,7 @@ class Show:
             names = archive.getnames()
             texts = [file.read() for name in names if (file := archive.extractfile(name))]
         need("nvdra-support/journal/nvdra.txt" in names, f"the bundle has {names}")
-        token = self.rack.hosts[host].path("/etc/nvdra/token").read_bytes().strip()
+        token = credential.token(self.rack, host).encode()
         need(not any(token in text for text in texts), "the token is in the bundle")
         return f"{host} emptied and let back; {len(names)} files in its bundle, and no token"
 
@@ -309,6 +334,7 @@ STEPS: dict[str, Callable[[Show], str]] = {
     "run it again": Show.install_again,
     "a pod with a GPU on each host": Show.pods_on_all,
     "a credential of its own for each node": Show.own_credential,
+    "a node renews its credential": Show.renew_credential,
     f"upgrade to {NEXT} under load": Show.upgrade_under_load,
     f"a broken {BROKEN}": Show.broken_release,
     "a host that is down: stop": Show.down_and_stop,

@@ -28,6 +28,10 @@ POLICY = {
     "foreign_driver": "refuse",
     "require_driver": True,
     "require_installed": False,
+    "compute_domains": False,
+    "imex_mode": "driverManaged",
+    "vendor_imex": "keep",
+    "vendor_imex_unit": "nvidia-imex.service",
 }
 
 
@@ -45,6 +49,7 @@ def a_host(**changes: Any) -> dict[str, Any]:
         "driver_version": "580.95.05",
         "device_plugin_sockets": [],
         "foreign_sockets": [],
+        "units": {},
     }
     return {**facts, **changes}
 
@@ -125,6 +130,37 @@ def test_rivals_are_allowed_by_an_explicit_variable_only() -> None:
     assert rollout.problems(host, allowed) == []
 
 
+RUNS = {"nvidia-imex.service": {"ActiveState": "active", "UnitFileState": "enabled"}}
+NEXT_BOOT = {"nvidia-imex.service": {"ActiveState": "inactive", "UnitFileState": "enabled"}}
+OFF = {"nvidia-imex.service": {"ActiveState": "inactive", "UnitFileState": "masked"}}
+
+
+@pytest.mark.parametrize(
+    ("units", "mode", "vendor", "word"),
+    [
+        ({}, "driverManaged", "keep", ""),
+        (OFF, "driverManaged", "keep", ""),
+        (RUNS, "driverManaged", "keep", "nvdra_vendor_imex=disable"),
+        (NEXT_BOOT, "driverManaged", "keep", "nvdra_vendor_imex=disable"),
+        (RUNS, "driverManaged", "enable", "nvdra_vendor_imex=disable"),
+        (RUNS, "driverManaged", "disable", ""),
+        (RUNS, "hostManaged", "keep", ""),
+        (OFF, "hostManaged", "keep", "nvdra_vendor_imex=enable"),
+        (OFF, "hostManaged", "enable", ""),
+        (RUNS, "hostManaged", "disable", "would stop"),
+    ],
+)
+def test_a_host_has_one_imex_and_it_is_said_whose(
+    units: dict[str, Any], mode: str, vendor: str, word: str
+) -> None:
+    policy = {**POLICY, "compute_domains": True, "imex_mode": mode, "vendor_imex": vendor}
+    found = rollout.problems(a_host(units=units), policy)
+    assert [word in problem for problem in found] == ([True] if word else [])
+    assert rollout.problems(a_host(units=units), POLICY) == [], (
+        "without ComputeDomains it is nobody's business"
+    )
+
+
 def test_upgrade_of_a_host_without_the_package_is_refused() -> None:
     policy = {**POLICY, "require_installed": True}
     assert "not installed" in rollout.problems(a_host(), policy)[0]
@@ -179,3 +215,24 @@ def test_nothing_asked_for_leaves_what_is_installed() -> None:
     assert rollout.package(a_host(package_version="0.1.0"), [])["version"] == "0.1.0"
     with pytest.raises(rollout.RolloutError, match="no package"):
         rollout.package(a_host(), [])
+
+
+TOKEN = {"account": "a/b", "node_uid": "u", "issued_at_s": 1000, "expires_at_s": 3000}
+
+
+@pytest.mark.parametrize(
+    ("facts", "account", "uid", "now_s", "expected"),
+    [
+        ({}, "a/b", "u", 1000, True),
+        (TOKEN, "a/b", "u", 1000, False),
+        (TOKEN, "a/b", "u", 1999, False),
+        (TOKEN, "a/b", "u", 2000, True),
+        (TOKEN, "a/b", "u", 9000, True),
+        (TOKEN, "a/c", "u", 1000, True),
+        (TOKEN, "a/b", "v", 1000, True),
+    ],
+)
+def test_a_token_is_brought_where_there_is_none_that_the_node_renews_itself(
+    facts: dict[str, Any], account: str, uid: str, now_s: float, expected: bool
+) -> None:
+    assert rollout.token_is_wanting(facts, account, uid, now_s) is expected

@@ -28,7 +28,8 @@ def problems(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
     """Why nothing should be changed on a host; empty when all is well.
 
     ``settings``: ``device_plugin`` and ``foreign_driver`` (``refuse`` or ``allow``), ``require_installed``,
-    ``require_driver``.
+    ``require_driver``, ``compute_domains``, ``imex_mode``, ``vendor_imex`` (``keep``, ``disable`` or ``enable``) and
+    ``vendor_imex_unit``.
     """
     found = []
     if not facts["is_systemd"]:
@@ -44,7 +45,7 @@ def problems(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
         found.append("the NVIDIA driver is not loaded; nvdra_require_driver=false goes on without")
     if settings["require_installed"] and not facts["package_version"]:
         found.append("nvdra is not installed; the playbook site installs it")
-    return found + _rivals(facts, settings)
+    return found + _rivals(facts, settings) + _imex(facts, settings)
 
 
 def _rivals(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
@@ -61,6 +62,28 @@ def _rivals(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
             f"another program serves {names}; remove it, or set nvdra_foreign_driver=allow to take over from it"
         )
     return found
+
+
+def _imex(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
+    """A host has one IMEX daemon: it is ours, or that of NVIDIA's own unit."""
+    if not settings["compute_domains"]:
+        return []
+    name, wanted = settings["vendor_imex_unit"], settings["vendor_imex"]
+    unit = facts["units"].get(name, {})
+    runs = unit.get("ActiveState") == "active" or unit.get("UnitFileState") == "enabled"
+    if settings["imex_mode"] == "hostManaged":
+        if wanted == "disable":
+            return [f"imexMode is hostManaged, and nvdra_vendor_imex=disable would stop {name}"]
+        if not runs and wanted != "enable":
+            return [
+                f"imexMode is hostManaged, and {name} does not run; nvdra_vendor_imex=enable starts it"
+            ]
+    elif runs and wanted != "disable":
+        return [
+            f"{name} runs here or is enabled, and a host has one IMEX session: nvdra_vendor_imex=disable stops and"
+            " masks it; or set imexMode in nvdra_config to hostManaged"
+        ]
+    return []
 
 
 def fit(hosts: Sequence[str], hostvars: Mapping[str, Facts]) -> list[str]:
@@ -138,6 +161,18 @@ def _parse(path: str, facts: Facts) -> str | None:
     return found["version"] if found and found["arch"] == wanted else None
 
 
+def token_is_wanting(facts: Facts, account: str, node_uid: str, now_s: float) -> bool:
+    """Whether a node must be brought a token: it has none, one of somebody else, or one that it does not renew.
+
+    ``facts``: those of the token that is there. A node begins to renew after a quarter of the life; one that has let
+    half of it pass could not.
+    """
+    if not facts or (facts["account"], facts["node_uid"]) != (account, node_uid):
+        return True
+    half_s = (facts["issued_at_s"] + facts["expires_at_s"]) / 2
+    return now_s >= half_s
+
+
 class FilterModule:
     """The filters under their names."""
 
@@ -150,4 +185,5 @@ class FilterModule:
             "problems": problems,
             "racks_of": racks_of,
             "rollout_order": rollout_order,
+            "token_is_wanting": token_is_wanting,
         }

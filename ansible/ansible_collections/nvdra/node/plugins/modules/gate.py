@@ -21,8 +21,9 @@ DOCUMENTATION = r"""
 module: gate
 short_description: Wait until the services of nvdra on a host work
 description:
-  - Succeeds when each unit is active, is the same process for O(settle_s) seconds, answers on both of its sockets, and
-    has published at least O(min_devices) devices since it started. Fails with what is wrong when that takes too long.
+  - Succeeds when each unit is active, is the same process for O(settle_s) seconds, answers on both of its sockets, says
+    that it is healthy, and has published enough devices since it started. Fails with what is wrong when that takes too
+    long.
 author: nvdra maintainers (@nvdra)
 options:
   services:
@@ -39,14 +40,14 @@ options:
         description: Name of the DRA driver; empty when it serves none to the kubelet.
         type: str
         default: ""
-  http_endpoint:
-    description: The service's address and port for metrics; without one nothing is asked about published devices.
-    type: str
-    default: ""
-  min_devices:
-    description: So many devices must be published.
-    type: int
-    default: 0
+      endpoint:
+        description: The service's address and port for metrics and health; without one it is not asked.
+        type: str
+        default: ""
+      min_devices:
+        description: So many devices of its driver must be published; asked at the endpoint.
+        type: int
+        default: 0
   kubelet_dir:
     description: The kubelet's directory.
     type: path
@@ -65,9 +66,7 @@ EXAMPLES = r"""
 - name: Wait until the service works
   nvdra.node.gate:
     services:
-      - {unit: nvdra-gpu-plugin.service, driver: gpu.nvidia.com}
-    http_endpoint: 127.0.0.1:9899
-    min_devices: 4
+      - {unit: nvdra-gpu-plugin.service, driver: gpu.nvidia.com, endpoint: "127.0.0.1:9899", min_devices: 4}
 """
 
 RETURN = r"""
@@ -107,9 +106,9 @@ class Gate:
                 found.append(
                     f"{service['unit']} is {state.get('ActiveState')} ({state.get('SubState')})"
                 )
-            elif service["driver"]:
-                found += self.silent_sockets(service["driver"])
-        return found or self.missing_devices(), processes
+            else:
+                found += self.silent_sockets(service["driver"]) or self.unwell(service)
+        return found, processes
 
     def show(self, unit: str) -> dict[str, str]:
         """What systemd says of a unit."""
@@ -119,30 +118,31 @@ class Gate:
 
     def silent_sockets(self, driver: str) -> list[str]:
         """Sockets of a driver on which nobody listens."""
+        if not driver:
+            return []
         paths = [
             self.kubelet / "plugins_registry" / f"{driver}-reg.sock",
             self.kubelet / "plugins" / driver / "dra.sock",
         ]
         return [f"{path}: {why}" for path in paths if (why := _why_silent(path))]
 
-    def missing_devices(self) -> list[str]:
+    def unwell(self, service: dict[str, Any]) -> list[str]:
         """What the process that runs now says is wrong, and whether it has itself published too few devices."""
-        endpoint = self.module.params["http_endpoint"]
+        endpoint, driver = service["endpoint"], service["driver"]
         if not endpoint:
             return []
         try:
             status, said = _get(endpoint, "/healthz")
             if status != http.client.OK:
-                return [f"health at {endpoint}: {said.strip()}"]
-            self.devices = published(_get(endpoint, "/metrics")[1])
+                return [f"{service['unit']}, health at {endpoint}: {said.strip()}"]
+            found = published(_get(endpoint, "/metrics")[1])
         except (OSError, http.client.HTTPException) as error:
-            return [f"metrics at {endpoint}: {error}"]
-        wanted = self.module.params["min_devices"]
-        return [
-            f"{name}: {count} devices published, expected at least {wanted}"
-            for name, count in self.devices.items()
-            if count < wanted
-        ]
+            return [f"{service['unit']}, metrics at {endpoint}: {error}"]
+        self.devices.update(found)
+        count, wanted = found.get(driver, 0), service["min_devices"]
+        if count >= wanted:
+            return []
+        return [f"{driver}: {count} devices published, expected at least {wanted}"]
 
     def journal(self) -> str:
         """The last that the services said."""
@@ -186,11 +186,11 @@ def main() -> None:
     service = {
         "unit": {"type": "str", "required": True},
         "driver": {"type": "str", "default": ""},
+        "endpoint": {"type": "str", "default": ""},
+        "min_devices": {"type": "int", "default": 0},
     }
     arguments: dict[str, Any] = {
         "services": {"type": "list", "elements": "dict", "required": True, "options": service},
-        "http_endpoint": {"type": "str", "default": ""},
-        "min_devices": {"type": "int", "default": 0},
         "kubelet_dir": {"type": "path", "default": "/var/lib/kubelet"},
         "timeout_s": {"type": "int", "default": 120},
         "settle_s": {"type": "int", "default": 3},

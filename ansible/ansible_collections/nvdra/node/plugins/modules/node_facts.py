@@ -57,7 +57,7 @@ ansible_facts:
 """
 
 STATE = Path("/var/lib/nvdra")
-TOKEN = Path("/etc/nvdra/token")
+TOKEN = Path("/var/lib/nvdra/credential/token")
 RPM_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -87,7 +87,7 @@ def main() -> None:
         "device_plugin_sockets": _device_plugins(kubelet),
         "foreign_sockets": _foreign(kubelet),
         "claims": len(list(STATE.glob("*/claims/*.json"))),
-        "token_expires_at_s": _expiry(_text(TOKEN)),
+        "token": _token(_text(TOKEN)),
     }
     module.exit_json(changed=False, ansible_facts={"nvdra_node": facts})
 
@@ -144,16 +144,19 @@ def _is_listened(path: Path) -> bool:
     return any(line.endswith(f" {path}") for line in _text(Path("/proc/net/unix")).splitlines())
 
 
-def _expiry(token: str) -> int:
-    """When the token of our own credential expires, in seconds since 1970; 0: there is none."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return 0
+def _token(token: str) -> dict[str, Any]:
+    """What the token of our own credential says of itself; empty when there is none that says it."""
     try:
-        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(parts[1] + "=="))
-        return int(claims["exp"])
-    except (binascii.Error, ValueError, KeyError):
-        return 0
+        payload = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+        claims = payload["kubernetes.io"]
+        return {
+            "account": f"{claims['namespace']}/{claims['serviceaccount']['name']}",
+            "node_uid": claims["node"]["uid"],
+            "issued_at_s": int(payload["iat"]),
+            "expires_at_s": int(payload["exp"]),
+        }
+    except (binascii.Error, ValueError, LookupError, TypeError):
+        return {}
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,252 @@
+"""A node's own credential on a host: what goes wrong with it, what an operator sees then, and what he does about it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster.layout import BRIDGE_ADDRESS
+from tests.cluster.marks import needs_cluster
+from tests.e2e.bed import wait_for
+from tests.rack import credential, releases
+from tests.rack.hosts import Rack
+from tests.rack.playbooks import Run, play
+
+pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
+
+HOST, OTHER = "rack1-01", "rack1-99"
+GPUS = 4
+PATIENCE_S = 240.0
+DUE_S = 150.0
+"""A quarter of ten minutes, the shortest life that the API server gives."""
+LATE_S = 400.0
+"""A test that begins so late in that life would see the end of it."""
+
+
+class Operator:
+    """One host, and what is done to it."""
+
+    def __init__(self, rack: Rack, packages: releases.Releases) -> None:
+        self.rack = rack
+        self.packages = packages
+        self.node = rack.hosts[HOST]
+        self.make_old()
+
+    def make_old(self) -> None:
+        """A token that is good and soon to be renewed."""
+        self.old, self.old_since_s = credential.make(self.rack, HOST, "10m"), time.monotonic()
+
+    def site(self, *options: str, **changes: object) -> Run:
+        """Roll out, with a credential for each node unless ``changes`` say otherwise."""
+        known = {"nvdra_package_dir": self.packages.this, **credential.variables(self.rack)}
+        return play(self.rack, "site", *options, variables={**known, **changes})
+
+    @property
+    def token(self) -> str:
+        return credential.token(self.rack, HOST)
+
+    def put(self, text: str) -> None:
+        """Put another token in the place of the one that is there."""
+        self.node.path(credential.TOKEN).write_text(text)
+
+    def renew(self) -> str:
+        return credential.renew(self.rack, HOST)
+
+    def sh(self, script: str, *, check: bool = True) -> str:
+        """Run a shell script on the host."""
+        return self.node.run(["sh", "-ec", script], check=check).stdout.strip()
+
+    def works(self) -> bool:
+        """Whether the API server takes the token, and the service has published."""
+        return not credential.problems(self.rack, HOST) and bool(self.rack.bed.slices())
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    made = releases.make(tmp_path_factory.mktemp("packages") / "made")
+    with Rack.up("credential", hosts=1, racks=1) as rack:
+        credential.set_up(rack)
+        other = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": OTHER}}
+        rack.cluster.apply(json.dumps(other))
+        yield Operator(rack, made)
+
+
+@pytest.fixture(scope="module")
+def installed(operator: Operator) -> Operator:
+    done = operator.site()
+    assert done.status == 0, done.text
+    operator.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)
+    return operator
+
+
+@pytest.fixture
+def working(installed: Operator) -> Operator:
+    """The host with a credential of its own that works."""
+    if not installed.works():
+        done = installed.site()
+        assert done.status == 0, done.text
+    assert installed.works()
+    return installed
+
+
+@pytest.fixture
+def due(working: Operator) -> Operator:
+    """The host with a token that works and is to be renewed."""
+    if time.monotonic() - working.old_since_s > LATE_S:
+        working.make_old()
+    time.sleep(max(0.0, DUE_S - (time.monotonic() - working.old_since_s)))
+    working.put(working.old)
+    return working
+
+
+def test_a_rollout_that_cannot_make_credentials_changes_nothing(operator: Operator) -> None:
+    done = operator.site(nvdra_service_account="nvdra/nobody")
+    assert done.status != 0
+    assert "Nothing was changed on any host" in done.text
+    assert 'serviceaccounts "nobody" not found' in done.text.replace("\\", "")
+    assert operator.rack.version(HOST) == ""
+
+
+def test_a_rollout_for_a_host_that_is_no_node_fails_with_the_reason(operator: Operator) -> None:
+    done = operator.site(nvdra_node_name="nowhere")
+    assert done.status != 0
+    assert 'nodes "nowhere" not found' in done.text.replace("\\", "")
+    assert not operator.node.path("/etc/nvdra/kubeconfig").exists()
+
+
+def test_the_node_gets_no_token_of_others(working: Operator) -> None:
+    wait_for(
+        "the policies are in force",
+        lambda: not credential.trespasses(working.rack, HOST, OTHER),
+        PATIENCE_S,
+    )
+
+
+def test_the_services_have_the_timer_run(working: Operator) -> None:
+    assert working.sh("systemctl is-active nvdra-credential.timer") == "active"
+    assert working.sh("systemctl show -P NextElapseUSecRealtime nvdra-credential.timer")
+
+
+def test_what_needs_no_renewal_is_left_alone_without_a_word(working: Operator) -> None:
+    before = working.token
+    assert working.renew() == ""
+    assert working.token == before
+    assert working.sh(f"systemctl show -P Result {credential.RENEWAL}") == "success"
+
+
+def test_a_node_made_anew_gets_a_new_token_by_the_next_rollout(working: Operator) -> None:
+    working.rack.cluster.kubectl("delete", "node", HOST)
+    working.sh("systemctl restart kubelet")
+    client = working.rack.cluster.client
+    wait_for("the Node", lambda: client.says_ok(f"/api/v1/nodes/{HOST}"), PATIENCE_S)
+    working.node.wait_until_ready(PATIENCE_S)
+    # The API server remembers for some seconds whom it has let in.
+    wait_for("refused", lambda: credential.problems(working.rack, HOST), PATIENCE_S, every_s=1)
+    done = working.site()
+    assert done.status == 0, done.text
+    assert working.works()
+    working.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)
+    working.make_old()
+
+
+def test_a_rollout_whose_credential_does_not_work_puts_the_old_one_back(working: Operator) -> None:
+    before = working.node.path("/etc/nvdra/kubeconfig").read_text()
+    done = working.site(nvdra_api_server="https://10.77.255.254:6443", nvdra_gate_timeout_s=20)
+    assert done.status != 0
+    assert "ROLLED BACK" in done.text
+    assert working.node.path("/etc/nvdra/kubeconfig").read_text() == before
+    working.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)
+    assert working.works()
+
+
+def test_a_node_renews_its_token_and_the_service_goes_on_with_it(due: Operator) -> None:
+    started = "systemctl show -P ActiveEnterTimestampMonotonic nvdra-gpu-plugin"
+    before = due.sh(started)
+    assert f"token of node {HOST} renewed" in due.renew()
+    assert due.token != due.old
+    assert due.works()
+    assert due.sh(started) == before
+
+
+def no_rights(operator: Operator) -> Callable[[], object]:
+    kubectl, binding = operator.rack.cluster.kubectl, ("rolebinding", "nvdra-node")
+    kubectl("delete", *binding, "-n", credential.PLACE)
+    return lambda: credential.set_up(operator.rack)
+
+
+def no_server(operator: Operator) -> Callable[[], object]:
+    operator.sh(f"ip route add prohibit {BRIDGE_ADDRESS}/32")
+    return lambda: operator.sh(f"ip route del prohibit {BRIDGE_ADDRESS}/32")
+
+
+def full_disk(operator: Operator) -> Callable[[], object]:
+    directory = credential.TOKEN.rpartition("/")[0]
+    operator.sh(
+        f"cp -a {directory} /run/kept; mount -t tmpfs -o size=16k,mode=700 full {directory}\n"
+        f"cp -a /run/kept/. {directory}; dd if=/dev/zero of={directory}/filler bs=4k 2>/dev/null || true"
+    )
+    return lambda: operator.sh(f"umount {directory}; rm -r /run/kept")
+
+
+def no_account(operator: Operator) -> Callable[[], object]:
+    operator.put(operator.old.rpartition(".")[0] + ".c2lnbmF0dXJl")
+    return lambda: operator.put(operator.old)
+
+
+def killed_before(operator: Operator) -> Callable[[], object]:
+    directory, _, name = credential.TOKEN.rpartition("/")
+    operator.sh(f"mkdir {directory}/.{name}.tmp")
+    return lambda: operator.sh(f"rmdir {directory}/.{name}.tmp")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (no_rights, ("nvdra/nvdra-node may not renew its own token", "chart nvdra")),
+        (no_server, ("no new token yet", "h are left", "quarter of an hour")),
+        (full_disk, ("free some space",)),
+        (no_account, ("does not take the token any more", "playbook nvdra.node.site")),
+        (killed_before, ("cannot remove",)),
+    ],
+)
+def test_a_renewal_that_fails_says_why_and_leaves_what_is_there(
+    due: Operator, break_it: Callable[[Operator], Callable[[], object]], words: tuple[str, ...]
+) -> None:
+    mend = break_it(due)
+    try:
+        before = due.token
+        said = due.renew()
+        assert [word for word in words if word not in said] == [], said
+        assert due.token == before
+        assert "eyJ" not in said
+        failed = due.sh(
+            "systemctl list-units --failed --plain --no-legend nvdra-credential.service"
+        )
+        assert failed.startswith(credential.RENEWAL), "an operator finds it among the failed units"
+    finally:
+        mend()
+    assert f"token of node {HOST} renewed" in due.renew()
+    assert due.works()
+
+
+def test_a_damaged_token_is_replaced_by_the_next_rollout(working: Operator) -> None:
+    working.put("half of a tok")
+    assert "playbook nvdra.node.site" in working.renew()
+    done = working.site()
+    assert done.status == 0, done.text
+    assert working.works()
+
+
+def test_the_way_back_to_the_kubelets_credential_leaves_no_token(working: Operator) -> None:
+    done = working.site(nvdra_credential="kubelet")
+    assert done.status == 0, done.text
+    assert not working.node.path("/etc/nvdra/kubeconfig").exists()
+    assert not working.node.path(credential.TOKEN).exists()
+    assert working.sh("ls /etc/nvdra") == "config.yaml"
+    working.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)
+    assert working.renew() == "", "the unit's condition keeps it from running"
+    done = working.site(nvdra_credential="kubelet")
+    assert (done.status, done.hosts_with("changed")) == (0, [])

@@ -1,0 +1,105 @@
+"""ComputeDomains rolled out to two hosts: explicit, with NVIDIA's own unit out of the way, and not disturbed by an upgrade."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.marks import needs_cluster
+from tests.e2e.bed import wait_for
+from tests.rack import credential, domains, releases
+from tests.rack.hosts import Rack
+from tests.rack.playbooks import Run, play
+
+pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
+
+PATIENCE_S = 300.0
+
+
+class Fabric:
+    """Two hosts of one clique, and what is rolled out to them."""
+
+    def __init__(self, rack: Rack, packages: releases.Releases) -> None:
+        self.rack = rack
+        self.packages = packages
+
+    def site(self, **changes: object) -> Run:
+        """Roll out, ComputeDomains too."""
+        known = {
+            "nvdra_package_dir": self.packages.this,
+            "nvdra_compute_domains": True,
+            **credential.variables(self.rack),
+        }
+        return play(self.rack, "site", variables={**known, **changes})
+
+
+@pytest.fixture(scope="module")
+def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
+    made = releases.make(tmp_path_factory.mktemp("packages") / "made")
+    with Rack.up("rack-domains", hosts=2, racks=1) as rack:
+        credential.set_up(rack)
+        domains.install_vendor_unit(rack)
+        with domains.controller(rack):
+            yield Fabric(rack, made)
+
+
+def test_a_host_whose_vendor_runs_imex_is_unfit_until_it_is_said_what_to_do(fabric: Fabric) -> None:
+    done = fabric.site()
+    assert done.status != 0
+    assert "nvdra_vendor_imex=disable" in done.text
+    assert "Nothing was changed on any host" in done.text
+    assert domains.states(fabric.rack, domains.VENDOR) == {"active enabled"}
+    assert {fabric.rack.version(host) for host in fabric.rack.hosts} == {""}
+
+
+def test_both_services_run_behind_the_gate_and_the_vendors_is_masked(fabric: Fabric) -> None:
+    done = fabric.site(nvdra_vendor_imex="disable")
+    assert done.status == 0, done.text
+    for unit in domains.SERVICES:
+        assert domains.states(fabric.rack, unit) == {"active enabled"}
+    assert domains.states(fabric.rack, domains.VENDOR) == {"inactive masked"}
+    assert domains.channels(fabric.rack) == set(fabric.rack.hosts), "the gate has waited for it"
+
+
+def test_a_second_run_changes_nothing_and_restarts_nothing(fabric: Fabric) -> None:
+    before = [domains.runs(fabric.rack, unit) for unit in domains.SERVICES]
+    done = fabric.site(nvdra_vendor_imex="disable")
+    assert (done.status, done.hosts_with("changed")) == (0, []), done.text
+    assert [domains.runs(fabric.rack, unit) for unit in domains.SERVICES] == before
+
+
+def test_a_job_over_all_hosts_goes_on_through_an_upgrade(fabric: Fabric) -> None:
+    rack = fabric.rack
+    domains.start_job(rack)
+    rack.bed.wait_running(domains.JOB, *rack.hosts, timeout_s=PATIENCE_S)
+    imex, before = domains.runs(rack, "nvdra-imex.service"), domains.containers(rack)
+    assert all(imex)
+    supervisors = domains.runs(rack, domains.SERVICES[0])
+    done = fabric.site(nvdra_vendor_imex="disable", nvdra_package_dir=fabric.packages.next)
+    assert done.status == 0, done.text
+    assert not set(domains.runs(rack, domains.SERVICES[0])) & set(supervisors), "restarted"
+    assert domains.runs(rack, "nvdra-imex.service") == imex, "and its daemon not"
+    assert domains.containers(rack) == before
+    ready = "jsonpath={.status.status}"
+    said = rack.cluster.kubectl("get", "computedomain", "train", "-n", domains.JOB, "-o", ready)
+    assert said == "Ready"
+
+
+def test_an_uninstall_is_refused_while_the_job_runs_and_leaves_nothing_after_it(
+    fabric: Fabric,
+) -> None:
+    rack = fabric.rack
+    done = play(rack, "uninstall", variables={"nvdra_purge": True})
+    assert done.status != 0
+    assert "claims are prepared" in done.text
+    kubectl = rack.cluster.kubectl
+    kubectl("delete", "pods", "-n", domains.JOB, "--all", "--timeout=120s", timeout_s=150)
+    kubectl("delete", "computedomains", "-n", domains.JOB, "--all", "--wait=false")
+    wait_for("the domain is gone", lambda: domains.is_gone(rack), PATIENCE_S)
+    done = play(rack, "uninstall", variables={"nvdra_purge": True})
+    assert done.status == 0, done.text
+    assert domains.channels(rack) == set()
+    for unit in (*domains.SERVICES, "nvdra-imex.service"):
+        assert {state.split()[0] for state in domains.states(rack, unit)} == {"inactive"}
+    assert domains.states(rack, domains.VENDOR) == {"inactive masked"}, "as the operator had it"
