@@ -21,6 +21,8 @@ from nvdra_node.gpu.watch import Watch, WatchSettings
 from nvdra_node.host.host import Host, open_host
 
 _LOG = log.get(__name__)
+STOP_S = 1.0
+"""For a look that goes on; one that hangs is ended by closing NVML."""
 
 
 class FirstLook(Value, kw_only=True):
@@ -33,7 +35,7 @@ class FirstLook(Value, kw_only=True):
 
     def stop(self) -> None:
         """End the looks and the NVML child; may be called again."""
-        self.watch.stop()
+        self.watch.stop(STOP_S)
         self.host.close()
 
 

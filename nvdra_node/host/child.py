@@ -21,6 +21,8 @@ from nvdra_node.host import cpus
 
 _STDERR_TAIL = 2000
 _READ = 65536
+_GIVE_UP_S = 0.25
+"""How soon ``receive`` sees that it was given up."""
 
 
 class ChildGoneError(HostError):
@@ -42,6 +44,9 @@ class LineChild(Protocol):
     def receive(self, deadline: Deadline) -> bytes | None:
         """Next line without its end; None when the deadline passes first. Raises ChildGoneError."""
 
+    def give_up(self) -> None:
+        """Let ``receive`` behave as if its deadline had passed; from any thread."""
+
     def kill(self, wait_s: float) -> bool:
         """SIGKILL, then wait a little; whether it is gone."""
 
@@ -57,6 +62,7 @@ class Child:
         self._process = process
         self._stderr_fd = stderr_fd
         self._unread = b""
+        self._is_given_up = False
 
     @classmethod
     def start(cls, argv: Sequence[str]) -> Child:
@@ -100,14 +106,21 @@ class Child:
         poller = select.poll()
         poller.register(stream, select.POLLIN)
         while b"\n" not in self._unread:
-            if not poller.poll(deadline.remaining_s() * 1000):
-                return None
+            remaining_s = deadline.remaining_s()
+            if not poller.poll(min(remaining_s, _GIVE_UP_S) * 1000):
+                if remaining_s <= _GIVE_UP_S or self._is_given_up:
+                    return None
+                continue
             data = os.read(stream.fileno(), _READ)
             if not data:
                 raise self._gone()
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         return line
+
+    def give_up(self) -> None:
+        """See LineChild."""
+        self._is_given_up = True
 
     def kill(self, wait_s: float) -> bool:
         """See LineChild."""

@@ -30,6 +30,7 @@ STALE_SESSION_CODES = frozenset({1, 9, 12, 18})
 become good again, as the driver was unloaded or replaced. The next call gets a fresh process."""
 
 _KILL_WAIT_S = 0.25
+_CLOSE_WAIT_S = 1.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START = (
     "import sys; sys.path += sys.argv[3:]; "
@@ -107,9 +108,20 @@ class ChildNvml:
             return len(self._abandoned)
 
     def close(self) -> None:
-        """See ports.Nvml. Waits for a call in progress; a later call starts a new child."""
-        with self._turn:
+        """See ports.Nvml. A later call starts a new child.
+
+        A call in progress is waited for, but not for long: one that hangs is given up, as at its deadline.
+        """
+        if not self._turn.acquire(timeout=_CLOSE_WAIT_S):
+            if (child := self._child) is not None:
+                child.give_up()
+            if not self._turn.acquire(timeout=_CLOSE_WAIT_S):
+                _LOG.warning("nvml process has more calls, leaving it behind", pid=self.pid)
+                return
+        try:
             self._end()
+        finally:
+            self._turn.release()
 
     @contextmanager
     def _turn_within(self, deadline: Deadline, operation: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError
-from nvdra_node.host.child import ChildGoneError
+from nvdra_node.host.child import Child, ChildGoneError
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
 from nvdra_node.host.nvml_child import IDLE_STATUS
 
@@ -27,6 +27,7 @@ class ScriptedChild:
         self.script = script
         self.killable = killable
         self.killed = False
+        self.given_up = threading.Event()
         self._requests: list[dict[str, Any]] = []
 
     def send(self, line: bytes) -> None:
@@ -39,6 +40,9 @@ class ScriptedChild:
         if isinstance(action, int):
             raise ChildGoneError(f"process {self.pid} ended", status=action)
         return json.dumps({"id": self._requests[-1]["id"], **action}).encode()
+
+    def give_up(self) -> None:
+        self.given_up.set()
 
     def kill(self, wait_s: float) -> bool:
         self.killed = True
@@ -143,6 +147,33 @@ def test_who_does_not_get_his_turn_in_time_learns_that_and_nothing_is_begun() ->
     first.join()
 
 
+def test_a_call_that_hangs_does_not_hold_up_the_end() -> None:
+    inside = threading.Event()
+
+    class Hanging(ScriptedChild):
+        def receive(self, deadline: Deadline) -> bytes | None:
+            inside.set()
+            assert self.given_up.wait(60)
+            return super().receive(deadline)
+
+    child = Hanging(1, ["hang"])
+    nvml = ChildNvml(lambda: Path("/x"), spawn=lambda argv: child)
+    failures: list[str] = []
+
+    def ask() -> None:
+        try:
+            nvml.call("system", Deadline(60, CLOCK))
+        except NvmlHungError as error:
+            failures.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert inside.wait(60)
+    nvml.close()
+    asking.join()
+    assert child.killed and failures
+
+
 def test_a_library_that_is_not_there_is_a_host_error_and_no_child_is_started() -> None:
     def missing() -> Path:
         raise HostError("no library")
@@ -151,3 +182,13 @@ def test_a_library_that_is_not_there_is_a_host_error_and_no_child_is_started() -
     with pytest.raises(HostError, match="no library"):
         nvml.call("system", Deadline(5, CLOCK))
     assert nvml.pid is None
+
+
+def test_who_waits_for_a_real_child_sees_that_it_was_given_up() -> None:
+    child = Child.start(["sleep", "60"])
+    answers: list[bytes | None] = []
+    waiting = threading.Thread(target=lambda: answers.append(child.receive(Deadline(60, CLOCK))))
+    waiting.start()
+    child.give_up()
+    waiting.join(30)
+    assert answers == [None] and child.kill(30)
