@@ -221,16 +221,18 @@ class Plugin:
         """Somebody may empty the kubelet's directories; without sockets the node would be lost and we would not know.
 
         A registration socket is bound anew. Without the DRA socket this process is of no use: it ends, and starts over.
+        So it does when another program has taken a name: a start says who must go.
         """
         around = self._around
         while not around.clock.wait(around.workers.stopping, SOCKET_POLL_S):
             if self.server.has_sockets():
                 continue
-            _LOG.warning("a socket is gone; registering again")
+            _LOG.warning("a socket is gone, or another program has its name; registering again")
             self.server.register_again()
             if not self.server.has_sockets():
                 raise FileError(
-                    "the DRA socket was removed; starting over", path=str(self._paths.dra)
+                    "the DRA socket was removed or replaced; starting over",
+                    path=str(self._paths.dra),
                 )
 
     def _status_parts(self) -> list[Part]:

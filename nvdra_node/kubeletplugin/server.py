@@ -151,6 +151,14 @@ def _is_served(path: Path) -> bool:
     return True
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class SocketServer:
     """One gRPC server on one unix socket."""
 
@@ -160,6 +168,8 @@ class SocketServer:
         self._workers = workers
         self._pool: CallPool | None = None
         self._server: Any = None
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of the socket, which the kernel keeps while it is open."""
 
     def start(self) -> None:
         """Serve, and only then give the socket its name. Raises FileError."""
@@ -174,6 +184,7 @@ class SocketServer:
             self._server.add_insecure_port(f"unix:{hidden}")
             self._server.start()
             hidden.chmod(0o600)
+            self._identity = _identity(hidden)
             hidden.rename(self.path)
         except (OSError, RuntimeError) as error:
             self.stop(0.0)
@@ -181,9 +192,14 @@ class SocketServer:
                 f"socket {self.path} cannot be served: {error}", path=str(self.path)
             ) from error
 
+    def has_name(self) -> bool:
+        """Whether the name stands for this socket: other programs bind over one without a word."""
+        return self._identity is not None and _identity(self.path) == self._identity
+
     def hide(self) -> None:
-        """Take the socket's name away: nobody new can connect."""
-        self.path.unlink(missing_ok=True)
+        """Take the socket's name away: nobody new can connect. Somebody else's socket of that name stays."""
+        if self.has_name():
+            self.path.unlink(missing_ok=True)
 
     def stop(self, grace_s: float) -> None:
         """End all calls after ``grace_s`` and wait for it. May be called again."""
@@ -236,18 +252,22 @@ class PluginServer:
         _log.info("serving", dra=self._dra.path, registration=self._registration.path)
 
     def register_again(self) -> None:
-        """Take the registration socket away and bind it anew: the kubelet starts over. Raises FileError."""
+        """Take the registration socket away and bind it anew: the kubelet starts over.
+
+        Raises FileError, and LockTimeoutError when another program serves the name by now.
+        """
         with self._guard:
             if not self._is_running:
                 return
             self._registration.stop(0.0)
+            clear_socket(self._paths.registration, Deadline(0.0, self._clock), self._clock)
             self._registration = self._new_registration()
             self._make_directories()
             self._registration.start()
 
     def has_sockets(self) -> bool:
-        """Whether both names are there: somebody may have emptied the kubelet's directories."""
-        return self._paths.dra.is_socket() and self._paths.registration.is_socket()
+        """Whether both names are ours: somebody may empty the kubelet's directories, or start another driver."""
+        return self._dra.has_name() and self._registration.has_name()
 
     def stop(self, drain: Callable[[], None]) -> None:
         """Finish running work (``drain`` refuses new work and waits), deregister, end. May be called again."""

@@ -159,6 +159,23 @@ def test_register_again_brings_back_an_emptied_registry_directory(
     plugin.selfcheck()
 
 
+@pytest.mark.parametrize("which", ["dra", "registration"])
+def test_a_socket_that_another_driver_takes_over_is_noticed_and_left_to_it(
+    plugin: TestPlugin, which: str
+) -> None:
+    path = getattr(plugin.paths, which)
+    assert plugin.server.has_sockets()
+    path.unlink()  # as gRPC for Go does before it binds
+    with served_by(path):
+        assert not plugin.server.has_sockets()
+        if which == "registration":
+            with pytest.raises(LockTimeoutError, match="served by another program"):
+                plugin.server.register_again()
+        plugin.stop()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
 def test_nothing_is_registered_after_stop(plugin: TestPlugin) -> None:
     plugin.stop()
     plugin.server.register_again()
