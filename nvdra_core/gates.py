@@ -156,6 +156,21 @@ _BOOLS: Mapping[str, bool] = MappingProxyType(
 )
 
 
+def parse_words(text: str) -> dict[str, bool]:
+    """Read ``A=true,B=false,`` without asking what the names mean. Raises ConfigError."""
+    words: dict[str, bool] = {}
+    for entry in (part.strip() for part in text.split(",")):
+        if not entry:
+            continue
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or value not in _BOOLS:
+            name = name or "NAME"
+            raise ConfigError(f'feature gate "{entry}": expected {name}=true or {name}=false')
+        if words.setdefault(name, _BOOLS[value]) is not _BOOLS[value]:
+            raise ConfigError(f"feature gate {name}: given as true and as false; name it once")
+    return words
+
+
 def _defaults() -> dict[Gate, bool]:
     return {gate: info.default for gate, info in KNOWN.items()}
 
@@ -179,17 +194,7 @@ class FeatureGates(Value):
         gate, a value that is no boolean, and a gate given both values. Does not look at relations:
         ``validate`` does.
         """
-        words: dict[str, bool] = {}
-        for entry in (part.strip() for part in text.split(",")):
-            if not entry:
-                continue
-            name, equals, value = (part.strip() for part in entry.partition("="))
-            if not equals or value not in _BOOLS:
-                name = name or "NAME"
-                raise ConfigError(f'feature gate "{entry}": expected {name}=true or {name}=false')
-            if words.setdefault(name, _BOOLS[value]) is not _BOOLS[value]:
-                raise ConfigError(f"feature gate {name}: given as true and as false; name it once")
-        return cls._from_words(words)
+        return cls._from_words(parse_words(text))
 
     @classmethod
     def _from_words(cls, words: Mapping[str, bool]) -> FeatureGates:

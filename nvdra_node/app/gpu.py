@@ -17,7 +17,7 @@ from nvdra_node.app.firstlook import FirstLook
 from nvdra_node.app.onecpu import OneCpu
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
-from nvdra_node.app.surroundings import open_client
+from nvdra_node.app.surroundings import checked_gates, open_client
 from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.slices import SliceSettings
@@ -93,9 +93,7 @@ def withdraw(settings: config.NodeConfig) -> int:
 
 def parse_gates(settings: config.NodeConfig) -> FeatureGates:
     """The gates of the settings, checked. Raises ConfigError."""
-    text = ",".join(f"{name}={str(on).lower()}" for name, on in settings.feature_gates.items())
-    gates = FeatureGates.parse(text)
-    gates.validate()
+    gates = checked_gates(settings)
     if settings.consumable_shares != "disabled" and not gates.enabled(Gate.CONSUMABLE_SHARES):
         raise ConfigError(
             f"consumableShares is {settings.consumable_shares!r}, but the feature gate ConsumableShares is"

@@ -23,7 +23,7 @@ from nvdra_node import config
 from nvdra_node.app import imexgauges
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart
-from nvdra_node.app.surroundings import load_kubeconfig, roots_of
+from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.imex import address, fabric, report
@@ -222,9 +222,7 @@ class Supervision:
 
 def gates_of(settings: config.NodeConfig) -> FeatureGates:
     """The gates, checked. Raises ConfigError."""
-    text = ",".join(f"{name}={str(on).lower()}" for name, on in settings.feature_gates.items())
-    gates = FeatureGates.parse(text)
-    gates.validate()
+    gates = checked_gates(settings)
     is_hosted = settings.imex_mode == Mode.HOST_MANAGED.value
     if is_hosted and not gates.enabled(Gate.HOST_MANAGED_IMEX_DAEMON):
         raise ConfigError(

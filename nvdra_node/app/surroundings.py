@@ -11,6 +11,7 @@ from nvdra_node import config
 from nvdra_node.host.ports import HostRoots
 
 if TYPE_CHECKING:
+    from nvdra_core.gates import FeatureGates
     from nvdra_core.kube.client import Client
 
 
@@ -45,3 +46,12 @@ def roots_of(settings: config.NodeConfig) -> HostRoots:
         proc=settings.proc_root,
         sys=settings.sys_root,
     )
+
+
+def checked_gates(settings: config.NodeConfig) -> FeatureGates:
+    """The feature gates. Raises ConfigError for unknown ones and sets that cannot work."""
+    from nvdra_core.gates import FeatureGates  # not every service has any
+
+    gates = FeatureGates.of(**settings.feature_gates)
+    gates.validate()
+    return gates

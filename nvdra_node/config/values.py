@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nvdra_core.errors import ConfigError
+
 
 def as_text(value: Any) -> str:
     """Any text."""
@@ -94,13 +96,12 @@ def as_gates(value: Any) -> Mapping[str, bool]:
         if not all(isinstance(k, str) and isinstance(v, bool) for k, v in value.items()):
             raise ValueError(wanted)
         return dict(value)
-    result: dict[str, bool] = {}
-    for part in filter(None, (piece.strip() for piece in as_text(value).split(","))):
-        name, separator, switch = part.partition("=")
-        if not separator or switch.lower() not in ("true", "false"):
-            raise ValueError(wanted)
-        result[name.strip()] = switch.lower() == "true"
-    return result
+    from nvdra_core import gates  # only this form needs it
+
+    try:
+        return gates.parse_words(as_text(value))
+    except ConfigError as error:
+        raise ValueError(f"{wanted} ({error})") from None
 
 
 def as_xids(value: Any) -> tuple[int, ...]:
@@ -136,10 +137,12 @@ def as_node_name(value: Any) -> str:
 
 def as_endpoint(value: Any) -> str:
     """``address:port``, ``:port``, or empty for off."""
+    from nvdra_core.endpoint import Address  # many nodes have none
+
     text = as_text(value)
-    port = text.rpartition(":")[2]
-    if text and (":" not in text or not port.isdecimal() or int(port) > 65535):
+    try:
+        return str(Address.parse(text)) if text else ""
+    except ConfigError:
         raise ValueError(
             "address:port (127.0.0.1:8080, [::1]:8080, :8080 for all addresses), or empty for off"
-        )
-    return text
+        ) from None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nvdra_core import gates
 from nvdra_core.errors import ConfigError
 from nvdra_node import config
 
@@ -57,9 +58,11 @@ def test_the_shipped_example_is_all_defaults_and_stays_so_when_uncommented():
         ("nodeName: A_b", "lower-case letters"),
         ("featureGates: {A: 1}", "a map of gate name to true or false"),
         ("featureGates: 'A=maybe'", "A=true,B=false"),
+        ("featureGates: 'A=true,A=false'", "given as true and as false"),
         ("httpEndpoint: 5", "httpEndpoint is 5"),
         ("httpEndpoint: 'localhost'", "address:port"),
         ("httpEndpoint: ':99999'", "address:port"),
+        ("httpEndpoint: '::1:8080'", "[::1]:8080"),
         ("nvmlTimeoutSeconds: no", "at least 0.1"),
         ("nvmlTimeoutSeconds: .nan", "at least 0.1"),
         ("stateDir: var/lib", "an absolute path"),
@@ -89,6 +92,12 @@ def test_any_value_of_any_kind_is_taken_or_refused_but_never_crashes(option, val
 
 def test_upstreams_text_form_of_gates_may_end_in_a_comma():
     assert load("featureGates: 'A=true,B=False,'").feature_gates == {"A": True, "B": False}
+
+
+@pytest.mark.parametrize("text", ["A=1,B=T,C=0", "A=TRUE,B=t,C=F", " A = true , B=True,,C=false "])
+def test_gates_are_read_as_the_controller_and_upstream_read_them(text):
+    assert load(flags={"feature_gates": text}).feature_gates == {"A": True, "B": True, "C": False}
+    assert gates.parse_words(text) == {"A": True, "B": True, "C": False}
 
 
 def test_the_packaged_configuration_file_is_the_example():
