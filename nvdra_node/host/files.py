@@ -112,7 +112,9 @@ class HostFiles:
     def make_directory(self, path: Path, *, mode: int = 0o755) -> None:
         """See Files."""
         try:
-            path.mkdir(mode=mode, parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.mkdir(mode=mode, parents=True, exist_ok=True)
+                path.chmod(mode)  # the umask must not decide
         except OSError as error:
             raise file_error("create", path, error) from error
 

@@ -71,9 +71,16 @@ class TestReal:
         mask = os.umask(0o077)
         try:
             HostFiles().replace(tmp_path / "x", b"1", mode=0o644)
+            HostFiles().make_directory(tmp_path / "a/cdi")
         finally:
             os.umask(mask)
         assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
+        assert stat.S_IMODE((tmp_path / "a/cdi").stat().st_mode) == 0o755
+
+    def test_a_directory_that_is_there_keeps_its_mode(self, tmp_path):
+        (tmp_path / "there").mkdir(mode=0o711)
+        HostFiles().make_directory(tmp_path / "there", mode=0o700)
+        assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o711
 
     def test_a_link_is_replaced_and_not_followed(self, tmp_path):
         (tmp_path / "target").write_text("keep")
