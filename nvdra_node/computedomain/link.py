@@ -65,16 +65,22 @@ class Link:
     def sync(
         self, records: Callable[[], Iterable[Record]], boot_id: str, stopping: threading.Event
     ) -> None:
-        """Tell claims until ``stopping``: after each new connection, and every ``SYNC_S``."""
+        """Tell claims until ``stopping``: after each new connection, soon once more (whom the supervisor misses twice
+        is gone, and must not hold the node for long), and every ``SYNC_S``.
+        """
+        pause_s = RECONNECT_S
         while not stopping.is_set():
-            self._connected.clear()
+            if self._connected.is_set():
+                self._connected.clear()
+                pause_s = RECONNECT_S
             try:
                 self._supervisor.sync(held(records(), boot_id))
             except NotReadyError as error:
                 _LOG.info("the supervisor is not told the claims", v=1, error=str(error))
                 self._clock.wait(stopping, RECONNECT_S)
+                pause_s = RECONNECT_S
                 continue
-            left_s = SYNC_S
+            left_s, pause_s = pause_s, SYNC_S
             while left_s > 0 and not stopping.is_set() and not self._connected.is_set():
                 self._clock.wait(stopping, RECONNECT_S)
                 left_s -= RECONNECT_S

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
 import pytest
 
 from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
-from nvdra_node.computedomain.link import SYNC_S, held
+from nvdra_node.computedomain.fake import FakeSupervisor
+from nvdra_node.computedomain.link import RECONNECT_S, SYNC_S, Link, held
 from nvdra_node.computedomain.model import DomainView, NodeView
+from nvdra_node.computedomain.supervisor import Held
+from nvdra_node.host.fake.files import Faults
 from tests.scenario.computedomain.node import ChannelNode
 from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters
 
@@ -113,6 +119,35 @@ class TestWithoutSupervisor:
     def test_the_last_view_stands(self, node):
         node.supervisor.is_down = True
         assert node.driver.pool().devices
+
+
+class Listener(FakeSupervisor):
+    """Notes when it was told. Away for three calls; the link ends with the fourth that arrives."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(Faults())
+        self.clock = clock
+        self.away = 3
+        self.told_s: list[float] = []
+        self.stopping = threading.Event()
+
+    def sync(self, held: Sequence[Held]) -> None:
+        if self.away:
+            self.away -= 1
+            raise NotReadyError("the supervisor does not answer", retry_after_s=1.0)
+        self.told_s.append(self.clock.monotonic())
+        if len(self.told_s) == 4:
+            self.stopping.set()
+
+
+def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
+    """Whom it misses twice is gone: a release that it missed must not hold the node for half a minute."""
+    clock = FakeClock()
+    listener = Listener(clock)
+    Link(listener, clock).sync(list, "boot-1", listener.stopping)
+    first = listener.told_s[0]
+    assert [at_s - first for at_s in listener.told_s] == [0, RECONNECT_S, RECONNECT_S + SYNC_S,
+                                                          RECONNECT_S + 2 * SYNC_S]  # fmt: skip
 
 
 def test_only_claims_of_this_boot_are_told(node):
