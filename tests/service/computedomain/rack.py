@@ -281,6 +281,10 @@ class Rack:
             if s["spec"]["driver"] == DRIVER and s["spec"]["pool"]["name"] == tray.name
         ]
 
+    def devices(self, tray: Tray) -> list[dict[str, Any]]:
+        """What the node offers. Its first slice may come before the supervisor has said what there is."""
+        return [device for s in self.slices(tray) for device in s["spec"].get("devices", ())]
+
     def end(self) -> None:
         for tray in self.trays:
             tray.end()

@@ -34,8 +34,7 @@ def test_a_claim_of_a_domain_gets_its_channel_once_imex_is_ready(rack):
 
 def test_the_node_offers_one_channel_and_says_its_clique(rack):
     [tray] = rack.trays
-    [found] = wait_for(lambda: rack.slices(tray), "a slice")
-    [device] = found["spec"]["devices"]
+    [device] = wait_for(lambda: rack.devices(tray), "a device is offered")
     fabric = tray.root.profile.fabric
     assert device["name"] == "channel-0"
     assert device["attributes"] == {
@@ -127,7 +126,7 @@ def test_a_node_without_fabric_serves_claims_without_channel_and_imex(make_rack)
     answer = tray.prepare("c1")
     assert answer.errors == {} and answer.devices[made.uids["c1"]][0].cdi_ids == []
     assert tray.imex()["ActiveState"] == "inactive"
-    [device] = wait_for(lambda: made.slices(tray), "a slice")[0]["spec"]["devices"]
+    [device] = wait_for(lambda: made.devices(tray), "a device is offered")
     assert set(device["attributes"]) == {"type", "id"}
 
 

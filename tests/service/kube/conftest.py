@@ -18,7 +18,11 @@ from tests.cluster.api import Cluster
 
 BRISK = Backoff(first_s=0.02, limit_s=0.2)
 FAST = TransportSettings(request_timeout_s=60.0, attempt_timeout_s=30.0, backoff=BRISK)
-"""Repeats soon, and has patience with a busy machine. A test of what fails for good names a deadline."""
+"""Repeats soon, and has patience with a busy machine."""
+ONCE = TransportSettings(
+    request_timeout_s=60.0, attempt_timeout_s=60.0, backoff=Backoff(first_s=1e3, limit_s=1e3)
+)
+"""Tells the first failure, as no pause fits into the request's time."""
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import Selector, WriteOptions
 from nvdra_core.kube.watch import Listing
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
-from tests.service.kube.patience import refusal
+from tests.service.kube.patience import assert_unreachable
 
 ALL = ("v1", "v1beta2", "v1beta1")
 
@@ -73,7 +73,7 @@ def test_upgrade_during_an_outage_is_noticed(server: FakeApiServer, client: Clie
     dra = DraApi(client)
     dra.list_slices()
     server.stop()
-    refusal(client, "cannot reach the API server")
+    assert_unreachable(client)
     server.api.router.serve_versions(("v1", "v1beta1"))
     server.start()
     dra.list_slices()

@@ -18,7 +18,7 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from tests.service.kube.objects import a_slice
-from tests.service.kube.patience import refusal
+from tests.service.kube.patience import assert_unreachable
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,7 +81,7 @@ def test_outage_ends_when_told(
     client = connect(KubeConfig.load(process.info["kubeconfig"]))
     client.get_path("/version")
     process.control("POST", "outage", {"on": True})
-    refusal(client, "cannot reach the API server")
+    assert_unreachable(client)
     process.control("POST", "outage", {"on": False})
     assert client.get_path("/version")["minor"] == "36"
 

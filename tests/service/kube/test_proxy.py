@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.proxy import ProxySettings, choose
 from nvdra_core.kube.resources import NAMESPACES
-from tests.service.kube.patience import refusal
+from tests.service.kube.conftest import ONCE
 
 
 class TunnelProxy:
@@ -93,8 +94,10 @@ def test_refusal_of_the_proxy_is_named(
     tls_server: FakeApiServer, connect: Callable[..., Client], proxy: TunnelProxy
 ) -> None:
     proxy.status = 407
-    client = connect(tls_server.config(proxy_url=f"http://secret:x@127.0.0.1:{proxy.port}"))
-    assert "secret" not in refusal(client, "answered 407")
+    client = connect(tls_server.config(proxy_url=f"http://secret:x@127.0.0.1:{proxy.port}"), ONCE)
+    with pytest.raises(ApiError, match="answered 407") as caught:
+        client.get(NAMESPACES, "default")
+    assert "secret" not in str(caught.value)
 
 
 def test_loopback_is_reached_without_the_proxy_of_the_environment() -> None:

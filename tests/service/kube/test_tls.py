@@ -18,8 +18,9 @@ from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.fake.tls import Authority
 from nvdra_core.kube.resources import NAMESPACES, SLICES
+from tests.service.kube.conftest import ONCE
 from tests.service.kube.objects import a_slice
-from tests.service.kube.patience import refusal, until
+from tests.service.kube.patience import until
 
 Connect = Callable[..., Client]
 
@@ -39,13 +40,13 @@ def test_server_of_another_authority_is_refused(
     tls_server: FakeApiServer, connect: Connect, tmp_path: Path
 ) -> None:
     other = Authority(tmp_path / "other")
-    client = connect(tls_server.config(ca_file=str(other.certificate_path)))
-    refusal(client, "certificate is not trusted")
+    with pytest.raises(ApiError, match="certificate is not trusted"):
+        read(connect(tls_server.config(ca_file=str(other.certificate_path)), ONCE))
 
 
 def test_server_of_another_name_is_refused(tls_server: FakeApiServer, connect: Connect) -> None:
-    client = connect(tls_server.config(tls_server_name="kubernetes.example.com"))
-    refusal(client, "certificate is not trusted")
+    with pytest.raises(ApiError, match="certificate is not trusted"):
+        read(connect(tls_server.config(tls_server_name="kubernetes.example.com"), ONCE))
 
 
 def test_server_name_of_the_settings_is_what_is_checked(
