@@ -2,8 +2,9 @@
 builds it and calls ``run``.
 
 SIGTERM, SIGINT and SIGQUIT stop; SIGHUP reloads; SIGUSR2 writes all stacks to stderr, even when the
-interpreter is stuck. The systemd watchdog is fed only after the self-check found nothing wrong,
-never by a timer alone. Nothing is started or registered before ``run``.
+interpreter is stuck, and so do a crash and the SIGABRT of systemd's watchdog before they end it.
+The systemd watchdog is fed only after the self-check found nothing wrong, never by a timer alone.
+Nothing is started or registered before ``run``.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Service(Value, kw_only=True):
         """Start, work until told to stop, stop. Main thread only. Returns 0, 1 (failure) or 2
         (configuration).
         """
+        faulthandler.enable(sys.stderr, all_threads=True)
         faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True)
         started: list[Part] = []
         with _Signals() as signals:

@@ -161,6 +161,15 @@ def test_sigusr2_writes_all_stacks_and_goes_on(run):
     assert err.count("most recent call first") >= 3 and "service_program.py" in err
 
 
+def test_a_service_that_the_watchdog_kills_says_where_its_threads_were(run):
+    process = run()
+    process.until("READY=1")
+    process.send(signal.SIGABRT)
+    status, _, err = process.end()
+    assert status == -signal.SIGABRT
+    assert err.count("most recent call first") >= 3 and "service_program.py" in err
+
+
 def test_the_watchdog_is_fed_while_the_self_check_is_content(run):
     process = run(WATCHDOG_USEC="60000")
     for _ in range(3):
