@@ -28,7 +28,8 @@ MAX_QUEUED = 256
 WRITE_S = 10.0
 MAX_TRIES = 3
 JOIN_S = 2.0
-FORBIDDEN = frozenset({401, 403, 405})
+FORBIDDEN = frozenset({403, 405})
+"""Not 401: a credential that is refused is about to be renewed, and says nothing of what it may do."""
 HOPELESS = frozenset({400, 404, 409, 422})
 """The claim is gone or is another one, or never takes what we say: not tried again."""
 

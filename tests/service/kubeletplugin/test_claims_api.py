@@ -154,6 +154,14 @@ def test_it_is_off_once_the_server_forbids_it(cluster: Cluster) -> None:
     assert len(cluster.server.api.log.lines()) == before
 
 
+def test_it_stays_on_while_the_credential_is_refused(cluster: Cluster) -> None:
+    cluster.server.api.faults.add(Fault(resource="resourceclaims/status", code=401, count=2))
+    cluster.status.prepared(cluster.add(), (GPU,))
+    pauses_s = [cluster.status.write_next() for _ in range(3)]
+    assert pauses_s[0] and pauses_s[1] and not pauses_s[2]
+    assert cluster.status.is_on and set(cluster.entries()) == {DRIVER}
+
+
 def test_a_server_that_hangs_delays_nobody(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.server.api.faults.add(Fault(action="hang", count=0))
