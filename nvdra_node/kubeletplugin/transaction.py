@@ -90,12 +90,13 @@ class Parts(Value, kw_only=True):
 
 
 class _Attempt:
-    """A prepare under way. ``overtaken``: the claim was unprepared since it began."""
+    """A prepare under way. ``overtaken``: the claim was unprepared since it began. ``claim``: as it was read."""
 
-    __slots__ = ("overtaken",)
+    __slots__ = ("claim", "overtaken")
 
     def __init__(self) -> None:
         self.overtaken = False
+        self.claim: Claim | None = None
 
 
 class Transaction:
@@ -184,7 +185,10 @@ class Transaction:
         self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
     ) -> tuple[PreparedDevice, ...]:
         record = self._parts.records.get(ref.uid)
-        claim = None if self._is_answer(record) else self._read_claim(ref, record, deadline)
+        if attempt.claim is None and not self._is_answer(record):
+            # Once for all tries: nodes that wait for their drivers must not ask the API twice a second.
+            attempt.claim = self._read_claim(ref, record, deadline)
+        claim = attempt.claim
         with self._locks.held((_claim_key(ref),), str(ref), deadline):
             record = self._parts.records.get(ref.uid)
             if record is not None and self._is_answer(record):

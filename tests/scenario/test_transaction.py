@@ -189,6 +189,11 @@ class TestNotReady:
         world.prepare(WITH_EFFECTS)
         world.assert_prepared(WITH_EFFECTS)
 
+    def test_the_api_is_asked_once_however_often_it_is_tried(self, world):
+        world.machine.not_ready = 3
+        world.prepare(WITH_EFFECTS)
+        assert world.claims.reads == 1
+
     def test_when_time_is_over_the_journal_stays_and_the_next_call_goes_on(self, world):
         world.machine.not_ready = 1
         with pytest.raises(NotReadyError):
