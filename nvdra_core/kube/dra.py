@@ -7,13 +7,15 @@ could not be reached, since it may have been changed meanwhile. Objects go in an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import resourceapi
 from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE, Client
+from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.resources import (
     CLAIMS,
     EVERYTHING,
@@ -43,7 +45,7 @@ class DraApi:
     def version(self, deadline: Deadline | None = None) -> str:
         """The version in use, e.g. ``v1``; asks the server when it is not known."""
         if not self._is_known():
-            with self._lock:  # one asks, the others wait for the answer
+            with self._asking(deadline):
                 if not self._is_known():
                     self._discover(deadline)
         return self._version
@@ -151,12 +153,24 @@ class DraApi:
         except ApiError as error:
             if error.status != 404 or error.api_reason == "NotFound":
                 raise
-            with self._lock:
+            with self._asking(deadline):
                 if self._version == version:
                     self._discover(deadline)
             if self._version == version:
                 raise
         return call(self._version)
+
+    @contextmanager
+    def _asking(self, deadline: Deadline | None) -> Iterator[None]:
+        """One asks, the others wait for the answer, but no longer than their own calls may take."""
+        transport = self.client.transport
+        limit = deadline or Deadline(transport.settings.request_timeout_s, transport.clock)
+        if not self._lock.acquire(timeout=limit.remaining_s()):
+            raise TransportError(f"the versions of {RESOURCE_GROUP} were not known in time")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _discover(self, deadline: Deadline | None) -> None:
         group = self.client.get_path(f"/apis/{RESOURCE_GROUP}", deadline=deadline)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
+from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import Selector, WriteOptions
 from nvdra_core.kube.watch import Listing
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
-from tests.service.kube.patience import assert_unreachable
+from tests.service.kube.patience import assert_unreachable, until
 
 ALL = ("v1", "v1beta2", "v1beta1")
 
@@ -139,3 +142,24 @@ def test_followed_slices_are_v1_across_an_upgrade(server: FakeApiServer, client:
         if len(seen) == 3:
             stream.stop()
     assert seen == [[], [a_device()], [[a_device()]]]
+
+
+def test_nobody_waits_for_anothers_question_beyond_his_own_deadline(
+    server: FakeApiServer, client: Client
+) -> None:
+    server.add(a_claim())
+    dra = DraApi(client)
+    client.transport.pool.outages += 1  # it may be another API server now: ask it first
+    server.api.faults.add(Fault(resource="/apis/resource.k8s.io", action="hang", count=0))
+    answers: list[str] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(dra.version(Deadline(300, SystemClock())))
+    )
+    asking.start()
+    until(lambda: server.api.log.lines())
+    with pytest.raises(ApiError, match="not known in time"):
+        dra.get_claim("default", "claim", deadline=Deadline(0.2, SystemClock()))
+    assert asking.is_alive()
+    server.api.faults.clear()
+    asking.join()
+    assert answers == ["v1"]
