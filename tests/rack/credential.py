@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from tests.unit.cluster import helm
 PLACE, ACCOUNT = "nvdra", "nvdra-node"
 TOKEN = "/var/lib/nvdra/credential/token"
 RENEWAL = "nvdra-credential.service"
+LOOK_S = 0.03
+LOOKS = 4
 _BESIDE = ("Deployment", "PodDisruptionBudget")
 """Of the chart: what runs in the cluster, and is no business of a node's credential."""
 _ABROAD = {
@@ -124,16 +127,21 @@ def renew(rack: Rack, host: str) -> str:
 
 
 @contextmanager
-def watched(seconds: float = 0.02) -> Iterator[set[str]]:
+def watched() -> Iterator[set[str]]:
     """Tokens that are in the arguments or the environment of any process of this machine meanwhile."""
     seen: set[str] = set()
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(seconds):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                for file in (path, path.with_name("environ")):
-                    seen.update(_tokens(file))
+        looks: dict[str, int] = {}
+        while not ended.wait(LOOK_S):
+            pids = {entry.name for entry in os.scandir("/proc") if entry.name.isdigit()}
+            looks = {pid: looks.get(pid, 0) + 1 for pid in pids}
+            for pid, count in looks.items():
+                # A process gets its arguments and its environment when it begins, or a moment later.
+                if count <= LOOKS:
+                    seen.update(_tokens(Path("/proc", pid, "cmdline")))
+                    seen.update(_tokens(Path("/proc", pid, "environ")))
 
     thread = threading.Thread(target=look, name="watch for tokens")
     thread.start()
