@@ -69,3 +69,4 @@ class Claim(Value, kw_only=True):
     configs: tuple[OpaqueConfig, ...] = ()
     """Class entries first, then claim entries, in the claim's order: later beats earlier."""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    """Those of Kubernetes itself (``resource.kubernetes.io/pod-claim-name``): users' own may be of any size."""

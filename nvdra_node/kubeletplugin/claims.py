@@ -23,6 +23,8 @@ from nvdra_node.kubeletplugin.claim import (
 JsonObject = dict[str, Any]
 
 _DEVICES = "status.allocation.devices"
+_ANNOTATIONS = "resource.kubernetes.io/"
+"""What claims are kept with, in records and in memory: users may write 256 KB of others."""
 
 
 class ClaimApi(Protocol):
@@ -88,7 +90,13 @@ def decode(obj: JsonObject, ref: ClaimRef, *, driver: str, node: str) -> Claim:
     configs = sorted(
         _configs(reader, devices, driver), key=lambda c: c.source is ConfigSource.CLAIM
     )
-    annotations = reader.object(metadata, "annotations", "metadata.annotations", optional=True)
+    annotations = {
+        name: str(value)
+        for name, value in reader.object(
+            metadata, "annotations", "metadata.annotations", optional=True
+        ).items()
+        if name.startswith(_ANNOTATIONS)
+    }
     return Claim(ref=ref, results=results, configs=tuple(configs), annotations=annotations)
 
 

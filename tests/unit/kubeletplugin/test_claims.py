@@ -17,6 +17,7 @@ from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID, ConfigSour
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 REF = ClaimRef("ns", "train", ClaimUID("uid-1"))
+ANNOTATIONS = {"notes.example.com/all": "x" * 1000, "resource.kubernetes.io/pod-claim-name": "gpus"}
 
 
 def opaque(source: str, driver: str = DRIVER, **more: Any) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def an_allocated_claim() -> dict[str, Any]:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
-        "metadata": {"name": "train", "namespace": "ns", "uid": "uid-1", "annotations": {"a": "b"}},
+        "metadata": {"name": "train", "namespace": "ns", "uid": "uid-1", "annotations": ANNOTATIONS},
         "status": {
             "allocation": {
                 "devices": {
@@ -76,7 +77,7 @@ def test_only_own_results_and_configs_are_seen_class_before_claim() -> None:
         (ConfigSource.CLASS, 2, ()),
         (ConfigSource.CLAIM, 0, ("g",)),
     ]
-    assert claim.annotations == {"a": "b"}
+    assert claim.annotations == {"resource.kubernetes.io/pod-claim-name": "gpus"}
 
 
 def test_shares_and_admin_access_are_read() -> None:
