@@ -148,8 +148,9 @@ class Child:
             status = None
         tail = self._stderr_tail()
         how = f"exit status {status}" if status is not None else "its pipe closed"
+        # Without its number: this becomes the health of a device, and each new text is news to the kubelet.
         return ChildGoneError(
-            f"process {self.pid} ended ({how})" + (f": {tail}" if tail else ""), status=status
+            f"its process ended ({how})" + (f": {tail}" if tail else ""), status=status
         )
 
     def _stderr_tail(self) -> str:

@@ -192,3 +192,14 @@ def test_who_waits_for_a_real_child_sees_that_it_was_given_up() -> None:
     child.give_up()
     waiting.join(30)
     assert answers == [None] and child.kill(30)
+
+
+def test_children_that_end_alike_are_told_of_alike() -> None:
+    said = []
+    for _ in range(2):
+        child = Child.start(["sh", "-c", "echo no library >&2; exit 3"])
+        with pytest.raises(ChildGoneError) as gone:
+            child.receive(Deadline(30, CLOCK))
+        child.kill(30)
+        said.append(str(gone.value))
+    assert said == ["its process ended (exit status 3): no library"] * 2
