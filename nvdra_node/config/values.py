@@ -119,8 +119,10 @@ def as_xids(value: Any) -> tuple[int, ...]:
 def as_shares(value: Any) -> str:
     """``disabled``, ``memory``, ``unlimited`` or a positive number."""
     text = str(value).strip()
-    if text in ("disabled", "memory", "unlimited") or (text.isdecimal() and int(text) > 0):
+    if text in ("disabled", "memory", "unlimited"):
         return text
+    if text.isdecimal() and int(text) > 0:
+        return str(int(text))
     raise ValueError("disabled, memory, unlimited, or a positive whole number")
 
 

@@ -134,7 +134,9 @@ def _shared_capacity(memory_bytes: int | None, shares: str) -> dict[str, Any]:
         "memory": {"value": most, "requestPolicy": {"default": default, "validRange": span}}
     }
     if shares.isdecimal():
-        span = {"min": "1", "max": shares, "step": "1"}
+        span = {"min": "1", "max": shares}
+        if int(shares) > 1:  # the API refuses a step beyond the capacity
+            span["step"] = "1"
         policy = {"default": "1", "validRange": span}
         capacity["shares"] = {"value": shares, "requestPolicy": policy}
     return capacity

@@ -100,6 +100,10 @@ def test_gates_are_read_as_the_controller_and_upstream_read_them(text):
     assert gates.parse_words(text) == {"A": True, "B": True, "C": False}
 
 
+def test_a_number_of_shares_is_written_as_the_api_stores_it():
+    assert load("consumableShares: '007'").consumable_shares == "7"
+
+
 def test_the_packaged_configuration_file_is_the_example():
     packaged = Path(__file__).parents[3] / "packaging/etc/config.yaml"
     assert packaged.read_text() == config.example()

@@ -199,6 +199,12 @@ def test_a_number_of_shares_is_a_capacity_of_its_own() -> None:
     }
 
 
+def test_one_share_has_no_step_for_there_is_no_room_for_one() -> None:
+    device = one_device(a_gpu(), SliceSettings(shares="1"))
+    policy = {"default": "1", "validRange": {"min": "1", "max": "1"}}
+    assert device["capacity"]["shares"] == {"value": "1", "requestPolicy": policy}
+
+
 def test_shares_without_known_memory_only_allow_several_claims() -> None:
     device = one_device(a_gpu(memory_bytes=None), SliceSettings(shares="4"))
     assert device["allowMultipleAllocations"] is True and "capacity" not in device
