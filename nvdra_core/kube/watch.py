@@ -35,6 +35,8 @@ TIMEOUT_S = 240.0
 TIMEOUT_JITTER_S = 60.0
 SILENCE_S = 15.0
 """How long after the promised end of a watch its connection is given up."""
+SHORT_S = 1.0
+"""A server or a proxy that ends watches sooner, and empty, is not asked again at once."""
 HEAD_TIMEOUT_S = 30.0
 EVENT_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
@@ -88,6 +90,7 @@ class Watch:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._failures = 0
+        self._opened_at_s = math.inf
 
     def stop(self) -> None:
         """End the iteration, from any thread."""
@@ -103,6 +106,7 @@ class Watch:
 
     def _attempt(self) -> Iterator[Event]:
         """One connection's events, and the pause after its failure."""
+        self._opened_at_s = math.inf
         try:
             yield from self._stream()
         except ApiError as error:
@@ -124,6 +128,8 @@ class Watch:
         renewed = error.status == 401 and self._transport.credentials.refresh()
         if not is_passing and not renewed:
             raise error
+        if self._has_lasted():
+            self._failures = 0
         pause_s = self._transport.settings.backoff.pause_s(self._failures)
         if error.retry_after_s is not None:
             pause_s += error.retry_after_s
@@ -153,20 +159,28 @@ class Watch:
         try:
             limit = Deadline(HEAD_TIMEOUT_S, self._transport.clock)
             head = self._transport.open_stream(request, connection, limit)
-            self._failures = 0
+            self._opened_at_s = self._transport.clock.monotonic()
             splitter = LineSplitter()
             limit = Deadline(timeout_s + SILENCE_S, self._transport.clock)
+            is_empty = True
             for piece in connection.stream_body(head, limit):
                 for line in splitter.feed(piece):
                     event = self._decode(line)
+                    is_empty, self._failures = False, 0
                     if self._is_over():
                         return
                     if event is not None:
                         yield event
+            if is_empty and not self._has_lasted():
+                raise TransportError(f"watch of {self._path}: the server ended it at once")
         finally:
             with self._lock:
                 self._connection = None
             self._transport.pool.forget(connection)
+
+    def _has_lasted(self) -> bool:
+        """Whether the server held the watch open for a while: then it is well."""
+        return self._transport.clock.monotonic() - self._opened_at_s >= SHORT_S
 
     def _connect(self) -> Connection:
         limit = Deadline(HEAD_TIMEOUT_S, self._transport.clock)

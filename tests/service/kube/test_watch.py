@@ -271,3 +271,27 @@ def test_a_watch_that_is_always_refused_does_not_make_lists_follow_each_other_wi
     before_s = clock.monotonic()
     next(following)  # after a watch that lasted, the first pause is short again
     assert clock.monotonic() - before_s < 301.0
+
+
+def test_a_server_that_ends_each_watch_at_once_is_asked_with_growing_pauses():
+    clock = FakeClock()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = KubeConfig(server=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        client = Client(config, clock=clock)
+        stream = watch.watch(client, SLICES, resource_version="7")
+
+        def serve() -> None:
+            for _ in range(20):
+                peer, _address = listener.accept()
+                with peer:
+                    peer.recv(65536)
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+            stream.stop()
+
+        begun_s = clock.monotonic()
+        server = threading.Thread(target=serve)
+        server.start()
+        assert list(stream) == []
+        server.join()
+        client.close()
+    assert clock.monotonic() - begun_s > 60.0
