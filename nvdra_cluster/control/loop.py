@@ -6,9 +6,10 @@ on less than what this process did itself. Standbys keep their caches warm and d
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
@@ -34,11 +35,15 @@ TICK_S = 1.0
 ASK_TIMEOUT_S = 3.0
 ASK_LIMIT = 200
 """Suspected nodes that are asked about in one round."""
-LARGE = 50
-"""Nodes from which on a domain's status is long enough to be written less often."""
+REST_S = 1.0
+"""Between two writes of the status of a domain with several nodes: they join and become ready one by one."""
 REST_S_A_NODE = 0.005
+"""With many nodes the status is long, and written less often."""
 REST_LIMIT_S = 2.0
 """Upstream looks every two seconds."""
+CALM_S = 0.3
+"""How long after a node that joined the others of its clique are told of it, as more may join."""
+CALM_LIMIT_S = 2.0
 RESYNC_S = 600.0
 STUCK_S = 30.0
 """How often what waits for something that no event tells of is looked at."""
@@ -48,6 +53,18 @@ STUCK_S = 30.0
 class _Retry:
     at_s: float
     failures: int
+
+
+@dataclass(slots=True)
+class _Calm:
+    """Writes that wait for more of their kind."""
+
+    since_s: float
+    last_s: float
+
+    def ends_s(self) -> float:
+        """When they are written."""
+        return min(self.since_s + CALM_LIMIT_S, self.last_s + CALM_S)
 
 
 @dataclass(kw_only=True)
@@ -68,6 +85,7 @@ class Loop:
     """Called at the start and at every resync: reads the CA of the certificates."""
     _retries: dict[Key, _Retry] = field(default_factory=dict)
     _rests: dict[Key, float] = field(default_factory=dict)
+    _calms: dict[Key, _Calm] = field(default_factory=dict)
     _resync_at_s: float = 0.0
     _stuck_at_s: float = 0.0
     _checked_at_s: float = 0.0
@@ -104,19 +122,40 @@ class Loop:
         ]
         for key in set(keys) - {group.key for group in groups}:
             self._retries.pop(key, None)  # nothing is left to do: what failed has been overtaken
-        if not groups:
-            return 0
-        outcomes = self.writer.run(groups)
-        self._learn(outcomes)
+            self._calms.pop(key, None)
+        groups = [urgent for group in groups if (urgent := self._urgent(group, now)).writes]
+        if groups:
+            self._learn(self.writer.run(groups))
+        for key, calm in self._calms.items():
+            self._retries.setdefault(key, _Retry(calm.ends_s(), 0)).at_s = calm.ends_s()
         return len(groups)
 
+    def _urgent(self, group: Group, now: Now) -> Group:
+        """The group without the writes that wait for more of their kind; they will be decided again."""
+        urgent = tuple(write for write in group.writes if write.is_urgent)
+        if len(urgent) == len(group.writes):
+            return group
+        calm = self._calms.setdefault(group.key, _Calm(now.monotonic_s, now.monotonic_s))
+        if urgent:
+            calm.last_s = now.monotonic_s
+        if now.monotonic_s >= calm.ends_s():
+            del self._calms[group.key]
+            return group
+        return replace(group, writes=urgent)
+
+    def has_put_off(self) -> bool:
+        """Whether writes wait for more of their kind."""
+        rests = (key for key, retry in self._retries.items() if retry.at_s < math.inf)
+        return bool(self._calms) or any(key in self._rests for key in rests)
+
     def _free(self, keys: list[Key]) -> list[Key]:
-        """Those that may be decided now; large domains rest between two writes of their long status."""
+        """Those that may be decided now; domains rest between two writes of their status."""
         now_s = self.clock.monotonic()
         free = []
         for key in keys:
             until_s = self._rests.get(key, 0.0)
-            if until_s > now_s:
+            domain = self.cache.domains.get(key.name) if key.what is What.DOMAIN else None
+            if until_s > now_s and domain is not None and not domain.is_deleting:
                 self._retries.setdefault(key, _Retry(until_s, 0)).at_s = until_s
             else:
                 free.append(key)
@@ -126,9 +165,9 @@ class Loop:
         if group.key.what is not What.DOMAIN:
             return
         domain = self.cache.domains.get(group.key.name)
-        count = len(domain.status.nodes) if domain is not None else 0
-        if count >= LARGE:
-            pause_s = min(REST_LIMIT_S, count * REST_S_A_NODE)
+        count = len(domain.status.nodes) if domain is not None and not domain.is_deleting else 0
+        if count > 1:
+            pause_s = max(REST_S, min(REST_LIMIT_S, count * REST_S_A_NODE))
             self._rests[group.key] = self.clock.monotonic() + pause_s
         else:
             self._rests.pop(group.key, None)
@@ -151,7 +190,8 @@ class Loop:
     def _wait(self) -> None:
         with self.cache.changed:
             if not self.cache.due():
-                self.cache.changed.wait(TICK_S)
+                next_s = min((retry.at_s for retry in self._retries.values()), default=math.inf)
+                self.cache.changed.wait(min(TICK_S, max(0.0, next_s - self.clock.monotonic())))
         if self.cache.due():
             self.clock.wait(self.stopping, self.gather_s)
 
@@ -161,7 +201,7 @@ class Loop:
         ripe = [key for key, retry in self._retries.items() if retry.at_s <= now_s]
         if ripe:
             for key in ripe:
-                self._retries[key].at_s = float("inf")
+                self._retries[key].at_s = math.inf
             self.cache.mark(*ripe)
         if now_s - self._checked_at_s >= TICK_S:
             self._checked_at_s = now_s

@@ -178,4 +178,16 @@ def _write(view: FabricView, wanted: FabricNodeSpec) -> Merge:
     """A merge patch of the fields that change; null for those that go back to their defaults."""
     old, new = msgspec.to_builtins(view.spec), msgspec.to_builtins(wanted)
     changed = {key: new.get(key) for key in (*new, *old) if old.get(key) != new.get(key)}
-    return Merge(FABRIC_NODES, "", view.name, {"metadata": {"uid": view.uid}, "spec": changed})
+    patch = {"metadata": {"uid": view.uid}, "spec": changed}
+    is_urgent = not _is_about_peers(view.spec, wanted)
+    return Merge(FABRIC_NODES, "", view.name, patch, is_urgent=is_urgent)
+
+
+def _is_about_peers(old: FabricNodeSpec, new: FabricNodeSpec) -> bool:
+    """Whether nothing changes but who else is there: peers come one by one, and no pod of this node waits for them."""
+
+    def own(spec: FabricNodeSpec) -> FabricNodeSpec:
+        alone = tuple(replace(domain, members=()) for domain in spec.domains)
+        return replace(spec, slots=(), domains=alone)
+
+    return own(old) == own(new)

@@ -27,6 +27,7 @@ class Create:
 
     resource: Resource
     body: Body
+    is_urgent = True
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -45,6 +46,8 @@ class Merge:
     namespace: str
     name: str
     patch: Body
+    is_urgent: bool = True
+    """False: it may wait a moment for what else is to be changed in the same object."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -60,6 +63,7 @@ class Delete:
     namespace: str
     name: str
     uid: str
+    is_urgent = True
 
     @property
     def key(self) -> tuple[str, str, str]:

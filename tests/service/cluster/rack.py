@@ -92,7 +92,10 @@ class Rack:
             if not replica.has_seen(self.server):
                 return False
             replica.go_round()
-            return not replica.controller.cache.due() and writes == self.writes()
+            is_idle = (
+                not replica.controller.cache.due() and not replica.controller.loop.has_put_off()
+            )
+            return is_idle and writes == self.writes()
 
         wait_until("the controller is quiet", is_quiet)
         assert replica.workers.failure is None
