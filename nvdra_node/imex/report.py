@@ -58,6 +58,21 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
     )
 
 
+def is_urgent(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
+    """Whether somebody acts on what is new: on what the node is, on a domain that is ready or no more, on one that was
+    left. Who joins is told with its readiness, and peers that connect are told together.
+    """
+    left = {domain.uid for domain in before.domains} - {domain.uid for domain in now.domains}
+    return bool(left) or _acted_on(before) != _acted_on(now)
+
+
+def _acted_on(found: FabricNodeStatus) -> tuple[object, ...]:
+    ready = [domain.uid for domain in found.domains if domain.ready]
+    imex = (found.imex.certificate_request, found.imex.restarts)
+    node = (found.boot_id, found.clique_id, found.addresses, found.channel_count)
+    return (*node, found.fabric_state, *imex, ready)
+
+
 def encode(found: FabricNodeStatus, heartbeat_time: str) -> dict[str, Any]:
     """A JSON merge patch that makes the stored status this one: what is empty is null, so that it goes.
 

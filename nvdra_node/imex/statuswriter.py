@@ -22,6 +22,10 @@ _LOG = log.get(__name__)
 
 CALM_S = 0.05
 """Changes come in bursts; so long a burst is gathered."""
+LAZY_S = 2.0
+"""What nobody acts on at once waits so long for what somebody does: a claim that joins for its readiness, a peer that
+connects for the other ones.
+"""
 WRITE_S = 10.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
 MANAGER = WriteOptions(field_manager="nvdra-imex-supervisor")
@@ -47,6 +51,7 @@ class StatusWriter:
         self._wake = threading.Event()
         self._written: FabricNodeStatus | None = None
         self._written_at_s = 0.0
+        self._lazy_since_s: float | None = None
         self._failures = 0
         self.writes = 0
         """Since start, for metrics."""
@@ -69,8 +74,8 @@ class StatusWriter:
     def write_if_due(self) -> float:
         """Write what is new, or a heartbeat; the seconds until the next one is due. Never raises NvdraError."""
         status, heartbeat_s = self._current()
-        due_s = self._written_at_s + heartbeat_s - self._clock.monotonic()
-        if status == self._written and due_s > 0:
+        due_s = min(self._beat_due_s(heartbeat_s), self._news_due_s(status))
+        if due_s > 0:
             return due_s
         try:
             self._write(status)
@@ -81,7 +86,24 @@ class StatusWriter:
             return pause_s
         self._failures = 0
         self._written, self._written_at_s = status, self._clock.monotonic()
+        self._lazy_since_s = None
         return heartbeat_s
+
+    def _beat_due_s(self, heartbeat_s: float) -> float:
+        """Seconds until the next sign of life."""
+        return self._written_at_s + heartbeat_s - self._clock.monotonic()
+
+    def _news_due_s(self, status: FabricNodeStatus) -> float:
+        """Seconds until a status is to be written because of what it says."""
+        if status == self._written:
+            self._lazy_since_s = None
+            return float("inf")
+        if self._written is None or report.is_urgent(self._written, status):
+            return 0.0
+        now_s = self._clock.monotonic()
+        if self._lazy_since_s is None:
+            self._lazy_since_s = now_s
+        return self._lazy_since_s + LAZY_S - now_s
 
     def _write(self, status: FabricNodeStatus) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.wall()))

@@ -334,6 +334,8 @@ class Supervisor:
             if is_stop:
                 self._stop_admitting(before)
             for action in decision.actions:
+                if action.kind is ActionKind.START:
+                    self._must_reload = False  # it reads what there is
                 self._daemon.act(action, situation.spec)
             if self._must_reload and situation.unit.is_running:
                 self._must_reload = False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.api.fabric import FabricNodeStatus
+from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.kube.client import Client
@@ -20,7 +20,7 @@ from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
 from nvdra_node.imex.service import SupervisorService
-from nvdra_node.imex.statuswriter import StatusWriter
+from nvdra_node.imex.statuswriter import LAZY_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin.server import SocketServer
@@ -65,15 +65,36 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 2
         assert read(client)["status"]["heartbeatTime"] != first["heartbeatTime"]
-        self.status = replace_status(self.status, fabric_message="x")
+        self.status = replace_status(self.status, addresses=("10.0.0.2",))
         writer.write_if_due()
         assert writer.writes == 3
+
+    def test_what_nobody_acts_on_waits_for_more_of_its_kind(self, client):
+        writer = self.writer(client)
+        writer.write_if_due()
+        peers = [FabricDomainStatus(uid="d", ready=True, peers_connected=n) for n in range(4)]
+        self.status = replace_status(self.status, domains=(peers[0],))
+        writer.write_if_due()
+        assert writer.writes == 2, "that a domain is ready is told at once"
+        for found in peers[1:]:
+            self.status = replace_status(self.status, domains=(found,))
+            assert 0 < writer.write_if_due() <= LAZY_S
+            self.clock.advance(LAZY_S / 4)
+        self.clock.advance(LAZY_S / 4)
+        writer.write_if_due()
+        assert writer.writes == 3
+        assert read(client)["status"]["domains"][0]["peersConnected"] == 3
+        self.status = replace_status(self.status, domains=())
+        writer.write_if_due()
+        assert writer.writes == 4, "somebody may wait for the domain to be left"
 
     def test_what_is_left_out_goes(self, client):
         writer = self.writer(client)
         self.status = replace_status(self.status, fabric_message="sick")
         writer.write_if_due()
         self.status = replace_status(self.status, fabric_message="")
+        writer.write_if_due()
+        self.clock.advance(LAZY_S)
         writer.write_if_due()
         assert "fabricMessage" not in read(client)["status"]
 
