@@ -39,6 +39,7 @@ from nvdra_node.kubeletplugin.service import DraService
 from nvdra_node.kubeletplugin.sliceapi import KubeSlices
 from nvdra_node.kubeletplugin.sweep import Sweep, Times
 from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.waiting import Waiting
 
 _LOG = log.get(__name__)
 SOCKET_WAIT_S = 20.0
@@ -94,6 +95,7 @@ class Plugin:
         self.specs = SpecFiles(
             settings.cdi_root, around.cdi_kind, around.files, around.driver_files
         )
+        self.waiting = Waiting(around.api, around.api.client, f"nvdra-{driver.name}", clock)
         parts = Parts(
             driver=driver,
             claims=Claims(around.api, driver.name, settings.node_name, self.metrics),
@@ -102,6 +104,7 @@ class Plugin:
             clock=clock,
             boot_id=around.boot_id,
             stopping=around.workers.stopping,
+            waiting=self.waiting,
         )
         self.transaction = Transaction(parts)
         self.sweep = Sweep(self.transaction, parts, Times.every(settings.sweep_interval_s))
@@ -155,6 +158,9 @@ class Plugin:
             FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),
             FunctionPart(name="sweep", begin=self._start_sweep),
             FunctionPart(name="socket watch", begin=self._start_socket_watch),
+            FunctionPart(
+                name="waiting", begin=self.waiting.start, end=lambda deadline: self.waiting.stop()
+            ),
             *self._status_parts(),
             *self._endpoint_parts(),
         ]

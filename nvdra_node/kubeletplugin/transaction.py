@@ -41,6 +41,7 @@ from nvdra_node.kubeletplugin import effects as effect_rules
 from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
 from nvdra_node.kubeletplugin.locks import Locks
+from nvdra_node.kubeletplugin.waiting import Silent, Waiting
 
 _log = log.get(__name__)
 
@@ -87,6 +88,8 @@ class Parts(Value, kw_only=True):
     boot_id: str
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process ends: waits end early."""
+    waiting: Silent | Waiting = field(default_factory=Silent)
+    """Who tells pods what their claims wait for."""
 
 
 class _Attempt:
@@ -111,12 +114,24 @@ class Transaction:
     def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
         """Prepare a claim, or answer again what was prepared. Raises NvdraError; then the call may be repeated."""
         _check_uid(ref)
-        with self._attempt(ref.uid) as attempt:
-            while True:
-                result = self._prepare_or_reason(ref, attempt, deadline)
-                if not isinstance(result, NotReadyError):
-                    return result
-                self._pause(result, deadline)
+        try:
+            with self._attempt(ref.uid) as attempt:
+                return self._prepare_until(ref, attempt, deadline)
+        finally:
+            self._parts.waiting.done(ref)
+
+    def _prepare_until(
+        self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
+    ) -> tuple[PreparedDevice, ...]:
+        """Try until it is done or nothing can come of it, and say what is waited for."""
+        began_s = self._parts.clock.monotonic()
+        while True:
+            result = self._prepare_or_reason(ref, attempt, deadline)
+            if not isinstance(result, NotReadyError):
+                return result
+            waited_s = self._parts.clock.monotonic() - began_s
+            self._parts.waiting.waits(ref, str(result), waited_s)
+            self._pause(result, deadline)
 
     def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
         """Take back all that was done for a claim; success when there is nothing. Asks neither the API nor, for plain

@@ -1,13 +1,12 @@
 """One node of a rack: a real node with a simulated GB200 tray, and the services of the ComputeDomain half on it.
 
 The services are the processes that ship, with the kubelet's own credential and the paths that they have by default. In
-the place of systemd stands a program that starts and stops the one unit (``tests.sim.imex.systemctl``).
+the place of systemd stands a process that starts and stops the one unit (``programs``).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from tests.cluster.node import Node
 from tests.cluster.processes import Process
+from tests.domain import programs
 from tests.e2e.bed import wait_for
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
@@ -24,20 +24,24 @@ DRIVER = "compute-domain.nvidia.com"
 SUPERVISOR, PLUGIN = "imex-supervisor", "compute-domain"
 IMEX_DIR = "/run/nvdra/imex"
 CONFIG = "/etc/nvdra/config.yaml"
-TIME_SCALE = 0.01
-"""Of what the simulated nvidia-imex waits for: it starts as fast as a process can."""
+PROGRAMS = "programs"
+TIME_SCALE = 0.05
+"""Seconds that the simulated nvidia-imex takes for what the real one takes a second for."""
 
 
 class Tray:
     """One node with its services."""
 
-    def __init__(self, node: Node, sim: SimRoot) -> None:
+    def __init__(self, node: Node, sim: SimRoot, *, is_instant: bool = False) -> None:
+        """``is_instant``: nvidia-imex is READY at once, and its peers cost nothing (``programs``)."""
         self.node = node
         self.name = node.name
         self.sim = sim
         self.settings: dict[str, Any] = {}
         self.services: dict[str, Process] = {}
-        install.install(sim.path, python=sys.executable, with_systemd=True)
+        install.install(sim.path, python=sys.executable)
+        programs.install(sim.path, is_instant=is_instant)
+        self._is_instant = is_instant
         self.configure_imex(
             time_scale=TIME_SCALE, hosts=f"{IMEX_DIR}/hosts", nsswitch=f"{IMEX_DIR}/nsswitch.conf",
             persist_dir="/run/nvidia-imex", unit_config=f"{IMEX_DIR}/imexd.cfg",
@@ -50,27 +54,24 @@ class Tray:
     def start(self, *services: str) -> None:
         """Start both services, or those named."""
         self._write_settings()
+        if PROGRAMS not in self.services:
+            words = [sys.executable, "-m", "tests.domain.programs", str(self.sim.path)]
+            words += ["instant"] if self._is_instant else []
+            self.services[PROGRAMS] = self._popen(words, PROGRAMS)
+            path = self.sim.path / programs.SOCKET
+            wait_for(f"{path} is there", path.is_socket, 30)
         for service in services or (SUPERVISOR, PLUGIN):
             argv = [sys.executable, "-m", "nvdra_node", service, "--config", CONFIG]
-            self.services[service] = self.node.popen(
-                argv, name=service, env={"PYTHONPATH": str(TOP)}
-            )
+            self.services[service] = self._popen(argv, service)
+
+    def _popen(self, argv: list[str], name: str) -> Process:
+        return self.node.popen(argv, name=name, env={"PYTHONPATH": str(TOP)})
 
     def stop(self, service: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End one service, and not nvidia-imex, which is in no unit of its own here."""
+        """End one service; nvidia-imex is none of its children."""
         process = self.services.pop(service)
         process.signal(number)
         process.wait()
-
-    def end(self) -> None:
-        """End everything of this tray."""
-        for process in self.services.values():
-            process.end(kill=True)
-        pid = self.imex()["pid"]
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-            wait_for("nvidia-imex ended", lambda: not self.imex()["pid"], 10)
-        self.sim.destroy()
 
     def imex(self) -> dict[str, Any]:
         """What stands for systemd knows of nvidia-imex; ``pid`` 0: it does not run."""

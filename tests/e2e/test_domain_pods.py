@@ -63,9 +63,7 @@ def test_a_domain_forms_its_pods_run_and_nothing_is_left(bed: DomainBed, place: 
         FIRST: "Ready", SECOND: "Ready",
     }  # fmt: skip
     assert [channels(bed, place, pod) for pod in WORKERS] == [["channel0"], ["channel0"]]
-    for node in (FIRST, SECOND):
-        (told,) = bed.fabric_node(node)["status"]["domains"]
-        assert told["ready"] and told["peersConnected"] == told["peersKnown"] == 1
+    wait_for("peers", lambda: has_peer(bed, FIRST) and has_peer(bed, SECOND), 60)
     for kind in ("pods", "computedomain"):
         bed.cluster.kubectl("delete", kind, "-n", place, "--all", "--timeout=60s", timeout_s=90)
     bed.wait_domain_gone(place, "train")
@@ -76,6 +74,24 @@ def test_who_asks_for_all_channels_gets_all(bed: DomainBed, place: str) -> None:
     run_job(bed, place, "train", mode="All")
     bed.wait_running(place, 2)
     assert len(channels(bed, place, "w1")) == 2048
+
+
+def test_a_pod_starts_once_imex_is_ready_and_is_told_before_why_not(
+    bed: DomainBed, place: str
+) -> None:
+    bed.trays[FIRST].configure_imex(stuck_state="INITIALIZING")
+    try:
+        run_job(bed, place, "train")
+        scheduled = wait_for("w0 is scheduled", lambda: event(bed, place, "w0", "Scheduled"), 60)
+        told = wait_for("w0 is told", lambda: event(bed, place, "w0", "WaitingForDevice"), 60)
+        assert "nvidia-imex" in told["message"], told["message"]
+        took_s = seen_s(told) - seen_s(scheduled)
+        print(f"told {took_s:.0f} s after it was scheduled: {told['message']}")
+        assert bed.phases(place)["w0"] == "Pending"
+    finally:
+        bed.trays[FIRST].configure_imex(stuck_state=None)
+    bed.wait_running(place, 2)
+    assert event(bed, place, "w0", "FailedPrepareDynamicResources") is None
 
 
 def test_a_second_domain_waits_for_the_nodes_of_the_first(bed: DomainBed, place: str) -> None:
@@ -105,6 +121,12 @@ def test_restarts_of_our_services_disturb_no_pod(bed: DomainBed, place: str) -> 
     assert (tray.imex()["InvocationID"], ids(bed, place)) == before
 
 
+def has_peer(bed: DomainBed, node: str) -> bool:
+    """Whether the node's nvidia-imex is connected to the one other that there is."""
+    (told,) = bed.fabric_node(node)["status"]["domains"]
+    return bool(told["ready"] and told["peersConnected"] == told["peersKnown"] == 1)
+
+
 def ids(bed: DomainBed, place: str) -> dict[str, str]:
     """The container that each pod has."""
     pods = bed.pods(place).items()
@@ -116,3 +138,9 @@ def event(bed: DomainBed, place: str, pod: str, reason: str) -> Any:
     events = bed.api.get(f"/api/v1/namespaces/{place}/events")["items"]
     own = [e for e in events if e["involvedObject"].get("name") == pod and e["reason"] == reason]
     return own[0] if own else None
+
+
+def seen_s(found: Any) -> float:
+    """When an event was made; the API keeps whole seconds."""
+    stamp = found["metadata"]["creationTimestamp"]
+    return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))

@@ -1,0 +1,201 @@
+"""One job of a pod on each node, with a ComputeDomain and without, in turns on one cluster; ``Result`` has what was seen."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import cgroups
+from tests.domain import audit
+from tests.domain import manifests as dm
+from tests.domain.bed import DomainBed
+from tests.domain.timeline import Moments, Watcher
+from tests.domain.trays import PLUGIN, SUPERVISOR
+from tests.e2e.bed import wait_for
+
+CLUSTER = "domain-bench"
+NAME = "train"
+SETTLE_S = 2.0
+"""How long writes that follow the last pod are counted: status, events."""
+TIMEOUT_S = 300.0
+
+
+@dataclass
+class Round:
+    """One job."""
+
+    apply_to_running_s: float
+    steps: dict[str, dict[str, float]]
+    """Seconds after apply, by node and step."""
+    writes: Counter[str]
+    conflicts: int
+    services_cpu_s: float
+    """CPU time that our services on all nodes took."""
+    machine_cpu_s: float
+    """CPU time that the whole machine took, others' programs too."""
+    gone_s: float = 0.0
+    """From the deletion of the pods to nothing being left of them."""
+
+    def span(self, first: str, last: str) -> float:
+        """Seconds from the first node's one step to the last node's other."""
+        begins = [found[first] for found in self.steps.values() if first in found]
+        ends = [found[last] for found in self.steps.values() if last in found]
+        return max(ends) - min(begins) if begins and ends else 0.0
+
+
+@dataclass
+class Result:
+    """All rounds on a number of nodes."""
+
+    nodes: int
+    kubernetes: str
+    plain: list[Round] = field(default_factory=list)
+    domain: list[Round] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Median of the rounds' ratios: apply to the last pod Running, with a domain and without."""
+        pairs = zip(self.domain, self.plain, strict=True)
+        return statistics.median(d.apply_to_running_s / p.apply_to_running_s for d, p in pairs)
+
+    @property
+    def writes_per_node(self) -> float:
+        """Median of API writes more than plain pods have, for each node."""
+        more = [
+            d.writes.total() - p.writes.total()
+            for d, p in zip(self.domain, self.plain, strict=True)
+        ]
+        return statistics.median(more) / self.nodes
+
+    @property
+    def conflicts(self) -> int:
+        """Conflicts of all rounds with a domain, of any program."""
+        return sum(one.conflicts for one in self.domain)
+
+    def extra_writes(self) -> dict[str, float]:
+        """Writes for each node that the last round with a domain had more, by kind; largest first."""
+        more = Counter(self.domain[-1].writes)
+        more.subtract(self.plain[-1].writes)
+        return {kind: n / self.nodes for kind, n in more.most_common() if n}
+
+    def document(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "nodes": self.nodes,
+            "kubernetes": self.kubernetes,
+            "imex": "made up: READY as soon as it runs",
+            "applyToLastRunningSeconds": {
+                "plain": [round(one.apply_to_running_s, 3) for one in self.plain],
+                "domain": [round(one.apply_to_running_s, 3) for one in self.domain],
+            },
+            "ratio": round(self.ratio, 3),
+            "firstPrepareToLastReleaseSeconds": [
+                round(one.span("asked", "prepared"), 3) for one in self.domain
+            ],
+            "writesPerNodeMoreThanPlain": round(self.writes_per_node, 2),
+            "extraWritesPerNode": {k: round(v, 2) for k, v in self.extra_writes().items()},
+            "conflicts": self.conflicts,
+            "servicesCpuSeconds": [round(one.services_cpu_s, 2) for one in self.domain],
+            "machineCpuSeconds": {
+                "plain": [round(one.machine_cpu_s, 1) for one in self.plain],
+                "domain": [round(one.machine_cpu_s, 1) for one in self.domain],
+            },
+            "timeline": self.domain[-1].steps,
+        }
+
+
+def run(nodes: int, rounds: int, kubernetes: str) -> Result:
+    """Measure on a cluster of its own, which is gone afterwards. The first round of each kind only warms up."""
+    result = Result(nodes, kubernetes)
+    settings = {"imexLingerSeconds": 0}
+    bed = DomainBed.up(
+        CLUSTER, nodes, kubernetes=kubernetes, settings=settings, audit=True, is_instant=True
+    )
+    with bed, bed.namespace("team") as place:
+        for number in range(rounds + 1):
+            for domain, found in (("", result.plain), (NAME, result.domain)):
+                one = _job(bed, place, domain)
+                kind = "with a domain" if domain else "plain"
+                _say(f"round {number} of {rounds}, {kind}: {one.apply_to_running_s:.2f} s")
+                if number:
+                    found.append(one)
+    return result
+
+
+def _job(bed: DomainBed, place: str, domain: str) -> Round:
+    count = len(bed.trays)
+    manifests = [dm.worker(place, f"worker-{i}", domain) for i in range(count)]
+    if domain:
+        manifests.insert(0, dm.domain(place, domain, nodes=count))
+    with Watcher(bed.cluster, place) as moments:
+        cpu_s, machine_s, started_s = _services_cpu_s(bed), _machine_cpu_s(), time.time()
+        bed.apply(*manifests)
+        _wait_running(moments, count)
+        took_s, machine_s = time.time() - started_s, _machine_cpu_s() - machine_s
+        if domain:
+            wait_for("Ready", lambda: _is_ready(bed, place, domain), TIMEOUT_S)
+        time.sleep(SETTLE_S)
+        cpu_s, ended_s = _services_cpu_s(bed) - cpu_s, time.time()
+    for tray in bed.trays.values():
+        moments.of_logs(tray, started_s)
+    found = audit.writes(bed.cluster.layout.audit_log, started_s, ended_s)
+    one = Round(
+        took_s,
+        moments.steps(started_s),
+        audit.by_kind(found),
+        audit.conflicts(found),
+        cpu_s,
+        machine_s,
+    )
+    one.gone_s = _remove(bed, place)
+    return one
+
+
+def _wait_running(moments: Moments, count: int) -> None:
+    with moments.changed:
+        if not moments.changed.wait_for(lambda: len(moments.running) == count, TIMEOUT_S):
+            raise TimeoutError(f"{len(moments.running)} of {count} pods run after {TIMEOUT_S:g} s")
+
+
+def _is_ready(bed: DomainBed, place: str, name: str) -> bool:
+    found = bed.domain(place, name) or {}
+    return bool(found.get("status", {}).get("status") == "Ready")
+
+
+def _remove(bed: DomainBed, place: str) -> float:
+    """Delete pods and domain and wait until nothing is left; seconds until then."""
+    started = time.monotonic()
+    for kind in ("pods", "computedomains"):
+        limit = f"--timeout={TIMEOUT_S:g}s"
+        bed.cluster.kubectl("delete", kind, "-n", place, "--all", limit, timeout_s=TIMEOUT_S)
+    bed.wait_clean(TIMEOUT_S)
+    took_s = time.monotonic() - started
+    time.sleep(SETTLE_S)
+    return took_s
+
+
+def _services_cpu_s(bed: DomainBed) -> float:
+    """CPU time of plugin and supervisor on all nodes so far, with what they called."""
+    (root,) = [path for path in cgroups.hierarchies() if (path / "cpuacct.usage").exists()][:1]
+    places = [
+        root / bed.cluster.layout.node_cgroup(node) / "programs" / service / "cpuacct.usage"
+        for node in bed.trays
+        for service in (PLUGIN, SUPERVISOR)
+    ]
+    return sum(int(place.read_text()) for place in places) / 1e9
+
+
+def _machine_cpu_s() -> float:
+    user, nice, system, _, _, irq, softirq = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    )
+    return (user + nice + system + irq + softirq) / 100
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

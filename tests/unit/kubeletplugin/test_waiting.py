@@ -1,0 +1,112 @@
+"""Events of claims that wait: when, to whom, and when not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nvdra_core.clock import FakeClock
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.resources import EVENTS
+from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.waiting import AGAIN_S, LONG_S, MAX_PODS, REASON, Waiting
+
+REF = ClaimRef("team", "channel", ClaimUID("c-1"))
+CAUSE = "nvidia-imex is INITIALIZING"
+
+
+class Api:
+    """One claim, and the events that were made."""
+
+    def __init__(self, *pods: str, uid: str = "c-1") -> None:
+        reserved = [{"resource": "pods", "name": name, "uid": f"uid-{name}"} for name in pods]
+        self.claim: dict[str, Any] = {"metadata": {"uid": uid}, "status": {"reservedFor": reserved}}
+        self.events: list[dict[str, Any]] = []
+        self.error: ApiError | None = None
+
+    def get_claim(self, namespace: str, name: str, *, deadline: Any = None) -> dict[str, Any]:
+        assert (namespace, name) == ("team", "channel")
+        return self.claim
+
+    def create(
+        self, resource: Any, body: dict[str, Any], *, deadline: Any = None
+    ) -> dict[str, Any]:
+        assert resource == EVENTS
+        if self.error is not None:
+            raise self.error
+        self.events.append(body)
+        return body
+
+
+def told(api: Api) -> list[tuple[str, str]]:
+    return [(event["involvedObject"]["name"], event["message"]) for event in api.events]
+
+
+def waiting(api: Api) -> tuple[Waiting, FakeClock]:
+    clock = FakeClock()
+    return Waiting(api, api, "nvdra-test", clock), clock
+
+
+def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
+    api = Api("a", "b")
+    made, clock = waiting(api)
+    for second in range(12):
+        made.waits(REF, CAUSE, LONG_S + second)
+        made.write_next()
+        clock.advance(3)
+    text = f"claim channel is not prepared yet: {CAUSE}"
+    assert told(api) == [("a", text), ("b", text)]
+    assert api.events[0]["reason"] == REASON
+    assert api.events[0]["involvedObject"]["uid"] == "uid-a"
+
+
+def test_what_is_ready_soon_needs_no_words():
+    api = Api("a")
+    made, _ = waiting(api)
+    made.waits(REF, CAUSE, LONG_S - 1)
+    made.write_next()
+    made.waits(REF, CAUSE, LONG_S)
+    made.done(REF)
+    made.write_next()
+    assert not api.events
+
+
+def test_another_cause_is_told_after_a_while():
+    api = Api("a")
+    made, clock = waiting(api)
+    for cause in (CAUSE, "x", "y"):
+        made.waits(REF, cause, 10)
+        made.write_next()
+    assert len(api.events) == 1
+    clock.advance(AGAIN_S)
+    made.waits(REF, "z", 30)
+    made.write_next()
+    assert told(api)[1][1].endswith(": z")
+
+
+def test_pods_of_another_claim_of_the_name_and_things_that_are_no_pods_hear_nothing():
+    other = Api("a", uid="c-2")
+    made, _ = waiting(other)
+    made.waits(REF, CAUSE, 10)
+    made.write_next()
+    assert not other.events
+    api = Api(*(f"p{number}" for number in range(MAX_PODS + 3)))
+    api.claim["status"]["reservedFor"].insert(
+        0, {"apiGroup": "x", "resource": "pods", "name": "x", "uid": "x"}
+    )
+    made, _ = waiting(api)
+    made.waits(REF, CAUSE, 10)
+    made.write_next()
+    assert len(api.events) == MAX_PODS
+    assert "x" not in [name for name, _ in told(api)]
+
+
+@pytest.mark.parametrize(("status", "is_on"), [(403, False), (409, True), (500, True)])
+def test_it_is_given_up_when_it_is_forbidden_and_never_fails(status: int, is_on: bool):
+    api = Api("a")
+    api.error = ApiError("no", status=status)
+    made, _ = waiting(api)
+    made.waits(REF, CAUSE, 10)
+    made.write_next()
+    assert made.is_on is is_on
