@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = $(PYTHON) tests/run.py
 
-.PHONY: help check test demo bench packages image rack format proto clean
+.PHONY: help check test demo bench domain packages image rack format proto clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ demo:            ## a pod on a real Kubernetes gets a (simulated) GPU, with a ti
 
 bench:           ## start, prepare, throughput, memory; pods with and without GPUs
 	@$(RUN) bench
+
+domain:          ## a job over 18 nodes, with a ComputeDomain and without: timeline, API writes, ratio
+	@$(RUN) domain
 
 packages:        ## deb and rpm for x86-64 and aarch64, into out/packages
 	@$(RUN) packages

@@ -1,4 +1,4 @@
-"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|packages|image|rack|format|proto``.
+"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|domain|packages|image|rack|format|proto``.
 
 Uses the standard library only: it runs before anything is installed. What it installs goes below
 ``$NVDRA_CACHE`` (default ``~/.cache/nvdra``), keyed by content, so that a second run installs nothing and asks no
@@ -204,6 +204,12 @@ def command_bench() -> None:
     )
 
 
+def command_domain() -> None:
+    """Run a job over a whole rack with a ComputeDomain, and without."""
+    argv = tool("python", "-m", "tests.domain", "--nodes", "18")
+    run_steps([Step("18 nodes", 240, argv, cluster_obstacle())])
+
+
 def command_packages() -> None:
     """Make the packages."""
     run_steps([Step("packages", 20, tool("python", "packaging/build.py"))])
@@ -238,6 +244,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "test": command_test,
     "demo": command_demo,
     "bench": command_bench,
+    "domain": command_domain,
     "packages": command_packages,
     "image": command_image,
     "rack": command_rack,
