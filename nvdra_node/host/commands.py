@@ -31,6 +31,8 @@ MAX_UNKILLABLE = 4
 
 _READ = 65536
 _KILL_WAIT_S = 1.0
+_CLOSE_S = 0.25
+"""How soon a call sees ``close``."""
 _TAIL = 2000
 
 
@@ -55,6 +57,10 @@ class _Running(Value):
             returncode=returncode,
             output=output,
         )
+
+
+def _not_started(argv: tuple[str, ...], why: str) -> CommandError:
+    return CommandError(f"{' '.join(argv)}: {why}", argv=argv, returncode=None, output="")
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> bool:
@@ -83,6 +89,11 @@ class SystemCommands:
         self._kill_program = kill
         self._lock = threading.Lock()
         self._unkillable: list[_Running] = []
+        self._is_closed = threading.Event()
+
+    def close(self) -> None:
+        """See ports.Commands."""
+        self._is_closed.set()
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """See ports.Commands. A program that cannot be killed is left behind and reaped by a later call."""
@@ -115,12 +126,7 @@ class SystemCommands:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise CommandError(
-                f"{' '.join(argv)}: could not be started: {error}",
-                argv=argv,
-                returncode=None,
-                output="",
-            ) from error
+            raise _not_started(argv, f"could not be started: {error}") from error
         cpus.spread(process.pid)
         return process
 
@@ -145,8 +151,11 @@ class SystemCommands:
     ) -> None:
         ended = False
         while not ended:
-            ready = selector.select(deadline.remaining_s())
-            if not ready:
+            remaining_s = deadline.remaining_s()
+            ready = selector.select(min(remaining_s, _CLOSE_S))
+            if self._is_closed.is_set():
+                raise running.error("was killed, as the service ends", None)
+            if not ready and remaining_s <= _CLOSE_S:
                 raise running.error("did not end in time and was killed", None)
             ended = any(key.data is None for key, _ in ready)
             # After the end everything the program wrote is in the pipes: one last round reads it.
@@ -181,15 +190,17 @@ class SystemCommands:
                 self._unkillable.append(running)
 
     def _require_room(self, argv: tuple[str, ...]) -> None:
-        """Reap those that meanwhile ended; raises CommandError when too many of this program did not."""
+        """Reap those that meanwhile ended; raises CommandError when too many of this program did not, or at the end."""
         with self._lock:
             self._unkillable = [r for r in self._unkillable if r.process.poll() is None]
             stuck = [r for r in self._unkillable if r.argv[0] == argv[0]]
-        if len(stuck) >= MAX_UNKILLABLE:
-            raise CommandError(
-                f"{' '.join(argv)}: not started, {len(stuck)} runs of it hang in the kernel and cannot be killed; "
-                "the node needs a GPU reset or a reboot",
-                argv=argv,
-                returncode=None,
-                output="",
+        why = ""
+        if self._is_closed.is_set():
+            why = "the service ends"
+        elif len(stuck) >= MAX_UNKILLABLE:
+            why = (
+                f"{len(stuck)} runs of it hang in the kernel and cannot be killed; "
+                "the node needs a GPU reset or a reboot"
             )
+        if why:
+            raise _not_started(argv, f"not started, {why}")

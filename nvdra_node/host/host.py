@@ -19,8 +19,9 @@ class Host(Value, kw_only=True):
     commands: Commands
 
     def close(self) -> None:
-        """End what was started on the way: the NVML child."""
+        """End what was started on the way: the NVML child, and programs that still run."""
         self.nvml.close()
+        self.commands.close()
 
 
 def open_host(roots: HostRoots, nvml: ChildSettings | None = None) -> Host:

@@ -104,6 +104,9 @@ class Commands(Protocol):
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """Run to the end. Raises CommandError on any other status than 0, or when the deadline passes (then killed)."""
 
+    def close(self) -> None:
+        """Kill what runs: the service ends. All calls raise CommandError from now on."""
+
 
 class Files(Protocol):
     """Small files, read and replaced whole. Every method raises FileError (with the path and what to do)."""

@@ -25,6 +25,11 @@ class FakeCommands:
         self.programs: dict[str, Program] = dict(programs or {})
         self.history: list[tuple[str, ...]] = []
         self._clock = clock
+        self._is_closed = threading.Event()
+
+    def close(self) -> None:
+        """See ports.Commands."""
+        self._is_closed.set()
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """See ports.Commands."""
@@ -33,7 +38,10 @@ class FakeCommands:
         if program is None:
             raise _error(argv, "could not be started: no such file", None)
         if program is hang:
-            self._clock.wait(threading.Event(), deadline.remaining_s())
+            self._clock.wait(self._is_closed, deadline.remaining_s())
+        if self._is_closed.is_set():
+            raise _error(argv, "was killed, as the service ends", None)
+        if program is hang:
             raise _error(argv, "did not end in time and was killed", None)
         result = program(argv)
         if isinstance(result, CommandResult):

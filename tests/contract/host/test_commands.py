@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
@@ -50,3 +52,19 @@ def test_a_command_is_given_up_at_its_deadline(commands: Commands) -> None:
         commands.run(["sleep", "30"], Deadline(0.1, CLOCK))
     assert caught.value.returncode is None
     assert CLOCK.monotonic() - start_s < 8.0
+
+
+def test_closing_ends_what_runs_and_what_comes_later(commands: Commands) -> None:
+    failures: list[str] = []
+
+    def run_one() -> None:
+        with pytest.raises(CommandError) as caught:
+            commands.run(["sleep", "60"], Deadline(60, CLOCK))
+        failures.append(str(caught.value))
+
+    running = threading.Thread(target=run_one)
+    running.start()
+    commands.close()
+    running.join(30)
+    run_one()
+    assert len(failures) == 2 and all("the service ends" in text for text in failures)

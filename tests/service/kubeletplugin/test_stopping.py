@@ -37,6 +37,7 @@ def a_service(
         "sysRoot": str(directory / "sys"),
         "cdiRoot": str(directory / "cdi"),
         "stateDir": str(directory / "state"),
+        "nvidiaCtkPath": str(directory / "nvidia-ctk"),
         "imexDir": str(directory / "imex"),
         "imexEncryption": "disabled",
         "imexAddress": "127.0.0.1",
@@ -63,6 +64,21 @@ def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(directory: 
             process.terminate()
             assert process.wait(PATIENCE_S) == 0
         server.api.faults.clear()
+
+
+def test_a_program_that_hangs_in_a_sick_driver_does_not_hold_up_the_end(directory: Path) -> None:
+    version = directory / "proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Mon\n")
+    program = directory / "nvidia-ctk"
+    program.write_text(f"#!/bin/sh\n: >{directory}/begun\nexec sleep 300\n")
+    program.chmod(0o755)
+    with FakeApiServer() as server:
+        add_node(server)
+        with a_service(directory, server) as process:
+            until((directory / "begun").exists)
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
 
 
 def test_the_imex_supervisor_ends_as_soon(directory: Path) -> None:
