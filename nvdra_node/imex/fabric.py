@@ -12,6 +12,7 @@ from typing import Any
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvmlError
+from nvdra_core.value import replace
 from nvdra_node.host.host import Host
 from nvdra_node.imex.model import Fabric
 
@@ -44,6 +45,18 @@ def look(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
     if not is_strict:
         infos = [info for info in infos if is_attached(info)]
     return judge(infos, problems, version)
+
+
+def believed(seen: Fabric, before: Fabric | None) -> Fabric:
+    """What stands after a look. Pure.
+
+    One that got no answer says nothing of the fabric: what the same driver said before stands, with the reason. Else a
+    driver that hangs for a moment, or a machine that is very busy, would take slot and IMEX from jobs that run.
+    """
+    is_same_driver = before is not None and seen.driver_version == before.driver_version != ""
+    if before is None or seen.state is not FabricState.UNSET or not is_same_driver:
+        return seen
+    return replace(before, message=seen.message)
 
 
 def _ask(host: Host, deadline: Deadline, index: int) -> tuple[Info | None, str]:

@@ -104,12 +104,13 @@ class FabricWatch:
 
     def look(self) -> float:
         """One look; the seconds until the next."""
-        found = fabric.look(self._host, self._clock, is_strict=self._is_strict)
+        seen = fabric.look(self._host, self._clock, is_strict=self._is_strict)
+        found = fabric.believed(seen, self._last)
         if found != self._last:
             _LOG.info("fabric", state=found.state.value, clique=found.clique_id, why=found.message)
             self._last = found
             self._supervisor.set_fabric(found)
-        is_settled = found.state in (FabricState.COMPLETED, FabricState.NOT_SUPPORTED)
+        is_settled = seen.state in (FabricState.COMPLETED, FabricState.NOT_SUPPORTED)
         return FABRIC_S if is_settled else UNSETTLED_FABRIC_S
 
 

@@ -13,6 +13,7 @@ from nvdra_node.host.fake.machine import FakeFabric, FakeMachine, fake_gpus
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.imex import fabric
+from nvdra_node.imex.model import Fabric
 from tests.sim.api import SimRoot
 
 CLIQUE = "2b1c5d6e-0000-4000-8000-000000000007.32766"
@@ -138,3 +139,39 @@ def test_a_box_without_fabric_is_not_supported_by_the_library_either(tmp_path: P
     finally:
         host.close()
         root.destroy()
+
+
+class TestBelieved:
+    """What stands when a look got no answer."""
+
+    KNOWN = Fabric(state=FabricState.COMPLETED, clique_id=CLIQUE, driver_version="580.1")
+    SILENT = Fabric(message="nvml did not return in time", driver_version="580.1")
+
+    def test_a_driver_that_does_not_answer_does_not_take_the_clique(self):
+        found = fabric.believed(self.SILENT, self.KNOWN)
+        assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
+        assert found.message == "nvml did not return in time"
+        assert fabric.believed(self.KNOWN, found) == self.KNOWN, "its next answer counts again"
+
+    @pytest.mark.parametrize(
+        "seen",
+        [
+            Fabric(message="the NVIDIA driver is not loaded"),
+            Fabric(message="nvml did not return in time", driver_version="590.2"),
+            Fabric(state=FabricState.FAILED, driver_version="580.1"),
+            Fabric(state=FabricState.IN_PROGRESS, driver_version="580.1"),
+        ],
+    )
+    def test_an_answer_and_another_driver_count_at_once(self, seen):
+        assert fabric.believed(seen, self.KNOWN) == seen
+
+    def test_before_the_first_answer_nothing_stands(self):
+        assert fabric.believed(self.SILENT, None) == self.SILENT
+
+    def test_hung_gpus_leave_the_node_in_its_clique(self, machine):
+        before = look(machine)
+        for index in range(len(machine.gpus)):
+            machine.hang(index)
+        seen = look(machine)
+        assert seen.state is FabricState.UNSET
+        assert fabric.believed(seen, before).clique_id == CLIQUE
