@@ -2,16 +2,19 @@
 PYTHON ?= python3
 RUN = $(PYTHON) tests/run.py
 
-.PHONY: help check test demo bench domain packages image rack format proto clean
+.PHONY: help check test test-matrix demo bench domain packages image rack format proto clean
 
 help:            ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 check:           ## format, lint, types, layers, unit and service tests; no root, no cluster
 	@$(RUN) check
 
 test:            ## everything: check, the simulated hardware, the real cluster
 	@$(RUN) test
+
+test-matrix:     ## the deb under every systemd: install, upgrade, downgrade, remove, purge, with live claims
+	@$(RUN) test-matrix
 
 demo:            ## a pod on a real Kubernetes gets a (simulated) GPU, with a timeline
 	@$(RUN) demo

@@ -1,4 +1,4 @@
-"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|demo|bench|domain|packages|image|rack|format|proto``.
+"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|test-matrix|demo|bench|domain|packages|image|rack|format|proto``.
 
 Uses the standard library only: it runs before anything is installed. What it installs goes below
 ``$NVDRA_CACHE`` (default ``~/.cache/nvdra``), keyed by content, so that a second run installs nothing and asks no
@@ -192,6 +192,12 @@ def command_test() -> None:
     run_steps(test_steps())
 
 
+def command_matrix() -> None:
+    """Run what is too long for every run: the package under every systemd."""
+    argv = pytest("tests/packages/matrix.py", "-s", "--timeout", "1200")
+    run_steps([Step("packages under every systemd", 600, argv, cluster_obstacle())])
+
+
 def command_demo() -> None:
     """Run the demo."""
     run_steps([Step("demo", 60, tool("python", "-m", "tests.demo"), cluster_obstacle())])
@@ -242,6 +248,7 @@ def command_proto() -> None:
 COMMANDS: dict[str, Callable[[], None]] = {
     "check": command_check,
     "test": command_test,
+    "test-matrix": command_matrix,
     "demo": command_demo,
     "bench": command_bench,
     "domain": command_domain,

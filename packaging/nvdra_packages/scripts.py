@@ -24,7 +24,9 @@ def write(target: Path, units: Path, compiled: Collection[str]) -> None:
         "PYTHONS": " ".join(PYTHONS),
         "NOT_COMPILED": " ".join(p for p in PYTHONS if p not in compiled),
         "SERVICES": " ".join(services_of(units)),
-        "TIMERS": " ".join(path.name for path in sorted(units.glob("*.timer"))),
+        "OTHERS": " ".join(
+            path.name for kind in ("target", "timer") for path in sorted(units.glob(f"*.{kind}"))
+        ),
         "PURGE": PURGE.read_text(),
     }
     functions = (TEXTS / "functions.sh").read_text()

@@ -5,7 +5,7 @@ library=/usr/lib/nvdra
 pythons="@PYTHONS@"
 not_compiled="@NOT_COMPILED@" # of these, the versions for which the package carries no compiled files
 services="@SERVICES@"         # restarted by an upgrade, stopped by a removal; workloads do not notice
-timers="@TIMERS@"             # services want them: started with these, stopped by a removal
+others="@OTHERS@"             # started with the services, and stopped with them by a removal
 
 has_systemd() {
     [ -d /run/systemd/system ]
@@ -30,7 +30,7 @@ restart_services() {
 
 stop_services() {
     has_systemd || return 0
-    for service in $services $timers; do
+    for service in $services $others; do
         systemctl stop "$service" || echo "nvdra: $service did not stop" >&2
     done
 }

@@ -178,6 +178,10 @@ class VersionHost(UnitHost):
             processes.reap()
             cgroups.remove(self._cgroup)
 
+    def system(self) -> Path:
+        """The root file system that the host begins with."""
+        return ensure(self.release)
+
     def _start(self, argv: Sequence[str], name: str, env: dict[str, str]) -> Process:
         return processes.start(
             argv,
@@ -190,7 +194,7 @@ class VersionHost(UnitHost):
 
     def _boot_script(self) -> str:
         root, upper, work = (str(self._home / name) for name in ("root", "upper", "work"))
-        options = f"lowerdir={ensure(self.release)},upperdir={upper},workdir={work}"
+        options = f"lowerdir={self.system()},upperdir={upper},workdir={work}"
         argv = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot"]
         argv += [f"--directory={root}", "--hostname=node-1", f"--machine=nvdra-{self.release.name}"]
         argv += ["--private-network", "--console=read-only", "--resolv-conf=off", "--timezone=off"]
@@ -234,22 +238,26 @@ def booted(release: Release) -> Iterator[VersionHost]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def ensure(release: Release) -> Path:
-    """Return the directory with a release's root file system; make it when it is not there (30 to 60 s)."""
-    key = hashlib.sha256(repr((release, _PACKAGES, _MASKED)).encode()).hexdigest()[:8]
+def ensure(release: Release, more: tuple[str, ...] = ()) -> Path:
+    """Return the directory with a release's root file system; make it when it is not there (30 to 60 s).
+
+    ``more``: packages that it has besides those that systemd needs.
+    """
+    packages = (*_PACKAGES, *more)
+    key = hashlib.sha256(repr((release, packages, _MASKED)).encode()).hexdigest()[:8]
     root = programs.cache_dir() / "hosts" / f"systemd-{release.name}-{key}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with (root.parent / f".systemd-{release.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.is_dir():
-            _make(release, root)
+            _make(release, root, packages)
     return root
 
 
-def _make(release: Release, root: Path) -> None:
+def _make(release: Release, root: Path, packages: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".making-") as name:
         target = Path(name, "root")
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
         # The archive's oldest and newest suites may have lists past their date.
         argv += ['--aptopt=Acquire::Check-Valid-Until "false"']
         if release.backport:
