@@ -100,7 +100,7 @@ class Renewal:
         try:
             facts = token.parse(data.decode("ascii", "replace"))
         except MalformedTextError as error:
-            raise ConfigError(f"{self.path} holds {error}; {REMEDY}") from error
+            raise ConfigError(f"what is in {self.path} is {error}; {REMEDY}") from error
         if not facts.node:
             raise ConfigError(f"the token in {self.path} is not bound to a Node; {REMEDY}")
         return facts
