@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+from typing import Protocol
 
 from nvdra_core.metrics import Counter, Registry
 from nvdra_core.pluginmetrics import PluginMetrics
 from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.kubeletplugin.driver import Driver, Health
-from nvdra_node.kubeletplugin.publisher import Publisher
+from nvdra_node.kubeletplugin.driver import Health
+from nvdra_node.kubeletplugin.publisher import PoolSource, PublishStatus
+
+
+class Published(Protocol):
+    """The part of ``kubeletplugin.publisher.Publisher`` that is needed."""
+
+    def published(self) -> PublishStatus:
+        """See Publisher."""
 
 
 class Owners(Value, kw_only=True):
     """Who knows the states."""
 
-    driver: Driver
+    driver: PoolSource
     records: RecordStore
-    publisher: Publisher
+    publisher: Published
+    boot_id: str
     hangs: Callable[[], int]
     """Calls to the hardware that were given up since start."""
 
@@ -35,7 +44,7 @@ def add(registry: Registry, metrics: PluginMetrics, owners: Owners) -> None:
     )
 
     def refresh() -> None:
-        metrics.set_prepared(_kinds(owners.records))
+        metrics.set_prepared(_kinds(owners))
         healths = collections.Counter(entry.health for entry in owners.driver.pool().health)
         for health in Health:
             by_health.set(healths[health], name, health.value.lower())
@@ -47,12 +56,12 @@ def add(registry: Registry, metrics: PluginMetrics, owners: Owners) -> None:
     registry.before_render(refresh)
 
 
-def _kinds(records: RecordStore) -> dict[str, int]:
-    """Prepared devices by their kind."""
+def _kinds(owners: Owners) -> dict[str, int]:
+    """Prepared devices by their kind. What a record of an earlier boot says was prepared is so no longer."""
     return collections.Counter(
         device.kind
-        for record in records.all()
-        if record.state is RecordState.COMPLETED
+        for record in owners.records.all()
+        if record.state is RecordState.COMPLETED and record.boot_id == owners.boot_id
         for device in record.devices
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvdra_core import __version__, endpoint, log
+from nvdra_core import __version__, log
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
@@ -22,7 +22,7 @@ from nvdra_core.workers import Workers
 from nvdra_node import config
 from nvdra_node.app import imexgauges
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.app.parts import FunctionPart
+from nvdra_node.app.parts import FunctionPart, endpoint_parts
 from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
@@ -139,7 +139,13 @@ class Supervision:
             self._worker("peers", lambda: self._peers.run(stopping)),
             self._worker("controller", self._spec.run, self._spec.stop),
             self._worker("status", lambda: self._status.run(stopping), self._status.stop),
-            *self._endpoint_parts(),
+            *endpoint_parts(
+                self._settings.imex_http_endpoint,
+                self._settings.metrics_path,
+                self.problems,
+                self.registry,
+                self.clock,
+            ),
         ]
 
     def problems(self) -> list[str]:
@@ -185,16 +191,6 @@ class Supervision:
                 end()
 
         return FunctionPart(name=name, begin=begin, end=stop)
-
-    def _endpoint_parts(self) -> list[Part]:
-        settings = self._settings
-        if not settings.imex_http_endpoint:
-            return []
-        routes = {"/healthz": endpoint.health_route(self.problems)}
-        if settings.metrics_path:
-            routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
-        place = endpoint.Address.parse(settings.imex_http_endpoint)
-        return [endpoint.Endpoint(place, routes, self.clock)]
 
     def _take(self, spec: FabricNodeSpec | None, generation: int) -> None:
         """The controller's word: the certificate first, as the rest may need it."""

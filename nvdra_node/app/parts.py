@@ -1,10 +1,13 @@
-"""Parts of a service made of functions: what has no class of its own to be started and stopped."""
+"""Parts that several services have: those made of functions, and the HTTP endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvdra_core.clock import Deadline
+from nvdra_core import endpoint
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.metrics import Registry
+from nvdra_core.service import Part
 from nvdra_core.value import Value
 
 
@@ -30,3 +33,19 @@ class FunctionPart(Value, kw_only=True):
     def stop(self, deadline: Deadline) -> None:
         """See Part."""
         self.end(deadline)
+
+
+def endpoint_parts(
+    address: str,
+    metrics_path: str,
+    problems: Callable[[], list[str]],
+    registry: Registry,
+    clock: Clock,
+) -> list[Part]:
+    """Health at ``/healthz`` and, unless their path is empty, metrics; nothing without an address."""
+    if not address:
+        return []
+    routes = {"/healthz": endpoint.health_route(problems)}
+    if metrics_path:
+        routes[metrics_path] = endpoint.metrics_route(registry)
+    return [endpoint.Endpoint(endpoint.Address.parse(address), routes, clock)]

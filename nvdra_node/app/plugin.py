@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from nvdra_core import __version__, endpoint, log
+from nvdra_core import __version__, log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import FileError, HostError, NvdraError
 from nvdra_core.kube.dra import DraApi
@@ -22,7 +22,7 @@ from nvdra_core.service import Part
 from nvdra_core.value import Value
 from nvdra_core.workers import Workers
 from nvdra_node.app import gauges
-from nvdra_node.app.parts import FunctionPart
+from nvdra_node.app.parts import FunctionPart, endpoint_parts
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
@@ -110,7 +110,11 @@ class Plugin:
         self.sweep = Sweep(self.transaction, parts, Times.every(settings.sweep_interval_s))
         self._assemble_sockets(driver)
         owners = gauges.Owners(
-            driver=driver, records=self.records, publisher=self.publisher, hangs=around.hangs
+            driver=driver,
+            records=self.records,
+            publisher=self.publisher,
+            boot_id=around.boot_id,
+            hangs=around.hangs,
         )
         gauges.add(self.registry, self.metrics, owners)
 
@@ -162,7 +166,13 @@ class Plugin:
                 name="waiting", begin=self.waiting.start, end=lambda deadline: self.waiting.stop()
             ),
             *self._status_parts(),
-            *self._endpoint_parts(),
+            *endpoint_parts(
+                self._around.settings.http_endpoint,
+                self._around.settings.metrics_path,
+                self.problems,
+                self.registry,
+                self._around.clock,
+            ),
         ]
 
     def problems(self) -> list[str]:
@@ -252,13 +262,3 @@ class Plugin:
                 end=lambda deadline: self.status.stop(),
             )
         ]
-
-    def _endpoint_parts(self) -> list[Part]:
-        settings = self._around.settings
-        if not settings.http_endpoint:
-            return []
-        routes = {"/healthz": endpoint.health_route(self.problems)}
-        if settings.metrics_path:
-            routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
-        address = endpoint.Address.parse(settings.http_endpoint)
-        return [endpoint.Endpoint(address, routes, self._around.clock)]
