@@ -21,7 +21,7 @@ class TestTogether:
         barrier = threading.Barrier(len(calls))
 
         def run(index, call):
-            barrier.wait(5)
+            barrier.wait(60)
             try:
                 results[index] = call()
             except Exception as error:  # noqa: BLE001 - handed to the test
@@ -31,7 +31,7 @@ class TestTogether:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         return results
 
     def test_eight_claims_at_once(self, world):
@@ -74,17 +74,17 @@ class TestTogether:
 
         def hold_up():
             inside.set()
-            go_on.wait(5)
+            go_on.wait(60)
 
         world.machine.on_apply = hold_up
         slow = threading.Thread(target=lambda: world.prepare(WITH_EFFECTS))
         slow.start()
-        inside.wait(5)
+        inside.wait(60)
         world.prepare(a_claim("c2", devices=("gpu-1",)))
         with pytest.raises(LockTimeoutError, match=r"held by ns/claim-c1"):
             world.prepare(a_claim("c3"), timeout_s=0.02)
         with pytest.raises(LockTimeoutError, match=r"claim:c1, held by ns/claim-c1"):
             world.prepare(WITH_EFFECTS, timeout_s=0.02)
         go_on.set()
-        slow.join(5)
+        slow.join(60)
         world.assert_prepared(WITH_EFFECTS)

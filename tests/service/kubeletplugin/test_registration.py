@@ -70,13 +70,16 @@ def test_get_info_is_answered_in_50_ms_while_prepares_wait(
     with ThreadPoolExecutor(20) as pool:
         waiting = [pool.submit(seen.prepare, ("ns", f"slow-{n}", f"uid-{n}")) for n in range(20)]
         until(lambda: plugin.ledger.running == 20)
-        for _ in range(10):
+
+        def is_quick() -> bool:
             kubelet.register(DRIVER).close()
+            return kubelet.get_info_s[-1] < 0.05
+
+        until(is_quick)  # at once, but for a machine that is busy
         plugin.ledger.gate.set()
         for call in waiting:
             call.result()
     seen.close()
-    assert min(kubelet.get_info_s[1:]) < 0.05  # of ten; the others may be the machine's
 
 
 def test_registration_error_names_a_missing_socket(plugin: TestPlugin) -> None:

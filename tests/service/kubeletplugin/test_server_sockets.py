@@ -21,6 +21,7 @@ from nvdra_core.errors import ConfigError, HostError, LockTimeoutError
 from nvdra_node.kubeletplugin.server import SocketPaths
 from tests.service.kubeletplugin.kubelet import Kubelet
 from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
+from tests.service.kubeletplugin.publishing import until
 
 SERVE = """
 import sys, threading
@@ -185,10 +186,12 @@ def test_nothing_is_registered_after_stop(plugin: TestPlugin) -> None:
 def test_selfcheck_is_cheap_and_leaves_nothing_open(plugin: TestPlugin) -> None:
     plugin.selfcheck()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    times_s = []
-    for _ in range(20):
+
+    def is_quick() -> bool:
         started = time.monotonic()
         plugin.selfcheck()
-        times_s.append(time.monotonic() - started)
-    assert min(times_s) < 0.1
+        return time.monotonic() - started < 0.1
+
+    for _ in range(20):
+        until(is_quick)  # the first time, but for a machine that is busy
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2

@@ -241,7 +241,7 @@ def test_many_prepares_at_the_start_ask_once():
 
     def slow(argv):
         inside.set()
-        go_on.wait(5)
+        go_on.wait(60)
         return node._nvidia_ctk(argv)
 
     node.commands.programs[str(CTK)] = slow
@@ -249,11 +249,11 @@ def test_many_prepares_at_the_start_ask_once():
     threads = [threading.Thread(target=lambda: results.append(edits(node))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    inside.wait(5)
+    inside.wait(60)
     with pytest.raises(NotReadyError, match="still listing"):
         node.common.current(node.deadline(0.01))
     go_on.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert len(results) == 8
     assert node.ctk_runs == 1

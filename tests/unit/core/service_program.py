@@ -85,7 +85,7 @@ def main() -> int:
             os.environ.get("WATCHDOG_USEC", ""), "", os.getpid()
         ),
         reload=None if "no-reload" in FAULTS else reload,
-        stop_timeout_s=0.3,
+        stop_timeout_s=0.3 if any(fault.startswith("hang") for fault in FAULTS) else 60.0,
     )
     return service.run()
 

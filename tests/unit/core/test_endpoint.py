@@ -36,11 +36,11 @@ class World:
 
     def _wait(self) -> endpoint.Response:
         self.entered.set()
-        self.leave.wait(5)
+        self.leave.wait(60)
         return endpoint.Response(200, b"done\n")
 
     def ask(self, path: str, method: str = "GET") -> tuple[int, str, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.endpoint.address.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.endpoint.address.port, timeout=60)
         connection.request(method, path)
         response = connection.getresponse()
         answer = response.status, response.read().decode(), response.headers["Content-Type"]
@@ -48,7 +48,9 @@ class World:
         return answer
 
     def send(self, raw: bytes) -> bytes:
-        with socket.create_connection(("127.0.0.1", self.endpoint.address.port), timeout=5) as peer:
+        with socket.create_connection(
+            ("127.0.0.1", self.endpoint.address.port), timeout=60
+        ) as peer:
             peer.sendall(raw)
             peer.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: peer.recv(65536), b""))
@@ -60,7 +62,7 @@ def world() -> Iterator[World]:
     world.endpoint.start()
     yield world
     world.leave.set()
-    world.endpoint.stop(Deadline(5, SystemClock()))
+    world.endpoint.stop(Deadline(60, SystemClock()))
 
 
 def test_metrics_are_served_as_prometheus_text(world):
@@ -121,16 +123,16 @@ class Sleepy(SystemClock):
 def test_a_request_that_comes_in_drops_is_given_up():
     dripping = endpoint.Endpoint(LOOPBACK, {}, Sleepy())
     dripping.start()
-    with socket.create_connection(("127.0.0.1", dripping.address.port), timeout=5) as peer:
+    with socket.create_connection(("127.0.0.1", dripping.address.port), timeout=60) as peer:
         peer.sendall(b"GET")
         assert peer.recv(1) == b""
-    dripping.stop(Deadline(5, SystemClock()))
+    dripping.stop(Deadline(60, SystemClock()))
 
 
 def test_a_slow_reader_does_not_hold_up_others(world):
     slow = threading.Thread(target=world.ask, args=("/slow",))
     slow.start()
-    assert world.entered.wait(5)
+    assert world.entered.wait(60)
     assert world.ask("/healthz")[0] == 200
     world.leave.set()
     slow.join()
@@ -138,7 +140,7 @@ def test_a_slow_reader_does_not_hold_up_others(world):
 
 def test_too_many_connections_are_hung_up_on_and_the_rest_still_served(world):
     with_nothing_to_say = [
-        socket.create_connection(("127.0.0.1", world.endpoint.address.port), timeout=5)
+        socket.create_connection(("127.0.0.1", world.endpoint.address.port), timeout=60)
         for _ in range(9)
     ]
     assert with_nothing_to_say[-1].recv(1) == b""
@@ -147,7 +149,7 @@ def test_too_many_connections_are_hung_up_on_and_the_rest_still_served(world):
 
 
 def test_after_stop_nobody_answers_and_the_port_is_free(world):
-    deadline = Deadline(5, SystemClock())
+    deadline = Deadline(60, SystemClock())
     world.endpoint.stop(deadline)
     with pytest.raises(ConnectionRefusedError):
         world.ask("/healthz")
@@ -201,6 +203,6 @@ def test_other_addresses_are_config_errors(text):
 def test_everywhere_means_ipv4_too():
     everywhere = endpoint.Endpoint(endpoint.Address("", 0), {}, SystemClock())
     everywhere.start()
-    with socket.create_connection(("127.0.0.1", everywhere.address.port), timeout=5):
+    with socket.create_connection(("127.0.0.1", everywhere.address.port), timeout=60):
         pass
-    everywhere.stop(Deadline(5, SystemClock()))
+    everywhere.stop(Deadline(60, SystemClock()))

@@ -49,13 +49,14 @@ def test_the_inventory_is_the_truth_of_the_simulator(root: SimRoot, host: Host) 
 
 
 def test_eight_gpus_are_read_within_20_ms_of_a_running_child(host: Host) -> None:
-    host.nvml.call("system", Deadline(5, CLOCK))
-    times = []
-    for _ in range(30):  # the best of many: other tests use this machine's processors
+    host.nvml.call("system", Deadline(60, CLOCK))
+    fastest_s = float("inf")
+    patience = Deadline(60, CLOCK)
+    while fastest_s >= 0.020 and patience.remaining_s():  # others use this machine's processors
         start_s = CLOCK.monotonic()
         look(host)
-        times.append(CLOCK.monotonic() - start_s)
-    assert min(times) < 0.020
+        fastest_s = min(fastest_s, CLOCK.monotonic() - start_s)
+    assert fastest_s < 0.020
 
 
 def test_a_call_that_never_returns_on_gpu_3_costs_gpu_3_only_and_three_seconds(

@@ -69,7 +69,7 @@ class Nursery:
         return child
 
     def call(self) -> Any:
-        return self.nvml.call("system", Deadline(5, CLOCK))
+        return self.nvml.call("system", Deadline(60, CLOCK))
 
 
 OK = {"ok": "fine"}
@@ -134,13 +134,13 @@ def test_who_does_not_get_his_turn_in_time_learns_that_and_nothing_is_begun() ->
     class Slow(ScriptedChild):
         def receive(self, deadline: Deadline) -> bytes | None:
             inside.set()
-            go_on.wait(5)
+            go_on.wait(60)
             return super().receive(deadline)
 
     nvml = ChildNvml(lambda: Path("/x"), spawn=lambda argv: Slow(1, [OK, OK]))
-    first = threading.Thread(target=lambda: nvml.call("system", Deadline(5, CLOCK)))
+    first = threading.Thread(target=lambda: nvml.call("system", Deadline(60, CLOCK)))
     first.start()
-    assert inside.wait(5)
+    assert inside.wait(60)
     with pytest.raises(DeadlineError):
         nvml.call("system", Deadline(0.05, CLOCK))
     go_on.set()
@@ -180,7 +180,7 @@ def test_a_library_that_is_not_there_is_a_host_error_and_no_child_is_started() -
 
     nvml = ChildNvml(missing, spawn=Nursery().spawn)
     with pytest.raises(HostError, match="no library"):
-        nvml.call("system", Deadline(5, CLOCK))
+        nvml.call("system", Deadline(60, CLOCK))
     assert nvml.pid is None
 
 

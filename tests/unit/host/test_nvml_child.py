@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> SimRoot:
     return SimRoot.create(tmp_path / "host", "l4x2")
 
 
-def make(root: SimRoot, idle_s: float = 10.0) -> ChildNvml:
+def make(root: SimRoot, idle_s: float = 60.0) -> ChildNvml:
     return ChildNvml(lambda: driverroot.library(root.path), ChildSettings(idle_s=idle_s))
 
 
@@ -47,7 +47,7 @@ def ask(nvml: ChildNvml, timeout_s: float = 5.0) -> int:
     return nvml.pid
 
 
-def ended(pid: int, timeout_s: float = 5.0) -> bool:
+def ended(pid: int, timeout_s: float = 60.0) -> bool:
     """Whether the process ends in time (a child of ours stays a zombie until it is reaped)."""
     try:
         fd = os.pidfd_open(pid)
@@ -69,8 +69,8 @@ def test_an_idle_child_goes_home_and_the_next_call_starts_another(root: SimRoot)
 
 def test_a_child_that_collects_events_does_not_go_home(root: SimRoot) -> None:
     nvml = make(root, idle_s=0.1)
+    nvml.call("watch_events", Deadline(60, CLOCK))
     pid = ask(nvml)
-    nvml.call("watch_events", Deadline(5, CLOCK))
     assert not ended(pid, 0.4)
     nvml.close()
     assert ended(pid)
@@ -84,7 +84,7 @@ def test_a_child_killed_during_a_call_is_an_error_and_replaced(
     killer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
     killer.start()
     with pytest.raises(NvmlError, match="ended"):
-        nvml.call("system", Deadline(5, CLOCK))
+        nvml.call("system", Deadline(60, CLOCK))
     killer.join()
     root.clear_fault(slot)
     assert ask(nvml) != pid
@@ -104,14 +104,14 @@ def test_a_library_that_does_not_load_is_a_host_error_that_says_why(tmp_path: Pa
     library.write_text("not an ELF file")
     nvml = ChildNvml(lambda: library)
     with pytest.raises(HostError, match="does not load"):
-        nvml.call("system", Deadline(5, CLOCK))
+        nvml.call("system", Deadline(60, CLOCK))
     nvml.close()
 
 
 def test_wrong_arguments_are_answered_and_do_not_end_the_child(nvml: ChildNvml) -> None:
     pid = ask(nvml)
     with pytest.raises(HostError, match="unexpected keyword"):
-        nvml.call("gpu", Deadline(5, CLOCK), number=1)
+        nvml.call("gpu", Deadline(60, CLOCK), number=1)
     assert ask(nvml) == pid
 
 
@@ -127,7 +127,7 @@ from pathlib import Path
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_node.host.nvml import ChildNvml
 nvml = ChildNvml(lambda: Path(sys.argv[1]))
-nvml.call("system", Deadline(5, SystemClock()))
+nvml.call("system", Deadline(60, SystemClock()))
 print(nvml.pid, flush=True)
 nvml.call("gpu", Deadline(60, SystemClock()), index=0)
 """

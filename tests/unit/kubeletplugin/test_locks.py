@@ -77,7 +77,7 @@ def test_keys_are_given_in_the_order_of_arrival():
             threads.append(start(lambda name=name, keys=keys: take(name, keys)))
             wait_queued(locks, count)
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert order.index("wide") < order.index("late")
     assert order[0] == "first"
 
@@ -98,9 +98,9 @@ def test_who_gives_up_makes_room_for_those_behind():
         one = start(impatient)
         wait_queued(locks, 1)
         two = start(behind)
-        assert got.wait(5)
-        one.join(5)
-        two.join(5)
+        assert got.wait(60)
+        one.join(60)
+        two.join(60)
 
 
 def test_random_sets_exclude_each_other_and_all_end():
