@@ -143,6 +143,11 @@ def pytest(*argv: str) -> tuple[str, ...]:
     return tool("pytest", *argv)
 
 
+def side_by_side() -> tuple[str, ...]:
+    """Many tests wait for processes and servers: two a processor; who has none left takes another's."""
+    return ("-n", str(min(2 * (os.cpu_count() or 1), 16)), "--dist", "worksteal")
+
+
 def check_steps() -> list[Step]:
     """What needs neither root nor a cluster."""
     return [
@@ -152,8 +157,8 @@ def check_steps() -> list[Step]:
         Step("layers", 3, tool("lint-imports", "--no-cache")),
         Step(
             "unit, scenario, crash and service tests",
-            60,
-            pytest("-m", "not cluster and not gpu", "-n", "2"),
+            120,
+            pytest("-m", "not cluster and not gpu", *side_by_side()),
         ),
     ]
 
