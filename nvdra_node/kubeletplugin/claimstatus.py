@@ -22,14 +22,13 @@ from nvdra_core.kube.retry import Backoff
 from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claim import ClaimRef
+from nvdra_node.kubeletplugin.permission import Permission
 
 JsonObject = dict[str, Any]
 MAX_QUEUED = 256
 WRITE_S = 10.0
 MAX_TRIES = 3
 JOIN_S = 2.0
-FORBIDDEN = frozenset({403, 405})
-"""Not 401: a credential that is refused is about to be renewed, and says nothing of what it may do."""
 HOPELESS = frozenset({400, 404, 409, 422})
 """The claim is gone or is another one, or never takes what we say: not tried again."""
 
@@ -68,6 +67,7 @@ class ClaimStatus:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._backoff = Backoff(first_s=0.5, limit_s=10.0)
+        self._permission = Permission()
         self.is_on = True
         """False once the API server forbade it."""
         self.lost = 0
@@ -112,6 +112,7 @@ class ClaimStatus:
             self._api.apply_claim_status(body, options=self._options, deadline=limit)
         except ApiError as error:
             return self._failed(word, error)
+        self._permission.succeeded()
         return 0.0
 
     def _run(self) -> None:
@@ -123,13 +124,14 @@ class ClaimStatus:
                     self._clock.wait(self._stopped, pause_s)
 
     def _failed(self, word: _Word, error: ApiError) -> float:
-        if error.status in FORBIDDEN:
+        is_forbidden = self._permission.failed(error)
+        if not self._permission.is_granted:
             with self._lock:
                 self.is_on = False
                 self._queue.clear()
             _log.warning("statuses of claims are off until the next start", error)
             return 0.0
-        if error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
+        if is_forbidden or error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
             self.lost += 1
             _log.info("status of claim not written", v=2, claim=word.ref, error=error)
             return 0.0

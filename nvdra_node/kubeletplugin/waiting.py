@@ -19,6 +19,7 @@ from nvdra_core.kube.resources import EVENTS, Resource
 from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.claim import ClaimRef
 from nvdra_node.kubeletplugin.claims import ClaimApi
+from nvdra_node.kubeletplugin.permission import Permission
 
 JsonObject = dict[str, Any]
 REASON = "WaitingForDevice"
@@ -31,7 +32,6 @@ MAX_PODS = 8
 WRITE_S = 10.0
 JOIN_S = 2.0
 MESSAGE_LIMIT = 1000
-FORBIDDEN = frozenset({403, 405})
 
 _log = log.get(__name__)
 
@@ -77,6 +77,7 @@ class Waiting:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._permission = Permission()
         self.is_on = True
         """False once the API server forbade it."""
 
@@ -121,18 +122,21 @@ class Waiting:
         limit = Deadline(WRITE_S, self._clock)
         try:
             claim = self._claims.get_claim(word.ref.namespace, word.ref.name, deadline=limit)
+        except NvdraError as error:
+            _failed(word, error)
+            return
+        try:
             for pod in pods_of(claim, word.ref.uid):
                 body = to_event(pod, word.ref, word.cause, self._component, word.at_s)
                 self._events.create(EVENTS, body, deadline=limit)
-        except NvdraError as error:
-            self._failed(word, error)
-
-    def _failed(self, word: _Word, error: NvdraError) -> None:
-        if isinstance(error, ApiError) and error.status in FORBIDDEN:
-            self.is_on = False
-            _log.warning("events of waiting claims are off until the next start", error)
-            return
-        _log.info("event of a waiting claim not written", v=2, claim=word.ref, error=error)
+                self._permission.succeeded()
+        except ApiError as error:
+            self._permission.failed(error)
+            self.is_on = self._permission.is_granted
+            if self.is_on:
+                _failed(word, error)
+            else:
+                _log.warning("events of waiting claims are off until the next start", error)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -140,6 +144,10 @@ class Waiting:
             self._wake.clear()
             while self._queue and not self._stopped.is_set():
                 self.write_next()
+
+
+def _failed(word: _Word, error: NvdraError) -> None:
+    _log.info("event of a waiting claim not written", v=2, claim=word.ref, error=error)
 
 
 def pods_of(claim: JsonObject, uid: str) -> list[JsonObject]:

@@ -16,7 +16,7 @@ from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin import claimstatus
+from nvdra_node.kubeletplugin import claimstatus, permission
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.claims import Claims
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus
@@ -141,7 +141,7 @@ def test_a_claim_of_the_same_name_that_came_later_is_not_touched(cluster: Cluste
 
 
 def test_it_is_off_once_the_server_forbids_it(cluster: Cluster) -> None:
-    refs = [cluster.add(f"c{n}") for n in range(3)]
+    refs = [cluster.add(f"c{n}") for n in range(permission.LIMIT)]
     cluster.server.api.faults.add(Fault(verb="apply", code=403, count=0))
     cluster.server.api.faults.add(Fault(verb="patch", code=403, count=0))
     cluster.status.start()
@@ -152,6 +152,18 @@ def test_it_is_off_once_the_server_forbids_it(cluster: Cluster) -> None:
     cluster.status.prepared(refs[0], (GPU,))
     time.sleep(0.1)
     assert len(cluster.server.api.log.lines()) == before
+
+
+def test_a_policy_that_refuses_some_claims_does_not_turn_it_off(cluster: Cluster) -> None:
+    """One that was deallocated a moment ago is no longer this node's to write about."""
+    refusal = Fault(resource="resourceclaims/status", code=403)
+    for number in range(2 * permission.LIMIT):
+        cluster.server.api.faults.add(refusal)
+        for name in (f"gone-{number}", f"here-{number}"):
+            cluster.status.prepared(cluster.add(name), (GPU,))
+            assert cluster.status.write_next() == 0.0
+        assert cluster.entries(f"here-{number}")
+    assert cluster.status.is_on
 
 
 def test_it_stays_on_while_the_credential_is_refused(cluster: Cluster) -> None:

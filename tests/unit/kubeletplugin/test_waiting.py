@@ -9,6 +9,7 @@ import pytest
 from nvdra_core.clock import FakeClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import EVENTS
+from nvdra_node.kubeletplugin import permission
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.waiting import AGAIN_S, LONG_S, MAX_PODS, REASON, Waiting
 
@@ -24,9 +25,12 @@ class Api:
         self.claim: dict[str, Any] = {"metadata": {"uid": uid}, "status": {"reservedFor": reserved}}
         self.events: list[dict[str, Any]] = []
         self.error: ApiError | None = None
+        self.claim_error: ApiError | None = None
 
     def get_claim(self, namespace: str, name: str, *, deadline: Any = None) -> dict[str, Any]:
         assert (namespace, name) == ("team", "channel")
+        if self.claim_error is not None:
+            raise self.claim_error
         return self.claim
 
     def create(
@@ -103,10 +107,37 @@ def test_pods_of_another_claim_of_the_name_and_things_that_are_no_pods_hear_noth
 
 
 @pytest.mark.parametrize(("status", "is_on"), [(403, False), (409, True), (500, True)])
-def test_it_is_given_up_when_it_is_forbidden_and_never_fails(status: int, is_on: bool):
+def test_it_is_given_up_when_it_is_always_forbidden_and_never_fails(status: int, is_on: bool):
     api = Api("a")
     api.error = ApiError("no", status=status)
-    made, _ = waiting(api)
-    made.waits(REF, CAUSE, 10)
-    made.write_next()
+    made, clock = waiting(api)
+    for _ in range(permission.LIMIT):
+        assert made.is_on
+        made.waits(REF, CAUSE, 10)
+        made.write_next()
+        made.done(REF)
+        clock.advance(AGAIN_S)
     assert made.is_on is is_on
+
+
+def test_a_namespace_that_is_going_does_not_turn_it_off():
+    api = Api("a")
+    made, _ = waiting(api)
+    for _ in range(2 * permission.LIMIT):
+        for refused in (True, False):
+            api.error = ApiError("being terminated", status=403) if refused else None
+            made.waits(REF, CAUSE, 10)
+            made.write_next()
+            made.done(REF)
+    assert made.is_on and len(api.events) == 2 * permission.LIMIT
+
+
+def test_reads_that_are_refused_say_nothing_of_events():
+    api = Api("a")
+    api.claim_error = ApiError("no pod names it", status=403)
+    made, _ = waiting(api)
+    for _ in range(2 * permission.LIMIT):
+        made.waits(REF, CAUSE, 10)
+        made.write_next()
+        made.done(REF)
+    assert made.is_on
