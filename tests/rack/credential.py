@@ -120,11 +120,13 @@ def renew(rack: Rack, host: str) -> str:
     node = rack.hosts[host]
     journal = ["journalctl", "--no-pager", "-o", "cat", "-u", RENEWAL]
     # A cursor of an entry that the filter leaves out would cost the first entry after it.
-    last = node.run([*journal, "--lines", "1", "--show-cursor"]).stdout.rpartition("-- cursor: ")
+    seen = node.run([*journal, "--lines", "1", "--show-cursor"], check=False).stdout
+    last = seen.rpartition("-- cursor: ")
     after = ["--after-cursor", last[2].strip()] if last[1] else []
     node.run(["systemctl", "start", RENEWAL], check=False, timeout_s=120)
     node.run(["journalctl", "--sync"])
-    said = node.run([*journal, *after]).stdout
+    # Without an entry it ends with 1.
+    said = node.run([*journal, *after], check=False).stdout
     return "" if said.startswith("-- No entries --") else said
 
 
