@@ -73,6 +73,15 @@ class Result:
         return statistics.median(more) / self.nodes
 
     @property
+    def own_writes_per_node(self) -> float:
+        """Median of the writes of nvdra's own programs for each node; the rest is what Kubernetes does for a claim."""
+        own = [
+            sum(n for kind, n in one.writes.items() if kind.endswith("(nvdra)"))
+            for one in self.domain
+        ]
+        return statistics.median(own) / self.nodes
+
+    @property
     def conflicts(self) -> int:
         """Conflicts of all rounds with a domain, of any program."""
         return sum(one.conflicts for one in self.domain)
@@ -98,6 +107,7 @@ class Result:
                 round(one.span("asked", "prepared"), 3) for one in self.domain
             ],
             "writesPerNodeMoreThanPlain": round(self.writes_per_node, 2),
+            "ownWritesPerNode": round(self.own_writes_per_node, 2),
             "extraWritesPerNode": {k: round(v, 2) for k, v in self.extra_writes().items()},
             "conflicts": self.conflicts,
             "servicesCpuSeconds": [round(one.services_cpu_s, 2) for one in self.domain],
@@ -181,7 +191,7 @@ def _remove(bed: DomainBed, place: str) -> float:
 
 def _services_cpu_s(bed: DomainBed) -> float:
     """CPU time of plugin and supervisor on all nodes so far, with what they called."""
-    (root,) = [path for path in cgroups.hierarchies() if (path / "cpuacct.usage").exists()][:1]
+    root = next(path for path in cgroups.hierarchies() if (path / "cpuacct.usage").exists())
     places = [
         root / bed.cluster.layout.node_cgroup(node) / "programs" / service / "cpuacct.usage"
         for node in bed.trays

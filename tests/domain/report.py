@@ -41,6 +41,7 @@ def figures(result: Result) -> str:
         ("CPU of our services, for each node", _spread(cpu, "ms"), ""),
         ("API writes for each node, more than plain", f"{result.writes_per_node:.1f}",
          _goal(result.writes_per_node, "writes")),
+        ("  of them by nvdra", f"{result.own_writes_per_node:.1f}", ""),
         ("conflicts", f"{result.conflicts}", _goal(result.conflicts, "conflicts")),
     ]  # fmt: skip
     lines = [f"{name:<46}{value:<28}{goal}" for name, value, goal in rows]
