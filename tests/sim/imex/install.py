@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import py_compile
+import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +32,26 @@ PROGRAMS = {"nvidia-imex": "daemon.main", "nvidia-imex-ctl": "ctl.main"}
 SYSTEMD = {"systemctl": "systemctl.main", "journalctl": "systemctl.journal"}
 
 
+@cache
 def pack(entry: str, python: str = "/usr/bin/env python3") -> bytes:
-    """One program as a single executable file."""
+    """One program as a single executable file. Compiled for this Python, as the programs are started often; another
+    takes the source that is there too.
+    """
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         for package in ("tests/__init__.py", "tests/sim/__init__.py"):
             archive.writestr(package, "")
         for name in MODULES:
-            archive.writestr(f"tests/sim/imex/{name}.py", (HERE / f"{name}.py").read_text())
+            source = HERE / f"{name}.py"
+            compiled = py_compile.compile(
+                str(source), f"{directory}/{name}.pyc", doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )  # fmt: skip
+            archive.write(str(compiled), f"tests/sim/imex/{name}.pyc")
+            archive.write(source, f"tests/sim/imex/{name}.py")
         module, function = entry.split(".")
         start = f"from tests.sim.imex.{module} import {function}\nraise SystemExit({function}())\n"
         archive.writestr("__main__.py", start)
