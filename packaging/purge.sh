@@ -12,6 +12,10 @@ stop_all() {
     # Also instances, and those whose unit file is gone already.
     for unit in $(systemctl list-units --all --plain --no-legend 'nvdra*' | cut -d ' ' -f 1); do
         systemctl stop "$unit" || echo "nvdra: $unit did not stop" >&2
+        # Systemd would remember a unit that failed, and that has no file any more, until the next boot.
+        if systemctl is-failed --quiet "$unit"; then
+            systemctl reset-failed "$unit"
+        fi
     done
     find /etc/systemd/system -type l -name 'nvdra*' -delete
     find /etc/systemd/system -type d -name 'nvdra*.wants' -empty -delete

@@ -73,13 +73,13 @@ def test_a_job_over_all_hosts_goes_on_through_an_upgrade(fabric: Fabric) -> None
     rack = fabric.rack
     domains.start_job(rack)
     rack.bed.wait_running(domains.JOB, *rack.hosts, timeout_s=PATIENCE_S)
-    imex, before = domains.runs(rack, "nvdra-imex.service"), domains.containers(rack)
+    imex, before = domains.runs(rack, domains.IMEX), domains.containers(rack)
     assert all(imex)
     supervisors = domains.runs(rack, domains.SERVICES[0])
     done = fabric.site(nvdra_vendor_imex="disable", nvdra_package_dir=fabric.packages.next)
     assert done.status == 0, done.text
     assert not set(domains.runs(rack, domains.SERVICES[0])) & set(supervisors), "restarted"
-    assert domains.runs(rack, "nvdra-imex.service") == imex, "and its daemon not"
+    assert domains.runs(rack, domains.IMEX) == imex, "and its daemon not"
     assert domains.containers(rack) == before
     ready = "jsonpath={.status.status}"
     said = rack.cluster.kubectl("get", "computedomain", "train", "-n", domains.JOB, "-o", ready)
@@ -100,6 +100,6 @@ def test_an_uninstall_is_refused_while_the_job_runs_and_leaves_nothing_after_it(
     done = play(rack, "uninstall", variables={"nvdra_purge": True})
     assert done.status == 0, done.text
     assert domains.channels(rack) == set()
-    for unit in (*domains.SERVICES, "nvdra-imex.service"):
-        assert {state.split()[0] for state in domains.states(rack, unit)} == {"inactive"}
+    states = {unit: domains.states(rack, unit) for unit in (*domains.SERVICES, domains.IMEX)}
+    assert {unit: {"inactive"} for unit in states} == states
     assert domains.states(rack, domains.VENDOR) == {"inactive masked"}, "as the operator had it"
