@@ -303,14 +303,21 @@ class Supervisor:
         return self._pause_s(decision, situation) if is_done else RETRY_S
 
     def _situation(self, look: Look, imex: ImexState) -> Situation:
+        """All that ``decide`` looks at. Caller holds the lock.
+
+        A claim that waited for a domain counts no more once it must be refused: nothing is started for it, also in the
+        turn before it is told.
+        """
         doors = self._doors
+        known = self._holders.values()
+        holders = (h for h in known if h.is_admitted or not self._look_up(h).refused)
         return Situation(
             now_s=doors.clock.monotonic(),
             policy=doors.policy,
             fabric=self._fabric,
             address=doors.address,
             spec=self._spec,
-            holders=tuple(self._holders.values()),
+            holders=tuple(holders),
             are_holders_known=self._are_holders_known,
             unit=look.unit,
             imex=imex,

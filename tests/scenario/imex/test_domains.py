@@ -104,6 +104,7 @@ class TestTenants:
         node.join("c1", namespace="attacker")
         node.assign(a_domain())
         node.turn()
+        assert node.daemon.history == []
         assert node.ask(a_claim("c1", namespace="attacker")).refused
         assert node.supervisor._holders == {}
 
