@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nvdra_core.clock import Deadline, SystemClock
 from nvdra_node.kubeletplugin.callpool import CallPool, Submitted
 
 WAIT_S = 30.0
@@ -17,6 +18,9 @@ def pool() -> Iterator[CallPool]:
     made = CallPool(4, "call")
     yield made
     made.close()
+    patience = Deadline(WAIT_S, SystemClock())
+    while threads():
+        patience.check("the pool's threads ended")
 
 
 def end_of(call: Submitted) -> threading.Event:
@@ -65,7 +69,10 @@ def test_calls_above_the_limit_wait_in_order(pool: CallPool) -> None:
 def test_one_thread_does_for_calls_that_come_one_after_the_other(pool: CallPool) -> None:
     for _ in range(20):
         assert end_of(pool.submit(int)).wait(WAIT_S)
-    assert threads() <= 2  # a thread is free a moment after its call has ended
+        patience = Deadline(WAIT_S, SystemClock())
+        while pool._free < pool._threads:  # a thread is free a moment after its call has ended
+            patience.check("its thread is free")
+    assert pool._threads == 1
 
 
 def test_many_submitters_at_once_lose_no_call(pool: CallPool) -> None:
