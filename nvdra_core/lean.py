@@ -2,6 +2,8 @@
 
 ``postpone`` lets the first use of a module import it. Called by ``nvdra_node`` before anything else is imported.
 
+``importing`` keeps the garbage collector from looking, again and again, through what imports make.
+
 ``load`` imports a package while other modules stand in for unwanted ones; afterwards they are taken away again, so that
 whoever imports one of those later gets the real one. Where an unwanted module is loaded already, or the package cannot
 live with the stand-ins, it is imported in the ordinary way. Called by ``leangrpc`` and ``leanproto``.
@@ -9,10 +11,12 @@ live with the stand-ins, it is imported in the ordinary way. Called by ``leangrp
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +43,18 @@ def postpone(*names: str) -> None:
     """Import these modules when something of them is used; at once where they are loaded already."""
     for name in names:
         sys.modules.setdefault(name, _Postponed(name))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Collect no garbage meanwhile, and never look for any among what is there at the end: modules live for ever, and
+    looking through them is a tenth of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Stub(ModuleType):

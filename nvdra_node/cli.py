@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nvdra_core import lean
 from nvdra_core.errors import ConfigError, NvdraError
 from nvdra_node import config
 from nvdra_node.config.leanargs import argparse
@@ -45,11 +46,13 @@ def _run(command: str, settings: config.NodeConfig) -> int:
 
     system = SystemdEnvironment.read(os.environ)
     if command == "imex-supervisor":
-        from nvdra_node.app import imex
+        with lean.importing():
+            from nvdra_node.app import imex
 
         return imex.run(settings, system)
     if command == "compute-domain":
-        from nvdra_node.app import computedomain
+        with lean.importing():
+            from nvdra_node.app import computedomain
 
         return computedomain.run(settings, system)
     if command == "renew-credential":
@@ -62,10 +65,12 @@ def _run(command: str, settings: config.NodeConfig) -> int:
         from nvdra_node.app import gpu
 
         return gpu.withdraw(settings)
-    from nvdra_node.app import firstlook
+    with lean.importing():
+        from nvdra_node.app import firstlook
 
     with firstlook.begun(settings, system) as look:
-        from nvdra_node.app import gpu  # while the look goes on: neither waits for the other
+        with lean.importing():  # while the look goes on: neither waits for the other
+            from nvdra_node.app import gpu
 
         return gpu.run(settings, system, look)
 

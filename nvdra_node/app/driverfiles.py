@@ -14,6 +14,8 @@ from typing import Protocol
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.workers import Workers
 
+HEAD_START_S = 0.05
+"""For the slices: no pod comes before them, and both want the CPU. A prepare that does come makes the list itself."""
 RETRY_S = 2.0
 """The first pause after a failure; doubles up to MAX_RETRY_S."""
 MAX_RETRY_S = 60.0
@@ -74,6 +76,7 @@ class DriverFilesPart:
         self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
 
     def _run(self) -> None:
+        self._clock.wait(self._workers.stopping, HEAD_START_S)
         while not self._workers.stopping.is_set():
             self.tick()
             self._clock.wait(self._wake, POLL_S)

@@ -215,6 +215,7 @@ class Plugin:
         self._around.workers.spawn("publisher", self._publish)
 
     def _publish(self) -> None:
+        self.publisher.introduce()
         # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
         self._around.first_look(FIRST_LOOK_S)
         # A pod that is scheduled before the kubelet knows us fails, and is tried again only after 60 to 90 s.

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from nvdra_core import lean
+
 IDLE_STATUS = 75
 """Exit status after idle time: a request that was sent meanwhile was not begun and can be sent again."""
 
@@ -32,7 +34,8 @@ def main(library: str, idle_s: float) -> None:
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     _keep_out_what_pynvml_does_not_use()
-    from nvdra_node.host import nvml_ops
+    with lean.importing():
+        from nvdra_node.host import nvml_ops
 
     session = nvml_ops.Session(library)
     while True:

@@ -29,6 +29,7 @@ from nvdra_node.kubeletplugin.sliceapi import Slices
 from nvdra_node.kubeletplugin.slicelayout import JsonObject, Part, PoolError
 from nvdra_node.kubeletplugin.slicewatch import SliceWatch
 
+INTRODUCE_S = 5.0
 ATTEMPT_S = 20.0
 MAX_ROUNDS = 16
 """Writes of one attempt begin anew when the server refused or dropped something; at most so often."""
@@ -117,6 +118,14 @@ class Publisher:
         self._wake.set()
 
     # The thread.
+
+    def introduce(self) -> None:
+        """Get to know the API server and our Node while the kubelet still takes its time. What fails here is tried
+        again, and told, by the first attempt."""
+        try:
+            self._identify(Deadline(INTRODUCE_S, self._clock))
+        except NvdraError as error:
+            _log.info("Node not read yet", v=2, error=str(error))
 
     def run(self) -> None:
         """Publish until ``stop``. Raises only what is a bug."""

@@ -42,6 +42,37 @@ def test_the_first_slice_takes_a_node_a_list_and_a_post() -> None:
         assert (status.generation, status.slices, status.devices) == (1, 1, 2)
 
 
+def test_who_was_introduced_asks_for_its_node_no_more() -> None:
+    with a_world(device(0)) as world:
+        world.publisher.introduce()
+        assert world.count("get", "nodes") == 1
+        world.start()
+        until(lambda: world.publisher.published().is_published)
+        assert world.count("get", "nodes") == 1
+
+
+def test_an_introduction_that_fails_is_made_up_for_by_the_first_attempt() -> None:
+    with a_world(device(0), node=False) as world:
+        world.publisher.introduce()
+        assert world.publisher.published().error == ""
+        uid = add_node(world.server)
+        world.start()
+        until(world.slices)
+        assert world.slices()[0]["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_a_node_that_is_made_anew_after_the_introduction_owns_the_slices() -> None:
+    with a_world(device(0)) as world:
+        world.publisher.introduce()
+        world.client.delete(NODES, NODE)
+        uid = add_node(world.server)
+        world.start()
+        until(lambda: world.count("watch"))
+        world.wipe()  # the garbage collector: their owner is gone
+        until(world.slices)
+        assert world.slices()[0]["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
 @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
 def test_every_api_version_is_served(version: str) -> None:
     settings = FakeSettings(minor=33 if version != "v1" else 36, versions=(version,))

@@ -60,6 +60,23 @@ print([name for name in ("gettext", "locale", "shutil") if hasattr(sys.modules.g
     assert run(probe) == "[]"
 
 
+def test_imports_are_not_looked_through_for_garbage() -> None:
+    probe = """
+import gc
+from nvdra_core import lean
+before = gc.get_freeze_count()
+try:
+    with lean.importing():
+        assert not gc.isenabled()
+        raise ImportError("no such module")
+except ImportError:
+    pass
+assert gc.isenabled(), "a failed import must not end collecting for good"
+print(gc.get_freeze_count() > before)
+"""
+    assert run(probe) == "True"
+
+
 def test_another_user_of_translations_gets_the_real_ones() -> None:
     probe = """
 from nvdra_node.config import leanargs
