@@ -170,9 +170,9 @@ def test_steps() -> list[Step]:
         Step("the cluster's programs (20 minutes on a fresh machine)", 5,
              tool("python", "-m", "tests.cluster", "build"), why_not),
         *check_steps(),
-        Step("real Kubernetes", 1800,
+        Step("real Kubernetes", 1400,
              pytest("-m", "cluster and not packages", "--timeout", "900"), why_not),
-        Step("packages", 120, pytest("-m", "packages", "--timeout", "900"), why_not),
+        Step("packages and racks", 1300, pytest("-m", "packages", "--timeout", "900"), why_not),
         Step("the demo", 60, tool("python", "-m", "tests.demo"), why_not),
         Step("benchmarks, quick", 60, tool("python", "-m", "tests.bench", "plugin", "--quick")),
     ]  # fmt: skip
