@@ -63,12 +63,12 @@ def _not_started(argv: tuple[str, ...], why: str) -> CommandError:
     return CommandError(f"{' '.join(argv)}: {why}", argv=argv, returncode=None, output="")
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> bool:
-    """Kill a program with all that it started; whether it is gone a moment later."""
+def kill_group(process: subprocess.Popen[bytes], wait_s: float = _KILL_WAIT_S) -> bool:
+    """Kill a program with all that it started; whether it is gone ``wait_s`` later at the latest."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
-        process.wait(_KILL_WAIT_S)
+        process.wait(wait_s)
     except subprocess.TimeoutExpired:
         return False
     return True

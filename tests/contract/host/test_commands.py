@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import CommandError
-from nvdra_node.host.commands import SystemCommands
+from nvdra_node.host.commands import SystemCommands, kill_group
 from nvdra_node.host.fake.commands import FakeCommands, hang
 from nvdra_node.host.ports import CommandResult, Commands
 
@@ -18,7 +19,7 @@ CLOCK = SystemClock()
 @pytest.fixture(params=["fake", "real"])
 def commands(request: pytest.FixtureRequest) -> Commands:
     if request.param == "real":
-        return SystemCommands()
+        return SystemCommands(kill=partial(kill_group, wait_s=60))
     return FakeCommands(
         CLOCK,
         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ CLOCK = SystemClock()
 
 
 def run(script: str, timeout_s: float = 5.0, limit_bytes: int = 2**20) -> str:
-    commands = SystemCommands(output_limit_bytes=limit_bytes)
+    commands = SystemCommands(output_limit_bytes=limit_bytes, kill=partial(kill_group, wait_s=60))
     return commands.run(["sh", "-c", script], Deadline(timeout_s, CLOCK)).stdout
 
 
