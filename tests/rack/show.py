@@ -226,6 +226,10 @@ class Show:
         need(self.is_cordoned(host), f"{host} takes pods")
         done = play(self.rack, "drain", *only, variables={**kubectl, "nvdra_drain_undo": True})
         need(done.status == 0 and not self.is_cordoned(host), failure(done))
+        # The rollouts before went back to the kubelet's credential, which is what they were told.
+        variables = {"nvdra_package_dir": self.releases.this, **credential.variables(self.rack)}
+        done = play(self.rack, "site", *only, variables=variables)
+        need(done.status == 0, failure(done))
         place = self.rack.home / "bundles"
         done = play(self.rack, "support_bundle", *only, variables={"nvdra_bundle_dir": place})
         need(done.status == 0, failure(done))
