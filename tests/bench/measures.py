@@ -114,6 +114,8 @@ PLUGIN: tuple[Measure, ...] = (
     Measure(key="rename_prepare", label="renames per prepare", unit=""),
     Measure(key="written_pair", label="bytes to disk per pair", unit="kB", digits=1),
     Measure(key="other_load", label="CPU that others used meanwhile", unit="cores"),
+    Measure(key="host_stolen", label="CPU that the host took meanwhile", unit="%"),
+    Measure(key="spin", label="a loop that is always the same", unit="ms"),
 )
 
 PODS: tuple[Measure, ...] = (

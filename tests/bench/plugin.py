@@ -5,30 +5,33 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import loadclient, machine, measures, rounds, syscounts
+from tests.bench import calm, loadclient, machine, measures, rounds, syscounts
 from tests.bench.contender import Contender
 from tests.bench.report import Report
 from tests.bench.rounds import Bench, Effort
 
 
 def compare(contenders: Sequence[Contender], *, number: int, effort: Effort, work: Path) -> Report:
-    """Measure every contender in `number` interleaved rounds; the first is the one that is judged."""
+    """Measure every contender in `number` interleaved calm rounds; the first is the one that is judged.
+
+    Rounds that others disturbed are repeated, at most as many again, and left out.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[str, list[float]]] = {one.name: {} for one in contenders}
     base = Path(tempfile.mkdtemp(dir=work, prefix="b-"))
     bench = Bench(
         work=base, loadgen=loadclient.build(), effort=effort, programs=machine.cdi_programs()
     )
     try:
-        for index, order in enumerate(alternating(contenders, number)):
-            for one in order:
-                _say(f"round {index + 1} of {number}: {one.name}")
-                values = rounds.measure(bench, one, base / f"{index}-{contenders.index(one)}")
-                _collect(results[one.name], values)
-        notes = [f"{number} rounds, median (min..max); {_disk(base)}"]
+        taken = _rounds(bench, contenders, number, base)
+        counted, calmness = calm.choose(taken, number)
+        notes = [f"median (min..max); {_disk(base)}", calmness]
+        results: dict[str, dict[str, list[float]]] = {one.name: {} for one in contenders}
+        for name, of_one in counted.items():
+            for values in of_one:
+                _collect(results[name], values)
         if syscounts.is_available():
             for one in contenders:
                 _say(f"counting file syncs: {one.name}")
@@ -43,13 +46,30 @@ def compare(contenders: Sequence[Contender], *, number: int, effort: Effort, wor
     return Report(title="plugin", measures=measures.PLUGIN, results=results, notes=notes)
 
 
+def _rounds(
+    bench: Bench, contenders: Sequence[Contender], number: int, base: Path
+) -> dict[str, list[Mapping[str, float]]]:
+    """Return the values of all rounds: `number`, and up to as many again while too few of them were calm."""
+    taken: dict[str, list[Mapping[str, float]]] = {one.name: [] for one in contenders}
+    for index, order in enumerate(alternating(contenders, 2 * number)):
+        if index >= number and min(map(len, calm.calm_rounds(taken).values())) >= number:
+            break
+        for one in order:
+            again = ", again because others disturbed one" if index >= number else ""
+            _say(f"round {index + 1} of {number}{again}: {one.name}")
+            taken[one.name].append(
+                rounds.measure(bench, one, base / f"{index}-{contenders.index(one)}")
+            )
+    return taken
+
+
 def alternating(contenders: Sequence[Contender], number: int) -> list[list[Contender]]:
     """Return the order of each round: every second one backwards, so that drift of the machine hits all alike."""
     forwards = list(contenders)
     return [forwards[::-1] if index % 2 else forwards for index in range(number)]
 
 
-def _collect(into: dict[str, list[float]], values: dict[str, float]) -> None:
+def _collect(into: dict[str, list[float]], values: Mapping[str, float]) -> None:
     for key, value in values.items():
         into.setdefault(key, []).append(value)
 

@@ -102,6 +102,11 @@ def busy_s() -> float:
     return (user + nice + system + irq + softirq) / TICKS_PER_S
 
 
+def stolen_s() -> float:
+    """Return the CPU seconds that the host has given to others while this machine had work for them."""
+    return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8]) / TICKS_PER_S
+
+
 def _stat(process: Path) -> list[str]:
     """Return the fields of stat that follow the command name (which may contain anything); [] when it has ended."""
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.bench import measures, proc
 from tests.bench.api import Api
+from tests.bench.calm import Calm
 from tests.bench.claims import GPUS, ClaimMaker
 from tests.bench.contender import DRIVER, Contender, RunningPlugin, Site
 from tests.bench.loadclient import Claim, LoadClient, Timings
@@ -135,6 +136,7 @@ def started(
 def measure(bench: Bench, contender: Contender, base: Path) -> Values:
     """Run one round and return its values."""
     work = Work.plan(bench.effort)
+    before = Calm.read()
     with started(bench, contender, base) as up:
         work.maker.store(up.api.add)
         time.sleep(bench.effort.settle_s)
@@ -149,6 +151,7 @@ def measure(bench: Bench, contender: Contender, base: Path) -> Values:
         values |= _held(up, work)
         values["other_load"] = _Meter.read(up).others_since(since)
         values |= _memory(up, "after")
+    values |= before.until(Calm.read())
     values["prepare_growth"] = (
         values[f"prepare_p50_{measures.HELD[-1]}"] / values[f"prepare_p50_{measures.HELD[0]}"]
     )

@@ -1,0 +1,43 @@
+"""Which rounds of a benchmark count: those that neither the host nor anybody on the machine disturbed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench import calm, proc
+from tests.bench.calm import Calm
+
+QUIET = {"host_stolen": 0.1, "other_load": 0.0, "spin": 10.0}
+
+
+@pytest.mark.parametrize(
+    "disturbance", [{"host_stolen": 2.5}, {"other_load": 0.5}, {"spin": 13.0}], ids=str
+)
+def test_a_disturbed_round_is_left_out(disturbance: dict[str, float]) -> None:
+    disturbed = QUIET | disturbance
+    chosen, line = calm.choose({"ours": [QUIET, disturbed, QUIET]}, wanted=3)
+    assert chosen == {"ours": [QUIET, QUIET]}
+    assert line == "calm rounds, which count: ours 2 of 3"
+
+
+def test_the_calmest_round_of_any_contender_is_the_standard() -> None:
+    slow = QUIET | {"spin": 14.0}
+    chosen, line = calm.choose({"ours": [slow, slow], "other": [QUIET, QUIET]}, wanted=2)
+    assert chosen["ours"] == [slow, slow], "none of ours was calm, so all count"
+    assert "NOT calm" in line
+    assert "ours 0 of 2, other 2 of 2" in line
+
+
+def test_all_rounds_count_when_too_few_were_calm() -> None:
+    stolen = QUIET | {"host_stolen": 9.0}
+    chosen, line = calm.choose({"ours": [QUIET, stolen, stolen, stolen]}, wanted=4)
+    assert len(chosen["ours"]) == 4
+    assert "NOT calm" in line
+
+
+def test_signs_are_read_from_this_machine() -> None:
+    before = Calm.read()
+    signs = before.until(Calm.read())
+    assert signs["spin"] > 0
+    assert 0 <= signs["host_stolen"] <= 100
+    assert proc.stolen_s() >= before.stolen_s
