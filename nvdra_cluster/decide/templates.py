@@ -40,11 +40,13 @@ def body(domain: DomainView, settings: FabricSettings) -> dict[str, Any]:
     if domain.spec is None:
         raise ValueError(f"ComputeDomain {domain.path} has no spec")
     config = wanted_config(domain, settings)
+    # In the order of the alphabet: the API server keeps these bytes as they come, and sorts them in a server-side apply
+    # of the claim's status, which it then refuses as a change of the allocation (422).
     parameters = {
-        "apiVersion": API_VERSION,
-        "kind": CONFIG_KIND,
-        "domainID": config.domain_uid,
         "allocationMode": config.allocation_mode,
+        "apiVersion": API_VERSION,
+        "domainID": config.domain_uid,
+        "kind": CONFIG_KIND,
     }
     return {
         "apiVersion": TEMPLATES.api_version,

@@ -121,6 +121,11 @@ class TestTemplate:
             }
         ]
 
+    def test_has_parameters_in_the_order_in_which_an_apply_writes_them(self):
+        """Or the server refuses each apply of the claim's status as a change of the allocation."""
+        (config,) = self.body()["spec"]["spec"]["devices"]["config"]
+        assert list(config["opaque"]["parameters"]) == sorted(config["opaque"]["parameters"])
+
     def test_gives_claims_the_label_that_they_are_followed_by(self):
         assert self.body()["spec"]["metadata"] == {
             "labels": {"resource.nvidia.com/computeDomain": "u1"}
