@@ -1,4 +1,4 @@
-"""What the API server was asked to write in a span of time, from its audit log: by verb, resource and who."""
+"""What the API server was asked in a span of time, from its audit log: by verb, resource and who."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ALWAYS = frozenset({"leases", "nodes", "nodes/status"})
 
 
 @dataclass(frozen=True)
-class Write:
-    """One request to write."""
+class Request:
+    """One request to the API server."""
 
     verb: str
     resource: str
@@ -26,30 +26,42 @@ class Write:
     agent: str
     code: int
 
+    @property
+    def is_write(self) -> bool:
+        """Whether it changes something, or would have."""
+        return self.verb in WRITES
 
-def writes(log: Path, since_s: float, until_s: float) -> list[Write]:
+
+def writes(log: Path, since_s: float, until_s: float) -> list[Request]:
     """All writes that began in the span (wall clock), less signs of life and reviews of rights."""
+    return [
+        one
+        for one in requests(log, since_s, until_s)
+        if one.is_write and one.resource not in ALWAYS
+    ]
+
+
+def requests(log: Path, since_s: float, until_s: float) -> list[Request]:
+    """All requests that began in the span (wall clock) and were answered, less reviews of rights."""
     found = []
     for event in _events(log):
         at_s = _seconds(event["requestReceivedTimestamp"])
         target = event.get("objectRef") or {}
         resource = "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
         is_review = target.get("apiGroup") in ("authorization.k8s.io", "authentication.k8s.io")
-        if event["verb"] not in WRITES or resource in ALWAYS or is_review:
-            continue
-        if since_s <= at_s <= until_s:
+        if since_s <= at_s <= until_s and not is_review:
             user, agent = event["user"]["username"], event.get("userAgent", "").partition(" ")[0]
             code = event.get("responseStatus", {}).get("code", 0)
-            found.append(Write(event["verb"], resource, user, agent.partition("/")[0], code))
+            found.append(Request(event["verb"], resource, user, agent.partition("/")[0], code))
     return found
 
 
-def by_kind(found: list[Write]) -> Counter[str]:
+def by_kind(found: list[Request]) -> Counter[str]:
     """How many of each verb and resource, with the program that asked."""
     return Counter(f"{write.verb} {write.resource} ({write.agent})" for write in found)
 
 
-def conflicts(found: list[Write]) -> int:
+def conflicts(found: list[Request]) -> int:
     """Writes that were refused because somebody else was quicker, of all programs."""
     return sum(write.code == 409 for write in found)
 
