@@ -27,7 +27,8 @@ from nvdra_cluster.decide.model import (
     Problem,
     TemplateView,
 )
-from nvdra_core.api import FabricSlot
+from nvdra_cluster.decide.numbers import COOLING_S
+from nvdra_core.api import ComputeDomainAssignment, FabricSlot
 
 SLOT_COOLING_S = 300.0
 """How long the slot of a FabricNode that is gone stays taken."""
@@ -87,6 +88,8 @@ class Cache:
         """(node, domain) of reports that a claim in the API confirms."""
         self.doubts: set[tuple[str, str]] = set()
         """(node, domain) of reports that nothing confirms yet; ``reconcile`` says so, ``loop`` looks."""
+        self.retired: dict[str, tuple[ComputeDomainAssignment, float]] = {}
+        """Domains that went a short time ago, with their numbers and when: for a standby that takes over."""
         self.template_problems: dict[str, Problem] = {}
         self.cooling: dict[str, tuple[str, int, float]] = {}
         """Deleted node to (clique, slot, until when)."""
@@ -251,10 +254,17 @@ class Cache:
         """A ComputeDomain (``namespace/name``) is gone."""
         with self.lock:
             uid = self._paths.pop(path, "")
-            if self.domains.pop(uid, None) is not None:
+            if (old := self.domains.pop(uid, None)) is not None:
+                self._retire(old)
                 self.template_problems.pop(uid, None)
                 self.mark(Key(What.DOMAIN, uid))
                 self.touch_members(uid)
+
+    def _retire(self, view: DomainView) -> None:
+        now_s = self._now_s()
+        self.retired = {k: v for k, v in self.retired.items() if v[1] + COOLING_S > now_s}
+        if view.status.assignment is not None:
+            self.retired[view.uid] = (view.status.assignment, now_s)
 
     def touch_members(self, uid: str) -> None:
         """The specs of the domain's nodes must be looked at."""
@@ -352,6 +362,7 @@ class Cache:
             if (name in self.lost) is is_lost:
                 return False
             (self.lost.add if is_lost else self.lost.discard)(name)
+            self.mark(self.home_key(name))
             self.touch_domains_of(name)
             return True
 

@@ -96,10 +96,10 @@ class Loop:
 
     def lead(self, sign_of_life: Heartbeat | None = None) -> None:
         """Decide and write until ``stopping``; the caches must be synced."""
-        self.reconciler.adopt()
+        now_s = self.clock.monotonic()
+        self.reconciler.adopt(now_s)
         self._refresh()
         self.cache.mark_all()
-        now_s = self.clock.monotonic()
         self._resync_at_s, self._stuck_at_s = now_s + RESYNC_S, now_s + STUCK_S
         while not self.stopping.is_set():
             if sign_of_life is not None:

@@ -33,7 +33,7 @@ from nvdra_cluster.decide.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import DOMAINS, Write
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
 from nvdra_core import log
-from nvdra_core.api import ComputeDomainAssignment, Isolation
+from nvdra_core.api import ComputeDomainAssignment, FabricDomain, Isolation
 from nvdra_core.api.fabric import domain_named
 from nvdra_core.metrics import Registry
 
@@ -77,22 +77,30 @@ class Reconciler:
         self._certify = certify
         self._numbers = Numbers(settings)
 
-    def adopt(self) -> None:
-        """Take over the ports and channels that the objects record. Before the first ``decide``."""
-        with self._cache.lock:
+    def adopt(self, now_s: float) -> None:
+        """Take over the ports and channels that the objects record. Before the first ``decide``.
+
+        What nodes were told comes first: nobody but the controller writes it. Domains that are gone count
+        too; the decision about each says whether somebody still holds it.
+        """
+        cache = self._cache
+        with cache.lock:
             recorded: dict[str, list[ComputeDomainAssignment]] = {}
-            for view in self._cache.fabrics.values():
+            for view in cache.fabrics.values():
                 for one in view.spec.domains:
-                    recorded.setdefault(one.uid, []).append(
-                        ComputeDomainAssignment(
-                            isolation=one.isolation, port=one.port, channel=one.channel
-                        )
+                    found = ComputeDomainAssignment(
+                        isolation=one.isolation, port=one.port, channel=one.channel
                     )
-            for domain in sorted(self._cache.domains.values(), key=lambda d: (d.created, d.uid)):
+                    recorded.setdefault(one.uid, []).append(found)
+            for uid, (found, _) in cache.retired.items():
+                recorded.setdefault(uid, []).append(found)
+            for domain in sorted(cache.domains.values(), key=lambda d: (d.created, d.uid)):
                 own = domain.status.assignment
-                self._numbers.adopt(
-                    domain, [*([own] if own else []), *recorded.get(domain.uid, [])]
-                )
+                known = [*recorded.get(domain.uid, []), *([own] if own else [])]
+                self._numbers.adopt(domain.uid, known, now_s)
+            for uid in sorted(recorded.keys() - cache.domains.keys()):
+                self._numbers.adopt(uid, recorded[uid], now_s)
+                cache.mark(Key(What.DOMAIN, uid))
 
     def decide(self, keys: Sequence[Key], now: Now) -> list[Group]:
         """The writes for these keys; domains first, as the specs of nodes carry their numbers."""
@@ -135,7 +143,8 @@ class Reconciler:
         if domain is None:
             return self._orphans(uid, now)
         is_new = self._numbers.of(uid) is None
-        self._numbers.adopt(domain, [domain.status.assignment] if domain.status.assignment else [])
+        own = domain.status.assignment
+        self._numbers.adopt(uid, [own] if own else [], now.monotonic_s)
         assignment = None
         if domain.spec is not None:
             assignment = self._numbers.ensure(uid, now.monotonic_s, self._channel_count())
@@ -155,13 +164,25 @@ class Reconciler:
 
     def _orphans(self, uid: str, now: Now) -> list[Write]:
         """What a domain left behind that is gone."""
-        self._numbers.release(uid, now.monotonic_s)
         cache = self._cache
+        if not any(self._holds(name, uid) for name in cache.reporting.get(uid) | cache.lost):
+            self._numbers.release(uid, now.monotonic_s)
         views = [cache.templates[path] for path in sorted(cache.templates_of.get(uid))]
         ours = [view for view in views if templates.is_ours(view)]
         writes = [write for view in ours for write in templates.remove(view)]
         left = [cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))]
         return writes + cliques.remove(left, self._settings)
+
+    def _holds(self, name: str, uid: str) -> bool:
+        """Whether a node has claims of a domain, as far as anybody knows; one that is silent may have
+        begun with what it was told.
+        """
+        node, view = self._cache.nodes.get(name), self._cache.fabrics.get(name)
+        if view is None or (node is not None and node.is_out_of_service):
+            return False
+        report = readiness.report_of(view, uid)
+        is_silent = name in self._cache.lost and domain_named(view.spec, uid) is not None
+        return is_silent or (report is not None and bool(report.claims))
 
     def _templates(self, domain: DomainView) -> Iterable[TemplateView]:
         """The domain's templates. One in another namespace is none, whatever its label says."""
@@ -225,6 +246,7 @@ class Reconciler:
         snapshot = NodesSnapshot(
             clique=self._clique(clique_id, views, now),
             joined={view.name: self._joined(view.name) for view in views},
+            departed={view.name: self._departed(view) for view in views},
             taken_elsewhere=frozenset(self._taken_elsewhere(views)),
         )
         writes, decision = nodespecs.reconcile(snapshot, self._settings, self._certify)
@@ -278,6 +300,14 @@ class Reconciler:
             if domain is not None and numbers is not None and name in self._members(domain):
                 joined.append(Joined(domain=domain, assignment=numbers))
         return tuple(joined)
+
+    def _departed(self, view: FabricView) -> tuple[FabricDomain, ...]:
+        """Domains that are gone, and that the node was told of and still has claims of."""
+        return tuple(
+            one
+            for one in view.spec.domains
+            if one.uid not in self._cache.domains and self._holds(view.name, one.uid)
+        )
 
     def _taken_elsewhere(self, views: Iterable[FabricView]) -> Iterable[tuple[str, str, int]]:
         """Former slots of these nodes that another node has now."""

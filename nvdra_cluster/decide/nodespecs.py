@@ -51,6 +51,10 @@ class NodesSnapshot:
     """With an empty clique_id: nodes without fabric, which get no slots."""
     joined: Mapping[str, tuple[Joined, ...]] = field(default_factory=dict)
     """Of each node; missing: none."""
+    departed: Mapping[str, tuple[FabricDomain, ...]] = field(default_factory=dict)
+    """Of each node: domains that are gone (forced away) and whose claims it still reports. It goes on
+    to know them, so that IMEX can be kept running and nobody else is given their numbers.
+    """
     taken_elsewhere: frozenset[tuple[str, str, int]] = frozenset()
     """(node, clique, slot): former slots that meanwhile belong to another node."""
 
@@ -123,12 +127,21 @@ def _spec(
         slot_count=decision.slot_count,
         slots=filled if has_slots else (),
         former_slots=_former(snapshot, view),
-        domains=tuple(
-            _domain(one, _members(snapshot, decision, one.domain.uid))
-            for one in sorted(joined, key=lambda one: one.domain.uid)
-        ),
+        domains=_domains(snapshot, decision, view.name),
         heartbeat_seconds=DEFAULT_HEARTBEAT_S if joined else IDLE_HEARTBEAT_S,
         certificate=view.spec.certificate,
+    )
+
+
+def _domains(
+    snapshot: NodesSnapshot, decision: CliqueDecision, name: str
+) -> tuple[FabricDomain, ...]:
+    """What the node is told of its domains, by UID."""
+    told = [_domain(one) for one in snapshot.joined.get(name, ())]
+    told += [replace(one, deleting=True) for one in snapshot.departed.get(name, ())]
+    return tuple(
+        replace(one, members=_members(snapshot, decision, one.uid))
+        for one in sorted(told, key=lambda one: one.uid)
     )
 
 
@@ -139,11 +152,12 @@ def _members(snapshot: NodesSnapshot, decision: CliqueDecision, uid: str) -> tup
             slot
             for name, slot in decision.slots.items()
             if any(one.domain.uid == uid for one in snapshot.joined.get(name, ()))
+            or any(one.uid == uid for one in snapshot.departed.get(name, ()))
         )
     )
 
 
-def _domain(joined: Joined, members: tuple[int, ...]) -> FabricDomain:
+def _domain(joined: Joined) -> FabricDomain:
     domain, numbers = joined.domain, joined.assignment
     return FabricDomain(
         uid=domain.uid,
@@ -153,7 +167,6 @@ def _domain(joined: Joined, members: tuple[int, ...]) -> FabricDomain:
         port=numbers.port,
         channel=numbers.channel,
         deleting=domain.is_deleting,
-        members=members,
     )
 
 

@@ -2,7 +2,8 @@
 
 The truth is in the status of the domains; this is what follows from all of them, kept up to date so
 that a new domain costs no look at the others. Numbers that were free only a short time ago are not
-given out: some node may still run with them.
+given out: some node may still run with them. Nor are those of a domain that was forced away, as long as
+a node reports claims of it: ``control.reconcile`` says when the last has gone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nvdra_cluster.decide import assignments
-from nvdra_cluster.decide.model import DomainView
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
 from nvdra_core.api import ComputeDomainAssignment, Isolation
 
@@ -30,18 +30,21 @@ class Numbers:
         """What the domain has."""
         return self._given.get(domain_uid)
 
-    def adopt(self, domain: DomainView, recorded: Iterable[ComputeDomainAssignment]) -> None:
+    def adopt(
+        self, domain_uid: str, recorded: Iterable[ComputeDomainAssignment], now_s: float
+    ) -> None:
         """Take over what was given to the domain before this process began: the first of ``recorded``
-        that nobody else has.
+        that nobody else has, and that does not cool.
         """
-        if domain.uid in self._given:
+        if domain_uid in self._given:
             return
         for assignment in recorded:
             key = _key(assignment)
-            if assignment.isolation is not self._settings.isolation:
+            is_ours = assignment.isolation is self._settings.isolation
+            if not is_ours or self._cooling.get(key, now_s) > now_s:
                 continue
-            if self._holder.setdefault(key, domain.uid) == domain.uid or _is_shared(key):
-                self._given[domain.uid] = assignment
+            if self._holder.setdefault(key, domain_uid) == domain_uid or _is_shared(key):
+                self._given[domain_uid] = assignment
                 return
 
     def ensure(

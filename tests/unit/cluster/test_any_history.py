@@ -1,7 +1,8 @@
 """Any history of joins, leaves, reboots, moves, losses, deletions and restarts of the controller keeps the promises.
 
 Slots are never given twice and never drift under a running IMEX; no two domains hold the same number
-on a node; a domain's number never changes; a domain that is held does not go.
+on a node, nor on any nodes while one still holds what somebody forced away; a domain's number never
+changes; a domain that is held does not go.
 """
 
 from __future__ import annotations
@@ -114,6 +115,21 @@ class History(World):
     def delete_domain(self, name: str, clique: str) -> None:
         self.delete(("computedomains", "team", domain_for(name)))
 
+    def force_away(self, name: str, clique: str) -> None:
+        """The owner deletes the domain whatever runs, or an administrator takes its finalizer off by hand."""
+        path = ("computedomains", "team", domain_for(name))
+        if path not in self.objects:
+            return
+        domain = self.objects[path]
+        if clique:
+            annotations = {"fabric.nvdra.io/force-delete": "true"}
+            metadata = {**domain["metadata"], "annotations": annotations}
+        else:
+            metadata = {**domain["metadata"], "finalizers": []}
+        self.forced.add(metadata["uid"])
+        self.put({**domain, "metadata": metadata})
+        self.delete(path)
+
     def delete_template(self, name: str, clique: str) -> None:
         self.delete(("resourceclaimtemplates", "team", domain_for(name)))
 
@@ -155,9 +171,12 @@ class History(World):
         self.clock_s += SLOT_COOLING_S + 1
 
     def switch_off_strays(self) -> None:
-        """Machines whose Node was deleted do not run for ever."""
+        """Machines whose Node was deleted do not run for ever, nor those that were added again and have not
+        reported yet: what a controller knows of their slots does not outlive it.
+        """
         for machine in self.machines.values():
-            if not machine.has_node:
+            is_recorded = ("fabricnodes", "", machine.name) in self.objects
+            if not (machine.has_node and is_recorded):
                 machine.running = None
 
     def see_some(self, name: str, clique: str) -> None:
@@ -180,7 +199,7 @@ def domain_for(name: str) -> str:
 
 EVENTS = [
     "join", "join", "join", "leave", "reboot", "lose", "declare_off", "come_back", "move",
-    "delete_fabric_node", "create_domain", "create_domain", "delete_domain", "delete_template",
+    "delete_fabric_node", "create_domain", "create_domain", "delete_domain", "force_away", "delete_template",
     "claim", "claim", "unclaim", "restart", "wait", "see_some", "see_some", "settle_all", "settle_all",
 ]  # fmt: skip
 A_HISTORY = st.lists(
@@ -195,7 +214,7 @@ def play(history: list[tuple[str, str, str]], fabric: FabricSettings) -> History
         held = holders(world)
         getattr(world, event)(name, clique)
         world.check()
-        gone = {uid for uid in held if uid not in domain_uids(world)}
+        gone = {uid for uid in held if uid not in domain_uids(world) | world.forced}
         assert not gone, "a domain went while claims held it"
     world.settle()
     world.check_settled()

@@ -49,6 +49,8 @@ class World:
     machines: dict[str, Machine] = field(default_factory=dict)
     numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Domain to the port and channel that it was first given."""
+    forced: set[str] = field(default_factory=set)
+    """Domains that went, or may go, whoever holds them."""
     clock_s: float = 0.0
     writes: int = 0
     _late: deque[tuple[str, Json]] = field(default_factory=deque)
@@ -65,7 +67,7 @@ class World:
             self._deliver("PUT", obj)
         self.registry = Registry()
         self.reconciler = Reconciler(self.cache, self.settings, no_certificates, self.registry)
-        self.reconciler.adopt()
+        self.reconciler.adopt(self.clock_s)
         self.cache.mark_all()
 
     # What the API server does.
@@ -215,9 +217,11 @@ class World:
                     "slot": machine.running, "domainUID": "",
                 },
             }  # fmt: skip
+        told = {one["uid"] for one in (obj.get("spec") or {}).get("domains") or ()}
+        told |= {one["uid"] for one in (obj.get("status") or {}).get("domains") or ()}
         domains: dict[str, list[Json]] = {}
         for claim in self.of("resourceclaims"):
-            if node_of(claim) == machine.name:
+            if node_of(claim) == machine.name and claim["metadata"]["labels"][DOMAIN_LABEL] in told:
                 uid = claim["metadata"]["labels"][DOMAIN_LABEL]
                 held = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
                 domains.setdefault(uid, []).append(held)
@@ -251,6 +255,7 @@ class World:
 
     def check_settled(self) -> None:
         self.check()
+        self._check_holders()
         lists: dict[str, Json] = {}
         for obj in self.of("fabricnodes"):
             spec = obj.get("spec") or {}
@@ -263,6 +268,19 @@ class World:
             metadata = domain["metadata"]
             template = ("resourceclaimtemplates", metadata["namespace"], metadata["name"])
             assert (template in self.objects) is not bool(metadata.get("deletionTimestamp"))
+
+    def _check_holders(self) -> None:
+        """What pods still use, nobody else was given, also when its domain is no more."""
+        users: dict[tuple[int, int], str] = {}
+        for obj in self.of("fabricnodes"):
+            machine = self.machines[obj["metadata"]["name"]]
+            if machine.is_out or not machine.has_node:
+                continue
+            for report in (obj.get("status") or {}).get("domains") or ():
+                numbers = self.numbers.get(report["uid"])
+                if numbers is not None:
+                    holder = users.setdefault(numbers, report["uid"])
+                    assert holder == report["uid"], f"two domains in use have {numbers}"
 
     def _check_domains(self, spec: Json) -> None:
         domains = spec.get("domains") or []
