@@ -115,14 +115,15 @@ class Loop:
         if not keys:
             return 0
         now = Now(self.clock.monotonic(), format_time(self.clock.wall()))
-        groups = [
-            sure
-            for group in self.reconciler.decide(keys, now)
-            for sure in ([group] if group.ends is None else self._make_sure(group, group.ends, now))
-        ]
-        for key in set(keys) - {group.key for group in groups}:
+        decided = self.reconciler.decide(keys, now)
+        for key in set(keys) - {group.key for group in decided}:
             self._retries.pop(key, None)  # nothing is left to do: what failed has been overtaken
             self._calms.pop(key, None)
+        groups = [
+            sure
+            for group in decided
+            for sure in ([group] if group.ends is None else self._make_sure(group, group.ends, now))
+        ]
         groups = [urgent for group in groups if (urgent := self._urgent(group, now)).writes]
         if groups:
             self._learn(self.writer.run(groups))

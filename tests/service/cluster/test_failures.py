@@ -170,6 +170,14 @@ class TestController:
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
         wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
+    def test_a_deletion_goes_on_after_the_claims_could_not_be_read_once(self, rack: Rack):
+        rack.create_domain()
+        wait_until("template", rack.template)
+        rack.settle()
+        rack.server.api.faults.add(Fault(verb="list", resource="resourceclaims", code=403, count=1))
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+
     def test_a_write_that_fails_now_and_then_is_repeated(self, rack: Rack):
         for resource in ("computedomains", "computedomains/status", "fabricnodes"):
             rack.server.api.faults.add(Fault(verb="patch", resource=resource, code=500, count=2))
