@@ -30,6 +30,7 @@ from nvdra_node.imex import address, fabric, report
 from nvdra_node.imex.certificate import Certificate
 from nvdra_node.imex.ctl import ImexCtl
 from nvdra_node.imex.daemon import Doors
+from nvdra_node.imex.life import Lives
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.service import SupervisorService
@@ -37,7 +38,7 @@ from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.unit import SystemdUnit
-from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
+from nvdra_node.imex.watches import AddressWatch, FabricWatch, PeerWatch, SpecWatch
 from nvdra_node.kubeletplugin.server import InstanceLock, SocketServer, clear_socket
 
 _LOG = log.get(__name__)
@@ -60,10 +61,12 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     host = open_host(roots_of(settings))
     kubeconfig = load_kubeconfig(settings)
     client = Client(kubeconfig)
-    own = settings.imex_address or address.towards(
-        kubeconfig.url.hostname or "", kubeconfig.url.port or 443
-    )
-    supervision = Supervision(settings, host, client, own)
+
+    def find_address() -> str:
+        url = kubeconfig.url
+        return settings.imex_address or address.towards(url.hostname or "", url.port or 443)
+
+    supervision = Supervision(settings, host, client, find_address)
     try:
         service = Service(
             parts=[
@@ -87,30 +90,39 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
 class Supervision:
     """The supervisor and everything around it. Built without starting."""
 
-    def __init__(self, settings: config.NodeConfig, host: Host, client: Client, own: str) -> None:
+    def __init__(
+        self,
+        settings: config.NodeConfig,
+        host: Host,
+        client: Client,
+        find_address: Callable[[], str],
+    ) -> None:
         self._settings = settings
         self._host = host
-        self._own = own
+        self._own = find_address()
+        self._lives = Lives()
         self.clock = SystemClock()
         self.workers = Workers(self.clock)
         self._files = HostFiles()
-        state_dir = settings.state_dir / "imex"
-        self._layout = Layout(settings.imex_dir, state_dir / "tls", settings.imex_persist_dir)
+        state = settings.state_dir / "imex"
+        self._layout = Layout(settings.imex_dir, state / "tls", settings.imex_persist_dir)
         self._certificate = Certificate(self._layout.tls, host.commands, self._files, self.clock)
         self._request = ""
         self._ctl = _ctl(settings, host, self._layout)
         doors = Doors(
-            unit=SystemdUnit(host.commands, settings.systemctl_path, settings.journalctl_path),
+            unit=_unit(settings, host, self._lives),
             ctl=self._ctl,
-            store=Store(self._files, self._layout, state_dir / "node.json"),
+            store=Store(self._files, self._layout, state / "node.json"),
             clock=self.clock,
             policy=policy(settings),
             boot_id=host.sysfs.boot_id(),
-            address=own,
+            address=self._own,
             has_certificate=lambda: self._certificate.is_there,
         )
         self._boot_id = doors.boot_id
         self.supervisor = Supervisor(doors)
+        self._lives.subscribe(self.supervisor.wake)
+        self._address = AddressWatch(find_address, self.clock, self._take_address)
         is_strict = gates_of(settings).enabled(Gate.CRASH_ON_NVLINK_FABRIC_ERRORS)
         self.fabric = FabricWatch(host, self.clock, self.supervisor, is_strict=is_strict)
         self._peers = PeerWatch(self._ctl, self.clock, self.supervisor)
@@ -136,6 +148,8 @@ class Supervision:
             FunctionPart(name="socket", begin=self._serve, end=self._stop_serving),
             self._worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
             self._worker("supervisor", lambda: self.supervisor.run(stopping), self.supervisor.wake),
+            self._worker("life", lambda: self._lives.run(stopping), self._lives.stop),
+            *([] if self._own else [self._worker("address", lambda: self._address.run(stopping))]),
             self._worker("peers", lambda: self._peers.run(stopping)),
             self._worker("controller", self._spec.run, self._spec.stop),
             self._worker("status", lambda: self._status.run(stopping), self._status.stop),
@@ -196,7 +210,14 @@ class Supervision:
         """The controller's word: the certificate first, as the rest may need it."""
         if spec is not None:
             self._certificate.take(spec.certificate, self.supervisor.reload_daemon)
+        is_there_now = spec is not None and self.supervisor.snapshot.situation.spec is None
         self.supervisor.set_spec(spec, generation)
+        if is_there_now:
+            self._status.retry()
+
+    def _take_address(self, found: str) -> None:
+        self._own = found
+        self.supervisor.set_address(found)
 
     def _report(self) -> tuple[FabricNodeStatus, float]:
         """What the status shall say, and how often at least."""
@@ -236,6 +257,11 @@ def policy(settings: config.NodeConfig) -> Policy:
         linger_s=settings.imex_linger_s,
         needs_encryption=settings.imex_encryption == "required",
     )
+
+
+def _unit(settings: config.NodeConfig, host: Host, lives: Lives) -> SystemdUnit:
+    systemctl, journalctl = settings.systemctl_path, settings.journalctl_path
+    return SystemdUnit(host.commands, systemctl, journalctl, lives.hold)
 
 
 def _ctl(settings: config.NodeConfig, host: Host, layout: Layout) -> ImexCtl:

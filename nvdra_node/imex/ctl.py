@@ -35,6 +35,8 @@ class DomainView(Value):
     connected: frozenset[int]
     """Ids of the peers it is connected to."""
     version: str = ""
+    missing: frozenset[int] = frozenset()
+    """Peers that it has been without for a while (``watches.PeerWatch``); one that just joined is not among them."""
 
 
 class CtlDoor(Protocol):

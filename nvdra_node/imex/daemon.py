@@ -19,6 +19,10 @@ LOOK_S = 5.0
 STATE_S = 2.0
 START_S = 15.0
 STOP_S = 40.0
+READY_S = 4.5
+"""How long an answer READY stands where nobody waits for one; a little less than the pause between two looks."""
+RELOAD_S = 5.0
+"""nvidia-imex heeds SIGUSR1 at most once in this time."""
 
 
 class Doors(Value, kw_only=True):
@@ -40,20 +44,34 @@ class Daemon:
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
+        self._ready = ("", float("-inf"))
+        """The incarnation that said READY last, and until when that stands."""
+        self._owed = ""
+        self._reloaded_at_s = float("-inf")
 
-    def look(self, *, was_ready: bool) -> tuple[Look, ImexState]:
-        """The unit, and what its daemon says; about one and the same incarnation."""
+    def look(self, *, was_ready: bool, must_ask: bool = True) -> tuple[Look, ImexState]:
+        """The unit, and what its daemon says; about one and the same incarnation.
+
+        Without ``must_ask``, an answer READY of a moment ago stands.
+        """
         doors = self._doors
         if doors.policy.mode is Mode.HOST_MANAGED:
             return Look(Unit()), doors.ctl.state(Deadline(STATE_S, doors.clock))
         look = doors.unit.look(Deadline(LOOK_S, doors.clock))
         if look.unit.activity is not UnitActivity.ACTIVE:
             return look, ImexState.UNSET
+        incarnation, until_s = self._ready
+        is_same = was_ready and incarnation == look.unit.invocation_id
+        if is_same and not must_ask and doors.clock.monotonic() < until_s:
+            return look, ImexState.READY
+        self._ready = ("", float("-inf"))
         imex = doors.ctl.state(Deadline(STATE_S, doors.clock))
         if imex is ImexState.READY and not was_ready:
             again = doors.unit.look(Deadline(LOOK_S, doors.clock))
             if again.unit != look.unit:
                 return again, ImexState.UNSET
+        if imex is ImexState.READY:
+            self._ready = (look.unit.invocation_id, doors.clock.monotonic() + READY_S)
         return look, imex
 
     def act(self, action: Action, spec: FabricNodeSpec | None) -> None:
@@ -65,17 +83,33 @@ class Daemon:
             doors.store.write_config(run, spec)
         elif action.kind is ActionKind.START:
             _LOG.info("starting nvidia-imex", why=action.why, run=run)
+            self._owed, self._reloaded_at_s = "", float("-inf")  # it reads what there is
             doors.unit.start(Deadline(START_S, doors.clock))
         elif action.kind is ActionKind.STOP:
             _LOG.info("stopping nvidia-imex", why=action.why)
             doors.unit.stop(Deadline(STOP_S, doors.clock))
         elif run is not None and doors.store.write_hosts(run, spec):
-            self.reload(action.why)
+            self.owe_reload(action.why)
 
-    def reload(self, why: str) -> None:
-        """Let it read names and certificates again."""
-        _LOG.info("telling nvidia-imex to connect again", v=1, why=why)
-        self._doors.unit.reload(Deadline(LOOK_S, self._doors.clock))
+    def owe_reload(self, why: str) -> None:
+        """It is to read names and certificates again, at the next ``settle``."""
+        self._owed = why
+
+    def settle(self) -> float | None:
+        """Tell the running daemon to read again if that is owed and it would heed; seconds until it would.
+
+        None: nothing is owed any more. What fails is owed still.
+        """
+        doors = self._doors
+        if not self._owed:
+            return None
+        left_s = self._reloaded_at_s + RELOAD_S - doors.clock.monotonic()
+        if left_s > 0:
+            return left_s
+        _LOG.info("telling nvidia-imex to connect again", v=1, why=self._owed)
+        doors.unit.reload(Deadline(LOOK_S, doors.clock))
+        self._owed, self._reloaded_at_s = "", doors.clock.monotonic()
+        return None
 
     def last_words(self, invocation_id: str) -> str:
         """What it wrote last. Never raises."""

@@ -194,6 +194,7 @@ def _while_stopped(situation: Situation, memory: Memory) -> Decision:
         memory=replace(
             memory,
             started=Started(run=wanted, invocation_id=""),
+            start_error="",
             idle_since_s=None,
             ready_since_s=None,
             recovers_domain=wanted.domain_uid,
@@ -215,14 +216,17 @@ def _after_end(situation: Situation, memory: Memory, started: Started) -> Memory
         retry_at_s=situation.now_s + min(pause_s, policy.max_backoff_s),
         ready_since_s=None,
         idle_since_s=None,
-        last_exit=_exit_text(situation),
+        last_exit=_exit_text(situation, memory.start_error),
+        start_error="",
         is_held=was_used and policy.after_abrupt_end is AfterAbruptEnd.HOLD,
         recovers_domain=started.run.domain_uid if is_abrupt else None,
     )
 
 
-def _exit_text(situation: Situation) -> str:
+def _exit_text(situation: Situation, start_error: str) -> str:
     unit = situation.unit
+    if unit.result == "success" and start_error:
+        return start_error  # there was no process: the unit is masked, or its file is gone
     if unit.result == "success":
         return "nvidia-imex ended by itself or was stopped by hand"
     status = f" with status {unit.exit_status}" if unit.exit_status else ""
@@ -241,6 +245,20 @@ def _note_readiness(situation: Situation, memory: Memory) -> Memory:
 def is_in_use(run: Run, situation: Situation) -> bool:
     """Whether a claim was told that a domain of this run is ready."""
     return any(h.is_admitted and holds(run, h.domain_uid, situation) for h in situation.holders)
+
+
+def after_failure(kind: ActionKind | None, decision: Decision, before: Memory, text: str) -> Memory:
+    """What to remember when an action of a decision failed (``text``): what was not stopped runs, what was not started
+    does not. ``before``: the memory before the decision.
+    """
+    if kind is ActionKind.STOP:
+        return before
+    if kind is ActionKind.START:
+        # It may run all the same: the next look tells.
+        return replace(decision.memory, start_error=text)
+    if any(action.kind is ActionKind.START for action in decision.actions):
+        return replace(before, last_exit=text, failures=before.failures + 1)
+    return decision.memory
 
 
 def _stop(memory: Memory, why: str) -> Decision:

@@ -30,6 +30,8 @@ class FakeDaemon:
     unit: Unit = field(default_factory=Unit)
     history: list[str] = field(default_factory=list)
     """start, stop, reload: what was done to it."""
+    asked: list[str] = field(default_factory=list)
+    """show, state, domain: what was asked of it."""
     starts: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -61,6 +63,7 @@ class FakeDaemon:
 
     def look(self, deadline: Deadline) -> Look:
         """See UnitDoor."""
+        self.asked.append("show")
         self._check("show")
         return Look(self.unit, self.foreign)
 
@@ -93,10 +96,12 @@ class FakeDaemon:
 
     def state(self, deadline: Deadline) -> ImexState:
         """See CtlDoor."""
+        self.asked.append("state")
         return self.state_now if self.unit.is_running else ImexState.UNAVAILABLE
 
     def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
         """See CtlDoor."""
+        self.asked.append("domain")
         return self.view if self.unit.is_running else None
 
     def version(self, deadline: Deadline) -> str:

@@ -57,6 +57,8 @@ class Unit(Value, kw_only=True):
     result: str = "success"
     """systemd's Result: ``success``, ``exit-code``, ``signal``, ``core-dump``, ``oom-kill`` ..."""
     exit_status: int = 0
+    main_pid: int = 0
+    """Of the daemon while it runs; 0: not known."""
 
     @property
     def is_running(self) -> bool:
@@ -100,6 +102,8 @@ class Memory(Value, kw_only=True):
     ready_since_s: float | None = None
     last_exit: str = ""
     """Why the last incarnation ended, for people."""
+    start_error: str = ""
+    """What systemctl said of a start that it did not carry out."""
     is_held: bool = False
     """It ended abruptly under claims, and the policy is to wait until these are gone."""
     recovers_domain: str | None = None

@@ -22,7 +22,7 @@ from nvdra_core.value import Value
 from nvdra_node.imex import render
 from nvdra_node.imex.model import Mode, Readiness
 from nvdra_node.imex.render import Layout
-from nvdra_node.imex.supervisor import Snapshot
+from nvdra_node.imex.told import Snapshot
 
 DEFAULT_HEARTBEAT_S = 10.0
 MAX_MESSAGE = 512
@@ -127,10 +127,9 @@ def _domain(uid: str, state: Readiness, snapshot: Snapshot) -> FabricDomainStatu
     holders = [holder for holder in snapshot.situation.holders if holder.domain_uid == uid]
     known, connected = _peers(uid, snapshot)
     reason, message = state.reason, state.message
-    if state.is_ready and not reason and len(connected) < len(known):
-        missing = ", ".join(
-            f"slot {slot} ({known[slot]})" for slot in sorted(known.keys() - connected)
-        )
+    lasting = snapshot.view.missing & known.keys() if snapshot.view is not None else ()
+    if state.is_ready and not reason and lasting:
+        missing = ", ".join(f"slot {slot} ({known[slot]})" for slot in sorted(lasting))
         reason, message = "PeersMissing", f"not connected to {missing}"
     return FabricDomainStatus(
         uid=uid,

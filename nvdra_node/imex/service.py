@@ -12,7 +12,8 @@ from typing import Any
 
 from nvdra_core.clock import Clock, Deadline
 from nvdra_node.imex.model import Holder
-from nvdra_node.imex.supervisor import Joined, Snapshot, Supervisor
+from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.imex.told import Joined, Snapshot
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from nvdra_core import log
 from nvdra_core.api.fabric import FABRIC_API_VERSION, FABRIC_NODE_KIND, FabricNodeStatus
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import NvdraError
+from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Resource, WriteOptions
 from nvdra_node.imex import report
@@ -22,12 +22,14 @@ _LOG = log.get(__name__)
 
 CALM_S = 0.05
 """Changes come in bursts; so long a burst is gathered."""
-LAZY_S = 2.0
-"""What nobody acts on at once waits so long for what somebody does: a claim that joins for its readiness, a peer that
-connects for the other ones.
+LAZY_S = 10.0
+"""What nobody acts on at once goes with the next sign of life, or so long after it happened: a claim that joins is told
+with its readiness, peers that connect are told together.
 """
 WRITE_S = 10.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
+"""Pauses after failures, whatever news there is meanwhile."""
+MAX_PAUSE_S = 60.0
 MANAGER = WriteOptions(field_manager="nvdra-imex-supervisor")
 
 
@@ -53,11 +55,17 @@ class StatusWriter:
         self._written_at_s = 0.0
         self._lazy_since_s: float | None = None
         self._failures = 0
+        self._not_before_s = float("-inf")
         self.writes = 0
         """Since start, for metrics."""
 
     def changed(self) -> None:
         """There may be something to write; from any thread."""
+        self._wake.set()
+
+    def retry(self) -> None:
+        """What made writing fail may be over: the object is there. From any thread."""
+        self._not_before_s = float("-inf")
         self._wake.set()
 
     def run(self, stopping: threading.Event) -> None:
@@ -73,6 +81,9 @@ class StatusWriter:
 
     def write_if_due(self) -> float:
         """Write what is new, or a heartbeat; the seconds until the next one is due. Never raises NvdraError."""
+        wait_s = self._not_before_s - self._clock.monotonic()
+        if wait_s > 0:
+            return wait_s
         status, heartbeat_s = self._current()
         due_s = min(self._beat_due_s(heartbeat_s), self._news_due_s(status))
         if due_s > 0:
@@ -82,6 +93,9 @@ class StatusWriter:
         except NvdraError as error:
             pause_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
             self._failures += 1
+            if isinstance(error, ApiError) and error.retry_after_s is not None:
+                pause_s = max(pause_s, min(error.retry_after_s, MAX_PAUSE_S))
+            self._not_before_s = self._clock.monotonic() + pause_s
             _LOG.info("FabricNode's status is not written", v=1, error=str(error), pause_s=pause_s)
             return pause_s
         self._failures = 0

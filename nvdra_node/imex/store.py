@@ -44,6 +44,7 @@ class Store:
         self._spec_path = spec_path
         self._hosts: bytes | None = None
         self._saved = b""
+        self._saved_spec = b""
 
     def open(self) -> None:
         """Make the directories."""
@@ -134,9 +135,12 @@ class Store:
             return None, 0
 
     def save_spec(self, spec: FabricNodeSpec, generation: int) -> None:
-        """Keep the controller's word."""
+        """Keep the controller's word, unless it is kept."""
         body = {"spec": msgspec.to_builtins(spec), "generation": generation}
-        self._files.replace(self._spec_path, json.dumps(body).encode(), durable=True)
+        data = json.dumps(body).encode()
+        if data != self._saved_spec:
+            self._files.replace(self._spec_path, data, durable=True)
+            self._saved_spec = data
 
 
 def decode_spec(value: Any) -> FabricNodeSpec:

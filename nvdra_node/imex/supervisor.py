@@ -11,63 +11,35 @@ import threading
 from collections.abc import Callable, Iterable
 
 from nvdra_core import log
-from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec, ImexState, domain_named
+from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
-from nvdra_core.value import Value, replace
-from nvdra_node.imex import readiness
+from nvdra_core.value import replace
+from nvdra_node.imex import readiness, told
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.daemon import Daemon, Doors
-from nvdra_node.imex.decide import decide, is_in_use
+from nvdra_node.imex.decide import after_failure, decide, is_in_use, target
 from nvdra_node.imex.model import (
     ActionKind,
     Decision,
     Fabric,
     Holder,
     Memory,
-    Readiness,
-    Run,
+    Mode,
     Situation,
     Unit,
     UnitActivity,
 )
+from nvdra_node.imex.pace import IDLE_POLL_S, Pace
+from nvdra_node.imex.told import Joined, Snapshot
 from nvdra_node.imex.unit import Look
 
 _LOG = log.get(__name__)
 
-FIRST_POLL_S = 0.1
-"""How soon a starting daemon is asked again; grows by half each time, up to ``STARTING_POLL_S``."""
-STARTING_POLL_S = 2.0
-STEADY_POLL_S = 5.0
-IDLE_POLL_S = 30.0
 RETRY_S = 1.0
-
-
-class Snapshot(Value, kw_only=True):
-    """Everything that is known after a turn, for the status and for those who watch."""
-
-    situation: Situation
-    memory: Memory
-    domains: tuple[tuple[str, Readiness], ...] = ()
-    """Of every domain that is held here, by UID."""
-    view: DomainView | None = None
-    generation: int = 0
-
-    @property
-    def run(self) -> Run | None:
-        """What runs now."""
-        started = self.memory.started
-        return started.run if started is not None and self.situation.unit.is_running else None
-
-
-class Joined(Value):
-    """What a claim is told. ``domain`` None: the controller does not name it."""
-
-    readiness: Readiness
-    domain: FabricDomain | None
-    refused: str = ""
-    """Why it may never join; empty: it may."""
-    has_fabric: bool = True
+STOPPED_S = IDLE_POLL_S / 2
+"""How long a look that saw no daemon stands while nobody needs one."""
+_NOTHING_SEEN = (Look(Unit()), float("-inf"))
 
 
 class Supervisor:
@@ -91,8 +63,14 @@ class Supervisor:
         self._view: DomainView | None = None
         self._turns_begun = 0
         self._turns_done = 0
-        self._poll_s = FIRST_POLL_S
+        self._problem = ""
+        """Why the last turn failed."""
+        self._stopped = _NOTHING_SEEN
+        """The last look that saw no daemon, and until when that stands while nobody needs one."""
+        self._pace = Pace()
+        self._reload_in_s: float | None = None
         self._must_reload = False
+        self._address = doors.address
         self._snapshot = Snapshot(
             situation=self._situation(Look(Unit()), ImexState.UNSET), memory=Memory()
         )
@@ -139,25 +117,30 @@ class Supervisor:
             self._fabric = fabric
         self.wake()
 
-    def set_spec(self, spec: FabricNodeSpec | None, generation: int) -> None:
-        """What the controller wants; None: it has made no FabricNode."""
+    def set_address(self, address: str) -> None:
+        """Where this host's peers find it."""
         with self._lock:
-            is_new = spec != self._spec
+            self._address = address
+        self.wake()
+
+    def set_spec(self, spec: FabricNodeSpec | None, generation: int) -> None:
+        """What the controller wants; None: it has made no FabricNode. It comes again with each of our own reports."""
+        with self._lock:
+            is_new = (spec, generation) != (self._spec, self._generation)
             self._spec, self._generation = spec, generation
-        if is_new and spec is not None:
+        if is_new:
+            self.wake()  # before it is on file: a claim may be waiting for it
+        if spec is not None:
             try:
                 self._doors.store.save_spec(spec, generation)
             except NvdraError as error:
                 _LOG.warning("the controller's word is kept in memory only", error)
-        self.wake()
 
     def set_view(self, view: DomainView | None) -> None:
-        """How nvidia-imex sees its peers."""
+        """How nvidia-imex sees its peers. Nothing is decided by it: it is told with the next report."""
         with self._lock:
-            is_new = view != self._view
             self._view = view
-        if is_new:
-            self.wake()
+            self._snapshot = replace(self._snapshot, view=view)
 
     def reload_daemon(self) -> None:
         """Tell a running daemon to read its certificates again."""
@@ -171,7 +154,7 @@ class Supervisor:
         turned = threading.Event()
         with self._lock:
             needed = self._turns_begun + 1
-            joined = self._look_up(claim)
+            joined = self._unsure(self._look_up(claim))
             if not joined.refused and claim.uid not in self._holders:
                 self._holders[claim.uid] = claim
                 self._missing.discard(claim.uid)
@@ -183,7 +166,7 @@ class Supervisor:
             while not joined.refused and deadline.remaining_s():
                 self._doors.clock.wait(turned, deadline.remaining_s())
                 turned.clear()
-                joined, is_final = self._answer(claim, needed, joined)
+                joined, is_final = self._answer(claim, needed)
                 if is_final:
                     break
         finally:
@@ -192,17 +175,28 @@ class Supervisor:
             self.leave(claim.uid)
         return joined
 
-    def _answer(self, claim: Holder, needed: int, before: Joined) -> tuple[Joined, bool]:
+    def _answer(self, claim: Holder, needed: int) -> tuple[Joined, bool]:
         """What a waiting claim is told after a turn, and whether it need not wait any more."""
         with self._lock:
             joined = self._look_up(claim)
             if joined.refused:
                 return joined, True
+            if claim.uid not in self._holders:
+                return told.not_ready(joined, "ClaimLeft", "the claim was released meanwhile"), True
             if self._turns_done < needed or self._is_stopping:
-                return before if joined.readiness.is_ready else joined, False
-            if joined.readiness.is_ready:
+                return self._unsure(joined), False
+            if not joined.readiness.is_ready:
+                return joined, False
+            try:
                 self._admit(claim.uid)
-            return joined, joined.readiness.is_ready
+            except NvdraError as error:
+                _LOG.warning("a claim is not let in: that cannot be remembered", error)
+                return told.not_ready(joined, "StateNotWritten", str(error)), False
+            return joined, True
+
+    def _unsure(self, joined: Joined) -> Joined:
+        """The answer as long as no turn that began after the question has ended."""
+        return told.unsure(joined, self._problem) if joined.readiness.is_ready else joined
 
     def leave(self, uid: str) -> None:
         """A claim holds its domain no more; fine when it never did."""
@@ -233,29 +227,22 @@ class Supervisor:
 
     def _look_up(self, claim: Holder) -> Joined:
         """What the claim would be told now. Caller holds the lock."""
-        domain = domain_named(self._spec, claim.domain_uid) if self._spec is not None else None
-        if domain is not None and domain.namespace != claim.namespace:
-            text = (
-                f"ComputeDomain {domain.uid} is in namespace {domain.namespace}, and the claim is in"
-                f" {claim.namespace}: a claim may join domains of its own namespace only"
-            )
-            return Joined(Readiness(is_ready=False, reason="WrongNamespace"), domain, text)
-        old = self._holders.get(claim.uid)
-        if domain is not None and domain.deleting and (old is None or not old.is_admitted):
-            text = f"ComputeDomain {domain.namespace}/{domain.name} is being deleted"
-            return Joined(Readiness(is_ready=False, reason="DomainDeleting"), domain, text)
         found = self._snapshot.situation
         # The spec may be newer than the last turn: its word counts, the rest is as it was seen.
         situation = replace(found, spec=self._spec, holders=tuple(self._holders.values()))
-        state = readiness.of_domain(claim.domain_uid, situation, self._snapshot.memory)
-        return Joined(state, domain, has_fabric=bool(found.fabric.clique_id))
+        return told.answer(claim, situation, self._snapshot.memory)
 
     def _admit(self, uid: str) -> None:
-        """Remember, on file, that the claim may use the daemon. Caller holds the lock."""
-        holder = self._holders.get(uid)
-        if holder is not None and not holder.is_admitted:
-            self._holders[uid] = replace(holder, is_admitted=True)
+        """Remember, on file, that the claim may use the daemon. Caller holds the lock. Raises FileError."""
+        holder = self._holders[uid]
+        if holder.is_admitted:
+            return
+        self._holders[uid] = replace(holder, is_admitted=True)
+        try:
             self._save()
+        except NvdraError:
+            self._holders[uid] = holder
+            raise
 
     def _save(self) -> None:
         self._doors.store.save(self._doors.boot_id, self._memory, self._holders.values())
@@ -266,13 +253,16 @@ class Supervisor:
         """One turn. Returns the seconds until the next one is due. Never raises NvdraError."""
         with self._lock:
             self._turns_begun += 1
+        problem = ""
         try:
             pause_s = self._turn()
         except NvdraError as error:
             _LOG.warning("cannot look after nvidia-imex", error)
-            pause_s = RETRY_S
+            problem, pause_s = str(error), RETRY_S
         with self._lock:
-            self._turns_done = self._turns_begun
+            self._problem = problem
+            if not problem:
+                self._turns_done = self._turns_begun
             waiting = tuple(self._waiting)
         for turned in waiting:
             turned.set()
@@ -281,7 +271,7 @@ class Supervisor:
         return pause_s
 
     def _turn(self) -> float:
-        look, imex = self._daemon.look(was_ready=self._snapshot.situation.imex is ImexState.READY)
+        look, imex = self._look()
         with self._lock:
             if not look.unit.is_running:
                 self._are_holders_known = True  # nothing runs that an unknown claim could be using
@@ -289,9 +279,7 @@ class Supervisor:
             before, generation = self._memory, self._generation
         decision = decide(situation, before)
         memory = self._with_last_words(before, decision.memory, situation)
-        with self._lock:
-            self._memory = memory
-            self._save()
+        self._remember(memory, before)
         is_done = self._act(decision, before, situation)
         held = sorted({holder.domain_uid for holder in situation.holders})
         domains = tuple((uid, readiness.of_domain(uid, situation, self._memory)) for uid in held)
@@ -300,7 +288,36 @@ class Supervisor:
                 situation=situation, memory=self._memory, domains=domains, view=self._view,
                 generation=generation,
             )  # fmt: skip
-        return self._pause_s(decision, situation) if is_done else RETRY_S
+        if not is_done:
+            return RETRY_S
+        return self._pace.pause_s(decision, situation, self._reload_in_s)
+
+    def _look(self) -> tuple[Look, ImexState]:
+        """The daemon. Where none ran a moment ago and nobody needs one, systemd is not asked again."""
+        clock, found = self._doors.clock, self._snapshot.situation
+        with self._lock:
+            look, until_s = self._stopped
+            must_ask = bool(self._waiting)
+            if clock.monotonic() < until_s:
+                situation = self._situation(look, ImexState.UNSET)
+                if target(situation, self._memory) is None:
+                    return look, ImexState.UNSET
+        self._stopped = _NOTHING_SEEN
+        look, imex = self._daemon.look(was_ready=found.imex is ImexState.READY, must_ask=must_ask)
+        is_idle = look.unit.activity in (UnitActivity.INACTIVE, UnitActivity.FAILED)
+        if is_idle and self._doors.policy.mode is Mode.DRIVER_MANAGED:
+            self._stopped = (look, clock.monotonic() + STOPPED_S)
+        return look, imex
+
+    def _remember(self, memory: Memory, before: Memory) -> None:
+        """Keep it, on file first. Raises FileError; then ``before`` stands."""
+        with self._lock:
+            self._memory = memory
+            try:
+                self._save()
+            except NvdraError:
+                self._memory = before
+                raise
 
     def _situation(self, look: Look, imex: ImexState) -> Situation:
         """All that ``decide`` looks at. Caller holds the lock.
@@ -310,12 +327,12 @@ class Supervisor:
         """
         doors = self._doors
         known = self._holders.values()
-        holders = (h for h in known if h.is_admitted or not self._look_up(h).refused)
+        holders = (h for h in known if h.is_admitted or not told.refusal(h, self._spec, known))
         return Situation(
             now_s=doors.clock.monotonic(),
             policy=doors.policy,
             fabric=self._fabric,
-            address=doors.address,
+            address=self._address,
             spec=self._spec,
             holders=tuple(holders),
             are_holders_known=self._are_holders_known,
@@ -336,23 +353,26 @@ class Supervisor:
 
     def _act(self, decision: Decision, before: Memory, situation: Situation) -> bool:
         """Carry out; False when something failed and must be tried again."""
-        is_stop = any(action.kind is ActionKind.STOP for action in decision.actions)
+        kind = None
+        if decision.actions:
+            self._stopped = _NOTHING_SEEN
+        if self._must_reload:
+            self._must_reload = False
+            self._daemon.owe_reload("certificates")
         try:
-            if is_stop:
+            if any(action.kind is ActionKind.STOP for action in decision.actions):
+                kind = ActionKind.STOP
                 self._stop_admitting(before)
             for action in decision.actions:
-                if action.kind is ActionKind.START:
-                    self._must_reload = False  # it reads what there is
+                kind = action.kind
                 self._daemon.act(action, situation.spec)
-            if self._must_reload and situation.unit.is_running:
-                self._must_reload = False
-                self._daemon.reload("certificates")
+            goes_on = situation.unit.is_running and kind is not ActionKind.STOP
+            self._reload_in_s = self._daemon.settle() if goes_on else None
         except NvdraError as error:
             _LOG.warning("cannot act on nvidia-imex", error)
-            if is_stop:
-                with self._lock:
-                    self._memory = before  # it still runs, and we must still know what it is
-                    self._save()
+            with self._lock:
+                self._memory = after_failure(kind, decision, before, str(error))
+                self._save()
             return False
         finally:
             self._is_stopping = False
@@ -366,20 +386,3 @@ class Supervisor:
             situation = replace(self._snapshot.situation, spec=self._spec, holders=holders)
             if memory.started is not None and is_in_use(memory.started.run, situation):
                 raise NotReadyError("a claim was admitted meanwhile")
-
-    def _pause_s(self, decision: Decision, situation: Situation) -> float:
-        kinds = {action.kind for action in decision.actions}
-        if ActionKind.START in kinds:
-            self._poll_s = FIRST_POLL_S
-        if kinds & {ActionKind.START, ActionKind.STOP}:
-            return 0.0
-        pauses = [IDLE_POLL_S]
-        if decision.wake_in_s is not None:
-            pauses.append(decision.wake_in_s)
-        is_waiting = any(not holder.is_admitted for holder in situation.holders)
-        if situation.unit.is_running and situation.imex is not ImexState.READY:
-            pauses.append(self._poll_s)
-            self._poll_s = min(self._poll_s * 1.5, STARTING_POLL_S)
-        elif situation.unit.activity is not UnitActivity.INACTIVE or is_waiting:
-            pauses.append(STEADY_POLL_S)
-        return max(0.0, min(pauses))

@@ -1,27 +1,30 @@
 """The systemd door: looks at, starts, stops and signals the unit of nvidia-imex. Called by ``supervisor``.
 
 nvidia-imex is never a child of ours: systemd owns it, so that our end, restart or upgrade leaves it alone. Which other
-units would have the machine's one IMEX session is looked at with the same command.
+units would have the machine's one IMEX session is looked at with the same command. systemd is asked seldom: while the
+process that it named lives (``life``), its answer stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from nvdra_core import log
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
-from nvdra_core.value import Value
+from nvdra_core.value import Value, replace
 from nvdra_node.host.ports import Commands
+from nvdra_node.imex.life import Life
 from nvdra_node.imex.model import Unit, UnitActivity
 
 _LOG = log.get(__name__)
 
 UNIT = "nvdra-imex.service"
 FOREIGN_UNITS = ("nvidia-imex.service",)
-_PROPERTIES = "Id,ActiveState,InvocationID,Result,ExecMainStatus"
+_PROPERTIES = "Id,ActiveState,InvocationID,Result,ExecMainStatus,MainPID"
 _RUNNING = ("active", "activating", "reloading", "deactivating")
 _LINES = 4
 _MAX_TEXT = 400
@@ -55,15 +58,38 @@ class UnitDoor(Protocol):
 
 
 class SystemdUnit:
-    """The real systemd, through systemctl and journalctl."""
+    """The real systemd, through systemctl and journalctl. One thread at a time."""
 
-    def __init__(self, commands: Commands, systemctl: Path, journalctl: Path) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        systemctl: Path,
+        journalctl: Path,
+        hold: Callable[[int], Life | None] = lambda pid: None,
+    ) -> None:
+        """``hold`` watches over a process (``life.Lives``); without one, systemd is asked each time."""
         self._commands = commands
         self._systemctl = str(systemctl)
         self._journalctl = str(journalctl)
+        self._hold = hold
+        self._life: Life | None = None
+        self._seen = Look(Unit())
 
     def look(self, deadline: Deadline) -> Look:
-        """See UnitDoor."""
+        """See UnitDoor. ``foreign`` may be of an earlier look while our daemon runs, which has the session."""
+        if self._life is not None and not self._life.has_ended:
+            return self._seen
+        self._let_go()
+        self._seen = self._ask(deadline)
+        unit = self._seen.unit
+        if unit.activity is UnitActivity.ACTIVE:
+            self._life = self._hold(unit.main_pid)
+            if self._life is not None and self._life.has_ended:
+                # It has just ended, and systemd has not seen it yet.
+                return replace(self._seen, unit=replace(unit, activity=UnitActivity.DEACTIVATING))
+        return self._seen
+
+    def _ask(self, deadline: Deadline) -> Look:
         argv = [self._systemctl, "show", "-p", _PROPERTIES, UNIT, *FOREIGN_UNITS]
         blocks = parse_show(self._commands.run(argv, deadline).stdout)
         foreign = [
@@ -73,14 +99,23 @@ class SystemdUnit:
 
     def start(self, deadline: Deadline) -> None:
         """See UnitDoor."""
+        self._let_go()
         self._commands.run([self._systemctl, "start", UNIT], deadline)
 
     def stop(self, deadline: Deadline) -> None:
         """See UnitDoor."""
+        self._let_go()
         self._commands.run([self._systemctl, "stop", UNIT], deadline)
 
     def reload(self, deadline: Deadline) -> None:
         """See UnitDoor."""
+        if self._life is not None:
+            try:
+                self._life.signal(signal.SIGUSR1)
+            except OSError as error:
+                _LOG.info("nvidia-imex is signalled by systemd", v=2, error=str(error))
+            else:
+                return
         self._commands.run([self._systemctl, "kill", "--signal=SIGUSR1", UNIT], deadline)
 
     def last_words(self, invocation_id: str, deadline: Deadline) -> str:
@@ -93,6 +128,12 @@ class SystemdUnit:
             _LOG.info("the log of nvidia-imex cannot be read", v=2, error=str(error))
             return ""
         return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-_MAX_TEXT:]
+
+    def _let_go(self) -> None:
+        """What was seen does not count any more."""
+        if self._life is not None:
+            self._life.close()
+            self._life = None
 
 
 def parse_show(text: str) -> dict[str, dict[str, str]]:
@@ -109,7 +150,7 @@ def read_unit(values: Mapping[str, str]) -> Unit:
     """Properties of systemd -> Unit. Pure. A state that is not known counts as on its way (``activating``)."""
     state = values.get("ActiveState", "inactive")
     known = {activity.value: activity for activity in UnitActivity}
-    status = values.get("ExecMainStatus", "0")
+    status, pid = values.get("ExecMainStatus", "0"), values.get("MainPID", "0")
     return Unit(
         activity=known.get(
             state, UnitActivity.ACTIVE if state == "reloading" else UnitActivity.ACTIVATING
@@ -117,4 +158,5 @@ def read_unit(values: Mapping[str, str]) -> Unit:
         invocation_id=values.get("InvocationID", ""),
         result=values.get("Result", "success"),
         exit_status=int(status) if status.isdigit() else 0,
+        main_pid=int(pid) if pid.isdigit() else 0,
     )

@@ -17,6 +17,7 @@ from nvdra_core.errors import InvalidConfigError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Resource, Selector
 from nvdra_core.kube.watch import Follow, Listing, follow
+from nvdra_core.value import replace
 from nvdra_node.host.host import Host
 from nvdra_node.imex import fabric, render
 from nvdra_node.imex.ctl import CtlDoor
@@ -30,6 +31,10 @@ FABRIC_S = 30.0
 UNSETTLED_FABRIC_S = 2.0
 PEERS_S = 30.0
 MISSING_PEERS_S = 2.0
+"""How soon a daemon is asked for peers that were missing; each pause is longer by half, up to ``PEERS_S``."""
+LASTING_S = 10.0
+"""A peer that is missing so long is told of. Most have just joined and will be there in a moment."""
+ADDRESS_S = 5.0
 DOMAIN_S = 10.0
 POLL_S = 1.0
 
@@ -121,8 +126,10 @@ class PeerWatch:
         self._ctl = ctl
         self._clock = clock
         self._supervisor = supervisor
-        self._wake = threading.Event()
         self._asked_at_s = float("-inf")
+        self._pause_s = MISSING_PEERS_S
+        self._wanted: frozenset[int] = frozenset()
+        self._absent_since_s: dict[int, float] = {}
 
     def run(self, stopping: threading.Event) -> None:
         """Ask until ``stopping``."""
@@ -135,18 +142,51 @@ class PeerWatch:
         run = snapshot.run
         if run is None or snapshot.situation.imex is not ImexState.READY:
             self._supervisor.set_view(None)
+            self._absent_since_s.clear()
             return
-        wanted = render.peers(run, snapshot.situation.spec).keys()
-        is_complete = snapshot.view is not None and wanted <= snapshot.view.connected
-        pause_s = PEERS_S if is_complete else MISSING_PEERS_S
+        wanted = frozenset(render.peers(run, snapshot.situation.spec))
+        if snapshot.view is None or wanted != self._wanted:
+            self._wanted, self._pause_s = wanted, MISSING_PEERS_S
         now_s = self._clock.monotonic()
-        if now_s - self._asked_at_s < pause_s:
+        if now_s - self._asked_at_s < self._pause_s:
             return
         self._asked_at_s = now_s
         view = self._ctl.domain(run, Deadline(DOMAIN_S, self._clock))
-        if view is not None:
-            if view.own not in (None, run.slot):
-                _LOG.warning(
-                    "nvidia-imex took another id than its slot", slot=run.slot, id=view.own
-                )
-            self._supervisor.set_view(view)
+        if view is None:
+            self._pause_s = min(self._pause_s * 1.5, PEERS_S)
+            return
+        if view.own not in (None, run.slot):
+            _LOG.warning("nvidia-imex took another id than its slot", slot=run.slot, id=view.own)
+        self._supervisor.set_view(replace(view, missing=self._lasting(wanted - view.connected)))
+
+    def _lasting(self, absent: frozenset[int]) -> frozenset[int]:
+        """Those that have been absent for a while; sets the pause until the next question."""
+        now_s, before = self._clock.monotonic(), self._absent_since_s
+        self._absent_since_s = {slot: before.get(slot, now_s) for slot in absent}
+        if not absent:
+            self._pause_s = PEERS_S
+        elif absent != before.keys():
+            self._pause_s = MISSING_PEERS_S
+        else:
+            self._pause_s = min(self._pause_s * 1.5, PEERS_S)
+        since = self._absent_since_s.items()
+        return frozenset(slot for slot, since_s in since if now_s - since_s >= LASTING_S)
+
+
+class AddressWatch:
+    """Looks for this host's address until there is one: at boot the network may come after us."""
+
+    def __init__(self, find: Callable[[], str], clock: Clock, take: Callable[[str], None]) -> None:
+        """``find``: empty as long as there is none. ``take`` is called once."""
+        self._find = find
+        self._clock = clock
+        self._take = take
+
+    def run(self, stopping: threading.Event) -> None:
+        """Look until ``stopping``, or until it is found; returns at ``stopping``."""
+        while not self._clock.wait(stopping, ADDRESS_S):
+            if found := self._find():
+                _LOG.info("address for IMEX peers", address=found)
+                self._take(found)
+                stopping.wait()
+                return

@@ -22,7 +22,8 @@ from nvdra_node.imex.fake import FakeDaemon
 from nvdra_node.imex.model import Fabric, Holder, Policy
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.store import Store
-from nvdra_node.imex.supervisor import Joined, Supervisor
+from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.imex.told import Joined
 
 CLUSTER = "2b1c5d6e-0000-4000-8000-000000000007"
 CLIQUE = f"{CLUSTER}.32766"

@@ -10,7 +10,7 @@ from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
 from nvdra_node.imex import report
 from nvdra_node.imex.ctl import DomainView
-from nvdra_node.imex.watches import MISSING_PEERS_S, PEERS_S, PeerWatch
+from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
 from tests.scenario.imex.node import CLIQUE, LAYOUT, ImexNode, a_domain, a_spec
 
 MACHINE = report.Machine(
@@ -61,6 +61,7 @@ def test_an_id_that_is_not_the_slot_makes_the_report_not_current(node):
 
 def test_missing_peers_are_named_and_do_not_make_it_not_ready(node):
     node.join("c1")
+    node.supervisor.set_view(DomainView(own=2, connected=frozenset(), missing=frozenset({5, 7})))
     [domain] = status(node).domains
     assert (domain.ready, domain.reason, domain.peers_known) == (True, "PeersMissing", 1)
     assert "slot 5 (10.0.0.5)" in domain.message
@@ -116,7 +117,47 @@ def test_a_foreign_daemon_is_named(node):
     assert "nvidia-imex.service" in status(node).imex.message
 
 
+def test_a_peer_that_just_joined_is_not_called_missing(node):
+    node.join("c1")
+    node.supervisor.set_view(DomainView(own=2, connected=frozenset()))
+    [domain] = status(node).domains
+    assert (domain.reason, domain.peers_connected, domain.peers_known) == ("", 0, 1)
+
+
 class TestPeerWatch:
+    def test_a_peer_counts_as_missing_once_it_has_been_so_for_a_while(self, node):
+        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        node.join("c1")
+        node.daemon.view = DomainView(own=2, connected=frozenset())
+        began_s = node.clock.monotonic()
+        while not node.supervisor.snapshot.view or not node.supervisor.snapshot.view.missing:
+            watch.ask_if_due()
+            node.clock.advance(0.5)
+        waited_s = node.clock.monotonic() - began_s
+        assert LASTING_S < waited_s < 3 * LASTING_S
+        assert node.supervisor.snapshot.view.missing == {5}
+        node.daemon.view = DomainView(own=2, connected=frozenset({5}))
+        node.clock.advance(PEERS_S)
+        watch.ask_if_due()
+        assert node.supervisor.snapshot.view.missing == frozenset()
+
+    def test_a_peer_that_stays_away_is_asked_for_less_and_less(self, node):
+        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        node.join("c1")
+        node.daemon.view = DomainView(own=2, connected=frozenset())
+        for _ in range(3600):
+            watch.ask_if_due()
+            node.clock.advance(1.0)
+            node.turn(1)
+        assert node.daemon.asked.count("domain") < 3600 / PEERS_S + 10
+
+    def test_what_peers_do_starts_no_turn(self, node):
+        node.join("c1")
+        node.supervisor._wake.clear()
+        node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
+        assert not node.supervisor._wake.is_set()
+        assert node.supervisor.snapshot.view.connected == {5}
+
     def test_missing_peers_are_asked_for_often_and_complete_ones_seldom(self, node):
         watch = PeerWatch(node.daemon, node.clock, node.supervisor)
         node.join("c1")

@@ -202,6 +202,7 @@ class Rack:
         self.domains: dict[str, dict[str, Any]] = {}
         self.uids: dict[str, str] = {}
         self.certificates: dict[str, dict[str, str]] = {}
+        self.heartbeat_s = 1
         self.trays = [Tray(self, i, profile) for i in range(trays)]
         for tray in self.trays:
             self.server.add(_object("v1", "Node", tray.name))
@@ -240,7 +241,7 @@ class Rack:
             ]
             values = {
                 "cliqueID": clique, "slotCount": SLOTS, "slots": slots, "domains": domains,
-                "heartbeatSeconds": 1,
+                "heartbeatSeconds": self.heartbeat_s,
             } | ({"slot": tray.index} if clique else {}) | spec  # fmt: skip
             if tray.name in self.certificates:
                 values["certificate"] = self.certificates[tray.name]

@@ -14,6 +14,7 @@ from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.kube.client import Client
+from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.value import replace
@@ -31,7 +32,7 @@ NODE = "node"
 
 
 @pytest.fixture
-def client() -> Iterator[Client]:
+def server() -> Iterator[FakeApiServer]:
     with FakeApiServer() as server:
         body = {
             "apiVersion": "fabric.nvdra.io/v1alpha1",
@@ -40,9 +41,14 @@ def client() -> Iterator[Client]:
         }
         server.add({**body, "spec": {}})
         server.add({**body, "metadata": {"name": "other"}, "spec": {}})
-        made = Client(server.config())
-        yield made
-        made.close()
+        yield server
+
+
+@pytest.fixture
+def client(server: FakeApiServer) -> Iterator[Client]:
+    made = Client(server.config())
+    yield made
+    made.close()
 
 
 def read(client):
@@ -99,10 +105,42 @@ class TestStatus:
         assert "fabricMessage" not in read(client)["status"]
 
     def test_a_failure_is_repeated_with_pauses_and_never_raised(self, client):
+        clock = FakeClock()
         writer = StatusWriter(
-            client, FABRIC_NODES, "no-such-node", lambda: (FabricNodeStatus(), 10.0), FakeClock()
+            client, FABRIC_NODES, "no-such-node", lambda: (FabricNodeStatus(), 10.0), clock
         )
-        assert [writer.write_if_due() for _ in range(5)] == [1.0, 2.0, 5.0, 10.0, 10.0]
+        pauses_s = []
+        for _ in range(5):
+            pauses_s.append(writer.write_if_due())
+            clock.advance(pauses_s[-1])
+        assert pauses_s == [1.0, 2.0, 5.0, 10.0, 10.0]
+
+    def test_news_does_not_shorten_the_pause_after_a_failure(self, client, server):
+        server.api.faults.add(
+            Fault(resource="fabricnodes/status", code=429, retry_after_s=30, count=0)
+        )
+        writer = self.writer(client)
+        writer.write_if_due()
+        asked = len(server.api.log.lines())
+        for number in range(20):
+            self.status = replace_status(self.status, boot_id=f"b{number}")
+            writer.changed()
+            assert writer.write_if_due() > 0
+            self.clock.advance(0.04)
+        assert len(server.api.log.lines()) == asked
+
+    def test_it_is_written_at_once_when_the_object_has_come(self, client, server):
+        clock = FakeClock()
+        writer = StatusWriter(
+            client, FABRIC_NODES, "late", lambda: (FabricNodeStatus(), 10.0), clock
+        )
+        assert writer.write_if_due() == 1.0
+        server.add(
+            {"apiVersion": "fabric.nvdra.io/v1alpha1", "kind": "FabricNode",
+             "metadata": {"name": "late"}, "spec": {}}
+        )  # fmt: skip
+        writer.retry()
+        assert writer.write_if_due() == 10.0 and writer.writes == 1
 
 
 def replace_status(status, **change):

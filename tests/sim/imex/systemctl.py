@@ -55,9 +55,9 @@ def show(units: Units, names: list[str], foreign: list[str]) -> str:
     blocks = []
     for name in names:
         values = {"ActiveState": "active" if name in foreign else "inactive", "InvocationID": "",
-                  "Result": "success", "ExecMainStatus": 0}  # fmt: skip
+                  "Result": "success", "ExecMainStatus": 0, "MainPID": 0}  # fmt: skip
         if name == UNIT:
-            values = {key: value for key, value in units.read().items() if key != "pid"}
+            values = {"MainPID" if k == "pid" else k: v for k, v in units.read().items()}
         blocks.append("\n".join([f"Id={name}", *(f"{k}={v}" for k, v in values.items())]))
     return "\n\n".join(blocks) + "\n"
 

@@ -1,0 +1,49 @@
+"""When the supervisor's next turn is due, where nothing happens before. Called by ``supervisor``.
+
+The end of a daemon that ran and everything that others say wake it at once; what is left to be asked for is whether a
+daemon that starts is READY, and whether one that runs still answers.
+"""
+
+from __future__ import annotations
+
+from nvdra_core.api.fabric import ImexState
+from nvdra_node.imex.model import ActionKind, Decision, Situation, UnitActivity
+
+FIRST_POLL_S = 0.1
+"""How soon a starting daemon is asked again."""
+POLL_GROWTH = 1.25
+"""Each pause to the one before: a claim waits that much longer than its daemon took, at most."""
+STARTING_POLL_S = 2.0
+STEADY_POLL_S = 5.0
+IDLE_POLL_S = 30.0
+
+
+class Pace:
+    """One loop's pauses."""
+
+    def __init__(self) -> None:
+        self._poll_s = FIRST_POLL_S
+
+    def pause_s(self, decision: Decision, situation: Situation, reload_in_s: float | None) -> float:
+        """Seconds until the next turn after one that did what ``decision`` says.
+
+        ``reload_in_s``: until a reload that is owed may be sent.
+        """
+        kinds = {action.kind for action in decision.actions}
+        if ActionKind.START in kinds:
+            self._poll_s = FIRST_POLL_S
+        if kinds & {ActionKind.START, ActionKind.STOP}:
+            return 0.0
+        pauses = [IDLE_POLL_S]
+        pauses += [pause for pause in (decision.wake_in_s, reload_in_s) if pause is not None]
+        unit = situation.unit
+        is_starting = unit.is_running and situation.imex is not ImexState.READY
+        is_waiting = any(not holder.is_admitted for holder in situation.holders)
+        if is_starting or unit.activity is UnitActivity.DEACTIVATING:
+            pauses.append(self._poll_s)
+            self._poll_s = min(self._poll_s * POLL_GROWTH, STARTING_POLL_S)
+        else:
+            self._poll_s = FIRST_POLL_S
+            if unit.activity is not UnitActivity.INACTIVE or is_waiting:
+                pauses.append(STEADY_POLL_S)
+        return max(0.0, min(pauses))

@@ -1,0 +1,81 @@
+"""What the supervisor tells: the state after a turn, and what a claim hears that asks. Frozen data. Pure.
+
+Made by ``supervisor``; read by ``report``, ``service``, ``watches`` and the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec, domain_named
+from nvdra_core.value import Value, replace
+from nvdra_node.imex import readiness
+from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.model import Holder, Memory, Readiness, Run, Situation
+
+
+class Snapshot(Value, kw_only=True):
+    """Everything that is known after a turn, for the status and for those who watch."""
+
+    situation: Situation
+    memory: Memory
+    domains: tuple[tuple[str, Readiness], ...] = ()
+    """Of every domain that is held here, by UID."""
+    view: DomainView | None = None
+    generation: int = 0
+
+    @property
+    def run(self) -> Run | None:
+        """What runs now."""
+        started = self.memory.started
+        return started.run if started is not None and self.situation.unit.is_running else None
+
+
+class Joined(Value):
+    """What a claim is told. ``domain`` None: the controller does not name it."""
+
+    readiness: Readiness
+    domain: FabricDomain | None
+    refused: str = ""
+    """Why it may never join; empty: it may."""
+    has_fabric: bool = True
+
+
+def refusal(claim: Holder, spec: FabricNodeSpec | None, known: Iterable[Holder]) -> str:
+    """Why a claim may not join its domain, now or ever; empty: it may, or has been let in already."""
+    domain = domain_named(spec, claim.domain_uid) if spec is not None else None
+    if domain is None:
+        return ""
+    is_admitted = any(holder.is_admitted for holder in known if holder.uid == claim.uid)
+    if domain.namespace != claim.namespace:
+        return (
+            f"ComputeDomain {domain.uid} is in namespace {domain.namespace}, and the claim is in"
+            f" {claim.namespace}: a claim may join domains of its own namespace only"
+        )
+    if domain.deleting and not is_admitted:
+        return f"ComputeDomain {domain.namespace}/{domain.name} is being deleted"
+    return ""
+
+
+def answer(claim: Holder, situation: Situation, memory: Memory) -> Joined:
+    """What a claim is told in a situation."""
+    spec = situation.spec
+    domain = domain_named(spec, claim.domain_uid) if spec is not None else None
+    has_fabric = bool(situation.fabric.clique_id)
+    if refused := refusal(claim, spec, situation.holders):
+        reason = "DomainDeleting" if domain is not None and domain.deleting else "WrongNamespace"
+        return Joined(Readiness(is_ready=False, reason=reason), domain, refused, has_fabric)
+    state = readiness.of_domain(claim.domain_uid, situation, memory)
+    return Joined(state, domain, has_fabric=has_fabric)
+
+
+def unsure(joined: Joined, problem: str) -> Joined:
+    """The answer where the daemon has not been looked at since the question, or cannot be (``problem``)."""
+    text = f"it cannot be looked at: {problem}" if problem else "it is being looked at"
+    return not_ready(joined, "ImexUnknown", f"whether nvidia-imex is well is not known: {text}")
+
+
+def not_ready(joined: Joined, reason: str, message: str) -> Joined:
+    """The same with another readiness: not."""
+    state = Readiness(is_ready=False, reason=reason, message=message)
+    return replace(joined, readiness=state)
