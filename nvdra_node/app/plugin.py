@@ -254,7 +254,7 @@ class Plugin:
 
     def _status_parts(self) -> list[Part]:
         if self._around.settings.claim_status == "off":
-            self.status.is_on = False
+            self.status.turn_off()
             return []
         return [
             FunctionPart(

@@ -1,9 +1,9 @@
 """Tells in each claim's status what its devices are: ``status.devices`` with a Ready condition (KEP-4817).
 
 For people and controllers; nothing depends on it. So it is done after the kubelet has its answer, in a thread of its
-own, from a bounded queue in which the newest word on a claim replaces older ones, and given up when the API server
-forbids it. Entries are merged by server-side apply under this driver's own field manager: other drivers' entries are
-theirs. Entries of devices that a claim no longer has are removed by the API server.
+own, from a bounded queue in which the newest word on a claim replaces older ones, and left for a while when the API
+server forbids it. Entries are merged by server-side apply under this driver's own field manager: other drivers' entries
+are theirs. Entries of devices that a claim no longer has are removed by the API server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nvdra_core.kube.retry import Backoff
 from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claim import ClaimRef
-from nvdra_node.kubeletplugin.permission import Permission
+from nvdra_node.kubeletplugin.permission import RETEST_S, Permission
 
 JsonObject = dict[str, Any]
 MAX_QUEUED = 256
@@ -67,11 +67,19 @@ class ClaimStatus:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._backoff = Backoff(first_s=0.5, limit_s=10.0)
-        self._permission = Permission()
-        self.is_on = True
-        """False once the API server forbade it."""
+        self._permission = Permission(clock)
+        self._is_wanted = True
         self.lost = 0
         """Words dropped because the queue was full or the tries used up."""
+
+    @property
+    def is_on(self) -> bool:
+        """False while the API server forbids it, and where nobody wants it."""
+        return self._is_wanted and self._permission.is_granted
+
+    def turn_off(self) -> None:
+        """Say nothing, ever."""
+        self._is_wanted = False
 
     def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
         """Say that a claim's devices are ready. Returns at once; never raises."""
@@ -127,9 +135,8 @@ class ClaimStatus:
         is_forbidden = self._permission.failed(error)
         if not self._permission.is_granted:
             with self._lock:
-                self.is_on = False
                 self._queue.clear()
-            _log.warning("statuses of claims are off until the next start", error)
+            _log.warning("statuses of claims are not written for a while", error, pause_s=RETEST_S)
             return 0.0
         if is_forbidden or error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
             self.lost += 1

@@ -2,7 +2,7 @@
 
 The kubelet's own event says it only when the call has failed, after 45 s, and a call that failed is tried again a
 minute later; so a prepare goes on waiting, and says meanwhile for what. Called by ``transaction``; written by a thread
-of its own, from a bounded queue, and given up when the API server forbids it: nothing depends on it.
+of its own, from a bounded queue, and left for a while when the API server forbids it: nothing depends on it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from nvdra_core.kube.resources import EVENTS, Resource
 from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.claim import ClaimRef
 from nvdra_node.kubeletplugin.claims import ClaimApi
-from nvdra_node.kubeletplugin.permission import Permission
+from nvdra_node.kubeletplugin.permission import RETEST_S, Permission
 
 JsonObject = dict[str, Any]
 REASON = "WaitingForDevice"
-LONG_S = 4.0
-"""What is ready sooner needs no words."""
+LONG_S = 8.0
+"""What is ready sooner needs no words: nodes of a job that starts wait for each other for some seconds."""
 AGAIN_S = 15.0
 """Between two events of a claim, of which the second has another cause."""
 MAX_CLAIMS = 256
@@ -77,9 +77,12 @@ class Waiting:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._permission = Permission()
-        self.is_on = True
-        """False once the API server forbade it."""
+        self._permission = Permission(clock)
+
+    @property
+    def is_on(self) -> bool:
+        """False while the API server forbids it."""
+        return self._permission.is_granted
 
     def waits(self, ref: ClaimRef, cause: str, waited_s: float) -> None:
         """A claim still waits. Returns at once; never raises."""
@@ -132,11 +135,10 @@ class Waiting:
                 self._permission.succeeded()
         except ApiError as error:
             self._permission.failed(error)
-            self.is_on = self._permission.is_granted
             if self.is_on:
                 _failed(word, error)
             else:
-                _log.warning("events of waiting claims are off until the next start", error)
+                _log.warning("events of waiting claims rest for a while", error, pause_s=RETEST_S)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

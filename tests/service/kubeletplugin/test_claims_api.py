@@ -24,6 +24,11 @@ from tests.service.kubeletplugin.publishing import DRIVER, NODE, until
 
 CLOCK = SystemClock()
 OTHER = "nic.example.com"
+NO_RIGHT = (
+    'resourceclaims.resource.k8s.io "c" is forbidden: User "system:node:n" cannot patch resource'
+    ' "resourceclaims/status" in API group "resource.k8s.io" in the namespace "ns"'
+)
+"""As a kube-apiserver says it."""
 
 
 class Reads:
@@ -166,6 +171,44 @@ def test_a_policy_that_refuses_some_claims_does_not_turn_it_off(cluster: Cluster
     assert cluster.status.is_on
 
 
+def test_a_node_without_the_right_asks_once_and_again_much_later(cluster: Cluster) -> None:
+    clock, api = FakeClock(), Refused(NO_RIGHT)
+    status = ClaimStatus(api, DRIVER, clock)
+    for number in range(5):
+        status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
+        status.write_next()
+    assert api.tries == 1 and not status.is_on
+    for hours in range(1, 4):
+        clock.advance(permission.RETEST_S)
+        for number in range(5):
+            status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
+            status.write_next()
+        assert api.tries == 1 + hours
+    clock.advance(permission.RETEST_S)
+    api.error = None
+    for number in range(2):
+        status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
+        status.write_next()
+    assert api.tries == 6 and status.is_on
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{NO_RIGHT}: no relationship found between node 'n' and this object",
+        "resourceclaims \"c\" is forbidden: ValidatingAdmissionPolicy 'p' denied request: not yours",
+    ],
+)
+def test_a_refusal_of_one_claim_is_not_one_of_all(words: str) -> None:
+    api = Refused(words)
+    status = ClaimStatus(api, DRIVER, FakeClock())
+    for number in range(permission.LIMIT):
+        assert status.is_on
+        status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
+        status.write_next()
+    assert not status.is_on, "but several in a row are the rule"
+
+
 def test_it_stays_on_while_the_credential_is_refused(cluster: Cluster) -> None:
     cluster.server.api.faults.add(Fault(resource="resourceclaims/status", code=401, count=2))
     cluster.status.prepared(cluster.add(), (GPU,))
@@ -183,6 +226,22 @@ def test_a_server_that_hangs_delays_nobody(cluster: Cluster) -> None:
         cluster.status.prepared(ref, (GPU,))
     assert time.monotonic() - started < 30
     cluster.server.api.faults.clear()
+
+
+class Refused:
+    """StatusApi that answers 403."""
+
+    def __init__(self, words: str) -> None:
+        self.error: ApiError | None = ApiError(words, status=403)
+        self.tries = 0
+
+    def apply_claim_status(
+        self, body: dict[str, Any], *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> dict[str, Any]:
+        self.tries += 1
+        if self.error is not None:
+            raise self.error
+        return body
 
 
 class Api:
