@@ -16,7 +16,7 @@ from enum import Enum
 import msgspec
 
 from nvdra_cluster.control import index
-from nvdra_cluster.control.index import Multimap
+from nvdra_cluster.control.index import Multimap, Versioned, is_another
 from nvdra_cluster.decide import slots
 from nvdra_cluster.decide.model import (
     ClaimView,
@@ -33,6 +33,7 @@ from nvdra_core.api import ComputeDomainAssignment, FabricSlot
 SLOT_COOLING_S = 300.0
 """How long the slot of a FabricNode that is gone stays taken."""
 DEAD_KEPT = 4096
+FOR_EVER = 1 << 63
 
 
 class What(str, Enum):
@@ -96,8 +97,8 @@ class Cache:
         self._due: dict[Key, None] = {}
         self._paths: dict[str, str] = {}
         """Of domains, to UIDs."""
-        self._dead: OrderedDict[str, None] = OrderedDict()
-        """UIDs of objects that are gone: what comes late about them is not believed."""
+        self._dead: OrderedDict[str, int] = OrderedDict()
+        """UIDs of objects that are gone, and since which version: what comes late is not believed."""
         self._slots: dict[str, tuple[FabricSlot, ...]] = {}
 
     def mark(self, *keys: Key) -> None:
@@ -135,12 +136,18 @@ class Cache:
         clique_id = slots.home(view) if view is not None else ""
         return Key(What.CLIQUE, clique_id) if clique_id else Key(What.LONE, name)
 
-    def bury(self, uid: str) -> None:
-        """The object is gone, or goes because we deleted it: nothing about it is taken any more."""
+    def bury(self, uid: str, version: int = FOR_EVER) -> None:
+        """The object is gone, or goes because we deleted it: what is older than ``version`` is not taken
+        any more. Newer is: an object that lost its label looks gone, and may get it back.
+        """
         with self.lock:
-            self._dead[uid] = None
+            self._dead[uid] = version
             while len(self._dead) > DEAD_KEPT:
                 self._dead.popitem(last=False)
+
+    def _is_late(self, view: Versioned, old: Versioned | None) -> bool:
+        is_older = old is not None and old.version > view.version
+        return is_older or self._dead.get(view.uid, -1) > view.version
 
     def put_node(self, view: NodeView) -> None:
         """A Node as it is now."""
@@ -149,10 +156,10 @@ class Cache:
                 self.nodes[view.name] = view
                 self._touch_node(view.name)
 
-    def drop_node(self, name: str) -> None:
-        """A Node is gone."""
+    def drop_node(self, name: str, uid: str = "") -> None:
+        """A Node is gone. Here and in the other ``drop_*``: only the one of that ``uid``, if it is given."""
         with self.lock:
-            if self.nodes.pop(name, None) is not None:
+            if not is_another(self.nodes.get(name), uid) and self.nodes.pop(name, None):
                 self._touch_node(name)
 
     def _touch_node(self, name: str) -> None:
@@ -175,7 +182,7 @@ class Cache:
         """A FabricNode as it is now; one that differs in its heartbeat only makes nothing due."""
         with self.lock:
             old = self.fabrics.get(view.name)
-            if view.uid in self._dead or (old is not None and old.version > view.version):
+            if self._is_late(view, old):
                 return
             if old is not None and old.uid != view.uid:
                 self.drop_fabric(view.name)
@@ -192,11 +199,11 @@ class Cache:
             self.mark(self.home_key(view.name))
             self.touch_domains_of(view.name)
 
-    def drop_fabric(self, name: str) -> None:
+    def drop_fabric(self, name: str, uid: str = "") -> None:
         """A FabricNode is gone; its slot stays taken for SLOT_COOLING_S."""
         with self.lock:
             old = self.fabrics.get(name)
-            if old is None:
+            if old is None or is_another(old, uid):
                 return
             self.mark(self.home_key(name), Key(What.NODE, name))
             self.touch_domains_of(name)
@@ -234,7 +241,7 @@ class Cache:
         """A ComputeDomain as it is now."""
         with self.lock:
             old = self.domains.get(view.uid)
-            if view.uid in self._dead or (old is not None and old.version > view.version):
+            if self._is_late(view, old):
                 return
             if self._paths.get(view.path, view.uid) != view.uid:
                 self.drop_domain(view.path)
@@ -250,9 +257,11 @@ class Cache:
         with self.lock:
             return set(self._paths)
 
-    def drop_domain(self, path: str) -> None:
+    def drop_domain(self, path: str, uid: str = "") -> None:
         """A ComputeDomain (``namespace/name``) is gone."""
         with self.lock:
+            if uid and self._paths.get(path) != uid:
+                return
             uid = self._paths.pop(path, "")
             if (old := self.domains.pop(uid, None)) is not None:
                 self._retire(old)
@@ -278,35 +287,35 @@ class Cache:
         path = f"{view.namespace}/{view.name}"
         with self.lock:
             old = self.templates.get(path)
-            is_older = old is not None and old.version > view.version
-            if old == view or is_older or view.uid in self._dead:
+            if old == view or self._is_late(view, old):
                 return
             self.templates[path] = view
             self._link(self.templates_of, path, old.domain_uid if old else None, view.domain_uid)
             self.template_problems.pop(view.domain_uid, None)
 
-    def drop_template(self, path: str) -> None:
+    def drop_template(self, path: str, uid: str = "") -> None:
         """A ResourceClaimTemplate (``namespace/name``) is gone."""
         with self.lock:
-            old = self.templates.pop(path, None)
-            if old is not None:
+            old = self.templates.get(path)
+            if old is not None and not is_another(old, uid):
+                del self.templates[path]
                 self._link(self.templates_of, path, old.domain_uid, None)
 
     def put_clique(self, view: CliqueView) -> None:
         """A ComputeDomainClique as it is now."""
         with self.lock:
             old = self.cliques.get(view.name)
-            is_older = old is not None and old.version > view.version
-            if old == view or is_older or view.uid in self._dead:
+            if old == view or self._is_late(view, old):
                 return
             self.cliques[view.name] = view
             self._link(self.cliques_of, view.name, None, view.domain_uid)
 
-    def drop_clique(self, name: str) -> None:
+    def drop_clique(self, name: str, uid: str = "") -> None:
         """A ComputeDomainClique is gone."""
         with self.lock:
-            old = self.cliques.pop(name, None)
-            if old is not None:
+            old = self.cliques.get(name)
+            if old is not None and not is_another(old, uid):
+                del self.cliques[name]
                 self._link(self.cliques_of, name, old.domain_uid, None)
 
     def _link(self, names: Multimap, name: str, old: str | None, new: str | None) -> None:
@@ -317,14 +326,18 @@ class Cache:
         """A ResourceClaim as it is now."""
         with self.lock:
             old = self.claims.get(view.path)
-            if old != view and view.uid not in self._dead:
+            if self._is_late(view, old):
+                return
+            if old == view:
+                self.claims[view.path] = view  # of a newer version
+            else:
                 self._replace_claim(view.path, old, view)
 
-    def drop_claim(self, path: str) -> None:
+    def drop_claim(self, path: str, uid: str = "") -> None:
         """A ResourceClaim (``namespace/name``) is gone."""
         with self.lock:
             old = self.claims.get(path)
-            if old is not None:
+            if old is not None and not is_another(old, uid):
                 self._replace_claim(path, old, None)
 
     def _replace_claim(self, path: str, old: ClaimView | None, new: ClaimView | None) -> None:
@@ -349,7 +362,7 @@ class Cache:
                 self.offering.move(name, [old] if old else [], [node])
                 self.mark(Key(What.NODE, node))
 
-    def drop_slice(self, name: str) -> None:
+    def drop_slice(self, name: str, uid: str = "") -> None:
         """It is gone."""
         with self.lock:
             old = self.offers.pop(name, None)

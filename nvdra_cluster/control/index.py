@@ -1,12 +1,25 @@
-"""Names by key, and by which keys a FabricNode is found. Used by ``cache`` alone."""
+"""Names by key, by which keys a FabricNode is found, and which of two views counts. Used by ``cache`` alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 
-from nvdra_cluster.decide.model import FabricView
+from nvdra_cluster.decide.model import FabricView, NodeView
+
+
+class Versioned(Protocol):
+    """A view that says which object it is of, and how new it is."""
+
+    @property
+    def uid(self) -> str:
+        """Of the object."""
+
+    @property
+    def version(self) -> int:
+        """resourceVersion."""
 
 
 class Multimap:
@@ -38,6 +51,11 @@ class Multimap:
             self.discard(key, name)
         for key in after - before:
             self.add(key, name)
+
+
+def is_another(view: NodeView | Versioned | None, uid: str) -> bool:
+    """Whether a namesake has taken the place of the object of that UID."""
+    return view is not None and bool(uid) and view.uid != uid
 
 
 def is_same(old: FabricView, new: FabricView) -> bool:

@@ -18,7 +18,7 @@ from nvdra_cluster.control.nodeloss import Heartbeats, format_time
 from nvdra_cluster.control.reconcile import Group, Now, Reconciler
 from nvdra_cluster.control.writer import Outcome, Writer
 from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView, Problem
-from nvdra_cluster.decide.writes import FABRIC_NODES, TEMPLATES, Create, Delete, Write
+from nvdra_cluster.decide.writes import FABRIC_NODES, TEMPLATES, Create, Delete, Merge, Write
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
@@ -271,11 +271,12 @@ class Loop:
             )
             self.cache.put_fabric(view)
 
-    def forget_fabric(self, name: str) -> None:
+    def forget_fabric(self, name: str, uid: str = "") -> None:
         """A FabricNode is gone."""
         with self.cache.lock:
-            self.heartbeats.forget(name)
-            self.cache.drop_fabric(name)
+            self.cache.drop_fabric(name, uid)
+            if name not in self.cache.fabrics:
+                self.heartbeats.forget(name)
 
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -288,11 +289,9 @@ class Loop:
                 self._fail(outcome.group, outcome.failed, outcome.error)
 
     def _take_over(self, write: Write, stored: JsonObject | None) -> None:
-        plural, namespace, name = write.key
-        if isinstance(write, Delete):
-            self.cache.bury(write.uid)
-        if stored is None:
-            self._forget(plural, namespace, name)
+        plural = write.key[0]
+        if stored is None or wire.is_over(stored):
+            self._forget(write)
         elif plural == "fabricnodes":
             self.observe_fabric(stored)
         elif plural == "computedomains":
@@ -302,15 +301,25 @@ class Loop:
         elif plural == "computedomaincliques":
             self.cache.put_clique(wire.clique(stored))
 
-    def _forget(self, plural: str, namespace: str, name: str) -> None:
+    def _forget(self, write: Write) -> None:
+        """The object is not there any more, or goes now."""
+        plural, namespace, name = write.key
+        uid = write.uid if isinstance(write, Delete) else _uid_of(write)
+        if isinstance(write, Delete) and plural == TEMPLATES.plural:
+            template = self.cache.templates.get(f"{namespace}/{name}")
+            is_held = template is not None and bool(template.finalizers)
+            if is_held:
+                return  # by somebody else's finalizer; our watch will tell
+        if uid:
+            self.cache.bury(uid)
         if plural == "fabricnodes":
-            self.forget_fabric(name)
+            self.forget_fabric(name, uid)
         elif plural == "computedomains":
-            self.cache.drop_domain(f"{namespace}/{name}")
+            self.cache.drop_domain(f"{namespace}/{name}", uid)
         elif plural == "resourceclaimtemplates":
-            self.cache.drop_template(f"{namespace}/{name}")
+            self.cache.drop_template(f"{namespace}/{name}", uid)
         elif plural == "computedomaincliques":
-            self.cache.drop_clique(name)
+            self.cache.drop_clique(name, uid)
 
     def _fail(self, group: Group, write: Write | None, error: ApiError) -> None:
         if isinstance(write, Create) and write.resource == TEMPLATES:
@@ -359,3 +368,8 @@ class Loop:
         except ApiError as error:
             _LOG.info("cannot read the template that is in the way", v=2, error=error)
             return None
+
+
+def _uid_of(write: Write) -> str:
+    """Of the object that a patch is for."""
+    return str(write.patch["metadata"].get("uid") or "") if isinstance(write, Merge) else ""

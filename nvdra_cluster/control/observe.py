@@ -100,7 +100,7 @@ def _cliques(cache: Cache, namespace: str) -> Interest:
         resource=CLIQUES,
         namespace=namespace,
         put=lambda obj: cache.put_clique(wire.clique(obj)),
-        drop=lambda path: cache.drop_clique(path.rpartition("/")[2]),
+        drop=lambda path, uid: cache.drop_clique(path.rpartition("/")[2], uid),
         bury=cache.bury,
         known=known,
     )

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from nvdra_cluster.control import wire
 from nvdra_core import log
 from nvdra_core.clock import Clock
 from nvdra_core.errors import ApiError, NvdraError
@@ -31,10 +32,12 @@ class Interest:
     namespace: str = ""
     selector: Selector = EVERYTHING
     put: Callable[[JsonObject], None]
-    drop: Callable[[str], None]
-    """Takes an object's path: ``namespace/name``, or the name alone without namespace."""
-    bury: Callable[[str], None]
-    """Takes the UID of an object that is gone for good: the answer to a write of ours may come later."""
+    drop: Callable[[str, str], None]
+    """Takes an object's path (``namespace/name``, or the name alone without namespace) and UID; without a
+    UID it means whatever has that path.
+    """
+    bury: Callable[[str, int], None]
+    """Takes the UID and version of an object that is gone: the answer to an older write may come later."""
     known: Callable[[], set[str]]
     """Paths of all that is in the cache."""
 
@@ -91,7 +94,7 @@ class Watching:
                 self._put(obj)
             version = str((page.get("metadata") or {}).get("resourceVersion") or "")
         for path in gone:
-            self._interest.drop(path)
+            self._interest.drop(path, "")
         self.synced.set()
         return version
 
@@ -121,8 +124,9 @@ class Watching:
             )
         for event in self._watch:
             if event.type == "DELETED":
-                interest.bury(str(event.obj["metadata"].get("uid")))
-                interest.drop(path_of(event.obj))
+                uid = str(event.obj["metadata"].get("uid"))
+                interest.bury(uid, wire.version_of(event.obj))
+                interest.drop(path_of(event.obj), uid)
             else:
                 self._put(event.obj)
 

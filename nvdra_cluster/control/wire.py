@@ -14,6 +14,7 @@ import msgspec
 from nvdra_cluster.decide import cliques
 from nvdra_cluster.decide.model import (
     DOMAIN_LABEL,
+    FINALIZER,
     FORCE_ANNOTATION,
     REMOVE_ANNOTATION,
     ClaimView,
@@ -48,6 +49,12 @@ def version_of(obj: Json) -> int:
     """resourceVersion as a number, as it has been in every release; 0 when it is none."""
     text = str(_metadata(obj).get("resourceVersion") or "")
     return int(text) if text.isdigit() else 0
+
+
+def is_over(obj: Json) -> bool:
+    """Whether this is the last state of an object: deleted, and nothing holds it back."""
+    metadata = _metadata(obj)
+    return bool(metadata.get("deletionTimestamp")) and not metadata.get("finalizers")
 
 
 def node(obj: Json) -> NodeView:
@@ -103,16 +110,20 @@ def domain(obj: Json) -> DomainView:
 def template(obj: Json) -> TemplateView:
     """A ResourceClaimTemplate."""
     metadata = _metadata(obj)
-    labels = metadata.get("labels") or {}
+    label = str((metadata.get("labels") or {}).get(DOMAIN_LABEL) or "")
+    config = _config((obj.get("spec") or {}).get("spec") or {})
+    is_ours = FINALIZER in (metadata.get("finalizers") or ())
     return TemplateView(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        domain_uid=str(labels.get(DOMAIN_LABEL) or ""),
+        # A label can be taken off by hand; what we made says in itself whose it is.
+        domain_uid=label or (config.domain_uid if is_ours else ""),
+        is_labelled=bool(label),
         version=version_of(obj),
         finalizers=tuple(metadata.get("finalizers") or ()),
         is_deleting=bool(metadata.get("deletionTimestamp")),
-        config=_config((obj.get("spec") or {}).get("spec") or {}),
+        config=config,
         is_condemned=(metadata.get("annotations") or {}).get(REMOVE_ANNOTATION) == "true",
     )
 
@@ -141,6 +152,7 @@ def claim(obj: Json) -> ClaimView:
         domain_uid=str((metadata.get("labels") or {}).get(DOMAIN_LABEL) or ""),
         node=str(next(pools, "") or ""),
         users=tuple(sorted(str(user) for user in users)),
+        version=version_of(obj),
     )
 
 

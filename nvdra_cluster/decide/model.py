@@ -100,6 +100,8 @@ class TemplateView:
     config: ConfigView = ConfigView()
     is_condemned: bool = False
     """Has REMOVE_ANNOTATION."""
+    is_labelled: bool = True
+    """Has our label; without, no watch of ours sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class ClaimView:
     """Where a device of ours is allocated; empty without allocation."""
     users: tuple[str, ...] = ()
     """Names of the pods it is reserved for."""
+    version: int = field(default=0, compare=False)
+    """resourceVersion: says which of two views is the newer one, and nothing else."""
 
     @property
     def path(self) -> str:

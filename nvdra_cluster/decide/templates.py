@@ -54,7 +54,7 @@ def body(domain: DomainView, settings: FabricSettings) -> dict[str, Any]:
         "metadata": {
             "name": domain.spec.channel.resource_claim_template.name,
             "namespace": domain.namespace,
-            "labels": {DOMAIN_LABEL: domain.uid, TARGET_LABEL: "Workload"},
+            "labels": _labels(domain),
             "finalizers": [FINALIZER],
         },
         "spec": {
@@ -72,6 +72,10 @@ def body(domain: DomainView, settings: FabricSettings) -> dict[str, Any]:
             },
         },
     }
+
+
+def _labels(domain: DomainView) -> dict[str, str]:
+    return {DOMAIN_LABEL: domain.uid, TARGET_LABEL: "Workload"}
 
 
 def wanted_name(domain: DomainView) -> str:
@@ -109,6 +113,9 @@ def reconcile(snapshot: DomainSnapshot, settings: FabricSettings) -> list[Write]
     right = in_force(snapshot, settings)
     wrong = [template for template in snapshot.templates if template is not right]
     writes = [write for template in wrong if is_ours(template) for write in remove(template)]
+    if right is not None and not right.is_labelled:
+        metadata = {"uid": right.uid, "labels": _labels(snapshot.domain)}
+        writes.append(Merge(TEMPLATES, right.namespace, right.name, {"metadata": metadata}))
     if right is None and obstacle(snapshot, settings) is None:
         writes.append(Create(TEMPLATES, body(snapshot.domain, settings)))
     return writes

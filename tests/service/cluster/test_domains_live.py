@@ -184,6 +184,38 @@ class TestHealing:
             lambda: (rack.template() or first)["metadata"]["uid"] != first["metadata"]["uid"],
         )
 
+    def test_a_template_whose_label_a_person_takes_off_has_it_back_and_goes_with_its_domain(
+        self, rack: Rack
+    ):
+        uid = rack.create_domain()["metadata"]["uid"]
+        first = wait_until("template", rack.template)
+        label = "resource.nvidia.com/computeDomain"
+        for _ in range(2):
+            metadata = {"name": "train-channel", "namespace": TEAM, "labels": {label: None}}
+            rack.client.merge_patch(TEMPLATES, {"metadata": metadata})
+            wait_until(
+                "labelled",
+                lambda: (rack.template() or first)["metadata"].get("labels", {}).get(label) == uid,
+            )
+        assert (rack.template() or {})["metadata"]["uid"] == first["metadata"]["uid"]
+        rack.settle()
+        assert rack.condition("TemplatesReady")["status"] == "True"
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        assert rack.template() is None
+
+    def test_a_template_that_somebody_else_holds_back_is_not_taken_for_gone(self, rack: Rack):
+        rack.create_domain()
+        first = wait_until("template", rack.template)
+        held = {"name": "train-channel", "namespace": TEAM, "finalizers": [*first["metadata"]["finalizers"], "example.com/held"]}  # fmt: skip
+        rack.client.merge_patch(TEMPLATES, {"metadata": held})
+        rack.settle()
+        rack.client.delete(TEMPLATES, "train-channel", namespace=TEAM)
+        wait_until("told", lambda: rack.condition("TemplatesReady").get("reason") == "Pending")
+        free = {"name": "train-channel", "namespace": TEAM, "finalizers": None}
+        rack.client.merge_patch(TEMPLATES, {"metadata": free})
+        wait_until("again", lambda: rack.condition("TemplatesReady").get("status") == "True")
+
     def test_a_clique_that_a_person_deletes_is_made_again(self, rack: Rack):
         tray = rack.tray("a")
         rack.create_domain()

@@ -90,6 +90,40 @@ class TestDue:
         cache.put_template(template)
         assert cache.templates == {}
 
+    def test_a_claim_that_leaves_the_selection_and_comes_back_counts_again(self):
+        """Its label was taken off and put back: the watch calls that DELETED and ADDED."""
+        cache = a_cache(domains=[a_domain()], claims=[a_claim(version=5)])
+        cache.bury("uid-c", 6)
+        cache.drop_claim("team/c", "uid-c")
+        assert cache.claims == {}
+        cache.put_claim(a_claim(version=5))
+        assert cache.claims == {}, "what was known before is of no use"
+        cache.put_claim(a_claim(version=7))
+        assert cache.claims_of.get("u1") == {"team/c"}
+
+    def test_an_older_state_of_a_claim_does_not_replace_a_newer_one(self):
+        """The watch and the look before a deletion are two readers."""
+        cache = a_cache(domains=[a_domain()], claims=[a_claim(version=8)])
+        cache.put_claim(a_claim(version=7, users=()))
+        assert cache.claims["team/c"].users == ("pod-0",)
+        cache.put_claim(a_claim(version=9, users=()))
+        assert cache.claims["team/c"].users == ()
+
+    def test_a_claim_that_changes_in_what_nobody_looks_at_makes_nothing_due(self):
+        cache = a_cache(domains=[a_domain()], claims=[a_claim(version=8)])
+        cache.put_claim(a_claim(version=9))
+        assert due(cache) == set()
+        assert cache.claims["team/c"].version == 9
+
+    def test_a_late_end_of_a_namesake_does_not_take_the_new_object_away(self):
+        cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
+        cache.put_template(a_template(uid="new", version=9))
+        cache.drop_template("team/train-channel", "old")
+        cache.drop_fabric("tray-a", "old")
+        cache.drop_domain("team/train", "old")
+        assert [view.uid for view in cache.templates.values()] == ["new"]
+        assert (set(cache.fabrics), set(cache.domains)) == ({"tray-a"}, {"u1"})
+
     def test_all_nodes_of_a_clique_share_one_list_in_memory(self):
         slots = tuple(a_fabric_node(slot=0).spec.slots)
         assert slots == ()
