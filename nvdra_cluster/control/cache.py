@@ -159,7 +159,8 @@ class Cache:
     def drop_node(self, name: str, uid: str = "") -> None:
         """A Node is gone. Here and in the other ``drop_*``: only the one of that ``uid``, if it is given."""
         with self.lock:
-            if not is_another(self.nodes.get(name), uid) and self.nodes.pop(name, None):
+            if name in self.nodes and not is_another(self.nodes[name], uid):
+                del self.nodes[name]
                 self._touch_node(name)
 
     def _touch_node(self, name: str) -> None:
