@@ -23,6 +23,8 @@ class FakeDaemon:
     """A start makes a process that ends with status 1 at once."""
     refuses: bool = False
     """systemctl itself fails."""
+    refuses_to: set[str] = field(default_factory=set)
+    """Commands of systemctl that fail: show, start, stop, kill."""
     foreign: str = ""
     words: str = ""
     view: DomainView | None = None
@@ -114,7 +116,7 @@ class FakeDaemon:
         self.state_now = self.starts_as
 
     def _check(self, what: str) -> None:
-        if self.refuses:
+        if self.refuses or what in self.refuses_to:
             raise CommandError(
                 f"systemctl {what}: ended with status 1",
                 argv=("systemctl", what),

@@ -75,19 +75,20 @@ class TurningClock(FakeClock):
 class ImexNode:
     """One supervisor on one machine; ``restart`` starts another on the same machine."""
 
-    def __init__(self, policy: Policy | None = None) -> None:
+    def __init__(self, policy: Policy | None = None, address: str = "10.0.0.2") -> None:
         self.clock = TurningClock()
         self.files = FakeFiles()
         self.daemon = FakeDaemon()
         self.policy = policy or Policy()
         self.boot = 1
+        self.address = address
         self.start()
         self.supervisor.set_fabric(FABRIC)
 
     def start(self) -> None:
         doors = Doors(
             unit=self.daemon, ctl=self.daemon, store=Store(self.files, LAYOUT, SPEC_PATH),
-            clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}", address="10.0.0.2",
+            clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}", address=self.address,
         )  # fmt: skip
         self.supervisor = Supervisor(doors)
         self.supervisor.open()

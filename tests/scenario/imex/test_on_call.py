@@ -1,0 +1,182 @@
+"""Things that go wrong around the supervisor at a bad moment: it promises nothing it does not know, and forgets nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from nvdra_core.api.fabric import FabricSlot
+from nvdra_core.clock import Deadline
+from nvdra_node.imex.daemon import RELOAD_S
+from nvdra_node.imex.watches import AddressWatch
+from tests.scenario.imex.node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain, a_spec
+
+
+def slots(*numbers):
+    return tuple(FabricSlot(index=n, node_name=f"n{n}", address=f"10.0.0.{n}") for n in numbers)
+
+
+class TestNothingIsPromised:
+    def test_while_systemd_does_not_answer(self, node):
+        node.assign(a_domain())
+        assert node.join("c1").readiness.is_ready
+        node.daemon.refuses = True
+        told = node.join("c2").readiness
+        assert (told.is_ready, told.reason) == (False, "ImexUnknown")
+        assert "systemctl show" in told.message
+        node.daemon.refuses = False
+        assert node.ask(a_claim("c2")).readiness.is_ready
+
+    def test_to_a_question_that_leaves_no_time_for_a_look(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        assert not node.supervisor.join(a_claim("c2"), Deadline(0, node.clock)).readiness.is_ready
+
+    def test_while_a_turn_takes_longer_than_the_question(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.clock.turn = lambda: None
+        assert not node.ask(a_claim("c2")).readiness.is_ready
+
+    def test_to_a_claim_that_was_released_while_it_waited(self, node):
+        node.assign(a_domain())
+
+        def turn():
+            node.supervisor.leave("c1")
+            node.supervisor.turn()
+
+        node.join("c0")
+        node.clock.turn = turn
+        told = node.ask(a_claim("c1")).readiness
+        assert (told.is_ready, told.reason) == (False, "ClaimLeft")
+
+    def test_that_cannot_be_remembered(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.clock.turn = lambda: (node.supervisor.turn(), node.files.full.add(LAYOUT.directory))
+        node.supervisor._holders["c2"] = a_claim("c2")
+        node.turn()
+        told = node.ask(a_claim("c2")).readiness
+        assert (told.is_ready, told.reason) == (False, "StateNotWritten")
+        node.files.full.clear()
+        node.clock.turn = node.supervisor.turn
+        assert node.ask(a_claim("c2")).readiness.is_ready
+        kept = json.loads(node.files.read(LAYOUT.state))["holders"]
+        assert {h["uid"]: h["is_admitted"] for h in kept} == {"c1": True, "c2": True}
+
+
+class TestReload:
+    def test_one_that_failed_is_sent_later(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.refuses_to = {"kill"}
+        node.assign(a_domain(), slots=slots(2, 5, 7))
+        node.turn()
+        node.daemon.refuses_to = set()
+        node.turn()
+        assert node.daemon.history == ["start", "reload"]
+
+    def test_a_certificate_that_could_not_be_told_is_told_later(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.refuses_to = {"kill"}
+        node.supervisor.reload_daemon()
+        node.turn()
+        node.daemon.refuses_to = set()
+        node.turn()
+        assert node.daemon.history == ["start", "reload"]
+
+    def test_peers_that_join_soon_after_each_other_are_told_together(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        pauses_s = []
+        for number in range(6, 12):
+            node.assign(a_domain(), slots=slots(2, *range(5, number)))
+            node.turn(1)
+            pauses_s.append(node.supervisor.turn())
+            node.clock.advance(0.2)
+        assert node.daemon.history == ["start", "reload"]
+        assert max(pauses_s[1:]) <= RELOAD_S, "and is not forgotten"
+        node.clock.advance(RELOAD_S)
+        node.turn()
+        assert node.daemon.history == ["start", "reload", "reload"]
+        assert b"10.0.0.10" in node.files.read(LAYOUT.hosts)
+
+    def test_what_was_owed_to_a_daemon_is_not_owed_to_the_next(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.daemon.refuses_to = {"kill"}
+        node.supervisor.reload_daemon()
+        node.turn()
+        node.daemon.refuses_to = set()
+        node.supervisor.leave("c1")
+        node.join("c2", "B")
+        assert node.daemon.history[-1] == "start" and node.serves() == "B"
+
+
+class TestStart:
+    @pytest.mark.parametrize("step", range(1, 16))
+    def test_a_write_that_fails_before_it_is_told_and_is_no_end_of_a_daemon(self, step):
+        node = ImexNode()
+        node.files.faults.clear()
+        node.files.faults.fail_at = step
+        node.assign(a_domain())
+        told = node.join("c1").readiness
+        assert told.is_ready or "ended by itself" not in told.message, told
+        node.clock.advance(120)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+        assert node.supervisor.snapshot.memory.restarts == 0
+        assert node.daemon.history == ["start"]
+
+    def test_a_disk_that_stays_full_is_told(self, node):
+        node.files.full.add(LAYOUT.directory)
+        node.assign(a_domain())
+        for _ in range(3):
+            told = node.join("c1").readiness
+            node.clock.advance(60)
+        assert not told.is_ready and node.daemon.history == []
+        assert node.supervisor.snapshot.memory.restarts == 0
+
+    def test_what_systemctl_says_of_a_unit_it_does_not_start_is_told(self, node):
+        node.daemon.refuses_to = {"start"}
+        node.assign(a_domain())
+        told = node.join("c1").readiness
+        assert told.reason == "ImexFailed" and "systemctl start" in told.message
+        node.daemon.refuses_to = set()
+        node.clock.advance(120)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+
+
+class TestAround:
+    def test_a_word_of_the_controller_that_was_not_kept_is_kept_later(self, node):
+        node.files.full.add(SPEC_PATH.parent)
+        node.assign(a_domain())
+        assert node.files.read(SPEC_PATH) is None
+        node.files.full.clear()
+        node.supervisor.set_spec(a_spec(a_domain()), 1)  # the echo of our own report
+        assert b'"A"' in node.files.read(SPEC_PATH)
+
+    def test_an_address_that_is_not_there_at_boot_is_waited_for(self):
+        node = ImexNode(address="")
+        node.assign(a_domain())
+        assert node.join("c1").readiness.reason == "NoAddress"
+        node.supervisor.set_address("10.0.0.2")
+        assert node.ask(a_claim("c1")).readiness.is_ready
+        assert b"10.0.0.2" in (node.files.read(LAYOUT.hosts) or b"")
+
+    def test_the_address_is_looked_for_until_there_is_one(self):
+        node = ImexNode(address="")
+        found = ["", "", "10.0.0.2", "never asked"]
+        stopping = threading.Event()
+        node.clock.turn = lambda: None
+
+        def take(address):
+            node.supervisor.set_address(address)
+            stopping.set()
+
+        AddressWatch(lambda: found.pop(0), node.clock, take).run(stopping)
+        assert node.supervisor._address == "10.0.0.2" and found == ["never asked"]
