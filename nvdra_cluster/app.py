@@ -1,10 +1,12 @@
 """The controller, assembled: watches, leadership, loop, metrics. Called by ``cli``; nothing starts before ``run``.
 
-Order: watches first, and only a replica that has seen everything strives for the lead.
+Order: watches first, and only a replica that has seen everything strives for the lead. When it has it, it
+lists everything once more before it decides.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -75,7 +77,7 @@ class Controller:
         )
         self.cache = Cache(clock.monotonic)
         certify, refresh = _certificates(settings, client, clock)
-        self.writer = Writer(client, clock, self.is_leading, self.registry)
+        self.writer = Writer(client, clock, self.leads_for_s, self.registry)
         self.loop = Loop(
             cache=self.cache,
             reconciler=Reconciler(self.cache, settings.fabric, certify, self.registry),
@@ -94,9 +96,13 @@ class Controller:
 
     def is_leading(self) -> bool:
         """Whether this replica may write now."""
+        return self.leads_for_s() > 0.0
+
+    def leads_for_s(self) -> float:
+        """How long it may yet, without another word from the API."""
         if not self._settings.is_elected:
-            return self._leading.is_set()
-        return self.lease.is_leading()
+            return math.inf if self._leading.is_set() else 0.0
+        return self.lease.leads_for_s()
 
     def is_synced(self) -> bool:
         """Whether everything has been seen once."""
@@ -153,10 +159,24 @@ class Controller:
         if not self._settings.is_elected:
             self._leading.set()
         self._leading.wait()
-        if self._workers.stopping.is_set():
-            return
-        _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
-        self.loop.lead(self._workers.heartbeat("controller loop", MAX_SILENCE_S))
+        try:
+            if self._settings.is_elected:
+                self._look_anew()
+            if self._workers.stopping.is_set():
+                return
+            _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
+            self.loop.lead(self._workers.heartbeat("controller loop", MAX_SILENCE_S))
+        finally:
+            self.writer.close()
+            self.lease.idle.set()
+
+    def _look_anew(self) -> None:
+        """See all that the leader before us wrote: our watches may be behind."""
+        for watching in self.watchings:
+            watching.look_anew()
+        for watching in self.watchings:
+            while not self._workers.stopping.is_set() and not watching.fresh.wait(SYNC_POLL_S):
+                continue
 
     def _endpoint(self) -> list[Part]:
         settings = self._settings

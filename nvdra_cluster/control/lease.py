@@ -2,7 +2,8 @@
 
 Others' clocks do not count: a Lease has expired when it was not seen to change for its duration, by
 this machine's clock. ``is_leading`` turns false before the Lease can be another's, also when the API
-is away, and the process then ends, so that a leader always starts from nothing.
+is away, and the process then ends, so that a leader always starts from nothing. A leader that leaves gives
+the Lease back once its last write has been answered.
 """
 
 from __future__ import annotations
@@ -54,15 +55,22 @@ class Lease:
     now_text: Callable[[], str]
     """RFC 3339 with microseconds, in UTC."""
     stopping: threading.Event
+    idle: threading.Event = field(default_factory=threading.Event)
+    """Set by the owner once nothing is written any more in the name of the leader."""
     _renewed_at_s: float | None = None
     _seen: _Seen = field(default_factory=_Seen)
 
     def is_leading(self) -> bool:
         """Whether this replica may write now."""
+        return self.leads_for_s() > 0.0
+
+    def leads_for_s(self) -> float:
+        """How long it may yet, without another word from the API; 0 when it may not."""
         renewed_at_s = self._renewed_at_s
         if renewed_at_s is None:
-            return False
-        return self.clock.monotonic() - renewed_at_s < self.settings.renew_deadline_s
+            return 0.0
+        ends_s = renewed_at_s + self.settings.renew_deadline_s
+        return max(0.0, ends_s - self.clock.monotonic())
 
     def run(self, elected: Callable[[], None]) -> None:
         """Strive for the Lease, call ``elected`` when it is ours, keep it until ``stopping``, give it
@@ -81,7 +89,7 @@ class Lease:
                     f"within {self.settings.renew_deadline_s:g} s; starting over"
                 )
             self.clock.wait(self.stopping, self.settings.retry_period_s)
-        if was_leading:
+        if was_leading and self.idle.wait(self.settings.renew_deadline_s):
             self._give_back()
 
     def _try(self) -> None:

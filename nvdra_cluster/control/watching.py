@@ -1,7 +1,8 @@
 """One thread for each kind: lists in pages, follows the changes, and hands views to the cache.
 
 Objects are trimmed to views page by page, so that 10,000 Nodes never stand in memory as JSON. After
-a gap everything is listed again, and what is not in the list is dropped.
+a gap everything is listed again, and what is not in the list is dropped; so it is for a new leader, whose
+watches may be behind what the last one wrote.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from nvdra_core.kube.watch import Watch, watch
 
 _LOG = log.get(__name__)
 PAGE_SIZE = 500
+
+
+class PastChangedError(NvdraError):
+    """The cluster was restored from a backup; this process must start over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +59,32 @@ class Watching:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._watch: Watch | None = None
+        self._looks = 0
+        """How often somebody asked for a list that begins after the question."""
+        self._newest = 0
         self.synced = threading.Event()
         """Set once everything was listed."""
+        self.fresh = threading.Event()
+        """Set once everything was listed after the last ``look_anew``."""
         self.name = interest.resource.plural
 
     def stop(self) -> None:
         """End ``run``."""
         with self._lock:
             self._stopped.set()
+            if self._watch is not None:
+                self._watch.stop()
+
+    def look_anew(self) -> None:
+        """List everything again, and set ``fresh`` then."""
+        with self._lock:
+            self._looks += 1
+            self.fresh.clear()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """End the watch that is open; it begins again with a list."""
+        with self._lock:
             if self._watch is not None:
                 self._watch.stop()
 
@@ -86,6 +109,7 @@ class Watching:
 
     def _list(self) -> str:
         """Take over all objects; returns the version to watch from."""
+        looks = self._looks
         gone = self._interest.known()
         version = ""
         for page in self._pages():
@@ -93,10 +117,25 @@ class Watching:
                 gone.discard(path_of(obj))
                 self._put(obj)
             version = str((page.get("metadata") or {}).get("resourceVersion") or "")
+            self._note_version(version)
         for path in gone:
             self._interest.drop(path, "")
         self.synced.set()
+        with self._lock:
+            if looks == self._looks:
+                self.fresh.set()
         return version
+
+    def _note_version(self, version: str) -> None:
+        """Versions only grow: one that does not is of another past, and what we know is of no use."""
+        if not version.isdigit():
+            return
+        if int(version) < self._newest:
+            raise PastChangedError(
+                f"the API server went back from version {self._newest} to {version} of {self.name}: "
+                "was etcd restored? Starting over"
+            )
+        self._newest = int(version)
 
     def _pages(self) -> Iterator[JsonObject]:
         interest = self._interest
@@ -113,7 +152,7 @@ class Watching:
     def _follow(self, version: str) -> None:
         interest = self._interest
         with self._lock:
-            if self._stopped.is_set():
+            if self._stopped.is_set() or not self.fresh.is_set():
                 return
             self._watch = watch(
                 self._client,
@@ -129,6 +168,7 @@ class Watching:
                 interest.drop(path_of(event.obj), uid)
             else:
                 self._put(event.obj)
+        self._note_version(self._watch.resource_version)
 
     def _put(self, obj: JsonObject) -> None:
         try:

@@ -1,7 +1,7 @@
 """Carries writes out, several decisions at a time, and says what came of each. The only module that writes.
 
 Writes of one decision go one after another; the first failure ends it. Everything is done in the
-name of the leader: a writer that is no longer the leader refuses.
+name of the leader: a writer that is no longer the leader refuses, and no write outlasts the Lease.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class Writer:
     """See the module. ``run`` is called by one thread."""
 
     def __init__(
-        self, client: Client, clock: Clock, is_leading: Callable[[], bool], registry: Registry
+        self, client: Client, clock: Clock, leads_for_s: Callable[[], float], registry: Registry
     ) -> None:
+        """``leads_for_s``: how long this replica is sure to be the leader yet; 0 when it is not."""
         self._client = client
         self._clock = clock
-        self._is_leading = is_leading
+        self._leads_for_s = leads_for_s
         self._counter = registry.counter(
             "nvdra_controller_writes_total",
             "Writes to the API, by resource, kind of write and outcome.",
@@ -69,7 +70,10 @@ class Writer:
     def stop(self) -> None:
         """End after the writes under way."""
         self._stopped.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """End the threads. Nothing may be written any more."""
+        self._pool.shutdown(wait=False)
 
     def run(self, groups: Sequence[Group]) -> list[Outcome]:
         """Do all; returns when all are done. Never raises for an API that says no."""
@@ -93,9 +97,10 @@ class Writer:
         return Outcome(group, tuple(progress.stored))
 
     def _write(self, write: Write) -> JsonObject | None:
-        if self._stopped.is_set() or not self._is_leading():
+        left_s = 0.0 if self._stopped.is_set() else self._leads_for_s()
+        if left_s <= 0.0:
             raise NotLeaderError("not the leader", status=0)
-        deadline = Deadline(TIMEOUT_S, self._clock)
+        deadline = Deadline(min(TIMEOUT_S, left_s), self._clock)
         client, resource = self._client, write.resource
         _LOG.info("write", v=4, verb=type(write).__name__, key="/".join(write.key))
         if isinstance(write, Create):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.resources import LEASES, NODES
 from tests.service.cluster.rack import (
@@ -197,6 +198,19 @@ class TestController:
         wait_until("no clique", lambda: rack.cliques() == [])
 
 
+def test_a_cluster_that_was_put_back_in_time_is_learnt_anew(rack: Rack):
+    """After a restore of etcd all versions are old ones, and would be taken for late."""
+    rack.create_domain()
+    wait_until("template", rack.template)
+    rack.settle()
+    replica = rack.replicas[0]
+    with rack.server.api.store.lock:
+        rack.server.api.store.version -= 5
+    next(w for w in replica.controller.watchings if w.name == "computedomains").look_anew()
+    wait_until("it starts over", lambda: replica.workers.failure is not None)
+    assert "restored" in str(replica.workers.failure)
+
+
 class TestLeaders:
     @pytest.fixture
     def pair(self) -> Iterator[Rack]:
@@ -251,6 +265,43 @@ class TestLeaders:
             wait_until("taken when it stands still", lambda: leader(rack) == "one")
             lease = rack.client.get(LEASES, "nvdra-controller", namespace=NAMESPACE)
             assert lease["spec"]["leaseTransitions"] == 8
+
+    def test_a_leader_that_leaves_gives_the_lease_back_after_its_last_write(self, pair: Rack):
+        hangs = Fault(verb="create", resource="resourceclaimtemplates", action="hang", count=1)
+        pair.server.api.faults.add(hangs)
+        pair.create_domain()
+        sent = pair.server.api.log
+        wait_until("it writes", lambda: sent.count("create", "resourceclaimtemplates"))
+        one = pair.replicas.pop(0)
+        leaving = threading.Thread(target=one.stop)
+        leaving.start()
+        two = pair.replicas[0].controller
+        wait_until("told to stop", one.workers.stopping.is_set)
+        let_it_look(pair)
+        assert (leader(pair), two.is_leading()) == ("one", False)
+        pair.server.api.faults.clear()
+        leaving.join(60.0)
+        wait_until("two leads", two.is_leading)
+
+    def test_a_new_leader_reads_everything_again_before_it_decides(self, pair: Rack):
+        """Its watches may be behind what the last leader wrote: a slot would be given twice."""
+        first = pair.tray("a")
+        two = pair.replicas[1].controller
+        wait_until("seen by both", lambda: "a" in two.cache.nodes)
+        pair.server.api.faults.add(Fault(verb="watch", code=503, count=0))
+        for watching in two.watchings:
+            watching.interrupt()
+        first.report()
+        assert first.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
+        second = pair.tray("bb")
+        wait_until("there is an object for it", lambda: pair.find(FABRIC_NODES, "bb"))
+        pair.replicas.pop(0).crash()
+        second.report()
+        assert "bb" not in two.cache.fabrics
+        let_it_look(pair)
+        pair.advance(1.1 * EAGER_LEASE.duration_s)
+        assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
+        assert pair.spec("a")["slot"] == 0
 
     def test_a_leader_that_cannot_renew_stops_before_its_lease_is_anothers(self, pair: Rack):
         one = pair.replicas[0]
