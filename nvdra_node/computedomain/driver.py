@@ -59,6 +59,8 @@ class ComputeDomainDriver:
         self._is_shared = is_shared
         self._lock = threading.Lock()
         self._ready_at_s: dict[str, float] = {}
+        self._is_warm = False
+        source.subscribe(self._warm_up)
 
     def pool(self) -> Pool:
         """See Driver."""
@@ -114,6 +116,12 @@ class ComputeDomainDriver:
                 )
         for effect in record.effects:
             self._verify_joined(effects.decode(effect), deadline)
+
+    def _warm_up(self) -> None:
+        """Be ready for the first claim once there is a domain that it can be of."""
+        if not self._is_warm and self._source.view.domains:
+            self._is_warm = True
+            planning.warm_up()
 
     def _verify_joined(self, join: effects.JoinDomain, deadline: Deadline) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 TRAYS = 3
 PROGRAMS = ("systemctl", "journalctl", "nvidia-imex-ctl")
 SETTLE_S = 4.0
+BETWEEN_S = 0.3
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -48,52 +49,85 @@ def cpu_s(tray: Tray, service: str) -> float:
     return sum(map(int, words[11:13])) * TICK_S
 
 
-def form(rack: Rack) -> None:
-    """Claims of one domain on all trays, told to the nodes one by one; returns when all see each other."""
+class Bill:
+    """What each tray and the API were asked for since it was made."""
+
+    SERVICES = ("imex-supervisor", "compute-domain")
+
+    def __init__(self, rack: Rack, calls: list[Calls]) -> None:
+        self._rack, self._calls = rack, calls
+        self._begun = [len(each.lines()) for each in calls]
+        self._requests = len(rack.server.api.log.lines())
+        self._before_s = [[cpu_s(t, s) for s in self.SERVICES] for t in rack.trays]
+
+    def programs(self, index: int) -> Counter[str]:
+        return Counter(self._calls[index].lines()[self._begun[index] :])
+
+    def requests(self) -> Counter[str]:
+        lines = self._rack.server.api.log.lines()[self._requests :]
+        return Counter(f"{one.verb} {one.resource}" for one in lines)
+
+    def show(self, what: str) -> None:
+        print(f"{what}: {dict(self.requests())}")
+        for index, tray in enumerate(self._rack.trays):
+            found = self.programs(index)
+            spent = zip(self.SERVICES, self._before_s[index], strict=True)
+            cpu = ", ".join(f"{s} {(cpu_s(tray, s) - b) * 1000:.0f} ms" for s, b in spent)
+            print(f"  {tray.name}: {found.total()} programs {dict(found)}; {cpu}")
+
+
+def form(rack: Rack, name: str) -> None:
+    """Claims of one domain on all trays, told to the nodes one by one; returns when all are prepared."""
     for tray in rack.trays:
-        rack.claim(f"c{tray.index}", tray, "domain-a")
+        rack.claim(f"{name}{tray.index}", tray, f"domain-{name}")
     answers: list[object] = []
 
     def prepare(tray: Tray) -> None:
-        answers.append(tray.prepare(f"c{tray.index}").errors)
+        answers.append(tray.prepare(f"{name}{tray.index}").errors)
 
     threads = [threading.Thread(target=prepare, args=(tray,)) for tray in rack.trays]
     for number, thread in enumerate(threads, start=1):
         thread.start()
-        rack.domain("a", rack.trays[:number])
-        time.sleep(0.3)
+        rack.domain(name, rack.trays[:number])
+        time.sleep(BETWEEN_S)
     for thread in threads:
         thread.join()
     assert answers == [{}] * len(rack.trays)
 
 
+def end(rack: Rack, name: str) -> None:
+    """The job is over: no claim, and no nvidia-imex."""
+    for tray in rack.trays:
+        tray.unprepare(f"{name}{tray.index}")
+    wait_for(lambda: not any(tray.imex()["pid"] for tray in rack.trays), "no nvidia-imex runs")
+
+
 def test_a_formation_costs_a_node_few_programs_and_requests(make_rack):
     rack = make_rack(TRAYS)
     calls = [Calls(tray) for tray in rack.trays]
+    rack.heartbeat_s = 600
     for tray in rack.trays:
         tray.start()
         tray.register()
     wait_for(lambda: all(rack.devices(tray) for tray in rack.trays), "devices are offered")
-    rack.heartbeat_s = 600
     rack.assign()
     wait_for(lambda: all(tray.status().get("cliqueID") for tray in rack.trays), "statuses")
-    time.sleep(SETTLE_S)
-    begun = [len(each.lines()) for each in calls]
-    requests = len(rack.server.api.log.lines())
-    services = ("imex-supervisor", "compute-domain")
-    before = [[cpu_s(tray, service) for service in services] for tray in rack.trays]
-    form(rack)
-    time.sleep(SETTLE_S)
-    for index, tray in enumerate(rack.trays):
-        found = Counter(calls[index].lines()[begun[index] :])
-        spent = [cpu_s(tray, s) - b for s, b in zip(services, before[index], strict=True)]
-        print(tray.name, found.total(), dict(found), [f"{s * 1000:.0f} ms" for s in spent])
-        assert found["systemctl show"] <= 3 and found["systemctl start"] == 1, found
-        assert found["systemctl kill"] == 0, "a process that is held is signalled without a program"
-    written = Counter(
-        f"{one.verb} {one.resource}" for one in rack.server.api.log.lines()[requests:]
-    )
-    print(dict(written))
-    # One when the domain is ready; what peers do goes with the next sign of life.
-    assert written["patch fabricnodes/status"] <= 2 * TRAYS
-    assert written["get resourceclaims"] == TRAYS
+    for name in ("a", "b"):
+        time.sleep(SETTLE_S)
+        bill = Bill(rack, calls)
+        form(rack, name)
+        time.sleep(SETTLE_S)
+        bill.show(f"formation {name}")
+        for index in range(TRAYS):
+            found = bill.programs(index)
+            assert found["systemctl show"] <= 3 and found["systemctl start"] == 1, found
+            assert found["systemctl kill"] == 0, "it is signalled without a program"
+        # One when the domain is ready; what peers do goes with the next sign of life.
+        assert bill.requests()["patch fabricnodes/status"] <= 2 * TRAYS
+        assert bill.requests()["get resourceclaims"] == TRAYS
+        bill = Bill(rack, calls)
+        end(rack, name)
+        time.sleep(SETTLE_S)
+        bill.show(f"end {name}")
+        rack.domains.clear()
+        rack.assign()

@@ -1,0 +1,35 @@
+"""What reading a config takes is loaded when a domain is heard of, neither at the start nor by the first claim."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).parents[3]
+SCRIPT = """
+import sys
+from nvdra_core.clock import SystemClock
+from nvdra_node.computedomain.driver import ComputeDomainDriver
+from nvdra_node.computedomain.fake import FakeSupervisor
+from nvdra_node.computedomain.link import Link
+from nvdra_node.computedomain.model import DomainView, NodeView
+
+supervisor, clock = FakeSupervisor(), SystemClock()
+link = Link(supervisor, clock)
+ComputeDomainDriver(link, supervisor, None, clock)
+def loaded():
+    return "nvdra_core.api" in sys.modules
+found = [loaded()]
+for view in (NodeView(fabric_state="Completed"), NodeView(domains={"A": DomainView(isolation="domain")})):
+    link._take(view)
+    found.append(loaded())
+print(found)
+"""
+
+
+def test_it_is_loaded_once_there_is_a_domain():
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=TOP, check=False
+    )
+    assert found.stdout.strip() == "[False, False, True]", found.stderr
