@@ -1,7 +1,8 @@
 """Certificates for FabricNodes, with the CA in a Secret of the controller's namespace. Called by ``nodespecs``.
 
 The CA is read or made by the leader, at its start and at every resync; until it is there, nodes keep
-the certificates they have. Checking one costs a signature, so what was found is remembered.
+the certificates they have. A Secret that somebody deleted is written again from memory; one that cannot be
+read is never written over. Checking one costs a signature, so what was found is remembered.
 """
 
 from __future__ import annotations
@@ -52,15 +53,18 @@ class Certifier:
     def refresh(self) -> None:
         """Read the CA, make it if there is none, rotate it when it is time. Raises ApiError."""
         found = self._read()
-        authority = Authority.from_data(_texts(found)) if found is not None else None
-        if found is not None and authority is None:
+        authority = Authority.from_data(_texts(found)) if found is not None else self._authority
+        if authority is None and found is not None and found.get("data"):
             _LOG.warning(
-                "the Secret holds no CA that can be used; making a new one", name=SECRET_NAME
+                "the Secret holds no CA that can be used, and is left as it is; nodes keep what they have. "
+                "Put it back, or delete it to have a new CA made",
+                name=SECRET_NAME,
             )
+            return
         wanted = certs.rotated(authority, self._now())
-        if wanted != authority:
+        if wanted != authority or found is None:
             self._store(wanted, found)
-            _LOG.info("the CA of IMEX peers changed", is_new=authority is None)
+            _LOG.info("the CA of IMEX peers was written", is_new=authority is None)
         if wanted != self._authority:
             self._authority = wanted
             self._known.clear()
@@ -95,7 +99,7 @@ class Certifier:
             return view.spec.certificate
         given, request, now = view.spec.certificate, question[0], self._now()
         if given is not None:
-            renew_at = certs.renewal(self._authority, given, request, names)
+            renew_at = certs.renewal(self._authority, given, request, names, now)
             if renew_at is None and self._differs_in_authorities_only(given, request, names):
                 return replace(given, authorities=self._authority.bundle)
             if renew_at is not None and now < renew_at:
@@ -111,7 +115,7 @@ class Certifier:
         if self._authority is None or given.authorities == self._authority.bundle:
             return False
         updated = replace(given, authorities=self._authority.bundle)
-        renew_at = certs.renewal(self._authority, updated, request, names)
+        renew_at = certs.renewal(self._authority, updated, request, names, self._now())
         return renew_at is not None and self._now() < renew_at
 
     def _now(self) -> datetime:

@@ -79,31 +79,52 @@ class Authority:
 
     @classmethod
     def from_data(cls, data: Mapping[str, str]) -> Authority | None:
-        """Read what ``to_data`` wrote; None when it is not whole."""
-        if not data.get("ca.crt") or not data.get("ca.key"):
+        """Read what ``to_data`` wrote; None without a CA that can sign. A second one that makes no sense is
+        left out.
+        """
+        current = _signer(data.get("ca.crt", ""), data.get("ca.key", ""))
+        if current is None:
             return None
-        following = None
-        if data.get("next.crt") and data.get("next.key"):
-            following = Signer(data["next.crt"], data["next.key"])
+        following = _signer(data.get("next.crt", ""), data.get("next.key", ""))
+        previous = data.get("previous.crt", "")
         try:
-            found = cls(
-                Signer(data["ca.crt"], data["ca.key"]), following, data.get("previous.crt", "")
-            )
-            _ = (found.current.parsed, found.next and found.next.parsed)
-            _load_key(found.current)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            return None
-        return found
+            x509.load_pem_x509_certificate(previous.encode())
+        except ValueError:
+            previous = ""
+        return cls(current, following, previous)
+
+
+def _signer(certificate: str, key: str) -> Signer | None:
+    """A CA; None when it cannot sign, or when the key is another's: what it signs would never fit."""
+    found = Signer(certificate, key)
+    try:
+        is_whole = found.parsed.public_key() == _load_key(found).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return found if is_whole else None
 
 
 def rotated(authority: Authority | None, now: datetime) -> Authority:
     """The authority as it should be now: a new one, one with a successor, or the same."""
-    if authority is None or authority.current.parsed.not_valid_after_utc <= now:
+    if authority is None:
         return Authority(make_ca(now))
+    current = authority.current.parsed
+    if current.not_valid_after_utc <= now:
+        return Authority(authority.next or make_ca(now))
+    if current.not_valid_before_utc > now:  # made by a replica whose clock was fast
+        return Authority(make_ca(now), None, authority.current.certificate)
+    return _in_turn(authority, now)
+
+
+def _in_turn(authority: Authority, now: datetime) -> Authority:
+    """One whose CA is valid: whether its successor is to be announced, or to sign."""
     if authority.next is not None:
-        if authority.next.parsed.not_valid_before_utc + BACKDATED + OVERLAP <= now:
-            return Authority(authority.next, None, authority.current.certificate)
-        return authority
+        is_known = authority.next.parsed.not_valid_before_utc + BACKDATED + OVERLAP <= now
+        return (
+            Authority(authority.next, None, authority.current.certificate)
+            if is_known
+            else authority
+        )
     if authority.current.parsed.not_valid_before_utc + CA_LIFETIME * 2 / 3 <= now:
         return replace(authority, next=make_ca(now))
     if authority.previous:
@@ -146,7 +167,7 @@ def issue(
     """
     asked = parse_request(request)
     signer = authority.current.parsed
-    ends = min(now + LEAF_LIFETIME, signer.not_valid_after_utc)
+    ends = _ends(authority, now)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
@@ -181,6 +202,11 @@ def issue(
     )
 
 
+def _ends(authority: Authority, now: datetime) -> datetime:
+    """Of a certificate that is issued now: never after its CA."""
+    return min(now + LEAF_LIFETIME, authority.current.parsed.not_valid_after_utc)
+
+
 def parse_request(text: str) -> x509.CertificateSigningRequest:
     """A node's CSR: well formed, signed with its own key, a key that is strong enough."""
     try:
@@ -202,10 +228,14 @@ def parse_request(text: str) -> x509.CertificateSigningRequest:
 
 
 def renewal(
-    authority: Authority, given: FabricCertificate, request: str, names: tuple[str, ...]
+    authority: Authority,
+    given: FabricCertificate,
+    request: str,
+    names: tuple[str, ...],
+    now: datetime | None = None,
 ) -> datetime | None:
     """When ``given`` must be renewed; None when it does not fit (any more): another key, other names,
-    another CA. Raises BadRequestError.
+    another CA, or not valid yet ``now``. Raises BadRequestError.
     """
     asked = parse_request(request)
     try:
@@ -219,6 +249,10 @@ def renewal(
     if found.public_key() != asked.public_key() or given.authorities != authority.bundle:
         return None
     begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    if now is not None and begins > now:
+        return None  # issued by a replica whose clock was fast
+    if now is not None and _ends(authority, now) <= ends:
+        return ends  # a new one would end no later
     return begins + (ends - begins) * 2 / 3
 
 

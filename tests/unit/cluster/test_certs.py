@@ -124,6 +124,33 @@ class TestRotation:
         for authority in (an_authority(), announced, changed):
             assert Authority.from_data(authority.to_data()) == authority
 
+    def test_a_ca_that_expired_while_nobody_looked_is_followed_by_its_successor(self):
+        later = NOW + certs.CA_LIFETIME - timedelta(days=1)
+        announced = certs.rotated(an_authority(), later)
+        assert announced.next is not None
+        found = certs.rotated(announced, NOW + certs.CA_LIFETIME + timedelta(hours=1))
+        assert found.current == announced.next
+
+    def test_a_ca_that_a_fast_clock_made_is_replaced_and_goes_on_to_be_trusted(self):
+        early = an_authority(NOW + timedelta(days=30))
+        found = certs.rotated(early, NOW)
+        assert found.current.parsed.not_valid_before_utc <= NOW
+        assert early.current.certificate in found.bundle
+
+    def test_a_key_of_another_ca_makes_none(self):
+        """Each certificate would be found wrong and issued again, without end."""
+        data = an_authority().to_data() | {"ca.key": an_authority().current.key}
+        assert Authority.from_data(data) is None
+
+    def test_a_spoiled_second_ca_does_not_spoil_the_first(self):
+        authority = an_authority()
+        for spoiled in (
+            {"previous.crt": "x"},
+            {"next.crt": "x", "next.key": "y"},
+            {"next.crt": an_authority().current.certificate, "next.key": authority.current.key},
+        ):
+            assert Authority.from_data(authority.to_data() | spoiled) == authority
+
     @pytest.mark.parametrize("data", [{}, {"ca.crt": "x", "ca.key": "y"}, {"ca.crt": "x"}])
     def test_a_secret_that_makes_no_sense_is_none(self, data):
         assert Authority.from_data(data) is None
