@@ -198,5 +198,23 @@ def _lenient(value: Any, cls: type[StructT], what: str) -> StructT:
     try:
         return msgspec.convert(value, cls)
     except msgspec.ValidationError as error:
-        _LOG.warning("cannot read a part of an object; it counts as empty", what=what, error=error)
-        return cls()
+        _LOG.warning(
+            "cannot read a part of an object; the rest of it counts", what=what, error=error
+        )
+    return _field_by_field(value, cls)
+
+
+def _field_by_field(value: Any, cls: type[StructT]) -> StructT:
+    """The fields that can be read, the others as if not written. All fields of ``cls`` have defaults."""
+    found = cls()
+    if not isinstance(value, Mapping):
+        return found
+    for name, key in zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True):
+        if key not in value:
+            continue
+        try:
+            alone = msgspec.convert({key: value[key]}, cls)
+        except msgspec.ValidationError:
+            continue  # told by the caller, for all of them
+        found = msgspec.structs.replace(found, **{name: getattr(alone, name)})
+    return found
