@@ -122,9 +122,12 @@ def _rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
 
 
 def _own_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
+    limit = max(snapshot.slot_count, _recorded_count(snapshot))
     for view in snapshot.nodes:
         recorded = recorded_slot(view, snapshot.clique_id)
         reported = _running_slot(view, snapshot.clique_id)
+        if reported is not None and reported >= limit:
+            reported = None  # there is no such slot
         if recorded is not None:
             yield _Right(
                 recorded, _claim(snapshot, view, recorded, reported), view.created, view.name
@@ -175,8 +178,16 @@ def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
 
 def _slot_count(snapshot: CliqueSnapshot, holders: Mapping[int, _Right]) -> int:
     """Lines of nodes_config: not to be changed while any IMEX of the clique runs."""
-    inside = [view for view in snapshot.nodes if view.spec.clique_id == snapshot.clique_id]
-    recorded = max((view.spec.slot_count for view in inside), default=0)
-    is_running = any(view.status.imex.incarnation is not None for view in inside)
+    recorded = _recorded_count(snapshot)
+    is_running = any(view.status.imex.incarnation is not None for view in _inside(snapshot))
     wanted = recorded if is_running and recorded else snapshot.slot_count
     return max(wanted, max(holders, default=-1) + 1)
+
+
+def _inside(snapshot: CliqueSnapshot) -> list[FabricView]:
+    return [view for view in snapshot.nodes if view.spec.clique_id == snapshot.clique_id]
+
+
+def _recorded_count(snapshot: CliqueSnapshot) -> int:
+    """What the nodes of the clique were told; 0 when none was told anything."""
+    return max((view.spec.slot_count for view in _inside(snapshot)), default=0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from nvdra_cluster.decide import slots
 from nvdra_cluster.decide.model import FabricView
 from nvdra_cluster.decide.slots import CliqueDecision, CliqueSnapshot
@@ -88,6 +90,13 @@ class TestLostRecords:
     def test_an_own_record_beats_what_peers_remember(self):
         peer = a_fabric_node("p", slot=0, spec=listed((0, "p"), (1, "a")))
         assert decide(peer, a_fabric_node("a", slot=2)).slots == {"p": 0, "a": 2}
+
+    @pytest.mark.parametrize("slot", [18, 4095, 10**9])
+    def test_a_slot_that_the_clique_does_not_have_is_not_believed(self, slot: int):
+        """Whoever owns one node would make all its peers prepare for a thousand million others."""
+        odd = a_fabric_node("odd", status={"imex": a_run(slot)})
+        decision = decide(a_fabric_node("a", slot=0), odd)
+        assert (decision.slots, decision.slot_count) == ({"a": 0, "odd": 1}, 18)
 
 
 class TestTwoWithOneSlot:
