@@ -20,9 +20,9 @@ from nvdra_node.app.surroundings import open_client, roots_of
 from nvdra_node.cdi.spec import Common
 from nvdra_node.computedomain.driver import ComputeDomainDriver
 from nvdra_node.computedomain.label import CliqueLabel
-from nvdra_node.computedomain.link import Link
+from nvdra_node.computedomain.link import Link, held
 from nvdra_node.computedomain.plan import CDI_KIND
-from nvdra_node.computedomain.supervisor import GrpcSupervisor
+from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.sysfs import HostSysfs
 
@@ -95,10 +95,21 @@ def _link_parts(link: Link, plugin: Plugin, around: Surroundings) -> list[Functi
         workers.spawn("supervisor-watch", lambda: link.watch(workers.stopping))
         workers.spawn(
             "supervisor-sync",
-            lambda: link.sync(plugin.records.all, around.boot_id, workers.stopping),
+            lambda: link.sync(lambda: _held(plugin, around.boot_id), workers.stopping),
         )
 
     return [FunctionPart(name="supervisor", begin=begin, end=lambda deadline: link.close())]
+
+
+def _held(plugin: Plugin, boot_id: str) -> list[Held]:
+    """The claims that the supervisor is told. One whose record was damaged is in use as long as it has its CDI file.
+    Raises FileError.
+    """
+    records = plugin.records
+    damaged = [
+        uid for uid in plugin.specs.uids() if records.get(uid) is None and records.is_put_aside(uid)
+    ]
+    return held(records.all(), boot_id, damaged)
 
 
 def _label_parts(label: CliqueLabel, link: Link, around: Surroundings) -> list[FunctionPart]:

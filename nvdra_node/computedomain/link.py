@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from nvdra_core import log
 from nvdra_core.clock import Clock
-from nvdra_core.errors import NotReadyError, RecordError
+from nvdra_core.errors import FileError, NotReadyError, RecordError
 from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.computedomain import effects
 from nvdra_node.computedomain.model import NodeView
@@ -62,11 +62,10 @@ class Link:
                 _LOG.info("no word of the supervisor", v=1, error=str(error))
             self._clock.wait(stopping, RECONNECT_S)
 
-    def sync(
-        self, records: Callable[[], Iterable[Record]], boot_id: str, stopping: threading.Event
-    ) -> None:
-        """Tell claims until ``stopping``: after each new connection, soon once more (whom the supervisor misses twice
-        is gone, and must not hold the node for long), and every ``SYNC_S``.
+    def sync(self, known: Callable[[], list[Held]], stopping: threading.Event) -> None:
+        """Tell claims (``held``) until ``stopping``: after each new connection, soon once more, and every ``SYNC_S``.
+
+        Whom the supervisor misses twice is gone, and must not hold the node for long.
         """
         pause_s = RECONNECT_S
         while not stopping.is_set():
@@ -74,8 +73,8 @@ class Link:
                 self._connected.clear()
                 pause_s = RECONNECT_S
             try:
-                self._supervisor.sync(held(records(), boot_id))
-            except NotReadyError as error:
+                self._supervisor.sync(known())
+            except (NotReadyError, FileError) as error:
                 _LOG.info("the supervisor is not told the claims", v=1, error=str(error))
                 self._clock.wait(stopping, RECONNECT_S)
                 pause_s = RECONNECT_S
@@ -104,9 +103,12 @@ class Link:
             changed()
 
 
-def held(records: Iterable[Record], boot_id: str) -> list[Held]:
-    """The claims that hold a domain in this boot. Pure."""
-    found = []
+def held(records: Iterable[Record], boot_id: str, damaged: Iterable[str] = ()) -> list[Held]:
+    """The claims that hold a domain in this boot. Pure.
+
+    ``damaged``: UIDs of claims that are prepared and have no usable record; the supervisor may know their domains.
+    """
+    found = [Held(_of_unknown_domain(uid), True) for uid in damaged]
     for record in records:
         if record.boot_id != boot_id:
             continue
@@ -117,6 +119,10 @@ def held(records: Iterable[Record], boot_id: str) -> list[Held]:
                 _LOG.warning(
                     "a record's effect is not understood", claim=record.name, error=repr(error)
                 )
-                continue
+                join = _of_unknown_domain(record.uid)
             found.append(Held(join, record.state is RecordState.COMPLETED))
     return found
+
+
+def _of_unknown_domain(uid: str) -> effects.JoinDomain:
+    return effects.JoinDomain(domain_uid="", namespace="", name="", uid=uid)

@@ -209,7 +209,10 @@ class Supervisor:
             self.wake()
 
     def sync(self, held: Iterable[Holder]) -> None:
-        """All claims that the plugin knows. Claims that it misses twice in a row are gone: nobody will release them."""
+        """All claims that the plugin knows. Claims that it misses twice in a row are gone: nobody will release them.
+
+        One without a domain has lost its record: it keeps the domain it has here, or any daemon that runs.
+        """
         known = {holder.uid: holder for holder in held}
         with self._lock:
             for uid, holder in known.items():
@@ -281,7 +284,7 @@ class Supervisor:
         memory = self._with_last_words(before, decision.memory, situation)
         self._remember(memory, before)
         is_done = self._act(decision, before, situation)
-        held = sorted({holder.domain_uid for holder in situation.holders})
+        held = sorted({h.domain_uid for h in situation.holders if h.domain_uid})
         domains = tuple((uid, readiness.of_domain(uid, situation, self._memory)) for uid in held)
         with self._lock:
             self._snapshot = Snapshot(

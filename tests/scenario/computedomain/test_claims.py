@@ -9,6 +9,7 @@ import pytest
 
 from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
+from nvdra_core.value import replace
 from nvdra_node.computedomain.fake import FakeSupervisor
 from nvdra_node.computedomain.link import RECONNECT_S, SYNC_S, Link, held
 from nvdra_node.computedomain.model import DomainView, NodeView
@@ -144,7 +145,7 @@ def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
     """Whom it misses twice is gone: a release that it missed must not hold the node for half a minute."""
     clock = FakeClock()
     listener = Listener(clock)
-    Link(listener, clock).sync(list, "boot-1", listener.stopping)
+    Link(listener, clock).sync(list, listener.stopping)
     first = listener.told_s[0]
     assert [at_s - first for at_s in listener.told_s] == [0, RECONNECT_S, RECONNECT_S + SYNC_S,
                                                           RECONNECT_S + 2 * SYNC_S]  # fmt: skip
@@ -156,6 +157,16 @@ def test_only_claims_of_this_boot_are_told(node):
     assert [each.effect.uid for each in held(records, "boot-1")] == ["c1"]
     assert held(records, "boot-2") == []
     assert SYNC_S > 0
+
+
+def test_a_claim_without_a_usable_record_is_told_without_its_domain(node):
+    """Else the supervisor would think it released, and end IMEX under its pod."""
+    node.prepare(a_claim())
+    [record] = node.parts.records.all()
+    strange = replace(record, effects=({"kind": "of another release"},))
+    for found in (held([strange], "boot-1"), held([], "boot-1", damaged=["c1"])):
+        [(effect, is_prepared)] = [(each.effect, each.is_prepared) for each in found]
+        assert (effect.uid, effect.domain_uid, is_prepared) == ("c1", "", True)
 
 
 def test_nvidias_runtime_hook_is_not_told_anything(node):

@@ -10,6 +10,7 @@ import pytest
 from nvdra_core.api.fabric import FabricSlot
 from nvdra_core.clock import Deadline
 from nvdra_node.imex.daemon import RELOAD_S
+from nvdra_node.imex.model import Holder
 from nvdra_node.imex.watches import AddressWatch
 from tests.scenario.imex.node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain, a_spec
 
@@ -149,6 +150,36 @@ class TestStart:
         node.clock.advance(120)
         node.turn()
         assert node.ask(a_claim("c1")).readiness.is_ready
+
+
+class TestDamagedRecords:
+    """The plugin tells these claims without a domain."""
+
+    def test_their_daemon_is_left_to_them(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        for _ in range(3):
+            node.supervisor.sync([Holder(0.0, "", "", "", "c1", True)])
+            node.clock.advance(60)
+            node.turn()
+        assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
+        assert node.daemon.history == ["start"]
+        for _ in range(2):  # its pod has ended
+            node.supervisor.sync([a_claim("c2", "B")])
+        assert node.ask(a_claim("c2", "B")).readiness.is_ready
+
+    def test_no_daemon_is_taken_from_them_when_our_state_is_lost_too(self, node):
+        node.assign(a_domain("A"), a_domain("B"))
+        node.join("c1", "A")
+        node.files.remove(LAYOUT.state)
+        node.restart()
+        for _ in range(3):
+            node.supervisor.sync([Holder(0.0, "", "", "", "c1", True)])
+            node.clock.advance(60)
+            node.turn()
+        assert not node.join("c2", "B").readiness.is_ready
+        assert node.daemon.history == ["start"]
+        assert [uid for uid, _ in node.supervisor.snapshot.domains] == ["B"]
 
 
 class TestAround:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -176,3 +177,24 @@ def test_gpus_that_are_still_registering_are_waited_for(make_rack):
     tray.root.set_gpu(0, fabric_state=3)
     assert tray.prepare("c1").errors == {}
     wait_for(lambda: made.devices(tray), "a device is offered")
+
+
+def test_imex_stays_for_a_claim_whose_record_was_damaged_and_ends_with_its_pod(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    pid = tray.imex()["pid"]
+    tray.stop("compute-domain")
+    state = tray.home / "state/compute-domain.nvidia.com"
+    (state / "claims" / f"{rack.uids['c1']}.json").write_text("{")
+    tray.start("compute-domain")
+    tray.register()
+    wait_for(lambda: list((state / "quarantine").iterdir()), "the record is put aside")
+    time.sleep(
+        5
+    )  # claims that are missed twice, a second apart, are gone, and the linger is a second
+    assert tray.imex()["pid"] == pid
+    tray.unprepare("c1")
+    tray.stop("compute-domain")  # another instance tells its claims at once, and not in half a minute
+    tray.start("compute-domain")
+    wait_for(lambda: not tray.imex()["pid"], "nvidia-imex ends")
