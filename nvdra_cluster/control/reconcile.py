@@ -134,7 +134,7 @@ class Reconciler:
         if key.what is What.DOMAIN:
             return self._domain(key.name, now)
         if key.what is What.NODE:
-            return self._node(key.name)
+            return self._node(key.name, now)
         return self._specs(key, now)
 
     def _domain(self, uid: str, now: Now) -> list[Write]:
@@ -232,11 +232,13 @@ class Reconciler:
             is_full=name in cache.full,
         )
 
-    def _node(self, name: str) -> list[Write]:
+    def _node(self, name: str, now: Now) -> list[Write]:
         cache = self._cache
         offers = bool(cache.offering.get(name))
         node, fabric = cache.nodes.get(name), cache.fabrics.get(name)
-        return fabricnodes.reconcile(name, node, fabric, offers_devices=offers)
+        clique_id, slot, until_s = cache.cooling.get(name, ("", 0, 0.0))
+        kept = (clique_id, slot) if until_s > now.monotonic_s else None
+        return fabricnodes.reconcile(name, node, fabric, offers_devices=offers, slot=kept)
 
     def _specs(self, key: Key, now: Now) -> list[Write]:
         cache = self._cache

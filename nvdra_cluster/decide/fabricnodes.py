@@ -12,9 +12,15 @@ from nvdra_core.api import FABRIC_API_VERSION, FABRIC_NODE_KIND
 
 
 def reconcile(
-    name: str, node: NodeView | None, fabric: FabricView | None, *, offers_devices: bool
+    name: str,
+    node: NodeView | None,
+    fabric: FabricView | None,
+    *,
+    offers_devices: bool,
+    slot: tuple[str, int] | None = None,
 ) -> list[Write]:
-    """The write, if any, that makes this node's FabricNode be there or not.
+    """The write, if any, that makes this node's FabricNode be there or not. ``slot``: the clique and slot
+    that it had a short time ago, and still has: its machine may run on without a word.
 
     A FabricNode stays while its Node exists, also when the node's plugin is stopped for a while.
     """
@@ -26,9 +32,11 @@ def reconcile(
     if not offers_devices:
         return []
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid}
-    body = {
+    body: dict[str, object] = {
         "apiVersion": FABRIC_API_VERSION,
         "kind": FABRIC_NODE_KIND,
         "metadata": {"name": name, "ownerReferences": [owner]},
     }
+    if slot is not None:
+        body["spec"] = {"cliqueID": slot[0], "slot": slot[1]}
     return [Create(FABRIC_NODES, body)]

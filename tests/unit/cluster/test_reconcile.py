@@ -151,6 +151,19 @@ def test_a_decision_that_fails_does_not_stop_the_others():
     assert b'decision_failures_total{what="clique"} 1' in registry.render()
 
 
+def test_a_fabric_node_that_a_person_deletes_is_made_again_with_the_slot_it_had():
+    """Its machine may be silent for hours, and run on: the slot must not depend on its report."""
+    cache = Cache(lambda: NOW.monotonic_s)
+    cache.put_node(NodeView("tray-a", "uid-tray-a"))
+    cache.put_fabric(a_fabric_node(slot=3))
+    cache.put_slice("slice-a", "tray-a")
+    cache.drop_fabric("tray-a")
+    reconciler = Reconciler(cache, SETTINGS, no_certificates, Registry())
+    (group,) = reconciler.decide([Key(What.NODE, "tray-a")], NOW)
+    body = group.writes[0].body  # type: ignore[union-attr]
+    assert body["spec"] == {"cliqueID": CLIQUE, "slot": 3}
+
+
 def test_a_claim_of_another_namespace_makes_no_member():
     cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()], claims=[a_claim(namespace="evil")])
     reconciler = Reconciler(cache, SETTINGS, no_certificates, Registry())
