@@ -218,7 +218,9 @@ class World:
                 },
             }  # fmt: skip
         told = {one["uid"] for one in (obj.get("spec") or {}).get("domains") or ()}
-        told |= {one["uid"] for one in (obj.get("status") or {}).get("domains") or ()}
+        before = obj.get("status") or {}
+        if before.get("bootID") == status["bootID"]:  # who holds what does not outlive a boot
+            told |= {one["uid"] for one in before.get("domains") or ()}
         domains: dict[str, list[Json]] = {}
         for claim in self.of("resourceclaims"):
             if node_of(claim) == machine.name and claim["metadata"]["labels"][DOMAIN_LABEL] in told:
