@@ -39,8 +39,6 @@ REPLACED = frozenset(
 """What the probe's unit says otherwise than the service's."""
 MAX_EXPOSURE = 2.6
 """What ``systemd-analyze security`` may say of a unit."""
-EXPOSURES = {"nvdra-imex.service": 3.2}
-"""The same for NVIDIA's own daemon: nobody but NVIDIA knows which system calls it makes."""
 REFUSALS = frozenset({"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT"})
 
 _MODPROBE = """\
@@ -203,7 +201,7 @@ class UnitHost:
         print(
             "\n".join(f"systemd-analyze security {name}: {score}" for name, score in scores.items())
         )
-        return {name: s for name, s in scores.items() if s > EXPOSURES.get(name, MAX_EXPOSURE)}
+        return {name: s for name, s in scores.items() if s > MAX_EXPOSURE}
 
     def probe(self, api_server: str, unit: str | None = UNIT) -> Answers:
         """Return what ``systemd_probe`` could do with all settings of a unit but what it runs; or without a unit.
