@@ -1,4 +1,4 @@
-"""Many nodes' halves of a ComputeDomain in one process: ``python -m tests.domain.agents NUMBER WORK OUT``.
+"""Many nodes' halves of a ComputeDomain in one process: ``python -m tests.domain.agents NUMBER WORK OUT PIDS``.
 
 Each agent has the shipped supervisor with its threads, its watch of the FabricNode and its status writer, an API
 client and a token of its own, bound to its own Node; what is made up is nvidia-imex, which is READY as soon as it runs,
@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin import claims as claim_reader
 from nvdra_node.kubeletplugin.claim import ClaimRef
 from nvdra_node.kubeletplugin.claimstatus import to_status
+from tests.bench import proc
 
 DRIVER = "compute-domain.nvidia.com"
 NAMESPACE, TEAM, DOMAIN = "nvdra", "team", "train"
@@ -164,7 +165,9 @@ def node_name(index: int) -> str:
 class Formation:
     """The administrator, the scheduler and the clock of one run."""
 
-    def __init__(self, number: int, work: Path) -> None:
+    def __init__(self, number: int, work: Path, programs: Mapping[str, int]) -> None:
+        """``programs``: whose CPU time is counted, with their process ids."""
+        self._programs = {**programs, "agents": os.getpid()}
         self._config = KubeConfig.load(os.environ["KUBECONFIG"])
         self._admin = Client(self._config)
         self._number = number
@@ -180,7 +183,7 @@ class Formation:
             agent.start(stopping)
         wait_until("a slot for each node", lambda: all(a.has_slot() for a in agents))
         time.sleep(3.0)  # what follows the slots: lists of peers
-        since_s, began_s, cpu_s = time.time(), time.monotonic(), time.process_time()
+        since_s, began_s, cpu_s = time.time(), time.monotonic(), self._cpu_s()
         template, uid = self._create_domain()
         template_s = time.monotonic() - began_s
         preparing = self._allocate(agents, template, uid)
@@ -194,7 +197,7 @@ class Formation:
         found = _figures(agents, began_s) | {
             "templateSeconds": template_s,
             "domainReadySeconds": ready_s,
-            "agentsCpuSeconds": time.process_time() - cpu_s,
+            "cpuSeconds": {name: now - cpu_s[name] for name, now in self._cpu_s().items()},
             "since": since_s,
             "until": time.time(),
         }
@@ -202,6 +205,9 @@ class Formation:
         for agent in agents:
             agent.stop()
         return found
+
+    def _cpu_s(self) -> dict[str, float]:
+        return {name: proc.cpu_s([pid]) for name, pid in self._programs.items()}
 
     def _each(self, act: Callable[[int], Agent], of: Iterable[int]) -> list[Agent]:
         return list(self._pool.map(act, of))
@@ -321,7 +327,7 @@ def wait_until(what: str, look: Callable[[], Any]) -> Any:
 def main() -> None:
     """Run and write the figures as JSON, at once and whole."""
     number, work, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    found = Formation(number, work).run()
+    found = Formation(number, work, json.loads(sys.argv[4])).run()
     part = out.with_suffix(".part")
     part.write_text(json.dumps(found))
     part.rename(out)

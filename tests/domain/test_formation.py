@@ -11,7 +11,7 @@ def run_of(agents: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {
         "agents": agents, "templateSeconds": 0.1, "firstPrepareToLastReleaseSeconds": seconds,
         "lastAllocationToLastReleaseSeconds": seconds / 2, "domainReadySeconds": seconds + 1,
-        "agentsCpuSeconds": 0.3, "writesPerNode": 5.6, "conflicts": 0, "refused": 0,
+        "cpuSeconds": {"agents": 0.3}, "writesPerNode": 5.6, "conflicts": 0, "refused": 0,
         "prepareSeconds": {"p50": 0.5, "p99": 0.9}, "requests": {"get resourceclaims 200": agents},
     } | more  # fmt: skip
 
