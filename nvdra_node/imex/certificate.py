@@ -30,6 +30,8 @@ class Certificate:
         self._files = files
         self._clock = clock
         self._current: FabricCertificate | None = None
+        self._is_new = False
+        """A file was written that nobody has been told of."""
 
     @property
     def is_there(self) -> bool:
@@ -44,8 +46,10 @@ class Certificate:
         known = self._files.read(request)
         if known and self._files.read(key):
             return known.decode()
-        made = self._openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-        self._files.replace(key, made, durable=True)
+        if not self._files.read(key):
+            curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+            self._files.replace(key, self._openssl("genpkey", *curve), durable=True)
+        # A key that is there stays: a signed certificate may be of it.
         text = self._openssl("req", "-new", "-key", str(key), "-subj", "/CN=nvdra-imex")
         self._files.replace(request, text, durable=True)
         return text.decode()
@@ -55,22 +59,22 @@ class Certificate:
         if signed is None or signed == self._current:
             return
         try:
-            is_new = self._write("cert.pem", signed.certificate)
-            is_new = self._write("ca.pem", signed.authorities) or is_new
+            self._write("cert.pem", signed.certificate)
+            self._write("ca.pem", signed.authorities)
         except NvdraError as error:
             _LOG.warning("the certificate for IMEX peers is not written", error)
             return
         self._current = signed
-        if is_new:
+        if self._is_new:
+            self._is_new = False
             _LOG.info("certificate for IMEX peers", not_after=signed.not_after)
             changed()
 
-    def _write(self, name: str, text: str) -> bool:
+    def _write(self, name: str, text: str) -> None:
         path = self._directory / name
-        if self._files.read(path) == text.encode():
-            return False
-        self._files.replace(path, text.encode(), durable=True)
-        return True
+        if self._files.read(path) != text.encode():
+            self._files.replace(path, text.encode(), durable=True)
+            self._is_new = True
 
     def _openssl(self, *arguments: str) -> bytes:
         result = self._commands.run(["openssl", *arguments], Deadline(OPENSSL_S, self._clock))

@@ -13,6 +13,7 @@ from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import CommandError, HostError
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.fake.commands import FakeCommands, hang
+from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.imex import fabric
@@ -177,6 +178,27 @@ class TestCertificate:
         for _ in range(2):
             certificate.take(signed, lambda: told.append("changed"))
         assert certificate.is_there and told == ["changed"]
+
+    def test_a_request_that_is_lost_is_made_again_for_the_same_key(self, tmp_path):
+        self.make(tmp_path).request()
+        key = (tmp_path / "tls/key.pem").read_bytes()
+        (tmp_path / "tls/request.pem").unlink()
+        self.make(tmp_path).request()
+        assert (tmp_path / "tls/key.pem").read_bytes() == key
+
+    def test_a_certificate_that_was_half_written_is_told_once_it_is_whole(self):
+        files, told = FakeFiles(), []
+        certificate = Certificate(Path("/tls"), FakeCommands(FakeClock(), {}), files, FakeClock())
+        files.put(Path("/tls/ca.pem"), b"A")
+        signed = FabricCertificate(
+            certificate="C", authorities="B", not_after="2030-01-01T00:00:00Z"
+        )
+        files.faults.fail_at = 4  # of "ca.pem": the three steps before are of "cert.pem"
+        certificate.take(signed, lambda: told.append("changed"))
+        assert (told, files.read(Path("/tls/cert.pem"))) == ([], b"C")
+        files.put(Path("/tls/ca.pem"), b"B")  # a person has helped
+        certificate.take(signed, lambda: told.append("changed"))
+        assert told == ["changed"]
 
     def test_openssl_that_fails_is_an_error(self, tmp_path):
         commands = FakeCommands(FakeClock(), {"openssl": answer("no PEM")})
