@@ -7,7 +7,7 @@ daemon that starts is READY, and whether one that runs still answers.
 from __future__ import annotations
 
 from nvdra_core.api.fabric import ImexState
-from nvdra_node.imex.model import ActionKind, Decision, Situation, UnitActivity
+from nvdra_node.imex.model import ActionKind, Decision, Mode, Situation, UnitActivity
 
 FIRST_POLL_S = 0.1
 """How soon a starting daemon is asked again."""
@@ -37,13 +37,15 @@ class Pace:
         pauses = [IDLE_POLL_S]
         pauses += [pause for pause in (decision.wake_in_s, reload_in_s) if pause is not None]
         unit = situation.unit
-        is_starting = unit.is_running and situation.imex is not ImexState.READY
         is_waiting = any(not holder.is_admitted for holder in situation.holders)
+        is_hosted = situation.policy.mode is Mode.HOST_MANAGED
+        may_start = unit.is_running or (is_hosted and is_waiting)
+        is_starting = may_start and situation.imex is not ImexState.READY
         if is_starting or unit.activity is UnitActivity.DEACTIVATING:
             pauses.append(self._poll_s)
             self._poll_s = min(self._poll_s * POLL_GROWTH, STARTING_POLL_S)
         else:
             self._poll_s = FIRST_POLL_S
-            if unit.activity is not UnitActivity.INACTIVE or is_waiting:
+            if unit.activity is not UnitActivity.INACTIVE or is_waiting or is_hosted:
                 pauses.append(STEADY_POLL_S)
         return max(0.0, min(pauses))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.value import replace
 from nvdra_node.imex.model import Fabric, Mode, Policy
+from nvdra_node.imex.pace import STARTING_POLL_S, STEADY_POLL_S
 from tests.scenario.imex.node import (
     CLUSTER,
     FABRIC,
@@ -82,3 +83,12 @@ class TestHostManaged:
         node.turn()
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.daemon.history == []
+
+    def test_it_is_looked_at_often_while_a_claim_waits_for_it_and_its_end_is_seen_soon(self):
+        node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
+        node.assign(a_domain(), slot=None)
+        node.join("c1")
+        assert max(node.supervisor.turn() for _ in range(50)) <= STARTING_POLL_S
+        node.daemon.restart_by_hand()
+        node.ask(a_claim("c1"))
+        assert node.supervisor.turn() <= STEADY_POLL_S
