@@ -74,6 +74,9 @@ class SupervisorService:
             request.claim.name,
             request.claim.uid,
         )
+        if not context.is_active():
+            # Whoever asked is gone, and may have released the claim since: nobody would release it again.
+            return pb.JoinResponse(outcome=pb.OUTCOME_WAIT)
         wait_s = min(request.wait_ms / 1000, MAX_WAIT_S)
         joined = self._supervisor.join(claim, Deadline(wait_s, self._clock))
         return _join_response(joined, self._channel_count())

@@ -24,6 +24,7 @@ from nvdra_node.imex.service import SupervisorService
 from nvdra_node.imex.statuswriter import LAZY_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
+from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
 from nvdra_node.kubeletplugin.server import SocketServer
 from tests.scenario.imex.node import ImexNode, a_domain
 from tests.service.imex.fleet import wait_for
@@ -186,6 +187,13 @@ class TestSpec:
         assert not thread.is_alive()
 
 
+class Gone:
+    """The context of a call that was given up."""
+
+    def is_active(self):
+        return False
+
+
 class TestSocket:
     @pytest.fixture
     def supervisor(self) -> Iterator[Supervisor]:
@@ -194,6 +202,7 @@ class TestSocket:
         self.node = node
         self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
         service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
+        self.service = service
         server = SocketServer(self.directory / "s.sock", service.handlers(), 8)
         stopping = threading.Event()
         loop = threading.Thread(target=node.supervisor.run, args=(stopping,))
@@ -247,6 +256,14 @@ class TestSocket:
             self.door.sync([Held(effect, True)])
         assert set(supervisor._holders) == {"c3"}
         assert supervisor._holders["c3"].is_admitted
+
+    def test_a_question_whose_caller_has_gone_holds_nothing(self, supervisor):
+        self.node.assign(a_domain())
+        request = pb.JoinRequest(
+            claim=pb.Claim(namespace="ns", name="c1", uid="c1"), domain_uid="A", wait_ms=1000
+        )
+        self.service.join(request, Gone())
+        assert supervisor._holders == {}
 
     def test_a_supervisor_that_is_not_there_is_named(self):
         door = GrpcSupervisor(Path("/tmp/nvdra-no-such.sock"))
