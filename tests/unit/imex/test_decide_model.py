@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -15,8 +17,9 @@ from hypothesis.stateful import (
 )
 
 from nvdra_core.api.fabric import ImexState
+from nvdra_core.clock import Deadline
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
-from tests.scenario.imex.node import ImexNode, a_claim, a_domain
+from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
 
 DOMAINS = st.sampled_from("AB")
 CLAIMS = st.sampled_from([f"c{n}" for n in range(4)])
@@ -40,11 +43,19 @@ class Node(RuleBasedStateMachine):
         self.did = 0
         self.served = ""
 
-    @rule(uid=CLAIMS, domain=DOMAINS)
-    def join(self, uid, domain):
+    @rule(uid=CLAIMS, domain=DOMAINS, has_time=st.booleans())
+    def join(self, uid, domain, has_time):
         domain = self.of_claim.setdefault(uid, domain)
-        if self.node.ask(a_claim(uid, domain)).readiness.is_ready:
-            self.promised[uid] = domain
+        clock = self.node.clock
+        deadline = Deadline(0.35 if has_time else 0.0, clock)
+        if not self.node.supervisor.join(a_claim(uid, domain), deadline).readiness.is_ready:
+            return
+        self.promised[uid] = domain
+        daemon = self.node.daemon
+        assert has_time and not daemon.refuses
+        assert daemon.unit.is_running and daemon.state_now is ImexState.READY
+        kept = json.loads(self.node.files.read(LAYOUT.state) or b"")["holders"]
+        assert uid in {holder["uid"] for holder in kept if holder["is_admitted"]}
 
     @rule(uid=CLAIMS)
     def leave(self, uid):
@@ -81,6 +92,11 @@ class Node(RuleBasedStateMachine):
     @rule(refuses=st.booleans())
     def systemd_answers_or_not(self, refuses):
         self.node.daemon.refuses = refuses
+        self.node.turn()
+
+    @rule(is_full=st.booleans())
+    def the_disk_is_full_or_not(self, is_full):
+        self.node.files.full = {LAYOUT.directory} if is_full else set()
         self.node.turn()
 
     @invariant()
