@@ -229,8 +229,12 @@ class Loop:
         return self._is_fresh
 
     def _look_at_stuck(self) -> None:
-        """A full clique whose slots cool off, a template's name that becomes free: no event says so."""
+        """A full clique whose slots cool off, a template's name or a number that becomes free: no event
+        says so.
+        """
         with self.cache.lock:
+            waiting = (d.uid for d in self.cache.domains.values() if d.status.assignment is None)
+            self.cache.mark(*(Key(What.DOMAIN, uid) for uid in waiting))
             self.cache.mark(*(self.cache.home_key(name) for name in self.cache.full))
             self.cache.mark(*(Key(What.DOMAIN, uid) for uid in self.cache.template_problems))
 
@@ -257,6 +261,9 @@ class Loop:
         try:
             obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(ASK_TIMEOUT_S, self.clock))
         except ApiError as error:
+            if error.status == 404 and error.api_reason == "NotFound":
+                self.forget_fabric(name)  # our watch has missed it
+                return False
             _LOG.info("cannot ask about a silent node", v=2, node=name, error=error)
             return None
         self.observe_fabric(obj)
@@ -264,11 +271,12 @@ class Loop:
 
     def observe_fabric(self, obj: JsonObject) -> None:
         """Take over a FabricNode, and its heartbeat."""
-        view = wire.fabric(obj)
+        view, now_s = wire.fabric(obj), self.clock.monotonic()
         with self.cache.lock:
-            self.heartbeats.note(
-                view.name, view.status.heartbeat_time, self.clock.monotonic(), self.clock.wall()
-            )
+            self.heartbeats.note(view.name, view.status.heartbeat_time, now_s, self.clock.wall())
+            old = self.cache.fabrics.get(view.name)
+            if old is not None and view.spec.domains and not old.spec.domains:
+                self.heartbeats.begin(view.name, now_s)
             self.cache.put_fabric(view)
 
     def forget_fabric(self, name: str, uid: str = "") -> None:

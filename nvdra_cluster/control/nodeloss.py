@@ -16,6 +16,8 @@ SILENCE_S = 33.0
 """Three heartbeats, and a little for the way."""
 OLD_S = 180.0
 """A heartbeat that is so old by the wall clock when first seen was old before we came."""
+GRACE_S = 15.0
+"""For one more heartbeat: the node may be well, and its clock behind."""
 
 
 @dataclass(slots=True)
@@ -36,9 +38,14 @@ class Heartbeats:
         if known is None:
             written_s = parse_time(text)
             is_old = written_s is not None and wall_s - written_s > OLD_S
-            self._beats[name] = _Beat(text, now_s - (SILENCE_S if is_old else 0.0))
+            self._beats[name] = _Beat(text, now_s - (SILENCE_S - GRACE_S if is_old else 0.0))
         elif known.text != text:
             self._beats[name] = _Beat(text, now_s)
+
+    def begin(self, name: str, now_s: float) -> None:
+        """The node has its first domain, and was asked for few heartbeats before: its time begins now."""
+        if name in self._beats:
+            self._beats[name].seen_s = now_s
 
     def forget(self, name: str) -> None:
         """The node has no FabricNode any more."""

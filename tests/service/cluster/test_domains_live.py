@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from nvdra_cluster.control.loop import STUCK_S
+from nvdra_cluster.decide.numbers import COOLING_S
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, FABRIC_NODES, TEMPLATES
+from nvdra_cluster.settings import FabricSettings, PortRange
 from nvdra_core.kube.resources import CLAIMS
 from tests.service.cluster.rack import CLIQUE, NAMESPACE, TEAM, Rack
 from tests.service.cluster.replica import wait_until
@@ -286,8 +289,6 @@ class TestTrouble:
         wait_until("gone", lambda: rack.find(DOMAINS, "empty", TEAM) is None)
 
     def test_more_nodes_than_slots_are_told(self):
-        from nvdra_cluster.settings import FabricSettings
-
         with Rack(FabricSettings(slot_count=1)) as rack:
             rack.start()
             first, second = rack.tray("a"), rack.tray("bb")
@@ -298,6 +299,21 @@ class TestTrouble:
             second.report()
             wait_until("told", lambda: rack.condition("Degraded").get("reason") == "CliqueFull")
             assert "bb" in rack.condition("Ready")["message"]
+
+    def test_a_domain_that_waits_for_a_number_gets_the_next_that_is_free(self):
+        with Rack(FabricSettings(ports=PortRange(24000, 24001))) as rack:
+            rack.start()
+            rack.create_domain()
+            wait_until("served", lambda: rack.status().get("assignment"))
+            rack.create_domain("second")
+            wait_until(
+                "told", lambda: rack.condition("Accepted", "second").get("reason") == "NoNumberFree"
+            )
+            rack.client.delete(DOMAINS, "train", namespace=TEAM)
+            wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+            rack.settle()
+            rack.advance(COOLING_S + STUCK_S)
+            wait_until("served", lambda: rack.status("second").get("assignment"))
 
     def test_an_outage_of_the_api_is_survived(self, rack: Rack):
         rack.create_domain()

@@ -91,6 +91,35 @@ class TestNodes:
         rack.replicas[0].go_round()
         assert controller.cache.lost == set()
 
+    def test_f7_one_object_that_is_gone_does_not_hide_the_loss_of_others(self, rack: Rack):
+        """Its end was missed: a watch of ours hangs."""
+        a_member(rack, "a")
+        a_member(rack, "bb")
+        controller = rack.replicas[0].controller
+        rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
+        next(w for w in controller.watchings if w.name == "fabricnodes").stop()
+        rack.client.delete(FABRIC_NODES, "a")
+        rack.advance(60.0)
+        wait_until("the other is noticed", lambda: controller.cache.lost == {"bb"})
+
+    def test_f7_a_node_that_had_time_until_its_first_domain_is_not_lost(self, rack: Rack):
+        """Idle nodes are asked for a heartbeat a minute."""
+        tray = rack.tray("a")
+        tray.report()
+        rack.create_domain()
+        wait_until("template", rack.template)
+        rack.settle()
+        rack.advance(50.0)
+        rack.claim("a")
+        tray.wait_for(lambda spec: bool(spec.get("domains")))
+        rack.settle()
+        rack.replicas[0].go_round()
+        rack.advance(2.0)
+        rack.replicas[0].go_round()
+        assert rack.replicas[0].controller.cache.lost == set()
+        rack.advance(40.0)
+        wait_until("lost", lambda: rack.replicas[0].controller.cache.lost == {"a"})
+
     def test_f7_a_node_that_was_deleted_frees_its_slot_but_not_at_once(self, rack: Rack):
         a_member(rack, "a")
         rack.remove_node("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nvdra_cluster.control.nodeloss import SILENCE_S, Heartbeats, format_time, parse_time
+from nvdra_core.api.fabric import DEFAULT_HEARTBEAT_S
 
 NOW = 1000.0
 WALL = 1_800_000_000.0
@@ -28,10 +29,14 @@ def test_a_node_whose_clock_is_wrong_is_not_lost():
     assert beats.silent(["a", "b"], NOW + 1) == []
 
 
-def test_a_heartbeat_of_long_ago_is_silence_at_first_sight():
+def test_a_heartbeat_of_long_ago_gets_time_for_one_more_at_first_sight():
+    """The node may be well, and its clock behind."""
     beats = Heartbeats()
-    beats.note("a", format_time(WALL - 600), NOW, WALL)
-    assert beats.silent(["a"], NOW) == ["a"]
+    for name in "ab":
+        beats.note(name, format_time(WALL - 600), NOW, WALL)
+    assert beats.silent(["a", "b"], NOW + DEFAULT_HEARTBEAT_S) == []
+    beats.note("a", format_time(WALL - 590), NOW + DEFAULT_HEARTBEAT_S, WALL)
+    assert beats.silent(["a", "b"], NOW + 2 * DEFAULT_HEARTBEAT_S) == ["b"]
 
 
 def test_a_node_that_was_never_heard_of_is_not_lost():
