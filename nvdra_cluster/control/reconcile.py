@@ -147,7 +147,8 @@ class Reconciler:
         self._numbers.adopt(uid, [own] if own else [], now.monotonic_s)
         assignment = None
         if domain.spec is not None:
-            assignment = self._numbers.ensure(uid, now.monotonic_s, self._channel_count())
+            count = self._channel_count() if self._numbers.of(uid) is None else MAX_CHANNELS
+            assignment = self._numbers.ensure(uid, now.monotonic_s, count)
         if is_new and assignment is not None:
             cache.touch_members(uid)
         snapshot = DomainSnapshot(
@@ -206,19 +207,30 @@ class Reconciler:
 
     def _members(self, domain: DomainView) -> set[str]:
         """The nodes that take part: with a claim of the domain, or with a report that is believed."""
-        cache = self._cache
         names = {claim.node for claim in self._claims(domain) if claim.node}
-        for name in cache.reporting.get(domain.uid) - names:
-            view = cache.fabrics[name]
-            report = readiness.report_of(view, domain.uid)
-            if report is None or not any(c.namespace == domain.namespace for c in report.claims):
-                continue
-            # What we told the node ourselves was right when we did.
-            if domain_named(view.spec, domain.uid) or (name, domain.uid) in cache.verified:
-                names.add(name)
-            else:
-                cache.doubts.add((name, domain.uid))
-        return names
+        reporting = self._cache.reporting.get(domain.uid)
+        return names | {name for name in reporting - names if self._is_believed(domain, name)}
+
+    def _takes_part(self, domain: DomainView, name: str) -> bool:
+        """Whether one node does: as ``_members``, without a look at all the others."""
+        cache = self._cache
+        claims = (cache.claims[path] for path in cache.claims_on.get(name))
+        if any(c.domain_uid == domain.uid and c.namespace == domain.namespace for c in claims):
+            return True
+        return name in cache.reporting.get(domain.uid) and self._is_believed(domain, name)
+
+    def _is_believed(self, domain: DomainView, name: str) -> bool:
+        """Whether a node's word alone makes it take part."""
+        cache = self._cache
+        view = cache.fabrics[name]
+        report = readiness.report_of(view, domain.uid)
+        if report is None or not any(c.namespace == domain.namespace for c in report.claims):
+            return False
+        # What we told the node ourselves was right when we did.
+        if domain_named(view.spec, domain.uid) or (name, domain.uid) in cache.verified:
+            return True
+        cache.doubts.add((name, domain.uid))
+        return False
 
     def _member(self, name: str) -> MemberView:
         cache = self._cache
@@ -299,7 +311,7 @@ class Reconciler:
         joined = []
         for uid in sorted(uids):
             domain, numbers = cache.domains.get(uid), self._numbers.of(uid)
-            if domain is not None and numbers is not None and name in self._members(domain):
+            if domain is not None and numbers is not None and self._takes_part(domain, name):
                 joined.append(Joined(domain=domain, assignment=numbers))
         return tuple(joined)
 
