@@ -21,13 +21,14 @@ def main() -> int:
     parser.add_argument(
         "--kubernetes", default=programs.NEWEST, choices=sorted(programs.KUBERNETES)
     )
+    parser.add_argument("--isolation", default="domain", choices=("domain", "channel"))
     parser.add_argument("-o", "--output", default="text", choices=("text", "json"))
     parser.add_argument("--check", action="store_true", help="fail when a goal is missed")
     arguments = parser.parse_args()
     if reason := capability.why_not():
         print(f"this machine cannot run a cluster: {reason}", file=sys.stderr)
         return 1
-    result = bench.run(arguments.nodes, arguments.rounds, arguments.kubernetes)
+    result = bench.run(arguments.nodes, arguments.rounds, arguments.kubernetes, arguments.isolation)
     if arguments.output == "json":
         print(json.dumps(result.document(), indent=1))
     else:

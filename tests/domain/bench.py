@@ -47,6 +47,14 @@ class Round:
         ends = [found[last] for found in self.steps.values() if last in found]
         return max(ends) - min(begins) if begins and ends else 0.0
 
+    def prepares(self) -> list[float]:
+        """Seconds of each node's prepare, from the claim's coming to the supervisor to the kubelet's answer."""
+        return [
+            found["prepared"] - found["asked"]
+            for found in self.steps.values()
+            if "asked" in found and "prepared" in found
+        ]
+
 
 @dataclass
 class Result:
@@ -54,6 +62,7 @@ class Result:
 
     nodes: int
     kubernetes: str
+    isolation: str = "domain"
     plain: list[Round] = field(default_factory=list)
     domain: list[Round] = field(default_factory=list)
 
@@ -97,6 +106,7 @@ class Result:
         return {
             "nodes": self.nodes,
             "kubernetes": self.kubernetes,
+            "isolation": self.isolation,
             "imex": "made up: READY as soon as it runs",
             "applyToLastRunningSeconds": {
                 "plain": [round(one.apply_to_running_s, 3) for one in self.plain],
@@ -106,6 +116,7 @@ class Result:
             "firstPrepareToLastReleaseSeconds": [
                 round(one.span("asked", "prepared"), 3) for one in self.domain
             ],
+            "prepareSeconds": [round(taken, 3) for one in self.domain for taken in one.prepares()],
             "writesPerNodeMoreThanPlain": round(self.writes_per_node, 2),
             "ownWritesPerNode": round(self.own_writes_per_node, 2),
             "extraWritesPerNode": {k: round(v, 2) for k, v in self.extra_writes().items()},
@@ -119,13 +130,13 @@ class Result:
         }
 
 
-def run(nodes: int, rounds: int, kubernetes: str) -> Result:
+def run(nodes: int, rounds: int, kubernetes: str, isolation: str) -> Result:
     """Measure on a cluster of its own, which is gone afterwards. The first round of each kind only warms up."""
-    result = Result(nodes, kubernetes)
-    settings = {"imexLingerSeconds": 0}
+    result = Result(nodes, kubernetes, isolation)
     bed = DomainBed.up(
-        CLUSTER, nodes, kubernetes=kubernetes, settings=settings, audit=True, is_instant=True
-    )
+        CLUSTER, nodes, kubernetes=kubernetes, settings={"imexLingerSeconds": 0}, audit=True,
+        is_instant=True, values={"resources": {"computeDomains": {"imex": {"isolation": isolation}}}},
+    )  # fmt: skip
     with bed, bed.namespace("team") as place:
         for number in range(rounds + 1):
             for domain, found in (("", result.plain), (NAME, result.domain)):

@@ -31,12 +31,14 @@ def figures(result: Result) -> str:
     plain = [one.apply_to_running_s for one in result.plain]
     domain = [one.apply_to_running_s for one in result.domain]
     prepare = [one.span("asked", "prepared") for one in result.domain]
+    each = [taken for one in result.domain for taken in one.prepares()]
     cpu = [one.services_cpu_s / result.nodes * 1000 for one in result.domain]
     rows = [
         ("apply to last Running, plain pods", _spread(plain, "s"), ""),
         ("apply to last Running, ComputeDomain", _spread(domain, "s"), ""),
         ("ratio", f"{result.ratio:.2f}", _goal(result.ratio, "ratio")),
         ("first prepare to last release", _spread(prepare, "s"), ""),
+        ("one prepare, of all nodes and rounds", _spread(each, "s"), ""),
         ("deletion to nothing left", _spread([one.gone_s for one in result.domain], "s"), ""),
         ("CPU of our services, for each node", _spread(cpu, "ms"), ""),
         ("API writes for each node, more than plain", f"{result.writes_per_node:.1f}",
@@ -46,7 +48,10 @@ def figures(result: Result) -> str:
     ]  # fmt: skip
     lines = [f"{name:<46}{value:<28}{goal}" for name, value, goal in rows]
     lines += [f"  {number:>6.2f}  {kind}" for kind, number in result.extra_writes().items()]
-    head = f"{result.nodes} nodes, Kubernetes {result.kubernetes}, {len(domain)} rounds; nvidia-imex is made up"
+    head = (
+        f"{result.nodes} nodes, Kubernetes {result.kubernetes}, isolation {result.isolation}, {len(domain)} rounds;"
+        " nvidia-imex is made up"
+    )
     return "\n".join([head, *lines])
 
 
@@ -70,5 +75,7 @@ def _goal(value: float, name: str) -> str:
 
 
 def _spread(values: list[float], unit: str) -> str:
+    if not values:
+        return "not seen"
     middle = statistics.median(values)
     return f"{middle:.2f} {unit} ({min(values):.2f}..{max(values):.2f})"
