@@ -124,7 +124,8 @@ def test_a_formation_costs_a_node_few_programs_and_requests(make_rack):
             assert found["systemctl kill"] == 0, "it is signalled without a program"
         # One when the domain is ready; what peers do goes with the next sign of life.
         assert bill.requests()["patch fabricnodes/status"] <= 2 * TRAYS
-        assert bill.requests()["get resourceclaims"] == TRAYS
+        # One for each prepare; the sweep may look, too, and an answer that came too late is asked for again.
+        assert TRAYS <= bill.requests()["get resourceclaims"] <= 2 * TRAYS
         bill = Bill(rack, calls)
         end(rack, name)
         time.sleep(SETTLE_S)
