@@ -184,16 +184,16 @@ class Controller:
             return []
         routes = {
             "/healthz": endpoint.health_route(self._workers.problems),
-            "/readyz": endpoint.health_route(self._unready),
+            "/readyz": endpoint.health_route(self.unready),
         }
         if settings.metrics_path:
             routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
         address = endpoint.Address.parse(settings.http_endpoint)
         return [endpoint.Endpoint(address, routes, self._clock)]
 
-    def _unready(self) -> list[str]:
-        waiting = [w.name for w in self.watchings if not w.synced.is_set()]
-        return [f"not seen yet: {', '.join(waiting)}"] if waiting else []
+    def unready(self) -> list[str]:
+        """Why this replica could not decide if it were asked to; empty when it could."""
+        return [problem for watching in self.watchings if (problem := watching.problem())]
 
 
 def _certificates(

@@ -7,6 +7,7 @@ watches may be behind what the last one wrote.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ from nvdra_core.kube.watch import Watch, watch
 
 _LOG = log.get(__name__)
 PAGE_SIZE = 500
+PAUSE_LIMIT_S = 15.0
+LASTED_S = 2 * PAUSE_LIMIT_S
+"""What was followed for so long was well."""
+TROUBLE_S = 60.0
+"""After so long without, the replica is not ready."""
 
 
 class PastChangedError(NvdraError):
@@ -54,7 +60,7 @@ class Watching:
         self._client = client
         self._interest = interest
         self._clock = clock
-        self._backoff = Backoff(first_s=0.2, limit_s=15.0)
+        self._backoff = Backoff(first_s=0.2, limit_s=PAUSE_LIMIT_S)
         self._failures = 0
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -62,6 +68,8 @@ class Watching:
         self._looks = 0
         """How often somebody asked for a list that begins after the question."""
         self._newest = 0
+        self._listed_at_s = math.inf
+        self._trouble: tuple[float, str] | None = None
         self.synced = threading.Event()
         """Set once everything was listed."""
         self.fresh = threading.Event()
@@ -88,6 +96,17 @@ class Watching:
             if self._watch is not None:
                 self._watch.stop()
 
+    def problem(self) -> str:
+        """Why nothing has been heard for TROUBLE_S; empty while all is well."""
+        if not self.synced.is_set():
+            return f"{self.name}: not seen yet"
+        now_s = self._clock.monotonic()
+        since_s, text = self._trouble or (math.inf, "")
+        is_over = now_s - self._listed_at_s > LASTED_S
+        if is_over or now_s - since_s <= TROUBLE_S:
+            return ""
+        return f"{self.name}: not followed for {now_s - since_s:.0f} s: {text}"
+
     def run(self) -> None:
         """List and watch until stopped."""
         while not self._stopped.is_set():
@@ -97,11 +116,18 @@ class Watching:
         """One list, its changes, and the pause after a failure."""
         try:
             version = self._list()
-            self._failures = 0
+            self._listed_at_s = self._clock.monotonic()
             self._follow(version)
         except ApiError as error:
             if self._stopped.is_set():
                 return
+            # Not at each list: where only the watch is refused, lists alone would follow each other.
+            if self._clock.monotonic() - self._listed_at_s > LASTED_S:
+                self._failures, self._trouble = 0, None
+            self._listed_at_s = math.inf
+            if self._trouble is None:
+                self._trouble = (self._clock.monotonic(), "")
+            self._trouble = (self._trouble[0], str(error))
             if not isinstance(error, RelistError):
                 _LOG.warning("following broke off; listing again", error, kind=self.name)
             self._clock.wait(self._stopped, self._backoff.pause_s(self._failures))
@@ -162,6 +188,7 @@ class Watching:
                 selector=interest.selector,
             )
         for event in self._watch:
+            self._failures, self._trouble = 0, None
             if event.type == "DELETED":
                 uid = str(event.obj["metadata"].get("uid"))
                 interest.bury(uid, wire.version_of(event.obj))
