@@ -232,6 +232,26 @@ class TestRights:
             if "secrets" in rule["resources"] and rule["verbs"] != ["create"]:
                 assert rule["resourceNames"] == ["nvdra-imex-ca"]
 
+    def test_it_has_no_right_that_its_settings_make_needless(self, home, objects):
+        assert ("computedomains", "get") not in self.rules(objects)
+        imex = {"resources": {"computeDomains": {"imex": {"certificates": False}}}}
+        assert not {("secrets", v) for v in ("create", "get", "update")} & self.rules(
+            helm.render(home, imex)
+        )
+        hosted = {
+            "featureGates": {"HostManagedIMEXDaemon": True},
+            "resources": {"computeDomains": {"imex": {"mode": "hostManaged"}}},
+        }
+        assert ("secrets", "create") not in self.rules(helm.render(home, hosted))
+        alone = {"controller": {"replicas": 1, "leaderElection": {"enabled": False}}}
+        assert ("leases", "create") not in self.rules(helm.render(home, alone))
+
+    def test_one_replica_is_never_joined_by_a_second_without_election(self, home):
+        """A rolling update would begin the new one before the old one ends: both would give out slots."""
+        alone = {"controller": {"replicas": 1, "leaderElection": {"enabled": False}}}
+        (deployment,) = of(helm.render(home, alone), "Deployment")
+        assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
     def test_it_may_watch_all_that_it_watches_and_write_all_that_it_writes(self, objects):
         rules = self.rules(objects)
         for resource in ("nodes", "resourceslices", "fabricnodes", "computedomains",
