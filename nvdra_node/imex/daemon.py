@@ -109,6 +109,7 @@ class Daemon:
         _LOG.info("telling nvidia-imex to connect again", v=1, why=self._owed)
         doors.unit.reload(Deadline(LOOK_S, doors.clock))
         self._owed, self._reloaded_at_s = "", doors.clock.monotonic()
+        doors.store.hosts_told()
         return None
 
     def last_words(self, invocation_id: str) -> str:

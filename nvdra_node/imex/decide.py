@@ -122,7 +122,9 @@ def decide(situation: Situation, memory: Memory) -> Decision:
         return Decision(actions=(), memory=memory)
     if unit.is_running:
         return _while_running(situation, memory)
-    if memory.started is not None:
+    if memory.started is not None and memory.started.is_unsure:
+        memory = replace(memory, started=None)  # no end that anybody saw: it is just started
+    elif memory.started is not None:
         memory = _after_end(situation, memory, memory.started)
     return _while_stopped(situation, memory)
 
@@ -134,7 +136,7 @@ def _while_running(situation: Situation, memory: Memory) -> Decision:
     if started.invocation_id != unit.invocation_id:
         # The first look at what we began; or somebody else restarted it, with our configuration.
         is_foreign = bool(started.invocation_id)
-        started = replace(started, invocation_id=unit.invocation_id)
+        started = replace(started, invocation_id=unit.invocation_id, is_unsure=False)
         memory = replace(
             memory, started=started, restarts=memory.restarts + is_foreign, ready_since_s=None
         )

@@ -84,6 +84,9 @@ class Started(Value, kw_only=True):
 
     run: Run
     invocation_id: str
+    """Empty until the first look at it."""
+    is_unsure: bool = False
+    """An earlier supervisor died while it started it: whether it ever ran is not known."""
 
 
 class Memory(Value, kw_only=True):

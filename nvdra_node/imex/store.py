@@ -6,6 +6,7 @@ below /var/lib: with it a node whose API server is down prepares claims it may p
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,8 @@ class Store:
         self.layout = layout
         self._spec_path = spec_path
         self._hosts: bytes | None = None
+        self._told: str | None = None
+        """Which hosts file the daemon has read; None: not known."""
         self._saved = b""
         self._saved_spec = b""
 
@@ -66,6 +69,7 @@ class Store:
             body = json.loads(data)
             if body["bootID"] != boot_id:
                 return None
+            self._told = body.get("hosts")
             return Kept(
                 memory=_memory(body["memory"]),
                 holders=tuple(Holder(**holder) for holder in body["holders"]),
@@ -89,6 +93,7 @@ class Store:
                 "recovers_domain": memory.recovers_domain,
             },
             "holders": [asdict(holder) for holder in sorted(holders)],
+            "hosts": self._told,
         }
         data = json.dumps(body).encode()
         if data != self._saved:
@@ -104,17 +109,23 @@ class Store:
         # A new file: the old one may be longer, and nobody has it bound now.
         self._hosts = render.hosts(run, spec)
         self._files.replace(layout.hosts, self._hosts, mode=0o644)
+        self._told = _digest(self._hosts)
 
     def write_hosts(self, run: Run, spec: FabricNodeSpec | None) -> bool:
-        """Bring the running daemon's hosts file up to date, in place; whether it had to be changed."""
+        """Bring the running daemon's hosts file up to date, in place; whether the daemon is to be told."""
         wanted = render.hosts(run, spec)
         if self._hosts is None:
             self._hosts = self._files.read(self.layout.hosts)
-        if wanted == self._hosts:
-            return False
-        self._files.overwrite(self.layout.hosts, wanted)
-        self._hosts = wanted
-        return True
+        if wanted != self._hosts:
+            self._told = self._told or ""
+            self._files.overwrite(self.layout.hosts, wanted)
+            self._hosts = wanted
+        return self._told not in (None, _digest(wanted))
+
+    def hosts_told(self) -> None:
+        """The daemon reads the hosts file as it is now."""
+        if self._hosts is not None:
+            self._told = _digest(self._hosts)
 
     def clear_recovery(self) -> None:
         """Forget the peers of an earlier run."""
@@ -148,9 +159,14 @@ def decode_spec(value: Any) -> FabricNodeSpec:
     return decode_part(value, FabricNodeSpec, where="FabricNode", strict=False)
 
 
+def _digest(hosts: bytes) -> str:
+    return hashlib.sha256(hosts).hexdigest()[:16]
+
+
 def _memory(body: dict[str, Any]) -> Memory:
     started = body.pop("started")
     if started is None:
         return Memory(**body)
     run = Run(**started["run"])
-    return Memory(**body, started=Started(run=run, invocation_id=started["invocation_id"]))
+    known = started["invocation_id"]
+    return Memory(**body, started=Started(run=run, invocation_id=known, is_unsure=not known))

@@ -79,6 +79,21 @@ class TestReload:
         node.turn()
         assert node.daemon.history == ["start", "reload"]
 
+    def test_one_that_failed_is_sent_by_the_supervisor_that_takes_over(self, node):
+        node.assign(a_domain())
+        node.join("c1")
+        node.daemon.refuses_to = {"kill"}
+        node.assign(a_domain(), slots=slots(2, 5, 7))
+        node.turn()
+        node.daemon.refuses_to = set()
+        node.restart()
+        node.turn()
+        assert node.daemon.history == ["start", "reload"]
+        node.restart()
+        node.clock.advance(60)
+        node.turn()
+        assert node.daemon.history == ["start", "reload"], "and once is enough"
+
     def test_a_certificate_that_could_not_be_told_is_told_later(self, node):
         node.assign(a_domain())
         node.join("c1")
