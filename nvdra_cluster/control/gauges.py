@@ -11,7 +11,9 @@ from nvdra_core.metrics import Registry
 
 
 def add(registry: Registry, cache: Cache, is_leading: Callable[[], bool]) -> None:
-    """Add them. ``nvidia_dra_compute_domain_info`` is upstream's; it counts right after a restart too."""
+    """Add them. ``nvidia_dra_compute_domain_info`` is upstream's; it counts right after a restart too, and
+    on the leader only, so that a sum over replicas counts each domain once.
+    """
     domains = registry.gauge(
         "nvidia_dra_compute_domain_info", "ComputeDomains by status", ("status",)
     )
@@ -29,7 +31,8 @@ def add(registry: Registry, cache: Cache, is_leading: Callable[[], bool]) -> Non
             )
             counts = {"all": len(cache.fabrics), "lost": len(cache.lost), "full": len(cache.full)}
         told = [state.value for state in ComputeDomainState if state.value]
-        domains.replace({(state,): states[state] for state in told})
+        is_counted = is_leading()
+        domains.replace({(state,): states[state] if is_counted else 0 for state in told})
         nodes.replace({(name,): count for name, count in counts.items()})
         leader.set(float(is_leading()))
         due.set(cache.due())

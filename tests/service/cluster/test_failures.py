@@ -254,6 +254,9 @@ class TestLeaders:
         one, two = (replica.controller for replica in pair.replicas)
         assert (one.is_leading(), two.is_leading()) == (True, False)
         wait_until("the standby sees it too", lambda: len(two.cache.domains) == 1)
+        counts = [replica.controller.registry.render().decode() for replica in pair.replicas]
+        counted = 'nvidia_dra_compute_domain_info{status="NotReady"} 1'
+        assert [counted in text for text in counts] == [True, False]
 
     def test_f10_a_leader_that_leaves_hands_over_at_once(self, pair: Rack):
         pair.replicas.pop(0).stop()

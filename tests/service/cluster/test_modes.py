@@ -122,4 +122,5 @@ def test_metrics_are_right_at_once_after_a_restart(rack: Rack):
     rack.stop_controllers()
     rack.start()
     wait_until("synced", rack.replicas[0].controller.is_synced)
+    wait_until("it leads", rack.replicas[0].controller.is_leading)
     assert 'nvidia_dra_compute_domain_info{status="NotReady"} 1' in metrics(rack)
