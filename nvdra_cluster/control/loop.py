@@ -16,6 +16,7 @@ from nvdra_cluster.control.cache import Cache, Key, What
 from nvdra_cluster.control.doubts import Doubts
 from nvdra_cluster.control.nodeloss import Heartbeats, format_time
 from nvdra_cluster.control.reconcile import Group, Now, Reconciler
+from nvdra_cluster.control.schemas import Schemas
 from nvdra_cluster.control.writer import Outcome, Writer
 from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView, Problem
 from nvdra_cluster.decide.writes import FABRIC_NODES, TEMPLATES, Create, Delete, Merge, Write
@@ -78,6 +79,7 @@ class Loop:
     clock: Clock
     stopping: threading.Event
     doubts: Doubts = field(init=False)
+    schemas: Schemas = field(default_factory=Schemas)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
     gather_s: float = GATHER_S
@@ -289,6 +291,8 @@ class Loop:
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             for write, stored in outcome.stored:
+                if stored is not None:
+                    self.schemas.look(write, stored)
                 self._take_over(write, stored)
             self._rest(outcome.group)
             if outcome.error is None:
