@@ -257,6 +257,7 @@ class TestLeaders:
         counts = [replica.controller.registry.render().decode() for replica in pair.replicas]
         counted = 'nvidia_dra_compute_domain_info{status="NotReady"} 1'
         assert [counted in text for text in counts] == [True, False]
+        assert ["writes_total{" in text for text in counts] == [True, False]
 
     def test_f10_a_leader_that_leaves_hands_over_at_once(self, pair: Rack):
         pair.replicas.pop(0).stop()

@@ -7,15 +7,17 @@ from typing import Any
 from nvdra_cluster.control.cache import Cache, Key, What
 from nvdra_cluster.control.index import Multimap
 from nvdra_cluster.control.reconcile import Now, Reconciler
-from nvdra_cluster.decide.model import FabricView, NodeView
+from nvdra_cluster.decide.model import CliqueView, FabricView, NodeView
 from nvdra_cluster.decide.nodespecs import no_certificates
-from nvdra_core.api import FabricCertificate, FabricNodeSpec
+from nvdra_cluster.decide.writes import Delete
+from nvdra_core.api import CliqueDaemon, FabricCertificate, FabricNodeSpec
 from nvdra_core.metrics import Registry
 from tests.unit.cluster.views import (
     CLIQUE,
     OTHER_CLIQUE,
     SETTINGS,
     a_claim,
+    a_claim_of,
     a_domain,
     a_fabric_node,
     a_ready_node,
@@ -66,6 +68,13 @@ class TestDue:
         ready = a_ready_node()
         cache.put_fabric(beat(ready, "later"))
         assert due(cache) == {("domain", "u1"), ("clique", CLIQUE)}
+
+    def test_what_is_due_twice_is_decided_once(self):
+        cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
+        for number in range(3):
+            cache.put_claim(a_claim(f"c{number}"))
+        taken = cache.take(1000)
+        assert len(taken) == len(set(taken)) == 2
 
     def test_a_claim_makes_its_domain_and_its_node_due(self):
         cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
@@ -163,6 +172,18 @@ def test_a_fabric_node_that_a_person_deletes_is_made_again_with_the_slot_it_had(
     (group,) = reconciler.decide([Key(What.NODE, "tray-a")], NOW)
     body = group.writes[0].body  # type: ignore[union-attr]
     assert body["spec"] == {"cliqueID": CLIQUE, "slot": 3}
+
+
+def test_a_claim_of_another_domain_on_the_node_keeps_no_entry_of_a_clique():
+    view = a_ready_node(domain="u2", claims=(a_claim_of(),))
+    cache = a_cache(view, domains=[a_domain(), a_domain("u2", name="other")], claims=[a_claim(domain_uid="u2")])  # fmt: skip
+    daemon = CliqueDaemon(node_name="tray-a", ip_address="10.0.0.6", clique_id=CLIQUE)
+    for uid in ("u1", "u2"):
+        cache.put_clique(CliqueView(f"{uid}.{CLIQUE}", f"q-{uid}", uid, CLIQUE, (daemon,)))
+    reconciler = Reconciler(cache, SETTINGS, no_certificates, Registry())
+    groups = reconciler.decide([Key(What.DOMAIN, "u1"), Key(What.DOMAIN, "u2")], NOW)
+    ended = [w.key[2] for g in groups for w in g.writes if isinstance(w, Delete)]
+    assert ended == [f"u1.{CLIQUE}"]
 
 
 class NotedMap(Multimap):

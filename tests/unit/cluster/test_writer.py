@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from nvdra_cluster.control.cache import Key, What
 from nvdra_cluster.control.reconcile import Group
-from nvdra_cluster.control.writer import TIMEOUT_S, NotLeaderError, Writer
+from nvdra_cluster.control.writer import PARALLEL, TIMEOUT_S, NotLeaderError, Writer
 from nvdra_cluster.decide.writes import FABRIC_NODES, Create
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.client import DEFAULT_WRITE, Client
@@ -27,6 +28,10 @@ class NotedClient(Client):
 
     def __init__(self) -> None:
         self.had_s: list[float] = []
+        self.pause: threading.Barrier | None = None
+        self.most = 0
+        self._now = 0
+        self._lock = threading.Lock()
 
     def create(
         self,
@@ -37,7 +42,14 @@ class NotedClient(Client):
         deadline: Deadline | None = None,
     ) -> JsonObject:
         assert deadline is not None
-        self.had_s.append(deadline.remaining_s())
+        with self._lock:
+            self.had_s.append(deadline.remaining_s())
+            self._now += 1
+            self.most = max(self.most, self._now)
+        if self.pause is not None:
+            self.pause.wait(30.0)
+        with self._lock:
+            self._now -= 1
         return body
 
 
@@ -66,6 +78,14 @@ def test_no_write_may_outlast_the_lease(made: Any):
     writer.run(GROUPS)
     assert max(client.had_s[:3]) <= 8.0
     assert 8.0 < max(client.had_s[3:]) <= TIMEOUT_S
+
+
+def test_many_writes_go_eight_at_a_time_and_no_more(made: Any):
+    writer, client, _ = made
+    client.pause = threading.Barrier(PARALLEL)  # so many must be under way at once for any to end
+    outcomes = writer.run([GROUPS[0]] * (4 * PARALLEL))
+    assert [outcome.error for outcome in outcomes] == [None] * (4 * PARALLEL)
+    assert client.most == PARALLEL
 
 
 def test_nothing_is_sent_by_a_replica_that_does_not_lead(made: Any):
