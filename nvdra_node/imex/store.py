@@ -45,7 +45,8 @@ class Store:
         self._spec_path = spec_path
         self._hosts: bytes | None = None
         self._told: str | None = None
-        """Which hosts file the daemon has read; None: not known."""
+        """Which hosts file and certificate the daemon has read; None: not known."""
+        self._is_encrypted = False
         self._saved = b""
         self._saved_spec = b""
 
@@ -109,7 +110,8 @@ class Store:
         # A new file: the old one may be longer, and nobody has it bound now.
         self._hosts = render.hosts(run, spec)
         self._files.replace(layout.hosts, self._hosts, mode=0o644)
-        self._told = _digest(self._hosts)
+        self._is_encrypted = run.is_encrypted
+        self._told = self._mark(self._hosts)
 
     def write_hosts(self, run: Run, spec: FabricNodeSpec | None) -> bool:
         """Bring the running daemon's hosts file up to date, in place; whether the daemon is to be told."""
@@ -120,12 +122,18 @@ class Store:
             self._told = self._told or ""
             self._files.overwrite(self.layout.hosts, wanted)
             self._hosts = wanted
-        return self._told not in (None, _digest(wanted))
+        self._is_encrypted = run.is_encrypted
+        return self._told not in (None, self._mark(wanted))
 
     def hosts_told(self) -> None:
-        """The daemon reads the hosts file as it is now."""
+        """The daemon reads hosts file and certificate as they are now."""
         if self._hosts is not None:
-            self._told = _digest(self._hosts)
+            self._told = self._mark(self._hosts)
+
+    def _mark(self, hosts: bytes) -> str:
+        """What tells one state of all that a reload reads from another."""
+        certificate = self._files.read(self.layout.tls / "cert.pem") if self._is_encrypted else b""
+        return hashlib.sha256(hosts + (certificate or b"")).hexdigest()[:16]
 
     def clear_recovery(self) -> None:
         """Forget the peers of an earlier run."""
@@ -157,10 +165,6 @@ class Store:
 def decode_spec(value: Any) -> FabricNodeSpec:
     """``spec`` of a FabricNode. Raises InvalidConfigError."""
     return decode_part(value, FabricNodeSpec, where="FabricNode", strict=False)
-
-
-def _digest(hosts: bytes) -> str:
-    return hashlib.sha256(hosts).hexdigest()[:16]
 
 
 def _memory(body: dict[str, Any]) -> Memory:

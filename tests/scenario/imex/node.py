@@ -30,6 +30,7 @@ CLIQUE = f"{CLUSTER}.32766"
 FABRIC = Fabric(state=FabricState.COMPLETED, cluster_uuid=CLUSTER, clique_id=CLIQUE)
 NO_FABRIC = Fabric(state=FabricState.NOT_SUPPORTED)
 LAYOUT = Layout(Path("/run/nvdra/imex"), Path("/var/lib/nvdra/imex/tls"))
+CERTIFICATE_PATH = LAYOUT.tls / "cert.pem"
 SPEC_PATH = Path("/var/lib/nvdra/imex/node.json")
 
 
@@ -89,6 +90,7 @@ class ImexNode:
         doors = Doors(
             unit=self.daemon, ctl=self.daemon, store=Store(self.files, LAYOUT, SPEC_PATH),
             clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}", address=self.address,
+            has_certificate=lambda: self.files.read(CERTIFICATE_PATH) is not None,
         )  # fmt: skip
         self.supervisor = Supervisor(doors)
         self.supervisor.open()

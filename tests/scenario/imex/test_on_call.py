@@ -10,9 +10,17 @@ import pytest
 from nvdra_core.api.fabric import FabricSlot
 from nvdra_core.clock import Deadline
 from nvdra_node.imex.daemon import RELOAD_S
-from nvdra_node.imex.model import Holder
+from nvdra_node.imex.model import Holder, Policy
 from nvdra_node.imex.watches import AddressWatch
-from tests.scenario.imex.node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain, a_spec
+from tests.scenario.imex.node import (
+    CERTIFICATE_PATH,
+    LAYOUT,
+    SPEC_PATH,
+    ImexNode,
+    a_claim,
+    a_domain,
+    a_spec,
+)
 
 
 def slots(*numbers):
@@ -101,6 +109,16 @@ class TestReload:
         node.supervisor.reload_daemon()
         node.turn()
         node.daemon.refuses_to = set()
+        node.turn()
+        assert node.daemon.history == ["start", "reload"]
+
+    def test_a_certificate_that_came_is_told_by_the_supervisor_that_takes_over(self):
+        node = ImexNode(Policy(needs_encryption=True))
+        node.files.put(CERTIFICATE_PATH, b"first")
+        node.assign(a_domain())
+        assert node.join("c1").readiness.is_ready
+        node.files.put(CERTIFICATE_PATH, b"second")  # and it died before it could tell
+        node.restart()
         node.turn()
         assert node.daemon.history == ["start", "reload"]
 
