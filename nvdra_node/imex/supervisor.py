@@ -369,8 +369,10 @@ class Supervisor:
             for action in decision.actions:
                 kind = action.kind
                 self._daemon.act(action, situation.spec)
+            # One that does not answer may not have got so far that SIGUSR1 does not end it.
+            answers = situation.imex not in (ImexState.UNSET, ImexState.UNAVAILABLE)
             goes_on = situation.unit.is_running and kind is not ActionKind.STOP
-            self._reload_in_s = self._daemon.settle() if goes_on else None
+            self._reload_in_s = self._daemon.settle() if answers and goes_on else None
         except NvdraError as error:
             _LOG.warning("cannot act on nvidia-imex", error)
             with self._lock:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from nvdra_core.api.fabric import FabricSlot
+from nvdra_core.api.fabric import FabricSlot, ImexState
 from nvdra_core.clock import Deadline
 from nvdra_node.imex.daemon import RELOAD_S
 from nvdra_node.imex.model import Holder, Policy
@@ -77,6 +77,18 @@ class TestNothingIsPromised:
 
 
 class TestReload:
+    def test_none_is_sent_to_a_daemon_that_does_not_answer_yet(self, node):
+        """The signal ends a process that has not come to handle it."""
+        node.daemon.starts_as = ImexState.UNAVAILABLE
+        node.assign(a_domain())
+        node.join("c1")
+        node.assign(a_domain(), slots=slots(2, 5, 7))
+        node.turn()
+        assert node.daemon.history == ["start"]
+        node.daemon.state_now = ImexState.WAITING_FOR_RECOVERY
+        node.turn()
+        assert node.daemon.history == ["start", "reload"], "it may be waiting for just that peer"
+
     def test_one_that_failed_is_sent_later(self, node):
         node.assign(a_domain())
         node.join("c1")
