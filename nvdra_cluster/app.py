@@ -159,13 +159,15 @@ class Controller:
         if not self._settings.is_elected:
             self._leading.set()
         self._leading.wait()
+        # From here on: a leader that cannot read everything must be ended, so that another can lead.
+        sign_of_life = self._workers.heartbeat("controller loop", MAX_SILENCE_S)
         try:
             if self._settings.is_elected:
                 self._look_anew()
             if self._workers.stopping.is_set():
                 return
             _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
-            self.loop.lead(self._workers.heartbeat("controller loop", MAX_SILENCE_S))
+            self.loop.lead(sign_of_life)
         finally:
             self.writer.close()
             self.lease.idle.set()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nvdra_cluster.app import MAX_SILENCE_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.resources import LEASES, NODES
@@ -335,6 +336,17 @@ class TestLeaders:
         pair.advance(1.1 * EAGER_LEASE.duration_s)
         assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
         assert pair.spec("a")["slot"] == 0
+
+    def test_a_leader_that_cannot_read_everything_is_not_well_and_makes_room(self, pair: Rack):
+        """It has the Lease, and nobody decides."""
+        two = pair.replicas[1]
+        pair.server.api.faults.add(Fault(verb="list", code=403, count=0))
+        pair.replicas.pop(0).stop()
+        wait_until("two leads", two.controller.is_leading)
+        wait_until("it tries", lambda: two.workers.rounds.name == "controller loop")
+        pair.clock.advance(MAX_SILENCE_S + 1)
+        assert "silent" in two.workers.rounds.problem()
+        pair.server.api.faults.clear()
 
     def test_a_leader_that_cannot_renew_stops_before_its_lease_is_anothers(self, pair: Rack):
         one = pair.replicas[0]
