@@ -195,6 +195,7 @@ def test_imex_stays_for_a_claim_whose_record_was_damaged_and_ends_with_its_pod(r
     )  # claims that are missed twice, a second apart, are gone, and the linger is a second
     assert tray.imex()["pid"] == pid
     tray.unprepare("c1")
-    tray.stop("compute-domain")  # another instance tells its claims at once, and not in half a minute
+    # Another instance tells its claims at once, and not in half a minute.
+    tray.stop("compute-domain")
     tray.start("compute-domain")
     wait_for(lambda: not tray.imex()["pid"], "nvidia-imex ends")
