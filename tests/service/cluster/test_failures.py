@@ -340,6 +340,7 @@ class TestLeaders:
     def test_a_leader_that_cannot_read_everything_is_not_well_and_makes_room(self, pair: Rack):
         """It has the Lease, and nobody decides."""
         two = pair.replicas[1]
+        wait_until("both have seen everything once", two.controller.is_synced)
         pair.server.api.faults.add(Fault(verb="list", code=403, count=0))
         pair.replicas.pop(0).stop()
         wait_until("two leads", two.controller.is_leading)
