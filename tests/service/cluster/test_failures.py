@@ -319,14 +319,21 @@ class TestLeaders:
 
     def test_a_new_leader_reads_everything_again_before_it_decides(self, pair: Rack):
         """Its watches may be behind what the last leader wrote: a slot would be given twice."""
-        first = pair.tray("a")
         two = pair.replicas[1].controller
-        wait_until("seen by both", lambda: "a" in two.cache.nodes)
+        zeroth = pair.tray("z")
+        zeroth.report()  # its slot shows that the leader's watches are open
+        assert zeroth.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
+        wait_until("two has seen everything", two.is_synced)
         pair.server.api.faults.add(Fault(verb="watch", code=503, count=0))
+        asked = pair.server.api.log.count("watch", "fabricnodes")
         for watching in two.watchings:
             watching.interrupt()
+        wait_until(
+            "two is refused", lambda: pair.server.api.log.count("watch", "fabricnodes") > asked
+        )
+        first = pair.tray("a")
         first.report()
-        assert first.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
+        assert first.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
         second = pair.tray("bb")
         wait_until("there is an object for it", lambda: pair.find(FABRIC_NODES, "bb"))
         pair.replicas.pop(0).crash()
@@ -334,8 +341,8 @@ class TestLeaders:
         assert "bb" not in two.cache.fabrics
         let_it_look(pair)
         pair.advance(1.1 * EAGER_LEASE.duration_s)
-        assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
-        assert pair.spec("a")["slot"] == 0
+        assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 2
+        assert pair.spec("a")["slot"] == 1
 
     def test_a_leader_that_cannot_read_everything_is_not_well_and_makes_room(self, pair: Rack):
         """It has the Lease, and nobody decides."""
