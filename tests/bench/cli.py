@@ -47,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--driver", choices=sorted(BUILT_IN), default="ours", help="what is judged")
     parser.add_argument("--vs", action="append", default=[], metavar="NAME[=COMMAND]", help=VS_HELP)
     parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 2 with --quick)")
+    parser.add_argument(
+        "--patience", type=float, default=0.0, metavar="SECONDS",
+        help="repeat rounds that others disturbed for so long (otherwise as many again)",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a smoke run of less than a minute")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
@@ -87,7 +91,13 @@ def _contenders(args: argparse.Namespace) -> list[Contender]:
 def _plugin(args: argparse.Namespace) -> Report:
     contenders = _contenders(args)
     effort = QUICK if args.quick else Effort()
-    return plugin.compare(contenders, number=_rounds(args), effort=effort, work=args.work)
+    return plugin.compare(
+        contenders,
+        number=_rounds(args),
+        effort=effort,
+        work=args.work,
+        patience_s=args.patience,
+    )
 
 
 def _pods(args: argparse.Namespace) -> Report:

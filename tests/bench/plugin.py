@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,20 @@ from tests.bench.contender import Contender
 from tests.bench.report import Report
 from tests.bench.rounds import Bench, Effort
 
+MOST_ROUNDS = 500
 
-def compare(contenders: Sequence[Contender], *, number: int, effort: Effort, work: Path) -> Report:
+
+def compare(
+    contenders: Sequence[Contender],
+    *,
+    number: int,
+    effort: Effort,
+    work: Path,
+    patience_s: float = 0.0,
+) -> Report:
     """Measure every contender in `number` interleaved calm rounds; the first is the one that is judged.
 
-    Rounds that others disturbed are repeated, at most as many again, and left out.
+    Rounds that others disturbed are repeated and left out: at most as many again, or as often as `patience_s` allows.
     """
     work.mkdir(parents=True, exist_ok=True)
     base = Path(tempfile.mkdtemp(dir=work, prefix="b-"))
@@ -25,7 +35,7 @@ def compare(contenders: Sequence[Contender], *, number: int, effort: Effort, wor
         work=base, loadgen=loadclient.build(), effort=effort, programs=machine.cdi_programs()
     )
     try:
-        taken = _rounds(bench, contenders, number, base)
+        taken = _rounds(bench, contenders, number, patience_s)
         counted, calmness = calm.choose(taken, number)
         notes = [f"median (min..max); {_disk(base)}", calmness]
         results: dict[str, dict[str, list[float]]] = {one.name: {} for one in contenders}
@@ -47,19 +57,22 @@ def compare(contenders: Sequence[Contender], *, number: int, effort: Effort, wor
 
 
 def _rounds(
-    bench: Bench, contenders: Sequence[Contender], number: int, base: Path
+    bench: Bench, contenders: Sequence[Contender], number: int, patience_s: float
 ) -> dict[str, list[Mapping[str, float]]]:
-    """Return the values of all rounds: `number`, and up to as many again while too few of them were calm."""
+    """Return the values of all rounds: `number`, and more while too few of them were calm."""
     taken: dict[str, list[Mapping[str, float]]] = {one.name: [] for one in contenders}
-    for index, order in enumerate(alternating(contenders, 2 * number)):
-        if index >= number and min(map(len, calm.calm_rounds(taken).values())) >= number:
+    ends_s = time.monotonic() + patience_s
+    for index, order in enumerate(alternating(contenders, MOST_ROUNDS)):
+        calm_ones = min(map(len, calm.calm_rounds(taken).values())) if index >= number else 0
+        is_patient = index < 2 * number or time.monotonic() < ends_s
+        if calm_ones >= number or not is_patient:
             break
         for one in order:
-            again = ", again because others disturbed one" if index >= number else ""
+            again = f", {calm_ones} calm so far" if index >= number else ""
             _say(f"round {index + 1} of {number}{again}: {one.name}")
-            taken[one.name].append(
-                rounds.measure(bench, one, base / f"{index}-{contenders.index(one)}")
-            )
+            place = bench.work / f"{index}-{contenders.index(one)}"
+            taken[one.name].append(rounds.measure(bench, one, place))
+            shutil.rmtree(place, ignore_errors=True)
     return taken
 
 
