@@ -66,11 +66,11 @@ def start(units: Units, control: Control) -> int:
     if units.read()["ActiveState"] == "active":
         return 0
     argv = [str(units.root / "usr/bin/nvidia-imex"), "-c", control.text("unit_config", "")]
+    before = units.read()["InvocationID"]  # the keeper may be quicker than this process
     if os.fork() == 0:
         os.setsid()
         keep(units, argv)
         os._exit(0)
-    before = units.read()["InvocationID"]
     end = time.monotonic() + 10
     while units.read()["InvocationID"] == before and time.monotonic() < end:
         time.sleep(0.005)
