@@ -47,6 +47,14 @@ class Round:
         ends = [found[last] for found in self.steps.values() if last in found]
         return max(ends) - min(begins) if begins and ends else 0.0
 
+    def slowest(self) -> str:
+        """The node whose prepare took longest, with the moments of its steps; empty without a domain."""
+        nodes = {n: s for n, s in self.steps.items() if "asked" in s and "prepared" in s}
+        if not nodes:
+            return ""
+        node = max(nodes, key=lambda name: nodes[name]["prepared"] - nodes[name]["asked"])
+        return node + "".join(f", {step} {at_s:.2f}" for step, at_s in nodes[node].items())
+
     def prepares(self) -> list[float]:
         """Seconds of each node's prepare, from the claim's coming to the supervisor to the kubelet's answer."""
         return [
@@ -143,6 +151,8 @@ def run(nodes: int, rounds: int, kubernetes: str, isolation: str) -> Result:
                 one = _job(bed, place, domain)
                 kind = "with a domain" if domain else "plain"
                 _say(f"round {number} of {rounds}, {kind}: {one.apply_to_running_s:.2f} s")
+                if slowest := one.slowest():
+                    _say(f"  slowest prepare: {slowest}")
                 if number:
                     found.append(one)
     return result
