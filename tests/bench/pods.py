@@ -30,6 +30,8 @@ CLUSTER = "bench"
 IMAGE = "docker.io/library/busybox:1.36"
 TIMEOUT_S = 120.0
 POLL_S = 0.05
+SETTLE_S = 3.0
+"""What a plugin yet does after it has published (listing the driver's files) is no part of any pod."""
 
 _PODS = "/api/v1/namespaces/default/pods"
 _ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
@@ -98,6 +100,7 @@ def _plugin(cluster: Cluster, contender: Contender, scratch: str) -> Iterator[No
         process = node.popen(contender.argv(values), name="plugin", env=env)
         try:
             _wait(lambda: bool(cluster.client.get(_SLICES)["items"]), "a ResourceSlice")
+            time.sleep(SETTLE_S)
             yield
         except BenchError as error:
             error.add_note(f"{contender.name} said last:\n{process.output()[-3000:]}")
