@@ -24,6 +24,7 @@ def add(registry: Registry, cache: Cache, is_leading: Callable[[], bool]) -> Non
     )
 
     def refresh() -> None:
+        """Read the cache; before each scrape."""
         with cache.lock:
             states = Counter(
                 (domain.status.status or ComputeDomainState.NOT_READY).value
