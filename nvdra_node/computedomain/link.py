@@ -115,7 +115,7 @@ def held(records: Iterable[Record], boot_id: str, damaged: Iterable[str] = ()) -
         for effect in record.effects:
             try:
                 join = effects.decode(effect)
-            except (RecordError, KeyError) as error:
+            except (RecordError, KeyError, TypeError) as error:
                 _LOG.warning(
                     "a record's effect is not understood", claim=record.name, error=repr(error)
                 )

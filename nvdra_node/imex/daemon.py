@@ -88,7 +88,8 @@ class Daemon:
         elif action.kind is ActionKind.STOP:
             _LOG.info("stopping nvidia-imex", why=action.why)
             doors.unit.stop(Deadline(STOP_S, doors.clock))
-        elif run is not None and doors.store.write_hosts(run, spec):
+        elif run is not None and spec is not None and doors.store.write_hosts(run, spec):
+            # Without the controller's word (a FabricNode that was deleted, a file that was damaged) its peers stay.
             self.owe_reload(action.why)
 
     def owe_reload(self, why: str) -> None:

@@ -168,8 +168,9 @@ def _while_unused(situation: Situation, memory: Memory, started: Started) -> Dec
 
 
 def _with_unknown(situation: Situation, memory: Memory) -> Decision:
-    """A daemon whose run we do not know: our state was lost. It is left alone while a claim may be using it."""
-    if situation.holders or not situation.are_holders_known:
+    """A daemon whose run we do not know: our state was lost. It is left alone while a claim may be using it. Claims
+    that wait do not use it, and would wait for ever."""
+    if not situation.are_holders_known or any(h.is_admitted for h in situation.holders):
         return Decision(actions=(), memory=memory)
     return _stop(memory, "its configuration is not known, and nobody uses it")
 

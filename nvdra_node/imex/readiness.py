@@ -80,7 +80,8 @@ def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> R
             f"{situation.foreign} has this machine's one IMEX session: systemctl disable --now {situation.foreign}",
         )
     if started is None or not unit.is_running:
-        return _of_stopped(domain, situation, memory)
+        is_lost = unit.is_running
+        return _of_lost(situation) if is_lost else _of_stopped(domain, situation, memory)
     if not holds(started.run, domain.uid, situation):
         other = started.run.domain_uid
         return _wait(
@@ -135,6 +136,17 @@ def _of_stopped(domain: FabricDomain, situation: Situation, memory: Memory) -> R
     if memory.failures:
         return _wait("ImexFailed", f"{memory.last_exit}; it is started again after a pause")
     return _wait("ImexStarting", "nvidia-imex is being started")
+
+
+def _of_lost(situation: Situation) -> Readiness:
+    """Our state was lost: only those who use the daemon know which it is."""
+    users = ", ".join(f"{h.namespace}/{h.name}" for h in sorted(situation.holders) if h.is_admitted)
+    until = f"{users} is gone" if users else "it is known who uses it"
+    return _wait(
+        "ImexUnknown",
+        "the supervisor's state was lost, and with it the configuration that nvidia-imex runs with: it is left as it"
+        f" is until {until}",
+    )
 
 
 def _of_started(situation: Situation, invocation_id: str) -> Readiness:

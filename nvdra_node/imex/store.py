@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -18,7 +18,7 @@ from nvdra_core import log
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
-from nvdra_core.value import Value, asdict
+from nvdra_core.value import Value, asdict, replace
 from nvdra_node.host.ports import Files
 from nvdra_node.imex import render
 from nvdra_node.imex.model import Holder, Memory, Run, Started
@@ -27,6 +27,7 @@ from nvdra_node.imex.render import Layout
 _LOG = log.get(__name__)
 
 _RECOVERY = "persist.dat"
+_V = TypeVar("_V", bound=Value)
 
 
 class Kept(Value, kw_only=True):
@@ -70,11 +71,12 @@ class Store:
             body = json.loads(data)
             if body["bootID"] != boot_id:
                 return None
-            self._told = body.get("hosts")
-            return Kept(
-                memory=_memory(body["memory"]),
-                holders=tuple(Holder(**holder) for holder in body["holders"]),
+            kept = Kept(
+                memory=_memory(dict(body["memory"])),
+                holders=tuple(_built(Holder, holder) for holder in body["holders"]),
             )
+            self._told = msgspec.convert(body.get("hosts"), str | None)
+            return kept
         except (ValueError, TypeError, KeyError) as error:
             _LOG.warning(
                 "the supervisor's state is not usable", path=self.layout.state, error=repr(error)
@@ -168,9 +170,20 @@ def decode_spec(value: Any) -> FabricNodeSpec:
 
 
 def _memory(body: dict[str, Any]) -> Memory:
+    """Raises what ``_built`` raises."""
     started = body.pop("started")
+    memory = _built(Memory, body)
     if started is None:
-        return Memory(**body)
-    run = Run(**started["run"])
-    known = started["invocation_id"]
-    return Memory(**body, started=Started(run=run, invocation_id=known, is_unsure=not known))
+        return memory
+    run = _built(Run, started["run"])
+    known = msgspec.convert(started["invocation_id"], str)
+    return replace(memory, started=Started(run=run, invocation_id=known, is_unsure=not known))
+
+
+def _built(kind: type[_V], body: Any) -> _V:
+    """A value from the file's fields, each of its type. Raises TypeError, ValueError, KeyError.
+
+    A number that is a text would be found by the first decision, and again after each restart.
+    """
+    hints = get_type_hints(kind)
+    return kind(**{key: msgspec.convert(value, hints[key]) for key, value in dict(body).items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nvdra_core.api.fabric import ImexState
+from nvdra_core.value import replace
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
 from tests.scenario.imex.node import (
     LAYOUT,
@@ -101,7 +102,8 @@ class TestRestartsOfTheSupervisor:
         node.turn()
         node.join("c2", "B")
         assert node.daemon.history == ["start"]
-        node.supervisor.sync([a_claim("c1", "A"), a_claim("c2", "B")])
+        prepared = replace(a_claim("c1", "A"), is_admitted=True)
+        node.supervisor.sync([prepared, a_claim("c2", "B")])
         node.turn()
         assert node.daemon.history == ["start"]
 

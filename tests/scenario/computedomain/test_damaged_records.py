@@ -1,0 +1,104 @@
+"""Records of the compute-domain plugin, damaged: it starts all the same, the other claims go on, and the damaged one's
+pod keeps its IMEX, can be prepared again and can end.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.value import replace
+from nvdra_node.computedomain.link import held
+from tests.scenario.computedomain.node import STATE, ChannelNode
+from tests.unit.computedomain.examples import a_claim, joined, parameters
+
+RECORD = STATE / "claims" / "c1.json"
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def empty(data: bytes) -> bytes:
+    return b""
+
+
+def zeros(data: bytes) -> bytes:
+    return b"\0" * len(data)
+
+
+def one_bit(data: bytes) -> bytes:
+    place = data.index(b'"domain"') + 3
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def of_another_claim(data: bytes) -> bytes:
+    return data.replace(b"c1", b"c7")
+
+
+def no_object(data: bytes) -> bytes:
+    return b"[]"
+
+
+DAMAGES = [cut, empty, zeros, one_bit, of_another_claim, no_object]
+
+
+@pytest.fixture
+def node() -> ChannelNode:
+    """Two claims of one domain, as with ``sharedChannels``."""
+    found = ChannelNode()
+    found.supervisor.ready["A"] = joined()
+    for uid, share in (("c1", "s1"), ("c2", "s2")):
+        found.prepare(a_claim(uid, parameters(), shares=(share,)))
+    return found
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_is_put_aside_and_the_other_claims_go_on(node, damage):
+    """F20. Upstream's plugin does not start again until a person has deleted the file of all claims."""
+    node.files.put(RECORD, damage(node.files.read(RECORD)))
+    node.restart()
+    [aside] = node.parts.records.quarantined
+    assert aside.path == STATE / "quarantine" / "c1.json" and aside.reason
+    assert node.parts.records.get("c2") is not None
+    node.prepare(a_claim("c2", parameters(), shares=("s2",)))
+    node.unprepare(a_claim("c2"))
+    assert node.parts.records.all() == ()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_its_claim_is_prepared_again_as_it_was(node, damage):
+    before = node.cdi_spec("c1")
+    node.files.put(RECORD, damage(node.files.read(RECORD)))
+    node.restart()
+    [device] = node.prepare(a_claim("c1", parameters(), shares=("s1",)))
+    assert device.details["domain"] == "A"
+    assert node.cdi_spec("c1") == before
+    assert node.supervisor.held == {"c1": "A", "c2": "A"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_its_pod_can_end_and_leaves_nothing(node, damage):
+    node.files.put(RECORD, damage(node.files.read(RECORD)))
+    node.restart()
+    node.unprepare(a_claim("c1"))
+    node.unprepare(a_claim("c2"))
+    assert node.cdi_spec("c1") is None
+    left = {path.name for path in node.files.paths()}
+    assert left <= {"c1.json", "c1.json.reason"}, "only what was put aside, for people"
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        {"kind": "joinDomain"},
+        {"kind": "joinDomain", "domain": "A", "claim": None},
+        {"kind": "joinDomain", "domain": "A", "claim": {"uid": "c1"}},
+    ],
+    ids=str,
+)
+def test_an_effect_of_another_shape_does_not_keep_the_others_from_the_supervisor(node, effect):
+    """Its claim is told as one of an unknown domain, so that IMEX stays for it."""
+    records = sorted(node.parts.records.all(), key=lambda record: record.uid)
+    strange = [replace(records[0], effects=(effect,)), records[1]]
+    told = [(each.effect.uid, each.effect.domain_uid) for each in held(strange, "boot-1")]
+    assert told == [("c1", ""), ("c2", "A")]

@@ -1,0 +1,119 @@
+"""The supervisor's own files, damaged: it starts all the same, leaves the daemon alone, and learns again what it lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nvdra_core.value import replace
+from nvdra_node.imex.model import Holder
+from tests.scenario.imex.node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain
+
+GARBAGE = [b"", b"\0" * 200, b"\xff\xfe{", b"{", b"null", b"[]", b'"text"', b"{}"]
+HOLDER = {"since_s": 1.0, "domain_uid": "A", "namespace": "ns", "name": "claim-c1", "uid": "c1"}
+STRANGE = [
+    {"memory": None},
+    {"memory": []},
+    {"memory": {"started": None, "of": "another release"}},
+    {"memory": {"started": None, "restarts": "many"}},
+    {"memory": {"started": []}},
+    {"memory": {"started": {"run": {"slot": 1}, "invocation_id": "x"}}},
+    {"holders": None},
+    {"holders": [7]},
+    {"holders": [{"uid": "c1"}]},
+    {"holders": [HOLDER | {"since_s": "yesterday"}]},
+    {"holders": [HOLDER | {"uid": None}]},
+    {"hosts": 7},
+]
+"""Whole, and of another shape."""
+
+
+def prepared(uid: str, domain: str) -> Holder:
+    """What the plugin says of a claim whose preparation is completed."""
+    return replace(a_claim(uid, domain), is_admitted=True)
+
+
+@pytest.fixture
+def node() -> ImexNode:
+    found = ImexNode()
+    found.assign(a_domain("A"), a_domain("B"))
+    assert found.join("c1", "A").readiness.is_ready
+    found.turn()
+    return found
+
+
+def damage(node: ImexNode, data: bytes) -> None:
+    node.files.put(LAYOUT.state, data)
+    node.restart()
+    node.turn()
+
+
+class TestState:
+    @pytest.mark.parametrize("data", GARBAGE)
+    def test_imex_and_its_claim_outlive_a_state_that_cannot_be_read(self, node, data):
+        """F20. Upstream's plugin does not start again until a person has deleted its file."""
+        damage(node, data)
+        self.nobody_is_disturbed(node)
+
+    @pytest.mark.parametrize("change", STRANGE, ids=str)
+    def test_imex_and_its_claim_outlive_a_state_of_another_shape(self, node, change):
+        body = json.loads(node.files.read(LAYOUT.state))
+        damage(node, json.dumps(body | change).encode())
+        self.nobody_is_disturbed(node)
+
+    def test_imex_and_its_claim_outlive_a_state_that_is_cut_short(self, node):
+        whole = node.files.read(LAYOUT.state)
+        for length in range(0, len(whole), 7):
+            damage(node, whole[:length])
+            assert node.daemon.history == ["start"]
+        self.nobody_is_disturbed(node)
+
+    def nobody_is_disturbed(self, node: ImexNode) -> None:
+        """Not before the claims are known, and not then, as one of them uses it; and who waits is told why."""
+        assert not node.join("c2", "B").readiness.is_ready
+        node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
+        node.turn()
+        told = node.ask(a_claim("c2", "B")).readiness
+        assert (told.reason, "until ns/claim-c1 is gone" in told.message) == ("ImexUnknown", True)
+        assert node.daemon.history == ["start"]
+
+    def test_once_its_claim_is_gone_the_node_serves_who_waits(self, node):
+        damage(node, b"{")
+        node.join("c2", "B")
+        node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
+        node.turn()
+        node.supervisor.leave("c1")
+        assert node.ask(a_claim("c2", "B")).readiness.is_ready
+        assert node.daemon.history == ["start", "stop", "start"] and node.serves() == "B"
+
+    def test_what_is_written_next_can_be_read_again(self, node):
+        damage(node, b"{")
+        node.supervisor.sync([])
+        node.turn()
+        assert node.join("c3", "A").readiness.is_ready
+        node.restart()
+        node.turn()
+        assert node.ask(a_claim("c3", "A")).readiness.is_ready
+        assert node.daemon.history == ["start", "stop", "start"]
+
+
+class TestWordOfTheController:
+    @pytest.mark.parametrize("data", [*GARBAGE, b'{"spec": {"slot": "two"}, "generation": 1}'])
+    def test_without_it_the_daemon_keeps_its_peers_and_the_next_word_counts(self, node, data):
+        before = node.files.read(LAYOUT.hosts)
+        assert b"10.0.0.5" in before
+        node.files.put(SPEC_PATH, data)
+        node.restart()
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.reason == "WaitingForController"
+        assert node.files.read(LAYOUT.hosts) == before
+        node.assign(a_domain("A"), a_domain("B"))
+        assert node.ask(a_claim("c1")).readiness.is_ready
+        assert node.daemon.history == ["start"]
+
+    def test_a_fabric_node_that_was_deleted_takes_no_peer_from_who_runs(self, node):
+        node.supervisor.set_spec(None, 0)
+        node.turn()
+        assert b"10.0.0.5" in node.files.read(LAYOUT.hosts)
+        assert node.daemon.history == ["start"]
