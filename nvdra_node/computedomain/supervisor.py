@@ -54,6 +54,8 @@ class GrpcSupervisor:
         self._socket = socket
         # Its restart must be seen soon, not after a back-off of minutes.
         options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0)]
+        # The watch waits in its own thread. Otherwise a thread is kept for it, and both wake ten times a second.
+        options += [("SingleThreadedUnaryStream", 1)]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
         self._watching: Any = None
 
