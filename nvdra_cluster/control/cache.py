@@ -16,6 +16,7 @@ from enum import Enum
 import msgspec
 
 from nvdra_cluster.control import index
+from nvdra_cluster.control.cooling import Cooling
 from nvdra_cluster.control.index import Multimap, Versioned, is_another
 from nvdra_cluster.decide import slots
 from nvdra_cluster.decide.model import (
@@ -30,8 +31,6 @@ from nvdra_cluster.decide.model import (
 from nvdra_cluster.decide.numbers import COOLING_S
 from nvdra_core.api import ComputeDomainAssignment, FabricSlot
 
-SLOT_COOLING_S = 300.0
-"""How long the slot of a FabricNode that is gone stays taken."""
 DEAD_KEPT = 4096
 FOR_EVER = 1 << 63
 
@@ -92,8 +91,7 @@ class Cache:
         self.retired: dict[str, tuple[ComputeDomainAssignment, float]] = {}
         """Domains that went a short time ago, with their numbers and when: for a standby that takes over."""
         self.template_problems: dict[str, Problem] = {}
-        self.cooling: dict[str, tuple[str, int, float]] = {}
-        """Deleted node to (clique, slot, until when)."""
+        self.cooling = Cooling()
         self._due: dict[Key, None] = {}
         self._paths: dict[str, str] = {}
         """Of domains, to UIDs."""
@@ -201,7 +199,7 @@ class Cache:
             self.touch_domains_of(view.name)
 
     def drop_fabric(self, name: str, uid: str = "") -> None:
-        """A FabricNode is gone; its slot stays taken for SLOT_COOLING_S."""
+        """A FabricNode is gone; its slot cools."""
         with self.lock:
             old = self.fabrics.get(name)
             if old is None or is_another(old, uid):
@@ -212,11 +210,8 @@ class Cache:
             self._index(old, None)
             self.lost.discard(name)
             self.full.discard(name)
-            now_s = self._now_s()
-            self.cooling = {k: v for k, v in self.cooling.items() if v[2] > now_s}
             if old.spec.slot is not None:
-                until_s = now_s + SLOT_COOLING_S
-                self.cooling[name] = (old.spec.clique_id, old.spec.slot, until_s)
+                self.cooling.begin(name, old.spec.clique_id, old.spec.slot, self._now_s())
 
     def _sharing(self, view: FabricView) -> FabricView:
         """All nodes of a clique have the same list: one copy of it in memory."""

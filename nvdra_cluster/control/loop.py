@@ -238,6 +238,8 @@ class Loop:
             waiting = (d.uid for d in self.cache.domains.values() if d.status.assignment is None)
             self.cache.mark(*(Key(What.DOMAIN, uid) for uid in waiting))
             self.cache.mark(*(self.cache.home_key(name) for name in self.cache.full))
+            cold = self.cache.cooling.cold(self.clock.monotonic())
+            self.cache.mark(*(Key(What.CLIQUE, clique_id) for clique_id in cold))
             self.cache.mark(*(Key(What.DOMAIN, uid) for uid in self.cache.template_problems))
 
     def look_for_losses(self) -> None:

@@ -248,8 +248,7 @@ class Reconciler:
         cache = self._cache
         offers = bool(cache.offering.get(name))
         node, fabric = cache.nodes.get(name), cache.fabrics.get(name)
-        clique_id, slot, until_s = cache.cooling.get(name, ("", 0, 0.0))
-        kept = (clique_id, slot) if until_s > now.monotonic_s else None
+        kept = cache.cooling.of(name, now.monotonic_s)
         return fabricnodes.reconcile(name, node, fabric, offers_devices=offers, slot=kept)
 
     def _specs(self, key: Key, now: Now) -> list[Write]:
@@ -281,12 +280,17 @@ class Reconciler:
 
     def _clique(self, clique_id: str, views: tuple[FabricView, ...], now: Now) -> CliqueSnapshot:
         cache = self._cache
-        named = {view.name for view in views}
-        named |= {entry.node_name for view in views for entry in view.spec.slots}
-        cooling = {
+        listed = {
+            entry.node_name: entry.index
+            for view in views
+            if view.spec.clique_id == clique_id
+            for entry in view.spec.slots
+        }
+        named = {view.name for view in views} | listed.keys()
+        gone = {
             name: slot
-            for name, (clique, slot, until_s) in cache.cooling.items()
-            if clique == clique_id and until_s > now.monotonic_s
+            for name, slot in listed.items()
+            if name not in cache.nodes and name not in cache.fabrics
         }
         return CliqueSnapshot(
             clique_id=clique_id,
@@ -297,7 +301,7 @@ class Reconciler:
                 for name in named
                 if name in cache.nodes and cache.nodes[name].is_out_of_service
             ),
-            cooling=cooling,
+            cooling=cache.cooling.look(clique_id, gone, now.monotonic_s),
             slot_count=self._settings.slot_count,
         )
 

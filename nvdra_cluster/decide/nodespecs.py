@@ -94,21 +94,25 @@ def decide_slots(snapshot: NodesSnapshot, settings: FabricSettings) -> CliqueDec
 
 
 def _filled(clique: CliqueSnapshot, decision: CliqueDecision) -> tuple[FabricSlot, ...]:
-    """Every filled slot, by index, with the address its node reports, or else its peers remember."""
+    """Every filled slot, by index, with the address its node reports, or else its peers remember; one that
+    cools has none, so that nobody looks for the node.
+    """
     remembered = {
         entry.node_name: entry.address
         for view in clique.nodes
         if view.spec.clique_id == clique.clique_id
         for entry in view.spec.slots
     }
-    reported = {view.name: view.status.addresses for view in clique.nodes}
+    remembered |= {name: "" for name in decision.cooling}
+    reported = {v.name: v.status.addresses for v in clique.nodes if v.name in decision.slots}
+    taken = {**decision.slots, **decision.cooling}
     return tuple(
         FabricSlot(
             index=index,
             node_name=name,
             address=reported[name][0] if reported.get(name) else remembered.get(name, ""),
         )
-        for name, index in sorted(decision.slots.items(), key=lambda item: item[1])
+        for name, index in sorted(taken.items(), key=lambda item: item[1])
     )
 
 

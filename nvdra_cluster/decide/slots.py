@@ -3,7 +3,9 @@
 A slot is the IMEX node ID, which the kernel fixes when IMEX starts: so it is given once per (clique,
 node), never renumbered, and never given to another node while its holder may still be alive. The
 record is the FabricNode itself; the lists of the peers and the slot that a running IMEX reports are
-second and third copies, from which a record that somebody deleted is restored.
+second and third copies, from which a record that somebody deleted is restored. Those lists go on to name
+a node that was deleted, without its address, until its slot is cold: so that also a leader that comes in
+between keeps others off it. Where nobody stays who could list it, nobody stays who could mistake it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class CliqueDecision:
 
     slot_count: int
     slots: Mapping[str, int]
-    """Of all that may be alive in the clique: what peers are told."""
+    """Of all that take part in the clique."""
+    cooling: Mapping[str, int] = field(default_factory=dict)
+    """Of nodes that were deleted lately: peers shall remember them, and not look for them."""
     full: tuple[str, ...] = ()
     """Nodes for which there was none."""
 
@@ -89,8 +93,13 @@ def decide(snapshot: CliqueSnapshot) -> CliqueDecision:
         if (ousted := holders.get(slot)) is not None:
             kept.pop(ousted.node, None)
         holders[slot] = kept[view.name] = _Right(slot, Claim.RECORDED, view.created, view.name)
-    slots = {right.node: right.slot for right in holders.values() if right.claim < Claim.COOLING}
-    return CliqueDecision(slot_count=count, slots=slots, full=tuple(full))
+    rights = holders.values()
+    return CliqueDecision(
+        slot_count=count,
+        slots={right.node: right.slot for right in rights if right.claim < Claim.COOLING},
+        cooling={right.node: right.slot for right in rights if right.claim is Claim.COOLING},
+        full=tuple(full),
+    )
 
 
 def _is_member(snapshot: CliqueSnapshot, view: FabricView) -> bool:

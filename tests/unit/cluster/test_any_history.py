@@ -7,6 +7,7 @@ changes; a domain that is held does not go.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 from typing import Any
 
@@ -161,8 +162,8 @@ class History(World):
                 self.delete(("resourceclaims", "team", claim["metadata"]["name"]))
 
     def restart(self, name: str, clique: str) -> None:
-        """Another replica becomes the leader; it does not know who left lately."""
-        self.switch_off_strays()
+        """Another replica becomes the leader; who left lately it knows from the lists of those that stayed."""
+        self.switch_off_strays(but=self.remembered())
         self.start_controller()
 
     def wait(self, name: str, clique: str) -> None:
@@ -170,13 +171,23 @@ class History(World):
         self.switch_off_strays()
         self.clock_s += SLOT_COOLING_S + 1
 
-    def switch_off_strays(self) -> None:
+    def remembered(self) -> set[tuple[str, str, int]]:
+        """(node, clique, slot) in the lists of nodes that are there."""
+        return {
+            (entry["nodeName"], obj["spec"]["cliqueID"], entry["index"])
+            for obj in self.of("fabricnodes")
+            if self.machines[obj["metadata"]["name"]].has_node
+            for entry in (obj.get("spec") or {}).get("slots") or ()
+        }
+
+    def switch_off_strays(self, but: Collection[tuple[str, str, int]] = ()) -> None:
         """Machines whose Node was deleted do not run for ever, nor those that were added again and have not
-        reported yet: what a controller knows of their slots does not outlive it.
+        reported yet. ``but`` for those that a peer remembers: what a controller knows does not outlive it.
         """
         for machine in self.machines.values():
             is_recorded = ("fabricnodes", "", machine.name) in self.objects
-            if not (machine.has_node and is_recorded):
+            is_remembered = (machine.name, machine.clique, machine.running) in but
+            if not (machine.has_node and is_recorded) and not is_remembered:
                 machine.running = None
 
     def see_some(self, name: str, clique: str) -> None:
@@ -256,3 +267,21 @@ def test_promises_hold_in_ten_thousand_events(isolation: Isolation):
             play(history, fabric(isolation))
         except AssertionError as error:
             raise AssertionError(f"history {seed}: {error}") from error
+
+
+def test_a_slot_cools_on_while_leaders_change():
+    """Its machine runs on for some time after its Node was deleted."""
+    names = [("join", "a"), ("join", "bb"), ("settle_all", ""), ("leave", "a"), ("settle_all", ""),
+             ("restart", ""), ("settle_all", ""), ("restart", ""), ("join", "ccc"), ("settle_all", "")]  # fmt: skip
+    world = play([(event, name, CLIQUE) for event, name in names], fabric(Isolation.DOMAIN))
+    assert world.machines["a"].running == 0
+    assert [entry["nodeName"] for entry in slots_of(world, "bb")] == ["a", "bb", "ccc"]
+    world.wait("", "")
+    world.cache.mark_all()
+    world.settle()
+    assert [entry["nodeName"] for entry in slots_of(world, "bb")] == ["bb", "ccc"]
+
+
+def slots_of(world: World, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = world.objects["fabricnodes", "", name]["spec"]["slots"]
+    return found

@@ -56,6 +56,12 @@ class TestKeeping:
         assert decide(new, cooling={"gone": 0}, slot_count=1).full == ("n",)
         assert decide(new).slots == {"n": 0}
 
+    def test_peers_are_told_who_cools_so_that_somebody_remembers(self):
+        """No leader's memory outlives it; the lists of those that stay do."""
+        gone = a_fabric_node("late", slot=1)
+        found = decide(a_fabric_node("a", slot=2), gone, existing=frozenset("a"), cooling={"g": 0})
+        assert (found.slots, found.cooling) == ({"a": 2}, {"g": 0, "late": 1})
+
     def test_a_node_that_comes_back_in_that_time_gets_its_own_slot(self):
         assert decide(a_fabric_node("gone"), cooling={"gone": 3}).slots == {"gone": 3}
 

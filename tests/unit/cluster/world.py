@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nvdra_cluster.control import wire
-from nvdra_cluster.control.cache import SLOT_COOLING_S, Cache
+from nvdra_cluster.control.cache import Cache
+from nvdra_cluster.control.cooling import SLOT_COOLING_S
 from nvdra_cluster.control.reconcile import Now, Reconciler
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.nodespecs import no_certificates
