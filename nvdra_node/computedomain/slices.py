@@ -14,8 +14,10 @@ from nvdra_node.computedomain.model import CHANNEL_DEVICE, NodeView
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 
 MAX_MESSAGE = 1024
-_ILL = frozenset({"ImexFailed", "ImexHeld", "ImexUnresponsive", "SlotChanged", "FabricFailed"})
-"""Reasons that are no mere waiting."""
+_ILL = frozenset(
+    {"ImexFailed", "ImexHeld", "ImexUnresponsive", "SlotChanged", "FabricFailed", "GpuRecovery"}
+)
+"""Reasons that are no mere waiting. With the last one claims may start all the same."""
 
 
 def build(view: NodeView, *, is_shared: bool) -> Pool:
@@ -42,7 +44,7 @@ def _health(view: NodeView) -> DeviceHealth:
         message = f"NVLink fabric failed: {view.fabric_message}"[:MAX_MESSAGE]
         return DeviceHealth(device=CHANNEL_DEVICE, health=Health.UNHEALTHY, message=message)
     for uid, domain in sorted(view.domains.items()):
-        if not domain.is_ready and domain.reason in _ILL:
+        if domain.reason in _ILL:
             message = f"ComputeDomain {uid}: {domain.reason}: {domain.message}"[:MAX_MESSAGE]
             return DeviceHealth(device=CHANNEL_DEVICE, health=Health.UNHEALTHY, message=message)
     return DeviceHealth(device=CHANNEL_DEVICE, health=Health.HEALTHY)

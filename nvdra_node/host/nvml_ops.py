@@ -5,7 +5,7 @@
 ``watch_events``     -> {monitored: [uuid], unmonitored: {uuid: why}}; opens the event set, again on each call
 ``wait_events(timeout_ms)`` -> [{uuid, type, data, gi, ci}], without waiting when events are there
 ``compute_mode(uuid)``, ``set_compute_mode(uuid, mode)``
-``fabric(index)``     -> {uuid, state, status, cluster_uuid, clique_id, health}: NVLink fabric registration of one GPU
+``fabric(index)``     -> {uuid, state, status, cluster_uuid, clique_id, health, recovery_action}: its NVLink fabric
 
 An operation raises OperationError; its ``fault`` is what the parent is told.
 """
@@ -79,6 +79,19 @@ def _read(handle: Any, fact: Fact, into: dict[str, Any]) -> Fault | None:
     except OperationError as error:
         return error.fault
     return None
+
+
+def _recovery_action(handle: Any) -> int:
+    """NVML_GPU_RECOVERY_ACTION_*; 0 where the driver does not say, as the field is younger than most drivers."""
+    try:
+        [found] = _nvml(
+            "nvmlDeviceGetFieldValues", handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION]
+        )
+    except OperationError as error:
+        if error.fault["code"] == GPU_IS_LOST:
+            raise
+        return 0
+    return 0 if found.nvmlReturn else int(found.value.uiVal)
 
 
 class Session:
@@ -190,8 +203,8 @@ class Session:
         _nvml("nvmlDeviceSetComputeMode", self._handle(uuid), mode)
 
     def fabric(self, index: int) -> dict[str, Any]:
-        """NVML_GPU_FABRIC_STATE_*, nvmlReturn_t of the registration, cluster UUID (text), clique id, and
-        NVML_GPU_FABRIC_HEALTH_SUMMARY_* (0 where the driver does not say)."""
+        """NVML_GPU_FABRIC_STATE_*, nvmlReturn_t of the registration, cluster UUID (text), clique id,
+        NVML_GPU_FABRIC_HEALTH_SUMMARY_* and NVML_GPU_RECOVERY_ACTION_* (both 0 where the driver does not say)."""
         handle = _nvml("nvmlDeviceGetHandleByIndex", index)
         info = pynvml.c_nvmlGpuFabricInfo_v3_t()
         try:
@@ -210,6 +223,7 @@ class Session:
             "cluster_uuid": "-".join(parts),
             "clique_id": info.cliqueId,
             "health": getattr(info, "healthSummary", 0),
+            "recovery_action": _recovery_action(handle),
         }
 
     def _handle(self, uuid: str) -> Any:

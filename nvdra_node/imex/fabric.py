@@ -21,6 +21,16 @@ GPU_TIMEOUT_S = 5.0
 _NOT_SUPPORTED_CODES = frozenset({3, 13})
 _NOT_SUPPORTED, _NOT_STARTED, _IN_PROGRESS, _COMPLETED = range(4)
 _UNHEALTHY = 2
+_REMEDIES = {
+    1: "reset it when no pod uses it (nvidia-smi --gpu-reset)",
+    2: "reboot this node",
+    3: "end the pods whose GPUs reach each other's memory",
+    4: "drain this node, then reset the GPU (nvidia-smi --gpu-reset)",
+    5: "its IMEX domain must be recovered: delete the pods of its ComputeDomain, so that nvidia-imex starts anew",
+    6: "drain this node, then reset the GPU's bus",
+    7: "reboot this machine",
+}
+"""NVML_GPU_RECOVERY_ACTION_*. The driver announces a change with XID 154."""
 _NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
 
 Info = Mapping[str, Any]
@@ -82,14 +92,16 @@ def judge(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -
     pending = [info for info in infos if info["state"] in (_NOT_STARTED, _IN_PROGRESS)]
     members = [i for i in registered if i["status"] == 0 and i["cluster_uuid"] != _NO_CLUSTER]
     cliques = sorted({f"{info['cluster_uuid']}.{info['clique_id']}" for info in members})
+    recovery = "; ".join(_asked(info) for info in infos if info["recovery_action"])
 
     def answer(state: FabricState, message: str = "", clique: str = "") -> Fabric:
-        texts = [message] if message else []
+        texts = [text for text in (message, recovery) if text]
         return Fabric(
             state=state,
             clique_id=clique,
             cluster_uuid=clique.rpartition(".")[0],
             message="; ".join([*texts, *problems]),
+            recovery=recovery,
             driver_version=driver_version,
         )
 
@@ -111,6 +123,13 @@ def judge(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -
         )
     # GPUs that could not be asked may be the ones that have a fabric.
     return answer(FabricState.UNSET if problems and not infos else FabricState.NOT_SUPPORTED)
+
+
+def _asked(info: Info) -> str:
+    """A GPU's wish, for whoever can grant it."""
+    action = info["recovery_action"]
+    remedy = _REMEDIES.get(action, "see NVIDIA's documentation of this driver")
+    return f"{info['uuid']} asks for recovery action {action}: {remedy}"
 
 
 def channel_count(params: bytes | None) -> int:

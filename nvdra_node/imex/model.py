@@ -21,6 +21,8 @@ class Fabric(Value, kw_only=True):
     """``<clusterUUID>.<cliqueId>`` as upstream joins them; empty unless COMPLETED."""
     message: str = ""
     """What is wrong, or what is waited for."""
+    recovery: str = ""
+    """What GPUs ask for before they are well again; empty: nothing."""
     driver_version: str = ""
 
 

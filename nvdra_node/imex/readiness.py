@@ -9,6 +9,8 @@ from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, domain_n
 from nvdra_node.imex.decide import blockers, holds, is_admitted, run_for, serves, target
 from nvdra_node.imex.model import Memory, Mode, Readiness, Situation
 
+RECOVERY = "GpuRecovery"
+"""Reason of a domain whose claims may start although a GPU is not well."""
 _FABRIC_REASONS = {
     FabricState.UNSET: ("WaitingForFabric", "the GPUs' NVLink fabric has not been looked at yet"),
     FabricState.IN_PROGRESS: (
@@ -59,9 +61,17 @@ def _of_unknown(domain_uid: str, situation: Situation, memory: Memory) -> Readin
     )
 
 
+def _ready(situation: Situation) -> Readiness:
+    """Claims may start. What a GPU asks for is told besides: after an abrupt end of IMEX it may be that the whole IMEX
+    domain is recovered, of which READY says nothing.
+    """
+    recovery = situation.fabric.recovery
+    return Readiness(is_ready=True, reason=RECOVERY if recovery else "", message=recovery)
+
+
 def _of_hosted(situation: Situation) -> Readiness:
     if situation.imex is ImexState.READY:
-        return Readiness(is_ready=True)
+        return _ready(situation)
     return _wait(
         "HostImexNotReady",
         f"the host's own nvidia-imex is {situation.imex.value or 'not known'}: check nvidia-imex.service and"
@@ -153,7 +163,7 @@ def _of_started(situation: Situation, invocation_id: str) -> Readiness:
     if invocation_id != situation.unit.invocation_id or situation.imex is ImexState.UNSET:
         return _wait("ImexStarting", "nvidia-imex is starting")
     if situation.imex is ImexState.READY:
-        return Readiness(is_ready=True)
+        return _ready(situation)
     if situation.imex is ImexState.UNAVAILABLE:
         return _wait("ImexUnresponsive", "nvidia-imex runs and gives no answer")
     return _wait("ImexStarting", f"nvidia-imex is {situation.imex.value}")

@@ -27,6 +27,8 @@ class FakeFabric:
     status: int = 0
     health: int = 1
     """NVML_GPU_FABRIC_HEALTH_SUMMARY_*: 0 not said, 1 healthy, 2 unhealthy, 3 limited."""
+    recovery_action: int = 0
+    """NVML_GPU_RECOVERY_ACTION_*: 0 none."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,152 @@
+"""What a GPU asks for before it is well again: told on the node, on the pod and on the ComputeDomain. (CD-L39)
+
+Upstream reads it nowhere: after an abrupt end of IMEX its domain looks well while GPUs wait for a recovery.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvdra_cluster.decide import events
+from nvdra_cluster.decide import status as domain_status
+from nvdra_core.api.fabric import FabricState
+from nvdra_core.clock import FakeClock, SystemClock
+from nvdra_core.value import replace
+from nvdra_node.computedomain import slices
+from nvdra_node.computedomain.model import DomainView, NodeView
+from nvdra_node.host.fake.host import fake_host
+from nvdra_node.host.fake.machine import FakeFabric, FakeMachine, fake_gpus
+from nvdra_node.host.host import open_host
+from nvdra_node.host.ports import HostRoots
+from nvdra_node.imex import fabric, report
+from nvdra_node.imex.service import node_state
+from nvdra_node.kubeletplugin.driver import Health
+from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_domain
+from tests.sim.api import SimRoot
+from tests.unit.cluster import views
+
+RECOVER_IMEX_DOMAIN = 5
+ASKED = "GPU-1 asks for recovery action 5: delete the pods"
+SICK = replace(FABRIC, recovery=ASKED)
+
+
+@pytest.fixture
+def node() -> ImexNode:
+    made = ImexNode()
+    made.assign(a_domain())
+    made.join("c1")
+    return made
+
+
+def told(node: ImexNode):
+    """What the node reports of its one domain."""
+    machine = report.Machine(boot_id="boot-1")
+    [domain] = report.status(node.supervisor.snapshot, machine, LAYOUT).domains
+    return domain
+
+
+@pytest.mark.parametrize(
+    ("action", "remedy"),
+    [
+        (1, "--gpu-reset"),
+        (2, "reboot this node"),
+        (3, "reach each other's memory"),
+        (4, "drain this node"),
+        (RECOVER_IMEX_DOMAIN, "delete the pods of its ComputeDomain"),
+        (6, "drain this node"),
+        (7, "reboot this machine"),
+        (99, "NVIDIA's documentation"),
+    ],
+)
+def test_every_action_is_told_with_gpu_and_remedy_and_takes_no_clique(action, remedy):
+    machine = FakeMachine(fake_gpus(4))
+    for gpu in machine.gpus:
+        gpu.fabric = FakeFabric()
+    machine.gpus[2].fabric = FakeFabric(recovery_action=action)
+    clock = FakeClock()
+    found = fabric.look(fake_host(machine, clock), clock)
+    assert (found.state, found.clique_id) == (FabricState.COMPLETED, FABRIC.clique_id)
+    assert found.recovery.startswith(f"{machine.gpus[2].uuid} asks for recovery action {action}")
+    assert remedy in found.recovery and found.recovery in found.message
+    machine.gpus[2].fabric = FakeFabric()
+    assert fabric.look(fake_host(machine, clock), clock).recovery == ""
+
+
+@pytest.mark.sim
+def test_the_drivers_library_is_asked_for_it(tmp_path: Path):
+    root = SimRoot.create(tmp_path / "host", "gb200-nvl4")
+    host = open_host(
+        HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
+    )
+    try:
+        assert fabric.look(host, SystemClock()).recovery == ""
+        root.set_gpu(1, recovery_action=RECOVER_IMEX_DOMAIN)
+        found = fabric.look(host, SystemClock())
+        assert "IMEX domain must be recovered" in found.recovery
+        assert found.recovery.count("asks for") == 1 and found.state is FabricState.COMPLETED
+    finally:
+        host.close()
+        root.destroy()
+
+
+def test_the_node_reports_it_and_disturbs_nobody(node):
+    assert (told(node).ready, told(node).reason) == (True, "")
+    node.supervisor.set_fabric(SICK)
+    node.turn()
+    assert (told(node).ready, told(node).reason, told(node).message) == (
+        True,
+        "GpuRecovery",
+        ASKED,
+    )
+    assert node.join("c2").readiness.is_ready and node.daemon.history == ["start"]
+    node.supervisor.set_fabric(FABRIC)
+    node.turn()
+    assert told(node).reason == ""
+
+
+def test_a_cause_that_keeps_claims_waiting_comes_first(node):
+    node.supervisor.set_fabric(SICK)
+    node.daemon.words = "Xid 154"
+    node.daemon.die()
+    node.turn()
+    assert (told(node).ready, told(node).reason) == (False, "ImexFailed")
+
+
+def test_the_pods_status_tells_it(node):
+    node.supervisor.set_fabric(SICK)
+    node.turn()
+    [heard] = node_state(node.supervisor.snapshot, channel_count=2048).domains
+    view = NodeView(
+        fabric_state="Completed",
+        clique_id=FABRIC.clique_id,
+        domains={
+            heard.uid: DomainView(
+                isolation=heard.isolation,
+                is_ready=heard.ready,
+                reason=heard.reason,
+                message=heard.message,
+            )
+        },
+    )
+    pool = slices.build(view, is_shared=False)
+    [health] = pool.health
+    assert (health.health, ASKED in health.message) == (Health.UNHEALTHY, True)
+    assert len(pool.devices) == 1, "its channel stays: claims may start"
+
+
+def test_the_domain_is_degraded_and_an_event_says_why(node):
+    node.supervisor.set_fabric(SICK)
+    node.turn()
+    mine = told(node)
+    member = views.a_member(views.a_ready_node(reason=mine.reason, message=mine.message))
+    snapshot = views.a_snapshot(members=(member,))
+    found = domain_status.decide(snapshot, views.SETTINGS, views.NOW)
+    conditions = {each.type: each for each in found.conditions}
+    assert found.status.value == "Ready"
+    degraded = conditions[domain_status.DEGRADED]
+    assert (degraded.status, degraded.reason) == ("True", "GpuRecovery")
+    assert ASKED in degraded.message
+    bodies = [event.body for event in events.tell(snapshot.domain, found, views.NOW)]
+    assert [b["type"] for b in bodies if b["reason"] == "GpuRecovery"] == ["Warning"]
