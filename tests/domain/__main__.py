@@ -22,13 +22,20 @@ def main() -> int:
         "--kubernetes", default=programs.NEWEST, choices=sorted(programs.KUBERNETES)
     )
     parser.add_argument("--isolation", default="domain", choices=("domain", "channel"))
+    parser.add_argument(
+        "--patience", type=float, default=0.0, metavar="SECONDS",
+        help="how long rounds that others disturbed are repeated, beyond --rounds; default: 0",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", default="text", choices=("text", "json"))
     parser.add_argument("--check", action="store_true", help="fail when a goal is missed")
     arguments = parser.parse_args()
     if reason := capability.why_not():
         print(f"this machine cannot run a cluster: {reason}", file=sys.stderr)
         return 1
-    result = bench.run(arguments.nodes, arguments.rounds, arguments.kubernetes, arguments.isolation)
+    result = bench.run(
+        arguments.nodes, arguments.rounds, arguments.kubernetes, arguments.isolation,
+        arguments.patience,
+    )  # fmt: skip
     if arguments.output == "json":
         print(json.dumps(result.document(), indent=1))
     else:

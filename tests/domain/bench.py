@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bench import calm
 from tests.cluster import cgroups
 from tests.domain import audit
 from tests.domain import manifests as dm
@@ -40,6 +41,8 @@ class Round:
     """CPU time that the whole machine took, others' programs too."""
     gone_s: float = 0.0
     """From the deletion of the pods to nothing being left of them."""
+    signs: dict[str, float] = field(default_factory=dict)
+    """Of disturbance by others: "host_stolen", "spin" (``tests.bench.calm``)."""
 
     def span(self, first: str, last: str) -> float:
         """Seconds from the first node's one step to the last node's other."""
@@ -73,6 +76,8 @@ class Result:
     isolation: str = "domain"
     plain: list[Round] = field(default_factory=list)
     domain: list[Round] = field(default_factory=list)
+    calmness: str = ""
+    """Which rounds these are, of those taken."""
 
     @property
     def ratio(self) -> float:
@@ -116,6 +121,7 @@ class Result:
             "kubernetes": self.kubernetes,
             "isolation": self.isolation,
             "imex": "made up: READY as soon as it runs",
+            "calmness": self.calmness,
             "applyToLastRunningSeconds": {
                 "plain": [round(one.apply_to_running_s, 3) for one in self.plain],
                 "domain": [round(one.apply_to_running_s, 3) for one in self.domain],
@@ -138,24 +144,64 @@ class Result:
         }
 
 
-def run(nodes: int, rounds: int, kubernetes: str, isolation: str) -> Result:
-    """Measure on a cluster of its own, which is gone afterwards. The first round of each kind only warms up."""
-    result = Result(nodes, kubernetes, isolation)
+def run(
+    nodes: int, rounds: int, kubernetes: str, isolation: str, patience_s: float = 0.0
+) -> Result:
+    """Measure on a cluster of its own, which is gone afterwards. The first round of each kind only warms up.
+
+    Rounds that others disturbed are repeated for ``patience_s`` at most, and left out.
+    """
     bed = DomainBed.up(
         CLUSTER, nodes, kubernetes=kubernetes, settings={"imexLingerSeconds": 0}, audit=True,
         is_instant=True, values={"resources": {"computeDomains": {"imex": {"isolation": isolation}}}},
     )  # fmt: skip
+    pairs: list[dict[str, Round]] = []
     with bed, bed.namespace("team") as place:
-        for number in range(rounds + 1):
-            for domain, found in (("", result.plain), (NAME, result.domain)):
-                one = _job(bed, place, domain)
-                kind = "with a domain" if domain else "plain"
-                _say(f"round {number} of {rounds}, {kind}: {one.apply_to_running_s:.2f} s")
-                if slowest := one.slowest():
-                    _say(f"  slowest prepare: {slowest}")
-                if number:
-                    found.append(one)
-    return result
+        _pair(bed, place, "to warm up", is_turned=False)
+        ends_s = time.monotonic() + patience_s
+        while len(pairs) < rounds or (_calm(pairs) < rounds and time.monotonic() < ends_s):
+            title = f"round {len(pairs) + 1} of {rounds}"
+            if len(pairs) >= rounds:
+                title += f", {_calm(pairs)} calm so far"
+            pairs.append(_pair(bed, place, title, is_turned=bool(len(pairs) % 2)))
+    chosen, calmness = calm.choose({"pairs": _signs(pairs)}, rounds)
+    counted = [pairs[int(signs["number"])] for signs in chosen["pairs"]]
+    return Result(
+        nodes, kubernetes, isolation, [pair[""] for pair in counted],
+        [pair[NAME] for pair in counted], calmness,
+    )  # fmt: skip
+
+
+def _pair(bed: DomainBed, place: str, title: str, *, is_turned: bool) -> dict[str, Round]:
+    """One job of each kind, by its domain's name; every second time in the other order, so that drift hits both."""
+    found = {}
+    for domain in (NAME, "") if is_turned else ("", NAME):
+        before = calm.Calm.read()
+        found[domain] = one = _job(bed, place, domain)
+        one.signs = before.until(calm.Calm.read())
+        kind = "with a domain" if domain else "plain"
+        _say(f"{title}, {kind}: {one.apply_to_running_s:.2f} s")
+        if slowest := one.slowest():
+            _say(f"  slowest prepare: {slowest}")
+    return found
+
+
+def _signs(pairs: list[dict[str, Round]]) -> list[dict[str, float]]:
+    """What tells of disturbance, for each pair, with its number."""
+    return [
+        {
+            "number": float(number),
+            "other_load": 0.0,
+            **{
+                key: max(one.signs[key] for one in pair.values()) for key in ("host_stolen", "spin")
+            },
+        }
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def _calm(pairs: list[dict[str, Round]]) -> int:
+    return len(calm.calm_rounds({"pairs": _signs(pairs)})["pairs"]) if pairs else 0
 
 
 def _job(bed: DomainBed, place: str, domain: str) -> Round:

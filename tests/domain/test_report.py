@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.domain import audit, report
+from tests.domain import audit, bench, report
 from tests.domain.bench import Result, Round
 from tests.domain.timeline import Moments
 
@@ -86,3 +86,14 @@ def test_figures_are_compared_round_by_round_with_their_goals() -> None:
     result.domain[1].conflicts = 2
     assert report.misses(result) == ["conflicts: 2.00, goal 0"]
     assert result.document()["firstPrepareToLastReleaseSeconds"] == [0.25, 0.25]
+
+
+def test_a_pair_is_calm_when_both_of_its_jobs_were() -> None:
+    quiet, slow = {"host_stolen": 0.5, "spin": 6.0}, {"host_stolen": 0.5, "spin": 9.0}
+    pairs = []
+    for plain, domain in ((quiet, quiet), (quiet, slow), (slow, quiet)):
+        pair = {"": a_round(4.0), bench.NAME: a_round(5.0)}
+        pair[""].signs, pair[bench.NAME].signs = plain, domain
+        pairs.append(pair)
+    assert bench._calm(pairs) == 1
+    assert [signs["number"] for signs in bench._signs(pairs)] == [0, 1, 2]
