@@ -15,6 +15,7 @@ from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
 from nvdra_cluster.control.doubts import Doubts
 from nvdra_cluster.control.nodeloss import Heartbeats, format_time
+from nvdra_cluster.control.recheck import Recheck
 from nvdra_cluster.control.reconcile import Group, Now, Reconciler
 from nvdra_cluster.control.schemas import Schemas
 from nvdra_cluster.control.writer import Outcome, Writer
@@ -24,7 +25,7 @@ from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.resources import CLAIMS, JsonObject, Selector
+from nvdra_core.kube.resources import JsonObject
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.workers import Heartbeat
 
@@ -79,6 +80,7 @@ class Loop:
     clock: Clock
     stopping: threading.Event
     doubts: Doubts = field(init=False)
+    recheck: Recheck = field(init=False)
     schemas: Schemas = field(default_factory=Schemas)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
@@ -95,6 +97,13 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.doubts = Doubts(self.cache, self.client, self.clock)
+        self.recheck = Recheck(
+            cache=self.cache,
+            client=self.client,
+            clock=self.clock,
+            observe_fabric=self.observe_fabric,
+            forget_fabric=self.forget_fabric,
+        )
 
     def lead(self, sign_of_life: Heartbeat | None = None) -> None:
         """Decide and write until ``stopping``; the caches must be synced."""
@@ -176,18 +185,12 @@ class Loop:
             self._rests.pop(group.key, None)
 
     def _make_sure(self, group: Group, domain: DomainView, now: Now) -> list[Group]:
-        """Read the claims of a domain that is about to go, and decide again with what is there."""
-        selector = Selector(labels=f"{DOMAIN_LABEL}={domain.uid}")
-        deadline = Deadline(ASK_TIMEOUT_S, self.clock)
+        """Read who holds a domain that is about to go, and decide again with what is there."""
         try:
-            found = self.client.list(
-                CLAIMS, namespace=domain.namespace, selector=selector, deadline=deadline
-            )
+            self.recheck.read(domain)
         except ApiError as error:
             self._fail(group, None, error)
             return []
-        for obj in found.items:
-            self.cache.put_claim(wire.claim(obj))
         return self.reconciler.decide([group.key], now)
 
     def _wait(self) -> None:

@@ -47,7 +47,7 @@ class Group:
     key: Key
     writes: tuple[Write, ...]
     ends: DomainView | None = None
-    """The domain that these writes let go. Its claims must be read once more before: a watch may be
+    """The domain that these writes let go. Who may hold it must be read once more before: a watch may be
     behind, and this cannot be undone.
     """
 

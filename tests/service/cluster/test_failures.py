@@ -135,25 +135,6 @@ class TestNodes:
         third.report()
         assert third.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
 
-    def test_f7_its_slot_cools_on_over_a_restart_of_every_replica(self, rack: Rack):
-        a_member(rack, "a")
-        stays = a_member(rack, "bb")
-        stays.wait_for(lambda spec: len(spec.get("slots") or ()) == 2)
-        rack.remove_node("a")
-        rack.unclaim("a")
-        told = stays.wait_for(lambda spec: spec["slots"][0]["address"] == "")
-        assert told["slots"][0]["nodeName"] == "a", "known, but not to be found any more"
-        rack.stop_controllers()
-        rack.start()
-        third = rack.tray("ccc")
-        third.report()
-        assert third.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 2
-        rack.advance(400.0)
-        stays.wait_for(lambda spec: [one["index"] for one in spec["slots"]] == [1, 2])
-        fourth = rack.tray("dddd")
-        fourth.report()
-        assert fourth.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
-
     def test_a_node_out_of_service_does_not_block_a_deletion(self, rack: Rack):
         a_member(rack)
         rack.unclaim("a")

@@ -1,0 +1,62 @@
+"""What the controller knows too late, or has forgotten: restarts of every replica, and watches that are behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_core.kube.fake.faults import Fault
+from tests.service.cluster.rack import TEAM, Rack
+from tests.service.cluster.replica import wait_until
+from tests.service.cluster.test_failures import a_member
+
+
+@pytest.fixture
+def rack() -> Iterator[Rack]:
+    with Rack() as made:
+        made.start()
+        yield made
+
+
+def test_f7_its_slot_cools_on_over_a_restart_of_every_replica(rack: Rack):
+    a_member(rack, "a")
+    stays = a_member(rack, "bb")
+    stays.wait_for(lambda spec: len(spec.get("slots") or ()) == 2)
+    rack.remove_node("a")
+    rack.unclaim("a")
+    told = stays.wait_for(lambda spec: spec["slots"][0]["address"] == "")
+    assert told["slots"][0]["nodeName"] == "a", "known, but not to be found any more"
+    rack.stop_controllers()
+    rack.start()
+    third = rack.tray("ccc")
+    third.report()
+    assert third.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 2
+    rack.advance(400.0)
+    stays.wait_for(lambda spec: [one["index"] for one in spec["slots"]] == [1, 2])
+    fourth = rack.tray("dddd")
+    fourth.report()
+    assert fourth.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
+
+
+def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
+    """Its pod was deleted by force: the claim is gone, and the node still has it prepared."""
+    tray = rack.tray("a")
+    uid = rack.create_domain()["metadata"]["uid"]
+    rack.claim("a")
+    tray.report()
+    tray.wait_for(lambda spec: spec.get("domains"))
+    rack.settle()
+    rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
+    controller = rack.replicas[0].controller
+    next(w for w in controller.watchings if w.name == "fabricnodes").stop()
+    rack.client.delete(DOMAINS, "train", namespace=TEAM)
+    wait_until("blocked", lambda: rack.condition("DeletionBlocked").get("status") == "True")
+    tray.wait_for(lambda spec: spec["domains"][0]["deleting"])
+    held = {"namespace": TEAM, "name": "train-a", "uid": rack.claim_uids["train-a"]}
+    tray.report(domains=[{"uid": uid, "ready": True, "claims": [held]}])
+    rack.unclaim("a")
+    wait_until("noticed", lambda: not controller.cache.claims)
+    rack.replicas[0].go_round()
+    assert "on node a" in rack.condition("DeletionBlocked")["message"]
