@@ -1,7 +1,8 @@
 """Watches: changes of a kind as they happen, surviving lost connections, until somebody stops them.
 
-``Watch`` goes on from a resourceVersion and raises RelistError when the server has forgotten it. ``follow`` does the
-whole of it: list, then changes, and a new list whenever one is needed; most callers want that. Both block the thread
+``Watch`` goes on from a resourceVersion and raises RelistError when the server has forgotten it. ``InitialWatch``
+begins with the current state, in one request, where the server can. ``follow`` does the whole of it: list, then
+changes, and a new list whenever one is needed; most callers want that. All block the thread
 that iterates; ``stop`` from any other thread ends a watch within a second, even while connecting, and the client's
 ``close`` ends everything.
 """
@@ -12,7 +13,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
@@ -39,6 +40,8 @@ SHORT_S = 1.0
 """A server or a proxy that ends watches sooner, and empty, is not asked again at once."""
 HEAD_TIMEOUT_S = 30.0
 EVENT_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED"})
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+"""Annotation of the bookmark that ends the current state (KEP-3157)."""
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +152,7 @@ class Watch:
 
     def _stream(self) -> Iterator[Event]:
         timeout_s = TIMEOUT_S + TIMEOUT_JITTER_S * jitter()
-        parameters = {
-            **self._parameters,
-            "resourceVersion": self.resource_version,
-            "timeoutSeconds": str(int(timeout_s)),
-        }
+        parameters = {**self._position(), "timeoutSeconds": str(int(timeout_s))}
         request = Request("GET", query(self._path, parameters))
         connection = self._connect()
         try:
@@ -177,6 +176,10 @@ class Watch:
             with self._lock:
                 self._connection = None
             self._transport.pool.forget(connection)
+
+    def _position(self) -> dict[str, str]:
+        """What to ask for now, as query parameters."""
+        return {**self._parameters, "resourceVersion": self.resource_version}
 
     def _has_lasted(self) -> bool:
         """Whether the server held the watch open for a while: then it is well."""
@@ -204,6 +207,10 @@ class Watch:
             raise self._error(obj)
         if version:
             self.resource_version = version
+        return self._event(kind, obj)
+
+    def _event(self, kind: str, obj: JsonObject) -> Event | None:
+        """What the iteration gives for an event of the server; None: nothing."""
         return Event(kind, obj) if kind in EVENT_TYPES else None
 
     def _error(self, status: dict[str, Any]) -> ApiError:
@@ -224,6 +231,50 @@ def watch(
 ) -> Watch:
     """Changes after ``resource_version``, which comes from a list."""
     return Watch(client, resource, namespace, selector, resource_version)
+
+
+class InitialWatch(Watch):
+    """A watch that begins with the current state, consistently, and goes on with changes.
+
+    ``told`` is called with that state, once, in the thread that iterates. A server without the gate WatchList refuses
+    such a watch (ApiError 400 or 422). One that knows nothing of it sends changes and never the state: who cannot wait
+    for ``told`` stops this watch, lists, and watches from the list.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        selector: Selector,
+        told: Callable[[ObjectList], None],
+    ) -> None:
+        super().__init__(client, resource, "", selector, "")
+        self._told: Callable[[ObjectList], None] | None = told
+        self._items: list[JsonObject] = []
+
+    def _position(self) -> dict[str, str]:
+        if self._told is None:
+            return super()._position()
+        # From the beginning, also when the connection was lost in the middle of it. Without a version: not from a
+        # cache that lags behind.
+        self._items = []
+        self.resource_version = ""
+        return {
+            **super()._position(),
+            "sendInitialEvents": "true",
+            "resourceVersionMatch": "NotOlderThan",
+        }
+
+    def _event(self, kind: str, obj: JsonObject) -> Event | None:
+        if self._told is None:
+            return super()._event(kind, obj)
+        if kind == "ADDED":
+            self._items.append(obj)
+        elif (obj["metadata"].get("annotations") or {}).get(INITIAL_EVENTS_END) == "true":
+            told, items = self._told, self._items
+            self._told, self._items = None, []
+            told(ObjectList(items, self.resource_version))
+        return None
 
 
 class Source(Protocol):

@@ -2,7 +2,8 @@
 
 In: ``driver.pool()``, woken by the driver's changes, by the kubelet's registration, and by a watch. Out: writes to the
 API server, and a ``PublishStatus``. Run by the composition root in one thread of its own, which never ends by itself:
-every failure is told, counted and tried again. At start it takes three requests: the Node, a list, a write.
+every failure is told, counted and tried again. At start it takes three requests: the Node, a watch that begins with a
+list, a write.
 
 Nothing is ever offered that the API server would strip of what makes it safe: a taint that keeps claims from a sick
 GPU, counters that keep overlapping partitions apart. Whether the server keeps such fields is asked by a dry run first;
@@ -31,6 +32,8 @@ from nvdra_node.kubeletplugin.slicewatch import SliceWatch
 
 INTRODUCE_S = 5.0
 ATTEMPT_S = 20.0
+LISTING_S = 2.0
+"""How long to wait for a watch to say what there is, before it is asked for with a list."""
 MAX_ROUNDS = 16
 """Writes of one attempt begin anew when the server refused or dropped something; at most so often."""
 
@@ -111,6 +114,11 @@ class Publisher:
         """The state of things."""
         return self._status
 
+    @property
+    def knows_slices(self) -> bool:
+        """Whether the watch has told what there is, and nothing has happened since: the next write needs no list."""
+        return self._watch.has_listing()
+
     def stop(self) -> None:
         """End ``run``; the slices stay."""
         self._stopped = True
@@ -120,8 +128,9 @@ class Publisher:
     # The thread.
 
     def introduce(self) -> None:
-        """Get to know the API server and our Node while the kubelet still takes its time. What fails here is tried
-        again, and told, by the first attempt."""
+        """Get to know the API server, our Node and our slices while the kubelet still takes its time. What fails here
+        is tried again, and told, by the first attempt."""
+        self._watch.begin()  # meanwhile, on a connection of its own
         try:
             self._identify(Deadline(INTRODUCE_S, self._clock))
         except NvdraError as error:
@@ -208,7 +217,7 @@ class Publisher:
     def _write(self, parts: tuple[Part, ...], deadline: Deadline) -> slicediff.Changes | None:
         """List, compare, write. None: something was refused, begin anew."""
         self._identify(deadline)
-        listing = self._slices.list(deadline)
+        listing = self._watch.listing(LISTING_S) or self._slices.list(deadline)
         wanted = self._offer.as_stored(parts)
         changes = slicediff.diff(self._target, wanted, listing.items)
         for index, body in changes.update:

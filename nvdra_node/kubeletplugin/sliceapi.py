@@ -6,12 +6,12 @@ Thin: picks selectors, field manager and preconditions, and turns versions aroun
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import watch
+from nvdra_core.kube import resourceapi, watch
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import (
     NODES,
@@ -59,6 +59,9 @@ class Slices(Protocol):
 
     def watch(self, resource_version: str, deadline: Deadline) -> SliceEvents:
         """Changes since a list."""
+
+    def watch_all(self, told: Callable[[ObjectList], None], deadline: Deadline) -> SliceEvents:
+        """What there is, for ``told``, and then changes. Raises ApiError, also for a server that cannot."""
 
 
 class KubeSlices:
@@ -114,6 +117,17 @@ class KubeSlices:
             resource_version=resource_version,
             selector=self._selector,
         )
+
+    def watch_all(self, told: Callable[[ObjectList], None], deadline: Deadline) -> SliceEvents:
+        """See Slices."""
+        version = self._api.version(deadline)
+
+        def convert(found: ObjectList) -> None:
+            items = [resourceapi.slice_from(item, version) for item in found.items]
+            told(ObjectList(items, found.resource_version))
+
+        client = self._api.client
+        return watch.InitialWatch(client, SLICES.at(version), self._selector, convert)
 
 
 def withdraw(slices: Slices, deadline: Deadline) -> int:

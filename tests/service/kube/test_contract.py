@@ -34,6 +34,7 @@ from tests.service.kube.objects import (
     a_slice,
     an_allocation,
 )
+from tests.service.kube.watchrules import WatchRules
 
 
 def without_managers(obj: JsonObject) -> JsonObject:
@@ -41,7 +42,7 @@ def without_managers(obj: JsonObject) -> JsonObject:
     return {**obj, "metadata": metadata}
 
 
-class KubernetesApiContract:
+class KubernetesApiContract(WatchRules):
     """The rules; subclasses say which server."""
 
     @pytest.fixture
@@ -323,34 +324,6 @@ class KubernetesApiContract:
         with pytest.raises(ApiError) as caught:
             self.apply(dra, claim, "one", a_device_status("gpu-9", pool=node))
         assert caught.value.status == 422
-
-    def test_watch_tells_changes_in_order(self, dra: DraApi, node: str) -> None:
-        selector = Selector(f"spec.nodeName={node}")
-        listed = dra.list_slices(selector)
-        stored = dra.create_slice(a_slice(f"{node}-1", node))
-        stored = dra.update_slice({**stored, "spec": {**stored["spec"], "devices": []}})
-        dra.delete_slice(f"{node}-1")
-        stream = watch.watch(
-            dra.client, SLICES, resource_version=listed.resource_version, selector=selector
-        )
-        seen = []
-        for event in stream:
-            seen.append(event.type)
-            if event.type == "DELETED":
-                stream.stop()
-        assert seen == ["ADDED", "MODIFIED", "DELETED"]
-
-    def test_watch_of_everybody_hears_nothing_of_others(self, dra: DraApi, node: str) -> None:
-        listed = dra.list_slices()
-        dra.create_slice(a_slice(f"{node}-1", node, driver="other.example.com"))
-        dra.create_slice(a_slice(f"{node}-2", node))
-        selector = Selector(f"spec.nodeName={node},spec.driver=gpu.nvidia.com")
-        stream = watch.watch(
-            dra.client, SLICES, resource_version=listed.resource_version, selector=selector
-        )
-        for event in stream:
-            assert event.obj["metadata"]["name"] == f"{node}-2"
-            stream.stop()
 
     @staticmethod
     def apply(

@@ -152,6 +152,54 @@ def test_bookmark_moves_the_version_and_is_no_event(connect: Callable[..., Clien
         assert collector.seen == []
 
 
+class TestInitialWatch:
+    """A watch that begins with the current state."""
+
+    def begin(self, client: Client) -> tuple[Collector, list[list[str]]]:
+        told: list[list[str]] = []
+
+        def tell(found: ObjectList) -> None:
+            told.append([item["metadata"]["name"] for item in found.items])
+
+        return Collector(watch.InitialWatch(client, SLICES, EVERYTHING, tell)), told
+
+    def test_the_state_is_told_once_and_then_changes(
+        self, server: FakeApiServer, client: Client
+    ) -> None:
+        server.add(a_slice("a"))
+        collector, told = self.begin(client)
+        until(lambda: told)
+        server.add(a_slice("b"))
+        collector.wait_for("ADDED b")
+        server.api.reader.end_watches()
+        server.add(a_slice("c"))
+        collector.wait_for("ADDED c")
+        collector.stop()
+        assert (told, collector.seen) == ([["a"]], ["ADDED b", "ADDED c"])
+        assert server.api.log.count("list") == 0
+
+    @pytest.mark.parametrize("action", ["no_answer", "reset", "cut", "status"])
+    def test_a_connection_lost_at_the_beginning_begins_anew(
+        self, server: FakeApiServer, client: Client, action: str
+    ) -> None:
+        server.add(a_slice("a"))
+        server.api.faults.add(Fault(verb="watch", action=action, count=2))
+        collector, told = self.begin(client)
+        until(lambda: told)
+        collector.stop()
+        assert told == [["a"]]
+
+    @pytest.mark.parametrize("code", [400, 422])
+    def test_a_server_that_cannot_refuses(
+        self, server: FakeApiServer, client: Client, code: int
+    ) -> None:
+        server.api.faults.add(Fault(verb="watch", code=code))
+        collector, told = self.begin(client)
+        collector.join(time.monotonic())
+        assert isinstance(collector.error, ApiError) and collector.error.status == code
+        assert told == []
+
+
 def test_stop_ends_a_quiet_watch_soon(follower: Collector) -> None:
     assert follower.stop() < SOON_S
 

@@ -17,6 +17,7 @@ from tests.service.kubeletplugin.publishing import (
     DRIVER,
     NODE,
     PacedClock,
+    World,
     a_world,
     add_node,
     device,
@@ -51,6 +52,101 @@ def test_who_was_introduced_asks_for_its_node_no_more() -> None:
         assert world.count("get", "nodes") == 1
 
 
+def requests(
+    world: World, verbs: tuple[str, ...] = ("get", "list", "watch", "create")
+) -> list[str]:
+    """What the server was asked, in order."""
+    return [line.verb for line in world.server.api.log.lines() if line.verb in verbs]
+
+
+def introduced(world: World) -> None:
+    """Introduce the publisher, and wait until its watch has said what there is."""
+    world.publisher.introduce()
+    until(lambda: world.publisher.knows_slices)
+
+
+def test_who_was_introduced_publishes_with_three_requests() -> None:
+    with a_world(device(0)) as world:
+        introduced(world)
+        world.start()
+        until(lambda: world.publisher.published().is_published)
+        assert requests(world) == ["get", "watch", "create"]
+        world.wipe()  # the same watch sees it
+        until(lambda: world.devices() == ["gpu-0"])
+
+
+def test_who_was_introduced_keeps_what_is_right_and_corrects_what_is_not() -> None:
+    with a_world(device(0)) as world:
+        world.publisher.attempt()
+        (before,) = world.slices()
+        world.server.api.log.clear()
+        for wanted in ([device(0)], [device(1)]):
+            after = World(world.server, *wanted)
+            introduced(after)
+            after.publisher.attempt()
+            after.stop()
+        assert requests(world, ("list", "create", "update")) == ["update"]
+        (obj,) = world.slices()
+        assert obj["metadata"]["uid"] == before["metadata"]["uid"]
+        assert world.devices() == ["gpu-1"] and obj["spec"]["pool"]["generation"] == 1
+
+
+def test_what_happens_after_the_introduction_is_listed_anew() -> None:
+    with a_world(device(0)) as world:
+        introduced(world)
+        other = World(world.server, device(7))
+        other.publisher.attempt()
+        other.stop()
+        until(lambda: not world.publisher.knows_slices)
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        assert len(world.slices()) == 1
+
+
+def test_a_conflict_after_the_introduction_is_looked_at_again() -> None:
+    with a_world(device(0)) as world:
+        world.publisher.attempt()
+        world.publisher.stop()
+        after = World(world.server, device(1))
+        introduced(after)
+        world.server.api.faults.add(Fault(verb="update", code=409))
+        after.start()
+        until(lambda: world.devices() == ["gpu-1"])
+        after.stop()
+        assert len(world.slices()) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(verb="watch", code=422),
+        Fault(verb="watch", code=400),
+        Fault(verb="watch", action="hang"),
+        Fault(verb="watch", code=403, count=2),
+        Fault(verb="watch", action="cut", count=3),
+    ],
+)
+def test_a_server_whose_watch_does_not_begin_with_a_list_is_listed(fault: Fault) -> None:
+    with a_world(device(0)) as world:
+        world.server.api.faults.add(fault)
+        world.publisher.introduce()
+        world.start()
+        until(lambda: world.publisher.published().is_published)
+        until(lambda: world.count("watch") > fault.count)
+        world.wipe()
+        until(lambda: world.devices() == ["gpu-0"])
+
+
+@pytest.mark.parametrize("version", ["v1beta2", "v1beta1"])
+def test_an_introduction_to_an_older_api_ends_well(version: str) -> None:
+    with a_world(device(0), settings=FakeSettings(minor=33, versions=(version,))) as world:
+        world.publisher.introduce()
+        world.start()
+        until(lambda: world.devices() == ["gpu-0"])
+        world.wipe()
+        until(lambda: world.devices() == ["gpu-0"])
+
+
 def test_an_introduction_that_fails_is_made_up_for_by_the_first_attempt() -> None:
     with a_world(device(0), node=False) as world:
         world.publisher.introduce()
@@ -67,6 +163,7 @@ def test_a_node_that_is_made_anew_after_the_introduction_owns_the_slices() -> No
         world.client.delete(NODES, NODE)
         uid = add_node(world.server)
         world.start()
+        until(world.slices)
         until(lambda: world.count("watch"))
         world.wipe()  # the garbage collector: their owner is gone
         until(world.slices)
