@@ -46,7 +46,7 @@ def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
     uid = rack.create_domain()["metadata"]["uid"]
     rack.claim("a")
     tray.report()
-    tray.wait_for(lambda spec: spec.get("domains"))
+    tray.wait_for(lambda spec: bool(spec.get("domains")))
     rack.settle()
     rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
     controller = rack.replicas[0].controller

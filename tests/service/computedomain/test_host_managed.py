@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube.resources import NODES
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
-from nvdra_node.computedomain.label import LABEL, CliqueLabel
+from nvdra_node.computedomain.label import AGAIN_S, LABEL, CliqueLabel
 from nvdra_node.computedomain.model import NodeView
 from tests.service.computedomain.rack import wait_for
 from tests.sim.imex import install
@@ -102,6 +102,20 @@ class TestLabel:
         gone._written = "c.7"
         gone.write_if_due()
         assert LABEL not in self.labels(rack)
+
+    def test_one_that_somebody_took_off_comes_back(self, make_rack):
+        rack, clock = make_rack(), FakeClock()
+        view = NodeView(fabric_state="Completed", clique_id="c.7")
+        label = CliqueLabel(rack.client, rack.trays[0].name, lambda: view, clock)
+        label.write_if_due()
+        body = _node(rack.trays[0].name)
+        body["metadata"]["labels"] = {LABEL: None}
+        rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
+        label.write_if_due()
+        assert LABEL not in self.labels(rack), "the API server is not asked all the time"
+        clock.advance(AGAIN_S)
+        label.write_if_due()
+        assert self.labels(rack)[LABEL] == "c.7"
 
     def test_it_stays_while_the_fabric_is_not_known(self, make_rack):
         rack = make_rack()
