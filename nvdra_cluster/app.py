@@ -76,7 +76,7 @@ class Controller:
             stopping=workers.stopping,
         )
         self.cache = Cache(clock.monotonic)
-        certify, refresh = _certificates(settings, client, clock)
+        certify, refresh = _certificates(settings, client, clock, self.cache)
         self.writer = Writer(client, clock, self.leads_for_s, self.registry)
         self.loop = Loop(
             cache=self.cache,
@@ -199,7 +199,7 @@ class Controller:
 
 
 def _certificates(
-    settings: ControllerSettings, client: Client, clock: Clock
+    settings: ControllerSettings, client: Client, clock: Clock, cache: Cache
 ) -> tuple[Certify, Callable[[], None]]:
     """Who issues certificates, and what reads its CA."""
     if not settings.issues_certificates:
@@ -207,7 +207,7 @@ def _certificates(
     # Imported here: cryptography costs 15 MB, which a cluster without TLS between peers can save.
     from nvdra_cluster.control.certify import Certifier
 
-    certifier = Certifier(client, settings.fabric.namespace, clock)
+    certifier = Certifier(client, settings.fabric.namespace, clock, cache.told_authorities)
     return certifier, certifier.refresh
 
 

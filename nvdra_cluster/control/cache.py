@@ -213,6 +213,12 @@ class Cache:
             if old.spec.slot is not None:
                 self.cooling.begin(name, old.spec.clique_id, old.spec.slot, self._now_s())
 
+    def told_authorities(self) -> set[str]:
+        """The CAs that nodes were told to trust, each a PEM of one or more."""
+        with self.lock:
+            specs = (view.spec for view in self.fabrics.values())
+            return {spec.certificate.authorities for spec in specs if spec.certificate is not None}
+
     def _sharing(self, view: FabricView) -> FabricView:
         """All nodes of a clique have the same list: one copy of it in memory."""
         known = self._slots.setdefault(view.spec.clique_id, view.spec.slots)

@@ -2,13 +2,15 @@
 
 The CA is read or made by the leader, at its start and at every resync; until it is there, nodes keep
 the certificates they have. A Secret that somebody deleted is written again from memory; one that cannot be
-read is never written over. Checking one costs a signature, so what was found is remembered.
+read is never written over. One that is gone with all who knew it is followed by a new CA, besides which nodes
+trust the old one: its certificate is in what they were told. Checking one costs a signature, so what was found is remembered.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -42,7 +44,15 @@ class _Known:
 class Certifier:
     """See the module. ``__call__`` is a ``nodespecs.Certify``; one thread."""
 
-    def __init__(self, client: Client, namespace: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        clock: Clock,
+        told: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """``told``: the CAs that nodes were told to trust, each a PEM of one or more."""
+        self._told = told
         self._client = client
         self._namespace = namespace
         self._clock = clock
@@ -61,10 +71,19 @@ class Certifier:
                 name=SECRET_NAME,
             )
             return
-        wanted = certs.rotated(authority, self._now())
+        if authority is None:
+            wanted = certs.begun(self._told(), self._now())
+        else:
+            wanted = certs.rotated(authority, self._now())
         if wanted != authority or found is None:
             self._store(wanted, found)
             _LOG.info("the CA of IMEX peers was written", is_new=authority is None)
+            if authority is None and wanted.previous:
+                _LOG.warning(
+                    "the CA's key was lost, and a new CA made; nodes trust the old one on until it expires. "
+                    "Where the key may have been stolen, remove previous.crt from the Secret",
+                    name=SECRET_NAME,
+                )
         if wanted != self._authority:
             self._authority = wanted
             self._known.clear()

@@ -6,12 +6,13 @@ no other slot, and a certificate of one clique is worth nothing in another.
 
 Rotation of the CA takes two steps, because peers must trust the new one before anybody shows a
 certificate of it: ``next`` is told to all, and OVERLAP later it signs; the old one stays trusted
-until it expires.
+until it expires. Where the old one's key was lost the new one signs at once for those who have nothing; the others
+keep what they have for OVERLAP, and are told of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -32,6 +33,8 @@ BACKDATED = timedelta(hours=1)
 """For nodes whose clocks are behind."""
 MIN_RSA_BITS = 2048
 COMMON_NAME = "nvdra IMEX CA"
+OLD_LIMIT = 4
+"""Old CAs that are trusted besides a new one, the last ones: no list may grow without bound."""
 
 
 class BadRequestError(NvdraError):
@@ -58,7 +61,7 @@ class Authority:
     current: Signer
     next: Signer | None = None
     previous: str = ""
-    """Certificate only; empty when there is none."""
+    """Certificates only; empty when there is none. Several where CAs were lost."""
 
     @property
     def bundle(self) -> str:
@@ -87,11 +90,7 @@ class Authority:
             return None
         following = _signer(data.get("next.crt", ""), data.get("next.key", ""))
         previous = data.get("previous.crt", "")
-        try:
-            x509.load_pem_x509_certificate(previous.encode())
-        except ValueError:
-            previous = ""
-        return cls(current, following, previous)
+        return cls(current, following, previous if parse_all(previous) else "")
 
 
 def _signer(certificate: str, key: str) -> Signer | None:
@@ -102,6 +101,28 @@ def _signer(certificate: str, key: str) -> Signer | None:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
     return found if is_whole else None
+
+
+def parse_all(text: str) -> list[x509.Certificate]:
+    """Every certificate of a PEM; none of one that makes no sense."""
+    try:
+        return x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        return []
+
+
+def begun(bundles: Iterable[str], now: datetime) -> Authority:
+    """A new CA. ``bundles``: what peers were told to trust, whose CAs they go on to trust."""
+    found = {_pem(one): one for text in set(bundles) for one in parse_all(text)}
+    counting = [one for one in found.values() if _is_of_ours(one) and one.not_valid_after_utc > now]
+    latest = sorted(counting, key=lambda one: one.not_valid_before_utc)[-OLD_LIMIT:]
+    return Authority(make_ca(now), None, "".join(_pem(one) for one in latest))
+
+
+def _is_of_ours(certificate: x509.Certificate) -> bool:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    is_named = any(str(name.value).startswith(COMMON_NAME) for name in names)
+    return is_named and certificate.issuer == certificate.subject
 
 
 def rotated(authority: Authority | None, now: datetime) -> Authority:
@@ -119,19 +140,21 @@ def rotated(authority: Authority | None, now: datetime) -> Authority:
 def _in_turn(authority: Authority, now: datetime) -> Authority:
     """One whose CA is valid: whether its successor is to be announced, or to sign."""
     if authority.next is not None:
-        is_known = authority.next.parsed.not_valid_before_utc + BACKDATED + OVERLAP <= now
-        return (
-            Authority(authority.next, None, authority.current.certificate)
-            if is_known
-            else authority
-        )
+        if now < _known_at(authority.next):
+            return authority
+        return Authority(authority.next, None, authority.current.certificate)
     if authority.current.parsed.not_valid_before_utc + CA_LIFETIME * 2 / 3 <= now:
         return replace(authority, next=make_ca(now))
-    if authority.previous:
-        old = x509.load_pem_x509_certificate(authority.previous.encode())
-        if old.not_valid_after_utc <= now:
-            return replace(authority, previous="")
+    old = parse_all(authority.previous)
+    if any(one.not_valid_after_utc <= now for one in old):
+        left = "".join(_pem(one) for one in old if one.not_valid_after_utc > now)
+        return replace(authority, previous=left)
     return authority
+
+
+def _known_at(signer: Signer) -> datetime:
+    """When every peer has been told of a CA."""
+    return signer.parsed.not_valid_before_utc + BACKDATED + OVERLAP
 
 
 def make_ca(now: datetime) -> Signer:
@@ -240,9 +263,11 @@ def renewal(
     asked = parse_request(request)
     try:
         found = x509.load_pem_x509_certificate(given.certificate.encode())
-        found.verify_directly_issued_by(authority.current.parsed)
+        is_current = _is_issued_by(found, authority.current.parsed)
         alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+    if not is_current and not _counts_yet(authority, found, now):
         return None
     if tuple(alternative.value.get_values_for_type(x509.DNSName)) != names:
         return None
@@ -252,8 +277,28 @@ def renewal(
     if now is not None and begins > now:
         return None  # issued by a replica whose clock was fast
     if now is not None and _ends(authority, now) <= ends:
-        return ends  # a new one would end no later
-    return begins + (ends - begins) * 2 / 3
+        due = ends  # a new one would end no later
+    else:
+        due = begins + (ends - begins) * 2 / 3
+    return due if is_current else min(due, _known_at(authority.current))
+
+
+def _counts_yet(authority: Authority, found: x509.Certificate, now: datetime | None) -> bool:
+    """Whether a certificate of an old CA is as good as one of the current CA, which some peers do not know."""
+    if now is None or now >= _known_at(authority.current):
+        return False
+    return any(
+        _is_issued_by(found, old) and old.not_valid_before_utc <= now < old.not_valid_after_utc
+        for old in parse_all(authority.previous)
+    )
+
+
+def _is_issued_by(found: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        found.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -54,9 +54,12 @@ class OneSecret(Client):
         return self.create(resource, body)
 
 
-def a_certifier(api: OneSecret, now: datetime = NOW) -> tuple[Certifier, SetClock]:
+def a_certifier(
+    api: OneSecret, now: datetime = NOW, told: tuple[str, ...] = ()
+) -> tuple[Certifier, SetClock]:
+    """``told``: CAs that nodes were told to trust."""
     clock = SetClock(now)
-    certifier = Certifier(api, "nvdra", clock)
+    certifier = Certifier(api, "nvdra", clock, lambda: told)
     certifier.refresh()
     return certifier, clock
 
@@ -104,6 +107,42 @@ class TestSecret:
         certifier.refresh()
         assert api.data() == before
         assert before["ca.key"]
+
+    def test_one_that_was_lost_for_good_is_trusted_on_and_its_certificates_kept_for_a_while(self):
+        """Nodes learn of the new CA one after another; those that have not yet must be understood."""
+        given = ask(a_certifier(OneSecret())[0])
+        assert given is not None
+        api = OneSecret()
+        certifier, clock = a_certifier(api, told=(given.authorities, "no PEM"))
+        kept = ask(certifier, given)
+        assert kept is not None
+        assert kept.certificate == given.certificate
+        assert given.authorities in kept.authorities
+        assert kept.authorities != given.authorities
+        assert ask(certifier, kept) == kept
+        newcomer = ask(certifier)
+        assert newcomer is not None
+        assert newcomer.authorities == kept.authorities
+        again, _ = a_certifier(api)
+        assert ask(again, kept) == kept, "also with the next leader, which reads the Secret"
+        clock.now = NOW + certs.OVERLAP
+        changed = ask(certifier, kept)
+        assert changed is not None
+        assert changed.certificate != given.certificate
+        assert changed.authorities == kept.authorities
+
+    def test_one_that_an_administrator_takes_from_the_secret_is_trusted_no_more(self):
+        """Its key was stolen."""
+        given = ask(a_certifier(OneSecret())[0])
+        assert given is not None
+        api = OneSecret()
+        certifier, _ = a_certifier(api, told=(given.authorities,))
+        del api.data()["previous.crt"]
+        certifier.refresh()
+        changed = ask(certifier, given)
+        assert changed is not None
+        assert changed.certificate != given.certificate
+        assert given.authorities not in changed.authorities
 
     def test_what_cannot_be_read_is_not_written_over(self):
         """It may be a key that somebody needs."""

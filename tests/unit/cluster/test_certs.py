@@ -137,6 +137,20 @@ class TestRotation:
         assert found.current.parsed.not_valid_before_utc <= NOW
         assert early.current.certificate in found.bundle
 
+    def test_a_new_one_trusts_those_that_peers_were_told_of_and_that_still_count(self):
+        old, older = an_authority(), an_authority(NOW - certs.CA_LIFETIME - timedelta(days=1))
+        leaf = certs.issue(old, a_request(), ("a",), NOW).certificate
+        found = certs.begun([old.bundle + older.bundle, old.bundle, leaf, "x"], NOW)
+        assert found.previous == old.bundle
+        assert Authority.from_data(found.to_data()) == found
+
+    def test_of_several_old_ones_each_ends_when_it_expires(self):
+        first = an_authority(NOW - timedelta(days=400))
+        found = certs.begun([an_authority().bundle, first.bundle], NOW)
+        assert first.bundle in found.previous
+        later = NOW + certs.CA_LIFETIME * 2 / 3 - timedelta(days=1)
+        assert first.bundle not in certs.rotated(found, later).previous
+
     def test_a_key_of_another_ca_makes_none(self):
         """Each certificate would be found wrong and issued again, without end."""
         data = an_authority().to_data() | {"ca.key": an_authority().current.key}
