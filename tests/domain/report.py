@@ -31,6 +31,7 @@ def figures(result: Result) -> str:
     plain = [one.apply_to_running_s for one in result.plain]
     domain = [one.apply_to_running_s for one in result.domain]
     prepare = [one.span("asked", "prepared") for one in result.domain]
+    asking = [one.span("asked", "asked") for one in result.domain]
     each = [taken for one in result.domain for taken in one.prepares()]
     cpu = [one.services_cpu_s / result.nodes * 1000 for one in result.domain]
     rows = [
@@ -38,6 +39,7 @@ def figures(result: Result) -> str:
         ("apply to last Running, ComputeDomain", _spread(domain, "s"), ""),
         ("ratio", f"{result.ratio:.2f}", _goal(result.ratio, "ratio")),
         ("first prepare to last release", _spread(prepare, "s"), ""),
+        ("  of it until the last kubelet asked", _spread(asking, "s"), ""),
         ("one prepare, of all nodes and rounds", _spread(each, "s"), ""),
         ("deletion to nothing left", _spread([one.gone_s for one in result.domain], "s"), ""),
         ("CPU of our services, for each node", _spread(cpu, "ms"), ""),
