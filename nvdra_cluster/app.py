@@ -76,7 +76,7 @@ class Controller:
             stopping=workers.stopping,
         )
         self.cache = Cache(clock.monotonic)
-        certify, refresh = _certificates(settings, client, clock, self.cache)
+        certify, refresh, ca_ends_s = _certificates(settings, client, clock, self.cache)
         self.writer = Writer(client, clock, self.leads_for_s, self.registry)
         self.loop = Loop(
             cache=self.cache,
@@ -92,7 +92,7 @@ class Controller:
             for interest in observe.interests(self.cache, self.loop, settings.fabric.namespace)
         ]
         add_process_metrics(self.registry, clock, version=__version__)
-        gauges.add(self.registry, self.cache, self.is_leading)
+        gauges.add(self.registry, self.cache, self.is_leading, ca_ends_s)
 
     def is_leading(self) -> bool:
         """Whether this replica may write now."""
@@ -200,15 +200,15 @@ class Controller:
 
 def _certificates(
     settings: ControllerSettings, client: Client, clock: Clock, cache: Cache
-) -> tuple[Certify, Callable[[], None]]:
-    """Who issues certificates, and what reads its CA."""
+) -> tuple[Certify, Callable[[], None], Callable[[], float | None]]:
+    """Who issues certificates, what reads its CA, and when that expires."""
     if not settings.issues_certificates:
-        return no_certificates, lambda: None
+        return no_certificates, lambda: None, lambda: None
     # Imported here: cryptography costs 15 MB, which a cluster without TLS between peers can save.
     from nvdra_cluster.control.certify import Certifier
 
     certifier = Certifier(client, settings.fabric.namespace, clock, cache.told_authorities)
-    return certifier, certifier.refresh
+    return certifier, certifier.refresh, certifier.ca_ends_s
 
 
 def _lease_settings(settings: ControllerSettings) -> LeaseSettings:

@@ -3,7 +3,8 @@
 The CA is read or made by the leader, at its start and at every resync; until it is there, nodes keep
 the certificates they have. A Secret that somebody deleted is written again from memory; one that cannot be
 read is never written over. One that is gone with all who knew it is followed by a new CA, besides which nodes
-trust the old one: its certificate is in what they were told. Checking one costs a signature, so what was found is remembered.
+trust the old one: its certificate is in what they were told. Checking one costs a signature, so what was found
+is remembered.
 """
 
 from __future__ import annotations
@@ -71,10 +72,8 @@ class Certifier:
                 name=SECRET_NAME,
             )
             return
-        if authority is None:
-            wanted = certs.begun(self._told(), self._now())
-        else:
-            wanted = certs.rotated(authority, self._now())
+        now = self._now()
+        wanted = certs.rotated(authority, now) if authority else certs.begun(self._told(), now)
         if wanted != authority or found is None:
             self._store(wanted, found)
             _LOG.info("the CA of IMEX peers was written", is_new=authority is None)
@@ -87,6 +86,11 @@ class Certifier:
         if wanted != self._authority:
             self._authority = wanted
             self._known.clear()
+
+    def ca_ends_s(self) -> float | None:
+        """When the CA that signs expires, in seconds since the epoch; None where there is none. From any thread."""
+        authority = self._authority
+        return authority.current.parsed.not_valid_after_utc.timestamp() if authority else None
 
     def __call__(self, view: FabricView, spec: FabricNodeSpec) -> FabricCertificate | None:
         """The certificate for the node in its slot; the one it has while that is good."""

@@ -276,10 +276,9 @@ def renewal(
     begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
     if now is not None and begins > now:
         return None  # issued by a replica whose clock was fast
+    due = begins + (ends - begins) * 2 / 3
     if now is not None and _ends(authority, now) <= ends:
         due = ends  # a new one would end no later
-    else:
-        due = begins + (ends - begins) * 2 / 3
     return due if is_current else min(due, _known_at(authority.current))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -97,3 +98,30 @@ def test_a_bad_request_harms_nobody_else(rack: Rack):
     a_tray(rack)
     bad.wait_for(lambda spec: spec.get("slot") is not None)
     assert "certificate" not in rack.spec("bad")
+
+
+def test_a_ca_that_is_lost_with_all_replicas_leaves_nodes_able_to_talk(rack: Rack):
+    a_tray(rack)
+    before = certificate(rack)
+    old = rack.spec("a")["certificate"]["authorities"]
+    rack.stop_controllers()
+    rack.client.delete(SECRETS, "nvdra-imex-ca", namespace=NAMESPACE)
+    rack.start()
+    newcomer = a_tray(rack, "bb")
+    both = newcomer.wait_for(lambda spec: bool(spec.get("certificate")))["certificate"]
+    assert old in both["authorities"]
+    wait_until("told", lambda: rack.spec("a")["certificate"]["authorities"] == both["authorities"])
+    assert certificate(rack) == before
+    new = x509.load_pem_x509_certificates(both["authorities"].encode())[0]
+    certificate(rack, "bb").verify_directly_issued_by(new)
+
+
+def test_when_they_expire_is_a_metric(rack: Rack):
+    a_tray(rack)
+    rack.settle()
+    text = rack.replicas[0].controller.registry.render().decode()
+    name = "nvdra_controller_certificate_expiry_timestamp_seconds"
+    told = dict(re.findall(rf'{name}{{certificate="(ca|node)"}} (\S+)', text))
+    assert float(told["node"]) == certificate(rack).not_valid_after_utc.timestamp()
+    ca = x509.load_pem_x509_certificate(rack.spec("a")["certificate"]["authorities"].encode())
+    assert float(told["ca"]) == ca.not_valid_after_utc.timestamp()

@@ -42,7 +42,7 @@ class Everybody:
 
     def __init__(self) -> None:
         self.cache, self.registry = Cache(), Registry()
-        gauges.add(self.registry, self.cache, lambda: True)
+        gauges.add(self.registry, self.cache, lambda: True, lambda: None)
         self.reconciler = Reconciler(self.cache, SETTINGS, no_certificates, self.registry)
 
     def nodes(self, number: int) -> None:
