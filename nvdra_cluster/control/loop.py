@@ -109,6 +109,7 @@ class Loop:
         """Decide and write until ``stopping``; the caches must be synced."""
         now_s = self.clock.monotonic()
         self.reconciler.adopt(now_s)
+        self.writer.run(self.reconciler.tell_isolation(self._now()))
         self._refresh()
         self.cache.mark_all()
         self._resync_at_s, self._stuck_at_s = now_s + RESYNC_S, now_s + STUCK_S
@@ -125,7 +126,7 @@ class Loop:
         keys = self._free(self.cache.take(BATCH))
         if not keys:
             return 0
-        now = Now(self.clock.monotonic(), format_time(self.clock.wall()))
+        now = self._now()
         decided = self.reconciler.decide(keys, now)
         for key in set(keys) - {group.key for group in decided}:
             self._retries.pop(key, None)  # nothing is left to do: what failed has been overtaken
@@ -141,6 +142,9 @@ class Loop:
         for key, calm in self._calms.items():
             self._retries.setdefault(key, _Retry(calm.ends_s(), 0)).at_s = calm.ends_s()
         return len(groups)
+
+    def _now(self) -> Now:
+        return Now(self.clock.monotonic(), format_time(self.clock.wall()))
 
     def _urgent(self, group: Group, now: Now) -> Group:
         """The group without the writes that wait for more of their kind; they will be decided again."""
@@ -216,7 +220,8 @@ class Loop:
             self._stuck_at_s = now_s + STUCK_S
             self._look_at_stuck()
             self.doubts.look_again()
-            if not self._is_fresh and self._refresh():
+            is_another = self.reconciler.switch_isolation(now_s)
+            if is_another or (not self._is_fresh and self._refresh()):
                 self.cache.mark_all()
         if now_s >= self._resync_at_s:
             self._resync_at_s = now_s + RESYNC_S

@@ -14,6 +14,7 @@ from nvdra_cluster.decide import (
     cliques,
     domains,
     fabricnodes,
+    isolation,
     nodespecs,
     readiness,
     slots,
@@ -73,7 +74,7 @@ class Reconciler:
             ("what",),
         )
         self._cache = cache
-        self._settings = settings
+        self._wanted = self._settings = settings
         self._certify = certify
         self._numbers = Numbers(settings)
 
@@ -85,13 +86,9 @@ class Reconciler:
         """
         cache = self._cache
         with cache.lock:
-            recorded: dict[str, list[ComputeDomainAssignment]] = {}
-            for view in cache.fabrics.values():
-                for one in view.spec.domains:
-                    found = ComputeDomainAssignment(
-                        isolation=one.isolation, port=one.port, channel=one.channel
-                    )
-                    recorded.setdefault(one.uid, []).append(found)
+            recorded = self._told()
+            self._settings = self._in_force(recorded)
+            self._numbers = Numbers(self._settings)
             for uid, (found, _) in cache.retired.items():
                 recorded.setdefault(uid, []).append(found)
             for domain in sorted(cache.domains.values(), key=lambda d: (d.created, d.uid)):
@@ -101,6 +98,42 @@ class Reconciler:
             for uid in sorted(recorded.keys() - cache.domains.keys()):
                 self._numbers.adopt(uid, recorded[uid], now_s)
                 cache.mark(Key(What.DOMAIN, uid))
+
+    def _told(self) -> dict[str, list[ComputeDomainAssignment]]:
+        """What nodes were told of each domain."""
+        recorded: dict[str, list[ComputeDomainAssignment]] = {}
+        for view in self._cache.fabrics.values():
+            for one in view.spec.domains:
+                found = ComputeDomainAssignment(
+                    isolation=one.isolation, port=one.port, channel=one.channel
+                )
+                recorded.setdefault(one.uid, []).append(found)
+        return recorded
+
+    def _in_force(self, told: dict[str, list[ComputeDomainAssignment]]) -> FabricSettings:
+        own = (domain.status.assignment for domain in self._cache.domains.values())
+        known = [one for found in told.values() for one in found]
+        return isolation.in_force(self._wanted, [*known, *(one for one in own if one is not None)])
+
+    def tell_isolation(self, now: Now) -> list[Group]:
+        """Say that the isolation is not as it is set, if so, and why."""
+        if self._settings == self._wanted:
+            return []
+        with self._cache.lock:
+            found = sorted(self._cache.domains.values(), key=lambda domain: domain.path)
+        text = isolation.message(self._wanted, self._settings)
+        _LOG.warning(text, domains=len(found), first=", ".join(d.path for d in found[:5]))
+        writes = isolation.tell(found, text, now.text)
+        return [Group(Key(What.DOMAIN, ""), tuple(writes))] if writes else []
+
+    def switch_isolation(self, now_s: float) -> bool:
+        """Take what is set once nothing of the old kind is left; returns whether that is now."""
+        with self._cache.lock:
+            if self._settings == self._wanted or self._in_force(self._told()) != self._wanted:
+                return False
+            self.adopt(now_s)
+        _LOG.info("isolation is as it is set", isolation=self._wanted.isolation.value)
+        return True
 
     def decide(self, keys: Sequence[Key], now: Now) -> list[Group]:
         """The writes for these keys; domains first, as the specs of nodes carry their numbers."""

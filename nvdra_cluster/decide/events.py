@@ -35,6 +35,12 @@ def tell(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Creat
     return list(events.values())
 
 
+def warn(domain: DomainView, reason: str, message: str, now: str) -> Create:
+    """An event about a domain that no condition tells of."""
+    condition = Condition(type=reason, status="True", reason=reason, message=message)
+    return Create(EVENTS, _body(domain, condition, "Warning", now))
+
+
 def _body(domain: DomainView, condition: Condition, kind: str, now: str) -> dict[str, object]:
     what = f"{condition.type}/{condition.reason}/{condition.message}/{now}"
     digest = hashlib.sha256(f"{domain.uid}/{what}".encode()).hexdigest()[:16]

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_cluster.control import loop
+from nvdra_cluster.control.loop import STUCK_S
+from nvdra_cluster.decide.writes import DOMAINS
 from nvdra_cluster.settings import FabricSettings, ImexMode
 from nvdra_core.api import Isolation
 from nvdra_core.kube.resources import JsonObject
@@ -93,6 +95,44 @@ def test_the_status_of_a_large_domain_is_not_written_for_every_node(rack: Rack):
     rests = (rack.clock.monotonic() - began_s) / (count * loop.REST_S_A_NODE)
     assert rack.server.api.log.count("patch", "computedomains/status") <= rests + 1
     assert rack.status()["status"] == "Ready"
+
+
+def test_another_isolation_waits_for_the_last_domain_of_the_old_one():
+    with Rack() as rack:
+        rack.start()
+        tray = rack.tray("a")
+        rack.create_domain()
+        rack.claim("a")
+        tray.join()
+        wait_until("ready", lambda: rack.status().get("status") == "Ready")
+        before = rack.status()["assignment"]
+        rack.stop_controllers()
+        rack.fabric = FabricSettings(isolation=Isolation.CHANNEL)
+        rack.start()
+        rack.create_domain("other")
+        wait_until("served", lambda: rack.status("other").get("assignment"))
+        rack.settle()
+        assert rack.status("other")["assignment"]["isolation"] == "domain"
+        assert rack.status()["assignment"] == before
+        assert rack.spec("a")["domains"][0]["port"] == before["port"]
+        assert not rack.spec("a").get("sharedPort")
+        events = rack.server.objects("events", "")
+        told = {
+            one["involvedObject"]["name"]: one["message"]
+            for one in events
+            if one["reason"] == "IsolationKept"
+        }
+        assert "isolation=channel" in told["train"]
+        rack.unclaim("a")
+        tray.leave()
+        for name in ("train", "other"):
+            rack.client.delete(DOMAINS, name, namespace=TEAM)
+        wait_until("gone", lambda: not rack.client.list(DOMAINS).items)
+        rack.advance(STUCK_S)
+        tray.wait_for(lambda spec: bool(spec.get("sharedPort")))
+        rack.create_domain("later")
+        wait_until("served", lambda: rack.status("later").get("assignment"))
+        assert rack.status("later")["assignment"]["isolation"] == "channel"
 
 
 def metrics(rack: Rack) -> str:
