@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from nvdra_cluster.control.eventbook import EventBook
 from nvdra_cluster.control.reconcile import Group
 from nvdra_cluster.decide.writes import Create, Delete, Merge, Write
 from nvdra_core import log
@@ -66,6 +67,7 @@ class Writer:
         )
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="writer")
         self._stopped = threading.Event()
+        self._events = EventBook()
 
     def stop(self) -> None:
         """End after the writes under way."""
@@ -83,16 +85,19 @@ class Writer:
 
     def _run(self, group: Group) -> Outcome:
         progress = _Progress()
-        for write in group.writes:
+        for decided in group.writes:
+            write = self._events.counted(decided, self._clock.monotonic())
             try:
                 stored = self._write(write)
             except ApiError as error:
                 self._count(write, error)
+                self._events.note(decided, None, self._clock.monotonic())
                 if write.resource.plural in BEST_EFFORT:
                     _LOG.info("an event was not written", v=4, error=error)
                     continue
                 return Outcome(group, tuple(progress.stored), write, error)
             self._count(write, None)
+            self._events.note(decided, stored, self._clock.monotonic())
             progress.stored.append((write, stored))
         return Outcome(group, tuple(progress.stored))
 

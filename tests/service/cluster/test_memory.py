@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nvdra_cluster.control.eventbook import SAME_S
 from nvdra_cluster.decide.writes import DOMAINS
 from nvdra_core.kube.fake.faults import Fault
 from tests.service.cluster.rack import TEAM, Rack
@@ -38,6 +39,27 @@ def test_f7_its_slot_cools_on_over_a_restart_of_every_replica(rack: Rack):
     fourth = rack.tray("dddd")
     fourth.report()
     assert fourth.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
+
+
+def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
+    tray = a_member(rack)
+
+    def told() -> dict[str, int]:
+        events = rack.server.objects("events", "")
+        assert len({event["reason"] for event in events}) == len(events), "one of each kind"
+        return {event["reason"]: event["count"] for event in events}
+
+    def wait_for(reason: str, count: int) -> None:
+        wait_until(f"{reason} {count} times", lambda: told().get(reason) == count)
+
+    for number in range(1, 4):
+        wait_for("AllNodesReady", number)
+        rack.advance(60.0)
+        wait_for("NodeLost", number)
+        tray.report()
+    wait_for("AllNodesReady", 4)
+    rack.advance(SAME_S)
+    wait_until("long ago, so made anew", lambda: len(rack.server.objects("events", "")) == 3)
 
 
 def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):

@@ -263,6 +263,7 @@ class TestRights:
             ("computedomains", "patch"),
             ("computedomains/status", "patch"),
             ("events", "create"),
+            ("events", "patch"),
         } <= rules
 
     def test_nodes_write_status_of_fabric_nodes_and_no_spec(self, objects):
