@@ -1,0 +1,53 @@
+"""A single step of prepare or of unprepare fails (EIO, a supervisor that does not answer): the next try gets there."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from nvdra_core.errors import NvdraError
+from tests.scenario.computedomain.node import ChannelNode
+from tests.unit.computedomain.examples import a_claim
+
+CLAIM = a_claim()
+
+
+def steps(*, prepared: bool) -> range:
+    node = ChannelNode()
+    if prepared:
+        node.prepare(CLAIM)
+    node.faults.clear()
+    node.unprepare(CLAIM) if prepared else node.prepare(CLAIM)
+    return range(1, node.faults.steps + 1)
+
+
+def fail_at(node: ChannelNode, step: int) -> None:
+    node.faults.clear()
+    node.faults.fail_at = step
+
+
+@pytest.mark.parametrize("step", steps(prepared=False))
+def test_a_prepare_that_failed_is_carried_out_by_the_next(step):
+    node = ChannelNode()
+    fail_at(node, step)
+    with contextlib.suppress(NvdraError):
+        node.prepare(CLAIM, timeout_s=0.0)
+    node.prepare(CLAIM)
+    node.assert_prepared(CLAIM)
+    node.unprepare(CLAIM)
+    node.assert_clean()
+
+
+@pytest.mark.parametrize("step", steps(prepared=True))
+def test_an_unprepare_that_failed_is_carried_out_by_the_next(step):
+    """L22. Upstream drops the claim from its checkpoint first: a CDI file that was not removed stays for ever."""
+    node = ChannelNode()
+    node.prepare(CLAIM)
+    fail_at(node, step)
+    with contextlib.suppress(NvdraError):
+        node.unprepare(CLAIM)
+    if node.cdi_spec() is not None:
+        assert node.parts.records.get("c1") is not None, "else nobody would try again"
+    node.unprepare(CLAIM)
+    node.assert_clean()

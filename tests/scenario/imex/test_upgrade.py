@@ -1,0 +1,33 @@
+"""An upgrade whose supervisor would write another configuration than the daemon runs with. (CD-L32)"""
+
+from __future__ import annotations
+
+from nvdra_node.imex.model import Policy
+from tests.scenario.imex.node import CERTIFICATE_PATH, LAYOUT, ImexNode, a_claim, a_domain
+
+WITH_TLS = b"IMEX_ENABLE_AUTH_ENCRYPTION=1"
+
+
+def test_the_running_daemon_goes_on_and_the_next_start_has_the_new_configuration():
+    """Upstream's DaemonSets keep the image and the settings of the release that made them, for good."""
+    node = ImexNode()
+    node.assign(a_domain())
+    node.join("c1")
+    before = node.files.read(LAYOUT.config) or b""
+    assert WITH_TLS not in before
+    node.policy = Policy(needs_encryption=True)
+    node.files.put(CERTIFICATE_PATH, b"PEM")
+    node.restart()
+    node.turn()
+    assert node.ask(a_claim("c1")).readiness.is_ready
+    assert node.join("c2").readiness.is_ready
+    assert (node.daemon.history, node.files.read(LAYOUT.config)) == (["start"], before)
+    for uid in ("c1", "c2"):
+        node.supervisor.leave(uid)
+    node.turn()
+    node.clock.advance(node.policy.linger_s + 1)
+    node.turn()
+    assert node.daemon.history == ["start", "stop"]
+    assert node.join("c3").readiness.is_ready
+    assert node.daemon.history == ["start", "stop", "start"]
+    assert WITH_TLS in (node.files.read(LAYOUT.config) or b"")

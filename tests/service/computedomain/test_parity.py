@@ -1,0 +1,156 @@
+"""Rows of ``docs/parity.md`` that only show with all of a node's services together, as processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.kube.fake.faults import Fault
+from tests.service.computedomain.rack import DRIVER, Rack, Tray, wait_for
+
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
+
+LISTENING = "0A"
+"""State of a TCP socket in /proc/net/tcp."""
+
+
+def share(rack: Rack, claim: str, tray: Tray, domain: str) -> None:
+    """A claim with a share of the channel, as with consumable capacity: the claim's name is the share's."""
+    rack.forget(rack.claim(claim, tray, domain))
+    parameters = {
+        "apiVersion": "resource.nvidia.com/v1beta1",
+        "kind": "ComputeDomainChannelConfig",
+        "domainID": domain,
+    }
+    result = {
+        "request": "channel", "driver": DRIVER, "pool": tray.name, "device": "channel-0",
+        "shareID": claim,
+    }  # fmt: skip
+    config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": parameters}}
+    made = rack.server.add({
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": claim, "namespace": "ns"},
+        "spec": {"devices": {"requests": []}},
+        "status": {"allocation": {"devices": {"results": [result], "config": [config]}}},
+    })  # fmt: skip
+    rack.uids[claim] = made["metadata"]["uid"]
+
+
+def listening(pid: int) -> list[str]:
+    """Addresses on which a process takes TCP connections, in the kernel's words."""
+    own = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING and f"socket:[{fields[9]}]" in own:
+                found.append(fields[1])
+    return found
+
+
+def channels(tray: Tray, claim: str) -> list[int]:
+    [device] = tray.cdi_spec(claim)["devices"]
+    return [node["minor"] for node in device["containerEdits"]["deviceNodes"]]
+
+
+def test_a_node_whose_fabric_broke_starts_and_tears_everything_down(rack):
+    """F12, F18. Upstream's plugin refuses to start, so no pod can end."""
+    [tray] = rack.trays
+    uid = rack.domain("a")
+    rack.claim("c1", tray, uid)
+    rack.claim("c2", tray, uid)
+    assert tray.prepare("c1").errors == {}
+    pid = tray.imex()["pid"]
+    for service in list(tray.services):
+        tray.stop(service)
+    tray.root.set_gpu(0, fabric_status=999)
+    tray.start()
+    tray.register()
+    wait_for(lambda: tray.status().get("fabricState") == "Failed", "the fabric is told")
+    assert tray.imex()["pid"] == pid, "it is its claims' until they are gone"
+    assert tray.unprepare("c1").errors == {}
+    tray.told("c2", "FabricFailed", "registration failed")
+    assert tray.unprepare("c2").errors == {}
+    assert (tray.cdi_spec("c1"), tray.cdi_spec("c2")) == (None, None)
+    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+
+
+def test_the_life_of_a_claim_reads_it_once_and_writes_no_node(rack):
+    """S8, S9. Upstream reads Node and clique again and again, and writes the Node as a whole, twice."""
+    [tray] = rack.trays
+    uid = rack.domain("a")
+    rack.claim("c1", tray, uid)
+    begun = len(rack.server.api.log.lines())
+    assert tray.prepare("c1").errors == {}
+    assert tray.unprepare("c1").errors == {}
+    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+    asked = [(one.verb, one.resource) for one in rack.server.api.log.lines()[begun:]]
+    assert asked.count(("get", "resourceclaims")) == 1
+    assert {resource for verb, resource in asked if verb not in ("get", "list", "watch")} <= {
+        "fabricnodes/status", "resourceslices", "resourceclaims/status", "events",
+    }  # fmt: skip
+    assert not [each for each in asked if each[1].startswith(("nodes", "computedomain"))]
+
+
+def test_there_are_as_many_channels_as_the_driver_was_loaded_with(make_rack):
+    """S14. Upstream takes it for 2048 everywhere."""
+    made = make_rack()
+    [tray] = made.trays
+    params = tray.root.proc / "driver/nvidia/params"
+    text = params.read_text()
+    assert "ImexChannelCount: 2048" in text
+    params.write_text(text.replace("ImexChannelCount: 2048", "ImexChannelCount: 16"))
+    tray.start()
+    tray.register()
+    made.claim("c1", tray, made.domain("a"), mode="All")
+    assert tray.prepare("c1").errors == {}
+    assert channels(tray, "c1") == list(range(16))
+    wait_for(lambda: tray.status().get("channelCount") == 16, "the controller is told")
+
+
+def test_two_domains_have_one_imex_and_a_channel_each(make_rack):
+    """S1, S2, S3. Isolation ``channel``: several domains on a node, and several claims of each."""
+    made = make_rack()
+    [tray] = made.trays
+    tray.start(sharedChannels=True)
+    tray.register()
+    first = made.domain("a", isolation="channel", channel=3, port=made.port)
+    second = made.domain("b", isolation="channel", channel=4, port=made.port)
+    for number, uid in enumerate((first, first, second)):
+        share(made, f"c{number}", tray, uid)
+        assert tray.prepare(f"c{number}").errors == {}
+    assert [channels(tray, f"c{number}") for number in range(3)] == [[3], [3], [4]]
+    assert tray.imex()["session"]["sessions"] == 1
+    run = wait_for(lambda: tray.status()["imex"].get("incarnation"), "it is told")
+    assert run.get("domainUID", "") == ""
+    assert tray.unprepare("c0").errors == {}
+    assert tray.prepare("c1").errors == {}
+    assert tray.imex()["session"]["sessions"] == 1, "the others keep it"
+
+
+def test_services_end_while_the_api_server_answers_nothing(rack):
+    """L16. Upstream's daemon can block in a send that nobody takes, and waits for its SIGKILL."""
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    rack.server.api.faults.add(Fault(action="hang", count=0))
+    rack.server.api.log.clear()
+    wait_for(lambda: rack.server.api.log.count("patch"), "a report hangs")
+    for service in list(tray.services):
+        assert tray.stop(service) == 0, service
+    rack.server.api.faults.clear()
+
+
+def test_no_service_takes_connections_from_the_network(rack):
+    """X6. Sockets in the file system are all that they listen on."""
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    for service, process in tray.services.items():
+        assert listening(process.pid) == [], service
+    tray.stop("imex-supervisor")
+    tray.start("imex-supervisor", imexHttpEndpoint="127.0.0.1:0")
+    with_one = tray.services["imex-supervisor"].pid
+    wait_for(lambda: listening(with_one), "one that is asked for is seen by this test")

@@ -1,0 +1,85 @@
+"""A node that leaves a domain says so until it is heard. (CD-L15)
+
+Upstream's daemon tries once, at its end: a conflict or an API server that is away, and its entry stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.fake.faults import Fault
+from nvdra_core.kube.fake.server import FakeApiServer
+from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_node.imex.statuswriter import StatusWriter
+
+NODE = "node"
+MEMBER = FabricNodeStatus(boot_id="b", domains=(FabricDomainStatus(uid="d", ready=True),))
+LEFT = FabricNodeStatus(boot_id="b")
+
+
+class Node:
+    """Writes what it is (``status``); ``restart`` is another process that knows nothing of the first."""
+
+    def __init__(self, server: FakeApiServer) -> None:
+        self.server = server
+        self.client = Client(server.config())
+        self.clock = FakeClock()
+        self.status = MEMBER
+        self.restart()
+
+    def restart(self) -> None:
+        self.writer = StatusWriter(
+            self.client, FABRIC_NODES, NODE, lambda: (self.status, 10.0), self.clock
+        )
+
+    def write(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.clock.advance(self.writer.write_if_due())
+
+    def refuse(self, code: int, count: int) -> None:
+        self.server.api.faults.add(Fault(resource="fabricnodes/status", code=code, count=count))
+
+    def told(self) -> list[Any]:
+        found = self.client.get(FABRIC_NODES, NODE, deadline=Deadline(5, SystemClock()))
+        return [domain["uid"] for domain in found["status"].get("domains", [])]
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with FakeApiServer() as server:
+        server.add({
+            "apiVersion": "fabric.nvdra.io/v1alpha1", "kind": "FabricNode",
+            "metadata": {"name": NODE}, "spec": {},
+        })  # fmt: skip
+        made = Node(server)
+        made.write()
+        assert made.told() == ["d"]
+        yield made
+        made.client.close()
+
+
+@pytest.mark.parametrize("code", [409, 500, 403])
+def test_a_report_that_is_refused_is_repeated(node, code):
+    node.status = LEFT
+    node.refuse(code, count=20)
+    node.write(20)
+    assert node.told() == ["d"]
+    node.server.api.faults.clear()
+    node.write(2)
+    assert node.told() == []
+
+
+def test_a_process_that_died_before_it_was_heard_is_followed_by_one_that_says_it(node):
+    node.status = LEFT
+    node.refuse(500, count=0)
+    node.write(2)
+    node.server.api.faults.clear()
+    node.restart()
+    node.write()
+    assert node.told() == []

@@ -1,0 +1,129 @@
+"""Defects of upstream's ComputeDomains that are ruled out by how parts fit together, and so have no home in one part's
+tests. The rows of ``docs/parity.md`` name them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from nvdra_cluster import cli
+from nvdra_core.clock import FakeClock
+from nvdra_core.gates import FeatureGates
+from nvdra_node import config
+from nvdra_node.app.imex import gates_of
+from nvdra_node.computedomain import slices
+from nvdra_node.computedomain.fake import FakeSupervisor
+from nvdra_node.computedomain.link import Link
+from nvdra_node.computedomain.model import NodeView
+from tests.unit.cluster import helm
+
+UNITS = Path(__file__).parents[3] / "systemd"
+ROUNDS = 3000
+
+
+def settings(text: str = "") -> config.NodeConfig:
+    return config.load(
+        file_text=text, file_name="config.yaml", environment={}, flags={}, host_name="node"
+    )
+
+
+def values_of(unit: str, key: str) -> list[str]:
+    lines = (UNITS / f"{unit}.service").read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
+
+
+def test_whoever_reads_the_clique_while_it_changes_reads_one_of_the_two():
+    """L25, D-21. Upstream reads a text that another thread is writing."""
+    cliques = ("aaaa.1", "bbbb.2")
+    views = [
+        NodeView(fabric_state="Completed", cluster_uuid=c[:4], clique_id=c, channel_count=len(c))
+        for c in cliques
+    ]
+    link = Link(FakeSupervisor(), FakeClock())
+    link._take(views[0])
+    stopping = threading.Event()
+    seen: set[tuple[str, str]] = set()
+
+    def read() -> None:
+        while not stopping.is_set():
+            [device] = slices.build(link.view, is_shared=False).devices
+            told = device["attributes"]
+            seen.add((told["cliqueID"]["string"], told["clusterUUID"]["string"]))
+
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # at nearly every step another thread has its turn
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    try:
+        for reader in readers:
+            reader.start()
+        for number in range(ROUNDS):
+            link._take(views[number % 2])
+    finally:
+        stopping.set()
+        for reader in readers:
+            reader.join(60)
+        sys.setswitchinterval(before_s)
+    assert seen and seen <= {(clique, clique[:4]) for clique in cliques}
+
+
+def test_the_daemon_may_open_gpus_and_read_capabilities_and_nothing_else():
+    """X4. Upstream's container has all GPUs, all management devices and every management program. Which of the GPUs'
+    nodes NVIDIA's daemon could do without, only NVIDIA knows.
+    """
+    assert values_of("nvdra-imex", "DevicePolicy") == ["closed"]
+    assert sorted(values_of("nvdra-imex", "DeviceAllow")) == [
+        "char-195 rw",
+        "char-nvidia rw",
+        "char-nvidia-caps r",
+        "char-nvidia-frontend rw",
+        "char-nvidiactl rw",
+    ]
+    assert values_of("nvdra-imex", "CapabilityBoundingSet") == ["CAP_SYS_ADMIN"]
+    assert values_of("nvdra-imex", "NoNewPrivileges") == ["yes"]
+
+
+def test_supervisor_and_plugin_have_no_port_unless_one_is_asked_for():
+    """X6. Upstream's health service takes connections from anywhere, without authentication."""
+    found = settings()
+    assert (found.compute_domain_http_endpoint, found.imex_http_endpoint) == ("", "")
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[str]]]:
+    """All rules that a node has, in the whole cluster."""
+    objects = helm.render(tmp_path_factory.mktemp("helm"))
+    found = [
+        o for o in objects if o["kind"] == "ClusterRole" and "nvdra-node" in o["metadata"]["name"]
+    ]
+    assert found
+    return [rule for role in found for rule in role["rules"]]
+
+
+def test_a_node_writes_no_node_and_lists_no_claims(roles):
+    """X2. What RBAC leaves open (which slices, which claim's status) policies pin: tests/e2e/test_identity.py."""
+    allowed = {
+        (resource, verb)
+        for rule in roles
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert {verb for resource, verb in allowed if resource == "nodes"} == {"get"}
+    assert {verb for resource, verb in allowed if resource == "resourceclaims"} == {"get"}
+    assert not {r for r, _ in allowed if r.startswith(("pods", "secrets", "daemonsets"))}
+    writes = {"create", "update", "patch", "delete"}
+    assert {r for r, verb in allowed if verb in writes} == {
+        "resourceslices", "resourceclaims/status", "fabricnodes/status", "events",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("gates", ["ComputeDomainCliques=false", "ComputeDomainCliques=true"])
+def test_the_gate_of_cliques_is_taken_by_both_halves(gates):
+    """What it chooses between is made here in any case: cliques and the list in the domain's status."""
+    assert FeatureGates.parse(gates)
+    gates_of(settings(f"featureGates: {{{gates.replace('=', ': ')}}}"))
+    values = cli.read([f"--feature-gates={gates}"], {"POD_NAME": "one"})
+    assert cli.settings(values, "nvdra").fabric
