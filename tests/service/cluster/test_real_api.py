@@ -252,15 +252,30 @@ def join_clique(bed: Bed) -> None:
     assert spec_of(bed, NODE)["heartbeatSeconds"] == 60
 
 
-def serve(bed: Bed, uid: str) -> None:
+def serve(bed: Bed, uid: str, *, is_ready: bool = True) -> None:
     """The node's one claim is prepared, and its IMEX runs for the domain."""
     (claim,) = (bed.get("resourceclaims", "-n", "team") or {})["items"]
     metadata = claim["metadata"]
     assert metadata["labels"]["resource.nvidia.com/computeDomain"] == uid
     claims = [{"namespace": "team", "name": metadata["name"], "uid": metadata["uid"]}]
     run = {"bootID": "b", "invocationID": "i", "configHash": "h", "slot": 0, "domainUID": uid}
-    domains = [{"uid": uid, "ready": True, "claims": claims}]
+    domains = [{"uid": uid, "ready": is_ready, "claims": claims}]
     report(bed, NODE, imex={"state": "READY", "incarnation": run}, domains=domains)
+
+
+def come_and_go(bed: Bed, uid: str) -> None:
+    """The node is ready a second time; the event of it is counted."""
+
+    def counts() -> list[int]:
+        events = (bed.get("events", "-n", "team") or {})["items"]
+        return [event["count"] for event in events if event["reason"] == "AllNodesReady"]
+
+    wait_until("told", lambda: counts() == [1])
+    for is_ready in (False, True):
+        serve(bed, uid, is_ready=is_ready)
+        condition = f"--for=condition=Ready={str(is_ready).lower()}"
+        bed.cluster.kubectl("wait", "computedomain/train", "-n", "team", condition, "--timeout=60s")
+    wait_until("counted", lambda: counts() == [2])
 
 
 class TestController:
@@ -283,6 +298,7 @@ class TestController:
         assert shown[:5] == ["NAME", "STATUS", "READY", "NODES", "REASON"]
         assert shown[6:11] == ["train", "Ready", "1", "1", "AllNodesReady"]
         assert bed.get("computedomainclique", f"{uid}.{CLIQUE}", "-n", "nvdra")
+        come_and_go(bed, uid)
 
         bed.cluster.kubectl("delete", *domain, "--wait=false")
         bed.cluster.kubectl("wait", *domain, "--for=condition=DeletionBlocked", "--timeout=60s")
