@@ -1,8 +1,8 @@
 """The life of a process: start its parts in order, heed signals, stop them in reverse. ``cli``
 builds it and calls ``run``.
 
-SIGTERM, SIGINT and SIGQUIT stop; SIGHUP reloads; SIGUSR2 writes all stacks to stderr, even when the
-interpreter is stuck, and so do a crash and the SIGABRT of systemd's watchdog before they end it.
+SIGTERM, SIGINT and SIGQUIT stop; SIGHUP reloads; SIGUSR2 writes all stacks to stderr, also while the
+main thread hangs, and so do a crash and the SIGABRT of systemd's watchdog before they end it.
 The systemd watchdog is fed only after the self-check found nothing wrong, never by a timer alone.
 Nothing is started or registered before ``run``.
 """
@@ -14,11 +14,12 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Protocol
 
-from nvdra_core import log
+from nvdra_core import log, stacks
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ConfigError, NvdraError
 from nvdra_core.systemd import Notifier
@@ -30,6 +31,7 @@ _LOG = log.get(__name__)
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_CONFIG = 2
+JOIN_S = 1.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -69,7 +71,6 @@ class Service(Value, kw_only=True):
         (configuration).
         """
         faulthandler.enable(sys.stderr, all_threads=True)
-        faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True)
         started: list[Part] = []
         with _Signals() as signals:
             self.workers.on_failure(signals.wake)
@@ -183,20 +184,25 @@ class Service(Value, kw_only=True):
 class _Signals:
     """Turns signals into data, so that no code of ours runs inside a handler.
 
-    The interpreter writes each signal's number into a socket, which the main thread waits on; other
+    The interpreter writes each signal's number into a socket. A thread reads it, writes stacks if
+    asked to, and passes the rest on to the main thread, which waits on a socket of its own; other
     threads wake it with a zero. Not blocked signals and sigwait: children would inherit the block
     and be deaf to SIGTERM.
     """
 
-    _HANDLED = (*_STOP_SIGNALS, signal.SIGHUP)
+    _HANDLED = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._raised, self._raise = socket.socketpair()
+        self._raise.setblocking(False)
+        self._thread = threading.Thread(target=self._pass_on, name="signals", daemon=True)
 
     def __enter__(self) -> _Signals:
-        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._thread.start()
+        self._old_fd = signal.set_wakeup_fd(self._raise.fileno(), warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, _ignore) for number in self._HANDLED}
         return self
 
@@ -206,16 +212,30 @@ class _Signals:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # Whoever asks for stacks now must not end the process by that.
+        self._old[signal.SIGUSR2] = signal.SIG_IGN
         for number, handler in self._old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
-        self._reader.close()
-        self._writer.close()
+        self._raise.close()
+        self._thread.join(JOIN_S)
+        for end in (self._raised, self._reader, self._writer):
+            end.close()
+
+    def _pass_on(self) -> None:
+        """The thread: until the sockets are closed."""
+        while numbers := self._raised.recv(4096):
+            if signal.SIGUSR2 in numbers:
+                stacks.write()
+            self._send(numbers)
 
     def wake(self) -> None:
         """Make ``wait`` return, from any thread."""
+        self._send(b"\0")
+
+    def _send(self, numbers: bytes) -> None:
         try:
-            self._writer.send(b"\0")
+            self._writer.send(numbers)
         except OSError:
             return  # full: the main thread wakes up anyway; closed: it waits no more
 

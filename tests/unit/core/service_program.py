@@ -7,6 +7,7 @@ NOTIFY_SOCKET.
 import os
 import sys
 import threading
+import time
 
 from nvdra_core import log
 from nvdra_core.clock import Deadline, SystemClock
@@ -51,12 +52,25 @@ class Sample:
             return
         if f"hang-{self.name}" in FAULTS:
             threading.Event().wait()
+        while f"churn-{self.name}" in FAULTS and not WORKERS.stopping.is_set():
+            many = [threading.Thread(target=deep, args=(20,)) for _ in range(20)]
+            for thread in many:
+                thread.start()
+            for thread in many:
+                thread.join()
         WORKERS.stopping.wait()
         say(f"end {self.name}")
 
 
+def deep(calls: int) -> None:
+    if calls:
+        deep(calls - 1)
+
+
 def reload() -> None:
     say("reload")
+    if "reload-blocks" in FAULTS:
+        time.sleep(3600)  # goes on after a signal
     if "reload" in FAULTS:
         raise ConfigError("new configuration is wrong")
 

@@ -172,6 +172,28 @@ def test_sigusr2_writes_all_stacks_and_goes_on(run):
     assert err.count("most recent call first") >= 3 and "service_program.py" in err
 
 
+def test_stacks_are_written_while_the_main_thread_hangs(run):
+    process = run("reload-blocks")
+    process.until("READY=1")
+    process.send(signal.SIGHUP)
+    process.until("RELOADING=1")
+    err = ""
+    while "in reload\n" not in err:  # it says that it reloads before it does
+        process.send(signal.SIGUSR2)
+        err += process.logged_until("_run_module_as_main")
+    assert "[a-loop] (most recent call first)" in err and "[MainThread]" in err
+
+
+def test_a_hundred_stacks_while_threads_come_and_go_do_no_harm(run):
+    process = run("churn-a", "churn-b")
+    process.until("READY=1")
+    for _ in range(100):
+        process.send(signal.SIGUSR2)
+        assert "[a-loop] (most recent call first)" in process.logged_until("_run_module_as_main")
+    process.send(signal.SIGTERM)
+    assert process.end()[0] == 0
+
+
 def test_a_service_that_the_watchdog_kills_says_where_its_threads_were(run):
     process = run()
     process.until("READY=1")

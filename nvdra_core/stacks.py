@@ -1,0 +1,47 @@
+"""Where all threads are now, for people: written to stderr on SIGUSR2. Called by ``service``, in a thread of its own.
+
+faulthandler does the same inside a signal handler, without the interpreter's lock, and so reads frames that a thread
+which ends at that moment gives back: it may crash the process. This reads them with the lock held. In return it waits
+for a thread that keeps the lock for good; that one is shown when systemd's watchdog ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from types import FrameType
+
+MAX_FRAMES = 100
+_STDERR = 2
+
+
+def write() -> None:
+    """Write the stacks to stderr, past its buffer, which a thread that hangs may have locked."""
+    rest = text().encode("utf-8", "backslashreplace")
+    try:
+        while rest:
+            rest = rest[os.write(_STDERR, rest) :]
+    except OSError:
+        return  # nobody reads stderr any more
+
+
+def text() -> str:
+    """The stacks in faulthandler's form, innermost call first; the main thread's comes last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    main = threading.main_thread().ident
+    frames = sorted(sys._current_frames().items(), key=lambda item: item[0] == main)
+    lines: list[str] = []
+    for ident, frame in frames:
+        name = names.get(ident, "not a thread of Python's")
+        lines += [f"Thread 0x{ident:016x} [{name}] (most recent call first):", *_calls(frame)]
+    return "\n".join(lines) + "\n"
+
+
+def _calls(frame: FrameType | None) -> list[str]:
+    lines: list[str] = []
+    while frame is not None and len(lines) < MAX_FRAMES:
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')
+        frame = frame.f_back
+    return [*lines, "  ..."] if frame is not None else lines
