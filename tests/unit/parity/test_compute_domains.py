@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,9 +94,33 @@ def test_supervisor_and_plugin_have_no_port_unless_one_is_asked_for():
 
 
 @pytest.fixture(scope="module")
-def roles(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[str]]]:
+def objects(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the chart renders."""
+    return helm.render(tmp_path_factory.mktemp("helm"))
+
+
+def test_the_class_of_channels_is_upstreams(objects):
+    """Templates of users name it, and it selects the one device that every node offers."""
+    [found] = [
+        o
+        for o in objects
+        if o["kind"] == "DeviceClass" and "compute-domain" in o["metadata"]["name"]
+    ]
+    assert found["metadata"]["name"] == "compute-domain-default-channel.nvidia.com"
+    [selector] = found["spec"]["selectors"]
+    of_device = "device.attributes['compute-domain.nvidia.com']"
+    assert selector["cel"]["expression"].split(" && ") == [
+        "device.driver == 'compute-domain.nvidia.com'",
+        f"{of_device}.type == 'channel'",
+        f"{of_device}.id == 0",
+    ]
+    [device] = slices.build(NodeView(fabric_state="NotSupported"), is_shared=False).devices
+    assert device["attributes"] == {"type": {"string": "channel"}, "id": {"int": 0}}
+
+
+@pytest.fixture(scope="module")
+def roles(objects: list[dict[str, Any]]) -> list[dict[str, list[str]]]:
     """All rules that a node has, in the whole cluster."""
-    objects = helm.render(tmp_path_factory.mktemp("helm"))
     found = [
         o for o in objects if o["kind"] == "ClusterRole" and "nvdra-node" in o["metadata"]["name"]
     ]
