@@ -16,10 +16,11 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import FABRIC_NODES
-from nvdra_node.imex.statuswriter import StatusWriter
+from nvdra_node.imex.statuswriter import RETRY_S, StatusWriter
 
 NODE = "node"
 MEMBER = FabricNodeStatus(boot_id="b", domains=(FabricDomainStatus(uid="d", ready=True),))
+LONGEST_PAUSE_S = max(RETRY_S)
 LEFT = FabricNodeStatus(boot_id="b")
 
 
@@ -67,11 +68,13 @@ def node() -> Iterator[Node]:
 @pytest.mark.parametrize("code", [409, 500, 403])
 def test_a_report_that_is_refused_is_repeated(node, code):
     node.status = LEFT
-    node.refuse(code, count=20)
+    node.refuse(code, count=0)
+    began_s = node.clock.monotonic()
     node.write(20)
     assert node.told() == ["d"]
+    assert node.clock.monotonic() - began_s <= 20 * LONGEST_PAUSE_S
     node.server.api.faults.clear()
-    node.write(2)
+    node.write()
     assert node.told() == []
 
 
