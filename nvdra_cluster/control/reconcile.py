@@ -304,20 +304,18 @@ class Reconciler:
         """The FabricNodes of these names, and of those in their lists of slots."""
         fabrics = self._cache.fabrics
         found = {name: fabrics[name] for name in names if name in fabrics}
-        for view in list(found.values()):
-            if clique_id and view.spec.clique_id == clique_id:
-                for entry in view.spec.slots:
-                    if entry.node_name in fabrics:
-                        found[entry.node_name] = fabrics[entry.node_name]
+        for listed in slots.lists(list(found.values()), clique_id) if clique_id else ():
+            for entry in listed:
+                if entry.node_name in fabrics:
+                    found[entry.node_name] = fabrics[entry.node_name]
         return tuple(found[name] for name in sorted(found))
 
     def _clique(self, clique_id: str, views: tuple[FabricView, ...], now: Now) -> CliqueSnapshot:
         cache = self._cache
         listed = {
             entry.node_name: entry.index
-            for view in views
-            if view.spec.clique_id == clique_id
-            for entry in view.spec.slots
+            for slots_of_one in slots.lists(views, clique_id)
+            for entry in slots_of_one
         }
         named = {view.name for view in views} | listed.keys()
         gone = {

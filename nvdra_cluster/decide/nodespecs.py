@@ -99,9 +99,8 @@ def _filled(clique: CliqueSnapshot, decision: CliqueDecision) -> tuple[FabricSlo
     """
     remembered = {
         entry.node_name: entry.address
-        for view in clique.nodes
-        if view.spec.clique_id == clique.clique_id
-        for entry in view.spec.slots
+        for listed in slots.lists(clique.nodes, clique.clique_id)
+        for entry in listed
     }
     remembered |= {name: "" for name in decision.cooling}
     reported = {v.name: v.status.addresses for v in clique.nodes if v.name in decision.slots}

@@ -10,11 +10,12 @@ between keeps others off it. Where nobody stays who could list it, nobody stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from nvdra_cluster.decide.model import FabricView
+from nvdra_core.api import FabricSlot
 
 
 class Claim(IntEnum):
@@ -72,6 +73,14 @@ class _Right:
 def home(view: FabricView) -> str:
     """The clique that decides about the node: the one it reports, else the one it was last given."""
     return view.status.clique_id or view.spec.clique_id
+
+
+def lists(nodes: Iterable[FabricView], clique_id: str) -> Iterable[tuple[FabricSlot, ...]]:
+    """The lists of slots that nodes of a clique were told. One that several share (as ``control.cache`` lets them)
+    comes once: of a thousand nodes each has a list of a thousand.
+    """
+    here = (view.spec.slots for view in nodes if view.spec.clique_id == clique_id)
+    return {id(listed): listed for listed in here}.values()
 
 
 def decide(snapshot: CliqueSnapshot) -> CliqueDecision:
@@ -172,10 +181,8 @@ def _claim(
 
 def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
     known = {view.name: view for view in snapshot.nodes}
-    for view in snapshot.nodes:
-        if view.spec.clique_id != snapshot.clique_id:
-            continue
-        for entry in view.spec.slots:
+    for listed_slots in lists(snapshot.nodes, snapshot.clique_id):
+        for entry in listed_slots:
             if entry.node_name not in snapshot.existing:
                 continue
             listed = known.get(entry.node_name)
