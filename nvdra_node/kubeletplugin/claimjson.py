@@ -1,4 +1,4 @@
-"""Claim <-> JSON inside a record. Pure. Used by ``transaction``.
+"""Claim <-> JSON inside a record, and whether the two agree. Pure. Used by ``transaction``.
 
 The shapes follow ResourceClaim.status.allocation.devices, so an operator who opens a record can read it.
 """
@@ -54,6 +54,31 @@ def decode(record: Record) -> Claim:
         ),
         annotations=body.get("annotations", {}),
     )
+
+
+def is_of(record: Record, claim: Claim) -> bool:
+    """Whether a record is of the allocation that the claim has now. One that does not say what it is of is believed.
+
+    Not compared: annotations, which may change, and where among other drivers' configs ours stand. A share's UUID is
+    new with each allocation, so its capacity is not looked at.
+    """
+    if not record.claim:
+        return True
+    old = decode(record)
+    return _results(old) == _results(claim) and _configs(old) == _configs(claim)
+
+
+def names(claim: Claim) -> str:
+    """Its devices, for people."""
+    return ", ".join(result.device for result in claim.results)
+
+
+def _results(claim: Claim) -> list[tuple[Any, ...]]:
+    return [(r.request, r.pool, r.device, r.share_id, r.admin_access) for r in claim.results]
+
+
+def _configs(claim: Claim) -> list[tuple[Any, ...]]:
+    return [(config.source, config.requests, config.parameters) for config in claim.configs]
 
 
 def _encode_result(result: AllocationResult) -> dict[str, Any]:

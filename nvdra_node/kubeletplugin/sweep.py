@@ -17,12 +17,8 @@ from nvdra_core.errors import NvdraError
 from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.transaction import (
-    Parts,
-    Transaction,
-    UnnamedClaimError,
-    why_gone,
-)
+from nvdra_node.kubeletplugin.gone import UnnamedClaimError, why_gone
+from nvdra_node.kubeletplugin.transaction import Parts, Transaction
 
 _log = log.get(__name__)
 

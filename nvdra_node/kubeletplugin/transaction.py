@@ -8,6 +8,10 @@ A process that dies between any two of these is repaired by the same calls: befo
 the record says what may have been; a CDI file without a record harms nobody and is swept. A plan without effects
 changes nothing but the claim's own CDI file and skips "started": one record write.
 
+A prepared claim may have been allocated anew since, under its UID: what was done is undone first, as by an unprepare.
+No container uses it, since the kubelet asks only for claims that it holds for unprepared, and the API server lets an
+allocation go only when no pod has reserved it.
+
 The API is read outside the locks. An unprepare that arrives meanwhile wins: the prepare gives up when it sees it.
 Retries live here alone: a NotReadyError that says when to try again is tried again inside the deadline, without locks.
 """
@@ -15,10 +19,10 @@ Retries live here alone: a NotReadyError that says when to try again is tried ag
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
@@ -40,41 +44,14 @@ from nvdra_node.kubeletplugin import claimjson, overlap
 from nvdra_node.kubeletplugin import effects as effect_rules
 from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
+from nvdra_node.kubeletplugin.gone import ClaimSource, why_gone
 from nvdra_node.kubeletplugin.locks import Locks
 from nvdra_node.kubeletplugin.waiting import Silent, Waiting
 
 _log = log.get(__name__)
 
-_NO_POD_NAMES_IT = "no relationship found between node"
-"""The node authorizer's words (kubernetes plugin/pkg/auth/authorizer/node)."""
-
-
-class ClaimSource(Protocol):
-    """Where claims are read (``claims``)."""
-
-    def fetch(self, ref: ClaimRef, deadline: Deadline) -> Claim:
-        """The claim of exactly this UID. Raises StaleClaimError, ApiError, DeadlineError."""
-
-
-class UnnamedClaimError(StaleClaimError):
-    """No pod on this node names the claim, says the API server. It says so for a moment after its own start, too."""
-
-
-def why_gone(claims: ClaimSource, ref: ClaimRef, deadline: Deadline) -> StaleClaimError | None:
-    """Why nothing may be prepared for a claim any more; None while it lives. Raises NvdraError if nobody can tell.
-
-    With the kubelet's credential a node may read only the claims that its pods name: one that is gone is forbidden
-    then, and not unknown. An UnnamedClaimError is to be believed only when it was heard for a while.
-    """
-    try:
-        claims.fetch(ref, deadline)
-    except StaleClaimError as error:
-        return error
-    except ApiError as error:
-        if error.status != 403 or _NO_POD_NAMES_IT not in str(error):
-            raise
-        return UnnamedClaimError(f"no pod on this node names claim {ref}")
-    return None
+REPEAT_READ_S = 3.0
+"""For reading a claim that is prepared already: without an answer, its record answers."""
 
 
 class Parts(Value, kw_only=True):
@@ -93,12 +70,14 @@ class Parts(Value, kw_only=True):
 
 
 class _Attempt:
-    """A prepare under way. ``overtaken``: the claim was unprepared since it began. ``claim``: as it was read."""
+    """A prepare under way. ``overtaken``: the claim was unprepared since it began. ``claim``: as it was read, if it
+    could be."""
 
-    __slots__ = ("claim", "overtaken")
+    __slots__ = ("claim", "has_read", "overtaken")
 
     def __init__(self) -> None:
         self.overtaken = False
+        self.has_read = False
         self.claim: Claim | None = None
 
 
@@ -200,13 +179,20 @@ class Transaction:
         self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
     ) -> tuple[PreparedDevice, ...]:
         record = self._parts.records.get(ref.uid)
-        if attempt.claim is None and not self._is_answer(record):
+        if not attempt.has_read:
             # Once for all tries: nodes that wait for their drivers must not ask the API twice a second.
             attempt.claim = self._read_claim(ref, record, deadline)
+            attempt.has_read = True
         claim = attempt.claim
         with self._locks.held((_claim_key(ref),), str(ref), deadline):
             record = self._parts.records.get(ref.uid)
             if record is not None and self._is_answer(record):
+                if claim is not None and not claimjson.is_of(record, claim):
+                    # Again, under the lock: the record may be from a later read than ours.
+                    claim = self._parts.claims.fetch(ref, deadline)
+                if claim is not None and not claimjson.is_of(record, claim):
+                    self._take_back(claim, record, deadline)
+                    return self._prepare_claim(claim, None, deadline)
                 if self._answer_holds(record, deadline):
                     return record.devices
                 claim = claimjson.decode(record)
@@ -238,17 +224,34 @@ class Transaction:
             _log.warning("the CDI file was gone or changed: written again", claim=ref)
         return True
 
-    def _read_claim(self, ref: ClaimRef, record: Record | None, deadline: Deadline) -> Claim:
-        """The claim from the API; from the record of an earlier attempt when the API does not answer."""
-        if record is None or not record.claim:
+    def _take_back(self, claim: Claim, record: Record, deadline: Deadline) -> None:
+        """Undo what was prepared for an allocation that is no more. The caller holds the claim's lock."""
+        what = (
+            f"claim {claim.ref} was allocated {claimjson.names(claim)} in the place of"
+            f" {claimjson.names(claimjson.decode(record))}"
+        )
+        _log.warning(f"{what}: preparing it anew")
+        try:
+            self._unprepare_claim(claim.ref, deadline)
+        except HostError as error:
+            raise HostError(
+                f"{what}, which cannot be taken back: {error}; it is tried again; if that does not"
+                " help, see on this node what uses the device, or drain and reboot it"
+            ) from error
+
+    def _read_claim(self, ref: ClaimRef, record: Record | None, deadline: Deadline) -> Claim | None:
+        """The claim from the API; when that does not answer, from the record of an earlier attempt, or None for a
+        record that is the answer itself."""
+        is_answer = self._is_answer(record)
+        if record is None or not (record.claim or is_answer):
             return self._parts.claims.fetch(ref, deadline)
         try:
-            # Half of the time: the other half is for preparing with what we have.
-            half = Deadline(deadline.remaining_s() / 2, self._parts.clock)
-            return self._parts.claims.fetch(ref, half)
+            # At most half of the time: the other half is for preparing with what we have.
+            limit_s = min(deadline.remaining_s() / 2, REPEAT_READ_S if is_answer else math.inf)
+            return self._parts.claims.fetch(ref, Deadline(limit_s, self._parts.clock))
         except (ApiError, DeadlineError) as error:
             _log.warning("claim not readable: using what its record says", error, claim=ref)
-            return claimjson.decode(record)
+            return None if is_answer else claimjson.decode(record)
 
     def _prepare_claim(
         self, claim: Claim, record: Record | None, deadline: Deadline

@@ -3,6 +3,7 @@
 import pytest
 
 from nvdra_core.errors import NvdraError
+from nvdra_core.value import replace
 from nvdra_node.host.fake.files import Crash
 from tests.crash.world import PLAIN, WITH_EFFECTS, WITH_RESTART, World, a_claim
 
@@ -33,6 +34,16 @@ def prepare(world, claim):
 
 def unprepare(world, claim):
     world.unprepare(claim)
+
+
+def moved(claim):
+    """The same claim, allocated anew with another device."""
+    (result,) = claim.results
+    return replace(claim, results=(replace(result, device="gpu-4"),))
+
+
+def prepare_moved(world, claim):
+    world.prepare(moved(claim))
 
 
 def every_step(act, prepared):
@@ -111,6 +122,28 @@ class TestDyingInUnprepare:
         LIVES_ON[life](world)
         world.prepare(claim)
         world.assert_prepared(claim)
+
+
+@pytest.mark.parametrize("life", LIVES_ON)
+@pytest.mark.parametrize(("claim", "step"), every_step(prepare_moved, prepared=True))
+class TestDyingInAMove:
+    def test_retry_prepares_what_is_allocated_now(self, claim, step, life):
+        world = World()
+        world.prepare(claim)
+        die(world, prepare_moved, claim, step)
+        LIVES_ON[life](world)
+        world.prepare(moved(claim))
+        world.assert_prepared(moved(claim))
+        world.unprepare(claim)
+        world.assert_clean()
+
+    def test_unprepare_leaves_nothing(self, claim, step, life):
+        world = World()
+        world.prepare(claim)
+        die(world, prepare_moved, claim, step)
+        LIVES_ON[life](world)
+        world.unprepare(claim)
+        world.assert_clean()
 
 
 @pytest.mark.parametrize(("claim", "step"), every_step(prepare, prepared=False))
