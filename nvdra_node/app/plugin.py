@@ -27,7 +27,7 @@ from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin import recordcheck
+from nvdra_node.kubeletplugin import filecheck, recordcheck
 from nvdra_node.kubeletplugin.claims import Claims
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
 from nvdra_node.kubeletplugin.driver import Driver
@@ -50,7 +50,7 @@ REGISTRATION_WAIT_S = 10.0
 """How long the first publishing waits for the kubelet."""
 SELF_CHECK_S = 2.0
 """For each socket: far above what an answer takes, far below any watchdog."""
-SOCKET_POLL_S = 5.0
+PATHS_POLL_S = 5.0
 RENEW_S = 10.0
 """For one claim's CDI file; who works on the claim for longer writes it himself."""
 
@@ -106,6 +106,7 @@ class Plugin:
             stopping=around.workers.stopping,
             waiting=self.waiting,
         )
+        self._parts = parts
         self.transaction = Transaction(parts)
         self.sweep = Sweep(self.transaction, parts, Times.every(settings.sweep_interval_s))
         self._assemble_sockets(driver)
@@ -161,7 +162,7 @@ class Plugin:
             FunctionPart(name="sockets", begin=self._serve, end=self._stop_serving),
             FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),
             FunctionPart(name="sweep", begin=self._start_sweep),
-            FunctionPart(name="socket watch", begin=self._start_socket_watch),
+            FunctionPart(name="path watch", begin=self._start_path_watch),
             FunctionPart(
                 name="waiting", begin=self.waiting.start, end=lambda deadline: self.waiting.stop()
             ),
@@ -231,26 +232,30 @@ class Plugin:
         stopping = self._around.workers.stopping
         self._around.workers.spawn("sweep", lambda: self.sweep.run(stopping))
 
-    def _start_socket_watch(self) -> None:
-        self._around.workers.spawn("socket-watch", self._watch_sockets)
+    def _start_path_watch(self) -> None:
+        self._around.workers.spawn("path-watch", self._watch_paths)
 
-    def _watch_sockets(self) -> None:
+    def _watch_paths(self) -> None:
+        """Look after what others may delete."""
+        around = self._around
+        while not around.clock.wait(around.workers.stopping, PATHS_POLL_S):
+            self._keep_sockets()
+            filecheck.write_missing(self.transaction, self._parts)
+
+    def _keep_sockets(self) -> None:
         """Somebody may empty the kubelet's directories; without sockets the node would be lost and we would not know.
 
         A registration socket is bound anew. Without the DRA socket this process is of no use: it ends, and starts over.
         So it does when another program has taken a name: a start says who must go.
         """
-        around = self._around
-        while not around.clock.wait(around.workers.stopping, SOCKET_POLL_S):
-            if self.server.has_sockets():
-                continue
-            _LOG.warning("a socket is gone, or another program has its name; registering again")
-            self.server.register_again()
-            if not self.server.has_sockets():
-                raise FileError(
-                    "the DRA socket was removed or replaced; starting over",
-                    path=str(self._paths.dra),
-                )
+        if self.server.has_sockets():
+            return
+        _LOG.warning("a socket is gone, or another program has its name; registering again")
+        self.server.register_again()
+        if not self.server.has_sockets():
+            raise FileError(
+                "the DRA socket was removed or replaced; starting over", path=str(self._paths.dra)
+            )
 
     def _status_parts(self) -> list[Part]:
         if self._around.settings.claim_status == "off":

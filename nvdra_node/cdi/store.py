@@ -8,7 +8,7 @@ Files of other vendors are never touched, nor files under our name that another 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,24 +52,24 @@ class SpecFiles:
         """Write a claim's file, replacing an old one. Raises FileError, or what the driver's files need."""
         data = self._render(cdi, deadline)
         try:
-            self._files.replace(self._path(uid), data, mode=0o644)
+            self._files.replace(self.path(uid), data, mode=0o644)
         except FileError:
             if self._files.first_missing([str(self._directory)]) is None:
                 raise
             # Somebody emptied /run, or nobody has made the directory yet.
             self._files.make_directory(self._directory)
-            self._files.replace(self._path(uid), data, mode=0o644)
+            self._files.replace(self.path(uid), data, mode=0o644)
 
     def repair(self, uid: str, cdi: Mapping[str, Any], deadline: Deadline) -> bool:
         """Write a claim's file again unless it is there as it must be; returns whether it had to."""
-        if self._files.read(self._path(uid)) == self._render(cdi, deadline):
+        if self._files.read(self.path(uid)) == self._render(cdi, deadline):
             return False
         self.write(uid, cdi, deadline)
         return True
 
     def remove(self, uid: str) -> bool:
         """Remove a claim's file; False when there was none."""
-        return self._files.remove(self._path(uid))
+        return self._files.remove(self.path(uid))
 
     def open(self) -> None:
         """Make the directory, and remove the unfinished files of a crash. Call once, before anything is written."""
@@ -77,6 +77,15 @@ class SpecFiles:
         for name in self._files.names(self._directory):
             if name.startswith(f".{self._prefix}") and name.endswith(TEMP_SUFFIX):
                 self._files.remove(self._directory / name)
+
+    def missing(self, uids: Iterable[str]) -> tuple[str, ...]:
+        """Those of these claims that have no file. Raises FileError when the directory cannot be listed."""
+        there = set(self._files.names(self._directory))
+        return tuple(uid for uid in uids if self.path(uid).name not in there)
+
+    def path(self, uid: str) -> Path:
+        """Where the file of a claim is, or would be."""
+        return self._directory / f"{self._prefix}{uid}{_SUFFIX}"
 
     def uids(self) -> tuple[str, ...]:
         """UIDs of the claims that have a file written by us."""
@@ -88,9 +97,6 @@ class SpecFiles:
 
     def _is_ours(self, name: str) -> bool:
         return (self._files.read(self._directory / name) or b"").startswith(_OURS)
-
-    def _path(self, uid: str) -> Path:
-        return self._directory / f"{self._prefix}{uid}{_SUFFIX}"
 
     def _render(self, cdi: Mapping[str, Any], deadline: Deadline) -> bytes:
         wants_driver = cdi.get("driverFiles", True)

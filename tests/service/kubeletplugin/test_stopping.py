@@ -15,6 +15,8 @@ from tests.service.kubeletplugin.kubelet import Kubelet
 from tests.service.kubeletplugin.plugin import DRIVER
 from tests.service.kubeletplugin.publishing import NODE, PATIENCE_S, add_node, until
 
+BOOT_ID = "11111111-2222-4333-8444-555555555555"
+
 
 @contextmanager
 def a_service(
@@ -23,7 +25,7 @@ def a_service(
     """A service of ``nvdra-node`` on a host without the NVIDIA driver."""
     boot_id = directory / "proc/sys/kernel/random/boot_id"
     boot_id.parent.mkdir(parents=True)
-    boot_id.write_text("11111111-2222-4333-8444-555555555555\n")
+    boot_id.write_text(f"{BOOT_ID}\n")
     kubeconfig = {
         "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "c"}}],
