@@ -146,6 +146,19 @@ class DraApi:
 
         return self._in_version(apply, deadline)
 
+    def patch_claim_status(
+        self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """JSON merge patch of a claim's status: ``status.devices`` is replaced as a whole, so ``metadata`` should have
+        the resourceVersion that it was made from (409 when there is a newer one)."""
+
+        def patch(version: str) -> JsonObject:
+            resource = CLAIMS.at(version).sub("status")
+            stored = self.client.merge_patch(resource, body, options=options, deadline=deadline)
+            return resourceapi.claim_from(stored, version)
+
+        return self._in_version(patch, deadline)
+
     def _in_version(self, call: Callable[[str], T], deadline: Deadline | None) -> T:
         version = self.version(deadline)
         try:

@@ -4,6 +4,9 @@ For people and controllers; nothing depends on it. So it is done after the kubel
 own, from a bounded queue in which the newest word on a claim replaces older ones, and left for a while when the API
 server forbids it. Entries are merged by server-side apply under this driver's own field manager: other drivers' entries
 are theirs. Entries of devices that a claim no longer has are removed by the API server.
+
+A claim whose opaque parameters were not sent in the order of their names takes no apply: the API server sorts them
+meanwhile, sees another allocation, and answers 422. Its status is read, merged here, and patched.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ MAX_QUEUED = 256
 WRITE_S = 10.0
 MAX_TRIES = 3
 JOIN_S = 2.0
-HOPELESS = frozenset({400, 404, 409, 422})
+CONFLICT = 409
+INVALID = 422
+HOPELESS = frozenset({400, 404, CONFLICT, INVALID})
 """The claim is gone or is another one, or never takes what we say: not tried again."""
 
 _log = log.get(__name__)
@@ -42,6 +47,16 @@ class StatusApi(Protocol):
         self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
     ) -> JsonObject:
         """Server-side apply of ``status.devices``. Raises ApiError."""
+
+    def get_claim(
+        self, namespace: str, name: str, *, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """A ResourceClaim. Raises ApiError."""
+
+    def patch_claim_status(
+        self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """JSON merge patch. Raises ApiError, 409 when the claim has changed since its resourceVersion."""
 
 
 class _Word(Value):
@@ -116,12 +131,35 @@ class ClaimStatus:
             word = self._queue.popitem(last=False)[1]
         try:
             body = to_status(word.ref, word.devices, driver=self._driver, at_s=word.at_s)
-            limit = Deadline(WRITE_S, self._clock)
-            self._api.apply_claim_status(body, options=self._options, deadline=limit)
+            self._write(body, Deadline(WRITE_S, self._clock))
         except ApiError as error:
             return self._failed(word, error)
         self._permission.succeeded()
         return 0.0
+
+    def _write(self, body: JsonObject, limit: Deadline) -> None:
+        try:
+            self._api.apply_claim_status(body, options=self._options, deadline=limit)
+        except ApiError as error:
+            if error.status != INVALID:
+                raise
+            self._patch(body, error, limit)
+
+    def _patch(self, body: JsonObject, refusal: ApiError, limit: Deadline) -> None:
+        """See the module. Raises ``refusal`` for another claim of the same name."""
+        options = WriteOptions(field_manager=self._options.field_manager)
+        ref = body["metadata"]
+        for left in reversed(range(MAX_TRIES)):
+            claim = self._api.get_claim(ref["namespace"], ref["name"], deadline=limit)
+            if claim["metadata"].get("uid") != ref["uid"]:
+                raise refusal
+            patch = to_patch(claim, body, driver=self._driver)
+            try:
+                self._api.patch_claim_status(patch, options=options, deadline=limit)
+                return
+            except ApiError as error:
+                if error.status != CONFLICT or not left:
+                    raise
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -168,6 +206,17 @@ def to_status(
     return {
         "metadata": {"namespace": ref.namespace, "name": ref.name, "uid": ref.uid},
         "status": {"devices": list(entries.values())},
+    }
+
+
+def to_patch(claim: JsonObject, body: JsonObject, *, driver: str) -> JsonObject:
+    """The merge patch that does to ``claim`` what applying ``body`` should. Pure. Only for the state that was read."""
+    entries = (claim.get("status") or {}).get("devices") or ()
+    theirs = [entry for entry in entries if entry.get("driver") != driver]
+    version = claim["metadata"]["resourceVersion"]
+    return {
+        "metadata": {**body["metadata"], "resourceVersion": version},
+        "status": {"devices": [*theirs, *body["status"]["devices"]]},
     }
 
 

@@ -32,6 +32,16 @@ def validate(obj: JsonObject, old: JsonObject | None) -> Causes:
     return causes + _check_devices(status)
 
 
+def has_unsorted_parameters(claim: JsonObject) -> bool:
+    """Whether the real server refuses every apply of the status: it sorts opaque parameters meanwhile, and then takes
+    the allocation for another one. Seen with 1.34 and 1.36; merge patches and updates are not concerned."""
+    devices = ((claim.get("status") or {}).get("allocation") or {}).get("devices") or {}
+    opaque = [
+        (entry.get("opaque") or {}).get("parameters") for entry in devices.get("config") or ()
+    ]
+    return any(json.dumps(one) != json.dumps(one, sort_keys=True) for one in opaque)
+
+
 def with_allocated_devices(status: JsonObject) -> JsonObject:
     """``status`` without device statuses when nothing is allocated any more."""
     if status.get("allocation") or "devices" not in status:

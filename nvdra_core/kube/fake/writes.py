@@ -169,6 +169,8 @@ class Writer:
             obj = self._settle_update(write, merged, old)
             if obj == old.obj and owners == old.owners:
                 return old
+            if write.kind.plural == "resourceclaims" and claims.has_unsorted_parameters(old.obj):
+                raise StatusError(422, "status.allocation: field is immutable", reason="Invalid")
             return self._commit(write, Entry(obj, 0, owners))
 
     def _replace(self, write: Write, obj: JsonObject, old: Entry) -> Entry:

@@ -325,6 +325,28 @@ class KubernetesApiContract(WatchRules):
             self.apply(dra, claim, "one", a_device_status("gpu-9", pool=node))
         assert caught.value.status == 422
 
+    def test_unsorted_parameters_take_a_merge_patch_and_no_apply(
+        self, api: Client, dra: DraApi, namespace: str, node: str
+    ) -> None:
+        parameters = {"kind": "GpuConfig", "apiVersion": "resource.nvidia.com/v1beta1"}
+        config = {"opaque": {"driver": "gpu.nvidia.com", "parameters": parameters}}
+        created = api.create(CLAIMS, a_claim(namespace=namespace))
+        allocation = an_allocation("gpu-0", "gpu-1", node=node)
+        allocation["devices"]["config"] = [{"source": "FromClaim", **config}]
+        claim = api.update(CLAIMS.sub("status"), {**created, "status": {"allocation": allocation}})
+        entry = a_device_status("gpu-0", pool=node)
+        with pytest.raises(ApiError) as caught:
+            self.apply(dra, claim, "one", entry)
+        assert caught.value.status == 422
+        keys = ("name", "namespace", "uid", "resourceVersion")
+        metadata = {key: claim["metadata"][key] for key in keys}
+        body = {"metadata": metadata, "status": {"devices": [entry]}}
+        stored = dra.patch_claim_status(body, options=WriteOptions())
+        assert [one["device"] for one in stored["status"]["devices"]] == ["gpu-0"]
+        with pytest.raises(ApiError) as caught:
+            dra.patch_claim_status(body, options=WriteOptions())
+        assert caught.value.status == 409
+
     @staticmethod
     def apply(
         dra: DraApi, claim: JsonObject, manager: str, *statuses: JsonObject, force: bool = False

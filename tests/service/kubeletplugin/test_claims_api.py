@@ -138,6 +138,54 @@ def test_entries_of_other_drivers_stay(cluster: Cluster) -> None:
     assert set(cluster.entries()) == {DRIVER, OTHER}
 
 
+UNSORTED = {"kind": "GpuConfig", "apiVersion": "resource.nvidia.com/v1beta1"}
+
+
+@pytest.fixture
+def unsorted(cluster: Cluster) -> ClaimRef:
+    """A claim whose parameters a client sent as they came, which the API server takes no apply for."""
+    claim = a_claim()
+    config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": UNSORTED}}
+    claim["status"]["allocation"]["devices"]["config"] = [config]
+    uid = cluster.server.add(claim)["metadata"]["uid"]
+    return ClaimRef("default", "train", ClaimUID(uid))
+
+
+def test_a_claim_with_unsorted_parameters_says_what_it_has(
+    cluster: Cluster, unsorted: ClaimRef
+) -> None:
+    theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
+    other = ClaimStatus(cluster.api, OTHER, CLOCK)
+    for status, device in ((other, theirs), (cluster.status, GPU), (cluster.status, GPU)):
+        status.prepared(unsorted, (device,))
+        assert status.write_next() == 0.0
+    assert cluster.status.lost == other.lost == 0
+    assert set(cluster.entries()) == {DRIVER, OTHER}
+    (claim,) = cluster.server.objects("resourceclaims")
+    (config,) = claim["status"]["allocation"]["devices"]["config"]
+    assert list(config["opaque"]["parameters"]) == list(UNSORTED)
+
+
+def test_a_change_between_reading_and_patching_is_read_again(
+    cluster: Cluster, unsorted: ClaimRef
+) -> None:
+    cluster.server.api.faults.add(Fault(verb="patch", code=422))
+    cluster.server.api.faults.add(Fault(verb="patch", code=409, count=2))
+    cluster.status.prepared(unsorted, (GPU,))
+    cluster.status.write_next()
+    assert set(cluster.entries()) == {DRIVER}
+
+
+def test_the_status_of_a_later_claim_with_unsorted_parameters_is_not_patched(
+    cluster: Cluster, unsorted: ClaimRef
+) -> None:
+    cluster.server.api.faults.add(Fault(verb="patch", code=422))
+    older = ClaimRef(unsorted.namespace, unsorted.name, ClaimUID("older"))
+    cluster.status.prepared(older, (GPU,))
+    cluster.status.write_next()
+    assert cluster.entries() == {} and cluster.status.lost == 1
+
+
 def test_a_claim_of_the_same_name_that_came_later_is_not_touched(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.status.prepared(ClaimRef(ref.namespace, ref.name, ClaimUID("older")), (GPU,))
@@ -228,7 +276,21 @@ def test_a_server_that_hangs_delays_nobody(cluster: Cluster) -> None:
     cluster.server.api.faults.clear()
 
 
-class Refused:
+class OnlyApplied:
+    """The part of StatusApi that no apply without a 422 comes to."""
+
+    def get_claim(
+        self, namespace: str, name: str, *, deadline: Deadline | None = None
+    ) -> dict[str, Any]:
+        raise AssertionError("nobody should read")
+
+    def patch_claim_status(
+        self, body: dict[str, Any], *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> dict[str, Any]:
+        raise AssertionError("nobody should patch")
+
+
+class Refused(OnlyApplied):
     """StatusApi that answers 403."""
 
     def __init__(self, words: str) -> None:
@@ -244,7 +306,7 @@ class Refused:
         return body
 
 
-class Api:
+class Api(OnlyApplied):
     """StatusApi that fails a number of times."""
 
     def __init__(self, failures: int) -> None:
