@@ -72,7 +72,7 @@ class ComputeDomainDriver:
 
     def plan(self, claim: Claim, others: Sequence[Record]) -> Plan:
         """See Driver."""
-        return planning.plan(claim, self._source.view)
+        return planning.plan(claim)
 
     def release(self, record: Record, others: Sequence[Record]) -> Sequence[Effect]:
         """See Driver. What a claim holds, it holds for itself alone."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_node.computedomain.effects import JoinDomain
-from nvdra_node.computedomain.model import Membership, NodeView
+from nvdra_node.computedomain.model import CHANNEL_ISOLATION, Membership, NodeView
 from nvdra_node.computedomain.supervisor import AGAIN_S, UNAVAILABLE_PAUSE_S, Held
 from nvdra_node.host.fake.files import Faults
 
@@ -28,7 +28,7 @@ class FakeSupervisor:
     _news: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
-        """See SupervisorDoor. Does not wait."""
+        """See SupervisorDoor. Does not wait. Domains that isolate by node are let in one at a time."""
         self._check(f"join {effect.uid}")
         self.joins += 1
         if self.namespaces.get(effect.domain_uid, effect.namespace) != effect.namespace:
@@ -38,6 +38,13 @@ class FakeSupervisor:
         if found is None:
             raise NotReadyError(
                 f"ComputeDomain {effect.domain_uid} is not ready", retry_after_s=AGAIN_S
+            )
+        others = sorted({uid for uid in self.held.values() if uid != effect.domain_uid})
+        if found.isolation != CHANNEL_ISOLATION and others:
+            raise NotReadyError(
+                f"ComputeDomain {effect.domain_uid} is not ready on this node: OtherDomainActive: this node is"
+                f" another ComputeDomain's until the claims of {', '.join(others)} are gone",
+                retry_after_s=AGAIN_S,
             )
         return found
 

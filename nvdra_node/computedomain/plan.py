@@ -20,7 +20,6 @@ from nvdra_node.computedomain.model import (
     CHANNEL_PREFIX,
     DAEMON_PREFIX,
     Membership,
-    NodeView,
 )
 from nvdra_node.kubeletplugin import claimconfig
 from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, OpaqueConfig
@@ -38,7 +37,7 @@ _EXAMPLE = {
     "domainID": "none",
 }
 HOLD = "imex"
-"""The node's one daemon; with a domain's part beside it where several domains share the daemon."""
+"""The node's one daemon; beside it stands the domain's part of it."""
 
 
 def warm_up() -> None:
@@ -50,16 +49,17 @@ def warm_up() -> None:
     api.decode_strict(_EXAMPLE, where="example")
 
 
-def plan(claim: Claim, view: NodeView) -> Plan:
-    """Decide how to prepare a claim. Raises ClaimError."""
+def plan(claim: Claim) -> Plan:
+    """Decide how to prepare a claim. Raises ClaimError.
+
+    Claims with a share of the channel go together, of whatever domains: whether the node can serve two of them is the
+    supervisor's to say, which lets in one at a time. What isolates a domain is often not known here yet when its first
+    claim comes, and must not be guessed: the guess would be on record for as long as the claim is.
+    """
     config = wanted(claim)
-    domain = view.domains.get(config.domain_id)
-    is_shared = domain is not None and domain.isolation == CHANNEL_ISOLATION
     return Plan(
-        holds=(HOLD, f"{HOLD}/{config.domain_id}") if is_shared else (HOLD,),
+        holds=(HOLD, f"{HOLD}/{config.domain_id}"),
         effects=(JoinDomain.of(claim.ref, config.domain_id).to_json(),),
-        # Claims of one domain share its channel. Where each domain has a channel of its own, so may all claims.
-        config_key="" if is_shared else config.domain_id,
     )
 
 

@@ -75,12 +75,12 @@ def test_a_second_claim_of_the_channel_is_told_who_has_it(node):
         node.prepare(a_claim("c2"))
 
 
-def test_shares_of_one_domain_go_together_and_of_two_do_not(node):
+def test_shares_of_one_domain_go_together_and_those_of_another_wait_for_them(node):
     node.supervisor.ready["B"] = joined("B")
     node.prepare(a_claim("c1", shares=("s1",)))
     node.prepare(a_claim("c2", shares=("s2",)))
-    with pytest.raises(DeviceConflictError):
-        node.prepare(a_claim("c3", parameters("B"), shares=("s3",)))
+    with pytest.raises(NotReadyError, match="another ComputeDomain's until the claims of A"):
+        node.prepare(a_claim("c3", parameters("B"), shares=("s3",)), timeout_s=5)
     node.unprepare(a_claim("c1"))
     node.unprepare(a_claim("c2"))
     node.prepare(a_claim("c3", parameters("B"), shares=("s3",)))

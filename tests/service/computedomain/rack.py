@@ -255,9 +255,9 @@ class Rack:
         self, name: str, tray: Tray, domain: str, namespace: str = "ns", mode: str = "Single"
     ) -> str:
         """A claim of this domain, allocated on the tray."""
-        parameters = {
-            "apiVersion": "resource.nvidia.com/v1beta1", "kind": "ComputeDomainChannelConfig",
-            "domainID": domain, "allocationMode": mode,
+        parameters = {  # sorted, as the controller writes them
+            "allocationMode": mode, "apiVersion": "resource.nvidia.com/v1beta1",
+            "domainID": domain, "kind": "ComputeDomainChannelConfig",
         }  # fmt: skip
         body = _object("resource.k8s.io/v1", "ResourceClaim", name, namespace)
         body["spec"] = {"devices": {"requests": [_request()]}}
