@@ -5,7 +5,7 @@ The message ends in a pod's event: it says what is waited for and, where somebod
 
 from __future__ import annotations
 
-from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, domain_named
+from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, Isolation, domain_named
 from nvdra_node.imex.decide import blockers, holds, is_admitted, run_for, serves, target
 from nvdra_node.imex.model import Memory, Mode, Readiness, Situation
 
@@ -40,7 +40,7 @@ def of_domain(domain_uid: str, situation: Situation, memory: Memory) -> Readines
         detail = f": {situation.fabric.message}" if situation.fabric.message else ""
         return _wait(reason, text + detail)
     if situation.policy.mode is Mode.HOST_MANAGED:
-        return _of_hosted(situation)
+        return _of_hosted(domain, situation)
     return _of_managed(domain, situation, memory)
 
 
@@ -69,7 +69,18 @@ def _ready(situation: Situation) -> Readiness:
     return Readiness(is_ready=True, reason=RECOVERY if recovery else "", message=recovery)
 
 
-def _of_hosted(situation: Situation) -> Readiness:
+def _of_hosted(domain: FabricDomain, situation: Situation) -> Readiness:
+    """One domain at a time here too: all that the host's daemon serves have the same channel, so tenants would meet."""
+    others = {
+        h.domain_uid
+        for h in situation.holders
+        if h.is_admitted and h.domain_uid not in ("", domain.uid)
+    }
+    if others and domain.isolation is Isolation.DOMAIN:
+        return _wait(
+            "OtherDomainActive",
+            f"this node serves ComputeDomain {', '.join(sorted(others))} for {blockers(situation, others)}",
+        )
     if situation.imex is ImexState.READY:
         return _ready(situation)
     return _wait(

@@ -84,6 +84,20 @@ class TestHostManaged:
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.daemon.history == []
 
+    def test_two_domains_do_not_meet_in_the_one_channel_that_it_serves(self):
+        node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
+        node.assign(a_domain("A"), a_domain("B"), slot=None)
+        node.daemon.restart_by_hand()
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+        told = node.ask(a_claim("c2", "B")).readiness
+        assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
+        assert "c1" in told.message
+        assert node.ask(a_claim("c3")).readiness.is_ready, "the same domain's go together"
+        node.supervisor.leave("c1")
+        node.supervisor.leave("c3")
+        assert node.ask(a_claim("c2", "B")).readiness.is_ready
+
     def test_it_is_looked_at_often_while_a_claim_waits_for_it_and_its_end_is_seen_soon(self):
         node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
         node.assign(a_domain(), slot=None)
