@@ -20,7 +20,8 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, JsonObject, Selector
 
 ASK_TIMEOUT_S = 3.0
-LIST_TIMEOUT_S = 30.0
+REPORTS_TIMEOUT_S = 30.0
+"""For all reports of one domain: nobody else is served meanwhile, and the rest is tried again later."""
 MANY = 200
 """From so many nodes on, all are listed, in pages: one by one they would take longer."""
 
@@ -50,17 +51,17 @@ class Recheck:
         with self.cache.lock:
             views = self.cache.fabrics.values()
             told = sorted(view.name for view in views if domain_named(view.spec, uid))
+        deadline = Deadline(REPORTS_TIMEOUT_S, self.clock)
         if len(told) <= MANY:
             for name in told:
-                self._read_report(name)
+                self._read_report(name, min(ASK_TIMEOUT_S, deadline.remaining_s()))
             return
-        deadline = Deadline(LIST_TIMEOUT_S, self.clock)
         for obj in self.client.list(FABRIC_NODES, deadline=deadline).items:
             self.observe_fabric(obj)
 
-    def _read_report(self, name: str) -> None:
+    def _read_report(self, name: str, timeout_s: float) -> None:
         try:
-            obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(ASK_TIMEOUT_S, self.clock))
+            obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(timeout_s, self.clock))
         except ApiError as error:
             if error.status != 404 or error.api_reason != "NotFound":
                 raise
