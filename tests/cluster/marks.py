@@ -11,7 +11,7 @@ import pytest
 from tests.cluster import capability, programs
 
 
-def _is_required() -> bool:
+def is_required() -> bool:
     """Return whether a test that cannot run must fail."""
     return os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1"
 
@@ -28,7 +28,7 @@ def needs_cluster(
     """Return what a module assigns to `pytestmark`, or a parameter takes as marks, to run with that
     version.
     """
-    reason = None if _is_required() else capability.why_not() or _why_not_built(minor)
+    reason = None if is_required() else capability.why_not() or _why_not_built(minor)
     return [
         pytest.mark.cluster,
         pytest.mark.timeout(timeout_s),

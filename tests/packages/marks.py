@@ -3,11 +3,14 @@
 import pytest
 
 from tests.cluster import capability
+from tests.cluster.marks import is_required
 
 
 def needs_packages(*, timeout_s: int = 900) -> list[pytest.MarkDecorator]:
-    """What a module assigns to ``pytestmark``. They carry the mark ``cluster``, too: like it they need root."""
-    reason = capability.why_not()
+    """What a module assigns to ``pytestmark``. They carry the mark ``cluster``, too: like it they need root, and fail
+    where it is required.
+    """
+    reason = None if is_required() else capability.why_not()
     return [
         pytest.mark.cluster,
         pytest.mark.packages,
