@@ -74,6 +74,11 @@ class FabricDomain(ApiStruct, frozen=True, omit_defaults=False):
     means not known, and then every filled slot is tried. Each change is told to a running IMEX,
     which would else find a new peer after its back-off only (up to 125 s).
     """
+    slot_count: int = 0
+    """Lines of this domain's nodes_config, the same on all its nodes while any of them runs IMEX for
+    it. 0: ``slotCount`` of the clique. So a clique whose ``slotCount`` is raised gives new domains
+    the new number at once, and domains that run keep theirs.
+    """
 
 
 class FabricCertificate(ApiStruct, frozen=True):
@@ -149,6 +154,12 @@ class ImexIncarnation(ApiStruct, frozen=True, omit_defaults=False):
     slot: int
     domain_uid: str = msgspec.field(default="", name="domainUID")
     """The ComputeDomain it serves; empty with isolation ``channel``."""
+    slot_count: int = 0
+    """Lines of the nodes_config it was started with: peers with another number refuse each other. 0:
+    an older supervisor does not report it.
+    """
+    version: str = ""
+    """Of the daemon that runs, as it reports it; ``imexVersion`` may be of a newer package."""
 
 
 class ImexStatus(ApiStruct, frozen=True):
@@ -175,6 +186,26 @@ class FabricClaim(ApiStruct, frozen=True, omit_defaults=False):
     uid: str
 
 
+class PeerProblem(str, Enum):
+    """Why the node's IMEX is not connected to a peer, as ``nvidia-imex-ctl -N`` reports it."""
+
+    UNREACHABLE = "Unreachable"
+    """No connection: it does not run, its address or port cannot be reached, or it refuses TLS."""
+    VERSION_MISMATCH = "VersionMismatch"
+    NODE_MAP_MISMATCH = "NodeMapMismatch"
+    """It runs with another nodes_config (``slotCount``)."""
+
+
+class FabricPeer(ApiStruct, frozen=True, omit_defaults=False):
+    """A peer of the domain that the node's IMEX is not connected to."""
+
+    slot: int
+    problem: str = PeerProblem.UNREACHABLE.value
+    """A ``PeerProblem``; a text, so that one of a later release does not make the report unreadable."""
+    version: str = ""
+    """Of the peer's IMEX, where the node's IMEX knows it."""
+
+
 class FabricDomainStatus(ApiStruct, frozen=True, omit_defaults=False):
     """How a domain is doing on this node: one entry for each with a claim prepared or in
     preparation.
@@ -190,8 +221,11 @@ class FabricDomainStatus(ApiStruct, frozen=True, omit_defaults=False):
     message: str = ""
     claims: tuple[FabricClaim, ...] = ()
     peers_connected: int = 0
+    """Members of the domain in this clique that the node's IMEX is connected to."""
     peers_known: int = 0
-    """Peers of the domain that the node knows of, itself not counted."""
+    """Members of the domain in this clique that the node has an address of, itself not counted."""
+    peers: tuple[FabricPeer, ...] = ()
+    """Of the peers that are not connected, those with the lowest slots: at most 32."""
 
 
 class FabricNodeStatus(ApiStruct, frozen=True):
@@ -202,6 +236,8 @@ class FabricNodeStatus(ApiStruct, frozen=True):
     clique_id: str = msgspec.field(default="", name="cliqueID")
     addresses: tuple[str, ...] = ()
     """IP addresses that peers can reach, the preferred one first."""
+    address_message: str = ""
+    """Why this address was chosen, or why there is none and what to set."""
     driver_version: str = ""
     imex_version: str = ""
     channel_count: int = 0
