@@ -16,8 +16,13 @@ DOCUMENTS = sorted(
     [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *TOP.glob("docs/**/*.md")]
 )
 STATES = ("done", "partly", "not yet")
+BUILT = {line.strip("/") for line in (TOP / ".gitignore").read_text().splitlines()}
+"""What builds leave in a checkout (``out``): a path below it, in a document, is not one of the repository."""
+
 PLACES = {
-    path.name for path in TOP.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))
+    path.name
+    for path in TOP.iterdir()
+    if path.is_dir() and not path.name.startswith((".", "_")) and path.name not in BUILT
 }
 NODE_PARTS = {path.name for path in (TOP / "nvdra_node").iterdir() if path.is_dir()}
 """Documents about the node may leave ``nvdra_node/`` out: ``gpu/plan.py``."""
