@@ -76,9 +76,12 @@ def _run(command: str, settings: config.NodeConfig) -> int:
 
 
 def _check(settings: config.NodeConfig) -> int:
-    from nvdra_node.app import gpu
+    from nvdra_node.app import gpu, surroundings
 
     gpu.parse_gates(settings)
+    settings = surroundings.checked(settings)
+    for warning in surroundings.warnings(settings):
+        print(f"nvdra-node: {warning}", file=sys.stderr)
     width = max(len(key) for key in settings.sources)
     for key, value in config.describe(settings).items():
         print(f"{key:<{width}}  {value!s:<40}  {settings.sources[key]}")

@@ -16,7 +16,7 @@ from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
-from nvdra_node.app.surroundings import open_client, roots_of
+from nvdra_node.app.surroundings import open_client, roots_of, with_node_name
 from nvdra_node.cdi.spec import Common
 from nvdra_node.computedomain.driver import ComputeDomainDriver
 from nvdra_node.computedomain.label import CliqueLabel
@@ -44,6 +44,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     log.configure(
         verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
     )
+    settings = with_node_name(settings)
     _LOG.info("starting", settings=config.describe(settings))
     clock = SystemClock()
     client = open_client(settings)

@@ -17,7 +17,7 @@ from nvdra_node.app.firstlook import FirstLook
 from nvdra_node.app.onecpu import OneCpu
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
-from nvdra_node.app.surroundings import checked_gates, open_client
+from nvdra_node.app.surroundings import checked_gates, open_client, with_node_name
 from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.slices import SliceSettings
@@ -33,6 +33,7 @@ DRIVERS = (GpuDriver.name, "compute-domain.nvidia.com")
 def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook) -> int:
     """Run until told to stop; the exit status. Raises ConfigError before anything but the look was started."""
     gates = parse_gates(settings)
+    settings = with_node_name(settings)
     clock, host, workers, watch = look.clock, look.host, look.workers, look.watch
     client = open_client(settings)
     try:
@@ -80,6 +81,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
 def withdraw(settings: config.NodeConfig) -> int:
     """Delete this node's slices of both drivers, for an uninstall. Raises ApiError."""
     clock = SystemClock()
+    settings = with_node_name(settings)
     client = open_client(settings)
     try:
         api = DraApi(client)

@@ -23,7 +23,7 @@ from nvdra_node import config
 from nvdra_node.app import imexgauges
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart, endpoint_parts
-from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of
+from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of, with_node_name
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.imex import address, fabric, report
@@ -57,6 +57,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     log.configure(
         verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
     )
+    settings = with_node_name(settings)
     _LOG.info("starting", settings=config.describe(settings))
     host = open_host(roots_of(settings))
     kubeconfig = load_kubeconfig(settings)

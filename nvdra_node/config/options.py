@@ -17,8 +17,13 @@ KUBECONFIGS = (
     Path("/etc/nvdra/kubeconfig"),
     Path("/var/lib/kubelet/kubeconfig"),
     Path("/etc/kubernetes/kubelet.conf"),
+    Path("/var/lib/rancher/rke2/agent/kubelet.kubeconfig"),
+    Path("/var/lib/rancher/k3s/agent/kubelet.kubeconfig"),
+    Path("/var/lib/k0s/kubelet.conf"),
+    Path("/var/snap/microk8s/current/credentials/kubelet.config"),
 )
-"""Searched in this order when none is set: our own credential first, the kubelet's own as the fallback."""
+"""Searched in this order when none is set: our own credential first, the kubelet's own as the fallback (of kubeadm and
+clouds, RKE2, k3s, k0s, MicroK8s)."""
 
 
 class Option(Value, kw_only=True):
@@ -54,7 +59,7 @@ OPTIONS: tuple[Option, ...] = (
         "node_name",
         values.as_node_name,
         None,
-        "name of this host's Node object; default: the host name",
+        "name of this host's Node object; default: the one that the credential is of, else the host name",
         env="NODE_NAME",
     ),
     _option(

@@ -17,6 +17,7 @@ from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Resource, WriteOptions
 from nvdra_node.imex import report
+from nvdra_node.kubeletplugin import permission
 
 _LOG = log.get(__name__)
 
@@ -96,12 +97,20 @@ class StatusWriter:
             if isinstance(error, ApiError) and error.retry_after_s is not None:
                 pause_s = max(pause_s, min(error.retry_after_s, MAX_PAUSE_S))
             self._not_before_s = self._clock.monotonic() + pause_s
-            _LOG.info("FabricNode's status is not written", v=1, error=str(error), pause_s=pause_s)
+            self._report_failure(error, pause_s)
             return pause_s
         self._failures = 0
         self._written, self._written_at_s = status, self._clock.monotonic()
         self._lazy_since_s = None
         return heartbeat_s
+
+    def _report_failure(self, error: NvdraError, pause_s: float) -> None:
+        """A refusal needs an administrator and is a warning, once in a row; what passes by itself is not."""
+        if isinstance(error, ApiError) and error.status == 403 and self._failures == 1:
+            remedy = permission.with_remedy(error, self._node)
+            _LOG.warning("FabricNode's status not written", remedy, pause_s=pause_s)
+        else:
+            _LOG.info("FabricNode's status not written", v=1, error=str(error), pause_s=pause_s)
 
     def _beat_due_s(self, heartbeat_s: float) -> float:
         """Seconds until the next sign of life."""

@@ -51,6 +51,26 @@ class Permission:
         return True
 
 
+def with_remedy(error: ApiError, node: str) -> ApiError:
+    """An error about the Node ``node`` or its objects, with what to do about a 403 or 404; other errors unchanged."""
+    if error.status == 404:
+        remedy = f"if this host's Node is not named {node}, set nodeName in /etc/nvdra/config.yaml"
+    elif error.status == 403:
+        remedy = (
+            f"if the credential is not of node {node}, correct nodeName in /etc/nvdra/config.yaml or the"
+            " credential (nvdra-node check-config shows both); otherwise install the chart nvdra, which"
+            " grants the rights"
+        )
+    else:
+        return error
+    return ApiError(
+        f"{error}; {remedy}",
+        status=error.status,
+        api_reason=error.api_reason,
+        retry_after_s=error.retry_after_s,
+    )
+
+
 def is_of_right(error: ApiError) -> bool:
     """Whether a refusal says that the node may not do such a thing at all. Pure."""
     text = str(error)

@@ -21,6 +21,7 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
+from nvdra_node.kubeletplugin import permission
 from nvdra_node.kubeletplugin.slicelayout import JsonObject
 
 _GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-)?")
@@ -75,7 +76,10 @@ class KubeSlices:
 
     def node_uid(self, deadline: Deadline) -> str:
         """See Slices."""
-        node = self._api.client.get(NODES, self._node, deadline=deadline)
+        try:
+            node = self._api.client.get(NODES, self._node, deadline=deadline)
+        except ApiError as error:
+            raise permission.with_remedy(error, self._node) from error
         return str(node["metadata"]["uid"])
 
     def server_version(self, deadline: Deadline) -> tuple[int, int]:
@@ -89,7 +93,10 @@ class KubeSlices:
     def create(self, body: JsonObject, deadline: Deadline, *, dry_run: bool = False) -> JsonObject:
         """See Slices."""
         options = WriteOptions(field_manager=self._manager, dry_run=dry_run)
-        return self._api.create_slice(body, options=options, deadline=deadline)
+        try:
+            return self._api.create_slice(body, options=options, deadline=deadline)
+        except ApiError as error:
+            raise permission.with_remedy(error, self._node) from error
 
     def update(self, body: JsonObject, deadline: Deadline) -> JsonObject:
         """See Slices."""
