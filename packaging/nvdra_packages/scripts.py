@@ -25,7 +25,9 @@ def write(target: Path, units: Path, compiled: Collection[str]) -> None:
         "NOT_COMPILED": " ".join(p for p in PYTHONS if p not in compiled),
         "SERVICES": " ".join(services_of(units)),
         "OTHERS": " ".join(
-            path.name for kind in ("target", "timer") for path in sorted(units.glob(f"*.{kind}"))
+            path.name
+            for kind in ("target", "timer", "path")
+            for path in sorted(units.glob(f"*.{kind}"))
         ),
         "PURGE": PURGE.read_text(),
     }

@@ -267,7 +267,9 @@ mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe
 
 def units() -> list[Path]:
     """The files of ``systemd/`` that are units."""
-    return sorted(p for p in UNITS.iterdir() if p.suffix in (".service", ".target", ".timer"))
+    return sorted(
+        p for p in UNITS.iterdir() if p.suffix in (".service", ".target", ".timer", ".path")
+    )
 
 
 def probe_unit(text: str, argv: Sequence[str]) -> str:

@@ -101,6 +101,45 @@ def test_a_reload_looks_at_the_gpus_at_once_and_restarts_nothing(bed: Bed, node:
     assert (node.show("MainPID"), node.show("StatusText")) == (pid, "running")
 
 
+LATE = "/var/lib/late-kubelet"
+PATH_UNIT = UNIT.replace(".service", ".path")
+
+
+@pytest.fixture
+def late_kubelet(node: UnitNode) -> Iterator[UnitNode]:
+    """A host that booted before it had a kubelet, whose directory will be ``LATE``."""
+    node.systemctl("stop", UNIT)
+    changes = {
+        UNIT: f"[Unit]\nConditionPathIsDirectory=\nConditionPathIsDirectory={LATE}\n",
+        PATH_UNIT: f"[Path]\nDirectoryNotEmpty=\nDirectoryNotEmpty={LATE}\n",
+    }
+    for unit, text in changes.items():
+        node.write(f"/run/systemd/system/{unit}.d/late.conf", text)
+    node.systemctl("daemon-reload")
+    node.systemctl("start", UNIT)
+    yield node
+    node.systemctl("stop", UNIT)
+    node.machine.run(["rm", "-rf", LATE, *(f"/run/systemd/system/{unit}.d" for unit in changes)])
+    node.systemctl("daemon-reload")
+
+
+def test_a_kubelet_directory_after_boot_starts_the_service(late_kubelet: UnitNode) -> None:
+    node = late_kubelet
+    assert (node.show("ActiveState"), node.show("ConditionResult")) == ("inactive", "no")
+    assert node.show("ActiveState", PATH_UNIT) == "active"
+    node.write(f"{LATE}/config.yaml", "{}")
+    wait_for("started by the directory", lambda: node.show("ActiveState") == "active", 30)
+
+
+def test_a_stopped_service_stays_stopped_beside_its_path(late_kubelet: UnitNode) -> None:
+    node = late_kubelet
+    node.write(f"{LATE}/config.yaml", "{}")
+    wait_for("started by the directory", lambda: node.show("ActiveState") == "active", 30)
+    node.systemctl("stop", UNIT)
+    time.sleep(3)
+    assert [node.show("ActiveState", unit) for unit in (UNIT, PATH_UNIT)] == ["inactive"] * 2
+
+
 # --- the sandbox
 
 

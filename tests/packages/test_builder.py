@@ -158,7 +158,7 @@ def test_maintainer_scripts_are_whole_and_the_shell_reads_them(tmp_path: Path):
     units = tmp_path / "units"
     units.mkdir()
     (units / "nvdra-gpu-plugin.service").write_text("[Service]\nType=notify\n")
-    for name in ("nvdra.target", "nvdra-credential.timer"):
+    for name in ("nvdra.target", "nvdra-credential.timer", "nvdra-gpu-plugin.path"):
         (units / name).write_text("[Unit]\n")
     scripts.write(tmp_path, units, ["3.10", "3.11"])
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/p*"))
@@ -167,7 +167,7 @@ def test_maintainer_scripts_are_whole_and_the_shell_reads_them(tmp_path: Path):
         text = (tmp_path / name).read_text()
         assert not re.search(r"@[A-Z_]+@", text)
         assert 'not_compiled="3.12 3.13 3.14"' in text
-        assert 'others="nvdra.target nvdra-credential.timer"' in text
+        assert 'others="nvdra.target nvdra-credential.timer nvdra-gpu-plugin.path"' in text
         subprocess.run(["sh", "-n", tmp_path / name], check=True)
 
 
