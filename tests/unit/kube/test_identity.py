@@ -1,5 +1,7 @@
 """The Node that a credential is of: tokens and client certificates, whole and broken."""
 
+from __future__ import annotations
+
 import base64
 import datetime
 import json
@@ -19,7 +21,7 @@ SERVER = "https://10.0.0.1:6443"
 LONG_NAME = "tray-07." + "r" * 160 + ".example"
 
 
-def common_name(user: str) -> x509.NameAttribute:
+def common_name(user: str) -> x509.NameAttribute[str]:
     """Kubernetes allows more than the 64 characters of X.520, which the library warns of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
