@@ -7,34 +7,21 @@ below /var/lib: with it a node whose API server is down prepares claims it may p
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
-
-import msgspec
 
 from nvdra_core import log
-from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
-from nvdra_core.value import Value, asdict, replace
 from nvdra_node.host.ports import Files
-from nvdra_node.imex import render
-from nvdra_node.imex.model import Holder, Memory, Run, Started
+from nvdra_node.imex import render, statefile
+from nvdra_node.imex.model import Holder, Memory, Run
 from nvdra_node.imex.render import Layout
+from nvdra_node.imex.statefile import Kept
 
 _LOG = log.get(__name__)
 
 _RECOVERY = "persist.dat"
-_V = TypeVar("_V", bound=Value)
-
-
-class Kept(Value, kw_only=True):
-    """What an earlier supervisor of this boot left."""
-
-    memory: Memory
-    holders: tuple[Holder, ...]
 
 
 class Store:
@@ -68,37 +55,19 @@ class Store:
         if data is None:
             return None
         try:
-            body = json.loads(data)
-            if body["bootID"] != boot_id:
-                return None
-            kept = Kept(
-                memory=_memory(dict(body["memory"])),
-                holders=tuple(_built(Holder, holder) for holder in body["holders"]),
-            )
-            self._told = msgspec.convert(body.get("hosts"), str | None)
-            return kept
+            kept = statefile.decode(data, boot_id)
         except (ValueError, TypeError, KeyError) as error:
             _LOG.warning(
                 "the supervisor's state is not usable", path=self.layout.state, error=repr(error)
             )
             return None
+        if kept is not None:
+            self._told = kept.hosts
+        return kept
 
     def save(self, boot_id: str, memory: Memory, holders: Iterable[Holder]) -> None:
-        """Remember. Times of the monotonic clock are worth nothing in another process and are left out."""
-        body = {
-            "bootID": boot_id,
-            "memory": {
-                "started": asdict(memory.started) if memory.started is not None else None,
-                "restarts": memory.restarts,
-                "failures": memory.failures,
-                "last_exit": memory.last_exit,
-                "is_held": memory.is_held,
-                "recovers_domain": memory.recovers_domain,
-            },
-            "holders": [asdict(holder) for holder in sorted(holders)],
-            "hosts": self._told,
-        }
-        data = json.dumps(body).encode()
+        """Write the state, unless it is written."""
+        data = statefile.encode(boot_id, memory, holders, self._told)
         if data != self._saved:
             self._files.replace(self.layout.state, data)
             self._saved = data
@@ -147,8 +116,7 @@ class Store:
         if data is None:
             return None, 0
         try:
-            body = json.loads(data)
-            return decode_spec(body["spec"]), int(body["generation"])
+            return statefile.read_spec(data)
         except (InvalidConfigError, ValueError, TypeError, KeyError) as error:
             _LOG.warning(
                 "the stored FabricNode is not usable", path=self._spec_path, error=repr(error)
@@ -157,33 +125,7 @@ class Store:
 
     def save_spec(self, spec: FabricNodeSpec, generation: int) -> None:
         """Keep the controller's word, unless it is kept."""
-        body = {"spec": msgspec.to_builtins(spec), "generation": generation}
-        data = json.dumps(body).encode()
+        data = statefile.encode_spec(spec, generation)
         if data != self._saved_spec:
             self._files.replace(self._spec_path, data, durable=True)
             self._saved_spec = data
-
-
-def decode_spec(value: Any) -> FabricNodeSpec:
-    """``spec`` of a FabricNode. Raises InvalidConfigError."""
-    return decode_part(value, FabricNodeSpec, where="FabricNode", strict=False)
-
-
-def _memory(body: dict[str, Any]) -> Memory:
-    """Raises what ``_built`` raises."""
-    started = body.pop("started")
-    memory = _built(Memory, body)
-    if started is None:
-        return memory
-    run = _built(Run, started["run"])
-    known = msgspec.convert(started["invocation_id"], str)
-    return replace(memory, started=Started(run=run, invocation_id=known, is_unsure=not known))
-
-
-def _built(kind: type[_V], body: Any) -> _V:
-    """A value from the file's fields, each of its type. Raises TypeError, ValueError, KeyError.
-
-    A number that is a text would be found by the first decision, and again after each restart.
-    """
-    hints = get_type_hints(kind)
-    return kind(**{key: msgspec.convert(value, hints[key]) for key, value in dict(body).items()})

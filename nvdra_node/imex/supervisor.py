@@ -86,7 +86,7 @@ class Supervisor:
         if kept is not None:
             self._memory = kept.memory
             self._holders = {holder.uid: holder for holder in kept.holders}
-            self._are_holders_known = True
+            self._are_holders_known = kept.are_holders_complete
             _LOG.info("took over", holders=len(kept.holders), run=kept.memory.started)
 
     def run(self, stopping: threading.Event) -> None:

@@ -22,7 +22,7 @@ from nvdra_node.host.host import Host
 from nvdra_node.imex import fabric, render
 from nvdra_node.imex.ctl import CtlDoor
 from nvdra_node.imex.model import Fabric
-from nvdra_node.imex.store import decode_spec
+from nvdra_node.imex.statefile import decode_spec
 from nvdra_node.imex.supervisor import Supervisor
 
 _LOG = log.get(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,15 @@ STRANGE = [
     {"memory": {"started": []}},
     {"memory": {"started": {"run": {"slot": 1}, "invocation_id": "x"}}},
     {"holders": None},
-    {"holders": [7]},
-    {"holders": [{"uid": "c1"}]},
-    {"holders": [HOLDER | {"since_s": "yesterday"}]},
-    {"holders": [HOLDER | {"uid": None}]},
-    {"hosts": 7},
 ]
-"""Whole, and of another shape."""
+"""Whole, and of another shape: what runs, and for whom, is not in it."""
+LOST_CLAIMS = [
+    [7],
+    [{"uid": "c1"}],
+    [HOLDER | {"since_s": "yesterday"}],
+    [HOLDER | {"uid": None}],
+    [HOLDER | {"uid": None}, HOLDER | {"is_admitted": "perhaps"}],
+]
 
 
 def prepared(uid: str, domain: str) -> Holder:
@@ -62,6 +65,18 @@ class TestState:
         damage(node, json.dumps(body | change).encode())
         self.nobody_is_disturbed(node)
 
+    @pytest.mark.parametrize("holders", LOST_CLAIMS, ids=str)
+    def test_unreadable_claim_keeps_imex_until_claims_are_reported(self, node, holders):
+        body = json.loads(node.files.read(LAYOUT.state))
+        damage(node, json.dumps(body | {"holders": holders}).encode())
+        node.clock.advance(10 * node.policy.linger_s)
+        assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
+        assert node.daemon.history == ["start"]
+        node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
+        node.turn()
+        assert node.ask(a_claim("c1", "A")).readiness.is_ready
+        assert node.daemon.history == ["start"]
+
     def test_imex_and_its_claim_outlive_a_state_that_is_cut_short(self, node):
         whole = node.files.read(LAYOUT.state)
         for length in range(0, len(whole), 7):
@@ -96,6 +111,45 @@ class TestState:
         node.turn()
         assert node.ask(a_claim("c3", "A")).readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"]
+
+
+def changed(value: Any, level: int = 0) -> Any:
+    """The same with one more field in every object, as a later release would write it."""
+    if isinstance(value, dict):
+        return {k: changed(v, level + 1) for k, v in value.items()} | {f"later{level}": {"a": [1]}}
+    return [changed(item, level + 1) for item in value] if isinstance(value, list) else value
+
+
+class TestRollback:
+    """The state was written by a later release."""
+
+    def test_state_with_unknown_fields_keeps_the_domain_ready(self, node):
+        damage(node, json.dumps(changed(json.loads(node.files.read(LAYOUT.state)))).encode())
+        assert node.ask(a_claim("c1", "A")).readiness.is_ready
+        assert node.join("c3", "A").readiness.is_ready
+        assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
+        assert node.daemon.history == ["start"]
+
+    @pytest.mark.parametrize(
+        "field", ["restarts", "failures", "last_exit", "is_held", "recovers_domain"]
+    )
+    def test_unreadable_or_missing_field_costs_that_field_only(self, node, field):
+        whole = json.loads(node.files.read(LAYOUT.state))
+        for memory in (whole["memory"] | {field: ["later"]}, whole["memory"].copy()):
+            if memory[field] != ["later"]:
+                del memory[field]
+            damage(node, json.dumps(whole | {"memory": memory}).encode())
+            assert node.ask(a_claim("c1", "A")).readiness.is_ready
+        assert node.daemon.history == ["start"]
+
+    def test_stored_spec_with_unknown_fields_and_isolation_serves_the_rest(self, node):
+        body = changed(json.loads(node.files.read(SPEC_PATH)))
+        body["spec"]["domains"][1]["isolation"] = "later"
+        node.files.put(SPEC_PATH, json.dumps(body).encode())
+        node.restart()
+        node.turn()
+        assert node.ask(a_claim("c1", "A")).readiness.is_ready
+        assert node.join("c2", "B").readiness.reason == "WaitingForDomain"
 
 
 class TestWordOfTheController:
