@@ -55,7 +55,8 @@ class Record(Value, kw_only=True):
     holds: tuple[str, ...] = ()
     """Physical things this claim uses (``gpu:<uuid>``), also while only started."""
     config_key: str = ""
-    """Canonical text of the effective config: claims may share a device only when theirs are equal."""
+    """Canonical text of the effective configuration of its devices (``kubeletplugin.configkeys``): claims may share a
+    device only when they want it configured alike."""
     claim: Mapping[str, Any] = field(default_factory=dict)
     """What the claim asked for, as JSON (``kubeletplugin.claimjson``): lets a node whose API server is down prepare a
     claim it knows again after a reboot."""

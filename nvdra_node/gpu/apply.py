@@ -9,14 +9,13 @@ from __future__ import annotations
 from nvdra_core import log
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import CommandError
-from nvdra_node.gpu.effects import GpuEffect, SetTimeSlice
+from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, GpuEffect, SetTimeSlice
 from nvdra_node.host import driverroot
 from nvdra_node.host.host import Host
 
 _log = log.get(__name__)
 
 COMPUTE_MODE_DEFAULT = 0
-_DEFAULT_TIME_SLICE = 0
 
 
 class Effects:
@@ -38,16 +37,16 @@ class Effects:
             self._set_time_slice(effect.uuid, effect.time_slice, deadline)
         except CommandError as error:
             # A GPU without time slices does what the default asks for anyway.
-            if effect.time_slice != _DEFAULT_TIME_SLICE or not _is_unsupported(error):
+            if effect.time_slice != DEFAULT_TIME_SLICE or not _is_unsupported(error):
                 raise
 
     def undo(self, effect: GpuEffect, deadline: Deadline) -> None:
         """Put back what was. Raises NvmlError, CommandError."""
         if self._host.sysfs.driver_version() is None:
             return  # the setting went with the driver
-        if effect.time_slice != _DEFAULT_TIME_SLICE:
+        if effect.time_slice != DEFAULT_TIME_SLICE:
             try:
-                self._set_time_slice(effect.uuid, _DEFAULT_TIME_SLICE, deadline)
+                self._set_time_slice(effect.uuid, DEFAULT_TIME_SLICE, deadline)
             except CommandError as error:
                 if not _is_unsupported(error):
                     raise

@@ -117,7 +117,7 @@ class GpuDriver:
             )
         gpu = next((gpu for gpu in inventory.devices if gpu.uuid == uuid), None)
         if gpu is not None:
-            planning.check_state(gpu)
+            planning.check_mode(gpu)
         elif inventory.devices:
             self._source.trigger(f"{device.device} is gone")
             raise HostError(f"{device.device} ({uuid}) is not on this node any more")

@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 from nvdra_core.errors import HostError
 from nvdra_core.value import Value
 
+DEFAULT_TIME_SLICE = 0
+"""What a GPU has after its driver was loaded."""
+
 
 class SetTimeSlice(Value, kw_only=True):
     """Let several processes use a GPU in turns of a given length. Ends with the boot (volatile)."""

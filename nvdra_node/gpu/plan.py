@@ -1,15 +1,16 @@
 """Claim + inventory -> Plan, and -> Prepared once it is carried out. Pure. Called by ``driver``.
 
-Refuses here, before anything is touched: unknown, lost or hung GPUs, configs that are wrong or for other devices, and
-sharing strategies whose gate is off. Results with admin access watch a GPU that belongs to somebody else: they get the
-device and change nothing, and they hold nothing.
+Refuses here, before anything is touched: unknown GPUs, configs that are wrong or for other devices, and sharing
+strategies whose gate is off. A sick GPU is not refused: its taint keeps pods away that do not tolerate it, and a pod
+that does, or that has admin access to all GPUs of the node, gets its device node. Only a time slice cannot be set on
+it. Results with admin access watch a GPU that belongs to somebody else: they get the device and change nothing, and
+they hold nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nvdra_core.errors import (
     HostError,
@@ -21,11 +22,11 @@ from nvdra_core.gates import FeatureGates, Gate
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.gpu import edits
-from nvdra_node.gpu.effects import SetTimeSlice
+from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
-from nvdra_node.kubeletplugin import claimconfig
+from nvdra_node.kubeletplugin import claimconfig, configkeys
 from nvdra_node.kubeletplugin import effects as effect_rules
-from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, OpaqueConfig
+from nvdra_node.kubeletplugin.claim import Claim, OpaqueConfig
 from nvdra_node.kubeletplugin.driver import Plan, Prepared
 
 if TYPE_CHECKING:  # msgspec costs 3 MB: a node loads it with the first claim that has a config
@@ -38,17 +39,16 @@ def plan(claim: Claim, inventory: Inventory, others: Sequence[Record], gates: Fe
     """Decide how to prepare a claim. Raises ClaimError, NotReadyError, HostError."""
     gpus = [find_gpu(inventory, result.device) for result in claim.results]
     configs = _effective_configs(claim, gates)
-    effects = [
-        SetTimeSlice(uuid=gpu.uuid, time_slice=time_slice).to_json()
+    used = [
+        (gpu, config)
         for gpu, result, config in zip(gpus, claim.results, configs, strict=True)
-        if not result.admin_access and (time_slice := _time_slice(config)) is not None
+        if not result.admin_access
     ]
-    unique = {effect["uuid"]: effect for effect in effects}
-    pairs = zip(gpus, claim.results, strict=True)
+    effects = {gpu.uuid: effect for gpu, config in used if (effect := _effect(gpu, config))}
     return Plan(
-        holds=tuple(sorted({gpu.hold for gpu, result in pairs if not result.admin_access})),
-        effects=effect_rules.adopt(unique.values(), others),
-        config_key=_config_key(claim.results, configs),
+        holds=tuple(sorted({gpu.hold for gpu, _ in used})),
+        effects=effect_rules.adopt(effects.values(), others),
+        config_key=configkeys.join(_keys(claim, used)),
     )
 
 
@@ -81,7 +81,7 @@ def finish(
 
 
 def find_gpu(inventory: Inventory, name: str) -> Gpu:
-    """The usable GPU of that name. Raises UnknownDeviceError, NotReadyError, HostError."""
+    """The GPU of that name, well or sick. Raises UnknownDeviceError, NotReadyError, HostError."""
     gpu = inventory.find(name)
     if gpu is None and not inventory.devices:
         raise NotReadyError(
@@ -91,21 +91,12 @@ def find_gpu(inventory: Inventory, name: str) -> Gpu:
     if gpu is None:
         known = ", ".join(sorted(device.name for device in inventory.devices))
         raise UnknownDeviceError(f"device {name} is not on this node; it has {known}")
-    check_state(gpu)
+    check_mode(gpu)
     return gpu
 
 
-def check_state(gpu: Gpu) -> None:
-    """Raise what stands in the way of using a GPU: HostError, or NotReadyError when it may pass."""
-    if gpu.state is GpuState.LOST:
-        raise HostError(
-            f"{gpu.name} ({gpu.uuid}) is lost: {gpu.message or 'it fell off the bus'}; "
-            "reset it or reboot the node"
-        )
-    if gpu.state is not GpuState.OK:
-        raise NotReadyError(
-            f"{gpu.name} ({gpu.uuid}) is {gpu.state.value}: {gpu.message or 'it cannot be read'}"
-        )
+def check_mode(gpu: Gpu) -> None:
+    """Raise HostError for a GPU that cannot be given whole."""
     if gpu.mig_enabled:
         raise HostError(
             f"{gpu.name} ({gpu.uuid}) is in MIG mode and cannot be given away whole: "
@@ -168,17 +159,42 @@ def _time_slice(config: GpuConfig | None) -> int | None:
     return None if interval is None else interval.time_slice
 
 
-def _config_key(results: Sequence[AllocationResult], configs: Sequence[GpuConfig | None]) -> str:
-    """One text for the whole claim: its one config or, when its devices differ, each device's."""
-    if all(config is None for config in configs):
-        return ""
-    from nvdra_core.api import GpuConfig, canonical_key
+def _effect(gpu: Gpu, config: GpuConfig | None) -> Mapping[str, Any] | None:
+    """What the config changes on the GPU. Raises NotReadyError when it cannot be changed now."""
+    time_slice = _time_slice(config)
+    if time_slice is None:
+        return None
+    if gpu.state is not GpuState.OK:
+        if time_slice == DEFAULT_TIME_SLICE:
+            return None  # what the GPU has, unless a claim left another: then ``settle`` resets it
+        raise NotReadyError(
+            f"{gpu.name} ({gpu.uuid}) is {gpu.state.value}, so its time slice cannot be set:"
+            f" {gpu.message or 'it cannot be read'}; reset it or reboot the node, or use interval Default"
+        )
+    return SetTimeSlice(uuid=gpu.uuid, time_slice=time_slice).to_json()
 
-    keys = [canonical_key(config or GpuConfig()) for config in configs]
-    if len(set(keys)) == 1:
-        return keys[0]
-    by_device = {result.device: key for result, key in zip(results, keys, strict=True)}
-    return json.dumps(by_device, sort_keys=True)
+
+def _keys(claim: Claim, used: Sequence[tuple[Gpu, GpuConfig | None]]) -> dict[str, str]:
+    """The configuration of each GPU. Raises InvalidConfigError when two shares of one want it differently."""
+    keys: dict[str, str] = {}
+    for gpu, config in used:
+        key = _key(config)
+        if keys.setdefault(gpu.name, key) != key:
+            raise InvalidConfigError(
+                f"claim {claim.ref}: its requests want {gpu.name} ({gpu.uuid}), of which it has several shares,"
+                f" configured as {keys[gpu.name] or 'default'} and as {key or 'default'}; use one config for all"
+                " of them"
+            )
+    return keys
+
+
+def _key(config: GpuConfig | None) -> str:
+    """Equal for configs that mean the same; empty for all that ask for no more than the default."""
+    if config is None or config.sharing is None or _time_slice(config) == DEFAULT_TIME_SLICE:
+        return ""
+    from nvdra_core.api import canonical_key
+
+    return canonical_key(config)
 
 
 def _cdi_names(claim: Claim) -> list[str]:

@@ -90,6 +90,8 @@ def explain(inventory: Inventory, settings: SliceSettings) -> tuple[str, ...]:
             continue
         if gpu.state is not GpuState.OK and not settings.taints:
             notes.append(f"{gpu.name}: not offered, {gpu.state.value}: {gpu.message}")
+        if settings.shares != "disabled" and not _is_shared(gpu, settings):
+            notes.append(f"{gpu.name}: offered to one claim at a time, its memory is not known")
         notes.extend(f"{gpu.name}: {note}" for note in _describe(gpu, settings).notes)
     return tuple(notes)
 
@@ -109,7 +111,7 @@ def _device(gpu: Gpu, settings: SliceSettings, more: Sequence[Taint]) -> dict[st
     capacity: dict[str, Any] = {}
     if gpu.memory_bytes is not None:
         capacity["memory"] = {"value": quantity.format_bytes(gpu.memory_bytes)}
-    if settings.shares != "disabled":
+    if _is_shared(gpu, settings):
         device["allowMultipleAllocations"] = True
         capacity.update(_shared_capacity(gpu.memory_bytes, settings.shares))
     if capacity:
@@ -122,17 +124,24 @@ def _device(gpu: Gpu, settings: SliceSettings, more: Sequence[Taint]) -> dict[st
     return device
 
 
+def _is_shared(gpu: Gpu, settings: SliceSettings) -> bool:
+    """Whether several claims may have the GPU. Shares of its memory need to know how much there is: without, nothing
+    would limit their number."""
+    if settings.shares == "memory":
+        return gpu.memory_bytes is not None
+    return settings.shares != "disabled"
+
+
 def _shared_capacity(memory_bytes: int | None, shares: str) -> dict[str, Any]:
     """Capacity that several claims draw from (upstream's consumable shares: accounting of the scheduler, no limit
-    at run time). Without known memory nothing can be drawn."""
-    if memory_bytes is None:
-        return {}
-    most = quantity.format_bytes(memory_bytes // _MIB * _MIB)
-    default, least = (most, "1Mi") if shares == "memory" else ("0", "0")
-    span = {"min": least, "max": most, "step": "1Mi"}
-    capacity: dict[str, Any] = {
-        "memory": {"value": most, "requestPolicy": {"default": default, "validRange": span}}
-    }
+    at run time). Memory that is not known is left out; a number of shares limits the claims without it."""
+    capacity: dict[str, Any] = {}
+    if memory_bytes is not None:
+        most = quantity.format_bytes(memory_bytes // _MIB * _MIB)
+        default, least = (most, "1Mi") if shares == "memory" else ("0", "0")
+        span = {"min": least, "max": most, "step": "1Mi"}
+        policy: dict[str, Any] = {"default": default, "validRange": span}
+        capacity["memory"] = {"value": most, "requestPolicy": policy}
     if shares.isdecimal():
         span = {"min": "1", "max": shares}
         if int(shares) > 1:  # the API refuses a step beyond the capacity

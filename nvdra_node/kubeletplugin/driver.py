@@ -36,6 +36,7 @@ class Plan(Value, kw_only=True):
     """Physical things to lock and to record (``gpu:<uuid>``), sorted."""
     effects: tuple[Effect, ...] = ()
     config_key: str = ""
+    """See ``configkeys``."""
     restart: bool = False
     """True: a half-applied attempt cannot be resumed; undo it before applying again (MIG)."""
 

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from nvdra_core.errors import DeviceConflictError
 from nvdra_node.checkpoint.model import Record
+from nvdra_node.kubeletplugin import configkeys
 from nvdra_node.kubeletplugin.claim import Claim
 from nvdra_node.kubeletplugin.driver import Plan
 
@@ -29,12 +30,11 @@ def check(claim: Claim, plan: Plan, others: Sequence[Record]) -> None:
         if other.uid == claim.ref.uid:
             continue
         held = _uses(other)
-        is_alike = plan.config_key == other.config_key
         shared = 0
         for device in sorted(wanted.keys() & held.keys()):
             if not (wanted[device] and held[device]):
                 raise _conflict(f"device {device}", other)
-            if not is_alike:
+            if not _is_alike(device, plan.config_key, other.config_key):
                 raise _conflict(f"device {device}, with another configuration,", other)
             shared += 1
         # Each device that both may share accounts for one hold in common, and no more than that.
@@ -52,6 +52,11 @@ def clashing(holds: Collection[str], others: Collection[str]) -> list[str]:
 def _is_parted(hold: str, holds: Collection[str]) -> bool:
     """Whether only a part of the thing is held."""
     return any(other.startswith(f"{hold}/") for other in holds)
+
+
+def _is_alike(device: str, one: str, other: str) -> bool:
+    """Whether two claims want this device configured alike, whatever they want of their other devices."""
+    return one == other or configkeys.key_of(one, device) == configkeys.key_of(other, device)
 
 
 def _uses(record: Record) -> dict[str, bool]:

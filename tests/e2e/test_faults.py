@@ -14,7 +14,7 @@ from nvdra_node.kubeletplugin.pb.dra_health_v1 import HEALTHY
 from tests.e2e import manifests as m
 from tests.e2e import rpc
 from tests.e2e.bed import Bed, WaitError, wait_for
-from tests.e2e.users import PREPARE_FAILED, Pods
+from tests.e2e.users import Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -255,10 +255,10 @@ def test_with_the_health_gate_sick_gpus_are_shown_with_a_taint(bed: Bed, pods: P
     for name in ("that", "brave"):
         pods.create(m.pod(pods.place, name, templates={"gpu": name}))
     pods.wait_message("that", "FailedScheduling")
-    said = pods.wait_message("brave", PREPARE_FAILED, "is lost", uuid(bed, LOST), "reset it")
-    print(said)
+    bed.wait_running(
+        pods.place, "brave"
+    )  # the taint keeps others off; who tolerates it is not refused
     bed.only.sim.clear()
-    bed.wait_running(pods.place, "brave")
     wait_for("no taints", lambda: not any(taints(bed).values()), ASK_AGAIN_S)
 
 

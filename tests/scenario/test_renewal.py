@@ -66,8 +66,8 @@ def test_a_claim_of_an_earlier_boot_waits_for_its_prepare(node: GpuNode) -> None
 def test_a_device_that_is_gone_keeps_its_file_as_it_was(node: GpuNode) -> None:
     before = node.cdi_spec()
     load_new_driver(node)
-    node.machine.lose(0)
-    node.look()
-    with pytest.raises(HostError, match="is lost"):
+    node.machine.remove(0)
+    node.restart()
+    with pytest.raises(HostError, match="not on this node"):
         renew(node, only_record(node))
     assert node.cdi_spec() == before

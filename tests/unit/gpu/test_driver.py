@@ -89,11 +89,25 @@ class TestVerify:
         with pytest.raises(HostError, match="195:5 and should be 195:0"):
             node.prepare(a_claim())
 
-    def test_a_gpu_that_got_lost_is_refused_also_when_prepared_before(self, node):
-        node.prepare(a_claim())
+    @pytest.mark.parametrize("fall", ["lose", "hang", "fail"])
+    def test_sick_gpu_is_given_while_its_device_node_exists(self, node, fall):
+        """Pods that tolerate its taint, and monitoring pods that have admin access to all GPUs."""
+        getattr(node.machine, fall)(0, *((999,) if fall == "fail" else ()))
+        node.look()
+        both = ("gpu-0", "gpu-1")
+        node.prepare(a_claim("brave", devices=both))
+        node.prepare(a_claim("monitor", devices=both, admin=True))
+        for uid in ("brave", "monitor"):
+            edits = [device["containerEdits"] for device in node.cdi_spec(uid)["devices"]]
+            assert [e["deviceNodes"][0]["path"] for e in edits] == ["/dev/nvidia0", "/dev/nvidia1"]
+
+    def test_gpu_that_got_lost_is_answered_as_before(self, node):
+        before = node.prepare(a_claim())
         node.machine.lose(0)
         node.look()
-        with pytest.raises(HostError, match="lost"):
+        assert node.prepare(a_claim()) == before
+        node.machine.gpus[0].pci_driver = None
+        with pytest.raises(NotReadyError, match="/dev/nvidia0 does not exist"):
             node.prepare(a_claim())
         node.unprepare(a_claim())
 

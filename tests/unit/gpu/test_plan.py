@@ -54,24 +54,29 @@ def test_a_node_without_gpus_yet_is_not_ready():
     assert error.value.retry_after_s
 
 
-@pytest.mark.parametrize(
-    ("facts", "error", "words"),
-    [
-        (
-            {"state": GpuState.LOST, "message": "XID 79"},
-            HostError,
-            "gpu-0 .* is lost: XID 79; reset",
-        ),
-        ({"state": GpuState.HUNG}, NotReadyError, "gpu-0 .* is hung"),
-        ({"state": GpuState.FAILED, "message": "code 999"}, NotReadyError, "failed: code 999"),
-        ({"mig_enabled": True}, HostError, "MIG mode"),
-    ],
-)
-def test_a_sick_gpu_is_refused_and_says_why(facts, error, words):
-    inventory = an_inventory(a_gpu(0, **facts), a_gpu(1))
-    with pytest.raises(error, match=words):
-        plan(a_claim(), inventory)
-    assert plan(a_claim(devices=("gpu-1",)), inventory).holds
+SICK = [GpuState.LOST, GpuState.HUNG, GpuState.FAILED]
+
+
+@pytest.mark.parametrize("admin", [False, True])
+@pytest.mark.parametrize("state", SICK)
+def test_sick_gpu_is_planned_as_its_taint_is_the_guard(state, admin):
+    inventory = an_inventory(a_gpu(0, state=state, message="XID 79"), a_gpu(1))
+    result = plan(a_claim(devices=("gpu-0", "gpu-1"), admin=admin), inventory)
+    assert result.holds == (() if admin else (a_gpu(0).hold, a_gpu(1).hold))
+
+
+@pytest.mark.parametrize("state", SICK)
+def test_time_slice_of_sick_gpu_is_refused_with_its_reason(state):
+    inventory = an_inventory(a_gpu(0, state=state, message="XID 79"), a_gpu(1))
+    with pytest.raises(NotReadyError, match=f"gpu-0 .* is {state.value}, .* XID 79; reset it"):
+        plan(a_claim(configs=[interval("Long")]), inventory)
+    assert plan(a_claim(configs=[interval("Default")]), inventory).effects == ()
+    assert plan(a_claim(devices=("gpu-1",), configs=[interval("Long")]), inventory).effects
+
+
+def test_gpu_in_mig_mode_is_not_given_whole():
+    with pytest.raises(HostError, match="MIG mode"):
+        plan(a_claim(), an_inventory(a_gpu(0, mig_enabled=True)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,17 @@ def test_an_interval_becomes_one_time_slice_per_gpu(text, number):
         (a_gpu(0).uuid, number),
         (a_gpu(1).uuid, number),
     ]
-    assert json.loads(result.config_key)["sharing"]["timeSlicingConfig"]["interval"] == text
+    if number:
+        sharing = json.loads(result.config_key)["sharing"]
+        assert sharing["timeSlicingConfig"]["interval"] == text
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [[], [{"apiVersion": API, "kind": "GpuConfig"}], [gpu_config()], [interval("Default")]],
+)
+def test_configs_that_mean_the_default_have_the_same_key(configs):
+    assert plan(a_claim(configs=configs)).config_key == ""
 
 
 @pytest.mark.parametrize("config", [gpu_config(), gpu_config(timeSlicingConfig={})])
@@ -117,6 +132,18 @@ def test_devices_with_different_configs_have_a_key_that_says_so():
     result = plan(claim)
     assert [effect["uuid"] for effect in result.effects] == [a_gpu(1).uuid]
     assert set(json.loads(result.config_key)) == {"gpu-0", "gpu-1"}
+
+
+def test_two_shares_of_one_gpu_configured_differently_are_refused():
+    configs = [(["r0"], interval("Short")), (["r1"], interval("Long"))]
+    claim = a_claim(devices=("gpu-0", "gpu-0"), shares=("s1", "s2"), configs=configs)
+    with pytest.raises(InvalidConfigError, match=r"gpu-0 .*Short.*Long.*; use one config"):
+        plan(claim)
+    claim = a_claim(devices=("gpu-0", "gpu-0"), shares=("s1", "s2"), configs=configs[:1])
+    with pytest.raises(InvalidConfigError, match=r"Short.* and as default"):
+        plan(claim)
+    claim = a_claim(devices=("gpu-0", "gpu-0"), shares=("s1", "s2"), configs=[interval("Long")])
+    assert len(plan(claim).effects) == 1
 
 
 @pytest.mark.parametrize(

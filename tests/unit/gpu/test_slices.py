@@ -205,6 +205,16 @@ def test_one_share_has_no_step_for_there_is_no_room_for_one() -> None:
     assert device["capacity"]["shares"] == {"value": "1", "requestPolicy": policy}
 
 
-def test_shares_without_known_memory_only_allow_several_claims() -> None:
+def test_number_of_shares_limits_claims_without_known_memory() -> None:
     device = one_device(a_gpu(memory_bytes=None), SliceSettings(shares="4"))
-    assert device["allowMultipleAllocations"] is True and "capacity" not in device
+    assert device["allowMultipleAllocations"] is True
+    assert device["capacity"].keys() == {"shares"}
+    assert device["capacity"]["shares"]["value"] == "4"
+
+
+def test_shares_of_unknown_memory_are_offered_to_one_claim() -> None:
+    settings = SliceSettings(shares="memory")
+    device = one_device(a_gpu(memory_bytes=None), settings)
+    assert "allowMultipleAllocations" not in device and "capacity" not in device
+    (note,) = slices.explain(an_inventory(a_gpu(memory_bytes=None)), settings)
+    assert "one claim at a time" in note

@@ -8,7 +8,7 @@ import pytest
 
 from nvdra_core.errors import DeviceConflictError
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
-from nvdra_node.kubeletplugin import claimjson, overlap
+from nvdra_node.kubeletplugin import claimjson, configkeys, overlap
 from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Plan
 
@@ -83,6 +83,36 @@ def test_shares_with_different_configurations_do_not() -> None:
     old = held(use("gpu-0", share="s1"), holds=WHOLE, key="mps")
     with pytest.raises(DeviceConflictError, match="with another configuration"):
         check(a_claim(use("gpu-0", share="s2")), old, holds=WHOLE, key="timeslice")
+
+
+def shared_and(device: str, uid: str, key: str, other: str) -> tuple[Claim, str]:
+    """A claim with a share of gpu-0 configured as ``key``, and another device configured otherwise."""
+    claim = a_claim(use("gpu-0", share=uid), use(device), uid=uid)
+    return claim, configkeys.join({"gpu-0": key, device: other})
+
+
+@pytest.mark.parametrize(("key", "is_refused"), [("{}", False), ("mps", True)])
+def test_configurations_are_compared_for_the_shared_device_alone(
+    key: str, is_refused: bool
+) -> None:
+    old_key = configkeys.join({"gpu-0": "{}", "gpu-1": ""})
+    old = held(use("gpu-0", share="s1"), use("gpu-1"), holds=("gpu:X", "gpu:Y"), key=old_key)
+    claim, new_key = shared_and("gpu-2", "new", key, "other")
+    if is_refused:
+        with pytest.raises(DeviceConflictError, match="gpu-0, with another configuration"):
+            check(claim, old, holds=("gpu:X", "gpu:Z"), key=new_key)
+    else:
+        check(claim, old, holds=("gpu:X", "gpu:Z"), key=new_key)
+
+
+def test_single_configuration_is_compared_with_one_by_device() -> None:
+    single = '{"apiVersion":"resource.nvidia.com/v1beta1","kind":"GpuConfig"}'
+    old = held(use("gpu-0", share="s1"), holds=WHOLE, key=single)
+    claim, key = shared_and("gpu-2", "new", single, "")
+    check(claim, old, holds=("gpu:X", "gpu:Z"), key=key)
+    claim, key = shared_and("gpu-2", "new", "", single)
+    with pytest.raises(DeviceConflictError, match="another configuration"):
+        check(claim, old, holds=("gpu:X", "gpu:Z"), key=key)
 
 
 def test_a_share_beside_a_whole_device_is_refused() -> None:
