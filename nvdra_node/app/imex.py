@@ -33,7 +33,7 @@ from nvdra_node.imex.daemon import Doors
 from nvdra_node.imex.life import Lives
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
 from nvdra_node.imex.render import Layout
-from nvdra_node.imex.service import SupervisorService
+from nvdra_node.imex.service import LANES, SupervisorService
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
@@ -46,7 +46,6 @@ _LOG = log.get(__name__)
 SOCKET = "supervisor.sock"
 SOCKET_WAIT_S = 20.0
 STOP_GRACE_S = 1.0
-GRPC_WORKERS = 64
 MAX_SILENCE_S = 180.0
 """A turn that stops the daemon may take its whole TimeoutStopSec."""
 VERSION_S = 10.0
@@ -132,9 +131,7 @@ class Supervision:
             client, FABRIC_NODES, settings.node_name, self._report, self.clock
         )
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
-        self._server = SocketServer(
-            settings.imex_dir / SOCKET, self._service.handlers(), GRPC_WORKERS
-        )
+        self._server = SocketServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
         self._lock = InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
         self.registry = Registry()
         add_process_metrics(self.registry, self.clock, version=__version__)

@@ -1,7 +1,7 @@
 """The supervisor's local API over gRPC (``proto/supervisor_v1.proto``). Built and started by ``app``.
 
-Only root can open the socket. Calls that wait have threads of their own, and each is cut to ``MAX_WAIT_S``: the plugin
-asks again, and between two questions an unprepare of the same claim gets its turn.
+Only root can open the socket. Calls that wait (Join) have threads of their own (``LANES``), and each is cut to
+``MAX_WAIT_S``: the plugin asks again, and between two questions an unprepare of the same claim gets its turn.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from nvdra_core.clock import Clock, Deadline
 from nvdra_node.imex.model import Holder
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.told import Joined, Snapshot
+from nvdra_node.kubeletplugin.callpool import DEFAULT_LANE, Laned
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
 
 MAX_WAIT_S = 20.0
 MAX_WATCHES = 4
 WATCH_POLL_S = 5.0
+LANES = {"join": 256, DEFAULT_LANE: 16}
+"""Threads by lane. As many joins wait as the plugin has prepares; more wait in order."""
 
 
 class SupervisorService:
@@ -40,7 +43,7 @@ class SupervisorService:
     def handlers(self) -> tuple[Any, ...]:
         """Generic gRPC handlers."""
         calls = {
-            "Join": (self.join, pb.JoinRequest, pb.JoinResponse),
+            "Join": (Laned("join", self.join), pb.JoinRequest, pb.JoinResponse),
             "Leave": (self.leave, pb.LeaveRequest, pb.LeaveResponse),
             "Sync": (self.sync, pb.SyncRequest, pb.SyncResponse),
         }

@@ -1,20 +1,43 @@
 """Threads for gRPC's calls: what its server needs of an executor, at half of the standard one's price.
 
 grpcio calls ``submit`` and, on what that returns, ``add_done_callback``; answers and errors of a call go another way.
-A thread is started for a call when none is free, up to a limit; above it calls wait in order. Threads do not hold up
-the end of the process. Used by ``server``.
+A thread is started for a call when none is free, up to a limit; above it calls wait in order. A thread that has had no
+call for a while ends, except for a few. Threads do not hold up the end of the process. Used by ``server``.
+
+Calls that wait for long (a prepare waits for a compute domain) have a lane: a pool with a limit of its own, so that
+however many wait, other kinds of calls find a thread.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from nvdra_core import log
 
+KEPT_THREADS = 4
+IDLE_S = 10.0
+"""After so long without a call a thread ends, if there are more than ``KEPT_THREADS``."""
+
+DEFAULT_LANE = ""
+
 _log = log.get(__name__)
+
+
+class Laned:
+    """A gRPC handler whose calls take the lane of this name."""
+
+    __slots__ = ("_handler", "lane")
+
+    def __init__(self, lane: str, handler: Callable[[Any, Any], Any]) -> None:
+        self.lane = lane
+        self._handler = handler
+
+    def __call__(self, request: Any, context: Any) -> Any:
+        """Handle one call."""
+        return self._handler(request, context)
 
 
 class Submitted:
@@ -53,9 +76,10 @@ class Submitted:
 class CallPool:
     """See the module. Thread safe."""
 
-    def __init__(self, limit: int, name: str) -> None:
+    def __init__(self, limit: int, name: str, idle_s: float = IDLE_S) -> None:
         self._limit = limit
         self._name = name
+        self._idle_s = idle_s
         self._queue: SimpleQueue[Submitted | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -69,15 +93,9 @@ class CallPool:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the server has ended")
-            needs_thread = self._free <= 0 and self._threads < self._limit
-            if needs_thread:
-                self._threads += 1
-            else:
-                self._free -= 1
             self._queue.put(call)
-        if needs_thread:
-            name = f"{self._name}_{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            if self._free > 0 or self._threads >= self._limit or not self._start_thread():
+                self._free -= 1
         return call
 
     def close(self) -> None:
@@ -89,9 +107,59 @@ class CallPool:
             for _ in range(self._threads):
                 self._queue.put(None)
 
+    def _start_thread(self) -> bool:
+        """The caller holds the lock. False: the system gives no more threads, and the call waits for one of ours."""
+        name = f"{self._name}_{self._threads + 1}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            _log.warning("no new thread for a call; it waits for another to end", error)
+            return False
+        self._threads += 1
+        return True
+
     def _work(self) -> None:
-        while (call := self._queue.get()) is not None:
+        while (call := self._next()) is not None:
             call.run()
             del call  # with all that its request holds
             with self._lock:
                 self._free += 1
+
+    def _next(self) -> Submitted | None:
+        """The next call; None: the thread is to end."""
+        while True:
+            # Those that stay need not wake up.
+            idle_s = self._idle_s if self._threads > KEPT_THREADS else None
+            try:
+                return self._queue.get(timeout=idle_s)
+            except Empty:
+                with self._lock:
+                    # ``submit`` and ``close`` fill the queue under the lock: what is empty now stays so meanwhile.
+                    if self._queue.empty() and self._threads > KEPT_THREADS:
+                        self._threads -= 1
+                        self._free -= 1
+                        return None
+
+
+class CallLanes:
+    """A pool for each lane. Calls of handlers that are not ``Laned`` take the default lane."""
+
+    def __init__(self, limits: Mapping[str, int], name: str) -> None:
+        """``limits``: threads of each lane, with the default lane's."""
+        self._pools = {
+            lane: CallPool(limit, f"{name}-{lane}" if lane else name)
+            for lane, limit in limits.items()
+        }
+
+    def submit(self, function: Callable[..., object], /, *arguments: Any) -> Submitted:
+        """See CallPool. grpcio passes the handler among the arguments."""
+        lane = next((each.lane for each in arguments if isinstance(each, Laned)), DEFAULT_LANE)
+        pool = self._pools.get(lane) or self._pools[DEFAULT_LANE]
+        return pool.submit(function, *arguments)
+
+    def close(self) -> None:
+        """See CallPool."""
+        for pool in self._pools.values():
+            pool.close()

@@ -16,6 +16,7 @@ from nvdra_core.errors import HostError
 from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.pb import pluginregistration_v1 as pb
+from nvdra_node.kubeletplugin.service import SELF_CHECK
 
 SUPPORTED_VERSIONS = (
     "v1.DRAPlugin",
@@ -102,7 +103,7 @@ class Registration:
 
 
 class SelfCheck:
-    """Asks our own sockets what the kubelet would ask: GetInfo, and an empty prepare. For watchdog and health."""
+    """Asks our own sockets: GetInfo, as the kubelet does, and ``service.SELF_CHECK``. For watchdog and health."""
 
     def __init__(self, registration_socket: Path, dra_socket: Path) -> None:
         self._registration_socket = registration_socket
@@ -113,11 +114,7 @@ class SelfCheck:
         info = _ask(self._registration_socket, "pluginregistration.Registration/GetInfo", timeout_s)
         if not info:
             raise HostError(f"socket {self._registration_socket}: somebody else answers there")
-        _ask(
-            self._dra_socket,
-            "k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources",
-            timeout_s,
-        )
+        _ask(self._dra_socket, f"{SELF_CHECK}/Ping", timeout_s)
 
 
 def _ask(socket_path: Path, method: str, timeout_s: float) -> bytes:

@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,21 @@ from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ConfigError, FileError, LockTimeoutError
 from nvdra_core.value import Value
-from nvdra_node.kubeletplugin.callpool import CallPool
+from nvdra_node.kubeletplugin.callpool import DEFAULT_LANE, CallLanes
 from nvdra_node.kubeletplugin.leangrpc import grpc
 
 MAX_SOCKET_PATH = 107
 """Characters of a unix socket's path that grpcio accepts (the kernel's 108 with the closing zero)."""
 
-DRA_WORKERS = 64
-"""Threads of the DRA service: above the sum of the caps of ``service`` and ``health``, so that none starves."""
+MAX_CALLS = 2048
+"""Calls of one server at the same time, running and waiting; above it gRPC answers RESOURCE_EXHAUSTED. Bounds memory: a
+waiting call takes 20 kB, a running one 45 kB with its thread, so all of them take less than 60 MB."""
 
-REGISTRATION_WORKERS = 4
+DRA_LANES = {"prepare": 256, "unprepare": 256, DEFAULT_LANE: 16}
+"""Threads of the DRA service by lane: a thread for each call of 256 pods, so that none waits behind one that waits for
+its device, and others for the health streams and the self-check."""
+
+REGISTRATION_LANES = {DEFAULT_LANE: 4}
 STOP_GRACE_S = 1.0
 LOCK_RETRY_S = 0.05
 
@@ -162,19 +167,20 @@ def _identity(path: Path) -> tuple[int, int] | None:
 class SocketServer:
     """One gRPC server on one unix socket."""
 
-    def __init__(self, path: Path, handlers: Sequence[Any], workers: int) -> None:
+    def __init__(self, path: Path, handlers: Sequence[Any], lanes: Mapping[str, int]) -> None:
+        """``lanes``: threads by lane of the handlers (``callpool``)."""
         self.path = path
         self._handlers = handlers
-        self._workers = workers
-        self._pool: CallPool | None = None
+        self._lanes = lanes
+        self._pool: CallLanes | None = None
         self._server: Any = None
         self._identity: tuple[int, int] | None = None
         """Device and inode of the socket, which the kernel keeps while it is open."""
 
     def start(self) -> None:
         """Serve, and only then give the socket its name. Raises FileError."""
-        self._pool = CallPool(self._workers, self.path.stem)
-        self._server = grpc.server(self._pool)
+        self._pool = CallLanes(self._lanes, self.path.stem)
+        self._server = grpc.server(self._pool, maximum_concurrent_rpcs=MAX_CALLS)
         for handler in self._handlers:
             self._server.add_generic_rpc_handlers((handler,))
         # The kubelet ignores hidden names; this one is never longer than the socket's own.
@@ -226,7 +232,7 @@ class PluginServer:
         self._clock = clock
         self._registration_handlers = registration_handlers
         self._lock = InstanceLock(paths.lock, clock)
-        self._dra = SocketServer(paths.dra, dra_handlers, DRA_WORKERS)
+        self._dra = SocketServer(paths.dra, dra_handlers, DRA_LANES)
         self._registration = self._new_registration()
         self._guard = threading.Lock()
         self._is_running = False
@@ -280,7 +286,7 @@ class PluginServer:
 
     def _new_registration(self) -> SocketServer:
         return SocketServer(
-            self._paths.registration, self._registration_handlers, REGISTRATION_WORKERS
+            self._paths.registration, self._registration_handlers, REGISTRATION_LANES
         )
 
     def _make_directories(self) -> None:

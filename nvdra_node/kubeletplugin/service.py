@@ -1,16 +1,17 @@
 """The DRA service: NodePrepareResources and NodeUnprepareResources, v1 and v1beta1 (KEP-4381).
 
 In: the kubelet's requests. Out: one answer per claim UID of the request, always; whatever goes wrong with a claim is
-the text of its answer and never the failure of the call. The work is the ``Transaction``'s. Calls of one kind have a
-cap below the server's threads, so that prepares that wait (for a compute domain, say) starve neither unprepares nor
-the prepare that they wait for. ``drain`` refuses new work and waits for what runs.
+the text of its answer and never the failure of the call. The work is the ``Transaction``'s. No call is refused because
+many run: a refusal costs the pod 60 to 90 s, so calls wait, inside their deadline. Each kind of call has a lane of the
+server's threads (``callpool``), so that prepares that wait (for a compute domain, say) starve neither unprepares nor
+health streams. ``drain`` refuses new work and waits for what runs.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent import futures
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import NotReadyError, NvdraError
 from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kubeletplugin.callpool import Laned
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.pb import dra_v1, dra_v1beta1
@@ -29,11 +31,14 @@ CALL_LIMIT_S = 45.0
 REPLY_MARGIN = 0.05
 """Part of the deadline kept for the answer's way back: late answers are lost, and with them the cause."""
 
-MAX_CALLS = {"prepare": 40, "unprepare": 12}
-"""Calls of each kind at the same time."""
-
 MAX_PARALLEL_CLAIMS = 8
 """Claims of one call handled at the same time; they share fsyncs, and none waits behind a slow one."""
+
+MAX_CLAIM_THREADS = 64
+"""Threads for the claims of calls that have several, in total; a call that gets none handles its claims in turn."""
+
+SELF_CHECK = "nvdra.SelfCheck"
+"""A service beside the kubelet's, in no lane of theirs: whether this server answers does not depend on what they do."""
 
 ERROR_LIMIT = 800
 """Characters of an error: it lands in pod events."""
@@ -62,6 +67,33 @@ Answer = Sequence[PreparedDevice] | str
 """What a claim gets: its devices (none for unprepare), or the text of an error."""
 
 
+class _Batch:
+    """The claims of one call, handled by several threads or by the call's own."""
+
+    def __init__(self, claims: Sequence[ClaimRef], answer: Callable[[ClaimRef], Answer]) -> None:
+        self._left = deque(claims)
+        self._count = len(claims)
+        self._answer = answer
+        self.answers: dict[str, Answer] = {}
+        self.is_done = threading.Event()
+        self.has_threads = False
+
+    def work_off(self) -> None:
+        """Handle claims until none is left."""
+        while True:
+            try:
+                ref = self._left.popleft()
+            except IndexError:
+                return
+            self.answers[ref.uid] = self._answer(ref)
+            if len(self.answers) == self._count:
+                self.is_done.set()
+
+    def end(self) -> None:
+        """Begin no more claims."""
+        self._left.clear()
+
+
 class DraService:
     """The service behind the DRA socket; see the module."""
 
@@ -73,8 +105,9 @@ class DraService:
         self._metrics = metrics
         self._clock = clock
         self._idle = threading.Condition()
-        self._running = dict.fromkeys(MAX_CALLS, 0)
+        self._running = 0
         self._is_draining = False
+        self._claim_threads = threading.BoundedSemaphore(MAX_CLAIM_THREADS)
 
     def prepare(self, refs: Iterable[ClaimRef], deadline: Deadline) -> dict[str, Answer]:
         """An answer for each UID; never raises for what happens to a claim."""
@@ -95,7 +128,7 @@ class DraService:
         """Refuse new work and wait for what runs; False when some of it still ran at the deadline."""
         with self._idle:
             self._is_draining = True
-            while running := sum(self._running.values()):
+            while running := self._running:
                 remaining_s = deadline.remaining_s()
                 if not remaining_s:
                     _log.warning("calls still run", driver=self._driver, calls=running)
@@ -104,8 +137,8 @@ class DraService:
         return True
 
     def handlers(self) -> tuple[Any, ...]:
-        """Generic gRPC handlers of both API versions."""
-        return _handlers(dra_v1, self), _handlers(dra_v1beta1, self)
+        """Generic gRPC handlers of both API versions, and of the self-check."""
+        return _handlers(dra_v1, self), _handlers(dra_v1beta1, self), _self_check()
 
     def deadline(self, context: Any) -> Deadline:
         """The call's deadline, less the way back."""
@@ -123,24 +156,17 @@ class DraService:
         claims = list({ref.uid: ref for ref in refs}.values())
         if not claims:
             return {}
-        if refusal := self._enter(operation):
-            return dict.fromkeys((ref.uid for ref in claims), refusal)
+        with self._idle:
+            if self._is_draining:
+                refusal = "nvdra is stopping on this node; it will be tried again"
+                return dict.fromkeys((ref.uid for ref in claims), refusal)
+            self._running += 1
         try:
             return self._answers(operation, claims, work, deadline)
         finally:
             with self._idle:
-                self._running[operation] -= 1
+                self._running -= 1
                 self._idle.notify_all()
-
-    def _enter(self, operation: str) -> str:
-        """Count a call as running; if it may not run, why."""
-        with self._idle:
-            if self._is_draining:
-                return "nvdra is stopping on this node; it will be tried again"
-            if self._running[operation] >= MAX_CALLS[operation]:
-                return f"{MAX_CALLS[operation]} {operation} calls are running already; it will be tried again"
-            self._running[operation] += 1
-            return ""
 
     def _answers(
         self,
@@ -154,18 +180,37 @@ class DraService:
 
         if len(claims) == 1:
             return {claims[0].uid: answer(claims[0])}
+        batch = _Batch(claims, answer)
         # Threads of this call alone: a shared pool could fill up with claims that wait.
-        pool = futures.ThreadPoolExecutor(
-            min(len(claims), MAX_PARALLEL_CLAIMS), thread_name_prefix=operation
-        )
-        running = {ref.uid: pool.submit(answer, ref) for ref in claims}
-        futures.wait(running.values(), timeout=deadline.remaining_s())
-        pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(min(len(claims), MAX_PARALLEL_CLAIMS)):
+            if not self._start_claim_thread(operation, batch):
+                break
+            batch.has_threads = True
+        if not batch.has_threads:
+            batch.work_off()
+        self._clock.wait(batch.is_done, deadline.remaining_s())
+        batch.end()
         late = f"{operation}: not done within the deadline; it will be tried again"
-        return {
-            uid: future.result() if future.done() and not future.cancelled() else late
-            for uid, future in running.items()
-        }
+        return {ref.uid: batch.answers.get(ref.uid, late) for ref in claims}
+
+    def _start_claim_thread(self, operation: str, batch: _Batch) -> bool:
+        """False: enough run, or the system gives no more."""
+        if not self._claim_threads.acquire(blocking=False):
+            return False
+
+        def work() -> None:
+            try:
+                batch.work_off()
+            finally:
+                self._claim_threads.release()
+
+        try:
+            threading.Thread(target=work, name=f"{operation}-claim", daemon=True).start()
+        except RuntimeError as error:
+            self._claim_threads.release()
+            _log.warning("no thread for a claim; the claims of the call take turns", error)
+            return False
+        return True
 
     def _answer(self, operation: str, ref: ClaimRef, work: Callable[[ClaimRef], Answer]) -> Answer:
         with log.operation():
@@ -242,14 +287,21 @@ def _handlers(pb: Any, service: DraService) -> Any:
 
     methods = {
         "NodePrepareResources": grpc.unary_unary_rpc_method_handler(
-            prepare,
+            Laned("prepare", prepare),
             request_deserializer=pb.NodePrepareResourcesRequest.FromString,
             response_serializer=pb.NodePrepareResourcesResponse.SerializeToString,
         ),
         "NodeUnprepareResources": grpc.unary_unary_rpc_method_handler(
-            unprepare,
+            Laned("unprepare", unprepare),
             request_deserializer=pb.NodeUnprepareResourcesRequest.FromString,
             response_serializer=pb.NodeUnprepareResourcesResponse.SerializeToString,
         ),
     }
     return grpc.method_handlers_generic_handler(f"{pb.PACKAGE}.DRAPlugin", methods)
+
+
+def _self_check() -> Any:
+    """Answers an empty message with one."""
+    return grpc.method_handlers_generic_handler(
+        SELF_CHECK, {"Ping": grpc.unary_unary_rpc_method_handler(lambda request, context: request)}
+    )

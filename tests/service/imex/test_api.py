@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
-from nvdra_node.imex.service import SupervisorService
+from nvdra_node.imex.service import LANES, SupervisorService
 from nvdra_node.imex.statuswriter import LAZY_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
@@ -203,7 +205,7 @@ class TestSocket:
         self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
         service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
         self.service = service
-        server = SocketServer(self.directory / "s.sock", service.handlers(), 8)
+        server = SocketServer(self.directory / "s.sock", service.handlers(), LANES)
         stopping = threading.Event()
         loop = threading.Thread(target=node.supervisor.run, args=(stopping,))
         loop.start()
@@ -256,6 +258,22 @@ class TestSocket:
             self.door.sync([Held(effect, True)])
         assert set(supervisor._holders) == {"c3"}
         assert supervisor._holders["c3"].is_admitted
+
+    def test_100_waiting_joins_hold_up_no_leave(self, supervisor):
+        def wait(number):
+            with contextlib.suppress(NotReadyError):
+                self.join(f"c{number}", wait_s=15.0)
+
+        self.node.assign()
+        with ThreadPoolExecutor(100) as pool:
+            joins = [pool.submit(wait, number) for number in range(100)]
+            patience = Deadline(30.0, SystemClock())
+            while len(supervisor._waiting) < 100:
+                patience.check("all joins wait")
+            self.door.leave("c0")
+            assert not joins[1].done()
+            self.node.assign(a_domain())
+        assert len(supervisor._holders) == 99
 
     def test_a_question_whose_caller_has_gone_holds_nothing(self, supervisor):
         self.node.assign(a_domain())

@@ -98,6 +98,16 @@ class Plugin:
         )
         return self._checked(answer, claims)
 
+    def begin(self, method: str, claim: tuple[str, str, str], channel: Any = None) -> Any:
+        """Begin ``NodePrepareResources`` or ``NodeUnprepareResources`` of one claim, without waiting for it."""
+        request = getattr(self.pb, f"{method}Request")(claims=self._claims((claim,)))
+        call = (channel or self.channel).unary_unary(
+            f"/{self.pb.PACKAGE}.DRAPlugin/{method}",
+            type(request).SerializeToString,
+            getattr(self.pb, f"{method}Response").FromString,
+        )
+        return call.future(request, timeout=CALL_S)
+
     @contextmanager
     def health(self, version: str = "v1.DRAResourceHealth") -> Iterator[Any]:
         """A health stream: iterate it for reports."""

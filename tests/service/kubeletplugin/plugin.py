@@ -16,7 +16,7 @@ from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
 from nvdra_node.kubeletplugin.health import HealthService
 from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
-from nvdra_node.kubeletplugin.service import DraService
+from nvdra_node.kubeletplugin.service import DraService, Transaction
 
 DRIVER = "gpu.nvidia.com"
 CLOCK = SystemClock()
@@ -88,6 +88,8 @@ class TestPlugin:
     ledger: Ledger = field(default_factory=Ledger)
     counts: Counts = field(default_factory=Counts)
     registrations: list[bool] = field(default_factory=list)
+    transaction: Transaction | None = None
+    """In place of the ledger."""
 
     def __post_init__(self) -> None:
         self.paths = SocketPaths(
@@ -104,7 +106,7 @@ class TestPlugin:
         )
         self.healths = [DeviceHealth(device="gpu-0", health=Health.HEALTHY)]
         self.health = HealthService("node-1", lambda: self.healths, CLOCK)
-        self.service = DraService(DRIVER, self.ledger, self.counts, CLOCK)
+        self.service = DraService(DRIVER, self.transaction or self.ledger, self.counts, CLOCK)
         self.server = PluginServer(
             self.paths,
             (*self.service.handlers(), *self.health.handlers()),

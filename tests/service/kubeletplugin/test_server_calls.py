@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
-from nvdra_node.kubeletplugin import service
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
@@ -95,30 +93,6 @@ def test_the_callers_deadline_is_handed_down_with_time_for_the_answer(
 def test_a_deadline_longer_than_the_kubelets_is_cut(registered: Plugin, plugin: TestPlugin) -> None:
     registered.prepare(A, timeout_s=500.0)
     assert 40 < plugin.ledger.deadlines_s[0] <= 45
-
-
-def test_waiting_prepares_and_open_streams_starve_nobody(
-    registered: Plugin, plugin: TestPlugin
-) -> None:
-    limit = service.MAX_CALLS["prepare"]
-    with ThreadPoolExecutor(limit + 20) as pool:
-        streams = [registered.health() for _ in range(12)]
-        for stream in streams:
-            next(stream.__enter__())
-        waiting = [
-            pool.submit(registered.prepare, ("ns", f"slow-{n}", f"uid-{n}")) for n in range(limit)
-        ]
-        until(lambda: plugin.ledger.running == limit)
-        started = time.monotonic()
-        refused = registered.prepare(("ns", "one-more", "uid-more")).errors["uid-more"]
-        assert "running already" in refused
-        assert registered.unprepare(A).errors == {}
-        plugin.selfcheck()
-        assert time.monotonic() - started < 30
-        plugin.ledger.gate.set()
-        assert all(call.result().errors == {} for call in waiting)
-        for stream in streams:
-            stream.__exit__(None, None, None)
 
 
 def test_stop_finishes_running_calls_and_refuses_new_ones(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
-from nvdra_node.kubeletplugin.callpool import CallPool, Submitted
+from nvdra_node.kubeletplugin.callpool import KEPT_THREADS, CallLanes, CallPool, Laned, Submitted
 
 WAIT_S = 30.0
 
@@ -124,3 +124,55 @@ def test_after_the_end_nothing_is_taken_and_no_thread_stays() -> None:
         thread.join(WAIT_S)
     assert threads() == 0
     assert dropped == []
+
+
+def test_threads_without_calls_end_but_for_a_few() -> None:
+    pool = CallPool(20, "call", idle_s=0.2)
+    let_go = threading.Event()
+    calls = [end_of(pool.submit(let_go.wait, WAIT_S)) for _ in range(20)]
+    assert threads() == 20
+    let_go.set()
+    assert all(ended.wait(WAIT_S) for ended in calls)
+    patience = Deadline(WAIT_S, SystemClock())
+    while threads() > KEPT_THREADS:
+        patience.check("threads end")
+    # The others take calls, and more are started when they are needed.
+    barrier = threading.Barrier(KEPT_THREADS + 3)
+    for _ in range(KEPT_THREADS + 2):
+        pool.submit(barrier.wait, WAIT_S)
+    barrier.wait(WAIT_S)
+    pool.close()
+
+
+def test_a_full_lane_holds_up_no_other() -> None:
+    lanes = CallLanes({"wait": 2, "": 1}, "call")
+    let_go, done = threading.Event(), threading.Event()
+    waits = Laned("wait", lambda request, context: let_go.wait(WAIT_S))
+    for _ in range(5):
+        lanes.submit(lambda handler: handler(None, None), waits)
+    lanes.submit(done.set)
+    assert done.wait(WAIT_S)
+    assert sum(t.name.startswith("call-wait_") for t in threading.enumerate()) == 2
+    let_go.set()
+    lanes.close()
+
+
+def test_a_lane_without_a_limit_is_the_default_lane() -> None:
+    lanes = CallLanes({"": 1}, "call")
+    done = threading.Event()
+    lanes.submit(lambda handler: handler(None, None), Laned("else", lambda *_: done.set()))
+    assert done.wait(WAIT_S)
+    lanes.close()
+
+
+def test_call_waits_for_a_thread_when_no_new_one_starts(pool: CallPool) -> None:
+    let_go, done = threading.Event(), threading.Event()
+    pool.submit(let_go.wait, WAIT_S)
+    usual = threading.stack_size(1 << 46)  # more than a process can have: no thread starts
+    try:
+        pool.submit(done.set)
+    finally:
+        threading.stack_size(usual)
+    assert not done.wait(0.1)
+    let_go.set()
+    assert done.wait(WAIT_S)
