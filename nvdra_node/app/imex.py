@@ -13,7 +13,7 @@ from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_core.kube.resources import FABRIC_NODES, NODES
 from nvdra_core.metrics import Registry
 from nvdra_core.pluginmetrics import add_process_metrics
 from nvdra_core.service import Part, Service
@@ -24,9 +24,11 @@ from nvdra_node.app import imexgauges
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart, endpoint_parts
 from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of, with_node_name
+from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
-from nvdra_node.imex import address, fabric, report
+from nvdra_node.imex import fabric, report
+from nvdra_node.imex.addresswatch import AddressSources, AddressWatch
 from nvdra_node.imex.certificate import Certificate
 from nvdra_node.imex.ctl import ImexCtl
 from nvdra_node.imex.daemon import Doors
@@ -38,7 +40,7 @@ from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.unit import SystemdUnit
-from nvdra_node.imex.watches import AddressWatch, FabricWatch, PeerWatch, SpecWatch
+from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
 from nvdra_node.kubeletplugin.server import InstanceLock, SocketServer, clear_socket
 
 _LOG = log.get(__name__)
@@ -49,6 +51,7 @@ STOP_GRACE_S = 1.0
 MAX_SILENCE_S = 180.0
 """A turn that stops the daemon may take its whole TimeoutStopSec."""
 VERSION_S = 10.0
+NODE_S = 5.0
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
@@ -62,11 +65,16 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     kubeconfig = load_kubeconfig(settings)
     client = Client(kubeconfig)
 
-    def find_address() -> str:
-        url = kubeconfig.url
-        return settings.imex_address or address.towards(url.hostname or "", url.port or 443)
-
-    supervision = Supervision(settings, host, client, find_address)
+    url = kubeconfig.url
+    sources = AddressSources(
+        configured=settings.imex_address,
+        network=lambda: network.read(host.roots),
+        route=lambda: network.towards(url.hostname or "", url.port or 443),
+        read_node=lambda: client.get(
+            NODES, settings.node_name, deadline=Deadline(NODE_S, SystemClock())
+        ),
+    )
+    supervision = Supervision(settings, host, client, sources)
     try:
         service = Service(
             parts=[
@@ -95,11 +103,10 @@ class Supervision:
         settings: config.NodeConfig,
         host: Host,
         client: Client,
-        find_address: Callable[[], str],
+        addresses: AddressSources,
     ) -> None:
         self._settings = settings
         self._host = host
-        self._own = find_address()
         self._lives = Lives()
         self.clock = SystemClock()
         self.workers = Workers(self.clock)
@@ -116,13 +123,12 @@ class Supervision:
             clock=self.clock,
             policy=policy(settings),
             boot_id=host.sysfs.boot_id(),
-            address=self._own,
             has_certificate=lambda: self._certificate.is_there,
         )
         self._boot_id = doors.boot_id
         self.supervisor = Supervisor(doors)
         self._lives.subscribe(self.supervisor.wake)
-        self._address = AddressWatch(find_address, self.clock, self._take_address)
+        self._addresses = AddressWatch(addresses, self.clock, self.supervisor.set_addresses)
         is_strict = gates_of(settings).enabled(Gate.CRASH_ON_NVLINK_FABRIC_ERRORS)
         self.fabric = FabricWatch(host, self.clock, self.supervisor, is_strict=is_strict)
         self._peers = PeerWatch(self._ctl, self.clock, self.supervisor)
@@ -147,7 +153,7 @@ class Supervision:
             self._worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
             self._worker("supervisor", lambda: self.supervisor.run(stopping), self.supervisor.wake),
             self._worker("life", lambda: self._lives.run(stopping), self._lives.stop),
-            *([] if self._own else [self._worker("address", lambda: self._address.run(stopping))]),
+            self._worker("address", lambda: self._addresses.run(stopping)),
             self._worker("peers", lambda: self._peers.run(stopping)),
             self._worker("controller", self._spec.run, self._spec.stop),
             self._worker("status", lambda: self._status.run(stopping), self._status.stop),
@@ -173,6 +179,7 @@ class Supervision:
 
     def _open(self) -> None:
         self.supervisor.open()
+        self._addresses.look(may_ask=False)
         if self._settings.imex_encryption == "required":
             self._request = self._certificate.request()
         heartbeat = self.workers.heartbeat("supervisor", MAX_SILENCE_S)
@@ -213,10 +220,6 @@ class Supervision:
         if is_there_now:
             self._status.retry()
 
-    def _take_address(self, found: str) -> None:
-        self._own = found
-        self.supervisor.set_address(found)
-
     def _report(self) -> tuple[FabricNodeStatus, float]:
         """What the status shall say, and how often at least."""
         snapshot = self.supervisor.snapshot
@@ -225,7 +228,6 @@ class Supervision:
         view = snapshot.view
         machine = report.Machine(
             boot_id=self._boot_id,
-            addresses=(self._own,) if self._own else (),
             imex_version=(view.version if view is not None else "") or self._version,
             channel_count=self.channel_count(),
             certificate_request=self._request,

@@ -287,7 +287,8 @@ OPTIONS: tuple[Option, ...] = (
         "imex_address",
         values.as_optional_address,
         "",
-        "address of this host for its IMEX peers; default: the one that it reaches the API server from",
+        "address of this host for its IMEX peers; default: the source address towards the API server, else the "
+        "InternalIP of the Node; never loopback, link-local or of a container network",
     ),
     _option("imex_path", values.as_path, "/usr/bin/nvidia-imex", "NVIDIA's IMEX daemon"),
     _option(

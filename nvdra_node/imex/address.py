@@ -1,31 +1,163 @@
-"""Which address of this host its IMEX peers shall use. Called by ``app``.
+"""Which address of this host its IMEX peers shall use. Pure. Called by ``addresswatch``.
 
-Unless it is set: the one that the kernel would reach the API server from. It is on the node's main network, as the
-addresses in the Node object are, and the kernel knows it without a question to anybody.
+In this order: the setting ``imexAddress``; the address that is in use already, while it is fit; the source address
+towards the API server, which every node has without asking anyone; the Node's InternalIP. The second is refused where
+it would not lead peers to this host: loopback (a balancer of the API server on each node, as kubespray, k3s, RKE2 and
+Talos have), link-local, an address of a container network, a virtual address that may move (kube-vip), and a temporary
+IPv6 address. Peers with an address of their own loopback would each run alone, and be READY.
 """
 
 from __future__ import annotations
 
-import socket
+import ipaddress
+import re
+from collections.abc import Iterator
 
-from nvdra_core import log
+from nvdra_core.value import Value
+from nvdra_node.host.network import HostAddress, Network, Route
 
-_LOG = log.get(__name__)
+SET_IT = "set imexAddress in /etc/nvdra/config.yaml"
+
+_CONTAINER = re.compile(
+    r"antrea-gw|br-[0-9a-f]{12}$|cali|cbr\d|cilium_|cni|docker|flannel|genev_sys|ip6tnl|kube-bridge|lxc|lxdbr"
+    r"|nerdctl|ovn-k8s-|podman|tunl\d|virbr|vxlan_sys|vxlan\.calico|vxlan-v6\.calico|weave"
+)
+"""Interfaces of container runtimes and network plugins, by the names that they give."""
+_VIRTUAL = re.compile(r"lo$|dummy|kube-ipvs|kube-dummy|nodelocaldns")
+"""Interfaces without a wire: an address here is a virtual one, unless the Node names it (routing to the host)."""
 
 
-def towards(host: str, port: int) -> str:
-    """The local address for a peer; empty when there is no way to it. Sends nothing."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        _LOG.warning("the API server's name has no address yet", host=host, why=str(error))
-        return ""
-    for family, kind, protocol, _, target in found:
-        with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.connect(target)
-            except OSError as error:
-                _LOG.info("no way to the API server", v=2, target=target[0], why=str(error))
-                continue
-            return str(probe.getsockname()[0])
+class Facts(Value, kw_only=True):
+    """What a choice depends on, read at one time."""
+
+    configured: str = ""
+    """The setting; empty: none."""
+    network: Network
+    route: Route = Route()
+    """Towards the API server."""
+    node: tuple[str, ...] | None = None
+    """InternalIPs of the Node, in its order; None: not read."""
+    node_problem: str = ""
+    """Why the Node was not read."""
+    current: str = ""
+    """The address in use; empty: none yet."""
+
+
+class Choice(Value, kw_only=True):
+    """An address and why it was chosen, or none and what to do."""
+
+    address: str = ""
+    """As ``ipaddress`` writes it."""
+    message: str = ""
+    needs_node: bool = False
+    """There is none without the Node's addresses, which were not read."""
+
+
+def choose(facts: Facts) -> Choice:
+    """The address for these facts."""
+    if facts.configured:
+        return _configured(facts)
+    problem = _route_problem(facts)
+    if facts.current and not _problem(facts.current, facts):
+        return Choice(
+            address=facts.current, message="the address in use, which this host still has"
+        )
+    if not problem:
+        message = "the source address towards the API server"
+        return Choice(address=_normal(facts.route.source), message=message)
+    family = _family(facts.route.source)
+    internal = sorted(facts.node or (), key=lambda address: _family(address) != family)
+    refused = [problem]
+    for address in internal:
+        if not (found := _problem(address, facts)):
+            return Choice(address=_normal(address), message=f"InternalIP of the Node, as {problem}")
+        refused.append(f"InternalIP {found}")
+    if facts.node is None:
+        refused.append(facts.node_problem or "the Node's InternalIP is not known yet")
+    elif not internal:
+        refused.append("the Node has no InternalIP")
+    text = f"no address for IMEX peers: {'; '.join(refused)}; {SET_IT}"
+    return Choice(message=text, needs_node=facts.node is None)
+
+
+def _configured(facts: Facts) -> Choice:
+    address = _normal(facts.configured)
+    if ipaddress.ip_address(address).is_loopback:
+        return Choice(
+            address=address, message="imexAddress, a loopback address: no other host reaches it"
+        )
+    if facts.network.addresses and _find(address, facts.network) is None:
+        text = f"imexAddress {address} is on no interface of this host; correct it, or remove the setting"
+        return Choice(message=text)
+    return Choice(address=address, message="the setting imexAddress")
+
+
+def _route_problem(facts: Facts) -> str:
+    """Why the source address towards the API server is not for peers; empty: it is."""
+    source = facts.route.source
+    if not source:
+        return "this host has no route to the API server"
+    what = "the source address towards the API server"
+    if problem := _problem(source, facts):
+        return f"{what} {problem}"
+    found = _find(source, facts.network)
+    if source in facts.route.targets:
+        return f"{what} {source} is the API server's own, which may move to another host"
+    if found is not None and _VIRTUAL.match(found.interface):
+        return f"{what} {source} is a virtual address on {found.interface}"
+    if found is not None and found.is_temporary:
+        return f"{what} {source} is a temporary IPv6 address"
     return ""
+
+
+def _problem(address: str, facts: Facts) -> str:
+    """Why an address is of no use to peers, beginning with the address; empty: it is of use."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return f"{address!r} is not an IP address"
+    if parsed.is_loopback or parsed.is_unspecified:
+        return f"{address} is loopback"
+    if parsed.is_link_local or parsed.is_multicast:
+        return f"{address} is link-local"
+    return _problem_here(address, facts.network) if facts.network.addresses else ""
+
+
+def _problem_here(address: str, network: Network) -> str:
+    """The same, by the interface that has it."""
+    found = _find(address, network)
+    if found is None:
+        return f"{address} is on no interface of this host"
+    if _is_of_containers(found.interface, network):
+        return f"{address} is of the container network {found.interface}"
+    return "" if found.is_usable else f"{address} is not unique (duplicate address detection)"
+
+
+def _is_of_containers(name: str, network: Network) -> bool:
+    """By its name; or a bridge that leads nowhere but to containers; or an overlay."""
+    if _CONTAINER.match(name):
+        return True
+    found = next((one for one in network.interfaces if one.name == name), None)
+    if found is None:
+        return False
+    return found.kind in ("vxlan", "geneve") or (found.kind == "bridge" and not found.uplinks)
+
+
+def _find(address: str, network: Network) -> HostAddress | None:
+    return next((one for one in network.addresses if one.address == _normal(address)), None)
+
+
+def _normal(address: str) -> str:
+    return str(ipaddress.ip_address(address))
+
+
+def _family(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def internal_ips(node: object) -> Iterator[str]:
+    """InternalIPs of a Node object, in its order: the cluster's first family comes first."""
+    status = node.get("status") if isinstance(node, dict) else None
+    for entry in (status or {}).get("addresses") or ():
+        if entry.get("type") == "InternalIP":
+            yield str(entry.get("address"))

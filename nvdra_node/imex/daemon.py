@@ -9,7 +9,15 @@ from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.value import Value
 from nvdra_node.imex.ctl import CtlDoor
-from nvdra_node.imex.model import Action, ActionKind, Mode, Policy, Unit, UnitActivity
+from nvdra_node.imex.model import (
+    Action,
+    ActionKind,
+    HostAddresses,
+    Mode,
+    Policy,
+    Unit,
+    UnitActivity,
+)
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.unit import Look, UnitDoor
 
@@ -34,8 +42,8 @@ class Doors(Value, kw_only=True):
     clock: Clock
     policy: Policy
     boot_id: str
-    address: str = ""
-    """Of this node for its peers; empty: none was found."""
+    addresses: HostAddresses = HostAddresses()
+    """As they are at the start."""
     has_certificate: Callable[[], bool] = lambda: False
 
 

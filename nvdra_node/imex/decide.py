@@ -41,7 +41,7 @@ def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
 
 def _run(domain_uid: str, port: int, situation: Situation) -> Run | None:
     spec, policy = situation.spec, situation.policy
-    if spec is None or spec.slot is None or not situation.address:
+    if spec is None or spec.slot is None or not situation.addresses.chosen:
         return None
     if not spec.clique_id or spec.clique_id != situation.fabric.clique_id:
         return None
@@ -53,7 +53,7 @@ def _run(domain_uid: str, port: int, situation: Situation) -> Run | None:
         slot=spec.slot,
         slot_count=spec.slot_count,
         port=port,
-        address=situation.address,
+        address=situation.addresses.chosen,
         is_encrypted=policy.needs_encryption,
     )
 

@@ -26,6 +26,21 @@ class Fabric(Value, kw_only=True):
     driver_version: str = ""
 
 
+class HostAddresses(Value, kw_only=True):
+    """Where this host's IMEX peers find it (``address.choose``)."""
+
+    chosen: str = ""
+    """Empty: there is none that is fit."""
+    message: str = ""
+    """Why it was chosen, or why there is none and what to set."""
+    present: tuple[str, ...] = ()
+    """All addresses of this host; empty: not known."""
+
+    def has_lost(self, address: str) -> bool:
+        """Whether an address that nvidia-imex listens on has gone from this host."""
+        return bool(self.present) and address != self.chosen and address not in self.present
+
+
 class Run(Value, kw_only=True):
     """One configuration of nvidia-imex. Two runs that are equal may follow each other without a restart."""
 
@@ -153,8 +168,7 @@ class Situation(Value, kw_only=True):
     """Monotonic."""
     policy: Policy
     fabric: Fabric
-    address: str
-    """Of this node for peers; empty: none was found."""
+    addresses: HostAddresses
     spec: FabricNodeSpec | None
     """None: the controller has not made the FabricNode yet."""
     holders: tuple[Holder, ...] = ()

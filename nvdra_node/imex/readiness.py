@@ -6,8 +6,9 @@ The message ends in a pod's event: it says what is waited for and, where somebod
 from __future__ import annotations
 
 from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, Isolation, domain_named
+from nvdra_node.imex.address import SET_IT
 from nvdra_node.imex.decide import blockers, holds, is_admitted, run_for, serves, target
-from nvdra_node.imex.model import Memory, Mode, Readiness, Situation
+from nvdra_node.imex.model import Memory, Mode, Readiness, Situation, Started
 
 RECOVERY = "GpuRecovery"
 """Reason of a domain whose claims may start although a GPU is not well."""
@@ -115,7 +116,7 @@ def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> R
             f"IMEX runs with slot {started.run.slot} and port {started.run.port}, assigned are {wanted.slot} and"
             f" {wanted.port}; it is restarted when {blockers(situation, [domain.uid])} is gone",
         )
-    return _of_started(situation, started.invocation_id)
+    return _of_started(domain, situation, started)
 
 
 def _what_is_missing(situation: Situation) -> Readiness:
@@ -126,10 +127,9 @@ def _what_is_missing(situation: Situation) -> Readiness:
             f"the controller has not given this node a slot in clique {situation.fabric.clique_id} yet; a clique"
             " that is full needs more slots (maxNodesPerImexDomain)",
         )
-    if not situation.address:
-        return _wait(
-            "NoAddress", "no address of this host was found for its IMEX peers: set imexAddress"
-        )
+    if not situation.addresses.chosen:
+        message = situation.addresses.message or f"no address for IMEX peers was found; {SET_IT}"
+        return _wait("NoAddress", message)
     return _wait(
         "WaitingForCertificate",
         "the controller has not signed this node's certificate yet; where it issues none, set imexEncryption: disabled",
@@ -170,8 +170,14 @@ def _of_lost(situation: Situation) -> Readiness:
     )
 
 
-def _of_started(situation: Situation, invocation_id: str) -> Readiness:
-    if invocation_id != situation.unit.invocation_id or situation.imex is ImexState.UNSET:
+def _of_started(domain: FabricDomain, situation: Situation, started: Started) -> Readiness:
+    if situation.addresses.has_lost(started.run.address):
+        return _wait(
+            "AddressLost",
+            f"nvidia-imex listens on {started.run.address}, which this host has no more; it is started again with"
+            f" {situation.addresses.chosen or 'the next address'} when {blockers(situation, [domain.uid])} is gone",
+        )
+    if started.invocation_id != situation.unit.invocation_id or situation.imex is ImexState.UNSET:
         return _wait("ImexStarting", "nvidia-imex is starting")
     if situation.imex is ImexState.READY:
         return _ready(situation)

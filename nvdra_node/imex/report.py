@@ -32,7 +32,6 @@ class Machine(Value, kw_only=True):
     """What does not change while the supervisor runs."""
 
     boot_id: str
-    addresses: tuple[str, ...] = ()
     imex_version: str = ""
     channel_count: int = 0
     certificate_request: str = ""
@@ -46,7 +45,8 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
         boot_id=machine.boot_id,
         cluster_uuid=fabric.cluster_uuid,
         clique_id=fabric.clique_id,
-        addresses=machine.addresses,
+        addresses=_addresses(snapshot),
+        address_message=situation.addresses.message[:MAX_MESSAGE],
         driver_version=fabric.driver_version,
         imex_version=machine.imex_version,
         channel_count=machine.channel_count,
@@ -90,6 +90,13 @@ def _patched(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         return _patch(value)
     return None if value in ("", ()) else msgspec.to_builtins(value)
+
+
+def _addresses(snapshot: Snapshot) -> tuple[str, ...]:
+    """Where peers find the daemon that runs, then where they will find the next one."""
+    found, run = snapshot.situation.addresses, snapshot.run
+    listens = run.address if run is not None and not found.has_lost(run.address) else ""
+    return tuple(dict.fromkeys(address for address in (listens, found.chosen) if address))
 
 
 def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:

@@ -24,6 +24,7 @@ from nvdra_node.imex.model import (
     Decision,
     Fabric,
     Holder,
+    HostAddresses,
     Memory,
     Mode,
     Situation,
@@ -70,7 +71,7 @@ class Supervisor:
         self._pace = Pace()
         self._reload_in_s: float | None = None
         self._must_reload = False
-        self._address = doors.address
+        self._addresses = doors.addresses
         self._snapshot = Snapshot(
             situation=self._situation(Look(Unit()), ImexState.UNSET), memory=Memory()
         )
@@ -117,10 +118,10 @@ class Supervisor:
             self._fabric = fabric
         self.wake()
 
-    def set_address(self, address: str) -> None:
-        """Where this host's peers find it."""
+    def set_addresses(self, addresses: HostAddresses) -> None:
+        """Where this host's peers find it, and which addresses it has."""
         with self._lock:
-            self._address = address
+            self._addresses = addresses
         self.wake()
 
     def set_spec(self, spec: FabricNodeSpec | None, generation: int) -> None:
@@ -335,7 +336,7 @@ class Supervisor:
             now_s=doors.clock.monotonic(),
             policy=doors.policy,
             fabric=self._fabric,
-            address=self._address,
+            addresses=self._addresses,
             spec=self._spec,
             holders=tuple(holders),
             are_holders_known=self._are_holders_known,

@@ -34,7 +34,6 @@ MISSING_PEERS_S = 2.0
 """How soon a daemon is asked for peers that were missing; each pause is longer by half, up to ``PEERS_S``."""
 LASTING_S = 10.0
 """A peer that is missing so long is told of. Most have just joined and will be there in a moment."""
-ADDRESS_S = 5.0
 DOMAIN_S = 10.0
 POLL_S = 1.0
 
@@ -171,22 +170,3 @@ class PeerWatch:
             self._pause_s = min(self._pause_s * 1.5, PEERS_S)
         since = self._absent_since_s.items()
         return frozenset(slot for slot, since_s in since if now_s - since_s >= LASTING_S)
-
-
-class AddressWatch:
-    """Looks for this host's address until there is one: at boot the network may come after us."""
-
-    def __init__(self, find: Callable[[], str], clock: Clock, take: Callable[[str], None]) -> None:
-        """``find``: empty as long as there is none. ``take`` is called once."""
-        self._find = find
-        self._clock = clock
-        self._take = take
-
-    def run(self, stopping: threading.Event) -> None:
-        """Look until ``stopping``, or until it is found; returns at ``stopping``."""
-        while not self._clock.wait(stopping, ADDRESS_S):
-            if found := self._find():
-                _LOG.info("address for IMEX peers", address=found)
-                self._take(found)
-                stopping.wait()
-                return

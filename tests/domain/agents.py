@@ -33,7 +33,7 @@ from nvdra_node.host.files import HostFiles
 from nvdra_node.imex import report
 from nvdra_node.imex.daemon import Doors
 from nvdra_node.imex.fake import FakeDaemon
-from nvdra_node.imex.model import Fabric, Holder, Policy
+from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.store import Store
@@ -81,12 +81,11 @@ class Agent:
         self.supervisor = Supervisor(
             Doors(
                 unit=daemon, ctl=daemon, clock=CLOCK, policy=Policy(), boot_id=f"boot-{index}",
-                store=Store(HostFiles(), self._layout, work / "node.json"), address=address,
+                store=Store(HostFiles(), self._layout, work / "node.json"),
+                addresses=HostAddresses(chosen=address),
             )
         )  # fmt: skip
-        self._machine = report.Machine(
-            boot_id=f"boot-{index}", addresses=(address,), channel_count=2048
-        )
+        self._machine = report.Machine(boot_id=f"boot-{index}", channel_count=2048)
         self._spec = SpecWatch(self._client, FABRIC_NODES, self.name, self.supervisor.set_spec)
         self._status = StatusWriter(self._client, FABRIC_NODES, self.name, self._report, CLOCK)
         self._fabric = Fabric(

@@ -19,7 +19,7 @@ from nvdra_core.clock import Deadline, FakeClock
 from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.imex.daemon import Doors
 from nvdra_node.imex.fake import FakeDaemon
-from nvdra_node.imex.model import Fabric, Holder, Policy
+from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
@@ -89,7 +89,8 @@ class ImexNode:
     def start(self) -> None:
         doors = Doors(
             unit=self.daemon, ctl=self.daemon, store=Store(self.files, LAYOUT, SPEC_PATH),
-            clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}", address=self.address,
+            clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}",
+            addresses=HostAddresses(chosen=self.address),
             has_certificate=lambda: self.files.read(CERTIFICATE_PATH) is not None,
         )  # fmt: skip
         self.supervisor = Supervisor(doors)

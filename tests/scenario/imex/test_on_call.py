@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import pytest
 
 from nvdra_core.api.fabric import FabricSlot, ImexState
 from nvdra_core.clock import Deadline
 from nvdra_node.imex.daemon import RELOAD_S
-from nvdra_node.imex.model import Holder, Policy
-from nvdra_node.imex.watches import AddressWatch
+from nvdra_node.imex.model import Holder, HostAddresses, Policy
 from tests.scenario.imex.node import (
     CERTIFICATE_PATH,
     LAYOUT,
@@ -240,19 +238,6 @@ class TestAround:
         node = ImexNode(address="")
         node.assign(a_domain())
         assert node.join("c1").readiness.reason == "NoAddress"
-        node.supervisor.set_address("10.0.0.2")
+        node.supervisor.set_addresses(HostAddresses(chosen="10.0.0.2"))
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert b"10.0.0.2" in (node.files.read(LAYOUT.hosts) or b"")
-
-    def test_the_address_is_looked_for_until_there_is_one(self):
-        node = ImexNode(address="")
-        found = ["", "", "10.0.0.2", "never asked"]
-        stopping = threading.Event()
-        node.clock.turn = lambda: None
-
-        def take(address):
-            node.supervisor.set_address(address)
-            stopping.set()
-
-        AddressWatch(lambda: found.pop(0), node.clock, take).run(stopping)
-        assert node.supervisor._address == "10.0.0.2" and found == ["never asked"]

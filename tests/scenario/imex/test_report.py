@@ -13,9 +13,7 @@ from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
 from tests.scenario.imex.node import CLIQUE, LAYOUT, ImexNode, a_domain, a_spec
 
-MACHINE = report.Machine(
-    boot_id="boot-1", addresses=("10.0.0.2",), imex_version="580", channel_count=2048
-)
+MACHINE = report.Machine(boot_id="boot-1", imex_version="580", channel_count=2048)
 
 
 @pytest.fixture

@@ -1,0 +1,118 @@
+"""Finds this host's address for IMEX peers, and follows it. Run by ``app`` in a thread of its own.
+
+At boot the network may come after the service and the Node may not be registered yet, and an address may go away while
+nvidia-imex runs: so the host's addresses are read every 5 s until one is fit, and every 30 s after that. The Node is
+read only where they do not decide, with pauses that grow to a minute.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nvdra_core import log
+from nvdra_core.clock import Clock
+from nvdra_core.errors import NvdraError
+from nvdra_core.value import Value
+from nvdra_node.host.network import Network, Route
+from nvdra_node.imex import address
+from nvdra_node.imex.address import Choice, Facts
+from nvdra_node.imex.model import HostAddresses
+
+_LOG = log.get(__name__)
+
+MISSING_S = 5.0
+STEADY_S = 30.0
+MAX_NODE_PAUSE_S = 60.0
+
+
+class AddressSources(Value, kw_only=True):
+    """Where the facts come from. Called by the watch's thread, and once by who builds it."""
+
+    configured: str
+    network: Callable[[], Network]
+    route: Callable[[], Route]
+    read_node: Callable[[], dict[str, Any]]
+    """This host's Node object. Raises NvdraError."""
+
+
+class AddressWatch:
+    """See the module."""
+
+    def __init__(
+        self, sources: AddressSources, clock: Clock, take: Callable[[HostAddresses], None]
+    ) -> None:
+        """``take`` gets each new choice."""
+        self._sources = sources
+        self._clock = clock
+        self._take = take
+        self._found = HostAddresses()
+        self._node: tuple[str, ...] | None = None
+        self._node_problem = ""
+        self._node_at_s = float("-inf")
+        self._node_pause_s = MISSING_S
+
+    def run(self, stopping: threading.Event) -> None:
+        """Look until ``stopping``."""
+        while not stopping.is_set():
+            self._clock.wait(stopping, self.look())
+
+    def look(self, *, may_ask: bool = True) -> float:
+        """One look; the seconds until the next. Without ``may_ask`` the API server is not asked."""
+        network = self._sources.network()
+        choice = self._choose(network)
+        if choice.needs_node and may_ask:
+            self._read_node()
+            choice = self._choose(network)
+        elif not choice.address:
+            self._forget_node()
+        is_kept = bool(choice.address) and choice.address == self._found.chosen
+        self._tell(
+            HostAddresses(
+                chosen=choice.address,
+                message=self._found.message if is_kept else choice.message,
+                present=tuple(one.address for one in network.addresses),
+            )
+        )
+        return STEADY_S if choice.address else MISSING_S
+
+    def _choose(self, network: Network) -> Choice:
+        sources = self._sources
+        facts = Facts(
+            configured=sources.configured,
+            network=network,
+            route=Route() if sources.configured else sources.route(),
+            node=self._node,
+            node_problem=self._node_problem,
+            current=self._found.chosen,
+        )
+        return address.choose(facts)
+
+    def _read_node(self) -> None:
+        """Its addresses, unless it was asked for a moment ago."""
+        now_s = self._clock.monotonic()
+        if now_s - self._node_at_s < self._node_pause_s:
+            return
+        if self._node_at_s > float("-inf"):
+            self._node_pause_s = min(2 * self._node_pause_s, MAX_NODE_PAUSE_S)
+        self._node_at_s = now_s
+        try:
+            self._node = tuple(address.internal_ips(self._sources.read_node()))
+        except NvdraError as error:
+            self._node_problem = f"the Node cannot be read ({error})"
+
+    def _forget_node(self) -> None:
+        """It was of no use: it is read again after a pause."""
+        if self._clock.monotonic() - self._node_at_s >= self._node_pause_s:
+            self._node = None
+
+    def _tell(self, found: HostAddresses) -> None:
+        if (found.chosen, found.message) != (self._found.chosen, self._found.message):
+            if found.chosen:
+                _LOG.info("address for IMEX peers", address=found.chosen, why=found.message)
+            else:
+                _LOG.warning("no address for IMEX peers", why=found.message)
+        if found != self._found:
+            self._found = found
+            self._take(found)

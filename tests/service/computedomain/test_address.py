@@ -1,0 +1,46 @@
+"""The address for IMEX peers, chosen by the shipped supervisor on this machine's own network."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.kube.resources import NODES
+from nvdra_node.host import network
+from nvdra_node.host.ports import HostRoots
+from tests.service.computedomain.rack import Rack, Tray, wait_for
+
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def own_address() -> str:
+    found = (one.address for one in network.read(HostRoots()).addresses if ":" not in one.address)
+    address = next((one for one in found if not one.startswith(("127.", "169.254."))), "")
+    if not address:
+        pytest.skip("this machine has no address but loopback")
+    return address
+
+
+def set_internal_ip(rack: Rack, tray: Tray, address: str) -> None:
+    body = {
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": tray.name},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    }  # fmt: skip
+    rack.client.merge_patch(NODES.sub("status"), body, deadline=Deadline(10, SystemClock()))
+
+
+def test_api_server_on_loopback_leads_to_the_nodes_internal_ip(make_rack, own_address):
+    rack = make_rack()
+    [tray] = rack.trays
+    tray.start(imexAddress="")
+    tray.register()
+    rack.claim("c1", tray, rack.domain("a"))
+    message = tray.told("c1", "NoAddress", "127.0.0.1 is loopback", "set imexAddress")
+    assert "no InternalIP" in message
+    assert tray.imex()["ActiveState"] == "inactive"
+    set_internal_ip(rack, tray, own_address)
+    wait_for(lambda: tray.prepare("c1").errors == {}, "it is prepared")
+    assert f"BIND_INTERFACE_IP={own_address}\n" in (tray.imex_dir / "imexd.cfg").read_text()
+    wait_for(lambda: tray.status().get("addresses") == [own_address], "it is reported")
+    assert "InternalIP" in tray.status()["addressMessage"]
