@@ -134,9 +134,16 @@ class Endpoint:
             if not self._slots.acquire(blocking=False):
                 peer.close()
                 continue
-            threading.Thread(
-                target=self._serve, args=(peer,), name=f"{self.name} connection", daemon=True
-            ).start()
+            self._start_serving(peer)
+
+    def _start_serving(self, peer: socket.socket) -> None:
+        name = f"{self.name} connection"
+        try:
+            threading.Thread(target=self._serve, args=(peer,), name=name, daemon=True).start()
+        except RuntimeError as error:
+            _LOG.warning("no thread for an HTTP connection; closing it", error)
+            peer.close()
+            self._slots.release()
 
     def _serve(self, peer: socket.socket) -> None:
         try:
@@ -145,6 +152,8 @@ class Endpoint:
         except (OSError, DeadlineError) as error:
             # Readers that hang up or dawdle are their own business.
             _LOG.info("HTTP connection broke off", v=6, error=error)
+        except Exception as error:  # noqa: BLE001 - the border: no request may stop the process
+            _LOG.error("HTTP connection failed", error)
         finally:
             self._slots.release()
 

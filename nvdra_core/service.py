@@ -72,7 +72,7 @@ class Service(Value, kw_only=True):
         """
         faulthandler.enable(sys.stderr, all_threads=True)
         started: list[Part] = []
-        with _Signals() as signals:
+        with self.workers.supervise_all(), _Signals() as signals:
             self.workers.on_failure(signals.wake)
             try:
                 status = self._start(started, signals)

@@ -1,13 +1,15 @@
 """The background threads of a service: started by its parts, watched by ``service``.
 
 A loop that dies or falls silent must not go unnoticed behind a process that looks alive: the first
-unexpected end of any worker stops the service, and systemd starts it afresh.
+unexpected end of any worker stops the service, and systemd starts it afresh. So does an exception
+that ends any other thread of the process, while ``supervise_all`` is in force.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
@@ -91,6 +93,21 @@ class Workers:
         if self._failure is not None:
             found.append(f"a worker failed: {self._failure}")
         return [problem for problem in found if problem]
+
+    @contextmanager
+    def supervise_all(self) -> Iterator[None]:
+        """Treat an exception that ends a thread, whoever started it, as the failure of a worker."""
+
+        def failed(args: threading.ExceptHookArgs) -> None:
+            name = args.thread.name if args.thread is not None else "?"
+            self._fail(name, args.exc_value or args.exc_type())
+
+        usual = threading.excepthook
+        threading.excepthook = failed
+        try:
+            yield
+        finally:
+            threading.excepthook = usual
 
     def join(self, deadline: Deadline) -> list[str]:
         """Wait for all workers after ``stopping`` was set; the names of those that did not end in

@@ -55,9 +55,11 @@ def _keep_out_what_pynvml_does_not_use() -> None:
 
 
 def _read(requests: SimpleQueue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        requests.put(line)
-    os._exit(0)
+    try:
+        for line in sys.stdin.buffer:
+            requests.put(line)
+    finally:  # also when it cannot be read: nobody else would end this process
+        os._exit(0)
 
 
 def _answer(call: Callable[[str, dict[str, Any]], Any], line: bytes) -> dict[str, Any]:

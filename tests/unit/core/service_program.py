@@ -38,12 +38,22 @@ class Sample:
         if f"config-{self.name}" in FAULTS:
             raise ConfigError(f"{self.name} is configured wrong")
         WORKERS.spawn(f"{self.name}-loop", self._loop)
+        for fault, error in (
+            ("thread", RuntimeError(f"{self.name} broke")),
+            ("exit", SystemExit(7)),
+        ):
+            if f"{fault}-{self.name}" in FAULTS:
+                threading.Thread(target=self._raise, args=(error,), name=f"{self.name}-own").start()
         say(f"start {self.name}")
 
     def stop(self, deadline: Deadline) -> None:
         say(f"stop {self.name}")
         if f"stop-{self.name}" in FAULTS:
             raise HostError(f"{self.name} cannot stop")
+
+    @staticmethod
+    def _raise(error: BaseException) -> None:
+        raise error
 
     def _loop(self) -> None:
         if f"crash-{self.name}" in FAULTS:

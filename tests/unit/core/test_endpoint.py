@@ -12,6 +12,7 @@ from nvdra_core import endpoint
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.metrics import Registry
+from nvdra_core.workers import Workers
 
 LOOPBACK = endpoint.Address("127.0.0.1", 0)
 
@@ -28,6 +29,7 @@ class World:
             "/healthz": endpoint.health_route(lambda: self.problems),
             "/broken": self._break,
             "/slow": self._wait,
+            "/odd": lambda: endpoint.Response(299, b""),
         }
         self.endpoint = endpoint.Endpoint(LOOPBACK, routes, SystemClock())
 
@@ -92,6 +94,14 @@ def test_head_has_the_length_and_no_body(world):
 )
 def test_other_paths_and_methods_are_refused(world, path, method, status):
     assert world.ask(path, method)[0] == status
+
+
+def test_request_that_cannot_be_answered_stops_no_process(world):
+    workers = Workers(SystemClock())
+    with workers.supervise_all():
+        assert world.send(b"GET /odd HTTP/1.1\r\n\r\n") == b""
+        assert world.ask("/healthz")[0] == 200
+    assert workers.failure is None
 
 
 def test_a_failing_route_answers_500_without_details(world):

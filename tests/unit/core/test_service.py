@@ -111,6 +111,16 @@ def test_a_worker_that_fails_stops_the_service_with_an_error(run, fault, why):
     assert f'worker failed reason=internal worker={fault[-1]}-loop error="{why}"' in err
 
 
+@pytest.mark.parametrize(("fault", "why"), [("thread-a", "a broke"), ("exit-b", "7")])
+def test_exception_in_any_thread_stops_the_service(run, fault, why):
+    status, words, err = run(fault).end()
+    assert status == 1
+    assert words.count("stop a") == 1
+    assert f'worker failed reason=internal worker={fault[-1]}-own error="{why}"' in err or (
+        f"worker failed reason=internal worker={fault[-1]}-own error={why}" in err
+    )
+
+
 def test_a_part_that_cannot_stop_does_not_keep_the_others(run):
     process = run("stop-b")
     process.until("READY=1")

@@ -146,3 +146,14 @@ def test_a_child_ends_with_its_parent_even_when_nvml_hangs(root: SimRoot) -> Non
         pid = int(parent.stdout.readline())
         parent.kill()
     assert ended(pid)
+
+
+def test_child_whose_input_cannot_be_read_ends() -> None:
+    code = "from nvdra_node.host.nvml_child import main; main('libnone.so', 0.0)"
+    with open("/dev/null", "wb") as unreadable:
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=unreadable)
+    try:
+        assert ended(child.pid, 20.0)
+    finally:
+        child.kill()
+        child.wait()
