@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nvdra_core import log, metrics
 from nvdra_core.clock import Clock, Deadline
@@ -45,12 +45,16 @@ def metrics_route(registry: metrics.Registry) -> Route:
     return lambda: Response(200, registry.render(), metrics.CONTENT_TYPE)
 
 
-def health_route(problems: Callable[[], list[str]]) -> Route:
-    """Answers 200 ``ok`` while ``problems`` finds none, else 503 and the problems, one a line."""
+def health_route(
+    problems: Callable[[], list[str]], notes: Callable[[], Sequence[str]] = tuple
+) -> Route:
+    """Answers 200 ``ok`` while ``problems`` finds none, else 503 and the problems, one a line; then
+    the notes, one a line.
+    """
 
     def answer() -> Response:
         found = problems()
-        text = "\n".join(found) if found else "ok"
+        text = "\n".join([*(found or ["ok"]), *(f"note: {note}" for note in notes())])
         return Response(503 if found else 200, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     return answer

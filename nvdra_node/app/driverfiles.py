@@ -1,7 +1,9 @@
 """Has the driver's files listed before a prepare asks for them, and named in the CDI files of prepared claims.
 
-A part of the GPU service, with one worker: it looks at the start, whenever the GPUs or their driver changed, and again
-with growing pauses while something is still missing (``/dev/nvidia-uvm`` often comes later than the GPUs).
+A part of the GPU service, with one worker: it checks at the start, whenever the GPUs or their driver changed, when a
+prepare failed for want of a file, every CHECK_S seconds, and with growing pauses while something is still missing
+(``/dev/nvidia-uvm`` often comes later than the GPUs). Each result is reported: while files are missing, no claim can be
+prepared and the node's GPUs are not offered.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import Protocol
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.workers import Workers
 
-HEAD_START_S = 0.05
-"""For the slices: no pod comes before them, and both want the CPU. A prepare that does come makes the list itself."""
+CHECK_S = 10.0
+"""How soon a file that is gone is noticed; a check costs one stat of each of some 50 files."""
 RETRY_S = 2.0
 """The first pause after a failure; doubles up to MAX_RETRY_S."""
-MAX_RETRY_S = 60.0
+MAX_RETRY_S = 15.0
 POLL_S = 1.0
 """How soon the worker notices that the service stops, or that a pause is over."""
 
@@ -26,8 +28,11 @@ POLL_S = 1.0
 class Lister(Protocol):
     """The part of ``cdi.nvidia.CommonEdits`` that is needed."""
 
-    def warm_up(self) -> bool:
-        """Have the list ready; whether it is. Never fails."""
+    made: int
+    """How often the list was made."""
+
+    def warm_up(self) -> str:
+        """Have the list ready; why it is not, empty when it is. Never fails."""
 
 
 class DriverFilesPart:
@@ -36,22 +41,35 @@ class DriverFilesPart:
     name = "driver-files"
 
     def __init__(
-        self, lister: Lister, renew: Callable[[], None], clock: Clock, workers: Workers
+        self,
+        lister: Lister,
+        renew: Callable[[], None],
+        report: Callable[[str], None],
+        clock: Clock,
+        workers: Workers,
     ) -> None:
-        """``renew`` brings the CDI files of prepared claims up to the list; it never fails."""
+        """``renew`` brings the CDI files of prepared claims up to the list; it never fails. ``report`` gets the result
+        of each check."""
         self._lister = lister
         self._renew = renew
+        self._report = report
         self._clock = clock
         self._workers = workers
+        self._checked = threading.Event()
         self._wake = threading.Event()
         # The first look at the GPUs may have been over before anybody was told of it.
         self._wake.set()
         self._look_at_s = math.inf
         self._pause_s = RETRY_S
+        self._renewed = -1
 
     def changed(self) -> None:
         """The GPUs or their driver changed. Cheap; from any thread."""
         self._wake.set()
+
+    def wait_first(self, timeout_s: float) -> bool:
+        """Wait for the first result; whether there is one."""
+        return self._clock.wait(self._checked, timeout_s)
 
     def start(self) -> None:
         """See Part."""
@@ -63,20 +81,27 @@ class DriverFilesPart:
     def tick(self) -> None:
         """Look if there is a reason to."""
         now_s = self._clock.monotonic()
-        if self._wake.is_set():
-            self._wake.clear()
+        is_woken = self._wake.is_set()
+        self._wake.clear()
+        if not is_woken and now_s < self._look_at_s:
+            return
+        cause = self._lister.warm_up()
+        self._report(cause)
+        self._checked.set()
+        if not cause:
             self._pause_s = RETRY_S
-        elif now_s < self._look_at_s:
+            self._look_at_s = now_s + CHECK_S
+            if is_woken or self._renewed != self._lister.made:
+                self._renewed = self._lister.made
+                self._renew()
             return
-        if self._lister.warm_up():
-            self._renew()
-            self._look_at_s = math.inf
-            return
+        self._renewed = -1
+        if is_woken:
+            self._pause_s = RETRY_S
         self._look_at_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
 
     def _run(self) -> None:
-        self._clock.wait(self._workers.stopping, HEAD_START_S)
         while not self._workers.stopping.is_set():
             self.tick()
             self._clock.wait(self._wake, POLL_S)

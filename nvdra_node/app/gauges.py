@@ -13,6 +13,7 @@ from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.kubeletplugin.driver import Health
 from nvdra_node.kubeletplugin.publisher import PoolSource, PublishStatus
+from nvdra_node.kubeletplugin.readiness import Readiness
 
 
 class Published(Protocol):
@@ -31,16 +32,21 @@ class Owners(Value, kw_only=True):
     boot_id: str
     hangs: Callable[[], int]
     """Calls to the hardware that were given up since start."""
+    readiness: Readiness
 
 
 def add(registry: Registry, metrics: PluginMetrics, owners: Owners) -> None:
-    """Add prepared devices (upstream's metric), devices by health, what is published, damaged records, hangs."""
+    """Add prepared devices (upstream's metric), devices by health, what is published, whether claims can be prepared,
+    damaged records, hangs."""
     name = owners.driver.name
     by_health = registry.gauge(
         "nvidia_dra_devices", "Devices of this node by health", ("driver", "health")
     )
     published = registry.gauge(
         "nvidia_dra_published_devices", "Devices in the ResourceSlices of this node", ("driver",)
+    )
+    ready = registry.gauge(
+        "nvidia_dra_prepare_ready", "Whether this node can prepare claims: 1 or 0", ("driver",)
     )
 
     def refresh() -> None:
@@ -49,6 +55,7 @@ def add(registry: Registry, metrics: PluginMetrics, owners: Owners) -> None:
         for health in Health:
             by_health.set(healths[health], name, health.value.lower())
         published.set(owners.publisher.published().devices, name)
+        ready.set(0 if owners.readiness.causes else 1, name)
         metrics.quarantined.set(len(owners.records.quarantined), name)
         _catch_up(metrics.journal_writes, name, owners.records.writes)
         _catch_up(metrics.nvml_hung, name, owners.hangs())

@@ -18,9 +18,11 @@ from nvdra_node.app.onecpu import OneCpu
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
 from nvdra_node.app.surroundings import checked_gates, open_client, with_node_name
-from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
+from nvdra_node.cdi.nvidia import CommonEdits
+from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.gpu.watch import Watch
 from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host
@@ -52,12 +54,13 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
             device_types=("gpu", "mig", "vfio"),
             clock=clock,
             workers=workers,
-            first_look=watch.wait_first,
+            first_look=lambda timeout_s: _wait_first(watch, driver_files, timeout_s),
             hangs=lambda: host.nvml.hangs,
+            taints=gates.enabled(Gate.NVML_DEVICE_HEALTH_CHECK),
+            notes=lambda: watch.inventory.notes,
         )
         plugin = Plugin(driver, around)
-        driver_files = DriverFilesPart(common, plugin.renew_files, clock, workers)
-        watch.subscribe(driver_files.changed)
+        driver_files = _check_driver_files(look, common, plugin)
         service = Service(
             parts=[
                 FunctionPart(name="watch", end=lambda deadline: look.stop()),
@@ -76,6 +79,27 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
     finally:
         workers.stopping.set()
         client.close()
+
+
+def _check_driver_files(look: FirstLook, common: CommonEdits, plugin: Plugin) -> DriverFilesPart:
+    """The part that keeps the driver's files listed, and reports whether claims can be prepared with them."""
+
+    def report(cause: str) -> None:
+        # Without a driver there are no devices to withhold; the inventory's notes say why there is none.
+        is_loaded = look.host.sysfs.driver_version() is not None
+        plugin.readiness.report("driver files", cause if is_loaded else "")
+
+    part = DriverFilesPart(common, plugin.renew_files, report, look.clock, look.workers)
+    look.watch.subscribe(part.changed)
+    common.on_failure(part.changed)
+    return part
+
+
+def _wait_first(watch: Watch, driver_files: DriverFilesPart, timeout_s: float) -> None:
+    """Wait for what the first publishing should know: the GPUs, and whether claims for them can be prepared."""
+    limit = Deadline(timeout_s, SystemClock())
+    if watch.wait_first(timeout_s) and watch.inventory.devices:
+        driver_files.wait_first(limit.remaining_s())
 
 
 def withdraw(settings: config.NodeConfig) -> int:

@@ -22,7 +22,7 @@ from nvdra_core.workers import Workers
 from nvdra_node import config
 from nvdra_node.app import imexgauges
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.app.parts import FunctionPart, endpoint_parts
+from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of, with_node_name
 from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
@@ -160,7 +160,7 @@ class Supervision:
             *endpoint_parts(
                 self._settings.imex_http_endpoint,
                 self._settings.metrics_path,
-                self.problems,
+                Health(self.problems),
                 self.registry,
                 self.clock,
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nvdra_core import endpoint
 from nvdra_core.clock import Clock, Deadline
@@ -35,17 +35,24 @@ class FunctionPart(Value, kw_only=True):
         self.end(deadline)
 
 
+class Health(Value):
+    """What the health endpoint says."""
+
+    problems: Callable[[], list[str]]
+    notes: Callable[[], Sequence[str]] = tuple
+
+
 def endpoint_parts(
     address: str,
     metrics_path: str,
-    problems: Callable[[], list[str]],
+    health: Health,
     registry: Registry,
     clock: Clock,
 ) -> list[Part]:
     """Health at ``/healthz`` and, unless their path is empty, metrics; nothing without an address."""
     if not address:
         return []
-    routes = {"/healthz": endpoint.health_route(problems)}
+    routes = {"/healthz": endpoint.health_route(health.problems, health.notes)}
     if metrics_path:
         routes[metrics_path] = endpoint.metrics_route(registry)
     return [endpoint.Endpoint(endpoint.Address.parse(address), routes, clock)]

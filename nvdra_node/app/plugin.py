@@ -10,7 +10,7 @@ registration); sockets before devices are looked for (unprepare must work withou
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nvdra_core import __version__, log
 from nvdra_core.clock import Clock, Deadline
@@ -22,7 +22,7 @@ from nvdra_core.service import Part
 from nvdra_core.value import Value
 from nvdra_core.workers import Workers
 from nvdra_node.app import gauges
-from nvdra_node.app.parts import FunctionPart, endpoint_parts
+from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
@@ -32,7 +32,9 @@ from nvdra_node.kubeletplugin.claims import Claims
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
 from nvdra_node.kubeletplugin.driver import Driver
 from nvdra_node.kubeletplugin.health import HealthService
+from nvdra_node.kubeletplugin.nodeevents import NodeEvents
 from nvdra_node.kubeletplugin.publisher import Publisher
+from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, unwritable
 from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.service import DraService
@@ -51,6 +53,8 @@ REGISTRATION_WAIT_S = 10.0
 SELF_CHECK_S = 2.0
 """For each socket: far above what an answer takes, far below any watchdog."""
 PATHS_POLL_S = 5.0
+PROBE_S = 60.0
+"""Between two proofs that files can be written where claims need them; PATHS_POLL_S while they cannot."""
 RENEW_S = 10.0
 """For one claim's CDI file; who works on the claim for longer writes it himself."""
 
@@ -72,6 +76,10 @@ class Surroundings(Value, kw_only=True):
     """Waits until the devices were looked at, at most so many seconds."""
     hangs: Callable[[], int]
     """Calls to the hardware that were given up since start, for metrics."""
+    taints: bool = False
+    """While no claim can be prepared: show the devices with a taint, instead of none."""
+    notes: Callable[[], Sequence[str]] = tuple
+    """What is worth knowing and no reason to withhold devices, for the health endpoint."""
 
 
 class Plugin:
@@ -81,6 +89,7 @@ class Plugin:
         settings, clock = around.settings, around.clock
         self._around = around
         self._registered = threading.Event()
+        self.readiness = Readiness()
         self.registry = Registry()
         add_process_metrics(self.registry, clock, version=__version__)
         self.metrics = PluginMetrics(
@@ -116,6 +125,7 @@ class Plugin:
             publisher=self.publisher,
             boot_id=around.boot_id,
             hangs=around.hangs,
+            readiness=self.readiness,
         )
         gauges.add(self.registry, self.metrics, owners)
 
@@ -127,7 +137,15 @@ class Plugin:
             registry_dir=settings.registrar_dir,
         )
         slices = KubeSlices(self._around.api, driver.name, settings.node_name)
-        self.publisher = Publisher(driver, settings.node_name, slices, self.metrics, clock)
+        pool = GuardedPool(driver, self.readiness, taints=self._around.taints)
+        self.publisher = Publisher(pool, settings.node_name, slices, self.metrics, clock)
+        self.events = NodeEvents(
+            self.readiness,
+            self._around.api.client,
+            settings.node_name,
+            f"nvdra-{driver.name}",
+            clock,
+        )
         self.status = ClaimStatus(self._around.api, driver.name, clock)
         told = Told(self.transaction, self.status)
         self.dra = DraService(driver.name, told, self.metrics, clock)
@@ -148,6 +166,7 @@ class Plugin:
         self.check = SelfCheck(paths.registration, paths.dra)
         driver.subscribe(self.publisher.changed)
         driver.subscribe(self.health.changed)
+        self.readiness.subscribe(self.publisher.changed)
 
     def _have_registered(self) -> None:
         self._registered.set()
@@ -163,6 +182,7 @@ class Plugin:
             FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),
             FunctionPart(name="sweep", begin=self._start_sweep),
             FunctionPart(name="path watch", begin=self._start_path_watch),
+            FunctionPart(name="node events", begin=self._start_events),
             FunctionPart(
                 name="waiting", begin=self.waiting.start, end=lambda deadline: self.waiting.stop()
             ),
@@ -170,14 +190,19 @@ class Plugin:
             *endpoint_parts(
                 self._around.settings.http_endpoint,
                 self._around.settings.metrics_path,
-                self.problems,
+                Health(self._unwell, self._around.notes),
                 self.registry,
                 self._around.clock,
             ),
         ]
 
+    def _unwell(self) -> list[str]:
+        """For the health endpoint: also what a restart of this service cannot mend."""
+        blocked = [f"no claim can be prepared: {cause}" for cause in self.readiness.causes]
+        return [*self.problems(), *blocked]
+
     def problems(self) -> list[str]:
-        """What is wrong now; proves that both sockets answer."""
+        """What is wrong with this process; proves that both sockets answer. systemd ends it when this lasts."""
         try:
             self.check(SELF_CHECK_S)
         except HostError as error:
@@ -235,12 +260,28 @@ class Plugin:
     def _start_path_watch(self) -> None:
         self._around.workers.spawn("path-watch", self._watch_paths)
 
+    def _start_events(self) -> None:
+        stopping = self._around.workers.stopping
+        self._around.workers.spawn("node-events", lambda: self.events.run(stopping))
+
     def _watch_paths(self) -> None:
         """Look after what others may delete."""
         around = self._around
+        next_probe_s = around.clock.monotonic()
         while not around.clock.wait(around.workers.stopping, PATHS_POLL_S):
             self._keep_sockets()
             filecheck.write_missing(self.transaction, self._parts)
+            if around.clock.monotonic() >= next_probe_s:
+                is_writable = self.probe_directories()
+                next_probe_s = around.clock.monotonic() + (PROBE_S if is_writable else 0.0)
+
+    def probe_directories(self) -> bool:
+        """Check that records and CDI files can be written, and report the result; whether they can."""
+        settings, name = self._around.settings, self._parts.driver.name
+        probes = (settings.state_dir / name / "probe", settings.cdi_root / f"nvdra-probe-{name}")
+        cause = unwritable(self._around.files, probes)
+        self.readiness.report("directories", cause)
+        return not cause
 
     def _keep_sockets(self) -> None:
         """Somebody may empty the kubelet's directories; without sockets the node would be lost and we would not know.

@@ -2,7 +2,8 @@
 
 They are NVIDIA's knowledge and change with each driver release, so NVIDIA's own ``nvidia-ctk cdi generate`` says them,
 once per driver version, boot and toolkit; the result is kept in memory and in ``<state>/cdi-common.json``. Used by
-``cdi.store``. ``warm_up`` runs in the background at start; a prepare that comes too early waits inside its deadline.
+``cdi.store``. ``warm_up`` runs in the background, at start and every few seconds: it is also the check whether any
+claim can be prepared here. A prepare that comes before the first result waits inside its deadline.
 
 What we change in NVIDIA's answer:
 
@@ -19,16 +20,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
 from nvdra_core.value import Value, asdict
+from nvdra_node.cdi import toolkit as programs
 from nvdra_node.cdi.spec import Common, parse_version
-from nvdra_node.host.ports import Commands, Files, HostRoots, Sysfs
+from nvdra_node.cdi.toolkit import Toolkit
+from nvdra_node.host.ports import Commands, Files, Sysfs
 
 _log = log.get(__name__)
 
@@ -45,23 +47,13 @@ _BELIEVED_S = 1.0
 _DAEMON_PATHS = ("/nvidia-fabricmanager/", "/nvidia-persistenced/", "/tmp/nvidia-mps")  # noqa: S108 - a host path to drop
 
 
-class Toolkit(Value, kw_only=True):
-    """Where NVIDIA's programs are and where we may keep what they say."""
-
-    ctk: Path
-    hook: Path
-    """``nvidia-cdi-hook`` as the container runtime sees it."""
-    roots: HostRoots
-    cache: Path
-
-
 class _Key(Value, kw_only=True):
     """What the edits depend on."""
 
     driver_version: str
     boot_id: str
     toolkit: str
-    """Fingerprint of nvidia-ctk."""
+    """Fingerprints of nvidia-ctk and of the hook."""
     settings: str
 
 
@@ -95,12 +87,27 @@ class CommonEdits:
         self._entry: _Entry | None = None
         self._sight: _Sight | None = None
         self._making = threading.Lock()
+        self._failed: list[Callable[[], None]] = []
         self._said = ""
         """What ``warm_up`` logged last; it is not said twice."""
+        self.made = 0
+        """How often the edits were made or read from the cache: CDI files written before then may differ."""
+
+    def on_failure(self, failed: Callable[[], None]) -> None:
+        """Call ``failed`` (cheap, from any thread) when a prepare found the edits unusable."""
+        self._failed.append(failed)
 
     def current(self, deadline: Deadline) -> Common:
         """The edits for the driver that is loaded now, whose files exist (now, or a second ago). Raises HostError or
         NotReadyError."""
+        try:
+            return self._current(deadline)
+        except NvdraError:
+            for failed in self._failed:
+                failed()
+            raise
+
+    def _current(self, deadline: Deadline) -> Common:
         version = self._driver_version()
         entry = self._entry
         if entry is not None and self._is_usable(entry, version):
@@ -111,25 +118,34 @@ class CommonEdits:
             entry = self._entry
             if entry is None or not self._is_usable(entry, version):
                 entry = self._entry = self._load_or_make(version, deadline)
+                self.made += 1
         finally:
             self._making.release()
         self._require_files(entry)
         return entry.common
 
-    def warm_up(self) -> bool:
-        """Have the edits ready before the first prepare; and anew, once the toolkit was upgraded. Whether they are:
-        what is wrong is logged, and said again by the prepare that meets it."""
+    def warm_up(self) -> str:
+        """Have the edits ready before the first prepare; and anew, once the toolkit was upgraded. Returns why they are
+        not, empty when they are: then no claim can be prepared on this node."""
         deadline = Deadline(_GENERATE_S, self._clock)
         try:
-            self.current(deadline)
+            self._current(deadline)
+        except NvdraError as error:
+            self._warn("driver files not listed", error)
+            return str(error)
+        try:
             self._renew_for_toolkit(deadline)
         except NvdraError as error:
-            if self._said != str(error):
-                self._said = str(error)
-                _log.warning("the driver's files are not known yet", error)
-            return False
-        self._said = ""
-        return True
+            # What the earlier toolkit listed is still complete: claims can be prepared.
+            self._warn("driver files not listed again with the new toolkit", error)
+        else:
+            self._said = ""
+        return ""
+
+    def _warn(self, what: str, error: NvdraError) -> None:
+        if self._said != str(error):
+            self._said = str(error)
+            _log.warning(what, error)
 
     def _renew_for_toolkit(self, deadline: Deadline) -> None:
         entry = self._entry
@@ -137,11 +153,12 @@ class CommonEdits:
             return
         with self._making:
             self._entry = self._make(self._key(entry.key.driver_version), deadline)
+            self.made += 1
 
     def _driver_version(self) -> str:
         version = self._sysfs.driver_version()
         if version is None:
-            raise HostError("the NVIDIA driver is not loaded: load it (modprobe nvidia)")
+            raise HostError(self._sysfs.why_no_driver())
         return version
 
     def _is_usable(self, entry: _Entry, version: str) -> bool:
@@ -159,11 +176,19 @@ class CommonEdits:
         return missing
 
     def _require_files(self, entry: _Entry) -> None:
-        if (missing := self._missing(entry)) is not None:
+        missing, kit = self._missing(entry), self._toolkit
+        if missing is None:
+            return
+        if missing == str(kit.hook):
+            raise HostError(programs.missing_hook(kit.hook))
+        if missing.startswith(f"{kit.roots.dev}/"):
             raise HostError(
-                f"{missing} is gone, but the loaded driver {entry.key.driver_version} needs it: the driver's package "
-                "was changed without loading the new driver; reboot, or reload the driver"
+                f"{missing} is gone, and no CUDA program starts without it: run nvidia-modprobe -c 0 -u"
             )
+        raise HostError(
+            f"{missing} is gone, but the loaded driver {entry.key.driver_version} needs it: the driver's package "
+            "was changed without loading the new driver; reboot, or reload the driver"
+        )
 
     def _load_or_make(self, version: str, deadline: Deadline) -> _Entry:
         key = self._key(version)
@@ -177,8 +202,8 @@ class CommonEdits:
         return _Key(
             driver_version=version,
             boot_id=self._sysfs.boot_id(),
-            toolkit=f"{kit.ctk} {self._files.fingerprint(kit.ctk)}",
-            settings=f"{kit.hook} {kit.roots.driver} {kit.roots.dev}",
+            toolkit=" ".join(f"{p} {self._files.fingerprint(p)}" for p in (kit.ctk, kit.hook)),
+            settings=f"{kit.roots.driver} {kit.roots.dev}",
         )
 
     def _load(self, key: _Key) -> _Entry | None:
@@ -205,11 +230,11 @@ class CommonEdits:
     def _generate(self, key: _Key, deadline: Deadline) -> tuple[_Entry, dict[str, Any]]:
         """What nvidia-ctk says now, and what the cache keeps of it."""
         kit = self._toolkit
-        if self._files.first_missing([str(kit.ctk)]) is not None:
-            raise HostError(f"{kit.ctk} is missing: install nvidia-container-toolkit-base")
-        result = self._commands.run(_argv(kit), deadline)
+        programs.require(kit, self._files)
+        programs.run_hook(kit, self._commands, deadline)
+        output = programs.generate(kit, self._commands, deadline)
         try:
-            body = json.loads(result.stdout)
+            body = json.loads(output)
             edits, version = reduce_edits(body["containerEdits"]), body["cdiVersion"]
             _require_library(edits, key.driver_version)
             kept = {"key": asdict(key), "version": version, "edits": edits}
@@ -270,24 +295,6 @@ def _require_library(edits: Mapping[str, Any], driver_version: str) -> None:
             "was changed without loading the new driver, or lacks its CUDA library; reboot, reload the driver, or "
             "install it"
         )
-
-
-def _argv(kit: Toolkit) -> list[str]:
-    return [
-        str(kit.ctk),
-        "--quiet",
-        "cdi",
-        "generate",
-        "--mode=nvml",
-        "--format=json",
-        "--no-all-device",
-        "--device-id=none",
-        # It would load one more library of the driver into nvidia-ctk, for device edits that we do not take from it.
-        "--feature-flag=disable-nvsandbox-utils",
-        f"--driver-root={kit.roots.driver}",
-        f"--dev-root={kit.roots.dev.parent}",
-        f"--nvidia-cdi-hook-path={kit.hook}",
-    ]
 
 
 def _is_daemon_mount(mount: Mapping[str, Any]) -> bool:

@@ -33,6 +33,16 @@ class PciInfo(Value, kw_only=True):
     """``pci0000:00``; None when the device hangs on no pci root."""
 
 
+class PciGpu(Value, kw_only=True):
+    """An NVIDIA GPU on the PCI bus."""
+
+    address: str
+    driver: str | None
+    """Kernel driver it is bound to; None: none."""
+    is_excluded: bool = False
+    """NVIDIA's driver was told to leave it alone (NVreg_ExcludedGpus)."""
+
+
 class NodeStat(Value, kw_only=True):
     """A device node as it is in the file system."""
 
@@ -78,6 +88,12 @@ class Sysfs(Protocol):
 
     def pci_driver(self, address: str) -> str | None:
         """Kernel driver the PCI function is bound to (``nvidia``, ``vfio-pci``); None: none, or no such function."""
+
+    def pci_gpus(self) -> tuple[PciGpu, ...]:
+        """All NVIDIA GPUs on the PCI bus, by address. Slow: reads a file of every PCI function."""
+
+    def why_no_driver(self) -> str:
+        """Why ``driver_version`` is None, and what to do. Slow as ``pci_gpus``."""
 
     def device_node(self, path: str | Path) -> NodeStat | None:
         """Major, minor, mode of a character device; None when there is none.

@@ -13,8 +13,9 @@ import stat
 from pathlib import Path
 
 from nvdra_core.errors import FileError
+from nvdra_node.host import pcigpus
 from nvdra_node.host.files import file_error
-from nvdra_node.host.ports import HostRoots, NodeStat, PciInfo
+from nvdra_node.host.ports import HostRoots, NodeStat, PciGpu, PciInfo
 
 _DEV = "/dev/"
 _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
@@ -43,6 +44,14 @@ class HostSysfs:
             return (self._pci_device(address) / "driver").readlink().name
         except OSError:
             return None
+
+    def pci_gpus(self) -> tuple[PciGpu, ...]:
+        """See ports.Sysfs."""
+        return pcigpus.find(self._roots)
+
+    def why_no_driver(self) -> str:
+        """See ports.Sysfs."""
+        return pcigpus.why_no_driver(self.pci_gpus(), is_wsl=pcigpus.is_wsl(self._roots))
 
     def device_node(self, path: str | Path) -> NodeStat | None:
         """See ports.Sysfs."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import manifests as m
+from tests.e2e import rpc
 from tests.e2e.bed import Bed, wait_for
 from tests.e2e.users import PREPARE_FAILED, Pods
 from tests.sim import tree
@@ -140,7 +143,8 @@ def test_a_container_that_restarts_after_a_driver_change_gets_the_new_one(
     bed.only.sim.load_driver(NEW)
     # Its second module is loaded later, as on most hosts.
     with moved_away(bed.only.sim.path / "dev/nvidia-uvm"):
-        wait_for("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
+        wait_for("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+    wait_for("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
     wait_for("new driver in the CDI file", lambda: versions(cdi(bed, pods, "pod")) == {NEW}, 30)
     bed.cluster.kubectl("exec", "-n", pods.place, "pod", "--", "sh", "-c", "kill 1", check=False)
     wait_for("the container restarted", lambda: has_restarted(pods, "pod"), 60)
@@ -167,11 +171,56 @@ def moved_away(path: Path) -> Iterator[None]:
 
 def test_libraries_that_went_without_their_driver_are_named(bed: Bed, pods: Pods) -> None:
     library = bed.only.sim.path / LIBRARIES / f"libcuda.so.{OLD}"
-    with moved_away(library):
-        time.sleep(FILES_BELIEVED_S)
-        pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
-        print(pods.wait_message("pod", PREPARE_FAILED, library.name, "reload the driver"))
+    pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
+    claim = rpc.ref(pods.claim_of("pod"))
+    with moved_away(library), rpc.plugin(bed.only) as plugin:
+        time.sleep(FILES_BELIEVED_S)
+        said = plugin.prepare(claim).errors[claim[2]]
+        assert re.search(f"{library.name}.*reload the driver", said)
+    bed.wait_for_devices()
+
+
+@pytest.mark.parametrize("missing", ["library", "hook"])
+def test_node_that_can_prepare_nothing_offers_nothing(bed: Bed, pods: Pods, missing: str) -> None:
+    path = bed.only.sim.path / LIBRARIES / f"libcuda.so.{OLD}"
+    if missing == "hook":
+        path = use_own_hook(bed)
+    pods.create(m.pod(pods.place, "before", templates={"gpu": "gpu"}))
+    bed.wait_running(pods.place, "before")
+    before = pods.identities()
+    with moved_away(path):
+        wait_for("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+        pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
+        pods.wait_message("pod", "FailedScheduling")
+        wait_for("event", lambda: path.name in bed.events("default"), 30)
+        assert "PrepareBlocked" in bed.events("default")
+        assert path.name in health(bed)
+    bed.wait_running(pods.place, "pod")
+    assert health(bed).startswith("ok")
+    wait_for("event", lambda: "PrepareRestored" in bed.events("default"), 30)
+    assert {name: ids for name, ids in pods.identities().items() if name == "before"} == before
+
+
+def use_own_hook(bed: Bed) -> Path:
+    """Restart the service with a hook that no other test uses."""
+    argv, path = bed.only.argv(), bed.only.sim.path / "usr/bin/nvidia-cdi-hook"
+    shutil.copy2(argv[argv.index("--nvidia-cdi-hook-path") + 1], path)
+    mark = bed.only.log_size()
+    bed.only.flags = (*BED["flags"], "--nvidia-cdi-hook-path", str(path))
+    bed.only.restart()
+    bed.only.wait_registered(mark)
+    bed.wait_for_devices()
+    return path
+
+
+def health(bed: Bed) -> str:
+    """What the service's health endpoint says."""
+    script = (
+        "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9899, timeout=10); "
+        "c.request('GET', '/healthz'); print(c.getresponse().read().decode())"
+    )
+    return bed.only.node.run([sys.executable, "-c", script]).stdout
 
 
 def test_a_device_node_that_comes_late_is_waited_for_inside_the_call(bed: Bed, pods: Pods) -> None:

@@ -56,6 +56,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     built = pack.make_all(place / "this", release)
     keys = [(arch.name, form) for arch in ARCHES for form in pack.FORMATS]
     later = pack.make_all(place / "next", version.current(NEXT), ARCHES[:1])
-    toolkit = standins.make(place / "standins", standins.TOOLKIT)
+    toolkit = standins.make(place / "standins", standins.TOOLKIT, version=standins.TOOLKIT_VERSION)
     files = dict(zip(keys, (one.path for one in built), strict=True))
     return Packages(release, sources, files, later[0].path, later[1].path, toolkit)

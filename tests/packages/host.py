@@ -102,7 +102,7 @@ def _collect(packages: Packages, place: Path) -> Path:
     """The packages in one directory, and the toolkit's with its real programs."""
     home = programs.NVIDIA.home()
     files = {f"/usr/bin/{name}": home / name for name in ("nvidia-ctk", "nvidia-cdi-hook")}
-    standins.make(place, standins.TOOLKIT, files=files)
+    standins.make(place, standins.TOOLKIT, files=files, version=standins.TOOLKIT_VERSION)
     shutil.copy(packages.deb, place / "nvdra.deb")
     shutil.copy(packages.next_deb, place / "nvdra-next.deb")
     return place

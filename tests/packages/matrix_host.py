@@ -69,7 +69,7 @@ class MatrixHost(VersionHost):
         place = self._home / "packages"
         home = programs.NVIDIA.home()
         tools = {f"/usr/bin/{name}": home / name for name in ("nvidia-ctk", "nvidia-cdi-hook")}
-        made = standins.make(place, standins.TOOLKIT, files=tools)
+        made = standins.make(place, standins.TOOLKIT, files=tools, version=standins.TOOLKIT_VERSION)
         target = self.path(DEBS)
         target.mkdir(parents=True, exist_ok=True)
         for name, deb in (("this", packages.this), ("next", packages.next)):

@@ -10,6 +10,8 @@ from nvdra_packages.pack import NFPM
 from tests.cluster import commands
 
 TOOLKIT = "nvidia-container-toolkit-base"
+TOOLKIT_VERSION = "1.16.0-1"
+"""The oldest that our packages install with."""
 
 
 def make(

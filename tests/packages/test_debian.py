@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import CONFIG, LIBRARY
+from tests.cluster.errors import CommandError
+from tests.packages import standins
 from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.marks import needs_packages
 from tests.packages.userland import DISTRIBUTIONS, Distribution, Userland, changeable
@@ -57,6 +59,14 @@ def installed(distribution: Distribution, installation: Path, tmp_path: Path) ->
 
 def version(userland: Userland) -> str:
     return userland.run("dpkg-query", "-W", "-f", "${Version}", "nvdra").stdout
+
+
+def test_toolkit_too_old_to_list_driver_files_is_refused(
+    userland: Userland, packages: Packages, tmp_path: Path
+):
+    old = standins.make(tmp_path / "old", standins.TOOLKIT, version="1.15.0-1")
+    with pytest.raises(CommandError, match=r"nvidia-container-toolkit-base \(>= 1\.16\.0\)"):
+        userland.install(packages.deb, old)
 
 
 def prepare_a_claim(userland: Userland) -> None:

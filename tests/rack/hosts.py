@@ -178,7 +178,7 @@ def _standin(scratch: Path) -> Path:
     control = scratch / "root" / "DEBIAN" / "control"
     control.parent.mkdir(parents=True)
     control.write_text(
-        f"Package: {TOOLKIT}\nVersion: 1.0\nArchitecture: all\n"
+        f"Package: {TOOLKIT}\nVersion: 1.19.1-1\nArchitecture: all\n"
         f"Maintainer: tests <tests@nvdra.example>\nDescription: stands in for {TOOLKIT}\n"
     )
     commands.run(["dpkg-deb", "-Znone", "-b", scratch / "root", scratch / "toolkit.deb"])

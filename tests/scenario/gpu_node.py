@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nvdra_core.clock import Clock, Deadline, FakeClock
+from nvdra_core.errors import CommandError
 from nvdra_core.gates import FeatureGates
 from nvdra_core.value import replace
-from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
+from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
+from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.plan import CDI_KIND
@@ -103,8 +105,16 @@ class GpuNode:
         self.time_slices: dict[str, int] = {}
         self.ctk_runs = 0
         self.ctk_output = ctk_output()
+        self.ctk_lacks: tuple[str, ...] = ()
+        """Options that this version of nvidia-ctk does not know."""
+        self.hook_status = 0
         self.commands = FakeCommands(
-            self.clock, {"nvidia-smi": self._nvidia_smi, str(CTK): self._nvidia_ctk}
+            self.clock,
+            {
+                "nvidia-smi": self._nvidia_smi,
+                str(CTK): self._nvidia_ctk,
+                str(HOOK): self._hook,
+            },
         )
         self.host = replace(fake_host(self.machine, self.clock), commands=self.commands)
         if isinstance(self.files, FakeFiles):
@@ -166,6 +176,14 @@ class GpuNode:
         self.time_slices[uuid] = int(value)
         return CommandResult(stdout="", stderr="")
 
+    def _hook(self, argv: Iterable[str]):
+        return self.hook_status or CommandResult(stdout="NVIDIA CDI Hook version 1.19.1", stderr="")
+
     def _nvidia_ctk(self, argv: Iterable[str]):
+        given = [text.removeprefix("--").partition("=")[0] for text in argv]
+        for option in given:
+            if option in self.ctk_lacks:
+                said = f'level=error msg="flag provided but not defined: -{option}"'
+                raise CommandError(said, argv=tuple(argv), returncode=1, output=said)
         self.ctk_runs += 1
         return CommandResult(stdout=json.dumps(self.ctk_output), stderr="")

@@ -10,8 +10,9 @@ import pytest
 
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.gates import FeatureGates
-from nvdra_node.cdi.nvidia import CommonEdits, Toolkit
+from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
+from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.plan import CDI_KIND

@@ -55,7 +55,14 @@ class FakeGpu:
     pci_driver: str | None = "nvidia"
     fabric: FakeFabric | None = None
     """None: no NVLink fabric."""
+    is_listed: bool = True
+    """False: NVML does not list it, although it is bound to the driver."""
+    is_excluded: bool = False
     hung: bool = False
+    cold_s: float = 0.0
+    """How long the first call on it takes."""
+    is_persistent: bool = True
+    """Persistence mode."""
     failing: dict[str, int] = field(default_factory=dict)
     """Fact (or ``handle``) -> NVML code it fails with; ``handle: 15`` is a lost GPU."""
 
@@ -96,6 +103,7 @@ class FakeMachine:
         self.char_majors = {"nvidia": MAJOR_NVIDIA, "nvidia-caps": 235}
         self.xids: list[tuple[str, int]] = []
         """Critical XIDs that nobody has fetched yet: (GPU UUID, number)."""
+        self.is_wsl = False
         self.stuck = 0
         """NVML processes that cannot be killed."""
         self.calls: list[tuple[str, dict[str, object]]] = []

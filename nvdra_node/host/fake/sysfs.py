@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nvdra_core.errors import FileError
 from nvdra_node.host.fake.machine import MAJOR_NVIDIA, FakeGpu, FakeMachine
-from nvdra_node.host.ports import NodeStat, PciInfo
+from nvdra_node.host.pcigpus import why_no_driver
+from nvdra_node.host.ports import NodeStat, PciGpu, PciInfo
 
 
 class FakeSysfs:
@@ -29,6 +30,22 @@ class FakeSysfs:
         if gpu is None or (gpu.pci_driver == "nvidia" and self._machine.version is None):
             return None
         return gpu.pci_driver
+
+    def pci_gpus(self) -> tuple[PciGpu, ...]:
+        """See ports.Sysfs."""
+        with self._machine.lock:
+            return tuple(
+                PciGpu(
+                    address=gpu.address,
+                    driver=self.pci_driver(gpu.address),
+                    is_excluded=gpu.is_excluded,
+                )
+                for gpu in self._machine.gpus
+            )
+
+    def why_no_driver(self) -> str:
+        """See ports.Sysfs."""
+        return why_no_driver(self.pci_gpus(), is_wsl=self._machine.is_wsl)
 
     def device_node(self, path: str | Path) -> NodeStat | None:
         """See ports.Sysfs."""

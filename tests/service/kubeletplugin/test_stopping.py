@@ -40,6 +40,7 @@ def a_service(
         "cdiRoot": str(directory / "cdi"),
         "stateDir": str(directory / "state"),
         "nvidiaCtkPath": str(directory / "nvidia-ctk"),
+        "nvidiaCdiHookPath": "/bin/true",
         "imexDir": str(directory / "imex"),
         "imexEncryption": "disabled",
         "imexAddress": "127.0.0.1",

@@ -13,6 +13,7 @@ from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.publisher import PublishStatus
+from nvdra_node.kubeletplugin.readiness import Readiness
 
 GPU = PreparedDevice(request="r", pool="node", device="gpu-0", cdi_ids=("a/b=c",), kind="gpu")
 
@@ -41,13 +42,21 @@ def test_devices_count_as_prepared_in_the_boot_that_prepared_them():
         registry, FakeClock(), driver=Driver.name, node="node", device_types=("gpu",)
     )
     owners = gauges.Owners(
-        driver=Driver(), records=records, publisher=Publisher(), boot_id="now", hangs=lambda: 3
+        driver=Driver(),
+        records=records,
+        publisher=Publisher(),
+        boot_id="now",
+        hangs=lambda: 3,
+        readiness=Readiness(),
     )
     gauges.add(registry, metrics, owners)
     records.put(a_record("c1", "now"))
     records.put(a_record("c2", "before"))
     records.put(a_record("c3", "now", RecordState.STARTED))
     text = registry.render().decode()
+    assert 'nvidia_dra_prepare_ready{driver="gpu.nvidia.com"} 1\n' in text
+    owners.readiness.report("driver files", "no hook")
+    assert 'nvidia_dra_prepare_ready{driver="gpu.nvidia.com"} 0\n' in registry.render().decode()
     prepared = 'driver="gpu.nvidia.com",device_type="gpu"'
     assert f'nvidia_dra_prepared_devices{{node="node",{prepared}}} 2\n' in text
     assert 'nvidia_dra_nvml_hung_total{driver="gpu.nvidia.com"} 3\n' in text

@@ -102,8 +102,7 @@ def test_device_numbers_are_left_to_the_runtime(node):
 
 def test_nvidias_devices_are_not_asked_for(node):
     node.common.warm_up()
-    (argv,) = node.commands.history
-    assert argv[0] == str(CTK)
+    (argv,) = [argv for argv in node.commands.history if argv[0] == str(CTK)]
     assert "--device-id=none" in argv
     assert f"--nvidia-cdi-hook-path={HOOK}" in argv
 
@@ -172,6 +171,89 @@ def test_a_driver_that_is_not_loaded_is_said(node):
     node.machine.unload_driver()
     with pytest.raises(HostError, match="not loaded"):
         edits(node)
+
+
+SINCE_1_19 = ("no-all-device", "device-id")
+
+
+@pytest.mark.parametrize("lacks", [SINCE_1_19, (*SINCE_1_19, "feature-flag")], ids=["1.18", "1.16"])
+def test_older_toolkit_is_asked_without_newer_options(node, lacks):
+    node.ctk_lacks = lacks
+    assert edits(node)["mounts"]
+    argv = node.commands.history[-1]
+    assert not [text for text in argv if text.removeprefix("--").partition("=")[0] in lacks]
+    assert f"--nvidia-cdi-hook-path={HOOK}" in argv
+
+
+def test_too_old_toolkit_is_named_with_the_version_needed(node):
+    node.ctk_lacks = (*SINCE_1_19, "feature-flag", "nvidia-cdi-hook-path")
+    with pytest.raises(
+        HostError, match=r"--nvidia-cdi-hook-path: install .*-base 1\.16\.0 or later"
+    ):
+        edits(node)
+
+
+def test_older_toolkit_that_fails_names_the_version_that_does_not(node):
+    node.ctk_lacks = SINCE_1_19
+    works, fails = node.commands.programs[str(CTK)], {"now": True}
+
+    def lost(argv):
+        result = works(argv)
+        return 1 if fails["now"] else result
+
+    node.commands.programs[str(CTK)] = lost
+    with pytest.raises(HostError, match=r"opens every GPU.*install .*-base 1\.19\.0 or later"):
+        edits(node)
+
+
+def test_missing_hook_is_named_and_not_a_reboot(node):
+    node.files.remove(HOOK)
+    with pytest.raises(HostError, match=f"{HOOK} is missing.*install nvidia-container-toolkit"):
+        edits(node)
+    assert node.ctk_runs == 0
+
+
+def test_hook_that_goes_later_is_named_and_not_a_reboot(node):
+    edits(node)
+    node.files.remove(HOOK)
+    node.clock.advance(1.0)
+    with pytest.raises(HostError, match=f"{HOOK} is missing") as caught:
+        edits(node)
+    assert "reboot" not in str(caught.value)
+
+
+def test_hook_that_cannot_run_is_refused(node):
+    node.hook_status = 126
+    with pytest.raises(HostError, match=f"{HOOK} cannot be executed.*status 126"):
+        edits(node)
+
+
+def test_control_node_that_goes_later_is_named_with_the_command(node):
+    edits(node)
+    node.files.remove(Path("/dev/nvidia-uvm"))
+    node.clock.advance(1.0)
+    with pytest.raises(HostError, match=r"/dev/nvidia-uvm is gone.*nvidia-modprobe -c 0 -u"):
+        edits(node)
+
+
+def test_broken_new_toolkit_does_not_block_what_the_old_one_listed(node):
+    assert node.common.warm_up() == ""
+    node.files.remove(CTK)
+    assert node.common.warm_up() == ""
+    node.restart()
+    assert "install nvidia-container-toolkit-base" in node.common.warm_up()
+
+
+def test_a_failed_prepare_tells_at_once(node):
+    told = []
+    node.common.on_failure(lambda: told.append(1))
+    edits(node)
+    assert not told
+    node.files.remove(HOOK)
+    node.clock.advance(1.0)
+    with pytest.raises(HostError):
+        edits(node)
+    assert told
 
 
 def test_a_missing_toolkit_is_named_with_its_package(node):

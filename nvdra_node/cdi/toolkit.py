@@ -1,0 +1,116 @@
+"""Runs NVIDIA's container toolkit: ``nvidia-ctk cdi generate``, and its hook as a check. Used by ``nvidia``.
+
+Versions from 1.16.0 on are supported. Options that came later are left out for a version that does not know them: the
+program names the first unknown option and ends, so a current version costs one run and an older one two or three.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from nvdra_core import log
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import CommandError, HostError
+from nvdra_core.value import Value
+from nvdra_node.host.ports import Commands, Files, HostRoots
+
+PACKAGE = "nvidia-container-toolkit-base"
+OLDEST = "1.16.0"
+"""The first version with nvidia-cdi-hook and --nvidia-cdi-hook-path."""
+
+NEWER_OPTIONS = {
+    # It would load one more library of the driver into nvidia-ctk, for device edits that we do not take from it.
+    "feature-flag": "--feature-flag=disable-nvsandbox-utils",  # since 1.18.0
+    # Without these two it also describes the GPUs: all of them are opened, and one that is lost fails the run.
+    "no-all-device": "--no-all-device",  # since 1.19.0
+    "device-id": "--device-id=none",  # since 1.19.0
+}
+_UNKNOWN = re.compile(r"flag provided but not defined: -+([a-z-]+)")
+_LOG = log.get(__name__)
+
+
+class Toolkit(Value, kw_only=True):
+    """Where NVIDIA's programs are and where we may keep what they say."""
+
+    ctk: Path
+    hook: Path
+    """``nvidia-cdi-hook`` as the container runtime sees it."""
+    roots: HostRoots
+    cache: Path
+
+
+def require(kit: Toolkit, files: Files) -> None:
+    """Raises HostError when one of the programs is missing."""
+    if files.first_missing([str(kit.ctk)]) is not None:
+        raise HostError(f"{kit.ctk} is missing: install {PACKAGE}, or set nvidiaCtkPath")
+    if files.first_missing([str(kit.hook)]) is not None:
+        raise HostError(missing_hook(kit.hook))
+
+
+def missing_hook(path: Path) -> str:
+    """What to do about a hook that is not there."""
+    return (
+        f"{path} is missing, and no container with a GPU can start without it: install {PACKAGE}"
+        f" {OLDEST} or later, or set nvidiaCdiHookPath"
+    )
+
+
+def generate(kit: Toolkit, commands: Commands, deadline: Deadline) -> str:
+    """The CDI specification that nvidia-ctk writes. Raises CommandError, HostError."""
+    left_out: list[str] = []
+    while True:
+        output, unknown = _try_generate(kit, commands, deadline, left_out)
+        if not unknown:
+            return output
+        _LOG.info("nvidia-ctk is too old for an option; running it without", option=unknown)
+        left_out.append(unknown)
+
+
+def run_hook(kit: Toolkit, commands: Commands, deadline: Deadline) -> None:
+    """Proves that the hook can be executed. Raises HostError."""
+    try:
+        commands.run([str(kit.hook), "--version"], deadline)
+    except CommandError as error:
+        raise HostError(
+            f"{kit.hook} cannot be executed, and no container with a GPU can start without it"
+            f" ({error}); reinstall {PACKAGE}"
+        ) from error
+
+
+def _try_generate(
+    kit: Toolkit, commands: Commands, deadline: Deadline, left_out: Collection[str]
+) -> tuple[str, str]:
+    """The output, or the newer option that this version does not know."""
+    try:
+        return commands.run(_argv(kit, left_out), deadline).stdout, ""
+    except CommandError as error:
+        found = _UNKNOWN.search(error.output)
+        if found is not None and found[1] in set(NEWER_OPTIONS).difference(left_out):
+            return "", found[1]
+        if found is not None:
+            raise HostError(
+                f"{kit.ctk} does not know --{found[1]}: install {PACKAGE} {OLDEST} or later"
+            ) from error
+        if "device-id" in left_out:
+            raise HostError(
+                f"{error}; this version opens every GPU, so that one sick GPU fails it: install"
+                f" {PACKAGE} 1.19.0 or later"
+            ) from error
+        raise
+
+
+def _argv(kit: Toolkit, left_out: Collection[str]) -> list[str]:
+    return [
+        str(kit.ctk),
+        "--quiet",
+        "cdi",
+        "generate",
+        "--mode=nvml",
+        "--format=json",
+        f"--driver-root={kit.roots.driver}",
+        f"--dev-root={kit.roots.dev.parent}",
+        f"--nvidia-cdi-hook-path={kit.hook}",
+        *(text for option, text in NEWER_OPTIONS.items() if option not in left_out),
+    ]

@@ -1,0 +1,89 @@
+"""NVIDIA's GPUs on the PCI bus, whether or not NVML lists them, and why a host has no NVIDIA driver. Used by ``sysfs``.
+
+Reads one small file of each PCI function: some milliseconds on a large machine, so for scans and never for a prepare.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nvdra_node.host.ports import HostRoots, PciGpu
+
+_NVIDIA = b"0x10de"
+_DISPLAY_CONTROLLER = b"0x03"
+"""PCI base class of GPUs; NVSwitches are bridges, and their audio functions are multimedia devices."""
+
+
+def find(roots: HostRoots) -> tuple[PciGpu, ...]:
+    """See ports.Sysfs.pci_gpus."""
+    directory = roots.sys / "bus/pci/devices"
+    try:
+        addresses = sorted(os.listdir(directory))  # noqa: PTH208  hundreds of names
+    except OSError:
+        return ()
+    return tuple(
+        PciGpu(
+            address=address,
+            driver=_driver(directory / address),
+            is_excluded=_is_excluded(roots, address),
+        )
+        for address in addresses
+        if _is_gpu(f"{directory}/{address}")
+    )
+
+
+def is_wsl(roots: HostRoots) -> bool:
+    """Whether this is a virtual machine of WSL2, where a GPU is a channel to the driver of Windows."""
+    return os.path.exists(f"{roots.dev}/dxg")  # noqa: PTH110  as in ``files``
+
+
+def why_no_driver(gpus: Sequence[PciGpu], *, is_wsl: bool) -> str:
+    """See ports.Sysfs.why_no_driver. Pure."""
+    if is_wsl:
+        return (
+            "WSL2 (/dev/dxg exists): the GPUs belong to the Windows driver and have no device nodes here; WSL2 is not"
+            " supported, use a Linux host"
+        )
+    if not gpus:
+        return "no NVIDIA GPU on the PCI bus: check the hardware (lspci -d 10de:), or stop this service"
+    others = {gpu.driver for gpu in gpus} - {None}
+    if None not in {gpu.driver for gpu in gpus}:
+        return (
+            f"the NVIDIA kernel driver is not loaded, and all {len(gpus)} GPUs are bound to"
+            f" {', '.join(sorted(map(str, others)))}: unbind them and load it (modprobe nvidia)"
+        )
+    return "the NVIDIA kernel driver is not loaded: load it (modprobe nvidia), or install it"
+
+
+def _is_gpu(function: str) -> bool:
+    if _read(f"{function}/vendor") != _NVIDIA:
+        return False
+    # A virtual function of SR-IOV (vGPU) belongs to a hypervisor's guest.
+    is_virtual = os.path.lexists(f"{function}/physfn")
+    return not is_virtual and _read(f"{function}/class").startswith(_DISPLAY_CONTROLLER)
+
+
+def _driver(function: Path) -> str | None:
+    try:
+        return (function / "driver").readlink().name
+    except OSError:
+        return None
+
+
+def _is_excluded(roots: HostRoots, address: str) -> bool:
+    """The module's parameter NVreg_ExcludedGpus names it."""
+    text = _read(f"{roots.proc}/driver/nvidia/gpus/{address}/information")
+    rows = (line.partition(b":") for line in text.splitlines())
+    return any(
+        name.strip() == b"GPU Excluded" and value.strip() == b"Yes" for name, _, value in rows
+    )
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a Path for each of hundreds
+            return file.read(4096).strip()
+    except OSError:
+        return b""
