@@ -42,6 +42,16 @@ field of each element: half of a FabricNode, and a fifth of the CPU time that th
 domain forms.
 """
 
+PEER_ADDRESS: JsonObject = {
+    "rule": "isIP(self) && ip(self).isGlobalUnicast()",
+    "message": "must be an IP address that another host can reach: no host name, loopback or link-local address",
+}
+"""Its peers write it into their hosts files. The same as nvdra_core.api.addresses."""
+FEW_CLAIMS: JsonObject = {
+    "rule": "self.map(domain, has(domain.claims) ? domain.claims.size() : 0).sum() <= 1024",
+    "message": "at most 1024 claims in all domains of a node",
+}
+
 OVERRIDES: dict[str, JsonObject] = {
     "ComputeDomain.spec": {
         "x-kubernetes-validations": [
@@ -62,6 +72,9 @@ OVERRIDES: dict[str, JsonObject] = {
     "ComputeDomainClique.daemons[].status": {"default": "NotReady"},
     "FabricNode.spec.slot": {"minimum": 0, "maximum": 4095},
     "FabricNode.spec.slots": {**WHOLE, "maxItems": 4096},
+    "FabricNode.spec.slots[].nodeName": {"maxLength": 253},
+    # A pattern: with 4096 entries a rule in CEL would cost more than the whole write.
+    "FabricNode.spec.slots[].address": {"maxLength": 45, "pattern": "^[0-9a-fA-F:.]*$"},
     "FabricNode.spec.formerSlots": WHOLE,
     "FabricNode.spec.domains": WHOLE,
     "FabricNode.spec.domains[].port": {"minimum": 0, "maximum": 65535},
@@ -73,8 +86,8 @@ OVERRIDES: dict[str, JsonObject] = {
     "FabricNode.status.clusterUUID": {"maxLength": 64},
     "FabricNode.status.cliqueID": {"pattern": CLIQUE_ID},
     "FabricNode.status.addresses": {"maxItems": 16},
-    "FabricNode.status.addresses[]": {"maxLength": 45},
     "FabricNode.status.addressMessage": {"maxLength": 512},
+    "FabricNode.status.addresses[]": {"maxLength": 45, "x-kubernetes-validations": [PEER_ADDRESS]},
     "FabricNode.status.driverVersion": {"maxLength": 64},
     "FabricNode.status.imexVersion": {"maxLength": 64},
     "FabricNode.status.channelCount": {"minimum": 0, "maximum": 1048576},
@@ -88,7 +101,11 @@ OVERRIDES: dict[str, JsonObject] = {
     "FabricNode.status.imex.incarnation.domainUID": {"maxLength": 64},
     "FabricNode.status.imex.incarnation.slotCount": {"minimum": 0, "maximum": 4096},
     "FabricNode.status.imex.incarnation.version": {"maxLength": 64},
-    "FabricNode.status.domains": {**list_map("uid"), "maxItems": 2048},
+    "FabricNode.status.domains": {
+        **list_map("uid"),
+        "maxItems": 256,
+        "x-kubernetes-validations": [FEW_CLAIMS],
+    },
     "FabricNode.status.domains[].uid": {"maxLength": 64},
     "FabricNode.status.domains[].reason": {"maxLength": 128},
     "FabricNode.status.domains[].message": {"maxLength": 1024},

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from nvdra_cluster.decide import cliques
 from nvdra_cluster.decide.model import (
@@ -31,15 +32,26 @@ from nvdra_core.api import (
     ComputeDomainClique,
     ComputeDomainSpec,
     ComputeDomainStatus,
+    FabricDomainStatus,
     FabricNodeSpec,
     FabricNodeStatus,
     decode_part,
     validate_compute_domain,
 )
+from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.errors import InvalidConfigError
 
 _LOG = log.get(__name__)
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+CHANNEL_PREFIX = "channel-"
+"""Of the devices that our nodes offer."""
+MAX_ADDRESSES = 16
+MAX_REPORTS = 256
+"""Domains that a node may report: each has a pod, and kubelets admit 110 pods unless they are told otherwise."""
+MAX_CLAIMS = 1024
+"""Claims in all reports of a node."""
+MAX_QUOTED = 64
+"""Characters of a node's text in the log."""
 
 Json = Mapping[str, Any]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -70,9 +82,7 @@ def fabric(obj: Json) -> FabricView:
     metadata = _metadata(obj)
     name = metadata["name"]
     status = _lenient(obj.get("status"), FabricNodeStatus, f"status of FabricNode {name}")
-    if status.clique_id and not cliques.is_valid_id(status.clique_id):
-        _LOG.warning("a node reports a clique id that cannot be", node=name, id=status.clique_id)
-        status = msgspec.structs.replace(status, clique_id="")
+    status = _checked(status, name)
     owners = metadata.get("ownerReferences") or ()
     return FabricView(
         name=name,
@@ -83,6 +93,36 @@ def fabric(obj: Json) -> FabricView:
         created=metadata.get("creationTimestamp") or "",
         owner_uid=next((str(o["uid"]) for o in owners if o.get("kind") == "Node"), ""),
     )
+
+
+def _checked(status: FabricNodeStatus, node: str) -> FabricNodeStatus:
+    """Without what cannot be true. A node may be stolen, and the schema in the cluster that of another release."""
+    if status.clique_id and not cliques.is_valid_id(status.clique_id):
+        _LOG.warning("ignoring invalid clique id", node=node, value=status.clique_id[:MAX_QUOTED])
+        status = replace(status, clique_id="")
+    addresses = tuple(text for text in status.addresses if is_peer_address(text))[:MAX_ADDRESSES]
+    if addresses != status.addresses:
+        odd = next((text for text in status.addresses if text not in addresses), "")
+        _LOG.warning("ignoring addresses that no peer can use", node=node, first=odd[:MAX_QUOTED])
+        status = replace(status, addresses=addresses)
+    domains = _bounded(status.domains)
+    if domains != status.domains:
+        _LOG.warning("ignoring a part of a report that is too long", node=node)
+        status = replace(status, domains=domains)
+    return status
+
+
+def _bounded(reports: tuple[FabricDomainStatus, ...]) -> tuple[FabricDomainStatus, ...]:
+    """At most MAX_REPORTS domains, with MAX_CLAIMS claims in all."""
+    left = MAX_CLAIMS
+    found = []
+    for report in reports[:MAX_REPORTS]:
+        claims = report.claims[:left]
+        left -= len(claims)
+        found.append(
+            report if len(claims) == len(report.claims) else replace(report, claims=claims)
+        )
+    return tuple(found)
 
 
 def domain(obj: Json) -> DomainView:
@@ -142,18 +182,45 @@ def claim(obj: Json) -> ClaimView:
     """A ResourceClaim."""
     metadata = _metadata(obj)
     status = obj.get("status") or {}
-    results = ((status.get("allocation") or {}).get("devices") or {}).get("results") or ()
-    pools = (r.get("pool") for r in results if r.get("driver") == COMPUTE_DOMAIN_DRIVER)
     users = (u.get("name") for u in status.get("reservedFor") or ())
     return ClaimView(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
         domain_uid=str((metadata.get("labels") or {}).get(DOMAIN_LABEL) or ""),
-        node=str(next(pools, "") or ""),
+        node=_allocated_node(status.get("allocation") or {}),
         users=tuple(sorted(str(user) for user in users)),
         version=version_of(obj),
     )
+
+
+def _allocated_node(allocation: Json) -> str:
+    """The node that a claim is allocated on; empty where it has no channel of ours, or is for another node.
+
+    The name of a pool is what the node wrote that published it. The node selector is the scheduler's: it pins a
+    claim with a device of one node to that node (createNodeSelector in k8s.io/dynamic-resource-allocation).
+    """
+    results = (allocation.get("devices") or {}).get("results") or ()
+    ours = (r for r in results if r.get("driver") == COMPUTE_DOMAIN_DRIVER)
+    pools = {str(r.get("pool") or "") for r in ours if _is_channel(r.get("device"))}
+    node = _selected_node(allocation.get("nodeSelector") or {})
+    return node if pools == {node} else ""
+
+
+def _is_channel(device: Any) -> bool:
+    return isinstance(device, str) and device.startswith(CHANNEL_PREFIX)
+
+
+def _selected_node(selector: Json) -> str:
+    """The one node that a selector of Kubernetes admits; empty where it admits others."""
+    terms = selector.get("nodeSelectorTerms") or []
+    fields = terms[0].get("matchFields") or [] if len(terms) == 1 else []
+    values = (
+        one.get("values") or []
+        for one in fields
+        if (one.get("key"), one.get("operator")) == ("metadata.name", "In")
+    )
+    return next((str(found[0]) for found in values if len(found) == 1), "")
 
 
 def claimed_domain(obj: Json) -> str:
@@ -216,5 +283,5 @@ def _field_by_field(value: Any, cls: type[StructT]) -> StructT:
             alone = msgspec.convert({key: value[key]}, cls)
         except msgspec.ValidationError:
             continue  # told by the caller, for all of them
-        found = msgspec.structs.replace(found, **{name: getattr(alone, name)})
+        found = replace(found, **{name: getattr(alone, name)})
     return found

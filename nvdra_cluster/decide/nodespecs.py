@@ -26,6 +26,7 @@ from nvdra_core.api import (
     FormerSlot,
     Isolation,
 )
+from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.api.fabric import DEFAULT_HEARTBEAT_S
 
 IDLE_HEARTBEAT_S = 60
@@ -101,6 +102,7 @@ def _filled(clique: CliqueSnapshot, decision: CliqueDecision) -> tuple[FabricSlo
         entry.node_name: entry.address
         for listed in slots.lists(clique.nodes, clique.clique_id)
         for entry in listed
+        if is_peer_address(entry.address)  # an earlier release took what nodes reported
     }
     remembered |= {name: "" for name in decision.cooling}
     reported = {v.name: v.status.addresses for v in clique.nodes if v.name in decision.slots}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.api.fabric import FabricNodeSpec, domain_named, slot_name
 from nvdra_core.value import Value
 from nvdra_node.imex.model import Run
@@ -106,7 +107,11 @@ def config_hash(run: Run, layout: Layout) -> str:
 
 
 def peers(run: Run, spec: FabricNodeSpec | None) -> dict[int, str]:
-    """Slot -> address of the peers that this run shall find, itself not among them."""
+    """Slot -> address of the peers that this run shall find, itself not among them.
+
+    The addresses are those that the peers reported: one that is no IP address could add lines of its own to the
+    hosts file, and is left out.
+    """
     if spec is None or spec.clique_id != run.clique_id:
         return {}
     domain = domain_named(spec, run.domain_uid) if run.domain_uid else None
@@ -114,7 +119,9 @@ def peers(run: Run, spec: FabricNodeSpec | None) -> dict[int, str]:
     return {
         slot.index: slot.address
         for slot in spec.slots
-        if slot.address and slot.index != run.slot and (not members or slot.index in members)
+        if is_peer_address(slot.address)
+        and slot.index != run.slot
+        and (not members or slot.index in members)
     }
 
 

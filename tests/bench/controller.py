@@ -175,12 +175,16 @@ def measure_joins(server: FakeApiServer, client: Client) -> Json:
     for index in range(JOINS):
         node = node_name(index)
         result = {"request": "channel", "driver": DRIVER, "pool": node, "device": "channel-0"}
+        here = {"key": "metadata.name", "operator": "In", "values": [node]}
         server.add({
             "apiVersion": CLAIMS.api_version, "kind": "ResourceClaim",
             "metadata": {"name": f"claim-{index}", "namespace": TEAM, "labels": {DOMAIN_LABEL: domain["uid"]}},
             "spec": {"devices": {"requests": [{"name": "channel", "exactly": {"deviceClassName": "c", "allocationMode": "ExactCount", "count": 1}}]}},
             "status": {
-                "allocation": {"devices": {"results": [result]}},
+                "allocation": {
+                    "devices": {"results": [result]},
+                    "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
+                },
                 "reservedFor": [{"resource": "pods", "name": "p", "uid": f"p{index}"}],
             },
         })  # fmt: skip

@@ -151,9 +151,9 @@ class Rack:
             "metadata": {"name": name, "namespace": TEAM}, "spec": spec,
         })  # fmt: skip
 
-    def claim(self, node: str, name: str = "train", *, by_hand: bool = False) -> str:
-        """A pod's claim, made from the domain's template and allocated on ``node``; made by hand it has
-        no label.
+    def claim(self, node: str, name: str = "train", *, by_hand: bool = False, on: str = "") -> str:
+        """A pod's claim, made from the domain's template and allocated from ``node``'s pool; made by hand it
+        has no label. ``on``: the node that published the pool, where that is another one.
         """
         template = wait_until("the template is there", lambda: self.template(f"{name}-channel"))
         claim_name = f"{name}-{node}"
@@ -168,8 +168,12 @@ class Rack:
         })  # fmt: skip
         result = {"request": "channel", "driver": DRIVER, "pool": node, "device": "channel-0"}
         config = [{"source": "FromClaim", **one} for one in spec["spec"]["devices"]["config"]]
+        here = {"key": "metadata.name", "operator": "In", "values": [on or node]}
         status = {
-            "allocation": {"devices": {"results": [result], "config": config}},
+            "allocation": {
+                "devices": {"results": [result], "config": config},
+                "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
+            },
             "reservedFor": [{"resource": "pods", "name": f"pod-{node}", "uid": f"pod-{node}"}],
         }
         self.client.merge_patch(

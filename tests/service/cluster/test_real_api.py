@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nvdra_core.api.addresses import is_peer_address
 from tests.cluster.api import Cluster, CommandError
 from tests.cluster.marks import needs_cluster
 from tests.unit.cluster import helm
@@ -180,6 +181,36 @@ class TestSchemas:
         assert "Too long" in report(bed, NODE, bootID="x" * 65)
         assert "Too many" in report(bed, NODE, addresses=["10.0.0.1"] * 17)
         assert "Invalid value" in report(bed, NODE, cliqueID="../etc")
+        assert "Too many" in report(bed, NODE, domains=[{"uid": f"u{n}"} for n in range(257)])
+        held = [{"namespace": "team", "name": "c", "uid": f"c{n}"} for n in range(250)]
+        domains = [{"uid": f"u{n}", "claims": held} for n in range(5)]
+        assert "at most 1024 claims" in report(bed, NODE, domains=domains)
+        assert "patched" in report(bed, NODE, domains=domains[:4])
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "10.0.0.1\n10.6.6.6\timex-0123456789-0002", "10.0.0.1\n", "tray-b", "10.0.0.1/24", "010.0.0.1",
+            "127.0.0.1", "::1", "0.0.0.0", "169.254.1.1", "fe80::1", "224.0.0.1", "255.255.255.255", "::ffff:10.0.0.1",
+        ],
+    )  # fmt: skip
+    def test_address_that_no_peer_can_use_is_refused(self, bed: Bed, address: str):
+        bed.cluster.apply(fabric_node(NODE))
+        assert not is_peer_address(address)
+        assert "Invalid value" in report(bed, NODE, addresses=[address])
+
+    def test_addresses_of_other_hosts_are_stored(self, bed: Bed):
+        bed.cluster.apply(fabric_node(NODE))
+        good = ["10.0.0.1", "100.64.0.1", "fd00::1", "2001:db8::1"]
+        assert all(is_peer_address(address) for address in good)
+        assert "patched" in report(bed, NODE, addresses=good)
+
+    def test_list_of_slots_takes_no_line_break(self, bed: Bed):
+        """Nor from the controller: nodes write this list into a hosts file."""
+        node = yaml.safe_load(fabric_node(NODE))
+        slot = {"index": 0, "nodeName": NODE, "address": "10.0.0.1\n10.0.0.2"}
+        with pytest.raises(CommandError, match=r"address: Invalid value"):
+            bed.cluster.apply(yaml.safe_dump({**node, "spec": {"slots": [slot]}}))
 
 
 class TestNodes:

@@ -143,6 +143,7 @@ class History(World):
             return
         domain = domains[len(clique) % len(domains)]["metadata"]
         result = {"driver": "compute-domain.nvidia.com", "pool": name, "device": "channel-0"}
+        here = {"key": "metadata.name", "operator": "In", "values": [name]}
         self.put({
             "plural": "resourceclaims",
             "metadata": {
@@ -151,7 +152,10 @@ class History(World):
             },
             "spec": {"node": name},
             "status": {
-                "allocation": {"devices": {"results": [result]}},
+                "allocation": {
+                    "devices": {"results": [result]},
+                    "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
+                },
                 "reservedFor": [{"name": "pod"}],
             },
         })  # fmt: skip

@@ -35,3 +35,60 @@ def test_an_odd_condition_does_not_hide_the_numbers_of_a_domain():
     found = wire.domain({"metadata": metadata, "status": status}).status.assignment
     assert found is not None
     assert found.port == 24001
+
+
+def test_addresses_that_no_peer_can_use_are_left_out():
+    """They come from the node, and stand in the hosts files of its peers."""
+    odd = [
+        "127.0.0.1",
+        "10.0.0.1\n10.6.6.6\timex-x-0002",
+        "tray-b",
+        "fe80::1",
+        "10.0.0.2",
+        "fd00::2",
+    ]
+    assert wire.fabric(a_node(addresses=odd)).status.addresses == ("10.0.0.2", "fd00::2")
+
+
+def test_report_without_bound_is_cut():
+    claims = [{**HELD, "uid": f"c{number}"} for number in range(200)]
+    reports = [{"uid": f"u{number}", "claims": claims} for number in range(2000)]
+    found = wire.fabric(a_node(domains=reports)).status.domains
+    assert len(found) == wire.MAX_REPORTS
+    assert sum(len(report.claims) for report in found) == wire.MAX_CLAIMS
+
+
+CHANNEL = {"driver": "compute-domain.nvidia.com", "pool": "a", "device": "channel-0"}
+
+
+def allocated(*results: dict[str, Any], on: list[str] | None) -> str:
+    """The node of a claim with these results; ``on``: the nodes that its selector names."""
+    allocation: dict[str, Any] = {"devices": {"results": list(results)}}
+    if on is not None:
+        here = {"key": "metadata.name", "operator": "In", "values": on}
+        allocation["nodeSelector"] = {"nodeSelectorTerms": [{"matchFields": [here]}]}
+    metadata = {"name": "c", "namespace": "team", "uid": "u"}
+    return wire.claim({"metadata": metadata, "status": {"allocation": allocation}}).node
+
+
+def test_claim_is_on_the_node_that_the_scheduler_pinned_it_to():
+    assert allocated(CHANNEL, on=["a"]) == "a"
+    gpu = {"driver": "gpu.nvidia.com", "pool": "a", "device": "gpu-0"}
+    assert allocated(gpu, CHANNEL, on=["a"]) == "a"
+
+
+def test_claim_from_a_pool_named_after_another_node_is_on_none():
+    """A node names its pools; only the scheduler says where a claim is."""
+    assert allocated(CHANNEL, on=["b"]) == ""
+    assert allocated(CHANNEL, {**CHANNEL, "pool": "b"}, on=["a"]) == ""
+
+
+def test_claim_that_is_pinned_to_no_node_is_on_none():
+    assert allocated(CHANNEL, on=None) == ""
+    assert allocated(CHANNEL, on=["a", "b"]) == ""
+    assert allocated(CHANNEL, on=[]) == ""
+
+
+def test_claim_without_a_channel_of_ours_is_on_none():
+    assert allocated({**CHANNEL, "driver": "gpu.nvidia.com"}, on=["a"]) == ""
+    assert allocated({**CHANNEL, "device": "gpu-0"}, on=["a"]) == ""

@@ -63,6 +63,18 @@ def test_a_peer_without_an_address_does_not_resolve():
     assert slot_name(CLIQUE, 7).encode() not in render.hosts(RUN, a_spec(slots=silent))
 
 
+def test_peer_address_with_a_newline_adds_no_line():
+    """A stolen node's report must not say where other slots are."""
+    evil = f"10.0.0.7\t{slot_name(CLIQUE, 7)}\n10.6.6.6"
+    slots = (
+        FabricSlot(index=5, node_name="n5", address=f"{evil}\t{slot_name(CLIQUE, 9)}"),
+        FabricSlot(index=6, node_name="n6", address="localhost"),
+        FabricSlot(index=7, node_name="n7", address="10.0.0.7"),
+    )
+    named = [line.split() for line in render.hosts(RUN, a_spec(slots=slots)).decode().split("\n")]
+    assert [words[0] for words in named if words and words[1].startswith("imex-")] == ["10.0.0.2", "10.0.0.7"]  # fmt: skip
+
+
 def test_slots_of_another_clique_are_nobody():
     assert render.peers(RUN, a_spec(clique_id="other.1")) == {}
 
