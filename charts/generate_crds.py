@@ -24,6 +24,7 @@ TARGET = Path(__file__).resolve().parent / "nvdra" / "crds"
 JsonObject = dict[str, Any]
 
 CLIQUE_ID = r"^$|^[0-9a-z]([0-9a-z.-]{0,61}[0-9a-z])?$"
+OBJECT_NAME = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 WORDS: dict[type[types.Type], str] = {
     types.StrType: "string",
     types.IntType: "integer",
@@ -107,16 +108,16 @@ OVERRIDES: dict[str, JsonObject] = {
         "x-kubernetes-validations": [FEW_CLAIMS],
     },
     "FabricNode.status.domains[].uid": {"maxLength": 64},
-    "FabricNode.status.domains[].reason": {"maxLength": 128},
+    "FabricNode.status.domains[].reason": {"pattern": "^([A-Z][A-Za-z0-9]{0,63})?$"},
     "FabricNode.status.domains[].message": {"maxLength": 1024},
     "FabricNode.status.domains[].claims": {**list_map("uid"), "maxItems": 256},
-    "FabricNode.status.domains[].claims[].namespace": {"maxLength": 63},
-    "FabricNode.status.domains[].claims[].name": {"maxLength": 253},
-    "FabricNode.status.domains[].claims[].uid": {"maxLength": 64},
     "FabricNode.status.domains[].peers": {**WHOLE, "maxItems": 32},
     "FabricNode.status.domains[].peers[].slot": {"minimum": 0, "maximum": 4095},
     "FabricNode.status.domains[].peers[].problem": {"maxLength": 64},
     "FabricNode.status.domains[].peers[].version": {"maxLength": 64},
+    "FabricNode.status.domains[].claims[].namespace": {"maxLength": 63, "pattern": OBJECT_NAME},
+    "FabricNode.status.domains[].claims[].name": {"maxLength": 253, "pattern": OBJECT_NAME},
+    "FabricNode.status.domains[].claims[].uid": {"maxLength": 64, "minLength": 1},
     "FabricNode.status.heartbeatTime": {"maxLength": 64},
 }
 """Path in an object to what is laid over its schema. Everything a node writes has a bound."""

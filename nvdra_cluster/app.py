@@ -141,6 +141,7 @@ class Controller:
 
     def _stop(self) -> None:
         self._leading.set()
+        self.loop.doubts.wake()
         with self.cache.changed:
             self.cache.changed.notify_all()
         self.writer.stop()
@@ -167,10 +168,14 @@ class Controller:
             if self._workers.stopping.is_set():
                 return
             _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
+            self._workers.spawn("verifier", self._verify)
             self.loop.lead(sign_of_life)
         finally:
             self.writer.close()
             self.lease.idle.set()
+
+    def _verify(self) -> None:
+        self.loop.doubts.run(self._workers.stopping)
 
     def _look_anew(self) -> None:
         """See all that the leader before us wrote: our watches may be behind."""

@@ -18,6 +18,7 @@ import msgspec
 from nvdra_cluster.control import index
 from nvdra_cluster.control.cooling import Cooling
 from nvdra_cluster.control.index import Multimap, Versioned, is_another
+from nvdra_cluster.control.verdicts import Verdicts
 from nvdra_cluster.decide import slots
 from nvdra_cluster.decide.model import (
     ClaimView,
@@ -60,7 +61,7 @@ class Cache:
 
     def __init__(self, now_s: Callable[[], float] = lambda: 0.0) -> None:
         """``now_s``: a monotonic clock, for what cools."""
-        self._now_s = now_s
+        self.now_s = now_s
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.nodes: dict[str, NodeView] = {}
@@ -84,10 +85,7 @@ class Cache:
         """Nodes whose heartbeats stopped; ``nodeloss`` says so."""
         self.full: set[str] = set()
         """Nodes whose clique has no slot for them; ``reconcile`` says so."""
-        self.verified: set[tuple[str, str]] = set()
-        """(node, domain) of reports that a claim in the API confirms."""
-        self.doubts: set[tuple[str, str]] = set()
-        """(node, domain) of reports that nothing confirms yet; ``reconcile`` says so, ``loop`` looks."""
+        self.verdicts = Verdicts()
         self.retired: dict[str, tuple[ComputeDomainAssignment, float]] = {}
         """Domains that went a short time ago, with their numbers and when: for a standby that takes over."""
         self.template_problems: dict[str, Problem] = {}
@@ -211,7 +209,7 @@ class Cache:
             self.lost.discard(name)
             self.full.discard(name)
             if old.spec.slot is not None:
-                self.cooling.begin(name, old.spec.clique_id, old.spec.slot, self._now_s())
+                self.cooling.begin(name, old.spec.clique_id, old.spec.slot, self.now_s())
 
     def told_authorities(self) -> set[str]:
         """The CAs that nodes were told to trust, each a PEM of one or more."""
@@ -236,8 +234,10 @@ class Cache:
         name = (old or new).name  # type: ignore[union-attr]
         self.in_clique.move(name, index.cliques_of(old), index.cliques_of(new))
         self.reporting.move(name, index.domains_of(old), index.domains_of(new))
-        for uid in index.domains_of(old) - index.domains_of(new):
-            self.verified.discard((name, uid))
+        untold = index.named_domains(old) - index.named_domains(new)
+        if untold:
+            self.verdicts.untell(name, untold, self.now_s())
+        self.verdicts.forget(name, index.domains_of(old) - index.domains_of(new))
 
     def put_domain(self, view: DomainView) -> None:
         """A ComputeDomain as it is now."""
@@ -272,7 +272,7 @@ class Cache:
                 self.touch_members(uid)
 
     def _retire(self, view: DomainView) -> None:
-        now_s = self._now_s()
+        now_s = self.now_s()
         self.retired = {k: v for k, v in self.retired.items() if v[1] + COOLING_S > now_s}
         if view.status.assignment is not None:
             self.retired[view.uid] = (view.status.assignment, now_s)

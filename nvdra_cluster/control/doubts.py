@@ -1,82 +1,258 @@
-"""Looks into reports of nodes that nothing confirms: is there a claim of that domain, allocated on that node?
+"""Verifies node reports that no watched claim confirms, by reading their claims from the API. One thread of its own.
 
-A claim made by hand does not carry the domain's label, so no watch of ours sees it; the node's report
-does. A node that was taken over can report what it likes, so the claim itself is read before a report
-counts. What was found true need not be looked at again: it is recorded in the node's spec.
+A claim made by hand does not carry the domain's label, so no watch of ours sees it; the node's report does. A node
+that was taken over can report what it likes, as long and as often as it likes. So each node has a budget of reads,
+a pass has a limit, the domains that are being deleted come first, and what was refuted is verified again with
+growing pauses. Nothing else waits for this thread.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
-from nvdra_cluster.decide import readiness
+from nvdra_cluster.control.nodeloss import format_time
+from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S, is_told
+from nvdra_cluster.control.verdicts import Pair
+from nvdra_cluster.decide import events, readiness
+from nvdra_cluster.decide.model import DomainView
+from nvdra_cluster.decide.writes import Create
 from nvdra_core import log
 from nvdra_core.api import FabricClaim
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS
+from nvdra_core.kube.retry import Backoff
 
 _LOG = log.get(__name__)
-ASK_TIMEOUT_S = 3.0
-LIMIT = 100
-"""Reports looked into in one round."""
+READ_TIMEOUT_S = 3.0
+PASS_LIMIT = 100
+"""Reads in one pass."""
+NODE_BURST = 32
+NODE_READS_PER_S = 2.0
+"""For one node: a report of 256 claims that are not there is refuted within two minutes."""
+POLL_S = 1.0
+API_PAUSE_S = 5.0
+"""After a read that was not answered."""
+REASON = "ReportIgnored"
+EVENT_PAUSE_S = 600.0
+"""Between two events about one node, but for domains whose deletion it held up."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    """Reads that one node may still cause."""
+
+    left: float
+    at_s: float
+
+    def take(self, now_s: float) -> bool:
+        """Whether there is one, which is then spent."""
+        self.left = min(NODE_BURST, self.left + (now_s - self.at_s) * NODE_READS_PER_S)
+        self.at_s = now_s
+        if self.left < 1.0:
+            return False
+        self.left -= 1.0
+        return True
+
+
+@dataclass(slots=True)
+class _Case:
+    """One report under verification."""
+
+    claims: tuple[FabricClaim, ...] = ()
+    """As reported."""
+    place: int = 0
+    """The next of ``claims`` to read."""
+    refusals: int = 0
+    again_s: float = 0.0
+    is_announced: bool = False
+
+
+@dataclass(slots=True)
+class _Books:
+    """What the verifier remembers."""
+
+    cases: dict[Pair, _Case] = field(default_factory=dict)
+    budgets: dict[str, _Budget] = field(default_factory=dict)
+    told_s: dict[str, float] = field(default_factory=dict)
+    """When the last event about a node was made."""
 
 
 class Doubts:
-    """See the module. One thread."""
+    """See the module. ``run`` in a thread of its own; ``take_events`` from any."""
 
     def __init__(self, cache: Cache, client: Client, clock: Clock) -> None:
         self._cache = cache
         self._client = client
         self._clock = clock
-        self._refuted: set[tuple[str, str]] = set()
+        self._books = _Books()
+        self._backoff = Backoff(first_s=30.0, limit_s=UNCONFIRMED_HOLD_S)
+        self._pause_until_s = 0.0
+        self._news: list[tuple[Key, Create]] = []
+        self._wake = threading.Event()
 
-    def resolve(self) -> None:
-        """Look into what is doubtful now."""
-        with self._cache.lock:
-            doubtful = [pair for pair in self._cache.doubts if pair not in self._refuted][:LIMIT]
-            self._cache.doubts -= {*doubtful, *self._refuted}
-        for place, (name, uid) in enumerate(doubtful):
-            try:
-                is_true = self._is_true(name, uid)
-            except ApiError as error:
-                _LOG.info("cannot read a claim that a node reports", v=2, node=name, error=error)
-                self._refuted.update(doubtful[place:])  # until ``look_again``: the API is not well
-                return
-            if is_true:
-                self._believe(name, uid)
-            else:
-                self._refuted.add((name, uid))
-                _LOG.info("a node reports a domain without a claim", v=1, node=name, domain=uid)
+    def run(self, stopping: threading.Event) -> None:
+        """Verify until ``stopping``."""
+        while not stopping.is_set():
+            self.resolve()
+            self._clock.wait(self._wake, POLL_S)
+            self._wake.clear()
+
+    def wake(self) -> None:
+        """Begin the next pass now."""
+        self._wake.set()
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be verified now."""
+        return not self._due(self._clock.monotonic())
 
     def look_again(self) -> None:
-        """What was refuted may be true by now: a claim may have been allocated after the report."""
+        """Verify again what was refuted: a claim may have been allocated after the report."""
         with self._cache.lock:
-            self._cache.doubts |= self._refuted
-        self._refuted.clear()
+            for pair in self._cache.verdicts.refuted:
+                self._cache.verdicts.ask(pair, is_urgent=False)
 
-    def _believe(self, name: str, uid: str) -> None:
+    def take_events(self) -> list[tuple[Key, Create]]:
+        """Events that are to be written, each with the domain that it is about."""
         with self._cache.lock:
-            self._cache.verified.add((name, uid))
-            self._cache.mark(Key(What.DOMAIN, uid), self._cache.home_key(name))
+            news, self._news = self._news, []
+        return news
 
-    def _is_true(self, name: str, uid: str) -> bool:
+    def resolve(self) -> None:
+        """One pass."""
+        reads = 0
+        now_s = self._clock.monotonic()
+        for pair in self._due(now_s):
+            if reads >= PASS_LIMIT or now_s < self._pause_until_s:
+                return
+            reads += self._verify(pair, PASS_LIMIT - reads)
+        self._forget_old()
+
+    def _due(self, now_s: float) -> list[Pair]:
+        """Reports to verify now, those first that the deletion of a domain waits for."""
         with self._cache.lock:
-            domain = self._cache.domains.get(uid)
-            report = readiness.report_of(self._cache.fabrics.get(name), uid)
-        if domain is None or report is None:
-            return False
-        of_domain = (claim for claim in report.claims if claim.namespace == domain.namespace)
-        return any(self._confirms(claim, name, uid) for claim in of_domain)
+            verdicts = self._cache.verdicts
+            pending = sorted(verdicts.pending, key=lambda pair: not verdicts.pending[pair])
+            cases = self._books.cases
+            return [
+                pair
+                for pair in pending
+                if pair not in cases
+                or cases[pair].again_s <= now_s
+                or cases[pair].claims != self._claims(pair)
+            ]
+
+    def _claims(self, pair: Pair) -> tuple[FabricClaim, ...]:
+        """The claims of a report that may confirm it: those of the domain's namespace, if the domain is there.
+
+        One without a name is none: to read it would be to list the namespace.
+        """
+        name, uid = pair
+        domain = self._cache.domains.get(uid)
+        report = readiness.report_of(self._cache.fabrics.get(name), uid)
+        claims = report.claims if report is not None else ()
+        named = (c for c in claims if c.namespace and c.name and c.uid)
+        return tuple(c for c in named if domain is None or c.namespace == domain.namespace)
+
+    def _verify(self, pair: Pair, limit: int) -> int:
+        """Read claims of one report until one confirms it, or all were read, or there is no budget left; returns how
+        many were read.
+        """
+        with self._cache.lock:
+            claims = self._claims(pair)
+        case = self._books.cases.setdefault(pair, _Case())
+        if case.claims != claims:
+            case.claims, case.place = claims, 0
+        reads = 0
+        while case.place < len(claims):
+            if reads >= limit or not self._budget(pair[0]).take(self._clock.monotonic()):
+                return reads
+            reads += 1
+            try:
+                is_true = self._confirms(claims[case.place], *pair)
+            except ApiError as error:
+                _LOG.info("cannot read a claim that a node reports", v=2, node=pair[0], error=error)
+                self._pause_until_s = self._clock.monotonic() + API_PAUSE_S
+                return PASS_LIMIT
+            if is_true:
+                self._settle(pair, case, is_true=True)
+                return reads
+            case.place += 1
+        self._settle(pair, case, is_true=False)
+        return reads
+
+    def _budget(self, name: str) -> _Budget:
+        now_s = self._clock.monotonic()
+        return self._books.budgets.setdefault(name, _Budget(NODE_BURST, now_s))
 
     def _confirms(self, claim: FabricClaim, name: str, uid: str) -> bool:
-        deadline = Deadline(ASK_TIMEOUT_S, self._clock)
+        deadline = Deadline(READ_TIMEOUT_S, self._clock)
         try:
             obj = self._client.get(CLAIMS, claim.name, namespace=claim.namespace, deadline=deadline)
         except ApiError as error:
-            if error.status == 404:
+            if error.status in (400, 404, 422):  # a name that no claim can have, too
                 return False
             raise
         view = wire.claim(obj)
         return view.uid == claim.uid and view.node == name and wire.claimed_domain(obj) == uid
+
+    def _settle(self, pair: Pair, case: _Case, *, is_true: bool) -> None:
+        name, uid = pair
+        now_s = self._clock.monotonic()
+        case.place = 0
+        case.refusals = 0 if is_true else case.refusals + 1
+        case.again_s = now_s + self._backoff.pause_s(max(0, case.refusals - 1))
+        with self._cache.lock:
+            verdicts = self._cache.verdicts
+            verdicts.pending.pop(pair, None)
+            if self._claims(pair) != case.claims:
+                return  # about a report that is not there any more
+            if is_true:
+                case.is_announced = False
+                verdicts.confirm(pair)
+            else:
+                verdicts.refute(pair, now_s)
+                self._announce(pair, case, now_s)
+            self._cache.mark(Key(What.DOMAIN, uid), self._cache.home_key(name))
+
+    def _announce(self, pair: Pair, case: _Case, now_s: float) -> None:
+        """Make an event once the report is ignored."""
+        name, uid = pair
+        domain = self._cache.domains.get(uid)
+        if domain is None or case.is_announced:
+            return
+        held_s = now_s - self._cache.verdicts.refuted[pair]
+        if is_told(self._cache, name, uid) and (
+            not domain.is_deleting or held_s < UNCONFIRMED_HOLD_S
+        ):
+            return
+        told_s = self._books.told_s.get(name)
+        if not domain.is_deleting and told_s is not None and now_s - told_s < EVENT_PAUSE_S:
+            return
+        self._books.told_s[name] = now_s
+        case.is_announced = True
+        _LOG.warning("ignoring a report that no claim confirms", node=name, domain=domain.path)
+        self._news.append((Key(What.DOMAIN, uid), self._event(domain, name, case.claims)))
+
+    def _event(self, domain: DomainView, name: str, claims: Iterable[FabricClaim]) -> Create:
+        named = next((f"{c.namespace}/{c.name}" for c in claims), "no claim of this namespace")
+        text = (
+            f"node {name} reports that it holds this domain for {named}, which is not there or is not allocated on "
+            f"it; the report is ignored. Restart nvdra-imex-supervisor there, or find out who has the node's credential"
+        )
+        return events.warn(domain, REASON, text, format_time(self._clock.wall()))
+
+    def _forget_old(self) -> None:
+        """Drop what is about reports that are gone."""
+        with self._cache.lock:
+            fabrics, verdicts = self._cache.fabrics, self._cache.verdicts
+            known = verdicts.pending.keys() | verdicts.confirmed | verdicts.refuted.keys()
+            books = self._books
+            books.cases = {pair: case for pair, case in books.cases.items() if pair in known}
+            books.budgets = {n: one for n, one in books.budgets.items() if n in fabrics}
+            books.told_s = {n: at_s for n, at_s in books.told_s.items() if n in fabrics}

@@ -80,3 +80,8 @@ def cliques_of(view: FabricView | None) -> set[str]:
 def domains_of(view: FabricView | None) -> set[str]:
     """The domains that a node reports."""
     return {report.uid for report in view.status.domains} if view is not None else set()
+
+
+def named_domains(view: FabricView | None) -> set[str]:
+    """The domains that a node's spec names."""
+    return {domain.uid for domain in view.spec.domains} if view is not None else set()

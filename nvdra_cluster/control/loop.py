@@ -119,7 +119,13 @@ class Loop:
             self._wait()
             self._tick()
             self.step()
-            self.doubts.resolve()
+            self._tell(self.doubts.take_events())
+            if self.cache.verdicts.pending:
+                self.doubts.wake()
+
+    def _tell(self, news: Sequence[tuple[Key, Create]]) -> None:
+        if news:
+            self.writer.run([Group(key, (event,)) for key, event in news])
 
     def step(self) -> int:
         """Carry out what is due now; returns the number of decisions with writes."""
@@ -239,11 +245,12 @@ class Loop:
         return self._is_fresh
 
     def _look_at_stuck(self) -> None:
-        """A full clique whose slots cool off, a template's name or a number that becomes free: no event
-        says so.
+        """A full clique whose slots cool off, a template's name or a number that becomes free, a report that
+        holds a domain and that no claim confirms: no event says so.
         """
         with self.cache.lock:
-            waiting = (d.uid for d in self.cache.domains.values() if d.status.assignment is None)
+            domains = self.cache.domains.values()
+            waiting = (d.uid for d in domains if d.is_deleting or d.status.assignment is None)
             self.cache.mark(*(Key(What.DOMAIN, uid) for uid in waiting))
             self.cache.mark(*(self.cache.home_key(name) for name in self.cache.full))
             cold = self.cache.cooling.cold(self.clock.monotonic())

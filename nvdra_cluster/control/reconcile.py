@@ -7,16 +7,16 @@ again, because it follows from what is there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.reports import holds_nothing, holds_numbers, is_believed
 from nvdra_cluster.decide import (
     cliques,
     domains,
     fabricnodes,
     isolation,
     nodespecs,
-    readiness,
     slots,
     templates,
 )
@@ -35,7 +35,6 @@ from nvdra_cluster.decide.writes import DOMAINS, Write
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
 from nvdra_core import log
 from nvdra_core.api import ComputeDomainAssignment, FabricDomain, Isolation
-from nvdra_core.api.fabric import domain_named
 from nvdra_core.metrics import Registry
 
 _LOG = log.get(__name__)
@@ -187,7 +186,9 @@ class Reconciler:
         snapshot = DomainSnapshot(
             domain=domain,
             members=tuple(self._member(name) for name in sorted(self._members(domain))),
-            reporters=tuple(self._member(name) for name in sorted(cache.reporting.get(uid))),
+            reporters=tuple(
+                self._reporter(domain, name) for name in sorted(cache.reporting.get(uid))
+            ),
             claims=tuple(self._claims(domain)),
             templates=tuple(self._templates(domain)),
             cliques=tuple(cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))),
@@ -199,24 +200,15 @@ class Reconciler:
     def _orphans(self, uid: str, now: Now) -> list[Write]:
         """What a domain left behind that is gone."""
         cache = self._cache
-        if not any(self._holds(name, uid) for name in cache.reporting.get(uid) | cache.lost):
-            self._numbers.release(uid, now.monotonic_s)
+        if self._numbers.of(uid) is not None:
+            near = cache.reporting.get(uid) | cache.lost
+            if not any(holds_numbers(cache, name, uid) for name in near):
+                self._numbers.release(uid, now.monotonic_s)
         views = [cache.templates[path] for path in sorted(cache.templates_of.get(uid))]
         ours = [view for view in views if templates.is_ours(view)]
         writes = [write for view in ours for write in templates.remove(view)]
         left = [cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))]
         return writes + cliques.remove(left, self._settings)
-
-    def _holds(self, name: str, uid: str) -> bool:
-        """Whether a node has claims of a domain, as far as anybody knows; one that is silent may have
-        begun with what it was told.
-        """
-        node, view = self._cache.nodes.get(name), self._cache.fabrics.get(name)
-        if view is None or (node is not None and node.is_out_of_service):
-            return False
-        report = readiness.report_of(view, uid)
-        is_silent = name in self._cache.lost and domain_named(view.spec, uid) is not None
-        return is_silent or (report is not None and bool(report.claims))
 
     def _templates(self, domain: DomainView) -> Iterable[TemplateView]:
         """The domain's templates. One in another namespace is none, whatever its label says."""
@@ -242,7 +234,9 @@ class Reconciler:
         """The nodes that take part: with a claim of the domain, or with a report that is believed."""
         names = {claim.node for claim in self._claims(domain) if claim.node}
         reporting = self._cache.reporting.get(domain.uid)
-        return names | {name for name in reporting - names if self._is_believed(domain, name)}
+        return names | {
+            name for name in reporting - names if is_believed(self._cache, domain, name)
+        }
 
     def _takes_part(self, domain: DomainView, name: str) -> bool:
         """Whether one node does: as ``_members``, without a look at all the others."""
@@ -250,20 +244,12 @@ class Reconciler:
         claims = (cache.claims[path] for path in cache.claims_on.get(name))
         if any(c.domain_uid == domain.uid and c.namespace == domain.namespace for c in claims):
             return True
-        return name in cache.reporting.get(domain.uid) and self._is_believed(domain, name)
+        return name in cache.reporting.get(domain.uid) and is_believed(cache, domain, name)
 
-    def _is_believed(self, domain: DomainView, name: str) -> bool:
-        """Whether a node's word alone makes it take part."""
-        cache = self._cache
-        view = cache.fabrics[name]
-        report = readiness.report_of(view, domain.uid)
-        if report is None or not any(c.namespace == domain.namespace for c in report.claims):
-            return False
-        # What we told the node ourselves was right when we did.
-        if domain_named(view.spec, domain.uid) or (name, domain.uid) in cache.verified:
-            return True
-        cache.doubts.add((name, domain.uid))
-        return False
+    def _reporter(self, domain: DomainView, name: str) -> MemberView:
+        """A node that reports the domain. Whether it may hold it matters only when the domain is to go."""
+        is_refuted = domain.is_deleting and holds_nothing(self._cache, domain, name)
+        return replace(self._member(name), is_refuted=is_refuted)
 
     def _member(self, name: str) -> MemberView:
         cache = self._cache
@@ -355,7 +341,7 @@ class Reconciler:
         return tuple(
             one
             for one in view.spec.domains
-            if one.uid not in self._cache.domains and self._holds(view.name, one.uid)
+            if one.uid not in self._cache.domains and holds_numbers(self._cache, view.name, one.uid)
         )
 
     def _taken_elsewhere(self, views: Iterable[FabricView]) -> Iterable[tuple[str, str, int]]:

@@ -6,6 +6,7 @@ says so and never an exception, because one bad object must not stop the others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ MAX_REPORTS = 256
 """Domains that a node may report: each has a pod, and kubelets admit 110 pods unless they are told otherwise."""
 MAX_CLAIMS = 1024
 """Claims in all reports of a node."""
+_REASON = re.compile(r"(?:[A-Z][A-Za-z0-9]{0,63})?")
 MAX_QUOTED = 64
 """Characters of a node's text in the log."""
 
@@ -107,21 +109,22 @@ def _checked(status: FabricNodeStatus, node: str) -> FabricNodeStatus:
         status = replace(status, addresses=addresses)
     domains = _bounded(status.domains)
     if domains != status.domains:
-        _LOG.warning("ignoring a part of a report that is too long", node=node)
+        _LOG.warning("ignoring a part of a report", node=node)
         status = replace(status, domains=domains)
     return status
 
 
 def _bounded(reports: tuple[FabricDomainStatus, ...]) -> tuple[FabricDomainStatus, ...]:
-    """At most MAX_REPORTS domains, with MAX_CLAIMS claims in all."""
+    """At most MAX_REPORTS domains, with MAX_CLAIMS claims in all, and reasons that a condition may have."""
     left = MAX_CLAIMS
     found = []
     for report in reports[:MAX_REPORTS]:
         claims = report.claims[:left]
         left -= len(claims)
-        found.append(
-            report if len(claims) == len(report.claims) else replace(report, claims=claims)
-        )
+        reason = report.reason if _REASON.fullmatch(report.reason) else "InvalidReason"
+        if (len(claims), reason) != (len(report.claims), report.reason):
+            report = replace(report, claims=claims, reason=reason)
+        found.append(report)
     return tuple(found)
 
 

@@ -48,6 +48,8 @@ def holders(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
                 claim.path, claim.node, claim.users, _is_lost(alive.get(claim.node))
             )
     for member in alive.values():
+        if member.is_refuted:
+            continue
         report = readiness.report_of(member.fabric, domain.uid)
         for held in report.claims if report else ():
             holder = Holder(f"{held.namespace}/{held.name}", member.node, (), member.is_lost)

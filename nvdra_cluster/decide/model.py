@@ -151,6 +151,8 @@ class MemberView:
     is_out_of_service: bool = False
     is_full: bool = False
     """Its clique has no slot for it."""
+    is_refuted: bool = False
+    """No claim in the API confirms its report of the domain, which is being deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,8 @@ class DomainSnapshot:
     members: tuple[MemberView, ...] = ()
     """By name."""
     reporters: tuple[MemberView, ...] = ()
-    """Nodes that say they hold the domain, also those that nothing confirms: they may block its
-    deletion, and nothing else.
+    """Nodes that report that they hold the domain, also those that nothing confirms yet: they may
+    block its deletion, until they are refuted, and nothing else.
     """
     claims: tuple[ClaimView, ...] = ()
     templates: tuple[TemplateView, ...] = ()

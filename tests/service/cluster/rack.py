@@ -92,13 +92,18 @@ class Rack:
             if not replica.has_seen(self.server):
                 return False
             replica.go_round()
-            is_idle = (
-                not replica.controller.cache.due() and not replica.controller.loop.has_put_off()
-            )
+            loop = replica.controller.loop
+            is_idle = loop.doubts.is_idle() and not loop.cache.due() and not loop.has_put_off()
             return is_idle and writes == self.writes()
 
         wait_until("the controller is quiet", is_quiet)
         assert replica.workers.failure is None
+
+    def settle_reports(self) -> None:
+        """Wait until every report that can be verified now has been, and the controller has acted on that."""
+        (replica,) = self.replicas
+        wait_until("reports are verified", replica.controller.loop.doubts.is_idle)
+        replica.go_round()
 
     # What is in the API.
 

@@ -82,3 +82,5 @@ def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
     wait_until("noticed", lambda: not controller.cache.claims)
     rack.replicas[0].go_round()
     assert "on node a" in rack.condition("DeletionBlocked")["message"]
+    rack.settle_reports()
+    assert "on node a" in rack.condition("DeletionBlocked")["message"]

@@ -1,0 +1,167 @@
+"""Reports of a node that was taken over: what it says of itself must cost the others nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nvdra_cluster.control.doubts import NODE_BURST
+from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
+from nvdra_cluster.decide.numbers import COOLING_S
+from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_core.kube.fake.faults import Fault
+from tests.service.cluster.rack import TEAM, Rack, Tray
+from tests.service.cluster.replica import wait_until
+from tests.service.cluster.test_failures import a_member
+
+
+@pytest.fixture
+def rack() -> Iterator[Rack]:
+    with Rack() as made:
+        made.start()
+        yield made
+
+
+def held(*names: str) -> list[dict[str, Any]]:
+    return [{"namespace": TEAM, "name": name, "uid": f"uid-{name}"} for name in names]
+
+
+def claims_of(number: int) -> list[dict[str, Any]]:
+    return held(*(f"c{index}" for index in range(number)))
+
+
+def uid_of(rack: Rack, name: str) -> str:
+    uid: str = rack.domain(name)["metadata"]["uid"]
+    return uid
+
+
+def is_gone(rack: Rack, name: str = "train") -> bool:
+    return rack.find(DOMAINS, name, TEAM) is None
+
+
+def a_full_report(rack: Rack, liar: Tray, domains: list[str]) -> None:
+    """Every domain, each with as many claims as a status may have."""
+    each = 1024 // len(domains)
+    reports = [{"uid": uid_of(rack, name), "claims": claims_of(each)} for name in domains]
+    liar.report(domains=reports)
+
+
+def test_claim_from_a_pool_of_a_foreign_name_makes_no_member(rack: Rack):
+    """A node names its pool after another node, and is allocated a claim from it."""
+    rack.tray("a").report()
+    victim = rack.tray("b")
+    victim.report()
+    rack.create_domain()
+    rack.claim("b", on="a")
+    rack.settle()
+    assert rack.status()["nodes"] == []
+    assert not rack.spec("b").get("domains")
+
+
+def test_reads_that_one_node_causes_are_bounded(rack: Rack):
+    liar = rack.tray("liar")
+    names = [f"d{number}" for number in range(8)]
+    for name in names:
+        rack.create_domain(name)
+    rack.settle()
+    a_full_report(rack, liar, names)
+    log = rack.server.api.log
+    wait_until("it verifies", lambda: log.count("get", "resourceclaims") >= NODE_BURST)
+    for _ in range(5):
+        rack.replicas[0].go_round()
+    assert log.count("get", "resourceclaims") < NODE_BURST + 20
+
+
+def test_honest_node_is_served_beside_one_that_reports_much(rack: Rack):
+    liar, honest = rack.tray("liar"), rack.tray("a")
+    rack.create_domain()
+    rack.create_domain("other")
+    rack.settle()
+    a_full_report(rack, liar, ["train", "other"])
+    rack.claim("a", by_hand=True)
+    honest.join()
+    wait_until("ready", lambda: rack.status().get("status") == "Ready")
+
+
+def test_deciding_goes_on_while_a_claim_cannot_be_read(rack: Rack):
+    liar = rack.tray("liar")
+    rack.create_domain()
+    rack.settle()
+    hangs = Fault(verb="get", resource="resourceclaims", action="hang", count=0)
+    rack.server.api.faults.add(hangs)
+    liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": held("c")}])
+    asked = rack.server.api.log
+    wait_until("it reads", lambda: asked.count("get", "resourceclaims"))
+    rack.create_domain("later")
+    wait_until("accepted", lambda: rack.condition("Accepted", "later"))
+    assert not rack.replicas[0].controller.loop.doubts.is_idle()
+    rack.server.api.faults.clear()
+
+
+def test_claim_without_a_name_ends_nothing(rack: Rack):
+    """To read it would be to list all claims."""
+    liar = rack.tray("liar")
+    rack.create_domain()
+    rack.settle()
+    nameless = {"namespace": TEAM, "name": "", "uid": "u"}
+    odd = {"namespace": TEAM, "name": "../../secrets", "uid": "u"}
+    liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": [nameless, odd]}])
+    rack.settle()
+    rack.create_domain("later")
+    wait_until("accepted", lambda: rack.condition("Accepted", "later"))
+    assert rack.replicas[0].workers.failure is None
+    assert rack.server.api.log.count("list", "resourceclaims") == 1, "the watch's own list"
+
+
+def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
+    """Its pod may have been deleted by force, and run on; or it was taken over, and would hold it for ever."""
+    tray = a_member(rack)
+    rack.unclaim("a")
+    rack.client.delete(DOMAINS, "train", namespace=TEAM)
+    wait_until("blocked", lambda: rack.condition("DeletionBlocked").get("status") == "True")
+    rack.settle_reports()
+    assert "on node a" in rack.condition("DeletionBlocked")["message"]
+
+    step_s = 25.0
+    for _ in range(int(UNCONFIRMED_HOLD_S / step_s) - 1):
+        rack.advance(step_s)
+        tray.report()
+        rack.settle_reports()
+    assert not is_gone(rack)
+    for _ in range(8):
+        rack.advance(step_s)
+        tray.report()
+        rack.settle_reports()
+    wait_until("gone", lambda: is_gone(rack))
+    assert rack.spec("a")["domains"][0]["deleting"], "its IMEX is left alone"
+    rack.create_domain("next")
+    wait_until("served", lambda: rack.status("next").get("assignment"))
+    assert rack.status("next")["assignment"]["port"] == 24002, "and its port is nobody else's"
+
+
+def test_false_report_keeps_no_port(rack: Rack):
+    liar = rack.tray("liar")
+    rack.create_domain()
+    rack.settle()
+    liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": held("c")}])
+    rack.client.delete(DOMAINS, "train", namespace=TEAM)
+    wait_until("gone", lambda: is_gone(rack))
+    rack.settle_reports()
+    rack.advance(COOLING_S + 1.0)
+    rack.create_domain("next")
+    wait_until("served", lambda: rack.status("next").get("assignment"))
+    assert rack.status("next")["assignment"]["port"] == 24001
+
+
+def test_reason_that_no_condition_may_have_is_replaced(rack: Rack):
+    tray = a_member(rack)
+    odd = {
+        "uid": uid_of(rack, "train"),
+        "ready": False,
+        "reason": "a b\nc",
+        "claims": held("train-a"),
+    }
+    tray.report(domains=[odd])
+    wait_until("told", lambda: "InvalidReason" in str(rack.condition("Ready").get("message")))
