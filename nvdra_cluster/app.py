@@ -89,7 +89,7 @@ class Controller:
         )
         self.watchings = [
             Watching(client, interest, clock)
-            for interest in observe.interests(self.cache, self.loop, settings.fabric.namespace)
+            for interest in observe.interests(self.cache, self.loop, settings.fabric)
         ]
         add_process_metrics(self.registry, clock, version=__version__)
         gauges.add(self.registry, self.cache, self.is_leading, ca_ends_s)

@@ -59,6 +59,7 @@ FLAGS = (
     Flag("--imex-isolation", "IMEX_ISOLATION", "domain", "what keeps domains apart: domain or channel"),
     Flag("--imex-ports", "IMEX_PORTS", DEFAULT_PORTS, "ports of IMEX on the nodes, FIRST-LAST"),
     Flag("--imex-certificates", "IMEX_CERTIFICATES", "true", "whether IMEX peers get certificates"),
+    Flag("--rack-label", "RACK_LABEL", "", "label of Nodes that all nodes of a clique share; default: none"),
     Flag("--http-endpoint", "HTTP_ENDPOINT", "", "HOST:PORT for metrics and health; default: none"),
     Flag("--metrics-path", "METRICS_PATH", "/metrics", "path of the metrics; empty: no metrics"),
     Flag("--leader-election-enabled", "LEADER_ELECTION_ENABLED", "true", "whether replicas elect a leader"),
@@ -144,6 +145,7 @@ def settings(values: Mapping[str, str], own_namespace: str) -> ControllerSetting
             isolation=_choice(values, "--imex-isolation", Isolation),
             slot_count=_number(values, "--max-nodes-per-imex-domain"),
             ports=PortRange.parse(values["--imex-ports"]),
+            rack_label=values["--rack-label"],
             namespace=namespace,
         ),
         # Unique also after a restart under the same name: a Lease of the dead one must expire.

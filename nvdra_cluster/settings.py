@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,6 +14,9 @@ MAX_CHANNELS = 2048
 DEFAULT_PORTS = "24000-28095"
 """Below the ephemeral ports of Linux (32768) and the NodePorts of Kubernetes (30000)."""
 MAX_SLOTS = 4096
+_LABEL_KEY = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+)
 
 
 class ImexMode(str, Enum):
@@ -53,6 +57,8 @@ class FabricSettings:
     slot_count: int = 18
     """Slots of a clique; 18 is the compute trays of an NVL72 rack."""
     ports: PortRange = PortRange(24000, 28095)
+    rack_label: str = ""
+    """Label of Nodes whose value all nodes of a clique must share; empty: nodes are believed."""
     namespace: str = "nvdra"
     """Where ComputeDomainClique objects are."""
 
@@ -60,6 +66,11 @@ class FabricSettings:
         if not 1 <= self.slot_count <= MAX_SLOTS:
             raise ConfigError(
                 f"slots of a clique: {self.slot_count} is out of range; use 1 to {MAX_SLOTS}"
+            )
+        if self.rack_label and not _LABEL_KEY.fullmatch(self.rack_label):
+            raise ConfigError(
+                f'rack label "{self.rack_label}": is no key of a label; use one that nodes cannot write, such as '
+                "node-restriction.kubernetes.io/nvlink-rack"
             )
         if self.mode is ImexMode.HOST_MANAGED and self.isolation is Isolation.CHANNEL:
             raise ConfigError(

@@ -85,6 +85,8 @@ class Cache:
         """Nodes whose heartbeats stopped; ``nodeloss`` says so."""
         self.full: set[str] = set()
         """Nodes whose clique has no slot for them; ``reconcile`` says so."""
+        self.outsiders: set[str] = set()
+        """Nodes whose clique is of another rack; ``reconcile`` says so."""
         self.verdicts = Verdicts()
         self.retired: dict[str, tuple[ComputeDomainAssignment, float]] = {}
         """Domains that went a short time ago, with their numbers and when: for a standby that takes over."""
@@ -208,6 +210,7 @@ class Cache:
             self._index(old, None)
             self.lost.discard(name)
             self.full.discard(name)
+            self.outsiders.discard(name)
             if old.spec.slot is not None:
                 self.cooling.begin(name, old.spec.clique_id, old.spec.slot, self.now_s())
 
@@ -381,11 +384,16 @@ class Cache:
             self.touch_domains_of(name)
             return True
 
-    def set_full(self, names: Iterable[str], among: Iterable[str]) -> None:
-        """Say which of the nodes ``among`` a clique have no slot."""
+    def set_slotless(
+        self, full: Iterable[str], outsiders: Iterable[str], among: Iterable[str]
+    ) -> None:
+        """Say which of the nodes ``among`` a clique have no slot, as there is none or they are of another rack."""
         with self.lock:
-            wanted = set(names)
-            for name in among:
-                if (name in self.full) is not (name in wanted):
-                    (self.full.add if name in wanted else self.full.discard)(name)
-                    self.touch_domains_of(name)
+            changed: set[str] = set()
+            for marked, names in ((self.full, set(full)), (self.outsiders, set(outsiders))):
+                wanted = names & set(among)
+                changed |= (marked & set(among)) ^ wanted
+                marked -= set(among) - wanted
+                marked |= wanted
+            for name in changed:
+                self.touch_domains_of(name)

@@ -14,15 +14,20 @@ from nvdra_cluster.control.loop import Loop
 from nvdra_cluster.control.watching import Interest
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, FABRIC_NODES, TEMPLATES
+from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import COMPUTE_DOMAIN_DRIVER
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject, Selector
 
 LABELLED = Selector(labels=DOMAIN_LABEL)
 
 
-def interests(cache: Cache, loop: Loop, namespace: str) -> list[Interest]:
-    """All of them; ``namespace`` is that of the cliques."""
-    return [*_nodes(cache, loop), *_domains(cache), _cliques(cache, namespace)]
+def interests(cache: Cache, loop: Loop, settings: FabricSettings) -> list[Interest]:
+    """All of them."""
+    return [
+        *_nodes(cache, loop, settings.rack_label),
+        *_domains(cache),
+        _cliques(cache, settings.namespace),
+    ]
 
 
 def _paths(cache: Cache, of: Mapping[str, object]) -> Callable[[], set[str]]:
@@ -33,14 +38,14 @@ def _paths(cache: Cache, of: Mapping[str, object]) -> Callable[[], set[str]]:
     return known
 
 
-def _nodes(cache: Cache, loop: Loop) -> list[Interest]:
+def _nodes(cache: Cache, loop: Loop, rack_label: str) -> list[Interest]:
     def put_slice(obj: JsonObject) -> None:
         cache.put_slice(obj["metadata"]["name"], wire.slice_node(obj))
 
     return [
         Interest(
             resource=NODES,
-            put=lambda obj: cache.put_node(wire.node(obj)),
+            put=lambda obj: cache.put_node(wire.node(obj, rack_label)),
             drop=cache.drop_node,
             bury=cache.bury,
             known=_paths(cache, cache.nodes),

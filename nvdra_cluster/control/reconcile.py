@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from nvdra_cluster.control.cache import Cache, Key, What
 from nvdra_cluster.control.reports import holds_nothing, holds_numbers, is_believed
 from nvdra_cluster.decide import (
+    assignments,
     cliques,
     domains,
     fabricnodes,
     isolation,
     nodespecs,
+    racks,
     slots,
     templates,
 )
@@ -220,8 +222,8 @@ class Reconciler:
     def _channel_count(self) -> int:
         if self._settings.isolation is not Isolation.CHANNEL:
             return MAX_CHANNELS
-        counts = (view.status.channel_count for view in self._cache.fabrics.values())
-        return min((count for count in counts if count > 0), default=MAX_CHANNELS)
+        views = self._cache.fabrics.values()
+        return assignments.channel_limit(view for view in views if view.name in self._cache.nodes)
 
     def _claims(self, domain: DomainView) -> Iterable[ClaimView]:
         """The domain's claims. A claim of another namespace is none, whatever its label says."""
@@ -261,6 +263,7 @@ class Reconciler:
             is_lost=name in cache.lost,
             is_out_of_service=node is not None and node.is_out_of_service,
             is_full=name in cache.full,
+            is_outsider=name in cache.outsiders,
         )
 
     def _node(self, name: str, now: Now) -> list[Write]:
@@ -283,7 +286,7 @@ class Reconciler:
         )
         writes, decision = nodespecs.reconcile(snapshot, self._settings, self._certify)
         here = [view.name for view in views if slots.home(view) == clique_id]
-        cache.set_full(decision.full, here)
+        cache.set_slotless(decision.full, snapshot.clique.outsiders, here)
         return writes
 
     def _with_listed(self, clique_id: str, names: Iterable[str]) -> tuple[FabricView, ...]:
@@ -318,9 +321,18 @@ class Reconciler:
                 for name in named
                 if name in cache.nodes and cache.nodes[name].is_out_of_service
             ),
+            outsiders=self._outsiders(clique_id, views),
             cooling=cache.cooling.look(clique_id, gone, now.monotonic_s),
             slot_count=self._settings.slot_count,
         )
+
+    def _outsiders(self, clique_id: str, views: Iterable[FabricView]) -> frozenset[str]:
+        """Nodes of another rack than the clique's, where the administrator says which nodes are one."""
+        if not self._settings.rack_label or not clique_id:
+            return frozenset()
+        nodes = self._cache.nodes
+        here = [v for v in views if v.status.clique_id == clique_id and v.name in nodes]
+        return racks.outsiders(here, {view.name: nodes[view.name].rack for view in here})
 
     def _joined(self, name: str) -> tuple[Joined, ...]:
         """The domains that a node takes part in."""

@@ -71,12 +71,13 @@ def is_over(obj: Json) -> bool:
     return bool(metadata.get("deletionTimestamp")) and not metadata.get("finalizers")
 
 
-def node(obj: Json) -> NodeView:
+def node(obj: Json, rack_label: str = "") -> NodeView:
     """A Node."""
     metadata = _metadata(obj)
     taints = (obj.get("spec") or {}).get("taints") or ()
     is_off = any(taint.get("key") == OUT_OF_SERVICE for taint in taints)
-    return NodeView(metadata["name"], metadata["uid"], is_off)
+    rack = (metadata.get("labels") or {}).get(rack_label) if rack_label else ""
+    return NodeView(metadata["name"], metadata["uid"], is_off, str(rack or ""))
 
 
 def fabric(obj: Json) -> FabricView:

@@ -7,10 +7,12 @@ talk to it) and channel 0. With ``channel`` all share the clique's port and each
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 
+from nvdra_cluster.decide.model import FabricView
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings, ImexMode
-from nvdra_core.api import ComputeDomainAssignment, Isolation
+from nvdra_core.api import ComputeDomainAssignment, FabricState, Isolation
 
 SHARED_CHANNEL = 0
 
@@ -18,6 +20,23 @@ SHARED_CHANNEL = 0
 def lowest_free(first: int, last: int, taken: Collection[int]) -> int | None:
     """The lowest number from ``first`` to ``last`` that is not ``taken``."""
     return next((number for number in range(first, last + 1) if number not in taken), None)
+
+
+def channel_limit(nodes: Iterable[FabricView]) -> int:
+    """How many channels domains are given: as many as most nodes with fabric report, of two numbers that are
+    reported equally often the higher one.
+
+    Not the lowest: it would be for any one node to say that there are none. A node with fewer than the others is
+    not ready for a domain whose channel it lacks, and says why (``readiness``).
+    """
+    counts = Counter(
+        view.status.channel_count
+        for view in nodes
+        if view.status.fabric_state is FabricState.COMPLETED
+        and view.status.clique_id
+        and view.status.channel_count > SHARED_CHANNEL + 1
+    )
+    return max(counts, key=lambda count: (counts[count], count), default=MAX_CHANNELS)
 
 
 def choose(
@@ -30,7 +49,7 @@ def choose(
     """Numbers for a new domain; None when there are none left.
 
     ``ports`` and ``channels``: those of living domains, and of dead ones that are cooling.
-    ``channel_count``: the smallest ImexChannelCount that a node reports.
+    ``channel_count``: see ``channel_limit``.
     """
     if settings.mode is ImexMode.HOST_MANAGED:
         return ComputeDomainAssignment(isolation=Isolation.DOMAIN, port=0, channel=SHARED_CHANNEL)

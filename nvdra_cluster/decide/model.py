@@ -37,6 +37,8 @@ class NodeView:
     uid: str
     is_out_of_service: bool = False
     """Has the taint by which an administrator vouches that the machine is off."""
+    rack: str = ""
+    """The value of the rack label, where the settings name one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class MemberView:
     is_out_of_service: bool = False
     is_full: bool = False
     """Its clique has no slot for it."""
+    is_outsider: bool = False
+    """It reports a clique of another rack."""
     is_refuted: bool = False
     """No claim in the API confirms its report of the domain, which is being deleted."""
 

@@ -81,7 +81,8 @@ def reconcile(
         wanted = _spec(snapshot, decision, filled, view)
         if settings.isolation is Isolation.CHANNEL and wanted.slot is not None:
             wanted = replace(wanted, shared_port=settings.ports.first)
-        wanted = replace(wanted, certificate=certify(view, wanted))
+        is_outsider = view.name in snapshot.clique.outsiders
+        wanted = replace(wanted, certificate=None if is_outsider else certify(view, wanted))
         if wanted != view.spec:
             writes.append(_write(view, wanted))
     return writes, decision
@@ -126,11 +127,12 @@ def _spec(
     clique_id = snapshot.clique.clique_id
     joined = snapshot.joined.get(view.name, ())
     has_slots = bool(clique_id) and decision.slot_count > 0
+    is_outsider = view.name in snapshot.clique.outsiders
     return FabricNodeSpec(
         clique_id=clique_id if has_slots else "",
         slot=decision.slots.get(view.name),
         slot_count=decision.slot_count,
-        slots=filled if has_slots else (),
+        slots=filled if has_slots and not is_outsider else (),
         former_slots=_former(snapshot, view),
         domains=_domains(snapshot, decision, view.name),
         heartbeat_seconds=DEFAULT_HEARTBEAT_S if joined else IDLE_HEARTBEAT_S,
@@ -181,9 +183,9 @@ def _former(snapshot: NodesSnapshot, view: FabricView) -> tuple[FormerSlot, ...]
     kept = {slot.clique_id: slot.index for slot in view.spec.former_slots}
     if view.spec.slot is not None and view.spec.clique_id != here:
         kept[view.spec.clique_id] = view.spec.slot
-    elif view.spec.slot is not None and view.name in snapshot.clique.out_of_service:
+    elif view.spec.slot is not None and view.name in snapshot.clique.removed:
         kept[here] = view.spec.slot
-    if view.name not in snapshot.clique.out_of_service:
+    if view.name not in snapshot.clique.removed:
         kept.pop(here, None)
     return tuple(
         FormerSlot(clique_id=clique_id, index=index)

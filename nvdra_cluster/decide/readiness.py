@@ -23,8 +23,12 @@ FABRIC_FAILED = "FabricFailed"
 STALE_REPORT = "StaleReport"
 NOT_READY = "NotReady"
 IMEX_FAILED = "ImexFailed"
+CHANNEL_MISSING = "ChannelMissing"
+RACK_MISMATCH = "RackMismatch"
 
-DEGRADING = frozenset({NODE_GONE, NODE_LOST, CLIQUE_FULL, FABRIC_FAILED, IMEX_FAILED})
+DEGRADING = frozenset(
+    {NODE_GONE, NODE_LOST, CLIQUE_FULL, FABRIC_FAILED, IMEX_FAILED, CHANNEL_MISSING, RACK_MISMATCH}
+)
 """Reasons that do not go away by waiting."""
 
 
@@ -49,23 +53,47 @@ def report_of(view: FabricView | None, domain_uid: str) -> FabricDomainStatus | 
     return next((report for report in view.status.domains if report.uid == domain_uid), None)
 
 
-def judge(member: MemberView, domain_uid: str, settings: FabricSettings) -> Readiness:
-    """The node's readiness for the domain."""
+def judge(
+    member: MemberView, domain_uid: str, settings: FabricSettings, channel: int = 0
+) -> Readiness:
+    """The node's readiness for the domain, which has that channel."""
     view = member.fabric
     if view is None or not member.has_node:
         return _without_agent(member)
     report = report_of(view, domain_uid)
-    if member.is_full:
-        return Readiness(
-            False, CLIQUE_FULL,
-            f"all {view.spec.slot_count or settings.slot_count} slots of clique "
-            f"{view.status.clique_id} are taken; raise maxNodesPerImexDomain or free a node",
-        )  # fmt: skip
+    if (problem := _without_slot(member, view, settings)) is not None:
+        return problem
     if report is None:
         return Readiness(False, NOT_REPORTED, "the node has a claim, but has not begun with it")
     if member.is_lost:
         return Readiness(False, NODE_LOST, f"no heartbeat since {view.status.heartbeat_time}")
+    if view.status.clique_id and 0 < view.status.channel_count <= channel:
+        return Readiness(
+            False, CHANNEL_MISSING,
+            f"the domain has IMEX channel {channel}, and the driver of the node has "
+            f"{view.status.channel_count}; set NVreg_ImexChannelCount alike on all nodes",
+        )  # fmt: skip
     return _judge_report(view, report, settings)
+
+
+def _without_slot(
+    member: MemberView, view: FabricView, settings: FabricSettings
+) -> Readiness | None:
+    """Why the node has no slot, where waiting does not help."""
+    clique_id = view.status.clique_id
+    if member.is_outsider:
+        return Readiness(
+            False, RACK_MISMATCH,
+            f"it reports clique {clique_id}, and its Node's label {settings.rack_label} is not that of the "
+            "clique's other nodes; correct the label, or find out why it is in that clique",
+        )  # fmt: skip
+    if member.is_full:
+        return Readiness(
+            False, CLIQUE_FULL,
+            f"all {view.spec.slot_count or settings.slot_count} slots of clique {clique_id} are taken; "
+            "raise maxNodesPerImexDomain or free a node",
+        )  # fmt: skip
+    return None
 
 
 def _without_agent(member: MemberView) -> Readiness:

@@ -31,7 +31,7 @@ class Claim(IntEnum):
     COOLING = 4
     """Its Node was deleted a short time ago; the machine may still be running."""
     FORMER = 5
-    """It is known to be elsewhere, or off: others may have the slot once no free one is left."""
+    """It is known to be elsewhere, off, or of another rack: others may have the slot once no free one is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +44,16 @@ class CliqueSnapshot:
     existing: frozenset[str]
     """Names whose Node exists."""
     out_of_service: frozenset[str] = frozenset()
+    outsiders: frozenset[str] = frozenset()
+    """Names that are of another rack than the clique (``racks``)."""
     cooling: Mapping[str, int] = field(default_factory=dict)
     """Slots of nodes that were deleted lately."""
     slot_count: int
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Names that keep a slot only while nobody else needs it."""
+        return self.out_of_service | self.outsiders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +122,7 @@ def _is_member(snapshot: CliqueSnapshot, view: FabricView) -> bool:
     return (
         view.status.clique_id == snapshot.clique_id
         and view.name in snapshot.existing
-        and view.name not in snapshot.out_of_service
+        and view.name not in snapshot.removed
     )
 
 
@@ -172,7 +179,7 @@ def _running_slot(view: FabricView, clique_id: str) -> int | None:
 def _claim(
     snapshot: CliqueSnapshot, view: FabricView, recorded: int, reported: int | None
 ) -> Claim:
-    if home(view) != snapshot.clique_id or view.name in snapshot.out_of_service:
+    if home(view) != snapshot.clique_id or view.name in snapshot.removed:
         return Claim.FORMER
     if view.name not in snapshot.existing:
         return Claim.COOLING
@@ -187,8 +194,8 @@ def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
                 continue
             listed = known.get(entry.node_name)
             is_elsewhere = listed is not None and home(listed) not in ("", snapshot.clique_id)
-            is_off = entry.node_name in snapshot.out_of_service
-            claim = Claim.FORMER if is_elsewhere or is_off else Claim.LISTED
+            is_removed = entry.node_name in snapshot.removed
+            claim = Claim.FORMER if is_elsewhere or is_removed else Claim.LISTED
             yield _Right(entry.index, claim, "", entry.node_name)
 
 

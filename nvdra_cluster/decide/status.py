@@ -36,8 +36,9 @@ NAMED = 3
 
 def decide(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> ComputeDomainStatus:
     """The status as it should be; ``now`` (RFC 3339) dates the conditions that change."""
+    channel = snapshot.assignment.channel if snapshot.assignment else 0
     judged = {
-        member.node: readiness.judge(member, snapshot.domain.uid, settings)
+        member.node: readiness.judge(member, snapshot.domain.uid, settings, channel)
         for member in snapshot.members
     }
     nodes = tuple(

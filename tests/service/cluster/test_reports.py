@@ -11,8 +11,10 @@ from nvdra_cluster.control.doubts import NODE_BURST
 from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.decide.numbers import COOLING_S
 from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_cluster.settings import FabricSettings
+from nvdra_core.api import Isolation
 from nvdra_core.kube.fake.faults import Fault
-from tests.service.cluster.rack import TEAM, Rack, Tray
+from tests.service.cluster.rack import CLIQUE, TEAM, Rack, Tray
 from tests.service.cluster.replica import wait_until
 from tests.service.cluster.test_failures import a_member
 
@@ -165,3 +167,16 @@ def test_reason_that_no_condition_may_have_is_replaced(rack: Rack):
     }
     tray.report(domains=[odd])
     wait_until("told", lambda: "InvalidReason" in str(rack.condition("Ready").get("message")))
+
+
+def test_node_without_fabric_that_reports_one_channel_takes_none():
+    with Rack(FabricSettings(isolation=Isolation.CHANNEL)) as rack:
+        rack.start()
+        for name, clique in (("cpu", ""), ("liar", CLIQUE)):
+            rack.tray(name, clique).report(channelCount=1)
+        rack.tray("a").report(channelCount=2048)
+        rack.settle()
+        for number in range(1, 3):
+            rack.create_domain(f"d{number}")
+            rack.settle()
+            assert rack.status(f"d{number}")["assignment"]["channel"] == number

@@ -1,12 +1,15 @@
 """Ports and channels: one domain's number is nobody else's."""
 
+from typing import Any
+
 import pytest
 
 from nvdra_cluster.decide import assignments
-from nvdra_cluster.settings import FabricSettings, ImexMode, PortRange
-from nvdra_core.api import Isolation
+from nvdra_cluster.decide.model import FabricView
+from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings, ImexMode, PortRange
+from nvdra_core.api import FabricState, Isolation
 from nvdra_core.errors import ConfigError
-from tests.unit.cluster.views import BY_CHANNEL, BY_HOST
+from tests.unit.cluster.views import BY_CHANNEL, BY_HOST, a_fabric_node
 
 TWO_PORTS = FabricSettings(ports=PortRange(24000, 24002))
 
@@ -35,6 +38,33 @@ def test_channel_0_is_nobodys_with_isolation_channel():
 def test_channels_that_some_driver_does_not_have_are_not_given_out():
     assert assignments.choose(BY_CHANNEL, ports=(), channels={1, 2, 3}, channel_count=4) is None
     assert "channel" in assignments.exhausted(BY_CHANNEL)
+
+
+def reporting(*counts: int, **status: Any) -> list[FabricView]:
+    known: dict[str, Any] = {"fabric_state": FabricState.COMPLETED, **status}
+    return [
+        a_fabric_node(f"n{place}", status={"channel_count": count, **known})
+        for place, count in enumerate(counts)
+    ]
+
+
+def test_channel_limit_is_what_most_nodes_with_fabric_report():
+    assert assignments.channel_limit(reporting(512, 512, 2048)) == 512
+    assert assignments.channel_limit(reporting(2048)) == 2048
+    assert assignments.channel_limit([]) == MAX_CHANNELS
+
+
+def test_channel_limit_takes_no_absurd_count():
+    """One node must not leave no channel for anybody."""
+    for absurd in (0, 1, 2, -5):
+        assert assignments.channel_limit(reporting(absurd, 2048)) == 2048
+    assert assignments.channel_limit(reporting(1)) == MAX_CHANNELS
+
+
+def test_channel_limit_takes_no_node_without_fabric():
+    without = reporting(4, 4, 4, clique_id="")
+    failed = reporting(4, 4, 4, fabric_state=FabricState.FAILED)
+    assert assignments.channel_limit([*without, *failed, *reporting(2048)]) == 2048
 
 
 def test_an_imex_of_the_host_has_no_port_of_ours():

@@ -77,7 +77,7 @@ class TestController:
         assert cli.settings(cli.read([], env), "").fabric.namespace == "nvdra"
 
     def test_all_values_reach_the_program(self, home):
-        imex = {"mode": "hostManaged", "isolation": "domain", "maxNodesPerDomain": 72, "ports": "30000-30100"}  # fmt: skip
+        imex = {"mode": "hostManaged", "isolation": "domain", "maxNodesPerDomain": 72, "ports": "30000-30100", "rackLabel": "example.com/rack"}  # fmt: skip
         found = helm.render(home, {
             "featureGates": {"HostManagedIMEXDaemon": True},
             "resources": {"computeDomains": {"imex": imex}},
@@ -87,6 +87,7 @@ class TestController:
         env = {e["name"]: e.get("value") for e in container(found)["env"]}
         assert env["FEATURE_GATES"] == "HostManagedIMEXDaemon=true,"
         assert (env["IMEX_MODE"], env["MAX_NODES_PER_IMEX_DOMAIN"]) == ("hostManaged", "72")
+        assert env["RACK_LABEL"] == "example.com/rack"
         assert (env["IMEX_PORTS"], env["METRICS_PATH"], env["LOG_VERBOSITY"]) == (
             "30000-30100",
             "",

@@ -97,3 +97,11 @@ def test_outside_a_pod_it_says_what_is_missing():
     done = subprocess.run(argv, cwd=TOP, env={}, text=True, capture_output=True, timeout=60)
     assert done.returncode == cli.EXIT_CONFIG
     assert "KUBERNETES_SERVICE_HOST" in done.stderr
+
+
+def test_rack_label_must_be_the_key_of_a_label():
+    assert chosen().fabric.rack_label == ""
+    key = "node-restriction.kubernetes.io/nvlink-rack"
+    assert chosen(RACK_LABEL=key).fabric.rack_label == key
+    with pytest.raises(ConfigError, match="rack label"):
+        chosen(RACK_LABEL="rack=r1")

@@ -19,7 +19,9 @@ def test_what_belongs_to_others_is_not_even_sent():
     controller = Controller(settings, client, clock, Workers(clock))
     found = {
         interest.resource.plural: (interest.namespace, interest.selector.parameters())
-        for interest in observe.interests(controller.cache, controller.loop, "drivers")
+        for interest in observe.interests(
+            controller.cache, controller.loop, FabricSettings(namespace="drivers")
+        )
     }
     controller.writer.close()
     client.close()

@@ -93,3 +93,13 @@ def test_ready_with_missing_peers_is_ready_and_degraded():
 def test_a_node_that_is_starting_is_not_degraded():
     view = with_status(domains=(a_report(ready=False, reason="ImexStarting"),))
     assert not readiness.judge(a_member(view), "u1", SETTINGS).is_degraded
+
+
+def test_node_whose_driver_lacks_the_channel_is_not_ready():
+    """It reports few channels, rightly or not: that is its own harm alone."""
+    member = a_member(with_status(channel_count=4))
+    assert readiness.judge(member, "u1", BY_CHANNEL, 3).is_ready
+    found = readiness.judge(member, "u1", BY_CHANNEL, 4)
+    assert (found.is_ready, found.is_degraded) == (False, True)
+    assert "channel 4" in found.message
+    assert "NVreg_ImexChannelCount" in found.message

@@ -147,3 +147,21 @@ class TestSlotCount:
 
     def test_follows_the_setting_when_none_runs(self):
         assert decide(a_fabric_node("a", slot=0), slot_count=36).slot_count == 36
+
+
+class TestOutsiders:
+    """Nodes that report a clique of another rack than theirs."""
+
+    def test_new_one_gets_no_slot(self):
+        found = decide(a_fabric_node("a"), a_fabric_node("x"), outsiders=frozenset({"x"}))
+        assert (found.slots, found.full) == ({"a": 0}, ())
+
+    def test_one_that_had_a_slot_loses_it(self):
+        had = a_fabric_node("x", slot=0)
+        found = decide(had, a_fabric_node("a"), outsiders=frozenset({"x"}), slot_count=1)
+        assert found.slots == {"a": 0}
+
+    def test_one_that_peers_remember_gets_it_from_nobody(self):
+        peer = a_fabric_node("a", slot=0, spec=listed((0, "a"), (1, "x")))
+        found = decide(peer, a_fabric_node("x"), outsiders=frozenset({"x"}))
+        assert found.slots == {"a": 0}
