@@ -14,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
 from nvdra_cluster.control.doubts import Doubts
+from nvdra_cluster.control.losses import LossDetector
 from nvdra_cluster.control.nodeloss import Heartbeats, format_time
 from nvdra_cluster.control.recheck import Recheck
 from nvdra_cluster.control.reconcile import Group, Now, Reconciler
 from nvdra_cluster.control.schemas import Schemas
 from nvdra_cluster.control.writer import Outcome, Writer
 from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView, Problem
-from nvdra_cluster.decide.writes import FABRIC_NODES, TEMPLATES, Create, Delete, Merge, Write
+from nvdra_cluster.decide.writes import TEMPLATES, Create, Delete, Merge, Write
 from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
+from nvdra_core.clock import Clock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject
@@ -34,9 +35,6 @@ BATCH = 400
 GATHER_S = 0.02
 """How long changes are gathered before they are acted on."""
 TICK_S = 1.0
-ASK_TIMEOUT_S = 3.0
-ASK_LIMIT = 200
-"""Suspected nodes that are asked about in one round."""
 REST_S = 1.0
 """Between two writes of the status of a domain with several nodes: they join and become ready one by one."""
 REST_S_A_NODE = 0.005
@@ -81,6 +79,7 @@ class Loop:
     stopping: threading.Event
     doubts: Doubts = field(init=False)
     recheck: Recheck = field(init=False)
+    losses: LossDetector = field(init=False)
     schemas: Schemas = field(default_factory=Schemas)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
@@ -97,6 +96,14 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.doubts = Doubts(self.cache, self.client, self.clock)
+        self.losses = LossDetector(
+            cache=self.cache,
+            client=self.client,
+            clock=self.clock,
+            heartbeats=self.heartbeats,
+            observe_fabric=self.observe_fabric,
+            forget_fabric=self.forget_fabric,
+        )
         self.recheck = Recheck(
             cache=self.cache,
             client=self.client,
@@ -221,7 +228,7 @@ class Loop:
             self.cache.mark(*ripe)
         if now_s - self._checked_at_s >= TICK_S:
             self._checked_at_s = now_s
-            self.look_for_losses()
+            self.losses.look()
         if now_s >= self._stuck_at_s:
             self._stuck_at_s = now_s + STUCK_S
             self._look_at_stuck()
@@ -256,37 +263,6 @@ class Loop:
             cold = self.cache.cooling.cold(self.clock.monotonic())
             self.cache.mark(*(Key(What.CLIQUE, clique_id) for clique_id in cold))
             self.cache.mark(*(Key(What.DOMAIN, uid) for uid in self.cache.template_problems))
-
-    def look_for_losses(self) -> None:
-        """Find nodes that have fallen silent, and those that are back."""
-        now_s = self.clock.monotonic()
-        with self.cache.lock:
-            active = [view.name for view in self.cache.fabrics.values() if view.spec.domains]
-            suspects = self.heartbeats.silent(active, now_s)
-            back = sorted(self.cache.lost - set(suspects))
-        for name in back:
-            if self.cache.set_lost(name, is_lost=False):
-                _LOG.info("node is back", node=name)
-        news = [name for name in suspects if name not in self.cache.lost]
-        for name in news[:ASK_LIMIT]:
-            is_silent = self._is_silent_indeed(name)
-            if is_silent is None:
-                return  # an API server that does not answer is not asked 200 times
-            if is_silent and self.cache.set_lost(name, is_lost=True):
-                _LOG.warning("node lost: its heartbeats stopped", node=name)
-
-    def _is_silent_indeed(self, name: str) -> bool | None:
-        """Ask the API server itself: our watch may be what is silent. None: it does not say."""
-        try:
-            obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(ASK_TIMEOUT_S, self.clock))
-        except ApiError as error:
-            if error.status == 404 and error.api_reason == "NotFound":
-                self.forget_fabric(name)  # our watch has missed it
-                return False
-            _LOG.info("cannot ask about a silent node", v=2, node=name, error=error)
-            return None
-        self.observe_fabric(obj)
-        return bool(self.heartbeats.silent([name], self.clock.monotonic()))
 
     def observe_fabric(self, obj: JsonObject) -> None:
         """Take over a FabricNode, and its heartbeat."""

@@ -1,0 +1,63 @@
+"""Finds nodes that have fallen silent, and those that are back. Called by ``loop``, once a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvdra_cluster.control.cache import Cache
+from nvdra_cluster.control.nodeloss import Heartbeats
+from nvdra_cluster.decide.writes import FABRIC_NODES
+from nvdra_core import log
+from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import JsonObject
+
+_LOG = log.get(__name__)
+ASK_TIMEOUT_S = 3.0
+ASK_LIMIT = 200
+"""Suspected nodes that are asked about in one round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossDetector:
+    """See the module."""
+
+    cache: Cache
+    client: Client
+    clock: Clock
+    heartbeats: Heartbeats
+    observe_fabric: Callable[[JsonObject], None]
+    forget_fabric: Callable[[str], None]
+
+    def look(self) -> None:
+        """Find nodes that have fallen silent, and those that are back."""
+        now_s = self.clock.monotonic()
+        with self.cache.lock:
+            active = [view.name for view in self.cache.fabrics.values() if view.spec.domains]
+            suspects = self.heartbeats.silent(active, now_s)
+            back = sorted(self.cache.lost - set(suspects))
+        for name in back:
+            if self.cache.set_lost(name, is_lost=False):
+                _LOG.info("node is back", node=name)
+        news = [name for name in suspects if name not in self.cache.lost]
+        for name in news[:ASK_LIMIT]:
+            is_silent = self._is_silent_indeed(name)
+            if is_silent is None:
+                return  # an API server that does not answer is not asked 200 times
+            if is_silent and self.cache.set_lost(name, is_lost=True):
+                _LOG.warning("node lost: its heartbeats stopped", node=name)
+
+    def _is_silent_indeed(self, name: str) -> bool | None:
+        """Ask the API server itself: our watch may be what is silent. None: it does not say."""
+        try:
+            obj = self.client.get(FABRIC_NODES, name, deadline=Deadline(ASK_TIMEOUT_S, self.clock))
+        except ApiError as error:
+            if error.status == 404 and error.api_reason == "NotFound":
+                self.forget_fabric(name)  # our watch has missed it
+                return False
+            _LOG.info("cannot ask about a silent node", v=2, node=name, error=error)
+            return None
+        self.observe_fabric(obj)
+        return bool(self.heartbeats.silent([name], self.clock.monotonic()))
