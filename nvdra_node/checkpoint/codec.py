@@ -6,11 +6,13 @@ A file is one line of JSON whose beginning never changes, whatever the release::
 
 The checksum covers the bytes of ``record`` as they stand, so verifying needs no re-encoding and a field more or less
 breaks nothing (upstream's #1080, #1326). An older schema is brought up step by step through ``Upgrades``; a newer one
-is refused by name, and its file is left whole for the release that wrote it.
+is refused by name, and its file is left whole for the release that wrote it. ``decode_newer`` gets
+out of it what protects its devices meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import zlib
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nvdra_core.errors import RecordError
-from nvdra_core.value import fields, required
+from nvdra_core.value import Value, fields, required
 from nvdra_node.checkpoint.model import SCHEMA_VERSION, PreparedDevice, Record, RecordState
 
 Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -26,6 +28,20 @@ Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
 
 UPGRADES: Upgrades = {}
 """Empty: schema 1 is the first."""
+
+UNKNOWN = "?"
+"""Namespace or name of a claim that a newer record does not say in a way that is known here."""
+
+
+class Newer(Value):
+    """What is readable of a record of a newer schema."""
+
+    record: Record
+    """With an empty ``boot_id`` when that is not readable."""
+    schema: int
+    is_whole: bool
+    """All of it has the form that this release knows, so this release can undo it."""
+
 
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode
 _HEAD = re.compile(rb'\{"schema":(\d{1,9}),"checksum":"crc32:([0-9a-f]{8})","record":')
@@ -55,19 +71,95 @@ def encode(record: Record) -> bytes:
 
 def decode(data: bytes, *, upgrades: Upgrades = UPGRADES) -> Record:
     """The record in a file. Raises RecordError saying what is wrong with it."""
-    head = _HEAD.match(data)
-    if head is None:
-        raise RecordError("it does not begin like a record: garbled or empty")
-    schema = int(head[1])
+    schema, text = _open(data)
     if schema > SCHEMA_VERSION:
         raise RecordError(
             f"it has schema {schema}, this release reads up to {SCHEMA_VERSION}: "
             "written by a newer release, which can read it"
         )
-    text = data[head.end() : -len(_TAIL)]
-    if not data.endswith(_TAIL) or zlib.crc32(text) != int(head[2], 16):
+    return _decode_body(_checked(data, text), schema, upgrades)
+
+
+def is_newer(data: bytes) -> bool:
+    """Whether a file begins like a record of a newer schema."""
+    head = _HEAD.match(data)
+    return head is not None and int(head[1]) > SCHEMA_VERSION
+
+
+def decode_newer(data: bytes) -> Newer:
+    """What a file of a newer schema still tells. Raises RecordError when not even its claim."""
+    schema, text = _open(data)
+    try:
+        body = json.loads(_checked(data, text))
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            record = _decode_record(body)
+            if not record.unknown and not any(device.unknown for device in record.devices):
+                return Newer(record, schema, is_whole=True)
+        return Newer(_readable(body), schema, is_whole=False)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(f"schema {schema} has nothing known in it: {error!r}") from error
+
+
+def _open(data: bytes) -> tuple[int, bytes]:
+    """The schema, and the text of the record."""
+    head = _HEAD.match(data)
+    if head is None:
+        raise RecordError("it does not begin like a record: garbled or empty")
+    return int(head[1]), data[head.end() : -len(_TAIL)]
+
+
+def _checked(data: bytes, text: bytes) -> bytes:
+    head = _HEAD.match(data)
+    if head is None or not data.endswith(_TAIL) or zlib.crc32(text) != int(head[2], 16):
         raise RecordError("its checksum is wrong: truncated or garbled")
-    return _decode_body(text, schema, upgrades)
+    return text
+
+
+def _readable(body: Mapping[str, Any]) -> Record:
+    """A record with those fields that have a known form. What is not known of a device excludes others from it."""
+    devices = [_readable_device(entry) for entry in _objects(body, "devices")]
+    results = [entry for entry in _objects(body.get("claim"), "results") if _text(entry, "device")]
+    holds = body.get("holds")
+    return Record(
+        uid=_all_texts([body["uid"]])[0],
+        namespace=_text(body, "namespace") or UNKNOWN,
+        name=_text(body, "name") or UNKNOWN,
+        state=RecordState.COMPLETED if body.get("state") == "completed" else RecordState.STARTED,
+        boot_id=_text(body, "bootId"),
+        effects=tuple(_objects(body, "effects")),
+        devices=tuple(device for device in devices if device.device),
+        holds=tuple(each for each in holds if isinstance(each, str))
+        if isinstance(holds, list)
+        else (),
+        config_key=_text(body, "configKey"),
+        claim={"results": results},
+    )
+
+
+def _readable_device(body: Mapping[str, Any]) -> PreparedDevice:
+    ids = body.get("cdiIds")
+    return PreparedDevice(
+        request=_text(body, "request"),
+        pool=_text(body, "pool"),
+        device=_text(body, "device"),
+        cdi_ids=tuple(_all_texts(ids)) if isinstance(ids, list) else (),
+        share_id=_text(body, "shareId") or None,
+        admin_access=body.get("adminAccess") is True,
+    )
+
+
+def _objects(body: Any, key: str) -> list[dict[str, Any]]:
+    found = body.get(key) if isinstance(body, dict) else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _text(body: Mapping[str, Any], key: str) -> str:
+    found = body.get(key)
+    return found if isinstance(found, str) else ""
+
+
+def _all_texts(values: list[Any]) -> list[str]:
+    return list(_all(str, values))
 
 
 def _decode_body(text: bytes, schema: int, upgrades: Upgrades) -> Record:

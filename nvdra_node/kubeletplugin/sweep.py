@@ -59,7 +59,8 @@ class Sweep:
     def run_once(self) -> float:
         """One sweep. Returns the seconds until the next one is due."""
         seen: set[str] = set()
-        for record in self._parts.records.all():
+        records = self._parts.records
+        for record in (*records.all(), *records.all_newer()):
             if self._parts.stopping.is_set():
                 break
             self._sweep_claim(record, seen)

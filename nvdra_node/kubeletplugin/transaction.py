@@ -40,7 +40,7 @@ from nvdra_node.cdi import spec
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
-from nvdra_node.kubeletplugin import claimjson, overlap
+from nvdra_node.kubeletplugin import claimjson, downgrade, overlap
 from nvdra_node.kubeletplugin import effects as effect_rules
 from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
@@ -155,7 +155,7 @@ class Transaction:
 
     def _unprepare_claim(self, ref: ClaimRef, deadline: Deadline) -> None:
         """The caller holds the claim's lock."""
-        record = self._parts.records.get(ref.uid)
+        record = downgrade.to_undo(ref.uid, self._parts)
         if record is None:
             self._parts.specs.remove(ref.uid)
             return
@@ -198,6 +198,8 @@ class Transaction:
                 claim = claimjson.decode(record)
             elif claim is None or attempt.overtaken:
                 raise StaleClaimError(f"claim {ref} was unprepared while it was being prepared")
+            elif found := downgrade.answer(claim, self._parts):
+                return found
             return self._prepare_claim(claim, record, deadline)
 
     def _is_answer(self, record: Record | None) -> bool:
@@ -356,7 +358,7 @@ class Transaction:
         return tuple(
             record
             for record in self._parts.records.sharing(uid, devices, holds)
-            if record.boot_id == self._parts.boot_id
+            if downgrade.is_of_boot(record, self._parts.boot_id)
         )
 
     def _pause(self, error: NotReadyError, deadline: Deadline) -> None:

@@ -57,12 +57,12 @@ RECORD = written_record()
 PLACES = places(RECORD)
 
 
-def node_with(body: Any) -> GpuNode:
+def node_with(body: Any, schema: int = 1) -> GpuNode:
     """A machine that starts with this record."""
     node = GpuNode()
     node.prepare(OTHER)
     text = json.dumps(body, separators=(",", ":")).encode()
-    head = f'{{"schema":1,"checksum":"crc32:{zlib.crc32(text):08x}","record":'
+    head = f'{{"schema":{schema},"checksum":"crc32:{zlib.crc32(text):08x}","record":'
     node.files.replace(node.state / "claims/c1.json", head.encode() + text + b"}\n")
     node.restart()
     return node
@@ -95,6 +95,17 @@ def test_any_json_in_any_field_gives_an_answer_or_an_error(place: Place, value: 
         inner = inner[key]
     inner[place[-1]] = value
     use(node_with(body))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(PLACES), ANY_JSON)
+def test_any_json_in_a_newer_record_gives_an_answer_or_an_error(place: Place, value: Any) -> None:
+    body = copy.deepcopy(RECORD)
+    inner = body
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    use(node_with(body, schema=9))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

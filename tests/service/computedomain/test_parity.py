@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,34 @@ def test_no_service_takes_connections_from_the_network(rack):
     tray.start("imex-supervisor", imexHttpEndpoint="127.0.0.1:0")
     with_one = tray.services["imex-supervisor"].pid
     wait_for(lambda: listening(with_one), "one that is asked for is seen by this test")
+
+
+def test_metrics_of_a_running_plugin_count_devices_and_damage(rack):
+    """T-robust-metrics. Devices of prepared claims, and records in quarantine, also those of earlier starts."""
+    [tray] = rack.trays
+    tray.stop("compute-domain")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    state = tray.home / "state" / DRIVER
+    (state / "claims" / "damaged.json").write_bytes(b"garbage")
+
+    def value(metric: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(metric)).split()[-1])
+
+    prepared = (
+        f'nvidia_dra_prepared_devices{{node="{tray.name}",driver="{DRIVER}",device_type="channel"}}'
+    )
+    rack.claim("c1", tray, rack.domain("a"))
+    for _ in range(2):
+        tray.start("compute-domain", computeDomainHttpEndpoint=f"127.0.0.1:{port}")
+        tray.register()
+        assert value("nvidia_dra_records_quarantined") == 1
+        assert tray.prepare("c1").errors == {}
+        assert value(prepared) == 1
+        tray.stop("compute-domain")
+    tray.start("compute-domain", computeDomainHttpEndpoint=f"127.0.0.1:{port}")
+    tray.register()
+    assert tray.unprepare("c1").errors == {}
+    assert value(prepared) == 0

@@ -36,6 +36,28 @@ def a_record(uid: str, boot_id: str, state: RecordState = RecordState.COMPLETED)
     )
 
 
+def test_records_in_quarantine_count_after_each_start():
+    files = FakeFiles()
+    files.put(Path("/state/claims/c1.json"), b"garbage")
+    for _ in range(3):
+        registry, records = Registry(), RecordStore(Path("/state"), files)
+        records.load()
+        metrics = PluginMetrics(
+            registry, FakeClock(), driver=Driver.name, node="node", device_types=("gpu",)
+        )
+        owners = gauges.Owners(
+            driver=Driver(),
+            records=records,
+            publisher=Publisher(),
+            boot_id="now",
+            hangs=int,
+            readiness=Readiness(),
+        )
+        gauges.add(registry, metrics, owners)
+        text = registry.render().decode()
+        assert 'nvidia_dra_records_quarantined{driver="gpu.nvidia.com"} 1\n' in text
+
+
 def test_devices_count_as_prepared_in_the_boot_that_prepared_them():
     registry, records = Registry(), RecordStore(Path("/state"), FakeFiles())
     metrics = PluginMetrics(

@@ -1,0 +1,176 @@
+"""Records of a newer release, after a downgrade: their devices stay theirs, and the newer release takes them back."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from nvdra_core.errors import DeviceConflictError, HostError, RecordError
+from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from tests.scenario.gpu_node import GpuNode, a_claim
+
+TIME_SLICED = {
+    "apiVersion": "resource.nvidia.com/v1beta1",
+    "kind": "GpuConfig",
+    "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}},
+}
+CLAIM = a_claim(configs=[TIME_SLICED])
+OTHER = a_claim("c2")
+LONG = 3
+
+
+def written(body: Any, schema: int) -> bytes:
+    text = json.dumps(body, separators=(",", ":")).encode()
+    head = f'{{"schema":{schema},"checksum":"crc32:{zlib.crc32(text):08x}","record":'
+    return head.encode() + text + b"}\n"
+
+
+def prepared() -> tuple[GpuNode, Any]:
+    """A node with the claim prepared, and its record."""
+    node = GpuNode()
+    node.prepare(CLAIM)
+    assert node.time_slices == {node.uuid(0): LONG}
+    return node, json.loads(node.files.read(node.state / "claims/c1.json") or b"")["record"]
+
+
+def downgraded(**change: Any) -> GpuNode:
+    """The claim was prepared by a release of schema 9, whose record differs by ``change`` (None: not there)."""
+    node, body = prepared()
+    body = {key: value for key, value in {**body, **change}.items() if value is not None}
+    node.files.replace(node.state / "claims/c1.json", written(body, schema=9))
+    node.restart()
+    assert node.parts.records.all() == ()
+    return node
+
+
+def quarantine(node: GpuNode) -> list[str]:
+    return list(node.files.names(node.state / "quarantine"))
+
+
+RENAMED: dict[str, Any] = {"effects": None, "steps": [{"setTimeSlice": LONG}]}
+ONLY_DEVICES: dict[str, Any] = {"claim": None, "holds": 7, "bootId": None, **RENAMED}
+ONLY_CLAIM: dict[str, Any] = {"devices": None, "holds": None, "grants": ["gpu-0"]}
+
+
+@pytest.mark.parametrize("change", [{}, RENAMED, ONLY_DEVICES, ONLY_CLAIM], ids=str)
+def test_device_of_a_newer_record_goes_to_no_other_claim(change):
+    node = downgraded(**change)
+    with pytest.raises(DeviceConflictError, match="uid c1"):
+        node.prepare(OTHER)
+    node.prepare(a_claim("c3", devices=("gpu-1",)))
+    node.prepare(a_claim("monitor", admin=True))
+
+
+def test_unprepare_undoes_a_newer_record_that_is_known_whole():
+    node = downgraded()
+    node.unprepare(CLAIM)
+    assert node.time_slices == {node.uuid(0): 0}
+    assert quarantine(node) == [] and node.parts.records.quarantined == ()
+    assert node.cdi_spec("c1") is None
+    node.prepare(OTHER)
+    node.unprepare(CLAIM)
+
+
+@pytest.mark.parametrize("change", [RENAMED, ONLY_DEVICES, ONLY_CLAIM], ids=str)
+def test_unprepare_of_a_newer_record_is_refused_if_not_known(change):
+    node = downgraded(**change)
+    for _ in range(2):
+        with pytest.raises(RecordError, match=r"schema 9, .* install that release again"):
+            node.unprepare(CLAIM)
+    assert node.time_slices == {node.uuid(0): LONG}
+    assert quarantine(node) == ["c1.json", "c1.json.reason"]
+    with pytest.raises(DeviceConflictError):
+        node.prepare(OTHER)
+
+
+def test_unprepare_with_an_effect_of_a_newer_release_is_refused():
+    node = downgraded(effects=[{"kind": "startMps", "uuid": "GPU-0"}])
+    with pytest.raises(HostError, match="effect of kind 'startMps'"):
+        node.unprepare(CLAIM)
+    with pytest.raises(DeviceConflictError):
+        node.prepare(OTHER)
+
+
+@pytest.mark.parametrize("change", [{}, RENAMED], ids=str)
+def test_prepare_again_answers_what_the_newer_release_answered(change):
+    node, body = prepared()
+    ids = body["devices"][0]["cdiIds"]
+    node = downgraded(**change)
+    (device,) = node.prepare(CLAIM)
+    assert (device.device, list(device.cdi_ids)) == ("gpu-0", ids)
+    assert quarantine(node) == ["c1.json", "c1.json.reason"]
+
+
+def test_prepare_again_without_the_cdi_file_is_refused():
+    node = downgraded()
+    node.files.remove(node.cdi_path("c1"))
+    with pytest.raises(RecordError, match="cannot be prepared again; install that release again"):
+        node.prepare(CLAIM)
+    assert quarantine(node) == ["c1.json", "c1.json.reason"]
+
+
+@pytest.mark.parametrize("change", [{}, RENAMED], ids=str)
+def test_newer_record_of_an_earlier_boot_holds_nothing(change):
+    node = downgraded(bootId="an-earlier-one", **change)
+    node.time_slices.clear()
+    node.prepare(a_claim("c2"))
+    node.unprepare(a_claim("c2"))
+    node.prepare(CLAIM)
+    assert quarantine(node) == []
+    assert node.time_slices == {node.uuid(0): LONG}
+    node.unprepare(CLAIM)
+    assert node.parts.records.all() == ()
+
+
+def test_newer_record_of_an_earlier_boot_can_be_unprepared():
+    node = downgraded(bootId="an-earlier-one", **RENAMED)
+    node.unprepare(CLAIM)
+    assert quarantine(node) == [] and node.cdi_spec("c1") is None
+
+
+def test_newer_effect_that_outlives_a_reboot_keeps_its_record():
+    effect = {"kind": "createMig", "persistent": True}
+    node = downgraded(bootId="an-earlier-one", effects=[effect], later=1)
+    for work in (node.unprepare, node.prepare):
+        with pytest.raises(RecordError, match="outlive a reboot"):
+            work(CLAIM)
+    assert quarantine(node) == ["c1.json", "c1.json.reason"]
+
+
+def test_record_is_taken_back_by_the_release_that_can_read_it():
+    """What an older release put aside: this release is the newer one."""
+    node, body = prepared()
+    node.files.remove(node.state / "claims/c1.json")
+    node.files.make_directory(node.state / "quarantine")
+    node.files.replace(node.state / "quarantine/c1.json", written(body, schema=1))
+    node.files.replace(node.state / "quarantine/c1.json.reason", b"too new\n")
+    node.restart()
+    assert quarantine(node) == [] and node.parts.records.quarantined == ()
+    with pytest.raises(DeviceConflictError):
+        node.prepare(OTHER)
+    node.unprepare(CLAIM)
+    assert node.time_slices == {node.uuid(0): 0}
+
+
+def test_record_put_aside_does_not_replace_one_written_since():
+    node, body = prepared()
+    node.files.make_directory(node.state / "quarantine")
+    node.files.replace(node.state / "quarantine/c1.json", written({**body, "name": "old"}, 1))
+    node.restart()
+    record = node.parts.records.get("c1")
+    assert record is not None and record.name == CLAIM.ref.name
+    assert quarantine(node) == ["c1.json"]
+
+
+def test_claim_of_a_newer_record_that_is_gone_is_swept():
+    node = downgraded()
+    sweep = Sweep(node.transaction, node.parts, Times(period_s=1, grace_s=0))
+    node.claims.add(CLAIM)
+    sweep.run_once()
+    assert quarantine(node) != []
+    node.claims.delete(CLAIM.ref)
+    sweep.run_once()
+    assert quarantine(node) == [] and node.time_slices == {node.uuid(0): 0}
