@@ -83,6 +83,7 @@ OVERRIDES: dict[str, JsonObject] = {
     "FabricNode.spec.domains[].slotCount": {"minimum": 0, "maximum": 4096},
     "FabricNode.spec.sharedPort": {"minimum": 0, "maximum": 65535},
     "FabricNode.spec.heartbeatSeconds": {"minimum": 1},
+    "FabricNode.spec.lostHeartbeat": {"maxLength": 64},
     "FabricNode.status.bootID": {"maxLength": 64},
     "FabricNode.status.clusterUUID": {"maxLength": 64},
     "FabricNode.status.cliqueID": {"pattern": CLIQUE_ID},

@@ -83,6 +83,8 @@ class Cache:
         self.offering = Multimap()
         self.lost: set[str] = set()
         """Nodes whose heartbeats stopped; ``nodeloss`` says so."""
+        self.last_heartbeats: dict[str, str] = {}
+        """Of those: what the last one was when they were found silent."""
         self.full: set[str] = set()
         """Nodes whose clique has no slot for them; ``reconcile`` says so."""
         self.outsiders: set[str] = set()
@@ -209,6 +211,7 @@ class Cache:
             del self.fabrics[name]
             self._index(old, None)
             self.lost.discard(name)
+            self.last_heartbeats.pop(name, None)
             self.full.discard(name)
             self.outsiders.discard(name)
             if old.spec.slot is not None:
@@ -380,6 +383,8 @@ class Cache:
             if (name in self.lost) is is_lost:
                 return False
             (self.lost.add if is_lost else self.lost.discard)(name)
+            view = self.fabrics.get(name)
+            self.last_heartbeats[name] = view.status.heartbeat_time if view is not None else ""
             self.mark(self.home_key(name))
             self.touch_domains_of(name)
             return True

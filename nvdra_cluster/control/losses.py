@@ -1,4 +1,8 @@
-"""Finds nodes that have fallen silent, and those that are back. Called by ``loop``, once a second."""
+"""Finds nodes that have fallen silent, and those that are back. Called by ``loop``, once a second.
+
+A loss is recorded in the node's spec (``nodespecs``), with the heartbeat that was the last: a leader that comes later
+calls the node lost from its first decision on, until there is another heartbeat.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 
 from nvdra_cluster.control.cache import Cache
 from nvdra_cluster.control.nodeloss import Heartbeats
+from nvdra_cluster.decide.model import FabricView
 from nvdra_cluster.decide.writes import FABRIC_NODES
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
@@ -18,6 +23,11 @@ _LOG = log.get(__name__)
 ASK_TIMEOUT_S = 3.0
 ASK_LIMIT = 200
 """Suspected nodes that are asked about in one round."""
+
+
+def _is_recorded(view: FabricView) -> bool:
+    """Whether an earlier leader found the node silent, and it has been since."""
+    return bool(view.spec.lost_heartbeat) and view.spec.lost_heartbeat == view.status.heartbeat_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +45,13 @@ class LossDetector:
         """Find nodes that have fallen silent, and those that are back."""
         now_s = self.clock.monotonic()
         with self.cache.lock:
-            active = [view.name for view in self.cache.fabrics.values() if view.spec.domains]
-            suspects = self.heartbeats.silent(active, now_s)
-            back = sorted(self.cache.lost - set(suspects))
+            active = [view for view in self.cache.fabrics.values() if view.spec.domains]
+            recorded = {view.name for view in active if _is_recorded(view)}
+            suspects = self.heartbeats.silent((view.name for view in active), now_s)
+            back = sorted(self.cache.lost - recorded - set(suspects))
+        for name in sorted(recorded):
+            if self.cache.set_lost(name, is_lost=True):
+                _LOG.info("node is still lost", node=name)
         for name in back:
             if self.cache.set_lost(name, is_lost=False):
                 _LOG.info("node is back", node=name)

@@ -1,8 +1,10 @@
-"""Which nodes have fallen silent: heartbeats as they are seen here, by this machine's clock. No clock of a node counts.
+"""Which nodes have fallen silent: heartbeats as they are seen here, by this machine's clock.
 
 A node that takes part in a domain writes its status every ten seconds. One whose text has not changed
 for SILENCE_S is suspected; ``loop`` then asks the API server once, so that a watch of ours that hangs
-is not taken for the death of nodes. Together with that a loss is noticed within 40 s.
+is not taken for the death of nodes. Together with that a loss is noticed within 40 s. A node's own clock counts only
+at first sight: a process that has just started waits less for a heartbeat that was old before, and never so little
+that a node whose clock is behind is called lost.
 """
 
 from __future__ import annotations
@@ -14,10 +16,8 @@ from dataclasses import dataclass
 
 SILENCE_S = 33.0
 """Three heartbeats, and a little for the way."""
-OLD_S = 180.0
-"""A heartbeat that is so old by the wall clock when first seen was old before we came."""
 GRACE_S = 15.0
-"""For one more heartbeat: the node may be well, and its clock behind."""
+"""For one more heartbeat of a node that is silent by the wall clock when first seen: its clock may be behind."""
 
 
 @dataclass(slots=True)
@@ -37,8 +37,8 @@ class Heartbeats:
         known = self._beats.get(name)
         if known is None:
             written_s = parse_time(text)
-            is_old = written_s is not None and wall_s - written_s > OLD_S
-            self._beats[name] = _Beat(text, now_s - (SILENCE_S - GRACE_S if is_old else 0.0))
+            age_s = wall_s - written_s if written_s is not None else 0.0
+            self._beats[name] = _Beat(text, now_s - min(max(age_s, 0.0), SILENCE_S - GRACE_S))
         elif known.text != text:
             self._beats[name] = _Beat(text, now_s)
 

@@ -282,6 +282,7 @@ class Reconciler:
             clique=self._clique(clique_id, views, now),
             joined={view.name: self._joined(view.name) for view in views},
             departed={view.name: self._departed(view) for view in views},
+            lost={v.name: cache.last_heartbeats[v.name] for v in views if v.name in cache.lost},
             taken_elsewhere=frozenset(self._taken_elsewhere(views)),
         )
         writes, decision = nodespecs.reconcile(snapshot, self._settings, self._certify)

@@ -56,6 +56,8 @@ class NodesSnapshot:
     """Of each node: domains that are gone (forced away) and whose claims it still reports. It goes on
     to know them, so that IMEX can be kept running and nobody else is given their numbers.
     """
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Nodes whose heartbeats stopped, with the last one."""
     taken_elsewhere: frozenset[tuple[str, str, int]] = frozenset()
     """(node, clique, slot): former slots that meanwhile belong to another node."""
 
@@ -137,6 +139,7 @@ def _spec(
         domains=_domains(snapshot, decision, view.name),
         heartbeat_seconds=DEFAULT_HEARTBEAT_S if joined else IDLE_HEARTBEAT_S,
         certificate=view.spec.certificate,
+        lost_heartbeat=snapshot.lost.get(view.name, ""),
     )
 
 

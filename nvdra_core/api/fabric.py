@@ -114,6 +114,10 @@ class FabricNodeSpec(ApiStruct, frozen=True):
     heartbeat_seconds: int = DEFAULT_HEARTBEAT_S
     """How often the supervisor writes status.heartbeatTime."""
     certificate: FabricCertificate | None = None
+    lost_heartbeat: str = ""
+    """``status.heartbeatTime`` with which the controller found the node silent. While the status still has it the
+    node is lost, for a controller that starts later, too.
+    """
 
 
 class FabricState(str, Enum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nvdra_cluster.control.nodeloss import SILENCE_S, Heartbeats, format_time, parse_time
+from nvdra_cluster.control.nodeloss import GRACE_S, SILENCE_S, Heartbeats, format_time, parse_time
 from nvdra_core.api.fabric import DEFAULT_HEARTBEAT_S
 
 NOW = 1000.0
@@ -51,3 +51,13 @@ def test_times_are_read_and_written_as_the_api_does():
     assert parse_time(format_time(WALL)) == WALL
     assert parse_time("2026-11-21T16:00:00.123456Z") == parse_time("2026-11-21T16:00:00Z")
     assert parse_time("") is None
+
+
+def test_silence_before_the_start_counts_as_far_as_a_clock_can_be_believed():
+    """A controller that starts must not call a node well for another 33 s that fell silent 20 s ago."""
+    beats = Heartbeats()
+    beats.note("a", format_time(WALL - 10), NOW, WALL)
+    beats.note("b", format_time(WALL - 30), NOW, WALL)
+    assert beats.silent(["a", "b"], NOW + GRACE_S - 1) == []
+    assert beats.silent(["a", "b"], NOW + GRACE_S) == ["b"]
+    assert beats.silent(["a", "b"], NOW + SILENCE_S - 10) == ["a", "b"]
