@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-import msgspec
-
 from nvdra_cluster.control import index
 from nvdra_cluster.control.cooling import Cooling
-from nvdra_cluster.control.index import Multimap, Versioned, is_another
+from nvdra_cluster.control.index import Multimap, SharedLists, Versioned, is_another
 from nvdra_cluster.control.verdicts import Verdicts
 from nvdra_cluster.decide import slots
 from nvdra_cluster.decide.model import (
@@ -30,7 +28,7 @@ from nvdra_cluster.decide.model import (
     TemplateView,
 )
 from nvdra_cluster.decide.numbers import COOLING_S
-from nvdra_core.api import ComputeDomainAssignment, FabricSlot
+from nvdra_core.api import ComputeDomainAssignment
 
 DEAD_KEPT = 4096
 FOR_EVER = 1 << 63
@@ -99,7 +97,7 @@ class Cache:
         """Of domains, to UIDs."""
         self._dead: OrderedDict[str, int] = OrderedDict()
         """UIDs of objects that are gone, and since which version: what comes late is not believed."""
-        self._slots: dict[str, tuple[FabricSlot, ...]] = {}
+        self._lists = SharedLists()
 
     def mark(self, *keys: Key) -> None:
         """These decisions are due."""
@@ -188,7 +186,7 @@ class Cache:
             if old is not None and old.uid != view.uid:
                 self.drop_fabric(view.name)
                 old = None
-            view = self._sharing(view)
+            view = self._lists.share(view)
             if old is not None and index.is_same(old, view):
                 self.fabrics[view.name] = view
                 return
@@ -222,19 +220,6 @@ class Cache:
         with self.lock:
             specs = (view.spec for view in self.fabrics.values())
             return {spec.certificate.authorities for spec in specs if spec.certificate is not None}
-
-    def _sharing(self, view: FabricView) -> FabricView:
-        """All nodes of a clique have the same list: one copy of it in memory."""
-        known = self._slots.setdefault(view.spec.clique_id, view.spec.slots)
-        if known is view.spec.slots:
-            return view
-        if known != view.spec.slots:
-            self._slots[view.spec.clique_id] = view.spec.slots
-            return view
-        spec = msgspec.structs.replace(view.spec, slots=known)
-        return FabricView(
-            view.name, view.uid, view.version, spec, view.status, view.created, view.owner_uid
-        )
 
     def _index(self, old: FabricView | None, new: FabricView | None) -> None:
         name = (old or new).name  # type: ignore[union-attr]

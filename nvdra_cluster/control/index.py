@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
 
 from nvdra_cluster.decide.model import FabricView, NodeView
+from nvdra_core.api import FabricSlot
 
 
 class Versioned(Protocol):
@@ -51,6 +53,23 @@ class Multimap:
             self.discard(key, name)
         for key in after - before:
             self.add(key, name)
+
+
+class SharedLists:
+    """Lists of slots: all nodes of a clique have the same one, so there is one copy of it in memory."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, tuple[FabricSlot, ...]] = {}
+
+    def share(self, view: FabricView) -> FabricView:
+        """``view`` with the copy that others have."""
+        known = self._slots.setdefault(view.spec.clique_id, view.spec.slots)
+        if known is view.spec.slots:
+            return view
+        if known != view.spec.slots:
+            self._slots[view.spec.clique_id] = view.spec.slots
+            return view
+        return replace(view, spec=msgspec.structs.replace(view.spec, slots=known))
 
 
 def is_another(view: NodeView | Versioned | None, uid: str) -> bool:
