@@ -82,6 +82,10 @@ class Deadline:
         """Seconds left; never negative."""
         return max(0.0, self._at_s - self._clock.monotonic())
 
+    def within(self, timeout_s: float) -> Deadline:
+        """The deadline of a part of the operation, which may take ``timeout_s`` at most."""
+        return Deadline(min(timeout_s, self.remaining_s()), self._clock)
+
     def check(self, what: str) -> None:
         """Raise DeadlineError when the time is over; ``what`` names what was being waited for."""
         if self.remaining_s() <= 0.0:

@@ -100,6 +100,18 @@ class HostError(NvdraError):
     reason = "host"
 
 
+class EffectLostError(HostError):
+    """What a prepared claim had changed on the machine is not so any more; it can be applied again."""
+
+    reason = "effect_lost"
+
+
+class DeviceMovedError(HostError):
+    """The numbers or names that a prepared claim was given are another device's now."""
+
+    reason = "device_moved"
+
+
 class NvmlError(HostError):
     """An NVML function failed. ``code`` is nvmlReturn_t, ``function`` the C name."""
 

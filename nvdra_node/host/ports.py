@@ -107,6 +107,10 @@ class Sysfs(Protocol):
     def driver_version(self) -> str | None:
         """Version of the loaded kernel driver (/proc/driver/nvidia/version, /sys/module/nvidia); None: not loaded."""
 
+    def driver_instance(self) -> str | None:
+        """Another text whenever the kernel driver was loaded again in this boot, also with the same version; None: not
+        loaded. All settings, and all numbers of devices, are of one instance."""
+
     def char_major(self, name: str) -> int | None:
         """Major number of a character device class in /proc/devices, None when absent."""
 

@@ -28,6 +28,7 @@ class HostSysfs:
         self._roots = roots
         self._dev = f"{roots.dev}/"
         self._driver_version = roots.proc / "driver/nvidia/version"
+        self._module = roots.sys / "module/nvidia"
 
     def pci(self, address: str) -> PciInfo:
         """See ports.Sysfs."""
@@ -85,7 +86,17 @@ class HostSysfs:
             match = _VERSION.search(line) if line.startswith("NVRM") else None
             if match:
                 return match[0]
-        return _text(self._roots.sys / "module/nvidia/version").strip() or None
+        return _text(self._module / "version").strip() or None
+
+    def driver_instance(self) -> str | None:
+        """See ports.Sysfs. sysfs numbers its directories and uses no number again (kernfs: idr_alloc_cyclic)."""
+        version = self.driver_version()
+        if version is None:
+            return None
+        try:
+            return f"{version}@{os.stat(self._module).st_ino}"  # noqa: PTH116  see the module
+        except OSError:
+            return version
 
     def char_major(self, name: str) -> int | None:
         """See ports.Sysfs."""

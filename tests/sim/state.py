@@ -198,6 +198,8 @@ class State:
     def set_driver_loaded(self, loaded: bool) -> None:
         with self.locked() as layout:
             layout.driver_loaded = int(loaded)
+            for gpu in layout.gpus:  # settings are the driver's, and gone with it
+                gpu.compute_mode = gpu.timeslice = 0
         self._wake()
 
     def inject(

@@ -55,7 +55,12 @@ def unload(root: Path, profile: Profile) -> None:
             unbind(root, gpu)
     files.remove(root / "sys/bus/pci/drivers/nvidia")
     for name in _MODULES:
-        files.remove(root / "sys/module" / name)
+        directory, before = root / "sys/module" / name, root / "sys/.unloaded" / name
+        files.remove(before)
+        if directory.exists():
+            # The kernel gives no directory of /sys the number of another; other file systems do, once it is gone.
+            before.parent.mkdir(exist_ok=True)
+            directory.rename(before)
 
 
 def bound_driver(root: Path, gpu: Gpu) -> str | None:

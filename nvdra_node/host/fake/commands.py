@@ -7,15 +7,30 @@ from collections.abc import Callable, Sequence
 
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import CommandError
+from nvdra_core.value import Value
 from nvdra_node.host.ports import CommandResult
 
-Program = Callable[[Sequence[str]], "CommandResult | int"]
+_LATE = "did not end in time and was killed"
+
+
+class Failure(Value):
+    """How a program fails: its status and what it wrote."""
+
+    status: int
+    output: str = ""
+
+
+class Hang(Value):
+    """A program that does not end."""
+
+
+Program = Callable[[Sequence[str]], "CommandResult | Failure | Hang | int"]
 """Gets argv; returns its output, or the status it fails with."""
 
 
-def hang(argv: Sequence[str]) -> int:
-    """A program that does not end: give it as the value in ``programs``."""
-    raise AssertionError(f"{argv[0]} is recognised and never called")
+def hang(argv: Sequence[str]) -> Hang:
+    """A program that never ends: give it as the value in ``programs``."""
+    return Hang()
 
 
 class FakeCommands:
@@ -37,19 +52,24 @@ class FakeCommands:
         program = self.programs.get(argv[0])
         if program is None:
             raise _error(argv, "could not be started: no such file", None)
-        if program is hang:
-            self._clock.wait(self._is_closed, deadline.remaining_s())
         if self._is_closed.is_set():
             raise _error(argv, "was killed, as the service ends", None)
-        if program is hang:
-            raise _error(argv, "did not end in time and was killed", None)
         result = program(argv)
         if isinstance(result, CommandResult):
             return result
-        raise _error(argv, f"ended with status {result}", result)
+        if isinstance(result, Hang):
+            self._clock.wait(self._is_closed, deadline.remaining_s())
+            is_closed = self._is_closed.is_set()
+            why = "was killed, as the service ends" if is_closed else _LATE
+            raise _error(argv, why, None)
+        failure = result if isinstance(result, Failure) else Failure(result)
+        raise _error(argv, f"ended with status {failure.status}", failure.status, failure.output)
 
 
-def _error(argv: Sequence[str], message: str, returncode: int | None) -> CommandError:
+def _error(
+    argv: Sequence[str], message: str, returncode: int | None, output: str = ""
+) -> CommandError:
+    shown = f"{message}: {output}" if output else message
     return CommandError(
-        f"{' '.join(argv)}: {message}", argv=tuple(argv), returncode=returncode, output=""
+        f"{' '.join(argv)}: {shown}", argv=tuple(argv), returncode=returncode, output=output
     )

@@ -6,6 +6,7 @@ from nvdra_core.clock import Clock, FakeClock
 from nvdra_node.host.fake.commands import FakeCommands
 from nvdra_node.host.fake.machine import FakeMachine
 from nvdra_node.host.fake.nvml import FakeNvml
+from nvdra_node.host.fake.smi import FakeSmi
 from nvdra_node.host.fake.sysfs import FakeSysfs
 from nvdra_node.host.host import Host
 from nvdra_node.host.ports import HostRoots
@@ -19,5 +20,5 @@ def fake_host(machine: FakeMachine | None = None, clock: Clock | None = None) ->
         roots=HostRoots(),
         nvml=FakeNvml(machine, clock),
         sysfs=FakeSysfs(machine),
-        commands=FakeCommands(clock),
+        commands=FakeCommands(clock, {"nvidia-smi": FakeSmi(machine)}),
     )

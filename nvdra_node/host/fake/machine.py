@@ -6,9 +6,11 @@ Tests change it while the code under test runs on it, so every view reads it ane
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from nvdra_node.host.fake.files import Faults
 from nvdra_node.host.ports import NodeStat
 
 MAJOR_NVIDIA = 195
@@ -50,6 +52,11 @@ class FakeGpu:
     """NVML's enumerator (2: ATS, 1: HMM, 0: none); None: not supported."""
     module_id: int | None = None
     compute_mode: int = 0
+    """Volatile, as the time slice: gone with the driver."""
+    time_slice: int = 0
+    has_time_slices: bool = True
+    drm: tuple[str, ...] | None = None
+    """Names of its DRM nodes; None: those that a machine with these GPUs alone has."""
     numa_node: int | None = 0
     pcie_root: str | None = "pci0000:15"
     pci_driver: str | None = "nvidia"
@@ -91,8 +98,12 @@ def fake_gpus(count: int) -> list[FakeGpu]:
 class FakeMachine:
     """The state behind a fake host. Safe for several threads."""
 
-    def __init__(self, gpus: Iterable[FakeGpu] | None = None) -> None:
+    def __init__(self, gpus: Iterable[FakeGpu] | None = None, faults: Faults | None = None) -> None:
+        """``faults`` counts each change of a setting as a step, beside those of the files."""
         self.lock = threading.RLock()
+        self.faults = faults or Faults()
+        self.loads = 1
+        """How often the driver was loaded since the boot."""
         self.gpus = list(fake_gpus(1) if gpus is None else gpus)
         self.version: str | None = DRIVER_VERSION
         """Version of the loaded driver; None: not loaded."""
@@ -136,11 +147,29 @@ class FakeMachine:
             return self.gpus.pop(index)
 
     def unload_driver(self) -> None:
-        """As ``rmmod nvidia``."""
+        """As ``rmmod nvidia``: settings are gone."""
         with self.lock:
             self.version = None
+            self._forget_settings()
 
     def load_driver(self, version: str = DRIVER_VERSION) -> None:
-        """As ``modprobe nvidia``."""
+        """As ``modprobe nvidia``, after ``rmmod`` when another one is loaded."""
         with self.lock:
+            self._forget_settings()
             self.version = version
+            self.loads += 1
+
+    def reload_driver(self) -> None:
+        """``rmmod`` and ``modprobe`` of the same version, faster than anybody polls."""
+        self.load_driver(self.version or DRIVER_VERSION)
+
+    def reboot(self) -> None:
+        """The kernel is another one; the driver is loaded."""
+        with self.lock:
+            self.boot_id = str(uuid.uuid4())
+            self.loads = 0
+            self.load_driver(self.version or DRIVER_VERSION)
+
+    def _forget_settings(self) -> None:
+        for gpu in self.gpus:
+            gpu.compute_mode = gpu.time_slice = 0

@@ -15,6 +15,7 @@ NOT_SUPPORTED = 3
 NOT_FOUND = 6
 DRIVER_NOT_LOADED = 9
 XID_EVENT = 8
+UNKNOWN = 999
 WHOLE_GPU = 0xFFFFFFFF
 
 _MESSAGES = {
@@ -23,7 +24,7 @@ _MESSAGES = {
     NOT_FOUND: "Not Found",
     DRIVER_NOT_LOADED: "Driver Not Loaded",
     GPU_IS_LOST: "GPU is lost",
-    999: "Unknown Error",
+    UNKNOWN: "Unknown Error",
 }
 
 _FACTS: dict[str, tuple[str, Callable[[FakeGpu], Any]]] = {
@@ -78,10 +79,7 @@ class FakeNvml:
             function = self._operations.get(operation)
             if function is None:
                 raise HostError(f"nvml {operation}: no operation {operation!r}")
-            is_hung = operation in ("gpu", "fabric") and any(
-                gpu.hung for gpu in self._listed()[arguments["index"] :][:1]
-            )
-            if not is_hung:
+            if not any(gpu.hung for gpu in self._asked(arguments)):
                 return function(**arguments)
         self._clock.wait(threading.Event(), deadline.remaining_s())
         self.hangs += 1
@@ -100,6 +98,12 @@ class FakeNvml:
     def _listed(self) -> list[FakeGpu]:
         """What NVML sees: the GPUs that the nvidia driver has."""
         return [gpu for gpu in self._machine.gpus if gpu.pci_driver == "nvidia"]
+
+    def _asked(self, arguments: dict[str, Any]) -> list[FakeGpu]:
+        """The GPU that an operation is about, if there is one."""
+        if "index" in arguments:
+            return self._listed()[arguments["index"] :][:1]
+        return [gpu for gpu in self._listed() if gpu.uuid == arguments.get("uuid")]
 
     def _system(self) -> dict[str, Any]:
         return {
@@ -156,7 +160,10 @@ class FakeNvml:
         return self._by_uuid(uuid).compute_mode
 
     def _set_compute_mode(self, uuid: str, mode: int) -> None:
-        self._by_uuid(uuid).compute_mode = mode
+        gpu = self._by_uuid(uuid)
+        if self._machine.faults.step(f"compute mode {mode} {uuid}") is not None:
+            raise _error("set_compute_mode", "nvmlDeviceSetComputeMode", UNKNOWN)
+        gpu.compute_mode = mode
 
     def _fabric(self, index: int) -> dict[str, Any]:
         gpu = self._listed()[index]
@@ -169,6 +176,9 @@ class FakeNvml:
     def _by_uuid(self, uuid: str) -> FakeGpu:
         for gpu in self._listed():
             if gpu.uuid == uuid:
+                if "handle" in gpu.failing:
+                    code = gpu.failing["handle"]
+                    raise _error("compute_mode", "nvmlDeviceGetHandleByUUID", code)
                 return gpu
         raise _error("compute_mode", "nvmlDeviceGetHandleByUUID", NOT_FOUND)
 

@@ -64,12 +64,20 @@ class FakeSysfs:
         gpu = self._at(address)
         if gpu is None or self.pci_driver(address) != "nvidia":
             return ()
+        if gpu.drm is not None:
+            return gpu.drm
         return (f"card{gpu.minor + 1}", f"renderD{128 + gpu.minor}")
 
     def driver_version(self) -> str | None:
         """See ports.Sysfs."""
         with self._machine.lock:
             return self._machine.version
+
+    def driver_instance(self) -> str | None:
+        """See ports.Sysfs."""
+        with self._machine.lock:
+            version = self._machine.version
+            return None if version is None else f"{version}@{self._machine.loads}"
 
     def char_major(self, name: str) -> int | None:
         """See ports.Sysfs."""

@@ -85,6 +85,17 @@ def test_without_a_driver_nothing_of_it_is_there_and_the_pci_function_is(bench: 
     assert bench.sysfs.driver_version() == "580.65.06"
 
 
+def test_driver_instance_changes_with_each_load_and_only_then(bench: Bench) -> None:
+    seen = [bench.sysfs.driver_instance()]
+    assert bench.sysfs.driver_instance() == seen[0]
+    for _ in range(3):
+        bench.unload()
+        assert bench.sysfs.driver_instance() is None
+        bench.load()
+        seen.append(bench.sysfs.driver_instance())
+        assert seen[-1] not in (None, seen[-2])
+
+
 def test_what_does_not_exist_is_none(bench: Bench) -> None:
     assert bench.sysfs.char_major("no-such-class") is None
     assert bench.sysfs.device_node(Path("/dev/nvidia77")) is None
