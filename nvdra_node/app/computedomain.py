@@ -13,6 +13,7 @@ from nvdra_core.systemd import Notifier
 from nvdra_core.value import replace
 from nvdra_core.workers import Workers
 from nvdra_node import config
+from nvdra_node.app.channelnumbers import ChannelNumbersPart
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
@@ -74,6 +75,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
                 *plugin.parts(),
                 *_link_parts(link, plugin, around),
                 *_label_parts(label, link, around),
+                ChannelNumbersPart(sysfs, plugin.renew_files, clock, workers),
             ],
             workers=workers,
             clock=clock,

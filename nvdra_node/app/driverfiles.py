@@ -3,7 +3,8 @@
 A part of the GPU service, with one worker: it checks at the start, whenever the GPUs or their driver changed, when a
 prepare failed for want of a file, every CHECK_S seconds, and with growing pauses while something is still missing
 (``/dev/nvidia-uvm`` often comes later than the GPUs). Each result is reported: while files are missing, no claim can be
-prepared and the node's GPUs are not offered.
+prepared and the node's GPUs are not offered. A prepared claim that could not be brought up to date is tried again with
+growing pauses.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ CHECK_S = 10.0
 RETRY_S = 2.0
 """The first pause after a failure; doubles up to MAX_RETRY_S."""
 MAX_RETRY_S = 15.0
+MAX_RENEW_PAUSE_S = 120.0
+"""Between tries to bring claims up to date, which may take a program that hangs. The first pause is CHECK_S."""
 POLL_S = 1.0
 """How soon the worker notices that the service stops, or that a pause is over."""
 
@@ -43,13 +46,13 @@ class DriverFilesPart:
     def __init__(
         self,
         lister: Lister,
-        renew: Callable[[], None],
+        renew: Callable[[], bool],
         report: Callable[[str], None],
         clock: Clock,
         workers: Workers,
     ) -> None:
-        """``renew`` brings the CDI files of prepared claims up to the list; it never fails. ``report`` gets the result
-        of each check."""
+        """``renew`` brings prepared claims up to the list; whether all of them are. It never fails. ``report`` gets the
+        result of each check."""
         self._lister = lister
         self._renew = renew
         self._report = report
@@ -62,6 +65,8 @@ class DriverFilesPart:
         self._look_at_s = math.inf
         self._pause_s = RETRY_S
         self._renewed = -1
+        self._renew_at_s = 0.0
+        self._renew_pause_s = CHECK_S
 
     def changed(self) -> None:
         """The GPUs or their driver changed. Cheap; from any thread."""
@@ -91,15 +96,23 @@ class DriverFilesPart:
         if not cause:
             self._pause_s = RETRY_S
             self._look_at_s = now_s + CHECK_S
-            if is_woken or self._renewed != self._lister.made:
-                self._renewed = self._lister.made
-                self._renew()
+            is_due = self._renewed != self._lister.made and now_s >= self._renew_at_s
+            if is_woken or is_due:
+                self._bring_up_to_date(now_s)
             return
         self._renewed = -1
         if is_woken:
             self._pause_s = RETRY_S
         self._look_at_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
+
+    def _bring_up_to_date(self, now_s: float) -> None:
+        if self._renew():
+            self._renewed, self._renew_pause_s = self._lister.made, CHECK_S
+            return
+        self._renewed = -1
+        self._renew_at_s = now_s + self._renew_pause_s
+        self._renew_pause_s = min(2 * self._renew_pause_s, MAX_RENEW_PAUSE_S)
 
     def _run(self) -> None:
         while not self._workers.stopping.is_set():

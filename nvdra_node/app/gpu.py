@@ -20,12 +20,15 @@ from nvdra_node.app.plugin import Plugin, Surroundings
 from nvdra_node.app.surroundings import checked_gates, open_client, with_node_name
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.toolkit import Toolkit
+from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.gpu.watch import Watch
 from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host
+from nvdra_node.host.ports import Files
 from nvdra_node.kubeletplugin import sliceapi
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
@@ -39,10 +42,8 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
     clock, host, workers, watch = look.clock, look.host, look.workers, look.watch
     client = open_client(settings)
     try:
-        driver = GpuDriver(
-            host, watch, gates, slice_settings(settings, gates), settings.nvidia_cdi_hook_path
-        )
         files = HostFiles()
+        driver = open_driver(settings, gates, look, files)
         common = CommonEdits(toolkit(settings, host), host.commands, host.sysfs, files, clock)
         around = Surroundings(
             settings=settings,
@@ -100,6 +101,16 @@ def _wait_first(watch: Watch, driver_files: DriverFilesPart, timeout_s: float) -
     limit = Deadline(timeout_s, SystemClock())
     if watch.wait_first(timeout_s) and watch.inventory.devices:
         driver_files.wait_first(limit.remaining_s())
+
+
+def open_driver(
+    settings: config.NodeConfig, gates: FeatureGates, look: FirstLook, files: Files
+) -> GpuDriver:
+    """The GPU driver on this machine."""
+    owed = Owed(settings.state_dir / GpuDriver.name / "owed", files)
+    hook = settings.nvidia_cdi_hook_path
+    effects = Effects(look.host, owed)
+    return GpuDriver(effects, look.watch, gates, slice_settings(settings, gates), hook)
 
 
 def withdraw(settings: config.NodeConfig) -> int:

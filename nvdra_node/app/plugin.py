@@ -32,6 +32,7 @@ from nvdra_node.kubeletplugin.claims import Claims
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
 from nvdra_node.kubeletplugin.driver import Driver
 from nvdra_node.kubeletplugin.health import HealthService
+from nvdra_node.kubeletplugin.journal import Parts
 from nvdra_node.kubeletplugin.nodeevents import NodeEvents
 from nvdra_node.kubeletplugin.publisher import Publisher
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, unwritable
@@ -40,7 +41,7 @@ from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.service import DraService
 from nvdra_node.kubeletplugin.sliceapi import KubeSlices
 from nvdra_node.kubeletplugin.sweep import Sweep, Times
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.transaction import Transaction
 from nvdra_node.kubeletplugin.waiting import Waiting
 
 _LOG = log.get(__name__)
@@ -209,16 +210,24 @@ class Plugin:
             return [str(error)]
         return []
 
-    def renew_files(self) -> None:
-        """Bring the prepared claims' CDI files up to the driver that is loaded now. Never fails: what is wrong is
-        logged, and said again by the prepare that meets it."""
+    def renew_files(self) -> bool:
+        """Bring the prepared claims up to the driver that is loaded now, and undo what ended claims left on GPUs that
+        answer again; whether there is nothing left to do. Never fails: what is wrong is logged, and said again by the
+        prepare that meets it."""
+        is_done = True
         for record in self.records.all():
             deadline = Deadline(RENEW_S, self._around.clock)
             try:
                 if self.transaction.renew_file(record, deadline):
                     _LOG.info("CDI file written again", uid=record.uid)
             except NvdraError as error:
-                _LOG.info("CDI file left as it is", v=2, uid=record.uid, error=str(error))
+                _LOG.info("prepared claim not renewed", v=2, uid=record.uid, error=str(error))
+                is_done = False
+        try:
+            return self.transaction.settle(RENEW_S) and is_done
+        except NvdraError as error:
+            _LOG.warning("effects of ended claims not undone", error)
+            return False
 
     def _open_records(self) -> None:
         self.records.load()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import HostError, NotReadyError
+from nvdra_core.errors import NotReadyError
 from nvdra_core.value import asdict
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
@@ -106,14 +106,21 @@ class ComputeDomainDriver:
         found = planning.membership(outcomes[0])
         return planning.finish(claim, found, self._sysfs.char_major(CHANNEL_CLASS))
 
+    def owed(self) -> Sequence[str]:
+        """See Driver. The supervisor finds out by itself which claims are gone."""
+        return ()
+
+    def settle(self, holds: Sequence[str], deadline: Deadline) -> None:
+        """See Driver."""
+
+    def edits(self, record: Record) -> Mapping[str, Any]:
+        """See Driver. The channels' major is another one after each load of the NVIDIA driver."""
+        return planning.cdi(record, self._sysfs.char_major(CHANNEL_CLASS))
+
     def verify(self, record: Record, deadline: Deadline) -> None:
-        """See Driver. The domain is ready now, and the channels' numbers are those that were given."""
-        major = self._sysfs.char_major(CHANNEL_CLASS)
+        """See Driver. The domain is ready now, and the driver has its channels."""
         for device in record.devices:
-            if device.details["major"] not in (None, major):
-                raise HostError(
-                    f"IMEX channels have major {major} now, and {device.details['major']} was given"
-                )
+            planning.given_channels(device, self._sysfs.char_major(CHANNEL_CLASS))
         for effect in record.effects:
             self._verify_joined(effects.decode(effect), deadline)
 

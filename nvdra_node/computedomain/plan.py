@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
 from nvdra_core.gates import FeatureGates
+from nvdra_node.cdi import spec as cdi_spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
-from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import (
     CHANNEL_ISOLATION,
@@ -147,10 +148,7 @@ def channels(claim: Claim, found: Membership) -> range:
 def finish(claim: Claim, found: Membership, major: int | None) -> Prepared:
     """Say what was prepared. ``major``: of the channels, None where the driver has none."""
     given = channels(claim, found)
-    if given and major is None:
-        raise HostError(
-            "the NVIDIA driver has no IMEX channels: load it with NVreg_ImexChannelCount above 0"
-        )
+    _check_major(given, major)
     details: Mapping[str, Any] = {
         "domain": found.domain_uid,
         "first": given.start,
@@ -176,6 +174,36 @@ def finish(claim: Claim, found: Membership, major: int | None) -> Prepared:
         )
         spec.append(CdiDevice(name=name, edits=_edits(given, major)))
     return Prepared(devices=tuple(devices), spec=ClaimSpec(devices=tuple(spec)))
+
+
+def given_channels(device: PreparedDevice, major: int | None) -> range:
+    """The channels that a claim was given, as its record says. Raises HostError when there are none any more."""
+    first, count = device.details.get("first"), device.details.get("count")
+    if type(first) is not int or type(count) is not int:
+        raise HostError(
+            f"the record of {device.device} does not say which channels it is: {dict(device.details)}; delete the pod"
+            " so that it is prepared anew"
+        )
+    channels = range(first, first + count)
+    _check_major(channels, major)
+    return channels
+
+
+def cdi(record: Record, major: int | None) -> dict[str, Any]:
+    """The devices of a prepared claim's CDI file with the major that channels have now. Raises HostError."""
+    names = [device["name"] for device in record.cdi["devices"]]
+    devices = [
+        CdiDevice(name=name, edits=_edits(given_channels(device, major), major))
+        for name, device in zip(names, record.devices, strict=True)
+    ]
+    return cdi_spec.to_json(ClaimSpec(devices=tuple(devices)))
+
+
+def _check_major(given: range, major: int | None) -> None:
+    if given and major is None:
+        raise HostError(
+            "the NVIDIA driver has no IMEX channels: load it with NVreg_ImexChannelCount above 0"
+        )
 
 
 def _edits(given: range, major: int | None) -> ContainerEdits:

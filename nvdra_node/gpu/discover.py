@@ -98,6 +98,8 @@ class _Looking(Value):
     limits: Limits
     before: Inventory
     system: dict[str, Any]
+    instance: str
+    """Of the driver, before anything was read."""
     read: list[Gpu] = field(default_factory=list)
     unread: dict[int, tuple[GpuState, str]] = field(default_factory=dict)
     """NVML index -> why nothing could be read there."""
@@ -117,8 +119,8 @@ def discover(
 ) -> Look:
     """Look at all GPUs. ``before``: the last inventory. ``skip``: NVML indices not to ask now (they hung)."""
     before = before or Inventory(devices=(), driver_version=None)
-    loaded = host.sysfs.driver_version()
-    if loaded is None:
+    loaded, instance = host.sysfs.driver_version(), host.sysfs.driver_instance()
+    if loaded is None or instance is None:
         # Asking NVML would start a process for nothing, and could make it load the kernel module.
         return _no_driver("the NVIDIA kernel driver is not loaded")
     limits = limits or Limits()
@@ -126,7 +128,7 @@ def discover(
         system = host.nvml.call("system", Deadline(limits.open_s, clock))
     except (HostError, DeadlineError) as error:
         return _without_nvml(before, loaded, error)
-    looking = _Looking(host, clock, limits, before, system)
+    looking = _Looking(host, clock, limits, before, system, instance)
     end = Deadline(looking.limits.total_s, clock)
     is_usable = True
     for index in range(looking.system["count"]):
@@ -213,7 +215,7 @@ def _take(
     gpu = _gpu(looking, index, facts)
     known = _known(looking.before, gpu.uuid)
     if state is not GpuState.OK:
-        gpu = _sick(replace(known or gpu, index=index), state, why)
+        gpu = _sick(_placed(known, gpu) if known else gpu, state, why)
     looking.read.append(gpu)
 
 
@@ -229,6 +231,8 @@ def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:
     cuda = looking.system["cuda_driver_version"]
     return Gpu(
         index=index,
+        driver_instance=looking.instance,
+        drm=looking.host.sysfs.drm_nodes(address),
         minor=facts["minor"],
         uuid=facts["uuid"],
         pci_address=address,
@@ -259,6 +263,18 @@ def pci_address(bus_id: str) -> str:
 def _named(names: Mapping[int, str], value: int | None) -> str:
     """A number newer than this release is no error; upstream stops the node for it."""
     return "Unknown" if value is None else names.get(value, "Unknown")
+
+
+def _placed(known: Gpu, gpu: Gpu) -> Gpu:
+    """A known GPU where it is now: what names and numbers it has is never taken from an earlier look."""
+    return replace(
+        known,
+        index=gpu.index,
+        minor=gpu.minor,
+        pci_address=gpu.pci_address,
+        driver_instance=gpu.driver_instance,
+        drm=gpu.drm,
+    )
 
 
 def _known(before: Inventory, uuid: str) -> Gpu | None:

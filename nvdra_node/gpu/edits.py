@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from nvdra_core.value import Value
 from nvdra_node.cdi.edits import ContainerEdits, DeviceNode, Hook, nvidia_hook
-from nvdra_node.gpu.model import Gpu
 from nvdra_node.host.ports import NodeStat
 
 _WORLD_READ_WRITE = 0o006
@@ -21,6 +21,18 @@ class GpuNodes(Value, kw_only=True):
     """By name (``card1``, ``renderD128``)."""
 
 
+class Placed(Protocol):
+    """Where a GPU is: ``model.Gpu``, or ``given.Given``."""
+
+    @property
+    def minor(self) -> int:
+        """Of its device node."""
+
+    @property
+    def pci_address(self) -> str:
+        """``dddd:bb:dd.f``."""
+
+
 class EditSettings(Value, kw_only=True):
     """How paths of the host read in a CDI file."""
 
@@ -29,7 +41,7 @@ class EditSettings(Value, kw_only=True):
     hook: Path
 
 
-def gpu_path(gpu: Gpu) -> str:
+def gpu_path(gpu: Placed) -> str:
     """The device node of a full GPU."""
     return f"/dev/nvidia{gpu.minor}"
 
@@ -39,7 +51,7 @@ def drm_path(name: str) -> str:
     return f"/dev/dri/{name}"
 
 
-def full_gpu(gpu: Gpu, nodes: GpuNodes, settings: EditSettings) -> ContainerEdits:
+def full_gpu(gpu: Placed, nodes: GpuNodes, settings: EditSettings) -> ContainerEdits:
     """Edits of a full GPU. The driver's libraries are not here: all claims share them (``cdi.nvidia``)."""
     device_nodes = [_node(gpu_path(gpu), nodes.gpu, settings)]
     device_nodes += [_node(drm_path(name), stat, settings) for name, stat in nodes.drm.items()]

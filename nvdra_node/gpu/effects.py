@@ -27,12 +27,16 @@ class SetTimeSlice(Value, kw_only=True):
     """0 default, 1 short, 2 medium, 3 long."""
     compute_mode: int | None = None
     """NVML_COMPUTEMODE_* before; None: not captured yet. Time-slicing needs 0 (default)."""
+    driver: str = ""
+    """``Sysfs.driver_instance`` when it was captured; empty in records of earlier releases."""
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
         body: dict[str, Any] = {"kind": self.kind, "uuid": self.uuid, "timeSlice": self.time_slice}
         if self.compute_mode is not None:
             body["original"] = {"computeMode": self.compute_mode}
+            if self.driver:
+                body["original"]["driver"] = self.driver
         return body
 
     @classmethod
@@ -43,9 +47,13 @@ class SetTimeSlice(Value, kw_only=True):
             uuid=body["uuid"],
             time_slice=body["timeSlice"],
             compute_mode=original.get("computeMode"),
+            driver=original.get("driver", ""),
         )
         numbers = (effect.time_slice, effect.compute_mode or 0)
-        if not isinstance(effect.uuid, str) or not all(type(n) is int for n in numbers):
+        texts = (effect.uuid, effect.driver)
+        if not all(isinstance(text, str) for text in texts) or not all(
+            type(number) is int for number in numbers
+        ):
             raise TypeError(f"{body!r}")
         return effect
 

@@ -10,6 +10,9 @@ from enum import Enum
 
 from nvdra_core.value import Value
 
+HOLD_PREFIX = "gpu:"
+"""Begins the key of a physical GPU in locks and records."""
+
 
 class GpuState(str, Enum):
     """What the last look at a GPU showed."""
@@ -48,6 +51,10 @@ class Gpu(Value, kw_only=True):
     pcie_root: str | None
     mig_enabled: bool = False
     module_id: int | None = None
+    driver_instance: str = ""
+    """``Sysfs.driver_instance`` under which all this was read: the minor is of that instance."""
+    drm: tuple[str, ...] = ()
+    """Names of its DRM nodes when it was read, to see that they changed; who gives them away reads them again."""
     index: int = -1
     """NVML's index at the last look that read it; changes with reboots and when GPUs go. Never an identity."""
     state: GpuState = GpuState.OK
@@ -62,7 +69,7 @@ class Gpu(Value, kw_only=True):
     @property
     def hold(self) -> str:
         """Key of the physical GPU in locks and records."""
-        return f"gpu:{self.uuid}"
+        return f"{HOLD_PREFIX}{self.uuid}"
 
 
 Device = Gpu

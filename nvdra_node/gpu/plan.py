@@ -21,7 +21,7 @@ from nvdra_core.errors import (
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
 from nvdra_node.checkpoint.model import PreparedDevice, Record
-from nvdra_node.gpu import edits
+from nvdra_node.gpu import edits, given
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin import claimconfig, configkeys
@@ -56,9 +56,11 @@ def finish(
     claim: Claim,
     inventory: Inventory,
     nodes: Mapping[str, edits.GpuNodes],
+    driver: str,
     settings: edits.EditSettings,
 ) -> Prepared:
-    """Say what was prepared. ``nodes``: the device nodes of the claim's GPUs, by UUID."""
+    """Say what was prepared. ``nodes``: the device nodes of the claim's GPUs, by UUID. ``driver``: its instance, from
+    before its effects were applied."""
     names = _cdi_names(claim)
     devices: list[PreparedDevice] = []
     spec: list[CdiDevice] = []
@@ -73,7 +75,7 @@ def finish(
                 share_id=result.share_id,
                 admin_access=result.admin_access,
                 kind="gpu",
-                details={"uuid": gpu.uuid, "minor": gpu.minor},
+                details=given.details(gpu, driver),
             )
         )
         spec.append(CdiDevice(name=name, edits=edits.full_gpu(gpu, nodes[gpu.uuid], settings)))

@@ -118,7 +118,7 @@ class Watch:
     def tick(self) -> None:
         """Look if there is a reason to."""
         now_s = self._clock.monotonic()
-        loaded = self._host.sysfs.driver_version()
+        loaded = self._host.sysfs.driver_instance()
         is_swapped = loaded != self._loaded
         if is_swapped:
             _LOG.info("NVIDIA driver changed", was=self._loaded, now=loaded)

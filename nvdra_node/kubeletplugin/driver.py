@@ -1,8 +1,9 @@
 """The whole contract between the shared machinery and a DRA driver.
 
-``transaction`` calls plan -> capture* -> apply* -> finish -> verify on prepare and release -> undo* on unprepare;
-``publisher`` asks for the pool; ``service`` reads health. ``plan``, ``release`` and ``finish`` are pure: they decide,
-and touch nothing. ``apply`` and ``undo`` are idempotent: a crash can repeat or lose any of them.
+``transaction`` calls plan -> settle -> capture* -> apply* -> finish -> verify on prepare, verify -> edits for a claim
+that is prepared, and release -> undo* on unprepare; ``publisher`` asks for the pool; ``service`` reads health.
+``plan``, ``release`` and ``finish`` are pure: they decide, and touch nothing. ``apply``, ``undo`` and ``settle`` are
+idempotent: a crash can repeat or lose any of them.
 """
 
 from __future__ import annotations
@@ -96,19 +97,38 @@ class Driver(Protocol):
     def capture(self, effect: Effect, deadline: Deadline) -> Effect:
         """The effect with what ``undo`` must restore added as ``original``. Reads, changes nothing.
 
-        Called before the journal is written, so that a crash cannot lose the original state, and never for an effect
-        that this boot's journal already has. Drivers without such state return the effect as it is.
+        Called before the journal is written, so that a crash cannot lose the original state. An effect that has an
+        original already, from this boot's journal or from a claim that shares the device, keeps it, unless the driver
+        knows that what was found then is no more. Drivers without such state return the effect as it is.
         """
 
     def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
         """Bring one effect about, or find that it already is. Raises NotReadyError, HostError."""
 
     def undo(self, effect: Effect, deadline: Deadline) -> None:
-        """Take one effect back, or find that it already is. The outcome may have been lost."""
+        """Take one effect back, or find that it already is. The outcome may have been lost.
+
+        A device that does not answer must not keep a pod from ending: what cannot be taken back within seconds is
+        written down durably, as owed by the hold, and left to ``settle``.
+        """
+
+    def owed(self) -> Sequence[str]:
+        """Holds that owe the undoing of an ended claim's effects. Raises HostError."""
+
+    def settle(self, holds: Sequence[str], deadline: Deadline) -> None:
+        """Undo what these holds owe, if anything. Called with their locks, while no claim has effects on them, before
+        the next claim gets them and now and then. Raises HostError, NotReadyError."""
 
     def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
         """Say what was prepared. Pure."""
 
     def verify(self, record: Record, deadline: Deadline) -> None:
-        """Check that all a completed record promises exists (device nodes, MIG, units), else raise HostError or
-        NotReadyError. Called before each acknowledgement, also of a repeated call."""
+        """Check that all a completed record promises exists (device nodes, MIG, units) and is in effect, else raise
+        HostError or NotReadyError; EffectLostError when the devices are there and only effects are to be applied
+        again, DeviceMovedError when a device's numbers are another one's now. Called before each acknowledgement, also
+        of a repeated call, and before a CDI file is written again."""
+
+    def edits(self, record: Record) -> Mapping[str, Any]:
+        """The devices of a completed record's CDI file as JSON (``cdi.spec``), as they are now: what the kernel numbers
+        anew with each load of a driver is looked up by what does not change. Called after ``verify``. Raises
+        HostError, NotReadyError."""

@@ -7,8 +7,9 @@ per entry and device. ``admin_access`` results get no effects and no holds.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import (
@@ -89,6 +90,8 @@ class FakeDriver:
 
     def capture(self, effect: Effect, deadline: Deadline) -> Effect:
         """See Driver."""
+        if "original" in effect:
+            return effect
         return {**effect, "original": self._machine.settings.get(effect["target"])}
 
     def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
@@ -113,6 +116,13 @@ class FakeDriver:
                 self._machine.settings.pop(effect["target"], None)
             else:
                 self._machine.settings[effect["target"]] = effect["original"]
+
+    def owed(self) -> Sequence[str]:
+        """See Driver. What is stuck keeps its claim."""
+        return ()
+
+    def settle(self, holds: Sequence[str], deadline: Deadline) -> None:
+        """See Driver."""
 
     def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
         """See Driver."""
@@ -151,6 +161,10 @@ class FakeDriver:
         for effect in record.effects:
             if self._machine.settings.get(effect["target"]) != effect["value"]:
                 raise HostError(f"{effect['target']} is not {effect['value']}")
+
+    def edits(self, record: Record) -> Mapping[str, Any]:
+        """See Driver. Nothing is numbered here."""
+        return record.cdi
 
     def _fail(self, what: str) -> None:
         if self._machine.faults.step(what) is not None:

@@ -10,7 +10,8 @@ from nvdra_core import log
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import NvdraError
 from nvdra_node.checkpoint.model import Record, RecordState
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.journal import Parts
+from nvdra_node.kubeletplugin.transaction import Transaction
 
 LIMIT_S = 5.0
 """For all files of one look; the rest is left to the next."""

@@ -4,7 +4,7 @@ A record, started or completed, whose claim is gone from the API or was replaced
 chance first: a claim must have been seen gone for a grace time, unless the record is from an earlier boot, of which
 nothing can be running. When the API does not answer, nothing is concluded. CDI files of ours without a record are
 removed after the same grace (a prepare may be about to write the record), unless a damaged record of the claim was put
-aside. Files of others are never touched.
+aside. Files of others are never touched. What ended claims left on devices that did not answer is undone here, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.gone import UnnamedClaimError, why_gone
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.journal import Parts
+from nvdra_node.kubeletplugin.transaction import Transaction
 
 _log = log.get(__name__)
 
@@ -32,6 +33,8 @@ class Times(Value, kw_only=True):
     """For reading one claim."""
     undo_s: float = 45.0
     """For unpreparing one claim."""
+    settle_s: float = 60.0
+    """Between tries to undo what an ended claim left on a device, and for one such try."""
 
     @classmethod
     def every(cls, period_s: float) -> Times:
@@ -69,8 +72,17 @@ class Sweep:
         except NvdraError as error:
             _log.warning("cannot look for leftover CDI files", error)
         self._gone_since = {key: at for key, at in self._gone_since.items() if key in seen}
+        if not self._settle():
+            return min(self._times.period_s, self._times.settle_s)
         # Whatever is in its grace time is looked at again when that is over.
         return min(self._times.period_s, self._times.grace_s) if seen else self._times.period_s
+
+    def _settle(self) -> bool:
+        try:
+            return self._transaction.settle(self._times.settle_s)
+        except NvdraError as error:
+            _log.warning("effects of ended claims not undone", error)
+            return False
 
     def _sweep_claim(self, record: Record, seen: set[str]) -> None:
         ref = ClaimRef(record.namespace, record.name, ClaimUID(record.uid))

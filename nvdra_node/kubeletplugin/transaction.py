@@ -1,6 +1,6 @@
 """What happens to one claim: prepare and unprepare, whole or repeatable. Called by ``service`` and ``sweep``.
 
-prepare:   read claim -> plan -> journal "started" -> apply* -> finish -> verify -> CDI file
+prepare:   read claim -> plan -> settle -> journal "started" -> apply* -> finish -> verify -> CDI file
            -> journal "completed" -> reply
 unprepare: release -> undo*, last first -> remove CDI file -> remove record
 
@@ -21,52 +21,37 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
+from nvdra_core.clock import Deadline
 from nvdra_core.errors import (
     ApiError,
     ClaimError,
     DeadlineError,
+    DeviceMovedError,
+    EffectLostError,
     FileError,
     HostError,
     NotReadyError,
     StaleClaimError,
 )
-from nvdra_core.value import Value, field, replace
+from nvdra_core.value import replace
 from nvdra_node.cdi import spec
-from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
-from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
+from nvdra_node.checkpoint.store import is_valid_uid
 from nvdra_node.kubeletplugin import claimjson, downgrade, overlap
-from nvdra_node.kubeletplugin import effects as effect_rules
 from nvdra_node.kubeletplugin.claim import Claim, ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
-from nvdra_node.kubeletplugin.gone import ClaimSource, why_gone
+from nvdra_node.kubeletplugin.driver import Plan
+from nvdra_node.kubeletplugin.gone import why_gone
+from nvdra_node.kubeletplugin.journal import Journal, Parts, record_ref
 from nvdra_node.kubeletplugin.locks import Locks
-from nvdra_node.kubeletplugin.waiting import Silent, Waiting
 
 _log = log.get(__name__)
 
 REPEAT_READ_S = 3.0
 """For reading a claim that is prepared already: without an answer, its record answers."""
-
-
-class Parts(Value, kw_only=True):
-    """What a transaction works with."""
-
-    driver: Driver
-    claims: ClaimSource
-    records: RecordStore
-    specs: SpecFiles
-    clock: Clock
-    boot_id: str
-    stopping: threading.Event = field(default_factory=threading.Event)
-    """Set when the process ends: waits end early."""
-    waiting: Silent | Waiting = field(default_factory=Silent)
-    """Who tells pods what their claims wait for."""
 
 
 class _Attempt:
@@ -86,6 +71,7 @@ class Transaction:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._journal = Journal(parts)
         self._locks = Locks(parts.clock)
         self._attempts: dict[str, set[_Attempt]] = {}
         self._attempts_lock = threading.Lock()
@@ -141,17 +127,42 @@ class Transaction:
             return self._parts.records.get(uid) is None and self._parts.specs.remove(uid)
 
     def renew_file(self, record: Record, deadline: Deadline) -> bool:
-        """Write a prepared claim's CDI file again unless it is as it would be written now; whether it had to be.
+        """Bring a prepared claim up to the driver that is loaded now: its CDI file, and effects that went with an
+        earlier driver; whether something had to be done.
 
         A container of a running pod may start again after the driver was replaced, and nobody prepares the claim then.
         Raises NvdraError.
         """
-        with self._locks.held((_claim_key(_ref(record)),), "renewal", deadline):
+        with self._locks.held((_claim_key(record_ref(record)),), "renewal", deadline):
             current = self._parts.records.get(record.uid)
             if current is None or not self._is_answer(current):
                 return False
-            self._parts.driver.verify(current, deadline)
-            return self._parts.specs.repair(current.uid, current.cdi, deadline)
+            try:
+                self._verify(current, deadline)
+            except EffectLostError as error:
+                # The file first: it does not need what the effects need.
+                self._repair_file(current, deadline)
+                _log.warning("effects of a prepared claim: applying again", error, uid=record.uid)
+                self._prepare_claim(claimjson.decode(current), current, deadline)
+                return True
+            return self._repair_file(current, deadline)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Undo what ended claims left on devices that did not answer; whether all of it is undone. Raises NvdraError.
+
+        A device on which another claim has effects meanwhile waits until that claim has ended.
+        """
+        driver, is_done = self._parts.driver, True
+        for hold in driver.owed():
+            deadline = Deadline(timeout_s, self._parts.clock)
+            with self._locks.held((hold,), "settling", deadline):
+                others = self._journal.others("", (), (hold,))
+                try:
+                    driver.settle(_without_effects((hold,), others), deadline)
+                except (HostError, NotReadyError) as error:
+                    _log.warning("effects of an ended claim cannot be undone", error, hold=hold)
+                    is_done = False
+        return is_done and not driver.owed()
 
     def _unprepare_claim(self, ref: ClaimRef, deadline: Deadline) -> None:
         """The caller holds the claim's lock."""
@@ -160,8 +171,8 @@ class Transaction:
             self._parts.specs.remove(ref.uid)
             return
         with self._locks.held(record.holds, str(ref), deadline):
-            if effects := self._releasable(record):
-                self._demote(record)
+            if effects := self._journal.releasable(record):
+                self._journal.demote(record)
             for effect in effects:
                 self._parts.driver.undo(effect, deadline)
             self._parts.specs.remove(ref.uid)
@@ -212,9 +223,11 @@ class Transaction:
 
     def _answer_holds(self, record: Record, deadline: Deadline) -> bool:
         """Check what a completed record promises; False: its effects must be applied again."""
-        ref = _ref(record)
+        ref = record_ref(record)
         try:
-            self._parts.driver.verify(record, deadline)
+            self._verify(record, deadline)
+        except DeviceMovedError:
+            raise
         except (HostError, NotReadyError) as error:
             if not record.effects:
                 raise
@@ -222,9 +235,23 @@ class Transaction:
                 "a prepared claim is not as it should be: applying again", error, claim=ref
             )
             return False
-        if self._parts.specs.repair(record.uid, record.cdi, deadline):
+        if self._repair_file(record, deadline):
             _log.warning("the CDI file was gone or changed: written again", claim=ref)
         return True
+
+    def _verify(self, record: Record, deadline: Deadline) -> None:
+        """See Driver.verify. A file that names another claim's device by now is removed: the container runtime reads
+        it without asking."""
+        try:
+            self._parts.driver.verify(record, deadline)
+        except DeviceMovedError:
+            self._parts.specs.remove(record.uid)
+            raise
+
+    def _repair_file(self, record: Record, deadline: Deadline) -> bool:
+        """Write the CDI file of a verified record again unless it is as it would be written now."""
+        edits = self._parts.driver.edits(record)
+        return self._parts.specs.repair(record.uid, edits, deadline)
 
     def _take_back(self, claim: Claim, record: Record, deadline: Deadline) -> None:
         """Undo what was prepared for an allocation that is no more. The caller holds the claim's lock."""
@@ -262,16 +289,17 @@ class Transaction:
         driver = self._parts.driver
         old_holds = record.holds if record else ()
         devices = [result.device for result in claim.results]
-        others = self._others(claim.ref.uid, devices, ())
+        others = self._journal.others(claim.ref.uid, devices, ())
         plan = driver.plan(claim, others)
         holds = {*plan.holds, *old_holds}
         with self._locks.held(holds, str(claim.ref), deadline):
-            others_now = self._others(claim.ref.uid, devices, plan.holds)
+            others_now = self._journal.others(claim.ref.uid, devices, plan.holds)
             if others_now != others:
                 plan = driver.plan(claim, others_now)
             if not holds.issuperset(plan.holds):
                 raise NotReadyError(f"devices of claim {claim.ref} just changed", retry_after_s=0.0)
             overlap.check(claim, plan, others_now)
+            driver.settle(_without_effects(plan.holds, others_now), deadline)
             return self._carry_out(claim, plan, record, deadline)
 
     def _carry_out(
@@ -279,7 +307,7 @@ class Transaction:
     ) -> tuple[PreparedDevice, ...]:
         """Make the plan true. The caller holds the locks of the claim and of all holds, old and new."""
         driver = self._parts.driver
-        started = self._start(claim, plan, old, deadline)
+        started = self._journal.start(claim, plan, old, deadline)
         outcomes = [driver.apply(effect, deadline) for effect in started.effects]
         prepared = driver.finish(claim, plan, outcomes)
         completed = replace(
@@ -298,68 +326,6 @@ class Transaction:
                     self._parts.specs.remove(claim.ref.uid)
             raise
         return completed.devices
-
-    def _start(self, claim: Claim, plan: Plan, old: Record | None, deadline: Deadline) -> Record:
-        """Undo what an earlier attempt did and this plan does not want; journal what will be applied."""
-        kept = self._settle(plan, old, deadline)
-        started = Record(
-            uid=claim.ref.uid,
-            namespace=claim.ref.namespace,
-            name=claim.ref.name,
-            state=RecordState.STARTED,
-            boot_id=self._parts.boot_id,
-            effects=tuple(self._capture(effect, kept, deadline) for effect in plan.effects),
-            holds=plan.holds,
-            config_key=plan.config_key,
-            claim=claimjson.encode(claim),
-            unknown=old.unknown if old else {},
-        )
-        if started.effects and started != old:
-            self._parts.records.put(started)
-        return started
-
-    def _settle(self, plan: Plan, old: Record | None, deadline: Deadline) -> list[Effect]:
-        """Undo the leftovers of ``old``; return its effects whose journal entry is still right."""
-        if old is None:
-            return []
-        for effect in self._releasable(old):
-            if plan.restart or effect_rules.find(effect, plan.effects) is None:
-                self._parts.driver.undo(effect, deadline)
-        if plan.restart or old.boot_id != self._parts.boot_id:
-            return []  # what was captured in another boot, or is undone, is no original any more
-        return list(old.effects)
-
-    def _demote(self, record: Record) -> None:
-        """Half undone must not read as completed. A full disk does not stop an unprepare: ``verify`` guards as well."""
-        if record.state is RecordState.COMPLETED:
-            try:
-                self._parts.records.put(replace(record, state=RecordState.STARTED))
-            except FileError as error:
-                _log.warning(
-                    "cannot journal that it is being undone: undoing", error, claim=_ref(record)
-                )
-
-    def _capture(self, effect: Effect, kept: Iterable[Effect], deadline: Deadline) -> Effect:
-        if effect_rules.ORIGINAL in effect:
-            return effect  # adopted from a claim that shares the device
-        return effect_rules.find(effect, kept) or self._parts.driver.capture(effect, deadline)
-
-    def _releasable(self, record: Record) -> Sequence[Effect]:
-        devices = [device.device for device in record.devices]
-        devices += [result["device"] for result in record.claim.get("results", ())]
-        effects = self._parts.driver.release(
-            record, self._others(record.uid, devices, record.holds)
-        )
-        is_of_this_boot = record.boot_id == self._parts.boot_id
-        return [effect for effect in effects if is_of_this_boot or effect.get("persistent")]
-
-    def _others(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
-        """Other claims with these devices or holds. Records of an earlier boot hold nothing: all they did is gone."""
-        return tuple(
-            record
-            for record in self._parts.records.sharing(uid, devices, holds)
-            if downgrade.is_of_boot(record, self._parts.boot_id)
-        )
 
     def _pause(self, error: NotReadyError, deadline: Deadline) -> None:
         """Wait as long as ``error`` says, or raise it when it does not say or there is no time."""
@@ -384,8 +350,10 @@ class Transaction:
                     del self._attempts[uid]
 
 
-def _ref(record: Record) -> ClaimRef:
-    return ClaimRef(record.namespace, record.name, ClaimUID(record.uid))
+def _without_effects(holds: Iterable[str], others: Iterable[Record]) -> list[str]:
+    """The holds on which no other claim has effects."""
+    used = {hold for other in others if other.effects for hold in other.holds}
+    return [hold for hold in holds if hold not in used]
 
 
 def _claim_key(ref: ClaimRef) -> str:

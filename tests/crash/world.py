@@ -24,8 +24,9 @@ from nvdra_node.kubeletplugin.fake import (
     FakeDriver,
     FakeMachine,
 )
+from nvdra_node.kubeletplugin.journal import Parts
 from nvdra_node.kubeletplugin.sweep import Sweep
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.transaction import Transaction
 
 STATE = Path("/var/lib/nvdra/gpu")
 CDI = Path("/run/cdi")

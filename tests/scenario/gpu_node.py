@@ -14,14 +14,17 @@ from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.gpu.watch import Watch
 from nvdra_node.host.fake.commands import FakeCommands
-from nvdra_node.host.fake.files import FakeFiles
+from nvdra_node.host.fake.files import FakeFiles, Faults
 from nvdra_node.host.fake.host import fake_host
 from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
+from nvdra_node.host.fake.smi import FakeSmi
 from nvdra_node.host.ports import CommandResult, Files
 from nvdra_node.kubeletplugin import recordcheck
 from nvdra_node.kubeletplugin.claim import (
@@ -33,7 +36,8 @@ from nvdra_node.kubeletplugin.claim import (
     OpaqueConfig,
 )
 from nvdra_node.kubeletplugin.fake import FakeClaims
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.journal import Parts
+from nvdra_node.kubeletplugin.transaction import Transaction
 
 HOOK = Path("/usr/bin/nvidia-cdi-hook")
 CTK = Path("/usr/bin/nvidia-ctk")
@@ -95,14 +99,15 @@ class GpuNode:
         files: Files | None = None,
         root: Path = Path("/"),
         clock: Clock | None = None,
+        faults: Faults | None = None,
     ) -> None:
-        self.machine = FakeMachine(fake_gpus(gpus))
+        self.faults = faults or Faults()
+        self.machine = FakeMachine(fake_gpus(gpus), self.faults)
         self.clock = clock or FakeClock()
-        self.files = files or FakeFiles()
+        self.files = files or FakeFiles(self.faults)
         self.state, self.cdi = root / "var/lib/nvdra", root / "run/cdi"
         self.claims = FakeClaims()
         self.gates = FeatureGates.parse(gates)
-        self.time_slices: dict[str, int] = {}
         self.ctk_runs = 0
         self.ctk_output = ctk_output()
         self.ctk_lacks: tuple[str, ...] = ()
@@ -111,7 +116,7 @@ class GpuNode:
         self.commands = FakeCommands(
             self.clock,
             {
-                "nvidia-smi": self._nvidia_smi,
+                "nvidia-smi": FakeSmi(self.machine),
                 str(CTK): self._nvidia_ctk,
                 str(HOOK): self._hook,
             },
@@ -136,7 +141,8 @@ class GpuNode:
         self.watch = Watch(self.host, self.clock)
         if look:
             self.watch.tick()
-        self.driver = GpuDriver(self.host, self.watch, self.gates, SliceSettings(), HOOK)
+        effects = Effects(self.host, Owed(self.state / "owed", self.files))
+        self.driver = GpuDriver(effects, self.watch, self.gates, SliceSettings(), HOOK)
         self.parts = Parts(
             driver=self.driver,
             claims=self.claims,
@@ -167,14 +173,13 @@ class GpuNode:
         data = self.files.read(self.cdi_path(uid))
         return None if data is None else json.loads(data)
 
+    @property
+    def time_slices(self) -> dict[str, int]:
+        """What GPUs have that is not the default."""
+        return {gpu.uuid: gpu.time_slice for gpu in self.machine.gpus if gpu.time_slice}
+
     def uuid(self, index: int) -> str:
         return self.machine.gpus[index].uuid
-
-    def _nvidia_smi(self, argv: Iterable[str]):
-        _, policy, _, uuid, _, value = argv
-        assert policy == "compute-policy"
-        self.time_slices[uuid] = int(value)
-        return CommandResult(stdout="", stderr="")
 
     def _hook(self, argv: Iterable[str]):
         return self.hook_status or CommandResult(stdout="NVIDIA CDI Hook version 1.19.1", stderr="")

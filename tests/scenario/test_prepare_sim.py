@@ -14,7 +14,9 @@ from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.gpu.watch import Watch
@@ -22,7 +24,8 @@ from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.kubeletplugin.fake import FakeClaims
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.journal import Parts
+from nvdra_node.kubeletplugin.transaction import Transaction
 from tests.cluster import programs
 from tests.cluster.errors import ClusterError
 from tests.scenario.gpu_node import a_claim
@@ -64,7 +67,13 @@ class SimNode:
         gates = FeatureGates.parse("TimeSlicingSettings=true")
         self.claims = FakeClaims()
         self.parts = Parts(
-            driver=GpuDriver(self.host, self.watch, gates, SliceSettings(), self.hook),
+            driver=GpuDriver(
+                Effects(self.host, Owed(work / "state/owed", files)),
+                self.watch,
+                gates,
+                SliceSettings(),
+                self.hook,
+            ),
             claims=self.claims,
             records=records,
             specs=specs,

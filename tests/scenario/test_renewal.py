@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.errors import HostError
+from nvdra_core.errors import DeviceMovedError, HostError, NotReadyError
+from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import Record
+from nvdra_node.host.ports import NodeStat
+from nvdra_node.kubeletplugin import filecheck
 from tests.scenario.gpu_node import GpuNode, a_claim, ctk_output
 
 NEW_LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.590.1"
@@ -71,3 +74,112 @@ def test_a_device_that_is_gone_keeps_its_file_as_it_was(node: GpuNode) -> None:
     with pytest.raises(HostError, match="not on this node"):
         renew(node, only_record(node))
     assert node.cdi_spec() == before
+
+
+class TestNumbersDealtOutAgain:
+    """A driver that is loaded again may give any node's name and number to another GPU: another tenant's."""
+
+    @pytest.fixture
+    def two(self) -> GpuNode:
+        node = GpuNode(gpus=2)
+        for minor in range(4):
+            node.machine.nodes[f"/dev/dri/card{minor}"] = NodeStat(
+                major=226, minor=minor, mode=0o666, gid=0
+            )
+        node.machine.gpus[0].drm = ("card0",)
+        node.machine.gpus[1].drm = ("card1",)
+        node.prepare(a_claim())
+        assert self.nodes(node) == ["/dev/nvidia0", "/dev/dri/card0"]
+        return node
+
+    def nodes(self, node: GpuNode) -> list[str]:
+        (device,) = node.cdi_spec()["devices"]
+        return [entry["path"] for entry in device["containerEdits"]["deviceNodes"]]
+
+    def swap_cards(self, node: GpuNode) -> None:
+        node.machine.reload_driver()
+        node.machine.gpus[0].drm, node.machine.gpus[1].drm = ("card1",), ("card0",)
+
+    def test_renewal_gives_the_cards_of_the_claims_own_gpu(self, two: GpuNode) -> None:
+        self.swap_cards(two)
+        two.watch.tick()
+        assert renew(two, only_record(two))
+        assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
+        (device,) = two.cdi_spec()["devices"]
+        (hook,) = device["containerEdits"]["hooks"]
+        address = two.machine.gpus[0].address
+        assert hook["args"][-1] == f"../card1::/dev/dri/by-path/pci-{address}-card"
+
+    def test_repeated_prepare_gives_them_too(self, two: GpuNode) -> None:
+        self.swap_cards(two)
+        two.watch.tick()
+        two.prepare(a_claim())
+        assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
+
+    def test_deleted_file_comes_back_with_them(self, two: GpuNode) -> None:
+        self.swap_cards(two)
+        two.watch.tick()
+        two.files.remove(two.cdi_path())
+        assert filecheck.write_missing(two.transaction, two.parts) == 1
+        assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
+
+    def test_nothing_is_written_until_gpus_are_read_again(self, two: GpuNode) -> None:
+        self.swap_cards(two)
+        two.files.remove(two.cdi_path())
+        with pytest.raises(NotReadyError, match="not read yet"):
+            renew(two, only_record(two))
+        assert two.cdi_spec() is None
+        with pytest.raises(NotReadyError, match="not read yet"):
+            two.transaction.prepare(two.claims.add(a_claim("c2", ("gpu-1",))), two.deadline(0.2))
+
+    def swap_gpus(self, node: GpuNode) -> None:
+        node.machine.reload_driver()
+        first, second = node.machine.gpus
+        first.minor, second.minor = 1, 0
+
+    def test_file_that_names_another_gpu_is_removed(self, two: GpuNode) -> None:
+        self.swap_gpus(two)
+        two.watch.tick()
+        with pytest.raises(DeviceMovedError, match=r"is /dev/nvidia1 now .* delete the pod"):
+            renew(two, only_record(two))
+        assert two.cdi_spec() is None
+        assert filecheck.write_missing(two.transaction, two.parts) == 0
+        with pytest.raises(DeviceMovedError):
+            two.prepare(a_claim())
+        two.unprepare(a_claim())
+        two.prepare(a_claim("next"))
+        assert self.uuid_of(two, "next") == two.machine.gpus[1].uuid
+
+    def uuid_of(self, node: GpuNode, uid: str) -> object:
+        record = node.parts.records.get(uid)
+        assert record is not None
+        return record.devices[0].details["uuid"]
+
+    def test_file_whose_number_another_gpu_took_is_removed(self, two: GpuNode) -> None:
+        two.machine.remove(0)
+        two.machine.reload_driver()
+        two.machine.gpus[0].minor = 0
+        two.restart()
+        with pytest.raises(DeviceMovedError, match="another GPU now"):
+            renew(two, only_record(two))
+        assert two.cdi_spec() is None
+
+    def test_gpu_lost_before_the_start_keeps_its_file(self, two: GpuNode) -> None:
+        two.machine.lose(0)
+        two.restart()
+        assert [gpu.name for gpu in two.watch.inventory.devices] == ["gpu-1"]
+        assert not renew(two, only_record(two))
+        assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]
+
+    def test_record_of_an_earlier_release_gets_no_card_unread(self, two: GpuNode) -> None:
+        """It does not say where the GPU is, so that its cards cannot be found before the GPUs are read."""
+        record = only_record(two)
+        (device,) = record.devices
+        details = {"uuid": device.details["uuid"], "minor": 0}
+        two.parts.records.put(replace(record, devices=(replace(device, details=details),)))
+        two.restart(look=False)
+        two.prepare(a_claim())
+        assert self.nodes(two) == ["/dev/nvidia0"]
+        two.watch.tick()
+        two.prepare(a_claim())
+        assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]

@@ -19,8 +19,9 @@ from nvdra_node.host.fake.machine import FakeMachine
 from nvdra_node.host.fake.sysfs import FakeSysfs
 from nvdra_node.kubeletplugin.claim import Claim
 from nvdra_node.kubeletplugin.fake import FakeClaims
+from nvdra_node.kubeletplugin.journal import Parts
 from nvdra_node.kubeletplugin.sweep import Sweep
-from nvdra_node.kubeletplugin.transaction import Parts, Transaction
+from nvdra_node.kubeletplugin.transaction import Transaction
 from tests.unit.computedomain.examples import VIEW, joined
 
 STATE = Path("/var/lib/nvdra/compute-domain.nvidia.com")

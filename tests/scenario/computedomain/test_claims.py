@@ -69,6 +69,16 @@ def test_channels_whose_major_changed_are_given_anew(node):
     assert device["containerEdits"]["deviceNodes"][0]["major"] == 240
 
 
+def test_renewal_gives_channels_the_major_of_now(node):
+    """The old number may be any other device after the driver was loaded again."""
+    node.prepare(a_claim())
+    node.machine.char_majors["nvidia-caps-imex-channels"] = 240
+    (record,) = node.parts.records.all()
+    assert node.transaction.renew_file(record, Deadline(5, node.clock))
+    [device] = node.cdi_spec()["devices"]
+    assert device["containerEdits"]["deviceNodes"][0]["major"] == 240
+
+
 def test_a_second_claim_of_the_channel_is_told_who_has_it(node):
     node.prepare(a_claim("c1"))
     with pytest.raises(DeviceConflictError, match="claim-c1"):

@@ -27,13 +27,15 @@ class World:
         self.clock = FakeClock()
         self.lister = Lister()
         self.renewed = 0
+        self.is_renewed = True
         self.reports: list[str] = []
         self.part = DriverFilesPart(
             self.lister, self._renew, self.reports.append, self.clock, Workers(self.clock)
         )
 
-    def _renew(self) -> None:
+    def _renew(self) -> bool:
         self.renewed += 1
+        return self.is_renewed
 
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -88,3 +90,15 @@ def test_a_change_makes_the_pauses_short_again() -> None:
     asked = world.lister.asked
     world.run(10)
     assert world.lister.asked - asked >= 3
+
+
+def test_claims_not_brought_up_to_date_are_tried_again() -> None:
+    world = World()
+    world.is_renewed = False
+    world.run(600)
+    assert 6 <= world.renewed <= 10
+    world.is_renewed = True
+    world.run(121)
+    renewed = world.renewed
+    world.run(600)
+    assert world.renewed == renewed

@@ -40,6 +40,8 @@ def test_a_healthy_gpu_is_read_whole() -> None:
         devices=(
             Gpu(
                 index=0,
+                driver_instance="580.65.06@1",
+                drm=("card1", "renderD128"),
                 minor=0,
                 uuid="GPU-00000000-0000-4000-8000-000000000000",
                 pci_address="0000:18:00.0",

@@ -212,3 +212,20 @@ def test_a_bug_in_the_thread_is_reported_and_not_swallowed() -> None:
     watch.start()
     assert ended.wait(5.0) and isinstance(workers.failure, ValueError)
     assert watch.stop()
+
+
+def test_driver_loaded_again_between_two_polls_is_noticed() -> None:
+    world = World()
+    world.run(10)
+    world.machine.reload_driver()
+    world.run(4)
+    assert world.changes == 2
+    assert {gpu.driver_instance for gpu in world.watch.inventory.devices} == {"580.65.06@2"}
+
+
+def test_drm_nodes_that_moved_are_told() -> None:
+    world = World()
+    world.run(10)
+    world.machine.gpus[0].drm = ("card9",)
+    world.run(70)
+    assert world.changes == 2 and world.watch.inventory.devices[0].drm == ("card9",)

@@ -11,7 +11,9 @@ from nvdra_core.errors import ConfigError
 from nvdra_node import config
 from nvdra_node.app.gpu import parse_gates
 from nvdra_node.gpu import edits
+from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.fake.machine import GPU_IS_LOST
@@ -37,7 +39,8 @@ def test_a_gpu_sick_at_the_first_look_is_tainted_in_the_first_pool():
     node.restart(look=False)
     node.machine.fail(0, GPU_IS_LOST, "brand")
     pools = []
-    driver = GpuDriver(node.host, node.watch, node.gates, SliceSettings(taints=True), HOOK)
+    effects = Effects(node.host, Owed(node.state / "owed", node.files))
+    driver = GpuDriver(effects, node.watch, node.gates, SliceSettings(taints=True), HOOK)
     driver.subscribe(lambda: pools.append(driver.pool()))
     assert driver.pool().devices == ()
     node.watch.tick()

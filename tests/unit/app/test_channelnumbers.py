@@ -1,0 +1,30 @@
+"""When the CDI files of claims with IMEX channels are written again."""
+
+from __future__ import annotations
+
+from nvdra_core.clock import FakeClock
+from nvdra_core.workers import Workers
+from nvdra_node.app.channelnumbers import ChannelNumbersPart
+from nvdra_node.computedomain.model import CHANNEL_CLASS
+from nvdra_node.host.fake.machine import FakeMachine
+from nvdra_node.host.fake.sysfs import FakeSysfs
+
+
+def test_files_are_renewed_at_start_and_with_each_new_major() -> None:
+    machine, clock, renewed = FakeMachine(), FakeClock(), []
+    machine.char_majors[CHANNEL_CLASS] = 237
+    part = ChannelNumbersPart(
+        FakeSysfs(machine), lambda: renewed.append("now"), clock, Workers(clock)
+    )
+    for _ in range(3):
+        part.tick()
+    assert len(renewed) == 1
+    machine.unload_driver()
+    part.tick()
+    machine.load_driver()
+    part.tick()
+    assert len(renewed) == 1, "the same number is as good as before"
+    machine.char_majors[CHANNEL_CLASS] = 240
+    for _ in range(3):
+        part.tick()
+    assert len(renewed) == 2

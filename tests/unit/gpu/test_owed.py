@@ -1,0 +1,269 @@
+"""Time slices that cannot be reset when their claim ends, and those that a driver took along."""
+
+from __future__ import annotations
+
+import pytest
+
+from nvdra_core.errors import FileError, HostError
+from nvdra_core.value import replace
+from nvdra_node.gpu.apply import UNDO_S
+from nvdra_node.gpu.owed import Debt, Owed
+from nvdra_node.host.fake.commands import hang
+from nvdra_node.host.fake.files import FakeFiles
+from nvdra_node.host.fake.smi import FakeSmi
+from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from tests.scenario.gpu_node import GpuNode, a_claim
+from tests.unit.gpu.test_plan import interval
+
+LONG = a_claim(configs=[interval("Long")])
+PLAIN = a_claim("next")
+
+
+@pytest.fixture
+def node() -> GpuNode:
+    node = GpuNode(gpus=2)
+    node.machine.gpus[0].compute_mode = 3
+    node.prepare(LONG)
+    assert (node.machine.gpus[0].time_slice, node.machine.gpus[0].compute_mode) == (3, 0)
+    return node
+
+
+def settings(node: GpuNode) -> tuple[int, int]:
+    return node.machine.gpus[0].time_slice, node.machine.gpus[0].compute_mode
+
+
+def smi_runs(node: GpuNode) -> int:
+    return sum(argv[0] == "nvidia-smi" for argv in node.commands.history)
+
+
+def owed_files(node: GpuNode) -> list[str]:
+    return list(node.files.names(node.state / "owed"))
+
+
+def owe(node: GpuNode) -> None:
+    """The claim ends while its GPU hangs; then the GPU is well again."""
+    node.machine.hang(0)
+    node.unprepare(LONG)
+    node.machine.heal(0)
+    assert settings(node) == (3, 0)
+
+
+class TestUnprepare:
+    def test_hung_gpu_costs_seconds_and_owes_the_reset(self, node: GpuNode) -> None:
+        node.machine.hang(0)
+        began_s = node.clock.monotonic()
+        node.unprepare(LONG)
+        assert node.clock.monotonic() - began_s <= UNDO_S + 0.1
+        assert node.parts.records.all() == () and node.cdi_spec() is None
+        assert owed_files(node) == [f"{node.uuid(0)}.json"]
+
+    @pytest.mark.parametrize("sickness", ["hang", "lose"])
+    def test_gpu_known_to_be_sick_is_not_asked(self, node: GpuNode, sickness: str) -> None:
+        getattr(node.machine, sickness)(0)
+        node.look()
+        runs, began_s = smi_runs(node), node.clock.monotonic()
+        node.unprepare(LONG)
+        assert smi_runs(node) == runs and node.clock.monotonic() == began_s
+        assert len(owed_files(node)) == 1
+
+    def test_failing_gpu_owes_the_reset(self, node: GpuNode) -> None:
+        node.machine.fail(0, 999)
+        node.unprepare(LONG)
+        assert len(owed_files(node)) == 1
+
+    def test_without_driver_nothing_is_owed(self, node: GpuNode) -> None:
+        runs = smi_runs(node)
+        node.machine.unload_driver()
+        node.unprepare(LONG)
+        assert owed_files(node) == [] and smi_runs(node) == runs
+
+    def test_answering_gpu_owes_nothing(self, node: GpuNode) -> None:
+        node.unprepare(LONG)
+        assert settings(node) == (0, 3) and owed_files(node) == []
+
+    def test_debt_that_cannot_be_written_keeps_the_claim(self, node: GpuNode) -> None:
+        node.machine.hang(0)
+        assert isinstance(node.files, FakeFiles)
+        node.files.full.add(node.state / "owed")
+        with pytest.raises(FileError, match="owed"):
+            node.unprepare(LONG)
+        assert node.parts.records.get("c1") is not None
+        node.files.full.clear()
+        node.unprepare(LONG)
+        assert node.parts.records.get("c1") is None
+
+    def test_claim_without_time_slice_never_owes(self, node: GpuNode) -> None:
+        other = a_claim("other", devices=("gpu-1",), configs=[interval("Default")])
+        node.prepare(other)
+        node.machine.hang(1)
+        node.unprepare(other)
+        assert owed_files(node) == []
+
+
+class TestNextClaim:
+    @pytest.mark.parametrize("configs", [[], [interval("Default")], [interval("Short")]])
+    def test_claim_never_inherits_the_slice(self, node: GpuNode, configs: list[object]) -> None:
+        owe(node)
+        claim = a_claim("next", configs=configs)
+        node.prepare(claim)
+        assert node.machine.gpus[0].time_slice in (0, 1)
+        assert owed_files(node) == []
+        node.unprepare(claim)
+        assert settings(node) == (0, 3)
+
+    def test_claim_waits_while_the_reset_fails(self, node: GpuNode) -> None:
+        owe(node)
+        del node.commands.programs["nvidia-smi"]
+        with pytest.raises(HostError, match=f"{node.uuid(0)} has the time slice of a claim that"):
+            node.prepare(PLAIN)
+        node.prepare(a_claim("beside", devices=("gpu-1",)))
+        node.commands.programs["nvidia-smi"] = FakeSmi(node.machine)
+        node.prepare(PLAIN)
+        assert settings(node) == (0, 3)
+
+    def test_sick_gpu_is_given_and_settled_when_it_answers(self, node: GpuNode) -> None:
+        node.machine.hang(0)
+        node.look()
+        node.unprepare(LONG)
+        node.prepare(PLAIN)
+        node.machine.heal(0)
+        node.watch.reload()
+        node.watch.tick()
+        assert node.transaction.settle(5.0)
+        assert settings(node) == (0, 3)
+
+    def test_monitoring_claim_resets_nothing(self, node: GpuNode) -> None:
+        owe(node)
+        node.prepare(a_claim("admin", admin=True))
+        assert settings(node) == (3, 0)
+
+
+class TestBackground:
+    def test_sweep_settles_and_comes_back_soon_until_it_could(self, node: GpuNode) -> None:
+        sweep = Sweep(node.transaction, node.parts, Times())
+        owe(node)
+        node.commands.programs["nvidia-smi"] = hang
+        assert sweep.run_once() == 60.0
+        assert settings(node) == (3, 0)
+        node.commands.programs["nvidia-smi"] = FakeSmi(node.machine)
+        assert sweep.run_once() == 600.0
+        assert settings(node) == (0, 3) and owed_files(node) == []
+
+    def test_debt_survives_a_restart(self, node: GpuNode) -> None:
+        owe(node)
+        node.restart()
+        assert node.transaction.settle(5.0)
+        assert settings(node) == (0, 3)
+
+    @pytest.mark.parametrize("event", ["reboot", "reload_driver"])
+    def test_debt_ends_with_the_driver(self, node: GpuNode, event: str) -> None:
+        owe(node)
+        getattr(node.machine, event)()
+        node.restart()
+        runs = smi_runs(node)
+        assert node.transaction.settle(5.0)
+        assert owed_files(node) == [] and smi_runs(node) == runs
+        assert settings(node) == (0, 0)
+
+    def test_gpu_with_another_claims_slice_is_left_alone(self, node: GpuNode) -> None:
+        debt = Debt(
+            uuid=node.uuid(0),
+            boot_id=node.machine.boot_id,
+            driver=str(node.host.sysfs.driver_instance()),
+        )
+        Owed(node.state / "owed", node.files).add(debt)
+        node.restart()
+        assert not node.transaction.settle(5.0)
+        assert settings(node) == (3, 0)
+        node.unprepare(LONG)
+        assert node.transaction.settle(5.0)
+
+    def test_garbled_debt_resets_the_time_slice(self, node: GpuNode) -> None:
+        owe(node)
+        node.files.replace(node.state / "owed" / f"{node.uuid(0)}.json", b"garbage")
+        node.restart()
+        assert node.transaction.settle(5.0)
+        assert node.machine.gpus[0].time_slice == 0 and owed_files(node) == []
+
+    def test_two_debts_of_one_gpu_keep_the_compute_mode(self, node: GpuNode) -> None:
+        owed = Owed(node.state / "owed", node.files)
+        debt = Debt(uuid=node.uuid(0), boot_id="b", driver="d", compute_mode=3)
+        owed.add(debt)
+        owed.add(Debt(uuid=node.uuid(0), boot_id="b", driver="d"))
+        assert Owed(node.state / "owed", node.files).get(node.uuid(0)) == debt
+
+
+class TestDriverLoadedAgain:
+    def reload(self, node: GpuNode) -> None:
+        node.machine.reload_driver()
+        assert settings(node) == (0, 0)
+        node.watch.tick()
+
+    def test_repeated_prepare_puts_the_slice_back(self, node: GpuNode) -> None:
+        self.reload(node)
+        node.prepare(LONG)
+        assert node.machine.gpus[0].time_slice == 3
+        runs = smi_runs(node)
+        node.prepare(LONG)
+        assert smi_runs(node) == runs, "it is known to be in effect"
+
+    def test_renewal_puts_the_slice_back(self, node: GpuNode) -> None:
+        self.reload(node)
+        (record,) = node.parts.records.all()
+        assert node.transaction.renew_file(record, node.deadline())
+        assert node.machine.gpus[0].time_slice == 3
+        (record,) = node.parts.records.all()
+        assert not node.transaction.renew_file(record, node.deadline())
+
+    def test_slice_of_an_earlier_releases_record_is_set_again(self, node: GpuNode) -> None:
+        """It does not say under which driver the slice was set."""
+        (record,) = node.parts.records.all()
+        (device,) = record.devices
+        details = {"uuid": node.uuid(0), "minor": 0}
+        effects = tuple({**e, "original": {"computeMode": 3}} for e in record.effects)
+        old = replace(record, devices=(replace(device, details=details),), effects=effects)
+        node.parts.records.put(old)
+        node.machine.gpus[0].time_slice = 0
+        assert node.transaction.renew_file(old, node.deadline())
+        assert settings(node) == (3, 0)
+        node.unprepare(LONG)
+        assert settings(node) == (0, 3)
+
+    def test_failed_renewal_is_repeated_and_keeps_the_answer(self, node: GpuNode) -> None:
+        (before,) = node.parts.records.all()
+        self.reload(node)
+        node.commands.programs["nvidia-smi"] = hang
+        for _ in range(2):
+            (record,) = node.parts.records.all()
+            assert record.state is before.state and record.devices == before.devices
+            with pytest.raises(HostError, match="did not end in time"):
+                node.transaction.renew_file(record, node.deadline(5))
+        node.commands.programs["nvidia-smi"] = FakeSmi(node.machine)
+        assert node.transaction.renew_file(record, node.deadline())
+        assert node.machine.gpus[0].time_slice == 3
+
+    def test_compute_mode_of_the_old_driver_is_not_put_back(self, node: GpuNode) -> None:
+        self.reload(node)
+        node.unprepare(LONG)
+        assert settings(node) == (0, 0)
+
+    def test_compute_mode_is_captured_again(self, node: GpuNode) -> None:
+        self.reload(node)
+        node.machine.gpus[0].compute_mode = 2
+        node.prepare(LONG)
+        assert settings(node) == (3, 0)
+        node.unprepare(LONG)
+        assert settings(node) == (0, 2)
+
+    def test_claims_of_a_share_get_it_back_once_for_all(self) -> None:
+        node = GpuNode(gpus=1)
+        claims = [a_claim(u, shares=(u,), configs=[interval("Long")]) for u in ("one", "two")]
+        for claim in claims:
+            node.prepare(claim)
+        self.reload(node)
+        for claim in claims:
+            node.prepare(claim)
+        node.unprepare(claims[0])
+        assert node.machine.gpus[0].time_slice == 3
+        node.unprepare(claims[1])
+        assert node.machine.gpus[0].time_slice == 0
