@@ -1,11 +1,13 @@
 """ResourceSlices and ResourceClaims in v1 form, whatever version of resource.k8s.io the cluster serves.
 
 Calls begin with v1. The served versions are read when a path is unknown (404 without an object) or after the API server
-could not be reached, since it may have been changed meanwhile. Objects go in and out as v1 JSON.
+could not be reached, since it may have been changed meanwhile; and, while an older version is in use, every RECHECK_S,
+as another server of the control plane may have answered. Objects go in and out as v1 JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ from nvdra_core.kube.resources import (
 )
 from nvdra_core.kube.watch import Follow, Watch
 
+RECHECK_S = 1800.0
+
 T = TypeVar("T")
 
 
@@ -41,6 +45,8 @@ class DraApi:
         # Every cluster that we support serves v1, so the first call need not wait for a question; a 404 asks.
         self._version = "v1"
         self._outages = client.transport.pool.outages
+        self._recheck_at_s = float("inf")
+        """When to look for a better version."""
 
     def version(self, deadline: Deadline | None = None) -> str:
         """The version in use, e.g. ``v1``; asks the server when it is not known."""
@@ -48,7 +54,24 @@ class DraApi:
             with self._asking(deadline):
                 if not self._is_known():
                     self._discover(deadline)
+        elif self._is_recheck_due():
+            self._recheck(deadline)
         return self._version
+
+    def _is_recheck_due(self) -> bool:
+        return self.client.transport.clock.monotonic() >= self._recheck_at_s
+
+    def _recheck(self, deadline: Deadline | None) -> None:
+        """The version in use works, so a server that does not answer this is no failure."""
+        with self._asking(deadline):
+            if not self._is_recheck_due():
+                return
+            self._plan_recheck()
+            with contextlib.suppress(ApiError):
+                self._discover(deadline)
+
+    def _plan_recheck(self) -> None:
+        self._recheck_at_s = self.client.transport.clock.monotonic() + RECHECK_S
 
     def _is_known(self) -> bool:
         return bool(self._version) and self._outages == self.client.transport.pool.outages
@@ -189,6 +212,10 @@ class DraApi:
         group = self.client.get_path(f"/apis/{RESOURCE_GROUP}", deadline=deadline)
         served = [str(entry.get("version")) for entry in group.get("versions") or []]
         self._version = resourceapi.choose(served)
+        if self._version == resourceapi.VERSIONS[0]:
+            self._recheck_at_s = float("inf")
+        else:
+            self._plan_recheck()
         # Read last: asking may itself have met an outage, and the answer is newer than that.
         self._outages = self.client.transport.pool.outages
 

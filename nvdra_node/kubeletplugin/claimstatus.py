@@ -1,9 +1,10 @@
 """Tells in each claim's status what its devices are: ``status.devices`` with a Ready condition (KEP-4817).
 
 For people and controllers; nothing depends on it. So it is done after the kubelet has its answer, in a thread of its
-own, from a bounded queue in which the newest word on a claim replaces older ones, and left for a while when the API
-server forbids it. Entries are merged by server-side apply under this driver's own field manager: other drivers' entries
-are theirs. Entries of devices that a claim no longer has are removed by the API server.
+own, from a bounded queue in which the newest word on a claim replaces older ones. While the API server forbids it the
+queue waits, and one write in ten minutes asks again. Entries are merged by server-side apply under this driver's own
+field manager: other drivers' entries are theirs. Entries of devices that a claim no longer has are removed by the API
+server.
 
 A claim whose opaque parameters were not sent in the order of their names takes no apply: the API server sorts them
 meanwhile, sees another allocation, and answers 422. Its status is read, merged here, and patched.
@@ -25,7 +26,7 @@ from nvdra_core.kube.retry import Backoff
 from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claim import ClaimRef
-from nvdra_node.kubeletplugin.permission import RETEST_S, Permission
+from nvdra_node.kubeletplugin.permission import RETEST_S, Permission, is_of_right
 
 JsonObject = dict[str, Any]
 MAX_QUEUED = 256
@@ -99,7 +100,7 @@ class ClaimStatus:
     def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
         """Say that a claim's devices are ready. Returns at once; never raises."""
         with self._lock:
-            if not self.is_on or not devices or self._stopped.is_set():
+            if not self._is_wanted or not devices or self._stopped.is_set():
                 return
             self._enqueue(_Word(ref, tuple(devices), self._clock.wall()))
         self._wake.set()
@@ -125,6 +126,8 @@ class ClaimStatus:
 
     def write_next(self) -> float:
         """Write one word; seconds until the next one may be written. For the thread, and for tests."""
+        if quiet_s := self._permission.quiet_s:
+            return quiet_s
         with self._lock:
             if not self._queue:
                 return 0.0
@@ -171,20 +174,23 @@ class ClaimStatus:
 
     def _failed(self, word: _Word, error: ApiError) -> float:
         is_forbidden = self._permission.failed(error)
-        if not self._permission.is_granted:
-            with self._lock:
-                self._queue.clear()
+        if quiet_s := self._permission.quiet_s:
+            if is_of_right(error):  # it says nothing about this claim
+                self._put_back(word)
             _log.warning("statuses of claims are not written for a while", error, pause_s=RETEST_S)
-            return 0.0
+            return quiet_s
         if is_forbidden or error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
             self.lost += 1
             _log.info("status of claim not written", v=2, claim=word.ref, error=error)
             return 0.0
-        with self._lock:
-            again = _Word(word.ref, word.devices, word.at_s, word.tries + 1)
-            if word.ref.uid not in self._queue and not self._stopped.is_set():
-                self._enqueue(again)
+        self._put_back(_Word(word.ref, word.devices, word.at_s, word.tries + 1))
         return max(self._backoff.pause_s(word.tries), error.retry_after_s or 0.0)
+
+    def _put_back(self, word: _Word) -> None:
+        """Say it later, unless there is a newer one."""
+        with self._lock:
+            if word.ref.uid not in self._queue and not self._stopped.is_set():
+                self._enqueue(word)
 
     def _enqueue(self, word: _Word) -> None:
         """The caller holds the lock."""

@@ -1,7 +1,8 @@
 """What of a pool can be offered to this API server, as far as known. State of ``publisher``; does no I/O.
 
 Knows which fields the server drops (feature gates that are off), which devices it refuses, and what it stored in the
-place of what was sent, so that the same thing is not written for ever.
+place of what was sent, so that the same thing is not written for ever. None of that is for good: servers are upgraded
+and gates turned on. ``probe`` says what to try again, ``tried`` and ``refused_again`` take the result.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from nvdra_core.errors import ApiError
 from nvdra_core.value import replace
+from nvdra_node.kubeletplugin import slicediff
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slicelayout import JsonObject, Part
 
@@ -48,6 +50,7 @@ class Offer:
         self._proven: frozenset[str] = frozenset()
         self._refused: dict[str, tuple[JsonObject, str]] = {}
         self._adopted: dict[int, tuple[Part, Part]] = {}
+        self._probes = 0
 
     def reduce(self, pool: Pool) -> Pool:
         """The pool without what cannot be offered."""
@@ -100,11 +103,57 @@ class Offer:
             for index, part in enumerate(parts)
         )
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether anything was dropped or refused."""
+        return bool(self.dropped or self._refused)
+
+    def probe(self, parts: Sequence[Part]) -> Part | None:
+        """Of ``parts``, the layout of the whole pool, one to try again; each call another one. Devices that are refused
+        and fields that are dropped take turns, since a refusal of one device hides what becomes of the others."""
+        found: list[Part] = []
+        for part in parts:
+            devices = part.get("devices", ())
+            if any(self._is_refused(device) for device in devices):
+                found.append(part)
+            taken = [device for device in devices if not self._is_refused(device)]
+            rest = (
+                {**part, "devices": taken}
+                if taken
+                else {k: v for k, v in part.items() if k != "devices"}
+            )
+            if self.dropped & slicediff.uses(rest) and rest:
+                found.append(rest)
+        if not found:
+            return None
+        self._probes += 1
+        return found[self._probes % len(found)]
+
+    def tried(self, part: Part, dropped: frozenset[str]) -> bool:
+        """The server would store a probe, less these gates' fields; whether it takes more than before."""
+        recovered = (self.dropped & slicediff.uses(part)) - dropped
+        if recovered:
+            self.dropped -= recovered
+            self._adopted.clear()
+        return self._admit(part, ()) or bool(recovered)
+
+    def refused_again(self, part: Part, devices: Sequence[JsonObject]) -> bool:
+        """The server refuses these devices of a probe; whether it takes others that it refused before."""
+        return bool(devices) and self._admit(part, [device["name"] for device in devices])
+
+    def _admit(self, part: Part, refused: Sequence[str]) -> bool:
+        names = [d["name"] for d in part.get("devices", ()) if d["name"] not in refused]
+        admitted = [name for name in names if self._refused.pop(name, None) is not None]
+        return bool(admitted)
+
+    def _is_refused(self, device: Mapping[str, Any]) -> bool:
+        known = self._refused.get(device["name"])
+        return known is not None and known[0] == _timeless(device)
+
     def _why_not(self, device: Mapping[str, Any]) -> str:
         if lacking := sorted(guards(device) & self.dropped):
             return f"the API server lacks {', '.join(lacking)}"
-        known = self._refused.get(device["name"])
-        return known[1] if known is not None and known[0] == _timeless(device) else ""
+        return self._refused[device["name"]][1] if self._is_refused(device) else ""
 
 
 def _timeless(device: Mapping[str, Any]) -> JsonObject:

@@ -36,6 +36,11 @@ class Permission:
         """Whether it may be tried."""
         return self._clock.monotonic() >= self._quiet_until_s
 
+    @property
+    def quiet_s(self) -> float:
+        """Seconds until it may be tried; 0: now."""
+        return max(0.0, self._quiet_until_s - self._clock.monotonic())
+
     def succeeded(self) -> None:
         """A write went through."""
         self._refusals = 0

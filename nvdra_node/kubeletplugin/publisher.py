@@ -8,11 +8,12 @@ list, a write.
 Nothing is ever offered that the API server would strip of what makes it safe: a taint that keeps claims from a sick
 GPU, counters that keep overlapping partitions apart. Whether the server keeps such fields is asked by a dry run first;
 where it does not, those devices are left out. A device that the server refuses is left out as well: it must not hide
-the others.
+the others. What was dropped or refused is tried again from time to time, by a dry run.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ INTRODUCE_S = 5.0
 ATTEMPT_S = 20.0
 LISTING_S = 2.0
 """How long to wait for a watch to say what there is, before it is asked for with a list."""
+RETEST_S = 600.0
+"""For each request that trying again costs: gates are turned on, and control planes upgraded, while nodes run."""
 MAX_ROUNDS = 16
 """Writes of one attempt begin anew when the server refused or dropped something; at most so often."""
 
@@ -94,6 +97,7 @@ class Publisher:
         self._offer = offer.Offer()
         self._published: tuple[Part, ...] | None = None
         self._version: tuple[int, int] | None = None
+        self._retest_at_s = math.inf
         self._own_versions: deque[str] = deque(maxlen=256)
         self._watch = SliceWatch(slices, clock, self._wake.set)
         self._status = PublishStatus()
@@ -179,11 +183,12 @@ class Publisher:
         pool = self._source.pool()
         if is_check:
             self._version = None  # the API server may have been upgraded
-        if not is_check and self._lay_out(pool, deadline) == self._published:
+            self._retest(pool, deadline)
+        if not is_check and self._lay_out(self._offer.reduce(pool), deadline) == self._published:
             return False
         with self._metrics.publish():
             for _ in range(MAX_ROUNDS):
-                parts = self._lay_out(pool, deadline)
+                parts = self._lay_out(self._offer.reduce(pool), deadline)
                 if not self._is_kept(parts, deadline):
                     continue
                 if (changes := self._write(parts, deadline)) is not None:
@@ -191,8 +196,34 @@ class Publisher:
                     return bool(changes)
             raise ApiError("the API server refuses one device after the other", status=422)
 
-    def _lay_out(self, pool: Pool, deadline: Deadline) -> tuple[Part, ...]:
-        allowed = self._offer.reduce(pool)
+    def _retest(self, pool: Pool, deadline: Deadline) -> None:
+        """Try one part of what was dropped or refused again, if it is time. Never raises for what the server says."""
+        now_s = self._clock.monotonic()
+        if not self._offer.has_losses:
+            self._retest_at_s = now_s + RETEST_S
+        elif now_s >= self._retest_at_s:
+            self._retest_at_s = now_s + RETEST_S * (2 if pool.shared_counters else 1)
+            try:
+                self._probe(pool, deadline)
+            except NvdraError as error:
+                _log.info("what was left out was not tried again", v=2, error=str(error))
+
+    def _probe(self, pool: Pool, deadline: Deadline) -> None:
+        part = self._offer.probe(self._lay_out(pool, deadline))
+        if part is None:
+            return
+        self._identify(deadline)
+        body = slicediff.new_slice(self._target, [part], 0, generation=1)
+        try:
+            stored = self._slices.create(body, deadline, dry_run=True)
+        except ApiError as error:
+            takes_more = self._offer.refused_again(part, offer.refused_devices(error, body))
+        else:
+            takes_more = self._offer.tried(part, slicediff.dropped(body, stored))
+        if takes_more:
+            _log.info("the API server takes what it dropped or refused; offering it")
+
+    def _lay_out(self, allowed: Pool, deadline: Deadline) -> tuple[Part, ...]:
         if allowed.shared_counters and self._version is None:
             self._version = self._slices.server_version(deadline)
         is_split = self._version is None or self._version >= slicelayout.SPLIT_SINCE

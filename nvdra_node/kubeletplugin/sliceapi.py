@@ -24,7 +24,8 @@ from nvdra_core.kube.resources import (
 from nvdra_node.kubeletplugin import permission
 from nvdra_node.kubeletplugin.slicelayout import JsonObject
 
-_GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-)?")
+_GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-(?:alpha|beta|rc)(?![a-zA-Z-]))?")
+"""Of what may follow, only Kubernetes' own words for a pre-release count; vendors add theirs (``-eks-1a2b``)."""
 
 
 class SliceEvents(Protocol):

@@ -143,6 +143,19 @@ def dropped(sent: JsonObject, stored: JsonObject) -> frozenset[str]:
     return frozenset(gates or {"unknown"})
 
 
+def uses(part: Part) -> frozenset[str]:
+    """Feature gates that an API server needs to keep all of a part."""
+    devices = part.get("devices") or ()
+    gates = {
+        gate for gate, keys in _GATED.items() for d in devices if any(d.get(key) for key in keys)
+    }
+    if part.get("sharedCounters"):
+        gates.add("DRAPartitionableDevices")
+    if any(_lists(device) for device in devices):
+        gates.add("DRAListTypeAttributes")
+    return frozenset(gates | {"unknown"})
+
+
 _GATED = {
     "DRADeviceTaints": ("taints",),
     "DRAPartitionableDevices": ("consumesCounters",),

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.dra import RECHECK_S, DraApi
 from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import Selector, WriteOptions
@@ -81,6 +81,42 @@ def test_upgrade_during_an_outage_is_noticed(server: FakeApiServer, client: Clie
     server.start()
     dra.list_slices()
     assert dra.version() == "v1"
+
+
+def test_older_version_is_left_when_a_better_one_comes(server: FakeApiServer) -> None:
+    """One server of a control plane answered before its upgrade; no connection ever failed."""
+    clock = FakeClock()
+    client = Client(server.config(), clock=clock)
+    dra = DraApi(client)
+    server.api.router.serve_versions(("v1beta1",))
+    dra.list_slices()
+    server.api.router.serve_versions(("v1", "v1beta1"))
+    server.api.log.clear()
+    for _ in range(10):
+        dra.list_slices()
+    assert (dra.version(), server.api.log.count()) == ("v1beta1", 10)
+    clock.advance(RECHECK_S)
+    dra.list_slices()
+    assert (dra.version(), server.api.log.count()) == ("v1", 12)
+    clock.advance(10 * RECHECK_S)
+    dra.list_slices()
+    assert server.api.log.count() == 13
+    client.close()
+
+
+def test_recheck_of_the_version_that_fails_is_no_failure(server: FakeApiServer) -> None:
+    clock = FakeClock()
+    client = Client(server.config(), clock=clock)
+    dra = DraApi(client)
+    server.api.router.serve_versions(("v1beta1",))
+    dra.list_slices()
+    clock.advance(RECHECK_S)
+    server.api.faults.add(Fault(resource="/apis/resource.k8s.io", code=403, count=0))
+    server.api.log.clear()
+    for _ in range(5):
+        dra.list_slices()
+    assert (dra.version(), server.api.log.count()) == ("v1beta1", 6)
+    client.close()
 
 
 def test_missing_claim_costs_one_request(server: FakeApiServer, client: Client) -> None:

@@ -240,6 +240,22 @@ def test_a_node_without_the_right_asks_once_and_again_much_later(cluster: Cluste
     assert api.tries == 6 and status.is_on
 
 
+def test_statuses_kept_back_are_written_once_allowed() -> None:
+    clock, api = FakeClock(), Refused(NO_RIGHT)
+    status = ClaimStatus(api, DRIVER, clock)
+    for number in range(5):
+        status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
+    for _ in range(3 * 6):  # three hours without a new claim
+        assert status.write_next() == permission.RETEST_S
+        assert 0 < status.write_next() <= permission.RETEST_S
+        clock.advance(permission.RETEST_S)
+    assert api.tries == 3 * 6, "one request in ten minutes"
+    api.error = None
+    for _ in range(6):
+        assert status.write_next() == 0.0
+    assert api.tries == 3 * 6 + 5 and status.lost == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -168,7 +168,7 @@ def test_a_lane_without_a_limit_is_the_default_lane() -> None:
 def test_call_waits_for_a_thread_when_no_new_one_starts(pool: CallPool) -> None:
     let_go, done = threading.Event(), threading.Event()
     pool.submit(let_go.wait, WAIT_S)
-    usual = threading.stack_size(1 << 46)  # more than a process can have: no thread starts
+    usual = threading.stack_size(1 << 50)  # more than a process can address: no thread starts
     try:
         pool.submit(done.set)
     finally:

@@ -1,0 +1,144 @@
+"""What an API server dropped or refused is offered once it takes it, at less than one request in ten minutes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nvdra_core.clock import FakeClock
+from nvdra_core.kube.fake.faults import Fault
+from nvdra_core.kube.fake.server import FakeSettings
+from nvdra_node.kubeletplugin.pace import AUDIT_S
+from nvdra_node.kubeletplugin.sliceapi import parse_version
+from tests.service.kubeletplugin.publishing import World, a_world, device
+
+TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
+OLD = FakeSettings(minor=35)
+HOUR_S = 3600.0
+
+
+def pass_time(world: World, clock: FakeClock, seconds: float) -> None:
+    """Audits, as often as they come at most."""
+    for _ in range(round(seconds / (1.2 * AUDIT_S))):
+        clock.advance(1.2 * AUDIT_S)
+        world.publisher.attempt()
+
+
+def writes(world: World) -> int:
+    return sum(world.count(verb) for verb in ("create", "update", "delete"))
+
+
+def settle(world: World) -> None:
+    world.publisher.attempt()
+    assert world.publisher.published().is_published
+
+
+@pytest.mark.parametrize(
+    ("more", "gate"),
+    [
+        ({"taints": [TAINT]}, "DRADeviceTaints"),
+        ({"allowMultipleAllocations": True}, "DRAConsumableCapacity"),
+    ],
+)
+def test_gate_that_is_turned_on_later_is_used(more: dict[str, Any], gate: str) -> None:
+    clock = FakeClock()
+    with a_world(device(0), device(1, **more), settings=OLD, clock=clock) as world:
+        settle(world)
+        assert world.publisher.published().dropped == {gate}
+        world.server.api.writer.gates[gate] = True
+        pass_time(world, clock, 0.5 * HOUR_S)
+        stored = world.slices()[0]["spec"]["devices"]
+        assert [d["name"] for d in stored] == ["gpu-0", "gpu-1"]
+        assert all(stored[1].get(key) for key in more)
+        status = world.publisher.published()
+        assert (status.dropped, status.left_out) == (frozenset(), {})
+
+
+def test_gate_that_stays_off_costs_less_than_a_request_in_ten_minutes() -> None:
+    clock = FakeClock()
+    devices = [device(n, taints=[TAINT], allowMultipleAllocations=True) for n in range(200)]
+    healthy = device(999, allowMultipleAllocations=True)
+    with a_world(healthy, *devices, settings=OLD, clock=clock) as world:
+        settle(world)
+        assert len(world.publisher.published().dropped) == 2
+        before = writes(world)
+        pass_time(world, clock, 12 * HOUR_S)
+        assert 0 < writes(world) - before <= 12 * 6
+        assert world.devices() == ["gpu-999"]
+
+
+def test_gates_that_come_one_after_the_other_are_both_used() -> None:
+    clock = FakeClock()
+    both = device(1, taints=[TAINT], allowMultipleAllocations=True)
+    with a_world(device(0), both, settings=OLD, clock=clock) as world:
+        settle(world)
+        for gate in ("DRADeviceTaints", "DRAConsumableCapacity"):
+            world.server.api.writer.gates[gate] = True
+            pass_time(world, clock, 0.5 * HOUR_S)
+        assert world.publisher.published().dropped == frozenset()
+        stored = world.slices()[0]["spec"]["devices"][1]
+        assert stored["taints"] and stored["allowMultipleAllocations"]
+
+
+def test_device_that_is_taken_later_is_offered() -> None:
+    """The effect None of a taint is invalid before Kubernetes 1.35."""
+    clock = FakeClock()
+    settings = FakeSettings(minor=34, gates=(("DRADeviceTaints", True),))
+    odd = device(1, taints=[{**TAINT, "effect": "None"}])
+    with a_world(device(0), odd, settings=settings, clock=clock) as world:
+        settle(world)
+        assert world.devices() == ["gpu-0"]
+        pass_time(world, clock, HOUR_S)
+        assert list(world.publisher.published().left_out) == ["gpu-1"]
+        world.server.api.writer.minor = 36
+        pass_time(world, clock, 0.5 * HOUR_S)
+        assert world.devices() == ["gpu-0", "gpu-1"]
+        assert world.publisher.published().left_out == {}
+
+
+def test_device_that_stays_refused_hides_no_gate() -> None:
+    clock = FakeClock()
+    bad = device(1, attributes={"driverVersion": {"version": "580.65.06"}})
+    sick = device(2, taints=[TAINT])
+    with a_world(device(0), bad, sick, settings=OLD, clock=clock) as world:
+        settle(world)
+        assert world.devices() == ["gpu-0"]
+        world.server.api.writer.gates["DRADeviceTaints"] = True
+        pass_time(world, clock, HOUR_S)
+        assert world.devices() == ["gpu-0", "gpu-2"]
+        assert list(world.publisher.published().left_out) == ["gpu-1"]
+
+
+def test_server_that_does_not_answer_a_retest_changes_nothing() -> None:
+    clock = FakeClock()
+    with a_world(device(0), device(1, taints=[TAINT]), settings=OLD, clock=clock) as world:
+        settle(world)
+        world.server.api.faults.add(
+            Fault(verb="create", resource="resourceslices", code=500, count=0)
+        )
+        pass_time(world, clock, HOUR_S)
+        assert world.publisher.published().is_published
+        assert world.devices() == ["gpu-0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("v1.35.0", (1, 35)),
+        ("v1.35.0-eks-3025e55", (1, 35)),
+        ("v1.35.0-gke.1234001", (1, 35)),
+        ("v1.35.0-aliyun.1", (1, 35)),
+        ("v1.35.0-vmware.2-fips", (1, 35)),
+        ("v1.35.0-rcvendor.1", (1, 35)),
+        ("v1.35.0+rke2r1", (1, 35)),
+        ("v1.35.0+k3s1", (1, 35)),
+        ("v1.35.0-alpha.1", (1, 34)),
+        ("v1.35.0-beta.0+1a2b", (1, 34)),
+        ("v1.35.0-rc.1", (1, 34)),
+        ("v1.35.0-rc1", (1, 34)),
+        ("v1.35.1-rc.0", (1, 35)),
+    ],
+)
+def test_version_of_a_vendor_is_no_prerelease(text: str, expected: tuple[int, int]) -> None:
+    assert parse_version({"gitVersion": text}) == expected
