@@ -115,7 +115,10 @@ class Loop:
     def lead(self, sign_of_life: Heartbeat | None = None) -> None:
         """Decide and write until ``stopping``; the caches must be synced."""
         now_s = self.clock.monotonic()
+        is_known = self.reconciler.released.read(self.client, self.clock)
         self.reconciler.adopt(now_s)
+        if not is_known:
+            self.reconciler.close_numbers(now_s)
         self.writer.run(self.reconciler.tell_isolation(self._now()))
         self._refresh()
         self.cache.mark_all()
@@ -305,6 +308,8 @@ class Loop:
             self.cache.put_template(wire.template(stored))
         elif plural == "computedomaincliques":
             self.cache.put_clique(wire.clique(stored))
+        elif plural == "configmaps":
+            self.reconciler.released.note(stored)
 
     def _forget(self, write: Write) -> None:
         """The object is not there any more, or goes now."""
@@ -325,6 +330,8 @@ class Loop:
             self.cache.drop_template(f"{namespace}/{name}", uid)
         elif plural == "computedomaincliques":
             self.cache.drop_clique(name, uid)
+        elif plural == "configmaps":
+            self.reconciler.released.note(None)
 
     def _fail(self, group: Group, write: Write | None, error: ApiError) -> None:
         if isinstance(write, Create) and write.resource == TEMPLATES:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.released import ReleasedNumbers
 from nvdra_cluster.control.reports import holds_nothing, holds_numbers, is_believed
 from nvdra_cluster.decide import (
     assignments,
@@ -31,10 +32,10 @@ from nvdra_cluster.decide.model import (
     TemplateView,
 )
 from nvdra_cluster.decide.nodespecs import Certify, Joined, NodesSnapshot
-from nvdra_cluster.decide.numbers import Numbers
+from nvdra_cluster.decide.numbers import Numbers, name_of
 from nvdra_cluster.decide.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import DOMAINS, Write
-from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings
+from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings, ImexMode
 from nvdra_core import log
 from nvdra_core.api import ComputeDomainAssignment, FabricDomain, Isolation
 from nvdra_core.metrics import Registry
@@ -78,9 +79,13 @@ class Reconciler:
         self._wanted = self._settings = settings
         self._certify = certify
         self._numbers = Numbers(settings)
+        self.released = ReleasedNumbers(
+            settings.namespace, is_used=settings.mode is not ImexMode.HOST_MANAGED
+        )
 
     def adopt(self, now_s: float) -> None:
-        """Take over the ports and channels that the objects record. Before the first ``decide``.
+        """Take over the ports and channels that the objects record. Before the first ``decide``, and after
+        ``released`` was read.
 
         What nodes were told comes first: nobody but the controller writes it. Domains that are gone count
         too; the decision about each says whether somebody still holds it.
@@ -99,6 +104,11 @@ class Reconciler:
             for uid in sorted(recorded.keys() - cache.domains.keys()):
                 self._numbers.adopt(uid, recorded[uid], now_s)
                 cache.mark(Key(What.DOMAIN, uid))
+            self._numbers.cool(self.released.recent(), now_s)
+
+    def close_numbers(self, now_s: float) -> None:
+        """Give out no number for a while: which ones were released lately is not known."""
+        self._numbers.close(now_s)
 
     def _told(self) -> dict[str, list[ComputeDomainAssignment]]:
         """What nodes were told of each domain."""
@@ -195,22 +205,35 @@ class Reconciler:
             templates=tuple(self._templates(domain)),
             cliques=tuple(cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))),
             assignment=assignment,
+            number_problem=self._numbers.problem(now.monotonic_s),
             template_problem=cache.template_problems.get(uid),
         )
-        return domains.reconcile(snapshot, self._settings, now.text)
+        writes = domains.reconcile(snapshot, self._settings, now.text)
+        if self._ended(Key(What.DOMAIN, uid), writes) is not None:
+            writes[-1:-1] = self._record(assignment, now)  # before the finalizer
+        return writes
 
     def _orphans(self, uid: str, now: Now) -> list[Write]:
         """What a domain left behind that is gone."""
         cache = self._cache
+        recorded: list[Write] = []
         if self._numbers.of(uid) is not None:
             near = cache.reporting.get(uid) | cache.lost
             if not any(holds_numbers(cache, name, uid) for name in near):
+                recorded = self._record(self._numbers.of(uid), now)
                 self._numbers.release(uid, now.monotonic_s)
         views = [cache.templates[path] for path in sorted(cache.templates_of.get(uid))]
         ours = [view for view in views if templates.is_ours(view)]
         writes = [write for view in ours for write in templates.remove(view)]
         left = [cache.cliques[name] for name in sorted(cache.cliques_of.get(uid))]
-        return writes + cliques.remove(left, self._settings)
+        return recorded + writes + cliques.remove(left, self._settings)
+
+    def _record(self, assignment: ComputeDomainAssignment | None, now: Now) -> list[Write]:
+        """The write, if any, that lets the number of a domain that goes cool also where this process ends."""
+        name = name_of(assignment) if assignment is not None else ""
+        if not name or self.released.has(name, now.text):
+            return []
+        return [self.released.add(name, now.text)]
 
     def _templates(self, domain: DomainView) -> Iterable[TemplateView]:
         """The domain's templates. One in another namespace is none, whatever its label says."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from nvdra_cluster.control.eventbook import EventBook
 from nvdra_cluster.control.reconcile import Group
-from nvdra_cluster.decide.writes import Create, Delete, Merge, Write
+from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Delete, Merge, Write
 from nvdra_core import log
 from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
@@ -28,6 +28,8 @@ TIMEOUT_S = 15.0
 OPTIONS = WriteOptions(field_manager=MANAGER)
 BEST_EFFORT = frozenset({"events"})
 """A lost one is a pity and no failure."""
+REFUSALS = frozenset({403, 404, 413, 422})
+"""A try again would be answered the same: no right, no namespace, a quota."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,7 @@ class Writer:
             except ApiError as error:
                 self._count(write, error)
                 self._events.note(decided, None, self._clock.monotonic())
-                if write.resource.plural in BEST_EFFORT:
-                    _LOG.info("an event was not written", v=4, error=error)
+                if _is_bearable(write, error):
                     continue
                 return Outcome(group, tuple(progress.stored), write, error)
             self._count(write, None)
@@ -137,6 +138,20 @@ class Writer:
     def _count(self, write: Write, error: ApiError | None) -> None:
         outcome = "ok" if error is None else (error.api_reason or "no_answer")
         self._counter.inc(write.resource.plural, type(write).__name__.lower(), outcome)
+
+
+def _is_bearable(write: Write, error: ApiError) -> bool:
+    """Whether the writes after a failed one may go on."""
+    if write.resource.plural in BEST_EFFORT:
+        _LOG.info("an event was not written", v=4, error=error)
+        return True
+    if write.resource == CONFIG_MAPS and error.status in REFUSALS:
+        _LOG.warning(
+            "cannot record a released port; only this process keeps it unused for a while",
+            error, config_map="/".join(write.key[1:]),
+        )  # fmt: skip
+        return True
+    return False
 
 
 def _or_gone(call: Callable[[], JsonObject | None]) -> JsonObject | None:

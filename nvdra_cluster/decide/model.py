@@ -182,6 +182,7 @@ class DomainSnapshot:
     templates: tuple[TemplateView, ...] = ()
     cliques: tuple[CliqueView, ...] = ()
     assignment: ComputeDomainAssignment | None = None
-    """Port and channel; None: there were none left."""
+    """Port and channel; None: there were none left, or ``number_problem`` says why."""
+    number_problem: str = ""
     template_problem: Problem | None = None
     """Why the template could not be made at the last try."""

@@ -8,6 +8,7 @@ a node reports claims of it: ``control.reconcile`` says when the last has gone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from nvdra_cluster.decide import assignments
@@ -25,6 +26,7 @@ class Numbers:
         self._given: dict[str, ComputeDomainAssignment] = {}
         self._holder: dict[tuple[str, int], str] = {}
         self._cooling: dict[tuple[str, int], float] = {}
+        self._closed_until_s = -math.inf
 
     def of(self, domain_uid: str) -> ComputeDomainAssignment | None:
         """What the domain has."""
@@ -54,6 +56,8 @@ class Numbers:
         known = self._given.get(domain_uid)
         if known is not None:
             return known
+        if self.problem(now_s):
+            return None
         self._cooling = {key: until for key, until in self._cooling.items() if until > now_s}
         taken = self._holder.keys() | self._cooling.keys()
         chosen = assignments.choose(
@@ -67,6 +71,27 @@ class Numbers:
             self._holder.setdefault(_key(chosen), domain_uid)
         return chosen
 
+    def close(self, now_s: float) -> None:
+        """Give out nothing new for COOLING_S: which numbers cool is not known."""
+        self._closed_until_s = now_s + COOLING_S
+
+    def problem(self, now_s: float) -> str:
+        """Why nothing new is given out at all; empty when it is."""
+        if now_s >= self._closed_until_s:
+            return ""
+        return (
+            "the controller has just started and cannot read which ports were released lately; it gives one out "
+            f"within {COOLING_S:.0f} s. Its log names the ConfigMap"
+        )
+
+    def cool(self, names: Iterable[str], now_s: float) -> None:
+        """Let numbers cool that an earlier process released, but for those that domains have."""
+        for text in names:
+            kind, _, number = text.partition("-")
+            key = (kind, int(number)) if number.isdecimal() else ("", 0)
+            if kind in ("port", "channel") and key not in self._holder:
+                self._cooling[key] = now_s + COOLING_S
+
     def release(self, domain_uid: str, now_s: float) -> None:
         """The domain is gone; its number cools for COOLING_S."""
         assignment = self._given.pop(domain_uid, None)
@@ -76,6 +101,12 @@ class Numbers:
         if self._holder.get(key) == domain_uid:
             del self._holder[key]
             self._cooling[key] = now_s + COOLING_S
+
+
+def name_of(assignment: ComputeDomainAssignment) -> str:
+    """The domain's number as a text, such as ``port-24001``; empty for one that all domains share."""
+    key = _key(assignment)
+    return "" if _is_shared(key) else "{}-{}".format(*key)
 
 
 def _key(assignment: ComputeDomainAssignment) -> tuple[str, int]:

@@ -71,7 +71,8 @@ def refusal(snapshot: DomainSnapshot, settings: FabricSettings) -> Problem | Non
             "which isolation=channel forbids; use Single",
         )
     if snapshot.assignment is None:
-        return Problem("NoNumberFree", assignments.exhausted(settings))
+        why = snapshot.number_problem or assignments.exhausted(settings)
+        return Problem("NoNumberFree", why)
     return None
 
 

@@ -17,6 +17,7 @@ CLIQUES = Resource("resource.nvidia.com", "v1beta1", "computedomaincliques")
 FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced=False)
 TEMPLATES = Resource(RESOURCE_GROUP, "v1", "resourceclaimtemplates")
 EVENTS = Resource("", "v1", "events")
+CONFIG_MAPS = Resource("", "v1", "configmaps")
 
 Body = dict[str, Any]
 

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_cluster.control.eventbook import SAME_S
+from nvdra_cluster.control.loop import STUCK_S
 from nvdra_cluster.control.nodeloss import GRACE_S, SILENCE_S, format_time
-from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_cluster.control.released import NAME, OLD_S
+from nvdra_cluster.decide.numbers import COOLING_S
+from nvdra_cluster.decide.writes import CONFIG_MAPS, DOMAINS
 from nvdra_core.kube.fake.faults import Fault
-from tests.service.cluster.rack import TEAM, Rack, Tray
+from tests.service.cluster.rack import NAMESPACE, TEAM, Rack, Tray
 from tests.service.cluster.replica import wait_until
 from tests.service.cluster.test_failures import a_member
 
@@ -158,3 +161,100 @@ def test_new_leader_calls_a_lost_node_lost_from_the_start():
         assert "AllNodesReady" not in [
             event["reason"] for event in rack.server.objects("events", "") if event["count"] > 1
         ]
+
+
+class TestReleasedPorts:
+    """Some node may still run with the port of a domain that went a moment ago."""
+
+    def port(self, rack: Rack, name: str) -> int:
+        wait_until("served", lambda: rack.status(name).get("assignment"))
+        found: int = rack.status(name)["assignment"]["port"]
+        return found
+
+    def release(self, rack: Rack) -> None:
+        """A domain comes and goes."""
+        rack.create_domain()
+        assert self.port(rack, "train") == 24001
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        rack.settle()
+
+    def test_port_cools_over_a_restart_of_every_replica(self, rack: Rack):
+        self.release(rack)
+        rack.stop_controllers()
+        rack.start()
+        rack.create_domain("soon")
+        assert self.port(rack, "soon") == 24002
+        rack.advance(COOLING_S + 1.0)
+        rack.create_domain("later")
+        assert self.port(rack, "later") == 24001
+
+    def test_port_of_a_domain_whose_finalizer_was_taken_off_cools_too(self, rack: Rack):
+        rack.create_domain()
+        assert self.port(rack, "train") == 24001
+        rack.settle()
+        domain = {"name": "train", "namespace": TEAM, "finalizers": None}
+        rack.client.merge_patch(DOMAINS, {"metadata": domain})
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        rack.settle()
+        rack.stop_controllers()
+        rack.start()
+        rack.create_domain("soon")
+        assert self.port(rack, "soon") == 24002
+
+    def test_controller_that_ends_before_the_deletion_is_done_goes_on(self, rack: Rack):
+        """The controller ended between the two writes."""
+        rack.create_domain()
+        assert self.port(rack, "train") == 24001
+        fails = Fault(verb="patch", resource="computedomains", code=500, count=0)
+        rack.server.api.faults.add(fails)
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        wait_until("recorded", lambda: (rack.find(CONFIG_MAPS, NAME, NAMESPACE) or {}).get("data"))
+        rack.stop_controllers()
+        rack.server.api.faults.clear()
+        rack.start()
+        rack.create_domain("other")
+        assert self.port(rack, "other") == 24002
+        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+
+    def test_record_that_cannot_be_read_gives_no_port_out_for_a_while(self, rack: Rack):
+        self.release(rack)
+        rack.stop_controllers()
+        rack.server.api.faults.add(Fault(verb="get", resource="configmaps", code=403, count=0))
+        rack.start()
+        rack.create_domain("soon")
+        wait_until("told", lambda: rack.condition("Accepted", "soon").get("status") == "False")
+        assert "released lately" in rack.condition("Accepted", "soon")["message"]
+        rack.advance(COOLING_S + STUCK_S)
+        assert self.port(rack, "soon") == 24001
+
+    @pytest.mark.parametrize("code", [403, 404])
+    def test_record_that_is_refused_holds_no_deletion(self, rack: Rack, code: int):
+        rack.server.api.faults.add(Fault(verb="patch", resource="configmaps", code=code, count=0))
+        self.release(rack)
+        rack.create_domain("soon")
+        assert self.port(rack, "soon") == 24002, "this process knows it"
+
+    def test_record_that_a_person_deletes_is_made_again(self, rack: Rack):
+        self.release(rack)
+        rack.client.delete(CONFIG_MAPS, NAME, namespace=NAMESPACE)
+        for name in ("second", "third"):
+            rack.create_domain(name)
+            self.port(rack, name)
+            rack.client.delete(DOMAINS, name, namespace=TEAM)
+            rack.settle()
+        found = rack.find(CONFIG_MAPS, NAME, NAMESPACE)
+        assert found is not None
+        assert "port-24003" in found["data"]
+
+    def test_record_forgets_what_is_cold(self, rack: Rack):
+        self.release(rack)
+        rack.advance(OLD_S + 1.0)
+        rack.create_domain("second")
+        rack.create_domain("third")
+        self.port(rack, "third")
+        rack.client.delete(DOMAINS, "third", namespace=TEAM)
+        wait_until("gone", lambda: rack.find(DOMAINS, "third", TEAM) is None)
+        found = rack.find(CONFIG_MAPS, NAME, NAMESPACE)
+        assert found is not None
+        assert len(found["data"]) == 1

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nvdra_cluster import cli
+from nvdra_cluster.control import released
 from tests.unit.cluster import helm
 
 TOP = Path(__file__).resolve().parents[3]
@@ -224,7 +225,7 @@ class TestRights:
         rules = self.rules(objects)
         assert {r for r, verb in rules if verb not in ("get", "list", "watch")} == {
             "computedomains", "computedomains/status", "fabricnodes", "resourceclaimtemplates",
-            "computedomaincliques", "events", "leases", "secrets",
+            "computedomaincliques", "configmaps", "events", "leases", "secrets",
         }  # fmt: skip
         assert not {"pods", "daemonsets", "*"} & {resource for resource, _ in rules}
         assert not any(verb == "*" for _, verb in rules)
@@ -232,6 +233,8 @@ class TestRights:
         for rule in role["rules"]:
             if "secrets" in rule["resources"] and rule["verbs"] != ["create"]:
                 assert rule["resourceNames"] == ["nvdra-imex-ca"]
+            if "configmaps" in rule["resources"] and rule["verbs"] != ["create"]:
+                assert rule["resourceNames"] == [released.NAME]
 
     def test_it_has_no_right_that_its_settings_make_needless(self, home, objects):
         assert ("computedomains", "get") not in self.rules(objects)
@@ -243,7 +246,9 @@ class TestRights:
             "featureGates": {"HostManagedIMEXDaemon": True},
             "resources": {"computeDomains": {"imex": {"mode": "hostManaged"}}},
         }
-        assert ("secrets", "create") not in self.rules(helm.render(home, hosted))
+        assert not {("secrets", "create"), ("configmaps", "create")} & self.rules(
+            helm.render(home, hosted)
+        )
         alone = {"controller": {"replicas": 1, "leaderElection": {"enabled": False}}}
         assert ("leases", "create") not in self.rules(helm.render(home, alone))
 

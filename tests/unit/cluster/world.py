@@ -68,6 +68,8 @@ class World:
             self._deliver("PUT", obj)
         self.registry = Registry()
         self.reconciler = Reconciler(self.cache, self.settings, no_certificates, self.registry)
+        for obj in self.of("configmaps"):
+            self.reconciler.released.note(obj)
         self.reconciler.adopt(self.clock_s)
         self.cache.mark_all()
 
@@ -120,6 +122,7 @@ class World:
             "resourceclaims": (lambda o: cache.put_claim(wire.claim(o)), cache.drop_claim),
             "resourceslices": (lambda o: cache.put_slice(name, wire.slice_node(o)), cache.drop_slice),
             "events": (lambda o: None, lambda path: None),
+            "configmaps": (lambda o: None, lambda path: None),
         }  # fmt: skip
         put, drop = puts[plural]
         if what == "PUT":
@@ -154,6 +157,7 @@ class World:
             if old is None:
                 body = {**copy.deepcopy(write.body), "plural": path[0]}
                 self._deliver("PUT", self.put(body, is_ours=True))
+                self._note(path)
                 return True
             self._deliver("PUT", old)
             return False
@@ -171,7 +175,13 @@ class World:
                 return False
         stored = self.put(merge(old, write.patch), is_ours=True)
         self._deliver("PUT" if path in self.objects else "DROP", stored)
+        self._note(path)
         return True
+
+    def _note(self, path: Path) -> None:
+        """The answer to a write of the released numbers, as ``Loop`` takes it over."""
+        if path[0] == "configmaps":
+            self.reconciler.released.note(self.objects.get(path))
 
     def settle(self) -> None:
         """Deliver, decide and let supervisors act until nothing changes."""
