@@ -151,6 +151,11 @@ class SimRoot:
                 any_instance if ci is None else ci,
             )
 
+    def cool(self, gpu: int, seconds: float) -> None:
+        """Persistence mode is off: the first use of the GPU takes this long, whenever no process has it open."""
+        with self.state() as view:
+            view.set_gpu(gpu, persistence=0, cold_ms=int(seconds * 1000))
+
     def set_gpu(self, gpu: int, **words: int) -> None:
         """Sets words of a GPU's state: fabric_state, recovery_action, ecc_uncorrected ... (see state.py)."""
         with self.state() as view:

@@ -20,7 +20,7 @@ from tests.sim import library
 from tests.sim.profile import Profile
 
 MAX_GPUS, MAX_GIS, MAX_CIS, MAX_FAULTS, MAX_EVENTS = 16, 15, 8, 64, 256
-MAGIC, VERSION = 0x4E565331, 1
+MAGIC, VERSION = 0x4E565331, 2
 ANY = -1
 ANY_INSTANCE = 0xFFFFFFFF
 EVENT_XID = 8
@@ -44,6 +44,7 @@ class _Gi(ctypes.Structure):
 _GPU_WORDS = """
     lost mig_current mig_pending compute_mode persistence timeslice accounting power_limit_mw ecc_pending fabric_state
     fabric_status fabric_health recovery_action ecc_corrected ecc_uncorrected remapped_pending remapped_failed temperature
+    cold_ms
 """.split()  # noqa: SIM905 - one word a field, in the order of the struct
 
 

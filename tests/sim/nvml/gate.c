@@ -45,6 +45,7 @@ nvmlReturn_t sim_enter(int fn, int gpu)
     if (sim.state->fault_count) CHECK(apply_faults(fn, gpu));
     if (!sim.state->driver_loaded) return NVML_ERROR_DRIVER_NOT_LOADED;
     if (gpu != ANY_GPU && sim.state->gpus[gpu].lost) return NVML_ERROR_GPU_IS_LOST;
+    if (gpu != ANY_GPU && sim.state->gpus[gpu].cold_ms) warm_up(gpu);
     return NVML_SUCCESS;
 }
 

@@ -65,6 +65,7 @@ struct gpu_state {
     u32 lost, mig_current, mig_pending, compute_mode, persistence, timeslice, accounting;
     u32 power_limit_mw, ecc_pending, fabric_state, fabric_status, fabric_health, recovery_action;
     u32 ecc_corrected, ecc_uncorrected, remapped_pending, remapped_failed, temperature;
+    u32 cold_ms; /* how long the first use takes while no process has the GPU open and persistence mode is off */
     struct gi_state gis[MAX_GIS];
 };
 struct fault { u32 used; int fn, gpu, code; u32 delay_ms, hang, remaining, hits; };
@@ -78,7 +79,7 @@ struct state {
     struct event events[MAX_EVENTS];
     struct gpu_state gpus[MAX_GPUS];
 };
-enum { STATE_MAGIC = 0x4E565331, STATE_VERSION = 1 };
+enum { STATE_MAGIC = 0x4E565331, STATE_VERSION = 2 };
 
 /* ---- handles: addresses inside the session's arrays, so a stray pointer is noticed ---- */
 struct sim_device { int gpu; int gi, ci; /* gi < 0: the whole GPU */ };
@@ -92,6 +93,7 @@ struct session {
     struct profile profile;
     struct state *state;
     int state_writable, state_fd;
+    int open_fds[MAX_GPUS]; /* 1 + descriptor of GPUs that this process keeps initialised; see warm.c */
     int visible_count, visible[MAX_GPUS]; /* NVML index -> position in the profile */
     struct sim_device gpus[MAX_GPUS], migs[MAX_GPUS][MAX_GIS][MAX_CIS];
     struct sim_gi_handle gis[MAX_GPUS][MAX_GIS];
@@ -110,6 +112,10 @@ int state_open(const char *library_path);
 void state_close(void);
 nvmlReturn_t state_lock(void); /* for writers; NO_PERMISSION when the file is read-only */
 void state_unlock(void);
+
+/* warm.c */
+void warm_up(int gpu);
+void cool_down(void);
 
 /* profile.c */
 int profile_load(struct profile *out, const char *library_path);

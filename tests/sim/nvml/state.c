@@ -49,6 +49,7 @@ int state_open(const char *library_path)
 
 void state_close(void)
 {
+    cool_down();
     if (sim.state && sim.state != MAP_FAILED) munmap(sim.state, sizeof(struct state));
     sim.state = NULL;
     if (sim.state_fd >= 0) close(sim.state_fd);
