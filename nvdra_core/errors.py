@@ -94,6 +94,18 @@ class DeadlineError(NotReadyError):
     reason = "deadline"
 
 
+class NvmlSlowError(DeadlineError):
+    """An NVML function had not returned when the caller's time was over, and is not taken for hung.
+    It goes on: the same call, repeated, gets its result. ``waited_s``: since it was begun.
+    """
+
+    reason = "nvml_slow"
+
+    def __init__(self, message: str, *, waited_s: float) -> None:
+        super().__init__(message)
+        self.waited_s = waited_s
+
+
 class HostError(NvdraError):
     """The machine said no. Goes to the kubelet; the journal keeps what was started."""
 

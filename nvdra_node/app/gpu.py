@@ -59,6 +59,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
             hangs=lambda: host.nvml.hangs,
             taints=gates.enabled(Gate.NVML_DEVICE_HEALTH_CHECK),
             notes=lambda: watch.inventory.notes,
+            settled=watch.wait_settled,
         )
         plugin = Plugin(driver, around)
         driver_files = _check_driver_files(look, common, plugin)

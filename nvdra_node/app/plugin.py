@@ -49,6 +49,9 @@ SOCKET_WAIT_S = 20.0
 """How long to wait for an earlier instance of ours to let go of the sockets."""
 DRAIN_S = 10.0
 FIRST_LOOK_S = 3.0
+SETTLE_S = 20.0
+"""For eight GPUs without persistence mode, whose first use takes up to 7 s each."""
+SETTLE_POLL_S = 0.5
 REGISTRATION_WAIT_S = 10.0
 """How long the first publishing waits for the kubelet."""
 SELF_CHECK_S = 2.0
@@ -58,6 +61,10 @@ PROBE_S = 60.0
 """Between two proofs that files can be written where claims need them; PATHS_POLL_S while they cannot."""
 RENEW_S = 10.0
 """For one claim's CDI file; who works on the claim for longer writes it himself."""
+
+
+def _is_settled(timeout_s: float) -> bool:
+    return True
 
 
 class Surroundings(Value, kw_only=True):
@@ -81,6 +88,8 @@ class Surroundings(Value, kw_only=True):
     """While no claim can be prepared: show the devices with a taint, instead of none."""
     notes: Callable[[], Sequence[str]] = tuple
     """What is worth knowing and no reason to withhold devices, for the health endpoint."""
+    settled: Callable[[float], bool] = _is_settled
+    """Waits until no device is being waited for, at most so many seconds; whether none is."""
 
 
 class Plugin:
@@ -253,10 +262,19 @@ class Plugin:
         self.publisher.introduce()
         # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
         self._around.first_look(FIRST_LOOK_S)
+        if self.publisher.has_devices():
+            # An earlier process published them: what is only slow to answer must not be withdrawn by a restart.
+            self._settle()
         # A pod that is scheduled before the kubelet knows us fails, and is tried again only after 60 to 90 s.
         if not self._around.clock.wait(self._registered, REGISTRATION_WAIT_S):
             _LOG.warning("publishing although the kubelet has not registered this driver")
         self.publisher.run()
+
+    def _settle(self) -> None:
+        limit, stopping = Deadline(SETTLE_S, self._around.clock), self._around.workers.stopping
+        while limit.remaining_s() > 0.0 and not stopping.is_set():
+            if self._around.settled(SETTLE_POLL_S):
+                return
 
     def _stop_publisher(self, deadline: Deadline) -> None:
         self._registered.set()

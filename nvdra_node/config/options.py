@@ -192,7 +192,7 @@ OPTIONS: tuple[Option, ...] = (
         "nvml_timeout_s",
         values.number(0.1),
         5.0,
-        "seconds one NVML call on one GPU may take before the GPU counts as hung",
+        "seconds one NVML call on one GPU with persistence mode may take before the GPU counts as hung",
         key="nvmlTimeoutSeconds",
         flags=("--nvml-timeout-seconds",),
     ),

@@ -1,8 +1,10 @@
 """Host -> Inventory: one look at all GPUs, in which no GPU can spoil the look at another.
 
-Called by ``watch`` at the start, periodically and when something changed. Each GPU is asked with a deadline of its
-own; what was known of a GPU that now fails is kept, with the state that says so. Never raises for what a GPU or the
-driver does: a machine without a driver is an empty inventory, what could not be read is a note.
+Called by ``watch`` at the start, periodically and when something changed. A GPU that does not answer at once is left to
+its call, which goes on: the others are read meanwhile, and the next look takes the answer. The first use of a GPU
+without persistence mode takes seconds, so a late answer is no fault. What was known of a GPU that now fails is kept,
+with the state that says so. Never raises for what a GPU or the driver does: a machine without a driver is an empty
+inventory, what could not be read is a note.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from nvdra_core.errors import (
     HostError,
     NvmlError,
     NvmlHungError,
+    NvmlSlowError,
 )
 from nvdra_core.value import Value, field, replace
+from nvdra_node.gpu import causes
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.host import Host
 
@@ -76,6 +80,12 @@ class Limits(Value, kw_only=True):
     open_s: float = 30.0
     """First answer of NVML: initialising it takes up to seconds on large machines."""
     gpu_s: float = 2.0
+    """For an answer of a GPU with persistence mode; then it counts as hung until it answers. One without has the time
+    that NVML's door gives every call."""
+    step_s: float = 0.5
+    """How long one slow GPU keeps the look from asking the next."""
+    again_s: float = 1.0
+    """How long the slow ones together are waited for, once all were asked."""
     total_s: float = 20.0
     """For all GPUs together, counted from NVML's first answer; those not reached keep what was known."""
 
@@ -85,7 +95,9 @@ class Look(Value, kw_only=True):
 
     inventory: Inventory
     hung: tuple[int, ...] = ()
-    """NVML indices whose call did not return: asking again costs a whole deadline and a process."""
+    """NVML indices whose call never returned and was given up: asking again costs a process."""
+    waiting: tuple[int, ...] = ()
+    """NVML indices whose call goes on: look again soon."""
     complete: bool = True
     """False: NVML as a whole failed or the time ran out, and the inventory is (partly) the one from before."""
 
@@ -103,6 +115,8 @@ class _Looking(Value):
     read: list[Gpu] = field(default_factory=list)
     unread: dict[int, tuple[GpuState, str]] = field(default_factory=dict)
     """NVML index -> why nothing could be read there."""
+    slow: dict[int, float] = field(default_factory=dict)
+    """NVML index -> for how long its call has gone on, in seconds."""
     kept: list[int] = field(default_factory=list)
     """NVML indices that were not asked."""
     displays: set[str] = field(default_factory=set)
@@ -122,7 +136,7 @@ def discover(
     loaded, instance = host.sysfs.driver_version(), host.sysfs.driver_instance()
     if loaded is None or instance is None:
         # Asking NVML would start a process for nothing, and could make it load the kernel module.
-        return _no_driver("the NVIDIA kernel driver is not loaded")
+        return _no_driver(host.sysfs.why_no_driver())
     limits = limits or Limits()
     try:
         system = host.nvml.call("system", Deadline(limits.open_s, clock))
@@ -135,10 +149,14 @@ def discover(
         if index in skip or not is_usable:
             looking.kept.append(index)
             continue
-        _ask(looking, index, min(looking.limits.gpu_s, end.remaining_s()))
+        _ask(looking, index, min(limits.step_s, limits.gpu_s, end.remaining_s()))
         is_usable = end.remaining_s() > 0.0 and (
             index not in looking.unread or _is_open_again(looking, end)
         )
+    limit = Deadline(min(limits.again_s, end.remaining_s()), clock)
+    for index in list(looking.slow):
+        del looking.slow[index]
+        _ask(looking, index, limit.remaining_s())
     return _conclude(looking, set(skip))
 
 
@@ -164,6 +182,8 @@ def _ask(looking: _Looking, index: int, timeout_s: float) -> None:
     nvml = looking.host.nvml
     try:
         answer = nvml.call("gpu", Deadline(timeout_s, looking.clock), index=index)
+    except NvmlSlowError as error:
+        looking.slow[index] = error.waited_s
     except NvmlHungError as error:
         looking.unread[index] = (GpuState.HUNG, str(error))
     except NvmlError as error:
@@ -248,6 +268,7 @@ def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:
         pcie_root=pcie_root,
         mig_enabled=facts.get("mig_mode", {}).get("current") == 1,
         module_id=facts.get("module_id"),
+        persistence=None if "persistence" not in facts else facts["persistence"] == 1,
     )
 
 
@@ -290,19 +311,24 @@ def _conclude(looking: _Looking, skipped: set[int]) -> Look:
     seen = {gpu.uuid for gpu in looking.read} | looking.displays
     missing = [gpu for gpu in looking.before.devices if gpu.uuid not in seen]
     not_read = [*_kept(looking, missing, skipped), *_unread(looking, missing)]
+    not_read += _slow(looking, missing)
     not_read += [gone for gpu in missing if (gone := _gone(looking, gpu)) is not None]
     by_minor: dict[int, Gpu] = {}
     for gpu in (*looking.read, *not_read):
         if by_minor.setdefault(gpu.minor, gpu) is not gpu:
             looking.notes.append(f"{gpu.name}: {gpu.uuid} is gone, another GPU has its name")
+    devices = tuple(by_minor[minor] for minor in sorted(by_minor))
+    hung = {i for i, (state, _) in looking.unread.items() if state is GpuState.HUNG}
+    complete = set(looking.kept) <= skipped and not looking.slow
+    if complete:
+        looking.notes.extend(causes.without_persistence(devices))
     inventory = Inventory(
-        devices=tuple(by_minor[minor] for minor in sorted(by_minor)),
+        devices=devices,
         driver_version=looking.system["driver_version"],
         notes=tuple(looking.notes),
     )
-    hung = {i for i, (state, _) in looking.unread.items() if state is GpuState.HUNG}
-    complete = set(looking.kept) <= skipped
-    return Look(inventory=inventory, hung=tuple(sorted(hung)), complete=complete)
+    waiting = tuple(sorted(looking.slow))
+    return Look(inventory=inventory, hung=tuple(sorted(hung)), waiting=waiting, complete=complete)
 
 
 def _kept(looking: _Looking, missing: list[Gpu], skipped: set[int]) -> list[Gpu]:
@@ -317,6 +343,22 @@ def _kept(looking: _Looking, missing: list[Gpu], skipped: set[int]) -> list[Gpu]
         else:
             looking.notes.append(f"GPU at NVML index {index}: not asked, the look took too long")
     return kept
+
+
+def _slow(looking: _Looking, missing: list[Gpu]) -> list[Gpu]:
+    """Known GPUs whose call goes on; taken out of ``missing``."""
+    slow = []
+    for index, waited_s in looking.slow.items():
+        gpu = _take_missing(missing, index, exact=True)
+        if gpu is None:
+            looking.notes.append(f"GPU at NVML index {index}: not read yet; {causes.COLD}")
+        elif gpu.state is GpuState.HUNG:
+            slow.append(gpu)  # with the message that it has: another one would be news
+        elif gpu.persistence and waited_s >= looking.limits.gpu_s:
+            slow.append(_sick(gpu, GpuState.HUNG, causes.no_answer(looking.limits.gpu_s)))
+        else:
+            slow.append(gpu)
+    return slow
 
 
 def _unread(looking: _Looking, missing: list[Gpu]) -> list[Gpu]:

@@ -21,7 +21,7 @@ class GpuState(str, Enum):
     LOST = "lost"
     """NVML_ERROR_GPU_IS_LOST: fell off the bus; stays so until reset or reboot."""
     HUNG = "hung"
-    """A call on it did not return in time."""
+    """A call on it did not return in time; the first use of a GPU without persistence mode has a longer time."""
     FAILED = "failed"
     """Any other NVML error while reading it."""
 
@@ -55,6 +55,9 @@ class Gpu(Value, kw_only=True):
     """``Sysfs.driver_instance`` under which all this was read: the minor is of that instance."""
     drm: tuple[str, ...] = ()
     """Names of its DRM nodes when it was read, to see that they changed; who gives them away reads them again."""
+    persistence: bool | None = None
+    """nvmlDeviceGetPersistenceMode; False: the driver forgets the GPU when no process uses it, and the next use takes
+    seconds. None: unknown."""
     index: int = -1
     """NVML's index at the last look that read it; changes with reboots and when GPUs go. Never an identity."""
     state: GpuState = GpuState.OK

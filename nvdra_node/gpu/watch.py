@@ -21,9 +21,6 @@ from nvdra_node.host.host import Host
 
 _LOG = log.get(__name__)
 
-MAX_GPU_S = 15.0
-"""Longest patience with a GPU that hung before: it may only be slow."""
-
 
 class WatchSettings(Value, kw_only=True):
     """How often to look, in seconds."""
@@ -32,6 +29,10 @@ class WatchSettings(Value, kw_only=True):
     driver_poll_s: float = 2.0
     retry_s: float = 2.0
     """First pause after a failed look; doubles up to ``rescan_s``."""
+    waiting_s: float = 1.0
+    """Pause while GPUs have not answered yet."""
+    max_busy: float = 0.1
+    """Share of the time that looks may take: a look at cold GPUs takes long and wakes each of them."""
     hung_s: float = 10.0
     """First pause before a hung GPU is asked again; doubles up to ``max_hung_s``."""
     max_hung_s: float = 600.0
@@ -63,6 +64,7 @@ class Watch:
         self._inventory = Inventory(devices=(), driver_version=None)
         self._changed: list[Callable[[], None]] = []
         self._has_looked = threading.Event()
+        self._has_settled = threading.Event()
         self._wake = threading.Event()
         self._is_stopping = threading.Event()
         self._asked = threading.Event()
@@ -72,6 +74,8 @@ class Watch:
         self._loaded: str | None = None
         self._failures = 0
         self._look_at_s = 0.0
+        self._began_s: float | None = None
+        """When the looks began of which the last one is not complete yet."""
         self._hung: dict[int, _Hung] = {}
 
     @property
@@ -105,6 +109,10 @@ class Watch:
     def wait_first(self, timeout_s: float) -> bool:
         """Wait until there was a look; whether there was one."""
         return self._clock.wait(self._has_looked, timeout_s)
+
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Wait until a look has left no GPU without an answer; whether one has."""
+        return self._clock.wait(self._has_settled, timeout_s)
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the thread; False when a look in progress keeps it longer than ``timeout_s``."""
@@ -141,17 +149,19 @@ class Watch:
         while not self._is_stopping.is_set():
             self._wake.clear()
             self.tick()
-            self._clock.wait(self._wake, self._settings.driver_poll_s)
+            due_in_s = self._look_at_s - self._clock.monotonic()
+            self._clock.wait(self._wake, max(0.0, min(due_in_s, self._settings.driver_poll_s)))
 
     def _look(self) -> None:
-        skip, limits = self._patience()
+        skip, limits = self._skip(), self._settings.limits
+        if self._began_s is None:
+            self._began_s = self._clock.monotonic()
         look = discover.discover(
             self._host, self._clock, limits=limits, before=self._inventory, skip=skip
         )
         now_s = self._clock.monotonic()
-        for index in list(self._hung):
-            if index not in skip and index not in look.hung:
-                del self._hung[index]
+        for index in set(self._hung).difference(skip, look.hung, look.waiting):
+            del self._hung[index]
         for index in look.hung:
             times = self._hung[index].times + 1 if index in self._hung else 1
             pause_s = min(self._settings.hung_s * 2 ** (times - 1), self._settings.max_hung_s)
@@ -159,19 +169,15 @@ class Watch:
         self._schedule(look, now_s)
         self._replace(look.inventory)
         self._has_looked.set()
+        if look.complete:
+            self._has_settled.set()
 
-    def _patience(self) -> tuple[set[int], discover.Limits]:
-        """Which hung GPUs to leave alone now, and how long to wait for those that get another chance."""
-        limits = self._settings.limits
-        if not self._hung:
-            return set(), limits
-        if self._host.nvml.stuck():
-            return set(self._hung), limits
+    def _skip(self) -> set[int]:
+        """Which GPUs to leave alone now, as their calls never returned."""
+        if self._hung and self._host.nvml.stuck():
+            return set(self._hung)
         now_s = self._clock.monotonic()
-        skip = {index for index, hung in self._hung.items() if hung.ask_at_s > now_s}
-        times = max((hung.times for i, hung in self._hung.items() if i not in skip), default=0)
-        patience_s = min(limits.gpu_s * 2**times, max(MAX_GPU_S, limits.gpu_s))
-        return skip, replace(limits, gpu_s=patience_s)
+        return {index for index, hung in self._hung.items() if hung.ask_at_s > now_s}
 
     def _schedule(self, look: discover.Look, now_s: float) -> None:
         """When to look without being asked: soon after a failure, less soon after each more, else in a while."""
@@ -179,15 +185,21 @@ class Watch:
         is_failed = not look.complete or any(gpu.state is GpuState.FAILED for gpu in devices)
         self._failures = self._failures + 1 if is_failed else 0
         pause_s = self._settings.rescan_s
-        if is_failed:
+        if look.waiting:
+            pause_s = self._settings.waiting_s
+        elif is_failed:
             pause_s = min(self._settings.retry_s * 2 ** min(self._failures - 1, 16), pause_s)
+        elif self._began_s is not None and any(gpu.persistence is False for gpu in devices):
+            pause_s = max(pause_s, (now_s - self._began_s) / self._settings.max_busy)
+        if not look.waiting:
+            self._began_s = None
         ask_at_s = [hung.ask_at_s for hung in self._hung.values() if hung.ask_at_s > now_s]
         self._look_at_s = min([now_s + pause_s, *ask_at_s])
 
     def _replace(self, inventory: Inventory) -> None:
         before, self._inventory = self._inventory, inventory
-        if inventory.notes != before.notes:
-            for note in inventory.notes:
+        for note in inventory.notes:
+            if note not in before.notes:
                 _LOG.warning("GPUs", note=note)
         if (inventory.devices, inventory.driver_version) == (before.devices, before.driver_version):
             return

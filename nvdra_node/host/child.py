@@ -53,6 +53,9 @@ class LineChild(Protocol):
     def reap(self) -> bool:
         """Whether a killed child has meanwhile gone. Does not wait."""
 
+    def has_exited(self, status: int) -> bool:
+        """Whether it has ended by itself with this exit status. Does not wait."""
+
 
 class Child:
     """A real process with pipes. Not for several threads at once: the caller serialises."""
@@ -136,6 +139,13 @@ class Child:
     def reap(self) -> bool:
         """See LineChild."""
         if self._process.poll() is None:
+            return False
+        self._close()
+        return True
+
+    def has_exited(self, status: int) -> bool:
+        """See LineChild."""
+        if self._process.poll() != status:
             return False
         self._close()
         return True

@@ -59,6 +59,7 @@ FACTS: tuple[Fact, ...] = (
     ("cuda_compute_capability", "nvmlDeviceGetCudaComputeCapability", list),
     ("addressing_mode", "nvmlDeviceGetAddressingMode", _identity),
     ("module_id", "nvmlDeviceGetModuleId", _identity),
+    ("persistence", "nvmlDeviceGetPersistenceMode", _identity),
 )
 """Fact -> NVML function and what of its answer is told. Numbers stay NVML's enumerators; the parent names them."""
 

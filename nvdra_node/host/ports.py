@@ -62,6 +62,9 @@ class CommandResult(Value, kw_only=True):
 class Nvml(Protocol):
     """NVML behind deadlines. Each call runs in a child process that is replaced when it hangs.
 
+    A call whose deadline passes raises NvmlSlowError and goes on: repeated, it gets the result. A call that has not
+    returned after a much longer time, whoever waits, raises NvmlHungError.
+
     ``call`` takes the name of one operation of ``nvml_ops`` and JSON arguments and returns JSON; it raises NvmlError
     (the library said no; code 9: driver not loaded; code -1: the child died), NvmlHungError (no answer in time),
     DeadlineError (calls of others took all the time, this one was not begun) or HostError (no library).

@@ -123,6 +123,10 @@ class Publisher:
         """Whether the watch has told what there is, and nothing has happened since: the next write needs no list."""
         return self._watch.has_listing()
 
+    def has_devices(self) -> bool:
+        """Whether slices with devices were there before the first attempt, as far as the watch has told."""
+        return self._watch.has_devices()
+
     def stop(self) -> None:
         """End ``run``; the slices stay."""
         self._stopped = True

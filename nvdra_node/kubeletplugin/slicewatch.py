@@ -67,6 +67,12 @@ class SliceWatch:
         """Whether ``listing`` would give something."""
         return self._listing is not None
 
+    def has_devices(self) -> bool:
+        """Whether ``listing`` would give slices with devices."""
+        with self._lock:
+            items = self._listing.items if self._listing is not None else ()
+            return any(item["spec"].get("devices") for item in items)
+
     def listing(self, wait_s: float) -> ObjectList | None:
         """What there is, if the watch began with it and has seen no change since; given once. Waits only for a watch
         that has begun and said nothing."""

@@ -142,7 +142,7 @@ def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Po
     print(sick)
     assert sorted(sick) == [gpu(LOST), gpu(HUNG), gpu(FAILED)]
     assert re.search("^lost: .*GPU is lost", sick[gpu(LOST)])
-    assert re.search("^hung: .*did not return", sick[gpu(HUNG)])
+    assert re.search("^hung: no answer within 2 s", sick[gpu(HUNG)])
     assert re.search("^failed: nvmlDeviceGetUUID: .*999", sick[gpu(FAILED)])
     bed.only.sim.clear()
     wait_until({"Healthy": 8}, lambda: told(pods, "pod"))

@@ -8,15 +8,19 @@ from dataclasses import asdict
 from typing import Any
 
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import HostError, NvmlError, NvmlHungError
+from nvdra_core.errors import HostError, NvmlError, NvmlHungError, NvmlSlowError
 from nvdra_node.host.fake.machine import GPU_IS_LOST, FakeGpu, FakeMachine
 
+READS = frozenset({"gpu", "fabric", "compute_mode"})
+"""As ``nvml.READS``."""
 NOT_SUPPORTED = 3
 NOT_FOUND = 6
 DRIVER_NOT_LOADED = 9
 XID_EVENT = 8
 UNKNOWN = 999
 WHOLE_GPU = 0xFFFFFFFF
+HUNG_S = 45.0
+"""After this time a call that has not returned is hung."""
 
 _MESSAGES = {
     2: "Invalid Argument",
@@ -47,17 +51,21 @@ _FACTS: dict[str, tuple[str, Callable[[FakeGpu], Any]]] = {
     ),
     "addressing_mode": ("nvmlDeviceGetAddressingMode", lambda gpu: gpu.addressing_mode),
     "module_id": ("nvmlDeviceGetModuleId", lambda gpu: gpu.module_id),
+    "persistence": ("nvmlDeviceGetPersistenceMode", lambda gpu: int(gpu.is_persistent)),
 }
 """As ``nvml_ops.FACTS``; None is an answer NOT_SUPPORTED."""
 
 
 class FakeNvml:
-    """See ports.Nvml. A hung GPU lets the whole deadline pass on ``clock``."""
+    """See ports.Nvml. A hung GPU lets the whole deadline pass on ``clock``, a cold one as much of it as it needs."""
 
     def __init__(self, machine: FakeMachine, clock: Clock) -> None:
         self._machine = machine
         self._clock = clock
         self._is_watching = False
+        self._begun_s: dict[tuple[str, str], float] = {}
+        """When calls were begun that have not returned, by operation and GPU."""
+        self._warm: set[str] = set()
         self.hangs = 0
         self._operations: dict[str, Callable[..., Any]] = {
             "system": self._system,
@@ -79,13 +87,30 @@ class FakeNvml:
             function = self._operations.get(operation)
             if function is None:
                 raise HostError(f"nvml {operation}: no operation {operation!r}")
-            if not any(gpu.hung for gpu in self._asked(arguments)):
-                return function(**arguments)
-        self._clock.wait(threading.Event(), deadline.remaining_s())
-        self.hangs += 1
-        raise NvmlHungError(
-            f"nvml {operation}({arguments}) did not return in time", function=operation, code=-1
-        )
+            gpu = next(iter(self._asked(arguments)), None)
+        if gpu is not None:
+            self._wait(operation, gpu, deadline)
+        with machine.lock:
+            return function(**arguments)
+
+    def _wait(self, operation: str, gpu: FakeGpu, deadline: Deadline) -> None:
+        """Let the time pass that a call on this GPU takes."""
+        key = (operation, gpu.uuid)
+        is_cold = gpu.cold_s and not gpu.is_persistent and gpu.uuid not in self._warm
+        needs_s = HUNG_S if gpu.hung else gpu.cold_s if is_cold else 0.0
+        begun_s = self._begun_s.setdefault(key, self._clock.monotonic())
+        left_s = begun_s + needs_s - self._clock.monotonic()
+        if left_s > 0.0:
+            self._clock.wait(threading.Event(), min(left_s, deadline.remaining_s()))
+        waited_s = self._clock.monotonic() - begun_s
+        shown = f"nvml {operation}({gpu.uuid})"
+        if waited_s < needs_s and operation in READS:
+            raise NvmlSlowError(f"{shown} has not returned yet; it goes on", waited_s=waited_s)
+        del self._begun_s[key]
+        if gpu.hung:
+            self.hangs += 1
+            raise NvmlHungError(f"{shown} did not return in time", function=operation, code=-1)
+        self._warm.add(gpu.uuid)
 
     def stuck(self) -> int:
         """See ports.Nvml: as many as the machine says."""
@@ -94,10 +119,12 @@ class FakeNvml:
     def close(self) -> None:
         """See ports.Nvml."""
         self._is_watching = False
+        self._warm.clear()
+        self._begun_s.clear()
 
     def _listed(self) -> list[FakeGpu]:
         """What NVML sees: the GPUs that the nvidia driver has."""
-        return [gpu for gpu in self._machine.gpus if gpu.pci_driver == "nvidia"]
+        return [g for g in self._machine.gpus if g.pci_driver == "nvidia" and g.is_listed]
 
     def _asked(self, arguments: dict[str, Any]) -> list[FakeGpu]:
         """The GPU that an operation is about, if there is one."""

@@ -56,6 +56,7 @@ def test_a_healthy_gpu_is_read_whole() -> None:
                 numa_node=0,
                 pcie_root="pci0000:15",
                 module_id=1,
+                persistence=True,
             ),
         ),
         driver_version="580.65.06",
@@ -82,11 +83,42 @@ def test_one_hung_gpu_does_not_hide_the_others_and_costs_one_deadline() -> None:
     world = World()
     world.machine.hang(3)
     start_s = world.clock.monotonic()
-    look = world.look(limits=Limits(gpu_s=2.0))
-    assert world.clock.monotonic() - start_s == 2.0
-    assert look.hung == (3,)
+    limits = Limits()
+    look = world.look(limits=limits)
+    assert world.clock.monotonic() - start_s == limits.step_s + limits.again_s
+    assert (look.waiting, look.hung, look.complete) == ((3,), (), False)
     assert list(world.states()) == [f"gpu-{n}" for n in (0, 1, 2, 4, 5, 6, 7)]
     assert any("index 3" in note for note in look.inventory.notes)
+    world.clock.advance(60.0)
+    assert world.look().hung == (3,)
+
+
+def test_slow_gpu_with_persistence_mode_is_hung_until_it_answers() -> None:
+    world = World(2)
+    before = world.look().inventory
+    world.machine.hang(1)
+    world.look()
+    assert world.sick() == {}
+    look = world.look()
+    assert world.sick() == {"gpu-1": GpuState.HUNG} and look.waiting == (1,)
+    world.machine.heal(1)
+    assert world.look().inventory == before and world.host.nvml.hangs == 0
+
+
+def test_cold_gpu_stays_as_it_was_and_is_never_hung() -> None:
+    world = World(3)
+    for gpu in world.machine.gpus[1:]:
+        gpu.is_persistent, gpu.cold_s = False, 6.5
+    assert world.look().waiting == (1, 2) and list(world.states()) == ["gpu-0"]
+    while not world.look().complete:
+        world.clock.advance(1.0)
+    before = world.inventory
+    assert world.sick() == {} and len(before.devices) == 3
+    assert [note for note in before.notes if "persistence mode is off (gpu-1, gpu-2)" in note]
+    world.host.nvml.close()  # nobody has them open any more
+    while not (look := world.look()).complete:
+        assert look.inventory.devices == before.devices
+    assert world.inventory == before and world.host.nvml.hangs == 0
 
 
 @pytest.mark.parametrize("state", [GpuState.LOST, GpuState.HUNG, GpuState.FAILED])
@@ -95,6 +127,7 @@ def test_a_gpu_that_was_known_keeps_its_facts_and_recovers(state: GpuState) -> N
     before = world.look().inventory
     if state is GpuState.HUNG:
         world.machine.hang(3)
+        world.look()
     else:
         world.machine.fail(3, 15 if state is GpuState.LOST else 999)
     world.look()
@@ -245,6 +278,8 @@ def test_skipped_gpus_are_not_asked_and_stay_as_they_were() -> None:
     world.look()
     world.machine.hang(1)
     world.look()
+    world.clock.advance(60.0)
+    assert world.look().hung == (1,)
     world.machine.calls.clear()
     look = world.look(skip=(1,))
     assert world.sick() == {"gpu-1": GpuState.HUNG} and look.complete and look.hung == ()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
-from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError
+from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError, NvmlSlowError
 from nvdra_node.host.child import Child, ChildGoneError
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
 from nvdra_node.host.nvml_child import IDLE_STATUS
@@ -25,6 +25,7 @@ class ScriptedChild:
     def __init__(self, pid: int, script: list[Any], *, killable: bool = True) -> None:
         self.pid = pid
         self.script = script
+        self.wait: Callable[[float], object] = lambda timeout_s: None
         self.killable = killable
         self.killed = False
         self.given_up = threading.Event()
@@ -35,7 +36,10 @@ class ScriptedChild:
 
     def receive(self, deadline: Deadline) -> bytes | None:
         action = self.script.pop(0)
-        if action == "hang":
+        if action in ("hang", "slow"):
+            if action == "hang":
+                self.script.insert(0, action)
+            self.wait(deadline.remaining_s())
             return None
         if isinstance(action, int):
             raise ChildGoneError(f"process {self.pid} ended", status=action)
@@ -51,6 +55,9 @@ class ScriptedChild:
     def reap(self) -> bool:
         return self.killable
 
+    def has_exited(self, status: int) -> bool:
+        return False
+
 
 class Nursery:
     """Spawns scripted children, one after the other."""
@@ -59,20 +66,26 @@ class Nursery:
         self._scripts = list(scripts)
         self._killable = killable
         self.children: list[ScriptedChild] = []
+        self.clock = FakeClock()
         self.nvml = ChildNvml(
-            lambda: Path("/lib/libnvidia-ml.so.1"), ChildSettings(max_abandoned=2), self.spawn
+            lambda: Path("/lib/libnvidia-ml.so.1"),
+            ChildSettings(max_abandoned=2),
+            self.spawn,
+            self.clock,
         )
 
     def spawn(self, argv: Sequence[str]) -> ScriptedChild:
         child = ScriptedChild(len(self.children), self._scripts.pop(0), killable=self._killable)
+        child.wait = self.clock.advance
         self.children.append(child)
         return child
 
-    def call(self) -> Any:
-        return self.nvml.call("system", Deadline(60, CLOCK))
+    def call(self, operation: str = "system", timeout_s: float = 60.0, **arguments: Any) -> Any:
+        return self.nvml.call(operation, Deadline(timeout_s, self.clock), **arguments)
 
 
 OK = {"ok": "fine"}
+OTHER = {"ok": "other"}
 BAD = {"error": {"kind": "nvml", "function": "nvmlInit", "code": 999, "message": "Unknown Error"}}
 STALE = {"error": {"kind": "nvml", "function": "nvmlX", "code": 18, "message": "Mismatch"}}
 
@@ -92,6 +105,60 @@ def test_a_child_that_hangs_is_killed_and_the_next_call_gets_another() -> None:
         nursery.call()
     assert nursery.children[0].killed
     assert nursery.call() == "fine" and nursery.nvml.stuck() == 0
+
+
+def test_slow_call_goes_on_and_its_repetition_gets_the_answer() -> None:
+    nursery = Nursery(["slow", "slow", OK], [OTHER])
+    with pytest.raises(NvmlSlowError) as caught:
+        nursery.call("gpu", 2.0, index=0)
+    assert caught.value.waited_s == 2.0
+    assert nursery.call("gpu", 2.0, index=1) == "other"
+    assert nursery.call("gpu", 2.0, index=0) == "fine"
+    assert [child.killed for child in nursery.children] == [
+        False,
+        False,
+    ] and nursery.nvml.hangs == 0
+
+
+def test_slow_call_becomes_hung_however_often_it_is_repeated() -> None:
+    nursery = Nursery(["hang"], [OK])
+    for _ in range(4):
+        with pytest.raises(NvmlSlowError):
+            nursery.call("gpu", 10.0, index=0)
+    with pytest.raises(NvmlHungError):
+        nursery.call("gpu", 10.0, index=0)
+    assert nursery.children[0].killed and nursery.nvml.hangs == 1
+    assert nursery.call("gpu", index=0) == "fine"
+
+
+def test_hung_call_without_a_caller_is_given_up_by_later_calls() -> None:
+    nursery = Nursery(["hang"], [OK, OK])
+    with pytest.raises(NvmlSlowError):
+        nursery.call("gpu", 2.0, index=0)
+    nursery.clock.advance(60)
+    assert nursery.call() == "fine" and nursery.children[0].killed
+    with pytest.raises(NvmlHungError):
+        nursery.call("gpu", 2.0, index=0)
+
+
+def test_call_that_changes_something_is_given_up_at_its_deadline() -> None:
+    nursery = Nursery(["hang"], [OK])
+    with pytest.raises(NvmlHungError):
+        nursery.call("set_compute_mode", 2.0, uuid="GPU-1", mode=3)
+    assert nursery.children[0].killed
+
+
+def test_calls_in_progress_are_bounded_and_others_wait() -> None:
+    nursery = Nursery(["slow", "slow", "slow", "slow", OK, OK], ["hang"], ["hang"])
+    for index in range(3):
+        with pytest.raises(NvmlSlowError):
+            nursery.call("gpu", 1.0, index=index)
+    with pytest.raises(DeadlineError, match="other calls"):
+        nursery.call("gpu", 0.0, index=3)
+    assert len(nursery.children) == 3
+    assert (
+        nursery.call("gpu", 1.0, index=3) == "fine"
+    )  # by the child of index 0, which has answered
 
 
 def test_a_child_that_dies_in_a_call_is_an_error_and_the_call_is_not_repeated() -> None:
@@ -137,8 +204,9 @@ def test_who_does_not_get_his_turn_in_time_learns_that_and_nothing_is_begun() ->
             go_on.wait(60)
             return super().receive(deadline)
 
-    nvml = ChildNvml(lambda: Path("/x"), spawn=lambda argv: Slow(1, [OK, OK]))
-    first = threading.Thread(target=lambda: nvml.call("system", Deadline(60, CLOCK)))
+    settings = ChildSettings(max_children=1)
+    nvml = ChildNvml(lambda: Path("/x"), settings, spawn=lambda argv: Slow(1, [OK, OK]))
+    first = threading.Thread(target=lambda: nvml.call("gpu", Deadline(60, CLOCK), index=0))
     first.start()
     assert inside.wait(60)
     with pytest.raises(DeadlineError):
