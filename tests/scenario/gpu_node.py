@@ -154,8 +154,10 @@ class GpuNode:
         self.transaction = Transaction(self.parts)
 
     def look(self) -> None:
-        self.watch.trigger("test")
-        self.watch.tick()
+        """Look, and again at a GPU that has not answered: by then it counts as hung."""
+        for _ in range(2):
+            self.watch.trigger("test")
+            self.watch.tick()
 
     def deadline(self, timeout_s: float = 45.0) -> Deadline:
         return Deadline(timeout_s, self.clock)
