@@ -103,7 +103,12 @@ def test_cold_gpus_are_all_offered_and_no_child_is_killed(root: SimRoot) -> None
     host = counted(root)
     watch = Watch(host, CLOCK)
     start_s, all_there = CLOCK.monotonic(), threading.Event()
-    watch.subscribe(lambda: len(watch.inventory.devices) == 8 and all_there.set())
+
+    def changed() -> None:
+        if len(watch.inventory.devices) == 8:
+            all_there.set()
+
+    watch.subscribe(changed)
     watch.start()
     try:
         assert all_there.wait(8 * 3.3 + 5.0)
