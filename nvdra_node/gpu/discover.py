@@ -23,6 +23,7 @@ from nvdra_core.errors import (
 )
 from nvdra_core.value import Value, field, replace
 from nvdra_node.gpu import causes
+from nvdra_node.gpu.facts import ADDRESSING_MODES, ARCHITECTURES, BRANDS, named, pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.host import Host
 
@@ -32,38 +33,6 @@ NO_DRIVER = frozenset({9, 12})
 """NVML_ERROR_DRIVER_NOT_LOADED and LIBRARY_NOT_FOUND."""
 GPU_IS_LOST = 15
 
-ARCHITECTURES: Mapping[int, str] = {
-    2: "Kepler",
-    3: "Maxwell",
-    4: "Pascal",
-    5: "Volta",
-    6: "Turing",
-    7: "Ampere",
-    8: "Ada Lovelace",
-    9: "Hopper",
-    10: "Blackwell",
-    13: "Rubin",
-}
-BRANDS: Mapping[int, str] = {
-    0: "Unknown",
-    1: "Quadro",
-    2: "Tesla",
-    3: "NVS",
-    4: "Grid",
-    5: "GeForce",
-    6: "Titan",
-    7: "NvidiaVApps",
-    8: "NvidiaVPC",
-    9: "NvidiaVCS",
-    10: "NvidiaVWS",
-    11: "NvidiaCloudGaming",
-    12: "QuadroRTX",
-    13: "NvidiaRTX",
-    14: "Nvidia",
-    15: "GeForceRTX",
-    16: "TitanRTX",
-}
-ADDRESSING_MODES: Mapping[int, str] = {0: "None", 1: "HMM", 2: "ATS"}
 DISPLAY_GPUS = frozenset({"DGX Display", "NVIDIA DGX Display"})
 """Boards that only drive a monitor; never offered."""
 
@@ -257,8 +226,8 @@ def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:
         uuid=facts["uuid"],
         pci_address=address,
         product_name=facts["name"],
-        brand=_named(BRANDS, facts.get("brand")),
-        architecture=_named(ARCHITECTURES, facts.get("architecture")),
+        brand=named(BRANDS, facts.get("brand")),
+        architecture=named(ARCHITECTURES, facts.get("architecture")),
         cuda_compute_capability=f"{capability[0]}.{capability[1]}.0" if capability else "",
         driver_version=looking.system["driver_version"],
         cuda_driver_version=f"{cuda // 1000}.{cuda % 1000 // 10}.0",
@@ -270,20 +239,6 @@ def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:
         module_id=facts.get("module_id"),
         persistence=None if "persistence" not in facts else facts["persistence"] == 1,
     )
-
-
-def pci_address(bus_id: str) -> str:
-    """NVML's bus id (``00000000:3B:00.0``) as the kernel writes it: lower case, at least four digits of domain."""
-    domain, _, rest = bus_id.lower().partition(":")
-    try:
-        return f"{int(domain, 16):04x}:{rest}"
-    except ValueError:
-        return bus_id.lower()
-
-
-def _named(names: Mapping[int, str], value: int | None) -> str:
-    """A number newer than this release is no error; upstream stops the node for it."""
-    return "Unknown" if value is None else names.get(value, "Unknown")
 
 
 def _placed(known: Gpu, gpu: Gpu) -> Gpu:

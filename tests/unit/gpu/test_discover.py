@@ -6,7 +6,8 @@ import pytest
 
 from nvdra_core.clock import FakeClock
 from nvdra_core.value import replace
-from nvdra_node.gpu.discover import Limits, Look, discover, pci_address
+from nvdra_node.gpu.discover import Limits, Look, discover
+from nvdra_node.gpu.facts import pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.fake.host import fake_host
 from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
