@@ -31,6 +31,9 @@ DEGRADING = frozenset(
 )
 """Reasons that do not go away by waiting."""
 
+UNCONNECTED = frozenset({"PeersMissing", "PeersUnknown", "ImexVersionMismatch", "NodeMapMismatch"})
+"""Reasons in a node's report (``nvdra_node.imex.peers``): waiting connects no peer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
@@ -43,7 +46,8 @@ class Readiness:
     @property
     def is_degraded(self) -> bool:
         """Something is wrong that waiting does not mend."""
-        return self.reason in DEGRADING or (self.is_ready and bool(self.reason))
+        is_lasting = self.reason in DEGRADING or self.reason in UNCONNECTED
+        return is_lasting or (self.is_ready and bool(self.reason))
 
 
 def report_of(view: FabricView | None, domain_uid: str) -> FabricDomainStatus | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from nvdra_cluster.decide import assignments, deletion, readiness, templates
+from nvdra_cluster.decide import assignments, connections, deletion, readiness, templates
 from nvdra_cluster.decide.model import DomainSnapshot, MemberView, Problem
 from nvdra_cluster.decide.readiness import Readiness
 from nvdra_cluster.settings import FabricSettings, ImexMode
@@ -41,6 +41,7 @@ def decide(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> Comp
         member.node: readiness.judge(member, snapshot.domain.uid, settings, channel)
         for member in snapshot.members
     }
+    judged = connections.judge(snapshot.members, judged, snapshot.domain.uid, settings)
     nodes = tuple(
         _node(member, judged[member.node]) for member in sorted(snapshot.members, key=_by_name)
     )

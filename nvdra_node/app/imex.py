@@ -131,11 +131,11 @@ class Supervision:
         self._addresses = AddressWatch(addresses, self.clock, self.supervisor.set_addresses)
         is_strict = gates_of(settings).enabled(Gate.CRASH_ON_NVLINK_FABRIC_ERRORS)
         self.fabric = FabricWatch(host, self.clock, self.supervisor, is_strict=is_strict)
-        self._peers = PeerWatch(self._ctl, self.clock, self.supervisor)
         self._spec = SpecWatch(client, FABRIC_NODES, settings.node_name, self._take)
         self._status = StatusWriter(
             client, FABRIC_NODES, settings.node_name, self._report, self.clock
         )
+        self._peers = PeerWatch(self._ctl, self.clock, self.supervisor, self._status.changed)
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
         self._server = SocketServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
         self._lock = InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)

@@ -6,6 +6,7 @@ one of the known words; everything else is UNAVAILABLE.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nvdra_core import log
-from nvdra_core.api.fabric import ImexState
+from nvdra_core.api.fabric import FabricPeer, ImexState, PeerProblem
 from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
 from nvdra_core.value import Value
@@ -25,6 +26,7 @@ _LOG = log.get(__name__)
 _WORDS = {state.value: state for state in ImexState if state.value}
 _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
 _CONNECTED = "CONNECTED"
+MAX_VERSION = 64
 
 
 class DomainView(Value):
@@ -37,6 +39,10 @@ class DomainView(Value):
     version: str = ""
     missing: frozenset[int] = frozenset()
     """Peers that it has been without for a while (``watches.PeerWatch``); one that just joined is not among them."""
+    problems: tuple[FabricPeer, ...] = ()
+    """Peers that it is not connected to, by slot, as far as it tells of them."""
+    is_unknown: bool = False
+    """It has given no view for a while: nothing of an older one counts."""
 
 
 class CtlDoor(Protocol):
@@ -108,13 +114,53 @@ def read_domain(body: Mapping[str, Any], run: Run) -> DomainView:
     ids = {
         int(number)
         for number, node in nodes.items()
-        if node.get("host") == run.address and node.get("status") != ImexState.UNAVAILABLE.value
+        if _is_same(str(node.get("host")), run.address)
+        and node.get("status") != ImexState.UNAVAILABLE.value
     }
     own = run.slot if run.slot in ids or not ids else min(ids)
     node = nodes.get(str(own), {})
-    connected = frozenset(
-        int(number)
+    others = {
+        int(number): str(connection.get("status"))
         for number, connection in (node.get("connections") or {}).items()
-        if connection.get("status") == _CONNECTED and int(number) != own
+        if int(number) != own
+    }
+    problems = tuple(
+        FabricPeer(
+            slot=slot,
+            problem=read_problem(status).value,
+            version=_version(nodes.get(str(slot), {})),
+        )
+        for slot, status in sorted(others.items())
+        if status != _CONNECTED
     )
-    return DomainView(own if ids else None, connected, str(node.get("version") or ""))
+    return DomainView(
+        own=own if ids else None,
+        connected=frozenset(slot for slot, status in others.items() if status == _CONNECTED),
+        version=_version(node),
+        problems=problems,
+    )
+
+
+def _is_same(host: str, address: str) -> bool:
+    """Whether both are one address: an IPv6 address has several spellings, also in brackets."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")) == ipaddress.ip_address(address)
+    except ValueError:
+        return host == address
+
+
+def _version(node: Mapping[str, Any]) -> str:
+    return str(node.get("version") or "")[:MAX_VERSION]
+
+
+def read_problem(status: str) -> PeerProblem:
+    """A connection's status in ``-N -j`` -> what is wrong.
+
+    NVIDIA's table calls two of them version mismatch and node map mismatch; how JSON spells them is not documented.
+    """
+    word = "".join(letter for letter in status.upper() if letter.isalpha())
+    if "MISMATCH" in word and "VERSION" in word:
+        return PeerProblem.VERSION_MISMATCH
+    if "MISMATCH" in word and "MAP" in word:
+        return PeerProblem.NODE_MAP_MISMATCH
+    return PeerProblem.UNREACHABLE

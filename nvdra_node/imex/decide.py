@@ -36,12 +36,20 @@ MAX_DOUBLINGS = 16
 def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
     """The run that serves a domain here; None as long as slot, address or certificate are missing."""
     domain_uid = domain.uid if domain.isolation is Isolation.DOMAIN else ""
-    return _run(domain_uid, domain.port, situation)
+    return _run(domain_uid, domain.port, situation, slot_count_of(domain, situation))
 
 
-def _run(domain_uid: str, port: int, situation: Situation) -> Run | None:
+def slot_count_of(domain: FabricDomain, situation: Situation) -> int:
+    """Lines of the nodes_config that serves a domain: its own number, or that of the clique."""
+    of_clique = situation.spec.slot_count if situation.spec is not None else 0
+    return (domain.slot_count if domain.isolation is Isolation.DOMAIN else 0) or of_clique
+
+
+def _run(domain_uid: str, port: int, situation: Situation, slot_count: int) -> Run | None:
     spec, policy = situation.spec, situation.policy
-    if spec is None or spec.slot is None or not situation.addresses.chosen:
+    if spec is None or spec.slot is None or spec.slot >= slot_count:
+        return None
+    if not situation.addresses.chosen:
         return None
     if not spec.clique_id or spec.clique_id != situation.fabric.clique_id:
         return None
@@ -51,7 +59,7 @@ def _run(domain_uid: str, port: int, situation: Situation) -> Run | None:
         domain_uid=domain_uid,
         clique_id=spec.clique_id,
         slot=spec.slot,
-        slot_count=spec.slot_count,
+        slot_count=slot_count,
         port=port,
         address=situation.addresses.chosen,
         is_encrypted=policy.needs_encryption,
@@ -91,7 +99,7 @@ def target(situation: Situation, memory: Memory) -> Run | None:
         if is_admitted(domain_uid, situation):
             return None  # its containers may still have the channel: nobody else may have the node
     if situation.spec.shared_port:
-        return _run("", situation.spec.shared_port, situation)
+        return _run("", situation.spec.shared_port, situation, situation.spec.slot_count)
     shared = (d for d in situation.spec.domains if d.isolation is Isolation.CHANNEL)
     return next((run for d in shared if (run := run_for(d, situation)) is not None), None)
 

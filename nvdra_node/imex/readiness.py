@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, Isolation, domain_named
 from nvdra_node.imex.address import SET_IT
-from nvdra_node.imex.decide import blockers, holds, is_admitted, run_for, serves, target
+from nvdra_node.imex.decide import (
+    blockers,
+    holds,
+    is_admitted,
+    run_for,
+    serves,
+    slot_count_of,
+    target,
+)
 from nvdra_node.imex.model import Memory, Mode, Readiness, Situation, Started
 
 RECOVERY = "GpuRecovery"
@@ -94,7 +102,7 @@ def _of_hosted(domain: FabricDomain, situation: Situation) -> Readiness:
 def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> Readiness:
     wanted = run_for(domain, situation)
     if wanted is None:
-        return _what_is_missing(situation)
+        return _what_is_missing(domain, situation)
     started, unit = memory.started, situation.unit
     if situation.foreign and not unit.is_running:
         return _wait(
@@ -119,13 +127,19 @@ def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> R
     return _of_started(domain, situation, started)
 
 
-def _what_is_missing(situation: Situation) -> Readiness:
+def _what_is_missing(domain: FabricDomain, situation: Situation) -> Readiness:
     spec = situation.spec
     if spec is None or spec.slot is None or spec.clique_id != situation.fabric.clique_id:
         return _wait(
             "WaitingForSlot",
             f"the controller has not given this node a slot in clique {situation.fabric.clique_id} yet; a clique"
-            " that is full needs more slots (maxNodesPerImexDomain)",
+            " that is full needs more slots (maxNodesPerDomain of the chart)",
+        )
+    if spec.slot >= (count := slot_count_of(domain, situation)):
+        return _wait(
+            "DomainFull",
+            f"this node has slot {spec.slot} of its clique, and IMEX of ComputeDomain {domain.namespace}/{domain.name}"
+            f" runs with {count} slots: it takes more when its pods have ended on all nodes at once",
         )
     if not situation.addresses.chosen:
         message = situation.addresses.message or f"no address for IMEX peers was found; {SET_IT}"

@@ -121,6 +121,7 @@ def peers(run: Run, spec: FabricNodeSpec | None) -> dict[int, str]:
         for slot in spec.slots
         if is_peer_address(slot.address)
         and slot.index != run.slot
+        and slot.index < run.slot_count
         and (not members or slot.index in members)
     }
 

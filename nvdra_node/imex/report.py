@@ -19,7 +19,7 @@ from nvdra_core.api.fabric import (
     ImexStatus,
 )
 from nvdra_core.value import Value
-from nvdra_node.imex import render
+from nvdra_node.imex import peers, render
 from nvdra_node.imex.model import Mode, Readiness
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.told import Snapshot
@@ -60,10 +60,23 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
 
 def is_urgent(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
     """Whether somebody acts on what is new: on what the node is, on a domain that is ready or no more, on one that was
-    left. Who joins is told with its readiness, and peers that connect are told together.
+    left, on peers that are all connected or no more. Who joins is told with its readiness, and what is short of all
+    peers is told together.
     """
     left = {domain.uid for domain in before.domains} - {domain.uid for domain in now.domains}
-    return bool(left) or _acted_on(before) != _acted_on(now)
+    return bool(left) or _acted_on(before) != _acted_on(now) or _has_peer_news(before, now)
+
+
+def _has_peer_news(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
+    old = {domain.uid: domain for domain in before.domains if domain.ready}
+    for domain in now.domains:
+        if not domain.ready or (known := old.get(domain.uid)) is None:
+            continue
+        has_all = domain.peers_connected == domain.peers_known
+        is_more = domain.peers_connected > known.peers_connected
+        if (has_all and is_more) or domain.peers_connected < known.peers_connected:
+            return True
+    return False
 
 
 def _acted_on(found: FabricNodeStatus) -> tuple[object, ...]:
@@ -111,6 +124,8 @@ def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:
             config_hash=render.config_hash(run, layout),
             slot=_announced_slot(snapshot, run.slot),
             domain_uid=run.domain_uid,
+            slot_count=run.slot_count,
+            version=snapshot.view.version if snapshot.view is not None else "",
         )
     elif situation.policy.mode is Mode.DRIVER_MANAGED:
         state = ImexState.STOPPED
@@ -132,12 +147,10 @@ def _announced_slot(snapshot: Snapshot, slot: int) -> int:
 
 def _domain(uid: str, state: Readiness, snapshot: Snapshot) -> FabricDomainStatus:
     holders = [holder for holder in snapshot.situation.holders if holder.domain_uid == uid]
-    known, connected = _peers(uid, snapshot)
+    found = peers.of_domain(uid, snapshot)
     reason, message = state.reason, state.message
-    lasting = snapshot.view.missing & known.keys() if snapshot.view is not None else ()
-    if state.is_ready and not reason and lasting:
-        missing = ", ".join(f"slot {slot} ({known[slot]})" for slot in sorted(lasting))
-        reason, message = "PeersMissing", f"not connected to {missing}"
+    if state.is_ready and not reason:
+        reason, message = peers.problem(found, snapshot)
     return FabricDomainStatus(
         uid=uid,
         ready=state.is_ready,
@@ -147,15 +160,7 @@ def _domain(uid: str, state: Readiness, snapshot: Snapshot) -> FabricDomainStatu
             FabricClaim(namespace=h.namespace, name=h.name, uid=h.uid)
             for h in sorted(holders, key=lambda holder: holder.uid)
         ),
-        peers_connected=len(connected),
-        peers_known=len(known),
+        peers_connected=len(found.connected),
+        peers_known=len(found.known),
+        peers=found.problems[: peers.MAX_REPORTED],
     )
-
-
-def _peers(uid: str, snapshot: Snapshot) -> tuple[dict[int, str], set[int]]:
-    """The peers that the domain's daemon shall have, and those it has."""
-    run, view = snapshot.run, snapshot.view
-    if run is None or run.domain_uid not in ("", uid):
-        return {}, set()
-    known = render.peers(run, snapshot.situation.spec)
-    return known, set(view.connected & known.keys()) if view is not None else set()

@@ -20,7 +20,7 @@ from nvdra_core.kube.watch import Follow, Listing, follow
 from nvdra_core.value import replace
 from nvdra_node.host.host import Host
 from nvdra_node.imex import fabric, render
-from nvdra_node.imex.ctl import CtlDoor
+from nvdra_node.imex.ctl import CtlDoor, DomainView
 from nvdra_node.imex.model import Fabric
 from nvdra_node.imex.statefile import decode_spec
 from nvdra_node.imex.supervisor import Supervisor
@@ -35,6 +35,8 @@ MISSING_PEERS_S = 2.0
 LASTING_S = 10.0
 """A peer that is missing so long is told of. Most have just joined and will be there in a moment."""
 DOMAIN_S = 10.0
+UNKNOWN_AFTER = 3
+"""Questions in a row without an answer after which the last view counts no more: 35 s where each one hangs."""
 POLL_S = 1.0
 
 
@@ -121,7 +123,17 @@ class FabricWatch:
 class PeerWatch:
     """Asks the daemon for its peers, in a thread of its own: the question can hang."""
 
-    def __init__(self, ctl: CtlDoor, clock: Clock, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        ctl: CtlDoor,
+        clock: Clock,
+        supervisor: Supervisor,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``changed`` (cheap) is called with each other view: it may be worth a report."""
+        self._changed = changed
+        self._failures = 0
+        self._incarnation = ""
         self._ctl = ctl
         self._clock = clock
         self._supervisor = supervisor
@@ -138,13 +150,15 @@ class PeerWatch:
     def ask_if_due(self) -> None:
         """Ask when peers are missing, or were asked for long ago."""
         snapshot = self._supervisor.snapshot
-        run = snapshot.run
+        run, incarnation = snapshot.run, snapshot.situation.unit.invocation_id
         if run is None or snapshot.situation.imex is not ImexState.READY:
-            self._supervisor.set_view(None)
-            self._absent_since_s.clear()
+            self._forget()
             return
+        if incarnation != self._incarnation:
+            self._forget()  # a view of another run says nothing of this one
+            self._incarnation = incarnation
         wanted = frozenset(render.peers(run, snapshot.situation.spec))
-        if snapshot.view is None or wanted != self._wanted:
+        if self._supervisor.snapshot.view is None or wanted != self._wanted:
             self._wanted, self._pause_s = wanted, MISSING_PEERS_S
         now_s = self._clock.monotonic()
         if now_s - self._asked_at_s < self._pause_s:
@@ -152,11 +166,31 @@ class PeerWatch:
         self._asked_at_s = now_s
         view = self._ctl.domain(run, Deadline(DOMAIN_S, self._clock))
         if view is None:
-            self._pause_s = min(self._pause_s * 1.5, PEERS_S)
+            self._fail()
             return
+        self._failures = 0
         if view.own not in (None, run.slot):
             _LOG.warning("nvidia-imex took another id than its slot", slot=run.slot, id=view.own)
-        self._supervisor.set_view(replace(view, missing=self._lasting(wanted - view.connected)))
+        self._set(replace(view, missing=self._lasting(wanted - view.connected)))
+
+    def _set(self, view: DomainView | None) -> None:
+        is_new = view != self._supervisor.snapshot.view
+        self._supervisor.set_view(view)
+        if is_new:
+            self._changed()
+
+    def _forget(self) -> None:
+        self._set(None)
+        self._absent_since_s.clear()
+        self._failures = 0
+
+    def _fail(self) -> None:
+        """No view. One that was given before stands for a while: a machine may be busy."""
+        self._failures += 1
+        is_first = self._failures == 1
+        self._pause_s = MISSING_PEERS_S if is_first else min(self._pause_s * 1.5, PEERS_S)
+        if self._failures >= UNKNOWN_AFTER:
+            self._set(DomainView(own=None, connected=frozenset(), is_unknown=True))
 
     def _lasting(self, absent: frozenset[int]) -> frozenset[int]:
         """Those that have been absent for a while; sets the pause until the next question."""

@@ -30,7 +30,8 @@ from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, NODES, SLICES, Resou
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
-from nvdra_node.imex import report
+from nvdra_node.imex import render, report
+from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.daemon import Doors
 from nvdra_node.imex.fake import FakeDaemon
 from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
@@ -146,6 +147,9 @@ class Agent:
 
     def _report(self) -> tuple[FabricNodeStatus, float]:
         snapshot = self.supervisor.snapshot
+        if (run := snapshot.run) is not None:  # as soon as there is a peer, it is connected
+            peers = frozenset(render.peers(run, snapshot.situation.spec))
+            snapshot = replace(snapshot, view=DomainView(own=run.slot, connected=peers))
         return report.status(snapshot, self._machine, self._layout), 60.0
 
 

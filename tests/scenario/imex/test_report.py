@@ -62,7 +62,7 @@ def test_missing_peers_are_named_and_do_not_make_it_not_ready(node):
     node.supervisor.set_view(DomainView(own=2, connected=frozenset(), missing=frozenset({5, 7})))
     [domain] = status(node).domains
     assert (domain.ready, domain.reason, domain.peers_known) == (True, "PeersMissing", 1)
-    assert "slot 5 (10.0.0.5)" in domain.message
+    assert "slot 5 (10.0.0.5, other)" in domain.message
     node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
     node.turn()
     [domain] = status(node).domains

@@ -101,7 +101,9 @@ def test_peers_with_other_node_lists_are_refused(make_hosts):
         host.wait("READY")
     first.kill(signal.SIGUSR1)
     wait_for(lambda: "not matching" in first.text() + second.text(), "the log says so")
-    wait_for(lambda: matrix(first).get("0", {}).get("1") == "INVALID", "and so does the matrix")
+    wait_for(
+        lambda: matrix(first).get("0", {}).get("1") == "NODE_MAP_MISMATCH", "and so does the matrix"
+    )
 
 
 def test_usr1_resolves_again_and_full_quorum_waits_for_all(make_hosts):

@@ -130,7 +130,7 @@ class Fabric:
                 return self._converse(peer, connection, seen)
         except (OSError, ValueError) as error:
             self.log(f"connection to node {peer.id} ({peer.host}) failed: {error}")
-            if peer.connection != "INVALID":
+            if peer.connection not in ("INVALID", "NODE_MAP_MISMATCH", "VERSION_MISMATCH"):
                 peer.become("DISCONNECTED")
             return False
         finally:
@@ -150,7 +150,8 @@ class Fabric:
         answer = _ask(lines, {"hello": self.own, "digest": self.digest, "version": self.version})
         if answer.get("error"):
             self.log(f"node {peer.id} ({peer.host}) refused: {answer['error']}")
-            peer.become("INVALID")
+            peer.version = str(answer.get("version") or "")
+            peer.become(str(answer.get("status") or "INVALID"))
             return False
         if answer.get("id") != peer.id:
             self.log(f"node {peer.id} ({peer.host}) says it is node {answer.get('id')}")
@@ -204,7 +205,10 @@ class Fabric:
                 answer: dict[str, Any] = {"id": self.own, "version": self.version}
                 if request["digest"] != self.digest:
                     self.log(f"nodes config of node {request['hello']} is not matching")
-                    answer = {"error": "nodes config not matching"}
+                    answer = {"error": "nodes config not matching", "status": "NODE_MAP_MISMATCH"}
+                elif request["version"] != self.version:
+                    self.log(f"version {request['version']} of node {request['hello']} is not ours")
+                    answer |= {"error": "version not matching", "status": "VERSION_MISMATCH"}
                 elif request["hello"] not in self.peers:
                     answer = {"error": f"no node {request['hello']}"}
                 elif request["hello"] in list(self.control.get("refuse_peers", []) or []):  # type: ignore[call-overload]

@@ -35,7 +35,8 @@ def a_run(slot: int, domain: str = "u1", boot: str = "boot-1") -> api.ImexStatus
 
 
 def a_report(uid: str = "u1", **fields: Any) -> api.FabricDomainStatus:
-    return api.FabricDomainStatus(**{"uid": uid, "ready": True, **fields})
+    """One that is connected to as many peers as there can be."""
+    return api.FabricDomainStatus(**{"uid": uid, "ready": True, "peers_connected": 17, **fields})
 
 
 def a_claim_of(name: str = "c", namespace: str = "team") -> api.FabricClaim:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.api.fabric import FabricCertificate, ImexState
+from nvdra_core.api.fabric import FabricCertificate, FabricPeer, ImexState
 from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import CommandError, HostError
+from nvdra_core.value import replace
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.fake.commands import FakeCommands, hang
 from nvdra_node.host.fake.files import FakeFiles
@@ -149,6 +150,31 @@ class TestCtl:
         }  # fmt: skip
         view = self.ctl(answer(json.dumps({"nodes": nodes}))).domain(RUN, deadline())
         assert (view.own, view.connected, view.version) == (2, frozenset({0}), "580.65")
+
+    @pytest.mark.parametrize(
+        ("status", "problem"),
+        [
+            ("VERSION_MISMATCH", "VersionMismatch"), ("Version mismatch", "VersionMismatch"),
+            ("NODE_MAP_MISMATCH", "NodeMapMismatch"), ("NODEMAP_MISMATCH", "NodeMapMismatch"),
+            ("INVALID", "Unreachable"), ("DISCONNECTED", "Unreachable"), ("", "Unreachable"),
+        ],
+    )  # fmt: skip
+    def test_peer_that_is_not_connected_has_its_cause_and_version(self, status, problem):
+        nodes = {
+            "1": {"status": "UNAVAILABLE", "host": "10.0.0.1", "version": "570.1"},
+            "2": {"status": "READY", "host": "10.0.0.2", "connections": {"1": {"status": status}}},
+        }
+        view = read_domain({"nodes": nodes}, RUN)
+        assert view.connected == frozenset()
+        assert view.problems == (FabricPeer(slot=1, problem=problem, version="570.1"),)
+
+    @pytest.mark.parametrize("host", ["fd00::2", "[fd00::2]", "FD00:0:0::2", "fd00:0:0:0:0:0:0:2"])
+    def test_own_node_is_found_by_any_spelling_of_its_ipv6_address(self, host):
+        nodes = {
+            "2": {"status": "READY", "host": host, "connections": {"0": {"status": "CONNECTED"}}}
+        }
+        view = read_domain({"nodes": nodes}, replace(RUN, address="fd00::2"))
+        assert (view.own, view.connected) == (2, frozenset({0}))
 
     def test_a_daemon_that_took_another_id_is_seen(self):
         nodes = {"3": {"status": "READY", "host": "10.0.0.2", "connections": {}}}

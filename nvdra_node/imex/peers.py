@@ -1,0 +1,105 @@
+"""The peers of a domain as the node's IMEX sees them: connected, or not and why. Pure. Called by ``report``.
+
+Members of the domain alone count: with isolation ``channel`` one IMEX is connected to the whole clique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nvdra_core.api.fabric import FabricPeer, PeerProblem, domain_named
+from nvdra_core.value import Value
+from nvdra_node.imex import render
+from nvdra_node.imex.told import Snapshot
+
+MAX_REPORTED = 32
+
+MISSING = "PeersMissing"
+UNKNOWN = "PeersUnknown"
+_MISMATCHES = {
+    PeerProblem.VERSION_MISMATCH: "ImexVersionMismatch",
+    PeerProblem.NODE_MAP_MISMATCH: "NodeMapMismatch",
+}
+
+
+class Peers(Value, kw_only=True):
+    """Of one domain on this node."""
+
+    known: Mapping[int, str]
+    """Slot and address of each member that shall be connected."""
+    connected: frozenset[int] = frozenset()
+    problems: tuple[FabricPeer, ...] = ()
+    """Of those that are not connected, by slot."""
+
+
+def of_domain(uid: str, snapshot: Snapshot) -> Peers:
+    """The members of a domain, from the last view of the daemon that serves it."""
+    run, view, spec = snapshot.run, snapshot.view, snapshot.situation.spec
+    if run is None or run.domain_uid not in ("", uid):
+        return Peers(known={})
+    known = render.peers(run, spec)
+    domain = domain_named(spec, uid) if spec is not None else None
+    if domain is not None and domain.members:
+        known = {slot: address for slot, address in known.items() if slot in domain.members}
+    if view is None:
+        return Peers(known=known, problems=_unreachable(known))
+    connected = view.connected & known.keys()
+    problems = {peer.slot: peer for peer in view.problems}
+    missing = sorted(known.keys() - connected)
+    return Peers(
+        known=known,
+        connected=frozenset(connected),
+        problems=tuple(problems.get(slot, FabricPeer(slot=slot)) for slot in missing),
+    )
+
+
+def _unreachable(slots: Iterable[int]) -> tuple[FabricPeer, ...]:
+    return tuple(FabricPeer(slot=slot) for slot in sorted(slots))
+
+
+def problem(peers: Peers, snapshot: Snapshot) -> tuple[str, str]:
+    """Reason and message of what does not mend itself; empty: there is nothing of the kind.
+
+    A peer that just joined is connected in a moment; one of another version or node map never will be.
+    """
+    run, view = snapshot.run, snapshot.view
+    if run is None or view is None or not peers.known:
+        return "", ""
+    if view.is_unknown:
+        return (
+            UNKNOWN,
+            "nvidia-imex-ctl -N gives no answer: whether peers are connected is not known",
+        )
+    for kind, reason in _MISMATCHES.items():
+        refused = [peer for peer in peers.problems if peer.problem == kind.value]
+        if refused:
+            return reason, _refused(kind, refused, run.slot_count, snapshot)
+    lasting = [peer for peer in peers.problems if peer.slot in view.missing]
+    if not lasting:
+        return "", ""
+    return MISSING, f"not connected to {_named(lasting, snapshot)}"
+
+
+def _refused(
+    kind: PeerProblem, refused: list[FabricPeer], slot_count: int, snapshot: Snapshot
+) -> str:
+    names = _named(refused, snapshot)
+    if kind is PeerProblem.NODE_MAP_MISMATCH:
+        return (
+            f"IMEX runs here with a node map of {slot_count} slots, and with another one on {names}: delete the pods of"
+            " the domain on the nodes with the old one, and their IMEX starts with the new one"
+        )
+    here = (snapshot.view.version if snapshot.view is not None else "") or "of another version"
+    return f"IMEX {here} runs here, and another version on {names}: install the same on all nodes"
+
+
+def _named(found: list[FabricPeer], snapshot: Snapshot) -> str:
+    spec = snapshot.situation.spec
+    slots = {slot.index: slot for slot in spec.slots} if spec is not None else {}
+    texts = []
+    for peer in found:
+        slot = slots.get(peer.slot)
+        where = f" ({slot.address}, {slot.node_name})" if slot is not None else ""
+        version = f" with {peer.version}" if peer.version else ""
+        texts.append(f"slot {peer.slot}{where}{version}")
+    return ", ".join(texts)

@@ -1,0 +1,158 @@
+"""State, event, state: peers of a domain, their versions and their node maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nvdra_core.api.fabric import FabricNodeStatus, FabricPeer, FabricSlot, Isolation
+from nvdra_node.imex import report
+from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.watches import LASTING_S, PEERS_S, UNKNOWN_AFTER, PeerWatch
+from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
+
+SLOTS = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7, 20))
+
+
+@pytest.fixture
+def node() -> ImexNode:
+    made = ImexNode()
+    made.assign(a_domain(members=(2, 5, 7)), slots=SLOTS)
+    return made
+
+
+def status(node: ImexNode) -> FabricNodeStatus:
+    node.turn()
+    return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
+
+
+def see(node: ImexNode, *connected: int, **more: Any) -> Any:
+    """What nvidia-imex-ctl -N says; the domain's report."""
+    view = DomainView(own=2, connected=frozenset(connected), version="580.65", **more)
+    node.supervisor.set_view(view)
+    [domain] = status(node).domains
+    return domain
+
+
+class TestConnections:
+    def test_peers_that_are_not_connected_are_listed_with_their_cause(self, node):
+        node.join("c1")
+        problems = (FabricPeer(slot=7, problem="VersionMismatch", version="570.1"),)
+        domain = see(node, 5, problems=problems)
+        assert (domain.peers_connected, domain.peers_known) == (1, 2)
+        assert domain.peers == problems
+
+    def test_before_the_first_view_no_peer_counts_as_connected(self, node):
+        node.join("c1")
+        [domain] = status(node).domains
+        assert (domain.peers_connected, domain.peers_known) == (0, 2)
+        assert [peer.slot for peer in domain.peers] == [5, 7]
+
+    def test_other_trays_of_the_clique_do_not_count(self):
+        node = ImexNode()
+        shared = a_domain(isolation=Isolation.CHANNEL, members=(2, 5))
+        node.assign(shared, slots=SLOTS, shared_port=50000)
+        node.join("c1")
+        domain = see(node, 5)
+        assert (domain.peers_connected, domain.peers_known, domain.peers) == (1, 1, ())
+
+    def test_last_peer_that_connects_or_is_lost_is_reported_at_once(self, node):
+        node.join("c1")
+        see(node)
+        none = status(node)
+        see(node, 5)
+        one = status(node)
+        see(node, 5, 7)
+        both = status(node)
+        assert not report.is_urgent(none, one)
+        assert report.is_urgent(one, both)
+        assert report.is_urgent(both, one)
+        assert not report.is_urgent(both, both)
+
+
+class TestMismatch:
+    def test_another_version_is_said_at_once_with_both_versions(self, node):
+        node.join("c1")
+        problems = (FabricPeer(slot=5, problem="VersionMismatch", version="570.1"),)
+        domain = see(node, 7, problems=problems)
+        assert (domain.ready, domain.reason) == (True, "ImexVersionMismatch")
+        assert "580.65" in domain.message and "slot 5 (10.0.0.5, n5) with 570.1" in domain.message
+
+    def test_another_node_map_is_said_at_once_with_its_peer(self, node):
+        node.join("c1")
+        problems = (FabricPeer(slot=7, problem="NodeMapMismatch"),)
+        domain = see(node, 5, problems=problems)
+        assert domain.reason == "NodeMapMismatch"
+        assert "18 slots" in domain.message and "slot 7 (10.0.0.7, n7)" in domain.message
+
+    def test_running_version_and_node_map_are_of_the_incarnation(self, node):
+        node.join("c1")
+        see(node, 5, 7)
+        run = status(node).imex.incarnation
+        assert run is not None and (run.version, run.slot_count) == ("580.65", 18)
+
+
+class TestSlotCount:
+    def test_raised_count_is_for_new_domains_and_disturbs_no_running_one(self, node):
+        node.join("c1")
+        old = a_domain("A", slot_count=18, members=(2, 5, 7))
+        node.assign(old, a_domain("B", slot_count=36), slots=SLOTS, slot_count=36)
+        node.turn()
+        assert node.ask(a_claim("c1")).readiness.is_ready
+        assert node.join("c2").readiness.is_ready
+        assert node.daemon.history == ["start"]
+        assert (node.files.read(LAYOUT.nodes) or b"").count(b"\n") == 18
+        for uid in ("c1", "c2"):
+            node.supervisor.leave(uid)
+        assert node.join("c3", "B").readiness.is_ready
+        assert (node.files.read(LAYOUT.nodes) or b"").count(b"\n") == 36
+        assert b"10.0.0.20" in (node.files.read(LAYOUT.hosts) or b"")
+
+    def test_peer_beyond_the_running_node_map_is_not_looked_for(self, node):
+        node.assign(a_domain(slot_count=18), slots=SLOTS, slot_count=36)
+        node.join("c1")
+        assert b"10.0.0.20" not in (node.files.read(LAYOUT.hosts) or b"")
+        assert see(node).peers_known == 2
+
+    def test_node_beyond_the_domains_node_map_waits_and_is_told_why(self, node):
+        node.assign(a_domain(slot_count=18), slots=SLOTS, slot_count=36, slot=20)
+        told = node.join("c1").readiness
+        assert (told.is_ready, told.reason) == (False, "DomainFull")
+        assert "slot 20" in told.message and "18 slots" in told.message
+        assert node.daemon.history == []
+
+
+class TestWatch:
+    def test_views_that_stay_away_make_connections_unknown(self, node):
+        """nvidia-imex-ctl -N hangs on dead peers: the last view must not stand for ever."""
+        told: list[object] = []
+        watch = PeerWatch(
+            node.daemon, node.clock, node.supervisor, lambda: told.append(status(node).domains[0])
+        )
+        node.join("c1")
+        node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
+        watch.ask_if_due()
+        assert told[-1].peers_connected == 2  # type: ignore[attr-defined]
+        node.daemon.view = None
+        for _ in range(UNKNOWN_AFTER):
+            assert told[-1].peers_connected == 2  # type: ignore[attr-defined]
+            node.clock.advance(PEERS_S)
+            watch.ask_if_due()
+        assert (told[-1].peers_connected, told[-1].reason) == (0, "PeersUnknown")  # type: ignore[attr-defined]
+        node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
+        node.clock.advance(PEERS_S)
+        watch.ask_if_due()
+        assert (told[-1].peers_connected, told[-1].reason) == (2, "")  # type: ignore[attr-defined]
+
+    def test_view_of_an_earlier_run_does_not_stand_for_the_next(self, node):
+        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        node.join("c1")
+        node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
+        watch.ask_if_due()
+        node.daemon.restart_by_hand()
+        node.turn()
+        node.daemon.view = DomainView(own=2, connected=frozenset())
+        node.clock.advance(0.1 * LASTING_S)
+        watch.ask_if_due()
+        assert status(node).domains[0].peers_connected == 0

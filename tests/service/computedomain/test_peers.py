@@ -1,0 +1,69 @@
+"""Peers that refuse each other, with the shipped services and the simulated nvidia-imex as processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.service.computedomain.rack import Rack, Tray, wait_for
+from tests.sim.imex import install
+
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
+
+
+def domain_of(tray: Tray) -> dict[str, Any]:
+    domains = tray.status().get("domains") or [{}]
+    return dict(domains[0])
+
+
+def form(rack: Rack, uid: str) -> None:
+    for tray in rack.trays:
+        tray.start()
+    for tray in rack.trays:
+        tray.register()
+        rack.claim(f"c{tray.index}", tray, uid)
+        assert tray.prepare(f"c{tray.index}").errors == {}
+
+
+def test_all_peers_connected_is_reported_without_waiting_for_a_heartbeat(make_rack):
+    rack = make_rack(2)
+    rack.heartbeat_s = 600
+    form(rack, rack.domain("a"))
+    for tray in rack.trays:
+        wait_for(lambda t=tray: domain_of(t).get("peersConnected") == 1, "connected", 30)
+
+
+def test_another_version_is_named_with_both_versions(make_rack):
+    rack = make_rack(2)
+    first, second = rack.trays
+    install.configure(first.root.path, version="570.124.06")
+    install.configure(second.root.path, version="580.65.06")
+    form(rack, rack.domain("a"))
+    found = wait_for(
+        lambda: domain_of(second).get("reason") == "ImexVersionMismatch" and domain_of(second), ""
+    )
+    assert found["peers"] == [{"slot": 0, "problem": "VersionMismatch", "version": "570.124.06"}]
+    assert "580.65.06" in found["message"] and "570.124.06" in found["message"]
+    assert (found["ready"], found["peersConnected"]) == (True, 0)
+
+
+def test_another_node_map_is_named_with_its_peer(make_rack):
+    rack = make_rack(2)
+    first, second = rack.trays
+    uid = rack.domain("a", slotCount=4)
+    first.start()
+    first.register()
+    rack.claim("c0", first, uid)
+    assert first.prepare("c0").errors == {}
+    rack.domain("a", slotCount=8)
+    second.start()
+    second.register()
+    rack.claim("c1", second, uid)
+    assert second.prepare("c1").errors == {}
+    found = wait_for(
+        lambda: domain_of(second).get("reason") == "NodeMapMismatch" and domain_of(second), ""
+    )
+    assert f"slot 0 ({first.address}, {first.name})" in found["message"]
+    counts = [tray.status()["imex"]["incarnation"]["slotCount"] for tray in rack.trays]
+    assert counts == [4, 8]
