@@ -6,6 +6,7 @@ The controller is the test: it writes FabricNodes as the real one would.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -33,6 +34,8 @@ TIMEOUT_S = 90.0
 CALL_S = 45.0
 """The kubelet's own."""
 SLOTS = 4
+NETWORK = ("fd00:8::", "127.0.8.")
+"""Addresses of the trays, and where they are reached on this machine."""
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
@@ -51,7 +54,7 @@ class Tray:
         self.rack = rack
         self.index = index
         self.name = f"tray-{index}"
-        self.address = f"127.0.8.{index + 1}"
+        self.address = f"{NETWORK[0]}{index + 1}"
         self.home = rack.directory / f"t{index}"
         self.root = SimRoot.create(self.home / "root", profile, node=index)
         self.imex_dir = self.home / "imex"
@@ -60,8 +63,12 @@ class Tray:
         install.configure(
             self.root.path, time_scale=0.05, hosts=str(self.imex_dir / "hosts"),
             nsswitch=str(self.imex_dir / "nsswitch.conf"), persist_dir=str(self.imex_dir / "persist"),
-            unit_config=str(self.imex_dir / "imexd.cfg"),
+            unit_config=str(self.imex_dir / "imexd.cfg"), loopback_network=list(NETWORK),
         )  # fmt: skip
+        packed = ipaddress.IPv6Address(self.address).packed.hex()
+        addresses = self.root.proc / "net/if_inet6"
+        addresses.parent.mkdir(parents=True, exist_ok=True)
+        addresses.write_text(f"{packed} 02 40 00 80     eth0\n")
         self.registry = self.home / "registry"
         self.registry.mkdir(parents=True)
         self.cdi = self.home / "cdi"
@@ -263,7 +270,12 @@ class Rack:
         body["spec"] = {"devices": {"requests": [_request()]}}
         result = {"request": "channel", "driver": DRIVER, "pool": tray.name, "device": "channel-0"}
         config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": parameters}}
-        body["status"] = {"allocation": {"devices": {"results": [result], "config": [config]}}}
+        here = {"key": "metadata.name", "operator": "In", "values": [tray.name]}
+        allocation = {
+            "devices": {"results": [result], "config": [config]},
+            "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
+        }
+        body["status"] = {"allocation": allocation}
         self.uids[name] = self.server.add(body)["metadata"]["uid"]
         return name
 

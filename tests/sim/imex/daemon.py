@@ -115,7 +115,7 @@ class Daemon:
         """Own id and the address to listen on."""
         bind = self.values["BIND_INTERFACE_IP"]
         own = [bind] if bind else local_addresses()
-        if bind and not _is_local(bind):
+        if bind and not _is_local(self.control.reached_at(bind)):
             raise WrongSettingsError(f"No matching network interface found for {bind}")
         for index, node in enumerate(self.nodes):
             address = self.names.address(node)

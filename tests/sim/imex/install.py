@@ -82,7 +82,7 @@ def add_fabric(root: Path, minor: int = 4323) -> None:
 
 
 def configure(root: Path, **values: Any) -> None:
-    """Change settings (`time_scale`, `hosts`, `nsswitch`, `persist_dir`, `version`) and faults; None takes one away.
+    """Change settings (`time_scale`, `hosts`, `nsswitch`, `persist_dir`, `version`, `loopback_network`) and faults; None takes one away.
 
     `unit_config` is what the simulated systemctl starts nvidia-imex with.
 

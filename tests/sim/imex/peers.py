@@ -66,6 +66,7 @@ class Fabric:
         self._accepted: set[socket.socket] = set()
 
     def start(self, address: str) -> None:
+        address = self.control.reached_at(address)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.listener = socket.create_server((address, self.port), family=family)
         self._spawn(self._accept)
@@ -139,7 +140,9 @@ class Fabric:
                 peer.become("DISCONNECTED")
 
     def _connect(self, peer: Peer) -> socket.socket:
-        connection = socket.create_connection((peer.host, self.port), timeout=CONNECT_S)
+        connection = socket.create_connection(
+            (self.control.reached_at(peer.host), self.port), timeout=CONNECT_S
+        )
         context = self.client_tls()
         if context is None:
             return connection

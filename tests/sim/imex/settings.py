@@ -82,6 +82,14 @@ class Control:
     def text(self, name: str, default: str) -> str:
         return str(self.get(name, default))
 
+    def reached_at(self, address: str) -> str:
+        """Where a socket reaches an address of the simulated network: on loopback, which is all that one machine has
+        without privileges. `loopback_network`: prefixes of the one and of the other."""
+        network = self.get("loopback_network")
+        if isinstance(network, list) and address.startswith(str(network[0])):
+            return str(network[1]) + address.removeprefix(str(network[0]))
+        return address
+
     def seconds(self, real_s: float) -> float:
         """A time of the real program, scaled."""
         return real_s * float(str(self.get("time_scale", 1.0)))
