@@ -30,8 +30,7 @@ def test_all_peers_connected_is_reported_without_waiting_for_a_heartbeat(make_ra
     rack = make_rack(2)
     rack.heartbeat_s = 600
     form(rack, rack.domain("a"))
-    for tray in rack.trays:
-        wait_for(lambda t=tray: domain_of(t).get("peersConnected") == 1, "connected", 30)
+    wait_for(lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], "", 30)
 
 
 def test_another_version_is_named_with_both_versions(make_rack):
