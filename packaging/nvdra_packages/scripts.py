@@ -26,7 +26,7 @@ def write(target: Path, units: Path, compiled: Collection[str]) -> None:
         "SERVICES": " ".join(services_of(units)),
         "OTHERS": " ".join(
             path.name
-            for kind in ("target", "timer", "path")
+            for kind in ("target", "timer", "path", "socket")
             for path in sorted(units.glob(f"*.{kind}"))
         ),
         "PURGE": PURGE.read_text(),

@@ -5,7 +5,8 @@ library=/usr/lib/nvdra
 pythons="@PYTHONS@"
 not_compiled="@NOT_COMPILED@" # of these, the versions for which the package carries no compiled files
 services="@SERVICES@"         # restarted by an upgrade, stopped by a removal; workloads do not notice
-others="@OTHERS@"             # started with the services, and stopped with them by a removal
+others="@OTHERS@"             # started with the services, and stopped before them by a removal
+stopped=/run/nvdra-stopped    # what a removal has stopped: started again when it is aborted
 
 has_systemd() {
     [ -d /run/systemd/system ]
@@ -28,11 +29,27 @@ restart_services() {
     done
 }
 
+# What starts others goes first, so that nothing that was stopped is started again.
 stop_services() {
     has_systemd || return 0
-    for service in $services $others; do
-        systemctl stop "$service" || echo "nvdra: $service did not stop" >&2
+    for unit in $services $others; do
+        case $(systemctl show -P ActiveState "$unit") in
+            active | activating | reloading) echo "$unit" ;;
+        esac
+    done >$stopped
+    for unit in $others $services; do
+        systemctl stop "$unit" || echo "nvdra: $unit did not stop" >&2
     done
+}
+
+# The package stays, for its removal was aborted: it runs as before.
+start_stopped() {
+    [ -e $stopped ] || return 0
+    while read -r unit; do
+        systemctl start "$unit" </dev/null ||
+            echo "nvdra: $unit did not start again; see: journalctl -u $unit" >&2
+    done <$stopped
+    rm -f $stopped
 }
 
 # Compiled files of a Python that the package was not compiled for. They are checked against their source at each use.

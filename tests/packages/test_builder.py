@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_packages import lock, notices, scripts, tree, version, wheels
+from nvdra_packages import lock, notices, pack, scripts, tree, version, wheels
 from nvdra_packages.layout import ARCHES, LOCK, PACKAGING, PYTHONS, TOP, BuildError
 from nvdra_packages.version import Release
 
@@ -158,7 +158,8 @@ def test_maintainer_scripts_are_whole_and_the_shell_reads_them(tmp_path: Path):
     units = tmp_path / "units"
     units.mkdir()
     (units / "nvdra-gpu-plugin.service").write_text("[Service]\nType=notify\n")
-    for name in ("nvdra.target", "nvdra-credential.timer", "nvdra-gpu-plugin.path"):
+    others = ["nvdra.target", "nvdra-credential.timer", "nvdra-gpu-plugin.path", "nvdra.socket"]
+    for name in others:
         (units / name).write_text("[Unit]\n")
     scripts.write(tmp_path, units, ["3.10", "3.11"])
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/p*"))
@@ -167,7 +168,7 @@ def test_maintainer_scripts_are_whole_and_the_shell_reads_them(tmp_path: Path):
         text = (tmp_path / name).read_text()
         assert not re.search(r"@[A-Z_]+@", text)
         assert 'not_compiled="3.12 3.13 3.14"' in text
-        assert 'others="nvdra.target nvdra-credential.timer nvdra-gpu-plugin.path"' in text
+        assert f'others="{" ".join(others)}"' in text
         subprocess.run(["sh", "-n", tmp_path / name], check=True)
 
 
@@ -177,7 +178,14 @@ def test_an_upgrade_stops_nothing():
     assert re.search(r'if \[ "\$1" = remove \]; then\s+stop_services', prerm)
     assert prerm.count("stop_services") == 1
     preun = (PACKAGING / "scripts/rpm/preun").read_text()
-    assert re.search(r'if \[ "\$1" = 0 \]; then\s+stop_services', preun)
+    assert re.search(r'if \[ "\$1" = 0 \]; then\n(    .*\n)*    stop_services', preun)
+    assert preun.count("stop_services") == 1
+
+
+def test_key_that_is_not_there_ends_the_build(tmp_path: Path):
+    with pytest.raises(BuildError, match=r"no-key.asc: there is no such key file"):
+        pack.make_all(tmp_path / "out", RELEASE, key=tmp_path / "no-key.asc")
+    assert not (tmp_path / "out").exists()
 
 
 def test_changelog_has_what_the_release_changed():
