@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 from nvdra_packages import lock, pack, pyc, version
 from nvdra_packages.layout import LOCK, OUT, BuildError
 from nvdra_packages.pack import Built
+
+KEY_VARIABLE = "NVDRA_SIGN_KEY"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +25,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--version", help="default: the project's, with ~git... unless the commit is tagged"
     )
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        default=os.environ.get(KEY_VARIABLE) or None,
+        help=f"OpenPGP private key (a file) that signs the rpms; default: ${KEY_VARIABLE}. "
+        "Its passphrase is read from NFPM_RPM_PASSPHRASE",
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "lock":
             LOCK.write_text(lock.make())
             return 0
         started = time.monotonic()
-        built = pack.make_all(arguments.out, version.current(arguments.version))
+        release = version.current(arguments.version)
+        built = pack.make_all(arguments.out, release, key=arguments.sign_key)
     except BuildError as error:
         print(f"!! {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 
 from nvdra_packages import pyc, sbom, scripts, tree, wheels
-from nvdra_packages.layout import ARCHES, LIBRARY, NAME, PACKAGING, Arch, run
+from nvdra_packages.layout import ARCHES, LIBRARY, NAME, PACKAGING, Arch, BuildError, run
 from nvdra_packages.version import Release
 from tests.cluster import build, programs
 
@@ -37,9 +38,20 @@ class Built:
 
 
 def make_all(
-    out: Path, release: Release, arches: Sequence[Arch] = ARCHES, formats: Sequence[str] = FORMATS
+    out: Path,
+    release: Release,
+    arches: Sequence[Arch] = ARCHES,
+    formats: Sequence[str] = FORMATS,
+    key: Path | None = None,
 ) -> list[Built]:
-    """Make a package for each architecture and format in ``out``; whatever lay there before is removed."""
+    """Make a package for each architecture and format in ``out``; whatever lay there before is removed.
+
+    ``key``: the OpenPGP private key that signs the rpms. Debs are not signed: apt verifies their repository.
+    """
+    if key and not key.is_file():
+        raise BuildError(
+            f"{key}: there is no such key file; export one with gpg --export-secret-keys"
+        )
     nfpm = build.ensure_program(NFPM) / "nfpm"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -51,7 +63,9 @@ def make_all(
         tree.stage(home / "root", release)
         scripts.write(home / "scripts", home / "root" / tree.UNIT_DIR, pyc.interpreters())
         trees = dict(zip(arches, pool.map(tree.site_packages, arches), strict=True))
-        jobs = [_Job(home, nfpm, arch, form, trees[arch]) for arch in arches for form in formats]
+        jobs = [
+            _Job(home, nfpm, arch, form, trees[arch], key) for arch in arches for form in formats
+        ]
         return list(pool.map(lambda job: job.run(out, release), jobs))
 
 
@@ -64,6 +78,7 @@ class _Job:
     arch: Arch
     form: str
     site_packages: Path
+    key: Path | None
 
     def run(self, out: Path, release: Release) -> Built:
         """Write the bill of materials and nfpm's settings, then the package into ``out``."""
@@ -79,6 +94,7 @@ class _Job:
             "sbom": materials,
             "files": _entries(self.home / "root"),
             "license": "Apache-2.0" if self.form == "rpm" else "",
+            "signature": _signature(self.key) if self.key else "",
         }
         settings.write_text(Template((PACKAGING / "nfpm.yaml").read_text()).substitute(known))
         target = out / self._file_name(release)
@@ -92,6 +108,11 @@ class _Job:
         if self.form == "deb":
             return f"{NAME}_{release.version}_{self.arch.deb}.deb"
         return f"{NAME}-{release.version}-1.{self.arch.name}.rpm"
+
+
+def _signature(key: Path) -> str:
+    """Nfpm's entry for the key; nfpm reads its passphrase from NFPM_RPM_PASSPHRASE or NFPM_PASSPHRASE."""
+    return f"signature: {{key_file: {json.dumps(str(key.resolve()))}}}"
 
 
 def _entries(root: Path) -> str:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from nvdra_packages.layout import CONFIG, LIBRARY
+from nvdra_packages import pack
+from nvdra_packages.layout import ARCHES, CONFIG, LIBRARY
 from tests.cluster.build import install_packages
 from tests.packages import standins
 from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.marks import needs_packages
 from tests.packages.test_debian import CDI_FILE, FOREIGN_CDI_FILES, KUBECONFIG, LOCK, RECORD
 from tests.packages.userland import DISTRIBUTIONS, Userland, changeable
+from tests.rack import collection
 
 pytestmark = needs_packages()
 
@@ -31,6 +34,15 @@ PROVIDED = {
     standins.TOOLKIT: "1.19.1",
 }
 """RHEL 9's versions."""
+
+
+@dataclass(frozen=True)
+class SignedRpm:
+    """A signed rpm, the public key to check it with, and the key's id."""
+
+    path: Path
+    public: Path
+    key: str
 
 
 class RpmRoot:
@@ -135,3 +147,56 @@ def test_purge_script_before_removal_leaves_nothing(root: RpmRoot, packages: Pac
     assert userland.files() == before
     assert not userland.path(CDI_FILE).exists()
     assert all(userland.path(path).exists() for path in FOREIGN_CDI_FILES)
+
+
+@pytest.fixture(scope="module")
+def signed(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SignedRpm]:
+    """The rpm, made with an operator's key; its public half is in ``public``."""
+    place = tmp_path_factory.mktemp("signed")
+    home, key = place / "gnupg", place / "private.asc"
+    home.mkdir(mode=0o700)
+
+    def gpg(*words: str) -> str:
+        argv = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--passphrase", "", *words]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    gpg("--quick-generate-key", "packages@nvdra.example", "rsa3072", "sign", "never")
+    key.write_text(gpg("--armor", "--pinentry-mode", "loopback", "--export-secret-keys"))
+    (place / "public.asc").write_text(gpg("--armor", "--export"))
+    listed = gpg("--list-keys", "--with-colons")
+    (made,) = pack.make_all(place / "out", packages.release, ARCHES[:1], ["rpm"], key)
+    yield SignedRpm(made.path, place / "public.asc", listed.split("pub:")[1].split(":")[3].lower())
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
+
+
+def test_signed_rpm_is_good_where_its_key_is_known(root: RpmRoot, signed: SignedRpm):
+    told = root.rpm("-K", signed.path, check=False)
+    assert (told.returncode, "SIGNATURES NOT OK" in told.stdout) == (1, True)
+    root.rpm("--import", signed.public)
+    told = root.rpm("-Kv", signed.path)
+    assert re.search(rf"Header V4 RSA/SHA256 Signature, key ID {signed.key[-8:]}: OK", told.stdout)
+    known = root.rpm("-q", "gpg-pubkey", "--qf", "%{VERSION}\n").stdout.split()
+    assert [key for key in known if signed.key.endswith(key)], "as the playbooks compare it"
+
+
+def test_signed_rpm_that_was_changed_is_refused(root: RpmRoot, signed: SignedRpm, tmp_path: Path):
+    root.rpm("--import", signed.public)
+    data = bytearray(signed.path.read_bytes())
+    data[-1000] ^= 1
+    changed = tmp_path / signed.path.name
+    changed.write_bytes(data)
+    told = root.rpm("-K", changed, check=False)
+    assert (told.returncode, "NOT OK" in told.stdout) == (1, True)
+
+
+def test_signer_of_an_rpm_is_read_without_rpm(packages: Packages, signed: SignedRpm):
+    signature = collection.load("module_utils.rpm_signature")
+    assert signature.signer(str(signed.path)) == signed.key
+    assert signature.signer(str(packages.rpm)) == ""
+    assert signature.signer(str(packages.deb)) == ""
+    assert signature.signer("/nonexistent") == ""
+
+
+def test_rpm_without_a_key_is_not_signed(root: RpmRoot, packages: Packages):
+    told = root.rpm("-Kv", packages.rpm)
+    assert "Signature" not in told.stdout
