@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nvdra_packages.layout import TOP
+from tests.rack import collection
 
-FILTERS = TOP / "ansible/ansible_collections/nvdra/node/plugins/filter/rollout.py"
+rollout = collection.load("filter.rollout")
 
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rollout", FILTERS)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-rollout = _load()
-
+GPU, DOMAIN = "gpu.nvidia.com", "compute-domain.nvidia.com"
 POLICY = {
     "device_plugin": "refuse",
     "foreign_driver": "refuse",
     "require_driver": True,
     "require_installed": False,
-    "compute_domains": False,
+    "drivers": [GPU],
     "imex_mode": "driverManaged",
     "vendor_imex": "keep",
     "vendor_imex_unit": "nvidia-imex.service",
@@ -44,6 +33,8 @@ def a_host(**changes: Any) -> dict[str, Any]:
         "package_version": "",
         "previous_version": "",
         "cached_packages": [],
+        "is_in_repository": False,
+        "rpm_keys": [],
         "is_systemd": True,
         "has_kubelet": True,
         "driver_version": "580.95.05",
@@ -130,6 +121,25 @@ def test_rivals_are_allowed_by_an_explicit_variable_only() -> None:
     assert rollout.problems(host, allowed) == []
 
 
+def test_rollout_without_any_service_is_refused() -> None:
+    (problem,) = rollout.problems(a_host(), {**POLICY, "drivers": []})
+    assert "nvdra_gpus and nvdra_compute_domains are both false" in problem
+
+
+def test_domains_alone_may_stand_beside_the_device_plugin() -> None:
+    host = a_host(device_plugin_sockets=["nvidia-gpu.sock"], foreign_sockets=[GPU])
+    assert rollout.problems(host, {**POLICY, "drivers": [DOMAIN]}) == []
+    running = {"nvdra-gpu-plugin.service": {"ActiveState": "active"}}
+    (problem,) = rollout.problems({**host, "units": running}, {**POLICY, "drivers": [DOMAIN]})
+    assert "systemctl disable --now nvdra-gpu-plugin.service" in problem
+
+
+def test_foreign_driver_that_we_do_not_replace_is_no_rival() -> None:
+    host = a_host(foreign_sockets=[DOMAIN])
+    assert rollout.problems(host, POLICY) == []
+    assert len(rollout.problems(host, {**POLICY, "drivers": [GPU, DOMAIN]})) == 1
+
+
 RUNS = {"nvidia-imex.service": {"ActiveState": "active", "UnitFileState": "enabled"}}
 NEXT_BOOT = {"nvidia-imex.service": {"ActiveState": "inactive", "UnitFileState": "enabled"}}
 OFF = {"nvidia-imex.service": {"ActiveState": "inactive", "UnitFileState": "masked"}}
@@ -153,7 +163,7 @@ OFF = {"nvidia-imex.service": {"ActiveState": "inactive", "UnitFileState": "mask
 def test_a_host_has_one_imex_and_it_is_said_whose(
     units: dict[str, Any], mode: str, vendor: str, word: str
 ) -> None:
-    policy = {**POLICY, "compute_domains": True, "imex_mode": mode, "vendor_imex": vendor}
+    policy = {**POLICY, "drivers": [GPU, DOMAIN], "imex_mode": mode, "vendor_imex": vendor}
     found = rollout.problems(a_host(units=units), policy)
     assert [word in problem for problem in found] == ([True] if word else [])
     assert rollout.problems(a_host(units=units), POLICY) == [], (
@@ -215,6 +225,76 @@ def test_nothing_asked_for_leaves_what_is_installed() -> None:
     assert rollout.package(a_host(package_version="0.1.0"), [])["version"] == "0.1.0"
     with pytest.raises(rollout.RolloutError, match="no package"):
         rollout.package(a_host(), [])
+
+
+CHECKED = {"check_signature": True, "signing_key": ""}
+
+
+def problems_of_package(host: dict[str, Any], files: list[str], version: str = "") -> Any:
+    return rollout.package_problems(host, files, version, CHECKED)
+
+
+def test_upgrade_of_a_hand_installed_host_without_its_package_is_refused() -> None:
+    host = a_host(package_version="0.1.0")
+    (problem,) = problems_of_package(host, ["/p/nvdra_0.2.0_arm64.deb"])
+    assert "nvdra 0.1.0 is installed, and no deb of it is at hand" in problem
+    assert "nvdra_version=0.2.0" in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "files"),
+    [
+        ({"cached_packages": ["nvdra_0.1.0_arm64.deb"]}, []),
+        ({"is_in_repository": True}, []),
+        ({}, ["/p/nvdra_0.1.0_arm64.deb"]),
+    ],
+    ids=["cached", "repository", "directory"],
+)
+def test_upgrade_with_a_way_back_is_let_through(change: dict[str, Any], files: list[str]) -> None:
+    host = a_host(package_version="0.1.0", **change)
+    assert problems_of_package(host, [*files, "/p/nvdra_0.2.0_arm64.deb"], "0.2.0") == []
+
+
+def test_way_back_is_the_file_beside_the_new_one() -> None:
+    files = ["/p/nvdra_0.1.0_arm64.deb", "/p/nvdra_0.2.0_arm64.deb"]
+    back = rollout.way_back(a_host(package_version="0.1.0"), files)
+    assert (back["name"], back["copy_from"]) == ("nvdra_0.1.0_arm64.deb", files[0])
+
+
+def test_first_installation_and_no_change_need_no_way_back() -> None:
+    files = ["/p/nvdra_0.2.0_arm64.deb"]
+    assert problems_of_package(a_host(), files) == []
+    assert problems_of_package(a_host(package_version="0.2.0"), files) == []
+
+
+def test_package_that_cannot_be_told_is_said_before_the_rollout() -> None:
+    assert "no package" in problems_of_package(a_host(), [])[0]
+
+
+def test_unsigned_rpm_is_refused_where_signatures_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "nvdra-0.2.0-1.aarch64.rpm"
+    path.write_bytes(b"\xed\xab\xee\xdb" + bytes(92) + b"\x8e\xad\xe8\x01" + bytes(12))
+    host = a_host(package_format="rpm")
+    (problem,) = rollout.package_problems(host, [str(path)], "", CHECKED)
+    assert "is not signed" in problem
+    assert "NVDRA_SIGN_KEY" in problem
+    unchecked = {**CHECKED, "check_signature": False}
+    assert rollout.package_problems(host, [str(path)], "", unchecked) == []
+
+
+def test_newest_backup_of_settings_is_kept_and_none_of_a_credential() -> None:
+    paths = ["/e/config.yaml.1~", "/e/kubeconfig.1~", "/e/config.yaml.2~", "/e/kubeconfig.2~"]
+    assert rollout.stale_backups(paths) == [paths[0], paths[1], paths[3]]
+    assert rollout.stale_backups([]) == []
+
+
+def test_peers_are_the_other_hosts_of_the_rack() -> None:
+    racks = {**rack("r1", 2), **rack("r2", 2)}
+    hostvars = {host: {"nvdra_node": {"address": f"10.0.0.{n}"}} for n, host in enumerate(racks)}
+    hostvars["r1-02"] = {}
+    same = rollout.same_rack(list(racks), "r2-01", racks)
+    assert rollout.addresses(same, hostvars, "r2-01") == {"r2-02": "10.0.0.3"}
+    assert rollout.addresses(["r1-01", "r1-02"], hostvars, "r1-01") == {}
 
 
 TOKEN = {"account": "a/b", "node_uid": "u", "issued_at_s": 1000, "expires_at_s": 3000}

@@ -10,8 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.nvdra.node.plugins.module_utils import rpm_signature
+
 MIN_PYTHON = (3, 10)
 MAX_PYTHON = (3, 14)
+GPU_DRIVER, DOMAIN_DRIVER = "gpu.nvidia.com", "compute-domain.nvidia.com"
+GPU_UNIT = "nvdra-gpu-plugin.service"
 DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _DEB = re.compile(r"nvdra_(?P<version>[^_/]+)_(?P<arch>[^_/]+)\.deb")
@@ -28,10 +32,12 @@ def problems(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
     """Why nothing should be changed on a host; empty when all is well.
 
     ``settings``: ``device_plugin`` and ``foreign_driver`` (``refuse`` or ``allow``), ``require_installed``,
-    ``require_driver``, ``compute_domains``, ``imex_mode``, ``vendor_imex`` (``keep``, ``disable`` or ``enable``) and
-    ``vendor_imex_unit``.
+    ``require_driver``, ``drivers`` (of the services that run), ``imex_mode``, ``vendor_imex`` (``keep``, ``disable`` or
+    ``enable``) and ``vendor_imex_unit``.
     """
     found = []
+    if not settings["drivers"]:
+        found.append("nvdra_gpus and nvdra_compute_domains are both false: no service would run")
     if not facts["is_systemd"]:
         found.append("systemd does not run here")
     if not facts["package_format"]:
@@ -51,22 +57,36 @@ def problems(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
 def _rivals(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
     found = []
     if facts["device_plugin_sockets"] and settings["device_plugin"] == "refuse":
-        names = ", ".join(facts["device_plugin_sockets"])
-        found.append(
-            f"the NVIDIA device plugin serves here ({names}) and would hand out the same GPUs; remove it, or set "
-            "nvdra_device_plugin=allow if it serves other GPUs than nvdra"
-        )
-    if facts["foreign_sockets"] and settings["foreign_driver"] == "refuse":
-        names = ", ".join(facts["foreign_sockets"])
+        found += _device_plugin(facts, has_gpus=GPU_DRIVER in settings["drivers"])
+    foreign = [name for name in facts["foreign_sockets"] if name in settings["drivers"]]
+    if foreign and settings["foreign_driver"] == "refuse":
+        names = ", ".join(foreign)
         found.append(
             f"another program serves {names}; remove it, or set nvdra_foreign_driver=allow to take over from it"
         )
     return found
 
 
+def _device_plugin(facts: Facts, *, has_gpus: bool) -> list[str]:
+    """A GPU is given to pods by the device plugin or by nvdra; with ComputeDomains alone both may be on a host."""
+    names = ", ".join(facts["device_plugin_sockets"])
+    if has_gpus:
+        return [
+            f"the NVIDIA device plugin serves here ({names}) and would hand out the same GPUs; remove it, or set "
+            "nvdra_device_plugin=allow if it serves other GPUs than nvdra, or nvdra_gpus=false to roll out "
+            "ComputeDomains alone"
+        ]
+    if facts["units"].get(GPU_UNIT, {}).get("ActiveState") == "active":
+        return [
+            f"{GPU_UNIT} runs here beside the NVIDIA device plugin ({names}) and hands out the same GPUs; with "
+            f"nvdra_gpus=false drain the node and run: systemctl disable --now {GPU_UNIT}; nvdra-node withdraw"
+        ]
+    return []
+
+
 def _imex(facts: Facts, settings: Mapping[str, Any]) -> list[str]:
     """A host has one IMEX daemon: it is ours, or that of NVIDIA's own unit."""
-    if not settings["compute_domains"]:
+    if DOMAIN_DRIVER not in settings["drivers"]:
         return []
     name, wanted = settings["vendor_imex_unit"], settings["vendor_imex"]
     unit = facts["units"].get(name, {})
@@ -123,6 +143,17 @@ def racks_of(groups: Mapping[str, Sequence[str]], pattern: str) -> dict[str, str
     return found
 
 
+def same_rack(hosts: Sequence[str], host: str, racks: Mapping[str, str]) -> list[str]:
+    """Those of ``hosts`` that are in the rack of one of them, itself included."""
+    return [other for other in hosts if racks.get(other, "") == racks.get(host, "")]
+
+
+def addresses(hosts: Sequence[str], hostvars: Mapping[str, Facts], but: str) -> dict[str, str]:
+    """Name -> address of hosts whose address is known, but for one of them."""
+    known = {host: hostvars[host].get("nvdra_node", {}).get("address", "") for host in hosts}
+    return {host: address for host, address in known.items() if address and host != but}
+
+
 def package(facts: Facts, files: Sequence[str], version: str = "") -> dict[str, str]:
     """Which package a host shall have.
 
@@ -152,6 +183,57 @@ def package(facts: Facts, files: Sequence[str], version: str = "") -> dict[str, 
     }
 
 
+def way_back(facts: Facts, files: Sequence[str]) -> dict[str, str]:
+    """The package that is installed on a host, in the form of ``package``: what a failed upgrade installs again."""
+    return package(facts, files, facts["package_version"])
+
+
+def package_problems(
+    facts: Facts, files: Sequence[str], version: str, settings: Mapping[str, Any]
+) -> list[str]:
+    """Why the wanted package could not be installed on a host, or could not be taken back; empty when all is well.
+
+    ``settings``: ``check_signature``, and ``signing_key``, the public key that the role imports, if any.
+    """
+    try:
+        wanted = package(facts, files, version)
+    except RolloutError as error:
+        return [str(error)]
+    if wanted["version"] == facts["package_version"]:
+        return []
+    found = _no_way_back(facts, files, wanted["version"])
+    if settings["check_signature"] and facts["package_format"] == "rpm" and wanted["copy_from"]:
+        found += _signature(facts, wanted["copy_from"], has_key=bool(settings["signing_key"]))
+    return found
+
+
+def _no_way_back(facts: Facts, files: Sequence[str], wanted: str) -> list[str]:
+    """A host on which nvdra was installed by hand keeps no file of it, and its repositories may not have it."""
+    installed, form = facts["package_version"], facts["package_format"]
+    if not installed or facts["is_in_repository"] or not way_back(facts, files)["repository"]:
+        return []
+    return [
+        f"nvdra {installed} is installed, and no {form} of it is at hand to go back to if {wanted} fails: "
+        f"put it into nvdra_package_dir and set nvdra_version={wanted}"
+    ]
+
+
+def _signature(facts: Facts, path: str, *, has_key: bool) -> list[str]:
+    """Whether dnf would refuse an rpm for its signature."""
+    name, signer = posixpath.basename(path), rpm_signature.signer(path)
+    if not signer:
+        return [
+            f"{name} is not signed, and nvdra_check_signature is true: make the packages with a key "
+            "(NVDRA_SIGN_KEY), or set nvdra_check_signature=false"
+        ]
+    if has_key or any(signer.endswith(key.lower()[-8:]) for key in facts["rpm_keys"]):
+        return []
+    return [
+        f"{name} is signed by key {signer}, which rpm does not know here: set nvdra_signing_key to the file "
+        "with its public key, or run rpm --import"
+    ]
+
+
 def _parse(path: str, facts: Facts) -> str | None:
     """The version of a package file that fits a host; None for any other."""
     is_deb = facts["package_format"] == "deb"
@@ -173,17 +255,31 @@ def token_is_wanting(facts: Facts, account: str, node_uid: str, now_s: float) ->
     return now_s >= half_s
 
 
+def stale_backups(paths: Sequence[str]) -> list[str]:
+    """Copies that earlier runs left beside a file, but for the newest of its settings; none of a credential stays.
+
+    ``paths``: oldest first.
+    """
+    settings = [path for path in paths if posixpath.basename(path).startswith("config.yaml.")]
+    return [path for path in paths if path not in settings[-1:]]
+
+
 class FilterModule:
     """The filters under their names."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name -> function."""
         return {
+            "addresses": addresses,
             "batches": batches,
             "fit": fit,
             "package": package,
+            "package_problems": package_problems,
             "problems": problems,
             "racks_of": racks_of,
             "rollout_order": rollout_order,
+            "same_rack": same_rack,
+            "stale_backups": stale_backups,
             "token_is_wanting": token_is_wanting,
+            "way_back": way_back,
         }

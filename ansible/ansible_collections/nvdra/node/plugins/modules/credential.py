@@ -1,8 +1,9 @@
 #!/usr/bin/python
 """Puts a node's own credential in place: token, certificate of the cluster, kubeconfig; or takes it away again.
 
-Each file is replaced whole and can be read by root alone. What the services need to start anew for is told apart from
-what they find by themselves: a new token or certificate is read while they run, a new kubeconfig is not.
+Each file is replaced whole and can be read by root alone. What services need to start anew for is told apart from
+what they find by themselves: a new token or certificate is read while they run, a new kubeconfig is not. The token
+comes in a file that the action plugin of the same name has written: Ansible may write a module's arguments to files.
 Standard library only.
 """
 
@@ -32,9 +33,14 @@ options:
     choices: [present, absent]
     default: present
   token:
-    description: A token of a ServiceAccount that is bound to the Node; empty to keep the one that is there.
+    description: >-
+      A token of a ServiceAccount that is bound to the Node; empty to keep the one that is there. It goes to the host
+      over standard input, whether pipelining is on or not, and is in no argument and no temporary file there.
     type: str
     default: ""
+  token_file:
+    description: Where the token lies on the host; set by the action plugin. The file is removed.
+    type: path
   node:
     description: Name of the Node object; a token of another one is refused.
     type: str
@@ -91,7 +97,7 @@ def main() -> None:
     text = {"type": "str", "default": ""}
     arguments: dict[str, Any] = {
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        "token": {**text, "no_log": True},
+        "token_file": {"type": "path", "no_log": False},
         "node": text,
         "server": text,
         "ca": text,
@@ -111,7 +117,7 @@ def main() -> None:
 def _present(module: AnsibleModule) -> dict[str, Any]:
     given = module.params
     directory, kubeconfig = Path(given["directory"]), Path(given["kubeconfig"])
-    token, wanted = given["token"].strip(), _document(given)
+    token, wanted = _take(given["token_file"]), _document(given)
     if token:
         _check(token, given["node"])
     elif not (directory / "token").is_file() and not module.check_mode:
@@ -172,6 +178,15 @@ def _check(token: str, node: str) -> None:
         raise RefusedError("what was given is no token bound to a Node") from None
     if bound != node:
         raise RefusedError(f"the token is bound to Node {bound}, and not to {node}")
+
+
+def _take(path: str | None) -> str:
+    """The token that was brought; whatever comes of it, its file does not stay."""
+    if not path:
+        return ""
+    token = _read(Path(path)).strip()
+    Path(path).unlink()
+    return token
 
 
 def _read(path: Path) -> str:

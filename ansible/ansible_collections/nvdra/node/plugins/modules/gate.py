@@ -44,14 +44,22 @@ options:
         description: The service's address and port for metrics and health; without one it is not asked.
         type: str
         default: ""
+      metrics_path:
+        description: Path of the metrics there; empty when they are off, and then no devices are counted.
+        type: str
+        default: /metrics
       min_devices:
         description: So many devices of its driver must be published; asked at the endpoint.
         type: int
         default: 0
-  kubelet_dir:
-    description: The kubelet's directory.
+  registry_dir:
+    description: The kubelet's plugin registry directory.
     type: path
-    default: /var/lib/kubelet
+    default: /var/lib/kubelet/plugins_registry
+  plugins_dir:
+    description: The kubelet's plugin data directory.
+    type: path
+    default: /var/lib/kubelet/plugins
   timeout_s:
     description: How long to wait, in seconds.
     type: int
@@ -93,7 +101,8 @@ class Gate:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
-        self.kubelet = Path(module.params["kubelet_dir"])
+        self.registry = Path(module.params["registry_dir"])
+        self.plugins = Path(module.params["plugins_dir"])
         self.devices: dict[str, int] = {}
 
     def look(self) -> tuple[list[str], list[str]]:
@@ -121,25 +130,32 @@ class Gate:
         if not driver:
             return []
         paths = [
-            self.kubelet / "plugins_registry" / f"{driver}-reg.sock",
-            self.kubelet / "plugins" / driver / "dra.sock",
+            self.registry / f"{driver}-reg.sock",
+            self.plugins / driver / "dra.sock",
         ]
         return [f"{path}: {why}" for path in paths if (why := _why_silent(path))]
 
     def unwell(self, service: dict[str, Any]) -> list[str]:
         """What the process that runs now says is wrong, and whether it has itself published too few devices."""
-        endpoint, driver = service["endpoint"], service["driver"]
+        endpoint = service["endpoint"]
         if not endpoint:
             return []
         try:
             status, said = _get(endpoint, "/healthz")
             if status != http.client.OK:
                 return [f"{service['unit']}, health at {endpoint}: {said.strip()}"]
-            found = published(_get(endpoint, "/metrics")[1])
+            return self.too_few(service) if service["metrics_path"] else []
         except (OSError, http.client.HTTPException) as error:
             return [f"{service['unit']}, metrics at {endpoint}: {error}"]
-        self.devices.update(found)
-        count, wanted = found.get(driver, 0), service["min_devices"]
+
+    def too_few(self, service: dict[str, Any]) -> list[str]:
+        """Whether the metrics tell of fewer devices than are wanted."""
+        endpoint, path, driver = service["endpoint"], service["metrics_path"], service["driver"]
+        status, said = _get(endpoint, path)
+        if status != http.client.OK:
+            return [f"{service['unit']}, metrics at {endpoint}{path}: HTTP status {status}"]
+        self.devices.update(published(said))
+        count, wanted = self.devices.get(driver, 0), service["min_devices"]
         if count >= wanted:
             return []
         return [f"{driver}: {count} devices published, expected at least {wanted}"]
@@ -187,11 +203,13 @@ def main() -> None:
         "unit": {"type": "str", "required": True},
         "driver": {"type": "str", "default": ""},
         "endpoint": {"type": "str", "default": ""},
+        "metrics_path": {"type": "str", "default": "/metrics"},
         "min_devices": {"type": "int", "default": 0},
     }
     arguments: dict[str, Any] = {
         "services": {"type": "list", "elements": "dict", "required": True, "options": service},
-        "kubelet_dir": {"type": "path", "default": "/var/lib/kubelet"},
+        "registry_dir": {"type": "path", "default": "/var/lib/kubelet/plugins_registry"},
+        "plugins_dir": {"type": "path", "default": "/var/lib/kubelet/plugins"},
         "timeout_s": {"type": "int", "default": 120},
         "settle_s": {"type": "int", "default": 3},
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nvdra.node.plugins.module_utils import cluster_programs
 
 DOCUMENTATION = r"""
 module: node_facts
@@ -41,6 +42,19 @@ options:
     description: Where packages that were installed are kept.
     type: path
     default: /var/cache/nvdra
+  state_dir:
+    description: Where the services keep the records of prepared claims.
+    type: path
+    default: /var/lib/nvdra
+  imex_programs:
+    description: Programs of nvidia-imex that must be there.
+    type: list
+    elements: path
+    default: []
+  address:
+    description: Address of the host for its IMEX peers; empty for the one that the kubelet or the default route has.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -56,9 +70,7 @@ ansible_facts:
   type: dict
 """
 
-STATE = Path("/var/lib/nvdra")
 TOKEN = Path("/var/lib/nvdra/credential/token")
-RPM_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def main() -> None:
@@ -68,25 +80,39 @@ def main() -> None:
         "kubelet_dir": {"type": "path", "default": "/var/lib/kubelet"},
         "units": {"type": "list", "elements": "str", "default": []},
         "cache_dir": {"type": "path", "default": "/var/cache/nvdra"},
+        "state_dir": {"type": "path", "default": "/var/lib/nvdra"},
+        "imex_programs": {"type": "list", "elements": "path", "default": []},
+        "address": {"type": "str", "default": ""},
     }
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
     kubelet, cache = Path(module.params["kubelet_dir"]), Path(module.params["cache_dir"])
+    proc, state = Path(module.params["proc_root"]), Path(module.params["state_dir"])
     form = "deb" if shutil.which("dpkg-query") else "rpm" if shutil.which("rpm") else ""
+    version = _version(module, form)
     facts = {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "package_format": form,
-        "package_version": _version(module, form),
+        "package_version": version,
+        "is_in_repository": bool(version) and _is_in_repository(module, form, version),
         "previous_version": _text(cache / "previous-version"),
         "cached_packages": sorted(path.name for path in cache.glob("packages/nvdra[_-]*")),
         "is_systemd": Path("/run/systemd/system").is_dir(),
         "units": {name: _unit(module, name) for name in module.params["units"]},
-        "driver_version": _driver(Path(module.params["proc_root"])),
+        "driver_version": _driver(proc),
+        "imex_channels": _channels(proc),
+        "missing_imex": [
+            name for name in module.params["imex_programs"] if not Path(name).exists()
+        ],
+        "kubelet_version": cluster_programs.kubelet_version(module.run_command),
+        "runtimes": cluster_programs.runtimes(module.run_command),
+        "address": module.params["address"] or cluster_programs.node_address(),
+        "rpm_keys": _rpm_keys(module) if form == "rpm" else [],
         "has_nvidia_ctk": bool(shutil.which("nvidia-ctk")),
         "has_kubelet": kubelet.is_dir(),
         "device_plugin_sockets": _device_plugins(kubelet),
         "foreign_sockets": _foreign(kubelet),
-        "claims": len(list(STATE.glob("*/claims/*.json"))),
+        "claims": len(list(state.glob("*/claims/*.json"))),
         "token": _token(_text(TOKEN)),
     }
     module.exit_json(changed=False, ansible_facts={"nvdra_node": facts})
@@ -105,6 +131,21 @@ def _version(module: AnsibleModule, form: str) -> str:
     return ""
 
 
+def _is_in_repository(module: AnsibleModule, form: str, version: str) -> bool:
+    """Whether the package manager could install the version that is installed again."""
+    if form == "deb":
+        _, out, _ = module.run_command(["apt-cache", "madison", "nvdra"])
+        return any(line.split("|")[1:2] == [f" {version} "] for line in out.splitlines())
+    _, out, _ = module.run_command(["dnf", "-q", "repoquery", "nvdra"])
+    return any(f":{version}-" in line for line in out.splitlines())
+
+
+def _rpm_keys(module: AnsibleModule) -> list[str]:
+    """The keys whose signatures rpm takes, by the last eight digits of their ids, or more."""
+    code, out, _ = module.run_command(["rpm", "-q", "gpg-pubkey", "--qf", "%{VERSION}\n"])
+    return out.split() if code == 0 else []
+
+
 def _unit(module: AnsibleModule, name: str) -> dict[str, str]:
     wanted = ["LoadState", "ActiveState", "UnitFileState", "MainPID", "ActiveEnterTimestamp"]
     code, out, _ = module.run_command(["systemctl", "show", "-p", ",".join(wanted), name])
@@ -116,6 +157,15 @@ def _driver(proc: Path) -> str:
     """Version of the NVIDIA driver that is loaded; empty when none is."""
     first = _text(proc / "driver/nvidia/version").partition("\n")[0]
     return next((w for w in first.split() if w[:1].isdigit() and w.count(".") >= 1), "")
+
+
+def _channels(proc: Path) -> int | None:
+    """How many IMEX channels the NVIDIA driver has; None where it does not say."""
+    for line in _text(proc / "driver/nvidia/params").splitlines():
+        key, _, value = line.partition(":")
+        if key == "ImexChannelCount" and value.strip().isdigit():
+            return int(value)
+    return None
 
 
 def _device_plugins(kubelet: Path) -> list[str]:
