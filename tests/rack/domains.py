@@ -19,6 +19,7 @@ from tests.rack.hosts import Rack
 
 DRIVER = "compute-domain.nvidia.com"
 SERVICES = ("nvdra-imex-supervisor.service", "nvdra-compute-domain-plugin.service")
+GPU = "nvdra-gpu-plugin.service"
 IMEX = "nvdra-imex.service"
 VENDOR = "nvidia-imex.service"
 JOB = "job"

@@ -43,9 +43,13 @@ def play(
     playbook: str,
     *options: str,
     variables: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
     timeout_s: float = 1800,
 ) -> Run:
-    """Run ``nvdra.node.<playbook>`` on all hosts; its output is kept with the rack's logs."""
+    """Run ``nvdra.node.<playbook>`` on all hosts; its output is kept with the rack's logs.
+
+    ``environment``: settings of Ansible beside those of the repository.
+    """
     argv = [str(tools.home() / "ansible-playbook"), "-i", str(rack.home / "inventory.json")]
     argv += [f"nvdra.node.{playbook}", "--forks", "6", *options]
     argv += ["-e", json.dumps(dict(variables or {}), default=str)]
@@ -54,7 +58,7 @@ def play(
     with log.open("w") as output:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=tools.environment(rack.home), timeout=timeout_s, check=False,
+            env={**tools.environment(rack.home), **(environment or {})}, timeout=timeout_s, check=False,
         )  # fmt: skip
     return Run(done.returncode, log.read_text(), time.monotonic() - began_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,25 @@ def test_variables_are_documented_for_ansible_doc(tmp_path: Path) -> None:
     defaults = (COLLECTION / "roles/nvdra/defaults/main.yml").read_text()
     names = [line.partition(":")[0] for line in defaults.splitlines() if line.startswith("nvdra_")]
     assert [name for name in names if name not in text] == []
-    for module in ("gate", "node_facts", "support_bundle"):
+    for module in ("credential", "gate", "node_facts", "peers", "support_bundle"):
         assert module in run(tmp_path, "ansible-doc", f"nvdra.node.{module}")
+
+
+def test_installed_collection_has_the_purge_of_the_packages(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        "ansible-galaxy",
+        "collection",
+        "build",
+        "--output-path",
+        str(tmp_path),
+        str(COLLECTION),
+    )
+    (built,) = tmp_path.glob("nvdra-node-*.tar.gz")
+    with tarfile.open(built) as archive:
+        file = archive.extractfile("roles/nvdra/files/purge.sh")
+        assert file
+        assert file.read() == (TOP / "packaging" / "purge.sh").read_bytes()
 
 
 def test_example_inventory_names_every_host_of_a_rack(tmp_path: Path) -> None:

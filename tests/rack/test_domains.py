@@ -15,6 +15,13 @@ from tests.rack.playbooks import Run, play
 pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 
 PATIENCE_S = 300.0
+_DEVICE_PLUGIN = """\
+import pathlib, socket
+place = pathlib.Path("/var/lib/kubelet/device-plugins")
+place.mkdir(exist_ok=True)
+socket.socket(socket.AF_UNIX).bind(str(place / "nvidia-gpu.sock"))
+"""
+"""The socket of NVIDIA's device plugin."""
 
 
 class Fabric:
@@ -53,6 +60,21 @@ def test_a_host_whose_vendor_runs_imex_is_unfit_until_it_is_said_what_to_do(fabr
     assert {fabric.rack.version(host) for host in fabric.rack.hosts} == {""}
 
 
+def test_hosts_that_cannot_reach_each_other_are_unfit(fabric: Fabric) -> None:
+    first, second = fabric.rack.hosts.values()
+    address = second.address
+    first.run(["ip", "route", "add", "prohibit", f"{address}/32"])
+    try:
+        done = fabric.site(nvdra_vendor_imex="disable")
+    finally:
+        first.run(["ip", "route", "del", "prohibit", f"{address}/32"])
+    assert done.status != 0
+    assert f"IMEX cannot reach {second.name} ({address}) port 24000" in done.text, done.text
+    assert {fabric.rack.version(host) for host in fabric.rack.hosts} == {""}
+    for node in (first, second):
+        assert "24000" not in node.run(["ss", "-ltn"]).stdout, "the listener has ended"
+
+
 def test_both_services_run_behind_the_gate_and_the_vendors_is_masked(fabric: Fabric) -> None:
     done = fabric.site(nvdra_vendor_imex="disable")
     assert done.status == 0, done.text
@@ -60,6 +82,7 @@ def test_both_services_run_behind_the_gate_and_the_vendors_is_masked(fabric: Fab
         assert domains.states(fabric.rack, unit) == {"active enabled"}
     assert domains.states(fabric.rack, domains.VENDOR) == {"inactive masked"}
     assert domains.channels(fabric.rack) == set(fabric.rack.hosts), "the gate has waited for it"
+    assert domains.states(fabric.rack, domains.GPU) == {"active enabled"}
 
 
 def test_a_second_run_changes_nothing_and_restarts_nothing(fabric: Fabric) -> None:
@@ -102,4 +125,17 @@ def test_an_uninstall_is_refused_while_the_job_runs_and_leaves_nothing_after_it(
     assert domains.channels(rack) == set()
     states = {unit: domains.states(rack, unit) for unit in (*domains.SERVICES, domains.IMEX)}
     assert {unit: {"inactive"} for unit in states} == states
-    assert domains.states(rack, domains.VENDOR) == {"inactive masked"}, "as the operator had it"
+    assert domains.states(rack, domains.VENDOR) == {"active enabled"}, "as before the rollout"
+
+
+def test_domains_alone_are_rolled_out_beside_the_device_plugin(fabric: Fabric) -> None:
+    for node in fabric.rack.hosts.values():
+        node.run(["python3", "-c", _DEVICE_PLUGIN])
+    done = fabric.site(nvdra_vendor_imex="disable")
+    assert (done.status != 0, "nvdra_gpus=false" in done.text) == (True, True)
+    done = fabric.site(nvdra_vendor_imex="disable", nvdra_gpus=False)
+    assert done.status == 0, done.text
+    for unit in domains.SERVICES:
+        assert domains.states(fabric.rack, unit) == {"active enabled"}
+    assert domains.states(fabric.rack, domains.GPU) == {"inactive disabled"}
+    assert domains.channels(fabric.rack) == set(fabric.rack.hosts)
