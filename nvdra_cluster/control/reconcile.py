@@ -348,6 +348,7 @@ class Reconciler:
             outsiders=self._outsiders(clique_id, views),
             cooling=cache.cooling.look(clique_id, gone, now.monotonic_s),
             slot_count=self._settings.slot_count,
+            has_shared_imex=self._settings.isolation is Isolation.CHANNEL,
         )
 
     def _outsiders(self, clique_id: str, views: Iterable[FabricView]) -> frozenset[str]:

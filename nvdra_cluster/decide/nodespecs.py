@@ -73,6 +73,7 @@ def reconcile(
     """A write for each FabricNode whose spec is not as it should be, and who has which slot."""
     decision = decide_slots(snapshot, settings)
     filled = _filled(snapshot.clique, decision)
+    counts = _slot_counts(snapshot.clique)
     writes: list[Write] = []
     for view in snapshot.clique.nodes:
         if (
@@ -80,7 +81,7 @@ def reconcile(
             or view.name not in snapshot.clique.existing
         ):
             continue  # a node that is gone keeps what it has, until its object goes: its slot cools
-        wanted = _spec(snapshot, decision, filled, view)
+        wanted = _spec(snapshot, decision, filled, view, counts)
         if settings.isolation is Isolation.CHANNEL and wanted.slot is not None:
             wanted = replace(wanted, shared_port=settings.ports.first)
         is_outsider = view.name in snapshot.clique.outsiders
@@ -125,6 +126,7 @@ def _spec(
     decision: CliqueDecision,
     filled: tuple[FabricSlot, ...],
     view: FabricView,
+    counts: Mapping[str, int],
 ) -> FabricNodeSpec:
     clique_id = snapshot.clique.clique_id
     joined = snapshot.joined.get(view.name, ())
@@ -136,23 +138,49 @@ def _spec(
         slot_count=decision.slot_count,
         slots=filled if has_slots and not is_outsider else (),
         former_slots=_former(snapshot, view),
-        domains=_domains(snapshot, decision, view.name),
+        domains=_domains(snapshot, decision, view.name, counts),
         heartbeat_seconds=DEFAULT_HEARTBEAT_S if joined else IDLE_HEARTBEAT_S,
         certificate=view.spec.certificate,
         lost_heartbeat=snapshot.lost.get(view.name, ""),
     )
 
 
+def _slot_counts(clique: CliqueSnapshot) -> dict[str, int]:
+    """Of each domain that nodes with a slot in the clique were told of: how many lines its nodes_config has there.
+
+    It is the same on all nodes, and stays until no node of the clique takes part any more: IMEX refuses peers with
+    another one. An earlier release told nodes the clique's number alone.
+    """
+    counts: dict[str, int] = {}
+    for view in clique.nodes:
+        if view.spec.clique_id == clique.clique_id and view.spec.slot is not None:
+            for one in view.spec.domains:
+                told = one.slot_count or view.spec.slot_count
+                counts[one.uid] = max(told, counts.get(one.uid, 0))
+    return counts
+
+
 def _domains(
-    snapshot: NodesSnapshot, decision: CliqueDecision, name: str
+    snapshot: NodesSnapshot, decision: CliqueDecision, name: str, counts: Mapping[str, int]
 ) -> tuple[FabricDomain, ...]:
     """What the node is told of its domains, by UID."""
     told = [_domain(one) for one in snapshot.joined.get(name, ())]
     told += [replace(one, deleting=True) for one in snapshot.departed.get(name, ())]
     return tuple(
-        replace(one, members=_members(snapshot, decision, one.uid))
+        replace(
+            one,
+            members=_members(snapshot, decision, one.uid),
+            slot_count=_slot_count(one, decision, counts),
+        )
         for one in sorted(told, key=lambda one: one.uid)
     )
+
+
+def _slot_count(one: FabricDomain, decision: CliqueDecision, counts: Mapping[str, int]) -> int:
+    """0 where the clique has one IMEX for all domains, or none."""
+    if one.isolation is Isolation.CHANNEL or not decision.slot_count:
+        return 0
+    return counts.get(one.uid) or decision.slot_count
 
 
 def _members(snapshot: NodesSnapshot, decision: CliqueDecision, uid: str) -> tuple[int, ...]:

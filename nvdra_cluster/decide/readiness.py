@@ -92,12 +92,19 @@ def _without_slot(
             "clique's other nodes; correct the label, or find out why it is in that clique",
         )  # fmt: skip
     if member.is_full:
-        return Readiness(
-            False, CLIQUE_FULL,
-            f"all {view.spec.slot_count or settings.slot_count} slots of clique {clique_id} are taken; "
-            "raise maxNodesPerImexDomain or free a node",
-        )  # fmt: skip
+        return Readiness(False, CLIQUE_FULL, _why_full(view, settings))
     return None
+
+
+def _why_full(view: FabricView, settings: FabricSettings) -> str:
+    count = view.spec.slot_count or settings.slot_count
+    text = f"all {count} slots of clique {view.status.clique_id} are taken"
+    if count >= settings.slot_count:
+        return f"{text}; raise maxNodesPerDomain of the chart, or free a node"
+    return (
+        f"{text}; maxNodesPerDomain is {settings.slot_count}, which takes effect when no IMEX of the clique runs: "
+        "stop nvdra-imex on all its nodes at once, or free a node"
+    )
 
 
 def _without_agent(member: MemberView) -> Readiness:

@@ -49,6 +49,9 @@ class CliqueSnapshot:
     cooling: Mapping[str, int] = field(default_factory=dict)
     """Slots of nodes that were deleted lately."""
     slot_count: int
+    """As it is set."""
+    has_shared_imex: bool = False
+    """One IMEX serves all domains of the clique, and runs from boot on."""
 
     @property
     def removed(self) -> frozenset[str]:
@@ -200,10 +203,15 @@ def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
 
 
 def _slot_count(snapshot: CliqueSnapshot, holders: Mapping[int, _Right]) -> int:
-    """Lines of nodes_config: not to be changed while any IMEX of the clique runs."""
+    """Lines of nodes_config for the next IMEX: peers must have as many as each other.
+
+    A domain that runs keeps its own number (``nodespecs``). One IMEX for all domains cannot, nor can a supervisor
+    that does not know the number of a domain: as long as one runs the clique's number stays.
+    """
     recorded = _recorded_count(snapshot)
-    is_running = any(view.status.imex.incarnation is not None for view in _inside(snapshot))
-    wanted = recorded if is_running and recorded else snapshot.slot_count
+    runs = [view.status.imex.incarnation for view in _inside(snapshot)]
+    is_fixed = any(run and (snapshot.has_shared_imex or not run.slot_count) for run in runs)
+    wanted = recorded if is_fixed and recorded else snapshot.slot_count
     return max(wanted, max(holders, default=-1) + 1)
 
 

@@ -234,13 +234,14 @@ class Tray:
             f"FabricNode {self.name} is there", lambda: self.rack.find(FABRIC_NODES, self.name)
         )
         self.beats += 1
-        imex: JsonObject = {"state": "STOPPED"}
+        imex: JsonObject = {"state": "STOPPED", "incarnation": None}
         if self.running is not None:
             imex = {
                 "state": "READY",
                 "incarnation": {
                     "bootID": self.boot, "invocationID": "i", "configHash": "h",
                     "slot": self.running, "domainUID": self.domain_uid,
+                    "slotCount": self.rack.spec(self.name).get("slotCount", 0),
                 },
             }  # fmt: skip
         if self.request:

@@ -178,6 +178,27 @@ class TestDeletion:
         wait_until("accepted", lambda: rack.status("next").get("assignment"))
         assert rack.status("next")["assignment"]["port"] == 24002
 
+    def test_of_a_domain_of_many_nodes_costs_no_write_for_each(self, rack: Rack):
+        """Upstream takes a label off each node, five a second."""
+        trays = [rack.tray(f"tray-{number}") for number in range(12)]
+        before = rack.server.objects("nodes", "")
+        rack.create_domain()
+        for tray in trays:
+            rack.claim(tray.name)
+            tray.join()
+        wait_until("all are ready", lambda: rack.status().get("readyNodes") == len(trays))
+        assert rack.server.objects("nodes", "") == before
+        for tray in trays:
+            rack.unclaim(tray.name)
+            tray.leave()
+        rack.settle()
+        rack.server.api.log.clear()
+        rack.client.delete(DOMAINS, "train", namespace=TEAM)
+        rack.settle()
+        assert rack.find(DOMAINS, "train", TEAM) is None
+        assert rack.writes() < len(trays)
+        assert rack.server.objects("nodes", "") == before
+
 
 class TestHealing:
     def test_a_template_that_a_person_deletes_is_made_again(self, rack: Rack):
@@ -301,6 +322,7 @@ class TestTrouble:
             second.report()
             wait_until("told", lambda: rack.condition("Degraded").get("reason") == "CliqueFull")
             assert "bb" in rack.condition("Ready")["message"]
+            assert "raise maxNodesPerDomain" in rack.condition("Ready")["message"]
 
     def test_a_domain_that_waits_for_a_number_gets_the_next_that_is_free(self):
         with Rack(FabricSettings(ports=PortRange(24000, 24001))) as rack:

@@ -11,7 +11,14 @@ from nvdra_cluster.decide.model import FabricView
 from nvdra_cluster.decide.nodespecs import Joined, NodesSnapshot
 from nvdra_cluster.decide.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import Merge, Write
-from nvdra_core.api import FabricCertificate, FabricNodeSpec, FormerSlot
+from nvdra_core.api import (
+    ComputeDomainAssignment,
+    FabricCertificate,
+    FabricDomain,
+    FabricNodeSpec,
+    FormerSlot,
+    Isolation,
+)
 from tests.unit.cluster.views import (
     BY_CHANNEL,
     BY_HOST,
@@ -21,6 +28,7 @@ from tests.unit.cluster.views import (
     SETTINGS,
     a_domain,
     a_fabric_node,
+    a_run,
 )
 
 
@@ -184,3 +192,41 @@ def test_a_certificate_is_asked_for_with_the_slot_it_must_name():
     writes, _ = nodespecs.reconcile(a_clique(view), SETTINGS, certify)
     assert asked == [0]
     assert applied(view, writes).certificate is not None
+
+
+class TestSlotCounts:
+    """All nodes of a domain have as many lines in nodes_config, or their IMEX refuse each other."""
+
+    def told(self, *nodes: FabricView, count: int) -> dict[str, int]:
+        """The domain's number on each node, all of which take part."""
+        joined = (Joined(domain=a_domain(), assignment=NUMBERS),)
+        snapshot = a_clique(*nodes, joined={view.name: joined for view in nodes}, slot_count=count)
+        writes, _ = nodespecs.reconcile(snapshot, SETTINGS)
+        return {view.name: applied(view, writes).domains[0].slot_count for view in nodes}
+
+    def a_member(self, name: str, slot: int, slot_count: int) -> FabricView:
+        told = FabricDomain(
+            uid="u1", namespace="team", name="train", isolation=Isolation.DOMAIN,
+            port=24001, channel=0, slot_count=slot_count,
+        )  # fmt: skip
+        return a_fabric_node(
+            name, slot=slot, spec={"domains": (told,)}, status={"imex": a_run(slot)}
+        )
+
+    def test_new_domain_has_the_cliques_number(self):
+        assert self.told(a_fabric_node("a"), count=36) == {"a": 36}
+
+    def test_domain_keeps_its_number_when_the_cliques_is_raised(self):
+        nodes = self.a_member("a", 0, 18), a_fabric_node("late")
+        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+
+    def test_domain_of_an_earlier_release_keeps_the_number_its_clique_had(self):
+        nodes = self.a_member("a", 0, 0), a_fabric_node("late")
+        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+
+    def test_domain_of_a_shared_imex_has_none_of_its_own(self):
+        numbers = ComputeDomainAssignment(isolation=Isolation.CHANNEL, port=24000, channel=1)
+        joined = {"a": (Joined(domain=a_domain(), assignment=numbers),)}
+        view = a_fabric_node("a")
+        writes, _ = nodespecs.reconcile(a_clique(view, joined=joined), BY_CHANNEL)
+        assert applied(view, writes).domains[0].slot_count == 0

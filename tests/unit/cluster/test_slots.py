@@ -141,8 +141,18 @@ class TestLeaving:
 
 
 class TestSlotCount:
-    def test_does_not_change_under_a_running_imex(self):
-        running = a_fabric_node("a", slot=0, status={"imex": a_run(0)})
+    def test_raised_one_is_for_the_next_imex(self):
+        running = a_fabric_node("a", slot=0, status={"imex": a_run(0, slot_count=18)})
+        assert decide(running, slot_count=36).slot_count == 36
+
+    def test_of_an_imex_for_all_domains_stays_while_one_runs(self):
+        running = a_fabric_node("a", slot=0, status={"imex": a_run(0, slot_count=18)})
+        idle = a_fabric_node("b", slot=1)
+        assert decide(running, idle, slot_count=36, has_shared_imex=True).slot_count == 18
+        assert decide(idle, slot_count=36, has_shared_imex=True).slot_count == 36
+
+    def test_stays_under_an_older_supervisor_that_knows_one_number_alone(self):
+        running = a_fabric_node("a", slot=0, status={"imex": a_run(0, slot_count=0)})
         assert decide(running, slot_count=36).slot_count == 18
 
     def test_follows_the_setting_when_none_runs(self):

@@ -27,10 +27,13 @@ BY_HOST = FabricSettings(mode=ImexMode.HOST_MANAGED)
 NUMBERS = api.ComputeDomainAssignment(isolation=api.Isolation.DOMAIN, port=24001, channel=0)
 
 
-def a_run(slot: int, domain: str = "u1", boot: str = "boot-1") -> api.ImexStatus:
+def a_run(
+    slot: int, domain: str = "u1", boot: str = "boot-1", slot_count: int = 18
+) -> api.ImexStatus:
     incarnation = api.ImexIncarnation(
-        boot_id=boot, invocation_id="i1", config_hash="h", slot=slot, domain_uid=domain
-    )
+        boot_id=boot, invocation_id="i1", config_hash="h", slot=slot, domain_uid=domain,
+        slot_count=slot_count,
+    )  # fmt: skip
     return api.ImexStatus(state=api.ImexState.READY, incarnation=incarnation)
 
 
