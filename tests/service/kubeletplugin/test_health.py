@@ -38,7 +38,9 @@ def test_the_list_comes_at_once_and_again_on_change(
         started_s = time.monotonic()
         plugin.health.changed()
         first, second = next(stream).devices
-        assert time.monotonic() - started_s < health.TIMEOUT_S / 3 / 2  # before the periodic repetition
+        assert (
+            time.monotonic() - started_s < health.TIMEOUT_S / 3 / 2
+        )  # before the periodic repetition
         assert first.device.device_name == "gpu-0"  # complete, not only what changed
         assert second.health == dra_health_v1.UNHEALTHY and len(second.message) == 1024
 
