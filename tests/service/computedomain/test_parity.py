@@ -118,6 +118,22 @@ def test_there_are_as_many_channels_as_the_driver_was_loaded_with(make_rack):
     wait_for(lambda: tray.status().get("channelCount") == 16, "the controller is told")
 
 
+def test_the_major_of_channels_is_read_below_proc_root(make_rack):
+    """O-proc-devices. Upstream's ALT_PROC_DEVICES_PATH, for all of /proc."""
+    made = make_rack()
+    [tray] = made.trays
+    devices = tray.root.proc / "devices"
+    text = devices.read_text()
+    (old,) = [line for line in text.splitlines() if line.endswith(" nvidia-caps-imex-channels")]
+    devices.write_text(text.replace(old, "377 nvidia-caps-imex-channels"))
+    tray.start()
+    tray.register()
+    made.claim("c1", tray, made.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    [device] = tray.cdi_spec("c1")["devices"]
+    assert {node["major"] for node in device["containerEdits"]["deviceNodes"]} == {377}
+
+
 def test_two_domains_have_one_imex_and_a_channel_each(make_rack):
     """S1, S2, S3. Isolation ``channel``: several domains on a node, and several claims of each."""
     made = make_rack()

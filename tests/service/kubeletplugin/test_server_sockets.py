@@ -93,6 +93,16 @@ def test_a_killed_instance_is_replaced_at_once(directory: Path) -> None:
     after.stop()
 
 
+def test_dead_socket_loses_its_name_though_the_start_fails(directory: Path) -> None:
+    plugin = TestPlugin(directory)
+    plugin.paths.registry_dir.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(plugin.paths.registration))
+    with served_by(plugin.paths.dra), pytest.raises(LockTimeoutError):
+        plugin.start(timeout_s=0.1)
+    assert list(plugin.paths.registry_dir.iterdir()) == []
+
+
 @pytest.mark.parametrize("which", ["dra", "registration"])
 def test_a_socket_that_another_driver_serves_is_not_stolen(directory: Path, which: str) -> None:
     plugin = TestPlugin(directory)
