@@ -42,7 +42,7 @@ from nvdra_node.kubeletplugin.service import DraService
 from nvdra_node.kubeletplugin.sliceapi import KubeSlices
 from nvdra_node.kubeletplugin.sweep import Sweep, Times
 from nvdra_node.kubeletplugin.transaction import Transaction
-from nvdra_node.kubeletplugin.waiting import Waiting
+from nvdra_node.kubeletplugin.waiting import EventSource, Waiting
 
 _LOG = log.get(__name__)
 SOCKET_WAIT_S = 20.0
@@ -114,7 +114,8 @@ class Plugin:
         self.specs = SpecFiles(
             settings.cdi_root, around.cdi_kind, around.files, around.driver_files
         )
-        self.waiting = Waiting(around.api, around.api.client, f"nvdra-{driver.name}", clock)
+        source = EventSource(f"nvdra-{driver.name}", settings.node_name)
+        self.waiting = Waiting(around.api, around.api.client, source, clock)
         parts = Parts(
             driver=driver,
             claims=Claims(around.api, driver.name, settings.node_name, self.metrics),

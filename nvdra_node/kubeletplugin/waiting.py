@@ -63,13 +63,22 @@ class _Word(Value):
     at_s: float
 
 
+class EventSource(Value):
+    """Who writes the events. The chart's policies refuse those in another node's name."""
+
+    component: str
+    node: str
+
+
 class Waiting:
     """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
 
-    def __init__(self, claims: ClaimApi, events: EventApi, component: str, clock: Clock) -> None:
+    def __init__(
+        self, claims: ClaimApi, events: EventApi, source: EventSource, clock: Clock
+    ) -> None:
         self._claims = claims
         self._events = events
-        self._component = component
+        self._source = source
         self._clock = clock
         self._lock = threading.Lock()
         self._queue: OrderedDict[str, _Word] = OrderedDict()
@@ -130,7 +139,7 @@ class Waiting:
             return
         try:
             for pod in pods_of(claim, word.ref.uid):
-                body = to_event(pod, word.ref, word.cause, self._component, word.at_s)
+                body = to_event(pod, word.ref, word.cause, self._source, word.at_s)
                 self._events.create(EVENTS, body, deadline=limit)
                 self._permission.succeeded()
         except ApiError as error:
@@ -161,7 +170,9 @@ def pods_of(claim: JsonObject, uid: str) -> list[JsonObject]:
     return pods[:MAX_PODS]
 
 
-def to_event(pod: JsonObject, ref: ClaimRef, cause: str, component: str, at_s: float) -> JsonObject:
+def to_event(
+    pod: JsonObject, ref: ClaimRef, cause: str, source: EventSource, at_s: float
+) -> JsonObject:
     """The Event of one pod. Pure."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
     message = f"claim {ref.name} is not prepared yet: {cause}"[:MESSAGE_LIMIT]
@@ -182,8 +193,9 @@ def to_event(pod: JsonObject, ref: ClaimRef, cause: str, component: str, at_s: f
         "type": "Warning",
         "reason": REASON,
         "message": message,
-        "source": {"component": component},
-        "reportingComponent": component,
+        "source": {"component": source.component, "host": source.node},
+        "reportingComponent": source.component,
+        "reportingInstance": source.node,
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -63,7 +63,7 @@ class Cluster:
     ) -> Cluster:
         """Start a cluster and return when its nodes are Ready; builds what is missing first.
 
-        `nodes` is how many ("node-1" and so on) or their names; `feature_gates` are laid over
+        `nodes` is how many ("node-1" and so on; 0 for a control plane alone) or their names; `feature_gates` are laid over
         `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of
         their own, which see the `binds` (directory of the machine, path in the node). With `audit`
         `layout.audit_log` has every request. Raises `ClusterError`, and leaves nothing but logs,

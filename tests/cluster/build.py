@@ -47,12 +47,12 @@ def say_on_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def ensure(minor: str, say: Say = say_on_stderr) -> None:
+def ensure(minor: str, say: Say = say_on_stderr, *, has_nodes: bool = True) -> None:
     """Build and install everything that a cluster of that Kubernetes minor version needs and that
     is missing.
     """
     install_packages(say)
-    for program in programs.needed_for(minor):
+    for program in programs.needed_for(minor, has_nodes=has_nodes):
         ensure_program(program, say)
 
 

@@ -65,8 +65,10 @@ def prepare(layout: Layout) -> None:
 
 
 def start_all(layout: Layout) -> None:
-    """Start everything; returns when the API server is ready and the others run."""
-    for component in COMPONENTS:
+    """Start everything; returns when the API server is ready and the others run. Without nodes there
+    is nothing to schedule and nobody to send packets.
+    """
+    for component in COMPONENTS if layout.nodes else COMPONENTS[:3]:
         start(layout, component)
 
 

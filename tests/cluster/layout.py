@@ -62,6 +62,7 @@ class Layout:
     kubernetes: str
     """Minor version, such as "1.36"."""
     nodes: tuple[str, ...]
+    """Empty: a control plane alone, without scheduler and proxy."""
     systemd_nodes: tuple[str, ...] = ()
     """Those of `nodes` that are hosts with a systemd of their own."""
     feature_gates: dict[str, bool] = field(default_factory=dict)
@@ -86,8 +87,8 @@ class Layout:
             raise ClusterError(f"bad node names {bad}", next_step="use a-z, 0-9 and -")
         if len(set(self.nodes)) != len(self.nodes):
             raise ClusterError("two nodes of one name")
-        if not 1 <= len(self.nodes) <= MAX_NODES:
-            raise ClusterError(f"{len(self.nodes)} nodes", next_step=f"choose 1 to {MAX_NODES}")
+        if len(self.nodes) > MAX_NODES:
+            raise ClusterError(f"{len(self.nodes)} nodes", next_step=f"choose 0 to {MAX_NODES}")
         programs.kubernetes(self.kubernetes)
 
     @property

@@ -53,10 +53,10 @@ def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
     reason = capability.why_not()
     if reason:
         raise ClusterError(f"this machine cannot run a cluster: {reason}")
-    build.ensure(layout.kubernetes, say)
+    build.ensure(layout.kubernetes, say, has_nodes=bool(layout.nodes))
     if layout.systemd_nodes:
         host_image.ensure(say)
-    archive = images.ensure()
+    archive = images.ensure() if layout.nodes else Path()
     with _taken(layout, say):
         try:
             _start(layout, archive)

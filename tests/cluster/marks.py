@@ -16,19 +16,21 @@ def is_required() -> bool:
     return os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1"
 
 
-def _why_not_built(minor: str) -> str | None:
-    if all(program.is_built() for program in programs.needed_for(minor)):
+def _why_not_built(minor: str, *, has_nodes: bool) -> str | None:
+    if all(program.is_built() for program in programs.needed_for(minor, has_nodes=has_nodes)):
         return None
     return f"Kubernetes {minor} is not built: python -m tests.cluster build --kubernetes {minor}"
 
 
 def needs_cluster(
-    minor: str = programs.NEWEST, *, timeout_s: int = 300
+    minor: str = programs.NEWEST, *, timeout_s: int = 300, has_nodes: bool = True
 ) -> list[pytest.MarkDecorator]:
     """Return what a module assigns to `pytestmark`, or a parameter takes as marks, to run with that
-    version.
+    version; without nodes a control plane is all that must be built.
     """
-    reason = None if is_required() else capability.why_not() or _why_not_built(minor)
+    reason = None
+    if not is_required():
+        reason = capability.why_not() or _why_not_built(minor, has_nodes=has_nodes)
     return [
         pytest.mark.cluster,
         pytest.mark.timeout(timeout_s),

@@ -156,9 +156,10 @@ NVIDIA = Program(
 )
 
 
-def needed_for(minor: str) -> list[Program]:
+def needed_for(minor: str, *, has_nodes: bool = True) -> list[Program]:
     """Return every program of a cluster of that Kubernetes minor version."""
-    return [kubernetes(minor), ETCD, CONTAINERD, CNI, NVIDIA]
+    control_plane = [kubernetes(minor), ETCD]
+    return [*control_plane, CONTAINERD, CNI, NVIDIA] if has_nodes else control_plane
 
 
 def find(name: str, minor: str = NEWEST) -> Path:

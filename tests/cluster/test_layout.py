@@ -22,7 +22,7 @@ def test_cluster_name_that_is_no_file_name_is_refused(name: str) -> None:
         a_layout(name)
 
 
-@pytest.mark.parametrize("nodes", [(), tuple(f"n{i}" for i in range(19)), ("a", "a"), ("a/b",)])
+@pytest.mark.parametrize("nodes", [tuple(f"n{i}" for i in range(19)), ("a", "a"), ("a/b",)])
 def test_number_and_names_of_nodes_are_checked(nodes: tuple[str, ...]) -> None:
     with pytest.raises(ClusterError):
         a_layout(nodes=nodes)

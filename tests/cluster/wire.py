@@ -14,7 +14,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,25 +98,36 @@ class _Connection(http.client.HTTPSConnection):
 
 
 class ApiClient:
-    """Asks the API server of one cluster with one of its key pairs; each request has a connection
-    of its own.
+    """Asks the API server of one cluster with one of its key pairs, or with a token; each request
+    has a connection of its own.
     """
 
-    def __init__(self, layout: Layout, identity: str = "admin", timeout_s: float = 10) -> None:
+    def __init__(
+        self, layout: Layout, identity: str = "admin", timeout_s: float = 10, *, token: str = ""
+    ) -> None:
         self._netns = layout.netns
         self._timeout_s = timeout_s
         self._tls = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
-        self._tls.load_cert_chain(layout.pki / f"{identity}.crt", layout.pki / f"{identity}.key")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if not token:
+            pair = (layout.pki / f"{identity}.crt", layout.pki / f"{identity}.key")
+            self._tls.load_cert_chain(*pair)
 
     def send(
-        self, method: str, path: str, body: str = "", content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: str = "",
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
         """Send one request and return status and text; `OSError` when the server cannot be
         reached.
         """
         connection = _Connection(self._netns, self._tls, self._timeout_s)
         try:
-            connection.request(method, path, body or None, {"Content-Type": content_type})
+            sent = {"Content-Type": content_type, **self._headers, **(headers or {})}
+            connection.request(method, path, body or None, sent)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         except http.client.HTTPException as error:

@@ -40,9 +40,8 @@ SLICES = f"{RESOURCE_API}/v1/resourceslices"
 
 def documented() -> set[tuple[str, str]]:
     """Verb and resource, as the table of the kubelet's credential has them."""
-    rows = re.findall(
-        r"^\| ([a-z, ]+) \| `([^`]+)`(?:, `([^`]+)`)?[^|]* \|", SECURITY.read_text(), re.M
-    )
+    page = SECURITY.read_text().partition("\n### A credential of the node's own\n")[0]
+    rows = re.findall(r"^\| ([a-z, ]+) \| `([^`]+)`(?:, `([^`]+)`)?[^|]* \|", page, re.M)
     found = set()
     for verbs, *resources in rows:
         for resource in filter(None, resources):

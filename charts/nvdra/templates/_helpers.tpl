@@ -59,4 +59,8 @@ app.kubernetes.io/component: controller
 {{- range $name := keys .Values.featureGates | sortAlpha }}{{ $name }}={{ index $.Values.featureGates $name }},{{ end }}
 {{- end }}
 
+{{- define "nvdra.celStrings" -}}
+{{- range $index, $text := . }}{{ if $index }}, {{ end }}'{{ $text }}'{{ end }}
+{{- end }}
+
 {{- define "nvdra.caSecret" -}}nvdra-imex-ca{{- end }}

@@ -136,13 +136,17 @@ class TestNames:
         )
         user = "system:serviceaccount:drivers:my-nodes"
         policies = of(found, "ValidatingAdmissionPolicy")
-        assert len(policies) == 4
+        anybody = ("-pods", "-secrets")
+        assert len(policies) == 7
         for policy in policies:
-            assert (
-                f"request.userInfo.username == '{user}'"
-                in policy["spec"]["matchConditions"][0]["expression"]
-            )
             assert policy["spec"]["failurePolicy"] == "Fail"
+            if policy["metadata"]["name"].endswith(anybody):
+                assert "!= 'my-nodes'" in policy["spec"]["validations"][0]["expression"]
+                place = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchLabels"]
+                assert place == {"kubernetes.io/metadata.name": "drivers"}
+                continue
+            [condition] = policy["spec"]["matchConditions"]
+            assert f"request.userInfo.username == '{user}'" in condition["expression"]
         bound = {b["spec"]["policyName"] for b in of(found, "ValidatingAdmissionPolicyBinding")}
         assert bound == {policy["metadata"]["name"] for policy in policies}
 
@@ -280,10 +284,16 @@ class TestRights:
         writes = {r for rule in rules for r in rule["resources"] if "patch" in rule["verbs"]}
         assert writes == {"fabricnodes/status"}
 
-    def test_kubelets_can_be_left_out(self, home):
-        found = helm.render(home, {"node": {"allowKubeletCredential": False}})
-        subjects = [s["name"] for b in of(found, "ClusterRoleBinding") for s in b["subjects"]]
-        assert "system:nodes" not in subjects
+    def test_kubelets_have_rights_only_when_asked_for(self, home, objects):
+        def bindings(found: list[Json]) -> list[str]:
+            return [
+                b["metadata"]["name"] for b in of(found, "ClusterRoleBinding")
+                if "system:nodes" in [s["name"] for s in b["subjects"]]
+            ]  # fmt: skip
+
+        assert bindings(objects) == []
+        found = helm.render(home, {"node": {"allowKubeletCredential": True}})
+        assert bindings(found) == ["nvdra-node-fabric"]
 
 
 def test_the_secret_of_the_ca_has_one_name():

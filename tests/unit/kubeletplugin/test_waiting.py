@@ -11,7 +11,7 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import EVENTS
 from nvdra_node.kubeletplugin import permission
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.waiting import AGAIN_S, LONG_S, MAX_PODS, REASON, Waiting
+from nvdra_node.kubeletplugin.waiting import AGAIN_S, LONG_S, MAX_PODS, REASON, EventSource, Waiting
 
 REF = ClaimRef("team", "channel", ClaimUID("c-1"))
 CAUSE = "nvidia-imex is INITIALIZING"
@@ -49,7 +49,7 @@ def told(api: Api) -> list[tuple[str, str]]:
 
 def waiting(api: Api) -> tuple[Waiting, FakeClock]:
     clock = FakeClock()
-    return Waiting(api, api, "nvdra-test", clock), clock
+    return Waiting(api, api, EventSource("nvdra-test", "node-1"), clock), clock
 
 
 def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
@@ -63,6 +63,16 @@ def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
     assert told(api) == [("a", text), ("b", text)]
     assert api.events[0]["reason"] == REASON
     assert api.events[0]["involvedObject"]["uid"] == "uid-a"
+
+
+def test_event_names_the_node_that_wrote_it():
+    api = Api("a")
+    made, _ = waiting(api)
+    made.waits(REF, CAUSE, LONG_S)
+    made.write_next()
+    [event] = api.events
+    assert event["source"] == {"component": "nvdra-test", "host": "node-1"}
+    assert (event["reportingComponent"], event["reportingInstance"]) == ("nvdra-test", "node-1")
 
 
 def test_what_is_ready_soon_needs_no_words():
