@@ -85,7 +85,8 @@ class DomainBed:
         for node in hosts:
             self.cluster.kubectl("label", "node", node.name, f"{CONTROLLER_LABEL}=")
         controller = {"nodeSelector": {CONTROLLER_LABEL: ""}} if len(self.trays) > 2 else {}
-        chart.install(self.cluster, {"controller": controller, **values})
+        kubelets = {"allowKubeletCredential": True}
+        chart.install(self.cluster, {"controller": controller, "node": kubelets, **values})
 
     def down(self) -> None:
         """Everything away."""

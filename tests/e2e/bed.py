@@ -24,7 +24,7 @@ from tests.cluster.processes import Process
 from tests.sim.api import SimRoot
 
 TOP = Path(__file__).resolve().parents[2]
-DEVICE_CLASSES = TOP / "charts" / "nvdra" / "templates" / "deviceclasses.yaml"
+DEVICE_CLASSES = TOP / "charts" / "nvdra" / "files" / "deviceclasses.yaml"
 DRIVER = "gpu.nvidia.com"
 SERVICE = "nvdra-gpu-plugin"
 

@@ -26,7 +26,8 @@ _BESIDE = ("Deployment", "PodDisruptionBudget")
 _ABROAD = {
     "another node's": ["--bound-object-kind", "Node", "--bound-object-name", "OTHER"],
     "one bound to nothing": [],
-    "one for 31 days": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--duration", "744h"],
+    "one for 8 days": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--duration", "192h"],
+    "one for another audience": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--audience", "vault"],
 }  # fmt: skip
 """Tokens that a node must not get."""
 

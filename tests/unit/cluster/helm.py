@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -78,8 +79,8 @@ def run(home: Path, *arguments: str, values: dict[str, Any] | None = None) -> su
     """Call helm with a home of its own; ``values`` go in as a file."""
     env = {f"HELM_{name}_HOME": str(home) for name in ("CACHE", "CONFIG", "DATA")}
     if values is not None:
-        path = home / "values.yaml"
-        path.write_text(yaml.safe_dump(values))
+        path = home / "values.json"
+        path.write_text(json.dumps(values))
         arguments = (*arguments, "--values", str(path))
     return subprocess.run(
         [str(program()), *arguments], env=env, text=True, capture_output=True, timeout=60

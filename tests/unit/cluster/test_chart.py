@@ -104,6 +104,39 @@ class TestController:
         assert of(found, "DeviceClass", "gpu.nvidia.com")
 
 
+class TestNetwork:
+    def policy(self, home: Path, endpoint: str) -> Json:
+        values = {"metrics": {"httpEndpoint": endpoint}, "networkPolicy": {"enabled": True, "apiServerPorts": [7443]}}  # fmt: skip
+        (found,) = of(helm.render(home, {"controller": values}), "NetworkPolicy")
+        spec: Json = found["spec"]
+        return spec
+
+    def test_policy_lets_in_the_endpoint_and_out_the_api_server(self, home, objects):
+        spec = self.policy(home, ":9090")
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        assert spec["ingress"] == [{"ports": [{"port": 9090, "protocol": "TCP"}]}]
+        assert spec["egress"] == [{"ports": [{"port": 7443, "protocol": "TCP"}]}]
+        (deployment,) = of(objects, "Deployment")
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+        assert of(objects, "NetworkPolicy") == []
+
+    def test_policy_lets_nothing_in_without_an_endpoint(self, home):
+        assert self.policy(home, "")["ingress"] == []
+
+    @pytest.mark.parametrize("endpoint", [":9090", "0.0.0.0:9090", "[::]:9090"])
+    def test_probes_ask_the_endpoint_whatever_its_host(self, home, endpoint):
+        found = helm.render(home, {"controller": {"metrics": {"httpEndpoint": endpoint}}})
+        made = container(found)
+        assert made["ports"] == [{"name": "http", "containerPort": 9090}]
+        assert made["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+        assert made["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+
+    def test_there_are_no_probes_without_an_endpoint(self, home):
+        made = container(helm.render(home, {"controller": {"metrics": {"httpEndpoint": ""}}}))
+        assert not {"ports", "livenessProbe", "readinessProbe"} & made.keys()
+
+
 class TestNames:
     def test_two_releases_share_nothing_but_the_fixed_names_of_classes(self, home):
         first, second = (
