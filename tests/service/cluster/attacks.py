@@ -172,7 +172,7 @@ def of_events() -> Iterator[Attack]:
 
         return make
 
-    row = "writes events about anything but a pod that waits, or in another's name"
+    row = "writes events about anything but its Node and pods that wait, or in another's name"
     node = {"apiVersion": "v1", "kind": "Node", "name": OTHER, "uid": OTHER}
     domain = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "ComputeDomain", "name": "train", "namespace": TEAM}  # fmt: skip
     other_pod = {"apiVersion": "v1", "kind": "Pod", "namespace": TEAM, "name": "worker"}

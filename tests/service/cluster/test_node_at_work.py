@@ -23,7 +23,7 @@ from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.watches import SpecWatch
-from nvdra_node.kubeletplugin import claimstatus, slicediff
+from nvdra_node.kubeletplugin import claimstatus, nodeevents, slicediff
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus
 from nvdra_node.kubeletplugin.sliceapi import KubeSlices
@@ -182,6 +182,14 @@ def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) 
     waiting.write_next()
     events = world.get(EVENTS.path(namespace=TEAM))["items"]
     assert "claim mine is not prepared yet: cold" in [event["message"] for event in events]
+
+
+@pytest.mark.parametrize("causes", [("no toolkit",), ()])
+def test_state_of_the_node_is_told_as_an_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
+    body = nodeevents.to_event(OWN, causes, f"nvdra-{GPU}", time.time())
+    made = connect(TOKEN).create(EVENTS, body)
+    events = world.get(EVENTS.path(namespace="default"))["items"]
+    assert made["metadata"]["name"] in [event["metadata"]["name"] for event in events]
 
 
 def test_token_of_a_week_is_renewed_for_a_week(world: World, connect: Connect, tmp_path: Path) -> None:  # fmt: skip
