@@ -64,5 +64,8 @@ def watch_settings(settings: config.NodeConfig) -> WatchSettings:
     return WatchSettings(
         rescan_s=settings.rescan_interval_s,
         driver_poll_s=settings.driver_poll_s,
-        limits=Limits(gpu_s=settings.nvml_timeout_s),
+        limits=Limits(
+            gpu_s=settings.nvml_timeout_s,
+            fabric=not settings.feature_gates.get("FabricManagerPartitioning", False),
+        ),
     )

@@ -34,8 +34,12 @@ from nvdra_node.host.ports import Commands, Files, Sysfs
 
 _log = log.get(__name__)
 
-NEEDED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
+_CONTROL, _UVM = "/dev/nvidiactl", "/dev/nvidia-uvm"
+NEEDED_NODES = (_CONTROL, _UVM)
 """Without these no CUDA program starts; nvidia-ctk only leaves out what is not there."""
+
+_GPU_MAJOR = 195
+"""Of /dev/nvidiactl, fixed in NVIDIA's driver."""
 
 NEEDED_LIBRARY = "libcuda.so"
 """Nor without this one; nvidia-ctk leaves out libraries that it does not find."""
@@ -121,7 +125,8 @@ class CommonEdits:
                 self.made += 1
         finally:
             self._making.release()
-        self._require_files(entry)
+        if fault := self._fault(entry):
+            raise HostError(fault)
         return entry.common
 
     def warm_up(self) -> str:
@@ -164,28 +169,44 @@ class CommonEdits:
     def _is_usable(self, entry: _Entry, version: str) -> bool:
         if entry.key.driver_version != version:
             return False
-        return self._missing(entry) is None
+        return not self._fault(entry)
 
-    def _missing(self, entry: _Entry) -> str | None:
-        """The first of the entry's files that is not there."""
+    def _fault(self, entry: _Entry) -> str:
+        """What is wrong with the first of the entry's files that is not as it must be; empty when all are well."""
         sight, now_s = self._sight, self._clock.monotonic()
         if sight is not None and sight.entry is entry and now_s - sight.at_s < _BELIEVED_S:
-            return None
+            return ""
         missing = self._files.first_missing(entry.paths)
-        self._sight = _Sight(entry, now_s) if missing is None else None
-        return missing
+        fault = self._explain(missing, entry) if missing is not None else self._wrong_node()
+        self._sight = None if fault else _Sight(entry, now_s)
+        return fault
 
-    def _require_files(self, entry: _Entry) -> None:
-        missing, kit = self._missing(entry), self._toolkit
-        if missing is None:
-            return
+    def _wrong_node(self) -> str:
+        """A control device with the number of another one: nvidia-uvm gets a new one with each load of its module."""
+        for path, major in (
+            (_CONTROL, _GPU_MAJOR),
+            (_UVM, self._sysfs.char_major("nvidia-uvm")),
+        ):
+            stat = self._sysfs.device_node(path)
+            if major is None:
+                return f"the kernel module of {path} is not loaded: run nvidia-modprobe -c 0 -u"
+            if stat is None or stat.major != major:
+                found = (
+                    "no character device" if stat is None else f"device {stat.major}:{stat.minor}"
+                )
+                return (
+                    f"{path} is {found}, expected major number {major}: remove it and run"
+                    " nvidia-modprobe -c 0 -u"
+                )
+        return ""
+
+    def _explain(self, missing: str, entry: _Entry) -> str:
+        kit = self._toolkit
         if missing == str(kit.hook):
-            raise HostError(programs.missing_hook(kit.hook))
+            return programs.missing_hook(kit.hook)
         if missing.startswith(f"{kit.roots.dev}/"):
-            raise HostError(
-                f"{missing} is gone, and no CUDA program starts without it: run nvidia-modprobe -c 0 -u"
-            )
-        raise HostError(
+            return f"{missing} is gone, and no CUDA program starts without it: run nvidia-modprobe -c 0 -u"
+        return (
             f"{missing} is gone, but the loaded driver {entry.key.driver_version} needs it: the driver's package "
             "was changed without loading the new driver; reboot, or reload the driver"
         )

@@ -5,9 +5,11 @@ Texts have no running numbers: a device's message is news to the kubelet each ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from nvdra_node.gpu.model import Gpu
+from nvdra_node.host.ports import PciGpu
 
 COLD = "the first use of a GPU without persistence mode takes seconds"
 
@@ -26,3 +28,74 @@ def without_persistence(gpus: Sequence[Gpu]) -> list[str]:
         f"persistence mode is off ({', '.join(names)}): the first CUDA program of each pod and each look takes seconds"
         " longer; enable nvidia-persistenced.service"
     ]
+
+
+_IN_PROGRESS, _COMPLETED = 2, 3
+"""NVML_GPU_FABRIC_STATE_*."""
+_RESET = "reset it when no pod uses it (nvidia-smi --gpu-reset)"
+_RECOVERY = {
+    1: _RESET,
+    2: "reboot this node",
+    4: f"drain this node, then {_RESET}",
+    6: "drain this node, then reset the GPU's bus",
+    7: "reboot this machine",
+}
+"""NVML_GPU_RECOVERY_ACTION_* after which no new claim should get the GPU, and what to do."""
+_LIMITED = {
+    3: "end the pods whose GPUs reach each other's memory",
+    5: "its IMEX domain must be recovered: delete the pods of its ComputeDomain",
+}
+"""Recovery actions of a GPU that can still be used alone."""
+
+
+def needs_recovery(facts: Mapping[str, Any]) -> str:
+    """Why a GPU that NVML can read should get no new claim; empty when it asks for nothing."""
+    action = facts.get("recovery_action", 0)
+    return f"asks for recovery action {action}: {_RECOVERY[action]}" if action in _RECOVERY else ""
+
+
+def without_fabric(facts: Mapping[str, Any]) -> str:
+    """Why CUDA programs do not start on a GPU of an NVLink fabric; empty when it is registered or has none."""
+    fabric = facts.get("fabric")
+    if not fabric:
+        return ""
+    if fabric["state"] == _COMPLETED and fabric["status"] != 0:
+        return f"registration with the NVLink fabric failed (NVML status {fabric['status']}): see nvidia-fabricmanager"
+    if fabric["state"] == _IN_PROGRESS and facts.get("persistence") == 1:
+        return (
+            "registration with the NVLink fabric is in progress, and CUDA fails with error 802 until it ends: is"
+            " nvidia-fabricmanager.service running, here or on the rack's switches?"
+        )
+    return ""
+
+
+def limits(facts: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a GPU that can be used all the same."""
+    action = facts.get("recovery_action", 0)
+    return [f"asks for recovery action {action}: {_LIMITED[action]}"] if action in _LIMITED else []
+
+
+def unlisted(gpus: Sequence[PciGpu], known: Collection[str], listed: int) -> list[str]:
+    """GPUs of the PCI bus that are not offered although no other use was made of them. ``known``: addresses that NVML
+    told, now or before; ``listed``: how many GPUs NVML lists, some of which it may have told nothing of."""
+    notes = [
+        f"{gpu.address}: no kernel driver is bound to this GPU: see the kernel log (NVRM: probe failed), or bind it"
+        for gpu in gpus
+        if gpu.driver is None and gpu.address not in known
+    ]
+    notes += [
+        f"{gpu.address}: this GPU is bound to nouveau: unbind it and load the NVIDIA driver"
+        for gpu in gpus
+        if gpu.driver == "nouveau"
+    ]
+    bound = [gpu for gpu in gpus if gpu.driver == "nvidia"]
+    excluded = [gpu for gpu in bound if gpu.is_excluded]
+    notes += [f"{gpu.address}: excluded by NVreg_ExcludedGpus" for gpu in excluded]
+    if len(bound) - len(excluded) > listed:
+        notes += [
+            f"{gpu.address}: bound to the NVIDIA driver, but NVML does not list this GPU: see the kernel log (NVRM,"
+            " Xid), check power and seating, then reset it or reboot"
+            for gpu in bound
+            if not gpu.is_excluded and gpu.address not in known
+        ]
+    return notes

@@ -44,7 +44,7 @@ _IDENTITY = ("minor", "uuid", "name", "pci_bus_id", "mig_mode")
 
 
 class Limits(Value, kw_only=True):
-    """How long a look may take, in seconds."""
+    """How long a look may take, in seconds, and what it judges."""
 
     open_s: float = 30.0
     """First answer of NVML: initialising it takes up to seconds on large machines."""
@@ -57,6 +57,8 @@ class Limits(Value, kw_only=True):
     """How long the slow ones together are waited for, once all were asked."""
     total_s: float = 20.0
     """For all GPUs together, counted from NVML's first answer; those not reached keep what was known."""
+    fabric: bool = True
+    """A GPU that is not registered with its NVLink fabric is not usable. False: partitions of it are made as needed."""
 
 
 class Look(Value, kw_only=True):
@@ -89,6 +91,8 @@ class _Looking(Value):
     kept: list[int] = field(default_factory=list)
     """NVML indices that were not asked."""
     displays: set[str] = field(default_factory=set)
+    addresses: set[str] = field(default_factory=set)
+    """PCI addresses that NVML told."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -181,6 +185,7 @@ def _take(
     looking: _Looking, index: int, facts: Mapping[str, Any], errors: Mapping[str, Any]
 ) -> None:
     """Facts and errors of one GPU to a Gpu, as good as they allow."""
+    looking.addresses.add(pci_address(facts.get("pci_bus_id", "")))
     if facts.get("name") in DISPLAY_GPUS:
         looking.displays.add(facts.get("uuid", ""))
         return
@@ -196,6 +201,11 @@ def _take(
             state, why = GpuState.FAILED, text
         else:
             looking.notes.append(f"GPU at NVML index {index}: {text}")
+    unusable = causes.needs_recovery(facts)
+    if looking.limits.fabric:
+        unusable = unusable or causes.without_fabric(facts)
+    if state is GpuState.OK and unusable:
+        state, why = GpuState.FAILED, unusable
     missing = [fact for fact in _IDENTITY[:4] if fact not in facts]
     if missing:
         why = why or f"NVML does not tell {', '.join(missing)}"
@@ -206,6 +216,7 @@ def _take(
     if state is not GpuState.OK:
         gpu = _sick(_placed(known, gpu) if known else gpu, state, why)
     looking.read.append(gpu)
+    looking.notes.extend(f"{gpu.name}: {note}" for note in causes.limits(facts))
 
 
 def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:
@@ -277,6 +288,7 @@ def _conclude(looking: _Looking, skipped: set[int]) -> Look:
     complete = set(looking.kept) <= skipped and not looking.slow
     if complete:
         looking.notes.extend(causes.without_persistence(devices))
+        looking.notes.extend(_unlisted(looking))
     inventory = Inventory(
         devices=devices,
         driver_version=looking.system["driver_version"],
@@ -284,6 +296,16 @@ def _conclude(looking: _Looking, skipped: set[int]) -> Look:
     )
     waiting = tuple(sorted(looking.slow))
     return Look(inventory=inventory, hung=tuple(sorted(hung)), waiting=waiting, complete=complete)
+
+
+def _unlisted(looking: _Looking) -> list[str]:
+    """Notes on GPUs of the PCI bus that NVML does not list. Those that were known have a state, or a note already."""
+    known = [*looking.read, *looking.before.devices]
+    return causes.unlisted(
+        looking.host.sysfs.pci_gpus(),
+        {gpu.pci_address for gpu in known} | looking.addresses,
+        looking.system["count"],
+    )
 
 
 def _kept(looking: _Looking, missing: list[Gpu], skipped: set[int]) -> list[Gpu]:

@@ -1,7 +1,8 @@
 """The operations of the NVML child: whole units, JSON in and out. Runs in the child only; the one user of pynvml.
 
 ``system``           -> {driver_version, cuda_driver_version, count}
-``gpu(index)``       -> {index, facts, errors}: every fact read on its own, see ``FACTS``; what failed is in ``errors``
+``gpu(index)``       -> {index, facts, errors}: every fact read on its own, see ``FACTS``, and ``recovery_action`` and
+                       ``fabric`` ({state, status}; None: no NVLink fabric); what failed is in ``errors``
 ``watch_events``     -> {monitored: [uuid], unmonitored: {uuid: why}}; opens the event set, again on each call
 ``wait_events(timeout_ms)`` -> [{uuid, type, data, gi, ci}], without waiting when events are there
 ``compute_mode(uuid)``, ``set_compute_mode(uuid, mode)``
@@ -23,6 +24,8 @@ INIT_WITHOUT_GPUS = 1
 GPU_IS_LOST = 15
 _NO_SUCH_VERSION = frozenset({13, 25})
 """FUNCTION_NOT_FOUND and ARGUMENT_VERSION_MISMATCH: a driver that knows an earlier form only."""
+_NO_FABRIC = frozenset({3, 13})
+"""NOT_SUPPORTED and FUNCTION_NOT_FOUND."""
 MAX_EVENTS = 64
 """Most events one call brings; more are there for the next."""
 
@@ -95,6 +98,34 @@ def _recovery_action(handle: Any) -> int:
     return 0 if found.nvmlReturn else int(found.value.uiVal)
 
 
+def _fabric_info(handle: Any) -> Any:
+    """The newest form of the fabric's state that the driver knows."""
+    info = pynvml.c_nvmlGpuFabricInfo_v3_t()
+    try:
+        _nvml("nvmlDeviceGetGpuFabricInfoV", handle, ctypes.byref(info))
+    except OperationError as error:
+        if error.fault["code"] not in _NO_SUCH_VERSION:
+            raise
+        info = pynvml.c_nvmlGpuFabricInfo_t()
+        _nvml("nvmlDeviceGetGpuFabricInfo", handle, ctypes.byref(info))
+    return info
+
+
+def _read_usability(handle: Any, facts: dict[str, Any], errors: dict[str, Fault]) -> None:
+    """What keeps CUDA from a GPU that answers all else."""
+    try:
+        facts["recovery_action"] = _recovery_action(handle)
+    except OperationError as error:
+        errors["recovery_action"] = error.fault
+    facts["fabric"] = None
+    try:
+        info = _fabric_info(handle)
+        facts["fabric"] = {"state": info.state, "status": info.status}
+    except OperationError as error:
+        if error.fault["code"] not in _NO_FABRIC:
+            errors["fabric"] = error.fault
+
+
 class Session:
     """One NVML session: the library loaded from a given path, initialised at the first operation."""
 
@@ -143,7 +174,8 @@ class Session:
             if fault is not None:
                 errors[fact[0]] = fault
                 if fault["code"] == GPU_IS_LOST:
-                    break
+                    return {"index": index, "facts": facts, "errors": errors}
+        _read_usability(handle, facts, errors)
         return {"index": index, "facts": facts, "errors": errors}
 
     def watch_events(self) -> dict[str, Any]:
@@ -207,14 +239,7 @@ class Session:
         """NVML_GPU_FABRIC_STATE_*, nvmlReturn_t of the registration, cluster UUID (text), clique id,
         NVML_GPU_FABRIC_HEALTH_SUMMARY_* and NVML_GPU_RECOVERY_ACTION_* (both 0 where the driver does not say)."""
         handle = _nvml("nvmlDeviceGetHandleByIndex", index)
-        info = pynvml.c_nvmlGpuFabricInfo_v3_t()
-        try:
-            _nvml("nvmlDeviceGetGpuFabricInfoV", handle, ctypes.byref(info))
-        except OperationError as error:
-            if error.fault["code"] not in _NO_SUCH_VERSION:
-                raise
-            info = pynvml.c_nvmlGpuFabricInfo_t()
-            _nvml("nvmlDeviceGetGpuFabricInfo", handle, ctypes.byref(info))
+        info = _fabric_info(handle)
         digits = bytes(info.clusterUuid).hex()
         parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
         return {

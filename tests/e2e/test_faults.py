@@ -207,7 +207,7 @@ def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
     promised("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
     with rpc.plugin(bed.only) as plugin:
         took, answers = rpc.timed(lambda: plugin.prepare(claim, timeout_s=20))
-        assert "hung" in answers.errors[claim[2]]
+        assert not answers.errors, "the taint keeps new claims away, and this one has its GPU"
         promised("NodePrepareResources on a hung GPU", [took], RPC_S)
     assert pods.identities() == before
     started = time.monotonic()

@@ -25,7 +25,7 @@ from nvdra_node.host.fake.files import FakeFiles, Faults
 from nvdra_node.host.fake.host import fake_host
 from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
 from nvdra_node.host.fake.smi import FakeSmi
-from nvdra_node.host.ports import CommandResult, Files
+from nvdra_node.host.ports import CommandResult, Files, NodeStat
 from nvdra_node.kubeletplugin import recordcheck
 from nvdra_node.kubeletplugin.claim import (
     AllocationResult,
@@ -122,6 +122,9 @@ class GpuNode:
             },
         )
         self.host = replace(fake_host(self.machine, self.clock), commands=self.commands)
+        for path, major in zip(COMMON_NODES, (195, 510), strict=True):
+            self.machine.nodes[path] = NodeStat(major=major, minor=255, mode=0o666, gid=0)
+            self.machine.char_majors[path.removeprefix("/dev/")] = major
         if isinstance(self.files, FakeFiles):
             for path in (LIBRARY, *COMMON_NODES, str(HOOK), str(CTK)):
                 self.files.put(Path(path), b"")

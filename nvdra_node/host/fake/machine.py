@@ -70,6 +70,8 @@ class FakeGpu:
     """How long the first call on it takes."""
     is_persistent: bool = True
     """Persistence mode."""
+    recovery_action: int = 0
+    """NVML_GPU_RECOVERY_ACTION_*, as a GPU without a fabric tells it."""
     failing: dict[str, int] = field(default_factory=dict)
     """Fact (or ``handle``) -> NVML code it fails with; ``handle: 15`` is a lost GPU."""
 

@@ -52,6 +52,7 @@ _FACTS: dict[str, tuple[str, Callable[[FakeGpu], Any]]] = {
     "addressing_mode": ("nvmlDeviceGetAddressingMode", lambda gpu: gpu.addressing_mode),
     "module_id": ("nvmlDeviceGetModuleId", lambda gpu: gpu.module_id),
     "persistence": ("nvmlDeviceGetPersistenceMode", lambda gpu: int(gpu.is_persistent)),
+    "recovery_action": ("nvmlDeviceGetFieldValues", lambda gpu: gpu.recovery_action),
 }
 """As ``nvml_ops.FACTS``; None is an answer NOT_SUPPORTED."""
 
@@ -162,7 +163,8 @@ class FakeNvml:
                     break
             else:
                 facts[fact] = value
-        return {"index": index, "facts": facts, "errors": errors}
+        fabric = gpu.fabric and {"state": gpu.fabric.state, "status": gpu.fabric.status}
+        return {"index": index, "facts": {**facts, "fabric": fabric}, "errors": errors}
 
     def _watch_events(self) -> dict[str, Any]:
         self._is_watching = True

@@ -32,6 +32,8 @@ FACTS = {
     "addressing_mode",
     "module_id",
     "persistence",
+    "recovery_action",
+    "fabric",
 }
 
 

@@ -27,7 +27,9 @@ def devices(path: Path, profile: str) -> list[Any]:
     roots = HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
     host = open_host(roots)
     try:
-        inventory = discover(host, SystemClock()).inventory
+        while not (look := discover(host, SystemClock())).complete:
+            pass  # this machine does other things as well
+        inventory = look.inventory
     finally:
         host.close()
     return list(slices.build(inventory, slices.SliceSettings()).devices)

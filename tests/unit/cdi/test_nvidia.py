@@ -236,6 +236,23 @@ def test_control_node_that_goes_later_is_named_with_the_command(node):
         edits(node)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda machine: machine.char_majors.pop("nvidia-uvm"), "module of /dev/nvidia-uvm is not"),
+        (lambda machine: machine.char_majors.update({"nvidia-uvm": 511}), "uvm is device 510:255"),
+        (lambda machine: machine.nodes.pop("/dev/nvidiactl"), "nvidiactl is no character device"),
+    ],
+    ids=["module", "number", "no device"],
+)
+def test_control_device_without_its_driver_is_named(node, change, said):
+    edits(node)
+    change(node.machine)
+    node.clock.advance(1.0)
+    with pytest.raises(HostError, match=f"{said}.*run nvidia-modprobe -c 0 -u"):
+        edits(node)
+
+
 def test_broken_new_toolkit_does_not_block_what_the_old_one_listed(node):
     assert node.common.warm_up() == ""
     node.files.remove(CTK)

@@ -159,6 +159,25 @@ def test_a_gpu_given_to_vfio_leaves_and_the_others_stay(root: SimRoot, host: Hos
     assert look(host, after).inventory.devices == before.devices
 
 
+def test_gpu_without_a_device_node_is_noted_as_unlisted(root: SimRoot, host: Host) -> None:
+    (root.path / "dev/nvidia3").unlink()
+    found = look(host).inventory
+    assert len(found.devices) == 7
+    (note,) = found.notes
+    assert root.profile.gpus[3].bdf in note and "NVML does not list" in note
+
+
+@pytest.mark.parametrize("words", [{"recovery_action": 1}, {"fabric_state": 2}])
+def test_gpu_that_cannot_run_cuda_is_not_healthy(
+    root: SimRoot, host: Host, words: dict[str, int]
+) -> None:
+    root.set_gpu(5, **words)
+    devices = look(host).inventory.devices
+    assert [gpu.minor for gpu in devices if gpu.state is GpuState.FAILED] == [5]
+    root.set_gpu(5, recovery_action=0, fabric_state=3)
+    assert all(gpu.state is GpuState.OK for gpu in look(host).inventory.devices)
+
+
 def test_the_watch_sees_the_driver_come_go_and_change(root: SimRoot, host: Host) -> None:
     root.unload_driver(uninstall=True)
     watch = Watch(host, CLOCK, WatchSettings())
