@@ -39,7 +39,7 @@ from nvdra_node.imex.service import LANES, SupervisorService
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.imex.unit import SystemdUnit
+from nvdra_node.imex.unit import HOST_UNIT, UNIT, SystemdUnit
 from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
 from nvdra_node.kubeletplugin.server import InstanceLock, SocketServer, clear_socket
 
@@ -261,7 +261,8 @@ def policy(settings: config.NodeConfig) -> Policy:
 
 def _unit(settings: config.NodeConfig, host: Host, lives: Lives) -> SystemdUnit:
     systemctl, journalctl = settings.systemctl_path, settings.journalctl_path
-    return SystemdUnit(host.commands, systemctl, journalctl, lives.hold)
+    name = HOST_UNIT if settings.imex_mode == Mode.HOST_MANAGED.value else UNIT
+    return SystemdUnit(host.commands, systemctl, journalctl, lives.hold, name)
 
 
 def _ctl(settings: config.NodeConfig, host: Host, layout: Layout) -> ImexCtl:

@@ -15,9 +15,10 @@ from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 
 MAX_MESSAGE = 1024
 _ILL = frozenset(
-    {"ImexFailed", "ImexHeld", "ImexUnresponsive", "SlotChanged", "FabricFailed", "GpuRecovery"}
+    {"ImexFailed", "ImexHeld", "ImexUnresponsive", "SlotChanged", "FabricFailed", "AddressLost"}
+    | {"GpuRecovery", "ImexRestarted"}
 )
-"""Reasons that are no mere waiting. With the last one claims may start all the same."""
+"""Reasons that are no mere waiting. With the last two claims may start all the same."""
 
 
 def build(view: NodeView, *, is_shared: bool) -> Pool:

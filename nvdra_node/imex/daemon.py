@@ -7,6 +7,7 @@ from collections.abc import Callable
 from nvdra_core import log
 from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.clock import Clock, Deadline
+from nvdra_core.errors import HostError
 from nvdra_core.value import Value
 from nvdra_node.imex.ctl import CtlDoor
 from nvdra_node.imex.model import (
@@ -64,7 +65,7 @@ class Daemon:
         """
         doors = self._doors
         if doors.policy.mode is Mode.HOST_MANAGED:
-            return Look(Unit()), doors.ctl.state(Deadline(STATE_S, doors.clock))
+            return self._look_at_hosted(), doors.ctl.state(Deadline(STATE_S, doors.clock))
         look = doors.unit.look(Deadline(LOOK_S, doors.clock))
         if look.unit.activity is not UnitActivity.ACTIVE:
             return look, ImexState.UNSET
@@ -81,6 +82,14 @@ class Daemon:
         if imex is ImexState.READY:
             self._ready = (look.unit.invocation_id, doors.clock.monotonic() + READY_S)
         return look, imex
+
+    def _look_at_hosted(self) -> Look:
+        """The host's own unit: only to see its restarts, so that a claim does not depend on systemd's answer."""
+        try:
+            return self._doors.unit.look(Deadline(LOOK_S, self._doors.clock))
+        except HostError as error:
+            _LOG.info("unit of the host's nvidia-imex cannot be read", v=1, error=str(error))
+            return Look(Unit())
 
     def act(self, action: Action, spec: FabricNodeSpec | None) -> None:
         """Carry out one action."""

@@ -22,6 +22,7 @@ from nvdra_node.imex.model import (
     ActionKind,
     AfterAbruptEnd,
     Decision,
+    Holder,
     Memory,
     Mode,
     Run,
@@ -31,6 +32,7 @@ from nvdra_node.imex.model import (
 )
 
 MAX_DOUBLINGS = 16
+RESTARTED = "nvidia-imex was restarted by something other than nvdra (systemctl, needrestart)"
 
 
 def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
@@ -123,8 +125,9 @@ def _in_turn(situation: Situation, running: Run | None) -> list[str]:
 
 def decide(situation: Situation, memory: Memory) -> Decision:
     """What to do now."""
+    memory = _without_released(situation, memory)
     if situation.policy.mode is Mode.HOST_MANAGED:
-        return Decision(actions=(), memory=Memory())
+        return Decision(actions=(), memory=_hosted(situation, memory))
     unit = situation.unit
     if unit.activity is UnitActivity.DEACTIVATING:
         return Decision(actions=(), memory=memory)
@@ -139,15 +142,18 @@ def decide(situation: Situation, memory: Memory) -> Decision:
 
 def _while_running(situation: Situation, memory: Memory) -> Decision:
     unit, started = situation.unit, memory.started
+    if started is None and memory.last_run is not None:
+        started = Started(run=memory.last_run, invocation_id=unit.invocation_id)
+        memory = replace(memory, started=started, last_run=None, is_held=False)
     if started is None:
         return _with_unknown(situation, memory)
     if started.invocation_id != unit.invocation_id:
         # The first look at what we began; or somebody else restarted it, with our configuration.
-        is_foreign = bool(started.invocation_id)
+        if started.invocation_id:
+            users = [h.uid for h in situation.holders if _uses(h, started.run, situation)]
+            memory = _interrupted(memory, users, RESTARTED)
         started = replace(started, invocation_id=unit.invocation_id, is_unsure=False)
-        memory = replace(
-            memory, started=started, restarts=memory.restarts + is_foreign, ready_since_s=None
-        )
+        memory = replace(memory, started=started, ready_since_s=None)
     memory = _note_readiness(situation, memory)
     if is_in_use(started.run, situation):
         return Decision(
@@ -205,6 +211,7 @@ def _while_stopped(situation: Situation, memory: Memory) -> Decision:
         memory=replace(
             memory,
             started=Started(run=wanted, invocation_id=""),
+            last_run=None,
             start_error="",
             idle_since_s=None,
             ready_since_s=None,
@@ -219,10 +226,12 @@ def _after_end(situation: Situation, memory: Memory, started: Started) -> Memory
     is_abrupt = unit.result != "success"
     pause_s = policy.backoff_s * 2 ** min(memory.failures, MAX_DOUBLINGS)
     was_used = is_abrupt and is_in_use(started.run, situation)
+    users = [h.uid for h in situation.holders if _uses(h, started.run, situation)]
+    memory = _interrupted(memory, users, _exit_text(situation, memory.start_error))
     return replace(
         memory,
         started=None,
-        restarts=memory.restarts + 1,
+        last_run=started.run,
         failures=memory.failures + 1,
         retry_at_s=situation.now_s + min(pause_s, policy.max_backoff_s),
         ready_since_s=None,
@@ -232,6 +241,40 @@ def _after_end(situation: Situation, memory: Memory, started: Started) -> Memory
         is_held=was_used and policy.after_abrupt_end is AfterAbruptEnd.HOLD,
         recovers_domain=started.run.domain_uid if is_abrupt else None,
     )
+
+
+def _interrupted(memory: Memory, users: Iterable[str], text: str) -> Memory:
+    """One more end that was not ours, while these claims used the daemon."""
+    return replace(
+        memory,
+        restarts=memory.restarts + 1,
+        interrupted=tuple(dict.fromkeys((*memory.interrupted, *users))),
+        interruption=text,
+    )
+
+
+def _without_released(situation: Situation, memory: Memory) -> Memory:
+    """Interrupted claims count until they are released."""
+    if not memory.interrupted or not situation.are_holders_known:
+        return memory
+    held = {holder.uid for holder in situation.holders}
+    return replace(memory, interrupted=tuple(uid for uid in memory.interrupted if uid in held))
+
+
+def _hosted(situation: Situation, memory: Memory) -> Memory:
+    """The host's own daemon is never touched, and its restarts under claims are seen by its unit."""
+    unit = situation.unit
+    now = unit.invocation_id if unit.is_running else ""
+    kept = Memory(
+        restarts=memory.restarts,
+        interrupted=memory.interrupted,
+        interruption=memory.interruption,
+        host_invocation=now or memory.host_invocation,
+    )
+    if not now or memory.host_invocation in ("", now):
+        return kept
+    users = [holder.uid for holder in situation.holders if holder.is_admitted]
+    return _interrupted(kept, users, "the host's nvidia-imex was restarted")
 
 
 def _exit_text(situation: Situation, start_error: str) -> str:
@@ -255,7 +298,11 @@ def _note_readiness(situation: Situation, memory: Memory) -> Memory:
 
 def is_in_use(run: Run, situation: Situation) -> bool:
     """Whether a claim was told that a domain of this run is ready."""
-    return any(h.is_admitted and holds(run, h.domain_uid, situation) for h in situation.holders)
+    return any(_uses(holder, run, situation) for holder in situation.holders)
+
+
+def _uses(holder: Holder, run: Run, situation: Situation) -> bool:
+    return holder.is_admitted and holds(run, holder.domain_uid, situation)
 
 
 def after_failure(kind: ActionKind | None, decision: Decision, before: Memory, text: str) -> Memory:
@@ -268,7 +315,8 @@ def after_failure(kind: ActionKind | None, decision: Decision, before: Memory, t
         # It may run all the same: the next look tells.
         return replace(decision.memory, start_error=text)
     if any(action.kind is ActionKind.START for action in decision.actions):
-        return replace(before, last_exit=text, failures=before.failures + 1)
+        # Of which run the files are now is not known.
+        return replace(before, last_run=None, last_exit=text, failures=before.failures + 1)
     return decision.memory
 
 
@@ -276,6 +324,7 @@ def _stop(memory: Memory, why: str) -> Decision:
     stopped = replace(
         memory,
         started=None,
+        last_run=None,
         idle_since_s=None,
         ready_since_s=None,
         recovers_domain=None,

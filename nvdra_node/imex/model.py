@@ -111,6 +111,10 @@ class Memory(Value, kw_only=True):
 
     started: Started | None = None
     """None: as far as we know no daemon of ours runs."""
+    last_run: Run | None = None
+    """Of the daemon that ended and was not started again by us: its configuration is still on disk, and counts if
+    something else starts the unit. None: not known.
+    """
     restarts: int = 0
     """Ends that nobody asked for, in this boot."""
     failures: int = 0
@@ -126,6 +130,14 @@ class Memory(Value, kw_only=True):
     """What systemctl said of a start that it did not carry out."""
     is_held: bool = False
     """It ended abruptly under claims, and the policy is to wait until these are gone."""
+    interrupted: tuple[str, ...] = ()
+    """UIDs of the claims that were admitted when IMEX ended or was restarted, and not by us: what their pods shared is
+    lost. A claim stays until it is released, as only its pods know whether they began again.
+    """
+    interruption: str = ""
+    """How that was, for people."""
+    host_invocation: str = ""
+    """With mode ``hostManaged``: the incarnation of the host's unit that was seen last."""
     recovers_domain: str | None = None
     """The domain whose ``persist.dat`` is kept: the next start of it waits for the peers it had."""
 

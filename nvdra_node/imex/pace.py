@@ -39,7 +39,7 @@ class Pace:
         unit = situation.unit
         is_waiting = any(not holder.is_admitted for holder in situation.holders)
         is_hosted = situation.policy.mode is Mode.HOST_MANAGED
-        may_start = unit.is_running or (is_hosted and is_waiting)
+        may_start = is_waiting if is_hosted else unit.is_running
         is_starting = may_start and situation.imex is not ImexState.READY
         if is_starting or unit.activity is UnitActivity.DEACTIVATING:
             pauses.append(self._poll_s)

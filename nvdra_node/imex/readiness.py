@@ -18,6 +18,8 @@ from nvdra_node.imex.decide import (
 )
 from nvdra_node.imex.model import Memory, Mode, Readiness, Situation, Started
 
+RESTARTED = "ImexRestarted"
+"""Reason of a domain whose claims may start, and whose earlier ones lost what they shared."""
 RECOVERY = "GpuRecovery"
 """Reason of a domain whose claims may start although a GPU is not well."""
 _FABRIC_REASONS = {
@@ -49,7 +51,7 @@ def of_domain(domain_uid: str, situation: Situation, memory: Memory) -> Readines
         detail = f": {situation.fabric.message}" if situation.fabric.message else ""
         return _wait(reason, text + detail)
     if situation.policy.mode is Mode.HOST_MANAGED:
-        return _of_hosted(domain, situation)
+        return _of_hosted(domain, situation, memory)
     return _of_managed(domain, situation, memory)
 
 
@@ -70,15 +72,21 @@ def _of_unknown(domain_uid: str, situation: Situation, memory: Memory) -> Readin
     )
 
 
-def _ready(situation: Situation) -> Readiness:
-    """Claims may start. What a GPU asks for is told besides: after an abrupt end of IMEX it may be that the whole IMEX
-    domain is recovered, of which READY says nothing.
+def _ready(domain_uid: str, situation: Situation, memory: Memory) -> Readiness:
+    """Claims may start. Reported besides: that IMEX was interrupted under others, as their shared memory is lost; and
+    what a GPU asks for, as after an abrupt end the whole IMEX domain may have to be recovered. READY says neither.
     """
     recovery = situation.fabric.recovery
-    return Readiness(is_ready=True, reason=RECOVERY if recovery else "", message=recovery)
+    lost = [h for h in sorted(situation.holders) if h.uid in memory.interrupted]
+    names = ", ".join(f"{h.namespace}/{h.name}" for h in lost if h.domain_uid == domain_uid)
+    if not names:
+        return Readiness(is_ready=True, reason=RECOVERY if recovery else "", message=recovery)
+    text = f"{memory.interruption} while pods used it: memory that they shared is lost; restart the pods of {names}"
+    message = f"{text}; {recovery}" if recovery else text
+    return Readiness(is_ready=True, reason=RESTARTED, message=message)
 
 
-def _of_hosted(domain: FabricDomain, situation: Situation) -> Readiness:
+def _of_hosted(domain: FabricDomain, situation: Situation, memory: Memory) -> Readiness:
     """One domain at a time here too: all that the host's daemon serves have the same channel, so tenants would meet."""
     others = {
         h.domain_uid
@@ -91,7 +99,7 @@ def _of_hosted(domain: FabricDomain, situation: Situation) -> Readiness:
             f"this node serves ComputeDomain {', '.join(sorted(others))} for {blockers(situation, others)}",
         )
     if situation.imex is ImexState.READY:
-        return _ready(situation)
+        return _ready(domain.uid, situation, memory)
     return _wait(
         "HostImexNotReady",
         f"the host's own nvidia-imex is {situation.imex.value or 'not known'}: check nvidia-imex.service and"
@@ -124,7 +132,7 @@ def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> R
             f"IMEX runs with slot {started.run.slot} and port {started.run.port}, assigned are {wanted.slot} and"
             f" {wanted.port}; it is restarted when {blockers(situation, [domain.uid])} is gone",
         )
-    return _of_started(domain, situation, started)
+    return _of_started(domain, situation, memory, started)
 
 
 def _what_is_missing(domain: FabricDomain, situation: Situation) -> Readiness:
@@ -184,7 +192,9 @@ def _of_lost(situation: Situation) -> Readiness:
     )
 
 
-def _of_started(domain: FabricDomain, situation: Situation, started: Started) -> Readiness:
+def _of_started(
+    domain: FabricDomain, situation: Situation, memory: Memory, started: Started
+) -> Readiness:
     if situation.addresses.has_lost(started.run.address):
         return _wait(
             "AddressLost",
@@ -194,7 +204,7 @@ def _of_started(domain: FabricDomain, situation: Situation, started: Started) ->
     if started.invocation_id != situation.unit.invocation_id or situation.imex is ImexState.UNSET:
         return _wait("ImexStarting", "nvidia-imex is starting")
     if situation.imex is ImexState.READY:
-        return _ready(situation)
+        return _ready(domain.uid, situation, memory)
     if situation.imex is ImexState.UNAVAILABLE:
         return _wait("ImexUnresponsive", "nvidia-imex runs and gives no answer")
     return _wait("ImexStarting", f"nvidia-imex is {situation.imex.value}")

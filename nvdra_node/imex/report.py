@@ -116,6 +116,8 @@ def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:
     situation, memory, run = snapshot.situation, snapshot.memory, snapshot.run
     incarnation = None
     message = memory.last_exit if memory.failures else ""
+    if memory.interrupted:
+        message = message or memory.interruption
     state = situation.imex
     if run is not None:
         incarnation = ImexIncarnation(

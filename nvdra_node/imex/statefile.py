@@ -25,7 +25,8 @@ _V = TypeVar("_V", bound=Value)
 
 _PROCESS_ONLY = frozenset({"retry_at_s", "idle_since_s", "ready_since_s", "start_error"})
 """Times of the monotonic clock, which are worth nothing in another process, and what goes with them."""
-_MEMORY_FIELDS = tuple(n for n in fields(Memory) if n not in _PROCESS_ONLY and n != "started")
+_RUNS = frozenset({"started", "last_run"})
+_MEMORY_FIELDS = tuple(n for n in fields(Memory) if n not in _PROCESS_ONLY | _RUNS)
 
 
 class Kept(Value, kw_only=True):
@@ -41,11 +42,15 @@ class Kept(Value, kw_only=True):
 
 def encode(boot_id: str, memory: Memory, holders: Iterable[Holder], hosts: str | None) -> bytes:
     """The file's bytes."""
-    started = asdict(memory.started) if memory.started is not None else None
+    started, last_run = memory.started, memory.last_run
+    runs = {
+        "started": asdict(started) if started is not None else None,
+        "last_run": asdict(last_run) if last_run is not None else None,
+    }
     kept = {name: getattr(memory, name) for name in _MEMORY_FIELDS}
     body = {
         "bootID": boot_id,
-        "memory": {"started": started, **kept},
+        "memory": {**runs, **kept},
         "holders": [asdict(holder) for holder in sorted(holders)],
         "hosts": hosts,
     }
@@ -74,7 +79,16 @@ def _memory(body: Mapping[str, Any]) -> Memory:
         for name in _MEMORY_FIELDS
         if name in body
     }
-    return replace(Memory(**values), started=_started(body["started"]))
+    runs = {"started": _started(body["started"]), "last_run": _last_run(body.get("last_run"))}
+    return replace(Memory(**values), **runs)
+
+
+def _last_run(body: Any) -> Run | None:
+    try:
+        return None if body is None else _built(Run, body)
+    except (ValueError, TypeError, KeyError) as error:
+        _LOG.warning("stored last IMEX run cannot be read", error=repr(error))
+        return None
 
 
 def _started(body: Mapping[str, Any] | None) -> Started | None:

@@ -348,7 +348,12 @@ class Supervisor:
 
     def _with_last_words(self, before: Memory, memory: Memory, situation: Situation) -> Memory:
         """Add what the daemon wrote last to the reason why it ended."""
-        if memory.restarts == before.restarts or memory.started is not None:
+        if memory.restarts == before.restarts:
+            return memory
+        if situation.unit.is_running:
+            _LOG.warning(
+                "nvidia-imex was restarted", why=memory.interruption, claims=len(memory.interrupted)
+            )
             return memory
         words = self._daemon.last_words(situation.unit.invocation_id)
         text = f"{memory.last_exit}: {words}" if words else memory.last_exit

@@ -23,7 +23,8 @@ from nvdra_node.imex.model import Unit, UnitActivity
 _LOG = log.get(__name__)
 
 UNIT = "nvdra-imex.service"
-FOREIGN_UNITS = ("nvidia-imex.service",)
+HOST_UNIT = "nvidia-imex.service"
+FOREIGN_UNITS = (HOST_UNIT,)
 _PROPERTIES = "Id,ActiveState,InvocationID,Result,ExecMainStatus,MainPID"
 _RUNNING = ("active", "activating", "reloading", "deactivating")
 _LINES = 4
@@ -66,8 +67,12 @@ class SystemdUnit:
         systemctl: Path,
         journalctl: Path,
         hold: Callable[[int], Life | None] = lambda pid: None,
+        name: str = UNIT,
     ) -> None:
-        """``hold`` watches over a process (``life.Lives``); without one, systemd is asked each time."""
+        """``hold`` watches over a process (``life.Lives``); without one, systemd is asked each time. ``name``: of the
+        unit; the host's own one is only looked at.
+        """
+        self._name = name
         self._commands = commands
         self._systemctl = str(systemctl)
         self._journalctl = str(journalctl)
@@ -90,22 +95,21 @@ class SystemdUnit:
         return self._seen
 
     def _ask(self, deadline: Deadline) -> Look:
-        argv = [self._systemctl, "show", "-p", _PROPERTIES, UNIT, *FOREIGN_UNITS]
+        others = [name for name in FOREIGN_UNITS if name != self._name]
+        argv = [self._systemctl, "show", "-p", _PROPERTIES, self._name, *others]
         blocks = parse_show(self._commands.run(argv, deadline).stdout)
-        foreign = [
-            name for name in FOREIGN_UNITS if blocks.get(name, {}).get("ActiveState") in _RUNNING
-        ]
-        return Look(read_unit(blocks.get(UNIT, {})), ", ".join(foreign))
+        foreign = [name for name in others if blocks.get(name, {}).get("ActiveState") in _RUNNING]
+        return Look(read_unit(blocks.get(self._name, {})), ", ".join(foreign))
 
     def start(self, deadline: Deadline) -> None:
         """See UnitDoor."""
         self._let_go()
-        self._commands.run([self._systemctl, "start", UNIT], deadline)
+        self._commands.run([self._systemctl, "start", self._name], deadline)
 
     def stop(self, deadline: Deadline) -> None:
         """See UnitDoor."""
         self._let_go()
-        self._commands.run([self._systemctl, "stop", UNIT], deadline)
+        self._commands.run([self._systemctl, "stop", self._name], deadline)
 
     def reload(self, deadline: Deadline) -> None:
         """See UnitDoor."""
@@ -116,7 +120,7 @@ class SystemdUnit:
                 _LOG.info("nvidia-imex is signalled by systemd", v=2, error=str(error))
             else:
                 return
-        self._commands.run([self._systemctl, "kill", "--signal=SIGUSR1", UNIT], deadline)
+        self._commands.run([self._systemctl, "kill", "--signal=SIGUSR1", self._name], deadline)
 
     def last_words(self, invocation_id: str, deadline: Deadline) -> str:
         """See UnitDoor."""

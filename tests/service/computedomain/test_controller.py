@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 
-from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, TEMPLATES
+from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ApiError
@@ -131,3 +132,34 @@ def test_an_imex_that_dies_makes_the_node_not_ready_until_it_is_back(cluster):
         "it is not ready",
     )
     assert tray.unprepare("train-0").errors == {}
+
+
+def condition_of(cluster: Cluster, kind: str) -> dict[str, Any]:
+    found = cluster.status().get("conditions") or []
+    return next((dict(one) for one in found if one["type"] == kind), {})
+
+
+def test_restart_of_imex_under_a_job_shows_as_condition_and_event(cluster):
+    """needrestart after an upgrade of a library: the daemon is READY again, and the job's shared memory is lost."""
+    [tray, _] = cluster.rack.trays
+    tray.start(imexEncryption="required")
+    tray.register()
+    wait_for(lambda: cluster.rack.slices(tray), "slices")
+    cluster.create_domain()
+    assert tray.prepare(cluster.claim(tray)).errors == {}
+    wait_for(lambda: cluster.status().get("status") == "Ready", "the domain is Ready")
+    assert condition_of(cluster, "Degraded")["status"] == "False"
+    first = tray.imex()["InvocationID"]
+    for verb in ("stop", "start"):
+        subprocess.run(
+            [tray.root.path / "usr/bin/systemctl", verb, "nvdra-imex.service"], check=True
+        )
+    wait_for(lambda: condition_of(cluster, "Degraded").get("status") == "True", "it is degraded")
+    assert tray.imex()["InvocationID"] != first
+    wait_for(lambda: condition_of(cluster, "Degraded")["reason"] == "ImexRestarted", "the reason")
+    assert "ns/train-0" in condition_of(cluster, "Degraded")["message"]
+    events = cluster.rack.client.list(EVENTS, namespace="ns", deadline=deadline()).items
+    assert ("Warning", "ImexRestarted") in {(one["type"], one["reason"]) for one in events}
+    assert tray.unprepare("train-0").errors == {}
+    cluster.rack.forget("train-0")
+    wait_for(lambda: condition_of(cluster, "Degraded")["status"] == "False", "it is well again")

@@ -79,6 +79,12 @@ class Node(RuleBasedStateMachine):
         self.node.daemon.die()
         self.node.turn()
 
+    @precondition(lambda self: self.node.daemon.unit.is_running)
+    @rule()
+    def imex_is_restarted_by_others(self):
+        self.node.daemon.restart_by_hand()
+        self.node.turn()
+
     @rule()
     def the_supervisor_restarts(self):
         self.node.restart()

@@ -1,0 +1,175 @@
+"""State, event, state: an end or restart of nvidia-imex that was not ours, and what the domain says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
+from nvdra_core.value import replace
+from nvdra_node.imex import report
+from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
+from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain
+
+
+def status(node: ImexNode) -> FabricNodeStatus:
+    node.turn()
+    return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
+
+
+def domain_of(node: ImexNode) -> FabricDomainStatus:
+    [domain] = status(node).domains
+    return domain
+
+
+def restart(node: ImexNode) -> None:
+    """``systemctl restart``, as needrestart does after an upgrade of a library."""
+    node.daemon.restart_by_hand()
+
+
+def stop(node: ImexNode) -> None:
+    """``systemctl stop``; it is started again after a pause."""
+    node.daemon.die("success", 0)
+
+
+def kill(node: ImexNode) -> None:
+    node.daemon.die("signal", 9)
+
+
+def stop_and_start(node: ImexNode) -> None:
+    """The end is seen before somebody else's start."""
+    node.daemon.die("success", 0)
+    node.turn()
+    node.daemon.restart_by_hand()
+
+
+def kill_and_start(node: ImexNode) -> None:
+    node.daemon.die("signal", 9)
+    node.turn()
+    node.daemon.restart_by_hand()
+
+
+ENDS = pytest.mark.parametrize("end", [restart, stop, kill, stop_and_start, kill_and_start])
+
+
+@pytest.fixture
+def node() -> ImexNode:
+    made = ImexNode()
+    made.assign(a_domain())
+    assert made.join("c1").readiness.is_ready
+    return made
+
+
+def after(node: ImexNode, end: Callable[[ImexNode], None]) -> FabricDomainStatus:
+    end(node)
+    node.turn()
+    node.clock.advance(2.0)
+    return domain_of(node)
+
+
+@ENDS
+def test_domain_says_that_imex_ended_under_its_claims(node, end):
+    before = status(node)
+    domain = after(node, end)
+    assert (domain.ready, domain.reason) == (True, "ImexRestarted")
+    assert "ns/claim-c1" in domain.message and "nvidia-imex" in domain.message
+    now = status(node)
+    assert now.imex.restarts == 1 and now.imex.message
+    assert report.is_urgent(before, now)
+
+
+@ENDS
+def test_it_is_said_until_the_interrupted_claims_are_released(node, end):
+    after(node, end)
+    node.clock.advance(3600)
+    assert node.join("c2").readiness.is_ready
+    domain = domain_of(node)
+    assert domain.reason == "ImexRestarted" and "claim-c2" not in domain.message
+    node.supervisor.leave("c1")
+    assert (domain_of(node).ready, domain_of(node).reason) == (True, "")
+
+
+@ENDS
+def test_it_is_said_after_a_restart_of_the_supervisor(node, end):
+    after(node, end)
+    node.restart()
+    assert domain_of(node).reason == "ImexRestarted"
+
+
+@ENDS
+def test_end_while_the_supervisor_was_down_is_said(node, end):
+    """needrestart restarts both units at once."""
+    node.turn()
+    end(node)
+    node.restart()
+    node.turn()
+    node.clock.advance(2.0)
+    assert domain_of(node).reason == "ImexRestarted"
+
+
+def test_starts_and_stops_of_ours_are_not_said(node):
+    assert domain_of(node).reason == ""
+    node.supervisor.leave("c1")
+    node.turn()
+    node.clock.advance(node.policy.linger_s + 1)
+    node.turn()
+    assert node.daemon.history == ["start", "stop"]
+    assert node.join("c2").readiness.is_ready
+    assert domain_of(node).reason == "" and status(node).imex.restarts == 0
+
+
+def test_end_before_a_claim_was_admitted_interrupts_nobody():
+    node = ImexNode()
+    node.assign(a_domain())
+    node.daemon.fails_to_start = True
+    node.join("c1")
+    node.daemon.fails_to_start = False
+    node.clock.advance(60)
+    assert node.ask(a_claim("c1")).readiness.is_ready
+    assert domain_of(node).reason == ""
+
+
+def test_gpu_that_asks_for_a_recovery_is_named_besides(node):
+    node.supervisor.set_fabric(replace(FABRIC, recovery="GPU-3: reset it"))
+    domain = after(node, kill)
+    assert domain.reason == "ImexRestarted" and "GPU-3: reset it" in domain.message
+
+
+def test_held_domain_keeps_its_own_reason():
+    node = ImexNode(Policy(after_abrupt_end=AfterAbruptEnd.HOLD))
+    node.assign(a_domain())
+    node.join("c1")
+    kill(node)
+    assert domain_of(node).reason == "ImexHeld"
+
+
+class TestHostManaged:
+    @pytest.fixture
+    def node(self) -> ImexNode:
+        made = ImexNode(Policy(mode=Mode.HOST_MANAGED))
+        made.assign(a_domain(), slot=None)
+        made.daemon.restart_by_hand()
+        assert made.join("c1").readiness.is_ready
+        return made
+
+    def test_restart_of_the_hosts_daemon_under_claims_is_said(self, node):
+        assert domain_of(node).reason == ""
+        restart(node)
+        domain = domain_of(node)
+        assert (domain.ready, domain.reason) == (True, "ImexRestarted")
+        assert "ns/claim-c1" in domain.message and status(node).imex.restarts == 1
+        assert node.daemon.history == []
+        node.supervisor.leave("c1")
+        assert node.join("c2").readiness.is_ready
+        assert domain_of(node).reason == ""
+
+    def test_restart_while_the_supervisor_was_down_is_said(self, node):
+        node.turn()
+        restart(node)
+        node.restart()
+        assert domain_of(node).reason == "ImexRestarted"
+
+    def test_systemd_that_does_not_answer_keeps_no_claim_waiting(self, node):
+        node.daemon.refuses_to.add("show")
+        assert node.join("c2").readiness.is_ready
