@@ -6,8 +6,10 @@ depends on.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.marks import needs_packages
 from tests.packages.test_debian import CDI_FILE, FOREIGN_CDI_FILES, KUBECONFIG, LOCK, RECORD
 from tests.packages.userland import DISTRIBUTIONS, Userland, changeable
-from tests.rack import collection
+from tests.rack import collection, tools
 
 pytestmark = needs_packages()
 
@@ -200,3 +202,36 @@ def test_signer_of_an_rpm_is_read_without_rpm(packages: Packages, signed: Signed
 def test_rpm_without_a_key_is_not_signed(root: RpmRoot, packages: Packages):
     told = root.rpm("-Kv", packages.rpm)
     assert "Signature" not in told.stdout
+
+
+_IMPORT = """\
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: nvdra.node.nvdra
+        tasks_from: signing_key
+"""
+
+
+def test_playbooks_have_rpm_trust_the_key_once(signed: SignedRpm, tmp_path: Path):
+    home = tmp_path / "home"
+    (home / "packages").mkdir(parents=True)
+    (home / ".rpmmacros").write_text(f"%_dbpath {home}/rpmdb\n")
+    (home / "import.yml").write_text(_IMPORT)
+    env = {**tools.environment(tmp_path), "HOME": str(home)}
+
+    def run(*argv: str | Path) -> str:
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+        return done.stdout + done.stderr
+
+    run("rpm", "--initdb")
+    assert "NOT OK" in run("rpm", "-K", signed.path)
+    known = {"nvdra_signing_key": str(signed.public), "nvdra_cache_dir": str(home)}
+    variables = json.dumps({**known, "ansible_python_interpreter": sys.executable})
+    argv = [tools.home() / "ansible-playbook", "-i", "localhost,", "-e", variables]
+    for changed in ("changed=2", "changed=0"):
+        said = run(*argv, home / "import.yml")
+        assert re.search(rf"localhost +: ok=\d+ +{changed} .*failed=0", said), said
+    assert "digests signatures OK" in run("rpm", "-K", signed.path)
