@@ -195,6 +195,8 @@ def test_peers_answer_while_they_listen_and_not_afterwards(tmp_path: Path) -> No
     run(tmp_path, "peers", {"state": "stopped"})
     (problem,) = run(tmp_path, "peers", peers)[0]["silent"]
     assert problem == f"other (127.0.0.1) port {port}: Connection refused"
+    serving = {**peers, "serving": ["other"]}
+    assert run(tmp_path, "peers", serving)[0]["silent"] == [], "refused by a host that was reached"
     assert not Path("/run/nvdra-peers.pid").exists()
 
 

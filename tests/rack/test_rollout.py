@@ -297,6 +297,15 @@ def test_peers_are_the_other_hosts_of_the_rack() -> None:
     assert rollout.addresses(["r1-01", "r1-02"], hostvars, "r1-01") == {}
 
 
+def test_hosts_with_an_active_unit_are_told_apart() -> None:
+    states = {"a": "active", "b": "inactive"}
+    hostvars = {
+        host: {"nvdra_node": {"units": {"u": {"ActiveState": state}}}}
+        for host, state in states.items()
+    }
+    assert rollout.with_active(["a", "b", "c"], {**hostvars, "c": {}}, "u") == ["a"]
+
+
 TOKEN = {"account": "a/b", "node_uid": "u", "issued_at_s": 1000, "expires_at_s": 3000}
 
 

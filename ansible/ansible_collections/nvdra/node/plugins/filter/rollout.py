@@ -154,6 +154,16 @@ def addresses(hosts: Sequence[str], hostvars: Mapping[str, Facts], but: str) -> 
     return {host: address for host, address in known.items() if address and host != but}
 
 
+def with_active(hosts: Sequence[str], hostvars: Mapping[str, Facts], unit: str) -> list[str]:
+    """Those of ``hosts`` on which a unit runs."""
+
+    def state(host: str) -> Any:
+        units = hostvars[host].get("nvdra_node", {}).get("units", {})
+        return units.get(unit, {}).get("ActiveState")
+
+    return [host for host in hosts if state(host) == "active"]
+
+
 def package(facts: Facts, files: Sequence[str], version: str = "") -> dict[str, str]:
     """Which package a host shall have.
 
@@ -282,4 +292,5 @@ class FilterModule:
             "stale_backups": stale_backups,
             "token_is_wanting": token_is_wanting,
             "way_back": way_back,
+            "with_active": with_active,
         }

@@ -1,8 +1,9 @@
 #!/usr/bin/python
 """Tries whether the hosts of a rack reach each other on the ports of IMEX, before anything is changed.
 
-Every host listens for a while, then every host connects to all others, then all stop listening. A port that something
-listens on already (an IMEX daemon) is left to it. Standard library only.
+Every host listens for a while, then every host connects to all others, then all stop listening. A host that may have an
+IMEX daemon does not listen, so as not to take its port: that it refuses a connection says enough. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ options:
     description: Name -> address of the hosts to connect to.
     type: dict
     default: {}
+  serving:
+    description: Those of O(peers) that do not listen for this; a connection that they refuse has reached them.
+    type: list
+    elements: str
+    default: []
   timeout_s:
     description: How long to listen, or to wait for an answer, in seconds.
     type: int
@@ -74,13 +80,14 @@ def main() -> None:
         "state": {"type": "str", "choices": ["listening", "reached", "stopped"], "required": True},
         "ports": {"type": "list", "elements": "int", "default": []},
         "peers": {"type": "dict", "default": {}},
+        "serving": {"type": "list", "elements": "str", "default": []},
         "timeout_s": {"type": "int", "default": 5},
     }
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
     given = module.params
     result: dict[str, Any] = {"changed": False}
     if given["state"] == "reached":
-        result["silent"] = silent(given["peers"], given["ports"], given["timeout_s"])
+        result["silent"] = silent(module)
     else:
         stop()
         if given["state"] == "listening":
@@ -88,14 +95,19 @@ def main() -> None:
     module.exit_json(**result)
 
 
-def silent(peers: dict[str, str], ports: list[int], timeout_s: float) -> list[str]:
+def silent(module: AnsibleModule) -> list[str]:
     """Peers and ports that no connection can be made to."""
-    wanted = [(name, peers[name], port) for name in sorted(peers) for port in ports]
+    peers, serving, timeout_s = (module.params[key] for key in ("peers", "serving", "timeout_s"))
+    wanted = [
+        (name, peers[name], port) for name in sorted(peers) for port in module.params["ports"]
+    ]
 
     def why_not(peer: tuple[str, str, int]) -> str:
         name, address, port = peer
         try:
             socket.create_connection((address, port), timeout_s).close()
+        except ConnectionRefusedError as error:
+            return "" if name in serving else f"{name} ({address}) port {port}: {error.strerror}"
         except OSError as error:
             return f"{name} ({address}) port {port}: {error.strerror or error}"
         return ""
