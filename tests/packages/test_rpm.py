@@ -230,7 +230,7 @@ def test_playbooks_have_rpm_trust_the_key_once(signed: SignedRpm, tmp_path: Path
     assert "NOT OK" in run("rpm", "-K", signed.path)
     known = {"nvdra_signing_key": str(signed.public), "nvdra_cache_dir": str(home)}
     variables = json.dumps({**known, "ansible_python_interpreter": sys.executable})
-    argv = [tools.home() / "ansible-playbook", "-i", "localhost,", "-e", variables]
+    argv = [str(tools.home() / "ansible-playbook"), "-i", "localhost,", "-e", variables]
     for changed in ("changed=2", "changed=0"):
         said = run(*argv, home / "import.yml")
         assert re.search(rf"localhost +: ok=\d+ +{changed} .*failed=0", said), said
