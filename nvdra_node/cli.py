@@ -55,10 +55,12 @@ def _run(command: str, settings: config.NodeConfig) -> int:
             from nvdra_node.app import computedomain
 
         return computedomain.run(settings, system)
-    if command == "renew-credential":
+    if command in ("renew-credential", "check-credential"):
         from nvdra_node.app import renewal
 
-        if said := renewal.run(settings, system):
+        is_check = command == "check-credential"
+        said = renewal.check(settings) if is_check else renewal.run(settings, system)
+        if said:
             print(said)
         return 0
     if command == "withdraw":
@@ -154,6 +156,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             "renew-credential",
             "renew this node's own token if it is time (nvdra-credential.service)",
         ),
+        ("check-credential", "check that the API server would renew this node's own token"),
         ("withdraw", "delete this node's ResourceSlices of both drivers (before uninstalling)"),
     ):
         command = commands.add_parser(name, help=text, description=text, formatter_class=form)

@@ -22,7 +22,7 @@ from nvdra_core import log
 from nvdra_core.clock import Clock, SystemClock
 from nvdra_core.errors import ApiError, ConfigError, LockTimeoutError, MalformedTextError
 from nvdra_core.kube import token
-from nvdra_core.kube.resources import SERVICE_ACCOUNTS, JsonObject
+from nvdra_core.kube.resources import SERVICE_ACCOUNTS, JsonObject, WriteOptions
 from nvdra_core.kube.token import TokenFacts
 from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nvdra_core.kube.client import Client
 
 _LOG = log.get(__name__)
+DEFAULT_WRITE = WriteOptions()
 RENEW_AT = 0.25
 """Of a token's life. A host that was off, or cut off, comes back with a good token for three quarters of it."""
 SKEW_S = 60.0
@@ -62,6 +63,20 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> str:
     renewal = Renewal(Path(kubeconfig.token_file), connect, HostFiles(), SystemClock())
     with alone(renewal.path.parent):
         return renewal.run()
+
+
+def check(settings: config.NodeConfig) -> str:
+    """Whether the API server would renew the token of the settings' credential; makes none. Raises as ``run``."""
+    kubeconfig = load_kubeconfig(settings)
+    if not kubeconfig.token_file:
+        return "the credential is no token in a file: nothing to renew"
+
+    def connect() -> Client:
+        from nvdra_core.kube.client import Client
+
+        return Client(kubeconfig)
+
+    return Renewal(Path(kubeconfig.token_file), connect, HostFiles(), SystemClock()).check()
 
 
 class Renewal:
@@ -93,6 +108,12 @@ class Renewal:
             said += f"; this host's clock is {abs(off_s):.0f} s {side} the API server's"
         return said
 
+    def check(self) -> str:
+        """Ask as a renewal would, but for no token: rights and policies answer the same. Raises as ``run``."""
+        facts = self._read()
+        self._ask(facts, WriteOptions(dry_run=True))
+        return f"token of node {facts.node} can be renewed"
+
     def _read(self) -> TokenFacts:
         data = self._files.read(self.path)
         if data is None:
@@ -105,10 +126,10 @@ class Renewal:
             raise ConfigError(f"the token in {self.path} is not bound to a Node; {REMEDY}")
         return facts
 
-    def _ask(self, facts: TokenFacts) -> str:
+    def _ask(self, facts: TokenFacts, options: WriteOptions = DEFAULT_WRITE) -> str:
         client = self._connect()
         try:
-            answer = client.create(TOKENS, request(facts))
+            answer = client.create(TOKENS, request(facts), options=options)
         except ApiError as error:
             text = f"{explain(error.status, facts, self._clock.wall())}: {error}"
             raise ApiError(text, status=error.status, api_reason=error.api_reason) from error

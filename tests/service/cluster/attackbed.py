@@ -275,7 +275,8 @@ class World:
             allocation = {"devices": {"results": results}, "nodeSelector": only(node)}
             status = {"allocation": allocation, "reservedFor": reserved}
             self.put(a_claim(name, {"status": status}), "scheduler", "status")
-            for driver, manager, pool in ((NIC, NIC_MANAGER, node), (CHANNEL, OTHER_MANAGER, far)):
+            told = ((NIC, NIC_MANAGER, node), (CHANNEL, OTHER_MANAGER, far))
+            for driver, manager, pool in told if name != "idle" else ():
                 entry = device_status(driver, pool)
                 self.put(a_claim(name, {"status": {"devices": [entry]}}), manager, "status")
         self.put(self.an_event("theirs"), "other-node")

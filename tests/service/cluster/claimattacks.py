@@ -72,6 +72,9 @@ def of_claim_statuses() -> Iterator[Attack]:
             row, version, lambda s: {**s, "devices": [*s["devices"], ON_OTHER]}, "theirs"
         )
         yield _applied(row, version, "theirs", {"devices": [ON_OTHER]}, "thief")
+        fields: Json = {"metadata": {"managedFields": [{}]}}
+        make = fixed("PATCH", claims(version, "theirs", "status"), fields, MERGE)
+        yield Attack(row, "patch (merge)", version, TOKEN, POLICY, make)
         row = "writes a status with a token that is bound to no Node"
         mine = {"devices": [device_status(GPU, OWN)]}
         yield _applied(row, version, "mine", mine, "thief", by=UNBOUND)

@@ -13,6 +13,7 @@ import pytest
 
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.errors import ApiError
 from nvdra_core.kube import token
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
@@ -197,6 +198,7 @@ def test_token_of_a_week_is_renewed_for_a_week(world: World, connect: Connect, t
     path.write_text(world.token(OWN, WEEK_H))
     before = token.parse(path.read_text().strip())
     clock = FakeClock(time.time() + before.life_s / 2)
+    assert "can be renewed" in Renewal(path, lambda: connect(TOKEN), HostFiles(), CLOCK).check()
     said = Renewal(path, lambda: connect(TOKEN), HostFiles(), clock).run()
     assert "renewed" in said
     after = token.parse(path.read_text().strip())
@@ -264,3 +266,11 @@ def warnings(world: World, name: str, group: str) -> list[str]:
     said = world.get(path)["status"].get("typeChecking", {}).get("expressionWarnings", ())
     texts: list[str] = [one["warning"] for one in said]
     return [text for text in texts if re.search(rf"(^|\n){re.escape(group)}/", text)]
+
+
+def test_token_that_could_not_be_renewed_is_found_at_once(world: World, connect: Connect, tmp_path: Path) -> None:  # fmt: skip
+    """One that an administrator made for longer than the policy lets nodes have."""
+    path = tmp_path / "token"
+    path.write_text(world.token(OWN, WEEK_H + 1))
+    with pytest.raises(ApiError, match=r"node\.tokenMaxHours"):
+        Renewal(path, lambda: connect(TOKEN), HostFiles(), CLOCK).check()

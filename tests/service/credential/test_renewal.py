@@ -59,10 +59,16 @@ class Host:
         files.put(PATH, self.first.encode())
 
     def renew(self, settings: TransportSettings = HASTY) -> str:
+        return self.renewal(settings).run()
+
+    def check(self) -> str:
+        return self.renewal(HASTY).check()
+
+    def renewal(self, settings: TransportSettings) -> Renewal:
         def connect() -> Client:
             return Client(self.server.config(token=self.text), settings=settings)
 
-        return Renewal(PATH, connect, self.files, self.clock).run()
+        return Renewal(PATH, connect, self.files, self.clock)
 
     @property
     def text(self) -> str:
@@ -117,6 +123,13 @@ class TestRenewal:
         host = Host(server, FakeFiles(), age_days=1.7)
         assert host.renew() == ""
         assert host.requests() == 0
+
+    def test_check_asks_for_a_token_and_keeps_the_old_one(self, host: Host):
+        assert host.check() == "token of node node-1 can be renewed"
+        assert (host.text, host.requests()) == (host.first, 1)
+        host.server.api.faults.add(Fault(verb="create", code=403, count=1))
+        with pytest.raises(ApiError, match="may not renew its own token"):
+            host.check()
 
     def test_a_client_at_work_takes_the_new_token_without_a_restart(
         self, server: FakeApiServer, tmp_path: Path
