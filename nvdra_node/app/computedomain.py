@@ -68,6 +68,8 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         hangs=lambda: 0,
     )
     plugin = Plugin(driver, around)
+    notifier = Notifier.connect(system.notify_socket)
+    plugin.show_readiness(notifier.status)
     label = CliqueLabel(client, settings.node_name, lambda: link.view, clock)
     try:
         service = Service(
@@ -79,7 +81,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
             ],
             workers=workers,
             clock=clock,
-            notifier=Notifier.connect(system.notify_socket),
+            notifier=notifier,
             self_check=plugin.problems,
             watchdog_interval_s=system.watchdog_interval_s,
         )

@@ -63,6 +63,8 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
         )
         plugin = Plugin(driver, around)
         driver_files = _check_driver_files(look, common, plugin)
+        notifier = Notifier.connect(system.notify_socket)
+        plugin.show_readiness(notifier.status)
         service = Service(
             parts=[
                 FunctionPart(name="watch", end=lambda deadline: look.stop()),
@@ -72,7 +74,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment, look: FirstLook
             ],
             workers=workers,
             clock=clock,
-            notifier=Notifier.connect(system.notify_socket),
+            notifier=notifier,
             self_check=plugin.problems,
             watchdog_interval_s=system.watchdog_interval_s,
             reload=watch.reload,

@@ -35,7 +35,7 @@ from nvdra_node.kubeletplugin.health import HealthService
 from nvdra_node.kubeletplugin.journal import Parts
 from nvdra_node.kubeletplugin.nodeevents import NodeEvents
 from nvdra_node.kubeletplugin.publisher import Publisher
-from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, unwritable
+from nvdra_node.kubeletplugin.readiness import FileErrors, GuardedPool, Readiness, unwritable
 from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.service import DraService
@@ -58,7 +58,8 @@ SELF_CHECK_S = 2.0
 """For each socket: far above what an answer takes, far below any watchdog."""
 PATHS_POLL_S = 5.0
 PROBE_S = 60.0
-"""Between two proofs that files can be written where claims need them; PATHS_POLL_S while they cannot."""
+"""Between two proofs that files can be written where claims need them; PATHS_POLL_S while they cannot, and after a
+prepare that failed by a file."""
 RENEW_S = 10.0
 """For one claim's CDI file; who works on the claim for longer writes it himself."""
 
@@ -100,6 +101,7 @@ class Plugin:
         self._around = around
         self._registered = threading.Event()
         self.readiness = Readiness()
+        self._disk_suspected = threading.Event()
         self.registry = Registry()
         add_process_metrics(self.registry, clock, version=__version__)
         self.metrics = PluginMetrics(
@@ -159,7 +161,8 @@ class Plugin:
         )
         self.status = ClaimStatus(self._around.api, driver.name, clock)
         told = Told(self.transaction, self.status)
-        self.dra = DraService(driver.name, told, self.metrics, clock)
+        work = FileErrors(told, self._disk_suspected.set)
+        self.dra = DraService(driver.name, work, self.metrics, clock)
         self.health = HealthService(settings.node_name, lambda: driver.pool().health, clock)
         self.registration = Registration(
             driver.name,
@@ -219,6 +222,15 @@ class Plugin:
         except HostError as error:
             return [str(error)]
         return []
+
+    def show_readiness(self, status: Callable[[str], None]) -> None:
+        """Have ``status`` (systemd's status line) called with each change of the readiness."""
+
+        def show() -> None:
+            causes = self.readiness.causes
+            status(f"no claim can be prepared: {'; '.join(causes)}" if causes else "running")
+
+        self.readiness.subscribe(show)
 
     def renew_files(self) -> bool:
         """Bring the prepared claims up to the driver that is loaded now, and undo what ended claims left on GPUs that
@@ -299,7 +311,8 @@ class Plugin:
         while not around.clock.wait(around.workers.stopping, PATHS_POLL_S):
             self._keep_sockets()
             filecheck.write_missing(self.transaction, self._parts)
-            if around.clock.monotonic() >= next_probe_s:
+            if self._disk_suspected.is_set() or around.clock.monotonic() >= next_probe_s:
+                self._disk_suspected.clear()
                 is_writable = self.probe_directories()
                 next_probe_s = around.clock.monotonic() + (PROBE_S if is_writable else 0.0)
 

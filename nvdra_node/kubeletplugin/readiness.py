@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_core import log
+from nvdra_core.clock import Deadline
 from nvdra_core.errors import FileError
 from nvdra_core.value import replace
+from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.ports import Files
+from nvdra_node.kubeletplugin.claim import ClaimRef
+from nvdra_node.kubeletplugin.claimstatus import Work
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.publisher import PoolSource
 
@@ -83,6 +87,26 @@ class GuardedPool:
     def _tainted(self, device: Mapping[str, Any]) -> Mapping[str, Any]:
         taints = [*device.get("taints", ()), self._taint]
         return {**device, "taints": sorted(taints, key=lambda taint: str(taint["key"]))}
+
+
+class FileErrors:
+    """See claimstatus.Work: the same, which reports when a prepare failed by a file."""
+
+    def __init__(self, work: Work, failed: Callable[[], None]) -> None:
+        self._work = work
+        self._failed = failed
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        """See Work."""
+        try:
+            return self._work.prepare(ref, deadline)
+        except FileError:
+            self._failed()
+            raise
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """See Work."""
+        self._work.unprepare(ref, deadline)
 
 
 def unwritable(files: Files, probes: Iterable[Path]) -> str:

@@ -269,6 +269,27 @@ def tolerant(spec: m.Manifest) -> m.Manifest:
     return {"devices": {**spec["devices"], "requests": [{**request, "exactly": exactly}]}}
 
 
+def test_restart_withdraws_no_cold_gpu(bed: Bed) -> None:
+    bed.wait_for_devices()
+    try:
+        for number in range(8):
+            bed.only.sim.cool(number, 3.3)
+        mark, counts = bed.only.log_size(), set()
+        bed.only.restart()
+
+        def all_found() -> bool:
+            counts.add(len(offered(bed)))
+            return bed.only.logged(mark).count("GPU found") == 8
+
+        wait_for("all GPUs seen", all_found, 60)
+        wait_for("settled", lambda: "persistence mode is off" in bed.only.logged(mark), 30)
+        assert counts | {len(offered(bed))} == {8}
+        assert "GPU sick" not in bed.only.logged(mark)
+    finally:
+        for number in range(8):
+            bed.only.sim.set_gpu(number, cold_ms=0, persistence=1)
+
+
 def test_a_service_that_starts_beside_sick_gpus_serves_the_others(bed: Bed, pods: Pods) -> None:
     bed.apply(m.template(pods.place, "all", m.claim_spec(count=8)))
     pods.create(m.pod(pods.place, "old", templates={"gpu": "all"}))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nvdra_core.clock import FakeClock
-from nvdra_core.errors import ApiError
+from nvdra_core.clock import Deadline, FakeClock
+from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
+from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.fake.files import FakeFiles
+from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.nodeevents import REPEAT_S, RETRY_S, NodeEvents
-from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, unwritable
+from nvdra_node.kubeletplugin.readiness import FileErrors, GuardedPool, Readiness, unwritable
 
 SICK = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 BLOCKED = {"key": "gpu.nvidia.com/prepare-blocked", "effect": "NoSchedule"}
@@ -71,6 +74,33 @@ def test_a_directory_that_takes_no_file_is_named(kind: str) -> None:
     getattr(files, kind).add(Path("/run/cdi"))
     assert "probe-d" in unwritable(files, probes)
     assert files.paths() == ()
+
+
+class Work:
+    def __init__(self, error: NvdraError | None) -> None:
+        self.error = error
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        if self.error is not None:
+            raise self.error
+        return ()
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("error", "is_reported"),
+    [(None, False), (HostError("GPU is lost"), False), (FileError("disk full", path="/x"), True)],
+)
+def test_prepare_that_fails_by_a_file_is_reported(
+    error: NvdraError | None, is_reported: bool
+) -> None:
+    reports: list[int] = []
+    work = FileErrors(Work(error), lambda: reports.append(1))
+    with contextlib.suppress(NvdraError):
+        work.prepare(ClaimRef("ns", "c", ClaimUID("c1")), Deadline(1.0, FakeClock()))
+    assert bool(reports) is is_reported
 
 
 class Api:
