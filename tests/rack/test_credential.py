@@ -240,6 +240,18 @@ def test_a_damaged_token_is_replaced_by_the_next_rollout(working: Operator) -> N
     assert working.works()
 
 
+def test_token_that_could_not_be_renewed_fails_the_rollout(working: Operator) -> None:
+    """The chart lets nodes' tokens live a week."""
+    working.put("half of a tok")
+    done = working.site(nvdra_token_duration_h=169)
+    assert done.status != 0
+    assert "ROLLED BACK" in done.text
+    assert "node.tokenMaxHours" in done.text
+    done = working.site()
+    assert done.status == 0, done.text
+    assert working.works()
+
+
 def test_the_way_back_to_the_kubelets_credential_leaves_no_token(working: Operator) -> None:
     done = working.site(nvdra_credential="kubelet")
     assert done.status == 0, done.text

@@ -180,6 +180,7 @@ def test_any_release_and_namespace_can_be_installed(home: Path, name: str):
         ({"node": {"serviceAccount": {"name": "a' || 'b"}}}, "serviceAccount"),
         ({"node": {"tokenAudiences": ["a' || 'b"]}}, "tokenAudiences"),
         ({"node": {"tokenMaxHours": 721}}, "tokenMaxHours"),
+        ({"serviceAccount": {"name": "nvdra-node"}}, "are both nvdra-node"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused_by_name(home: Path, values: Json, message: str):
