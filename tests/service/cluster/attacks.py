@@ -257,6 +257,23 @@ def of_the_rest() -> Iterator[Attack]:
         ("patch (merge)", fixed("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/nvdra-node", LABEL, MERGE)),
     ):  # fmt: skip
         yield Attack(row, form, "v1", TOKEN, RBAC, make)
+    row = "evicts, binds or enters pods, reaches another kubelet, or asks for a certificate"
+    evict = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "worker"}}
+    bind = {"apiVersion": "v1", "kind": "Binding", "target": {"kind": "Node", "name": OTHER}}
+    signing = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    request = {
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"name": "thief"},
+    }  # fmt: skip
+    for form, make in (
+        ("create", fixed("POST", f"{pod}/eviction", evict)),
+        ("create", fixed("POST", f"{pod}/binding", bind)),
+        ("create", fixed("POST", f"{pod}/exec?command=sh")),
+        ("get", fixed("GET", f"/api/v1/nodes/{OTHER}/proxy/pods")),
+        ("get", fixed("GET", f"{pod}/log")),
+        ("create", fixed("POST", signing, request)),
+    ):
+        yield Attack(row, form, "v1", TOKEN, RBAC, make, False)
     row = "acts as somebody else (impersonation)"
     for name, value in (
         ("User", "system:admin"), ("User", f"system:node:{OTHER}"),
