@@ -112,6 +112,10 @@ class GpuService:
         })  # fmt: skip
         return ("ns", name, str(made["metadata"]["uid"]))
 
+    def is_published(self) -> bool:
+        slices = self.server.objects("resourceslices")
+        return any(each["spec"].get("devices") for each in slices)
+
     def cdi_files(self) -> list[str]:
         return sorted(path.name for path in self.cdi.iterdir() if not path.name.startswith("."))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.kube.fake.faults import Fault
-from tests.service.kubeletplugin.gpu_service import GpuService, a_gpu_service
+from tests.service.kubeletplugin.gpu_service import a_gpu_service
 from tests.service.kubeletplugin.publishing import until
 
 pytestmark = [
@@ -21,16 +21,12 @@ pytestmark = [
 ]
 
 
-def is_published(service: GpuService) -> bool:
-    return any(slice_["spec"].get("devices") for slice_ in service.server.objects("resourceslices"))
-
-
 @pytest.mark.parametrize("trouble", ["nvml hangs", "no driver", "no API server"])
 def test_pod_ends_while_what_the_plugin_needs_is_missing(directory: Path, trouble: str) -> None:
     """P-7. Sockets come before NVML, and an unprepare asks neither it nor the API server."""
     with a_gpu_service(directory) as service:
         service.start()
-        until(lambda: is_published(service))
+        until(service.is_published)
         claim = service.claim("c1")
         assert service.kubelet.prepare(claim).errors == {}
         service.stop()
@@ -53,7 +49,7 @@ def test_requests_to_the_api_server_are_few_and_known(directory: Path) -> None:
     with a_gpu_service(directory) as service:
         log = service.server.api.log
         service.start()
-        until(lambda: is_published(service))
+        until(service.is_published)
         until(lambda: log.count("watch", "resourceslices"))
         asked = [(line.verb, line.resource) for line in log.lines()]
         assert sorted(asked) == [

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from nvdra_core.kube.fake.server import FakeApiServer
-from nvdra_node.checkpoint import codec
-from nvdra_node.checkpoint.model import Record, RecordState
-from tests.service.kubeletplugin.plugin import DRIVER
-from tests.service.kubeletplugin.publishing import add_node, until
-from tests.service.kubeletplugin.test_stopping import BOOT_ID, a_service
+import pytest
+
+from tests.service.kubeletplugin.gpu_service import a_gpu_service
+from tests.service.kubeletplugin.publishing import until
+
+pytestmark = [
+    pytest.mark.sim,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a GPU is prepared with its node: run as root"),
+]
 
 
 def test_a_deleted_cdi_file_comes_back_by_itself(directory: Path) -> None:
-    record = Record(
-        uid="c1",
-        namespace="ns",
-        name="claim",
-        state=RecordState.COMPLETED,
-        boot_id=BOOT_ID,
-        cdi={"devices": [{"name": "c1-gpu-0", "containerEdits": {}}], "driverFiles": False},
-    )
-    claims = directory / "state" / DRIVER / "claims"
-    claims.mkdir(parents=True)
-    (claims / "c1.json").write_bytes(codec.encode(record))
-    path = directory / "cdi" / "k8s.gpu.nvidia.com-claim_c1.yaml"
-    with FakeApiServer() as server:
-        add_node(server)
-        with a_service(directory, server):
-            for _ in range(2):
-                until(path.exists)
-                assert b"c1-gpu-0" in path.read_bytes()
-                path.unlink()
+    with a_gpu_service(directory) as service:
+        service.start()
+        until(service.is_published)
+        assert service.kubelet.prepare(service.claim("c1")).errors == {}
+        (path,) = service.cdi.iterdir()
+        content = path.read_bytes()
+        for _ in range(2):
+            path.unlink()
+            until(path.exists)
+            assert path.read_bytes() == content
