@@ -88,6 +88,12 @@ class LockTimeoutError(NotReadyError):
     reason = "lock_timeout"
 
 
+class UnitRequestError(NvdraError):
+    """A request to the unit broker is malformed or not permitted; nothing was done."""
+
+    reason = "unit_request"
+
+
 class DeadlineError(NotReadyError):
     """The operation's deadline passed; it did not finish."""
 

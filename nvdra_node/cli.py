@@ -7,6 +7,7 @@ frozen ``NodeConfig``. Exit status: 0 done, 1 failed while running, 2 the settin
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import socket
 import sys
@@ -21,6 +22,8 @@ from nvdra_node.config.leanargs import argparse
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 _USAGE_WIDTH = 100
+_SERVICES = {"compute-domain": "computedomain", "imex-supervisor": "imex", "unit-broker": "broker"}
+"""Command -> module of ``app`` that runs it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,16 +48,10 @@ def _run(command: str, settings: config.NodeConfig) -> int:
     from nvdra_node.app.environment import SystemdEnvironment
 
     system = SystemdEnvironment.read(os.environ)
-    if command == "imex-supervisor":
+    if module := _SERVICES.get(command):
         with lean.importing():
-            from nvdra_node.app import imex
-
-        return imex.run(settings, system)
-    if command == "compute-domain":
-        with lean.importing():
-            from nvdra_node.app import computedomain
-
-        return computedomain.run(settings, system)
+            service = importlib.import_module(f"nvdra_node.app.{module}")
+        return int(service.run(settings, system))
     if command in ("renew-credential", "check-credential"):
         from nvdra_node.app import renewal
 
@@ -150,6 +147,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         (
             "imex-supervisor",
             "look after this node's IMEX daemon and fabric (nvdra-imex-supervisor.service)",
+        ),
+        (
+            "unit-broker",
+            "start and stop units for the other services (nvdra-unit-broker.service)",
         ),
         ("check-config", "check all settings and print each with where it came from"),
         (

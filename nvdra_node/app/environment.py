@@ -16,10 +16,16 @@ class SystemdEnvironment(Value, kw_only=True):
     notify_socket: str = ""
     watchdog_interval_s: float | None = None
     is_journal: bool = False
+    listen_fds: int = 0
+    """Sockets that a .socket unit hands over, from file descriptor 3 on."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> SystemdEnvironment:
         """Raises ConfigError for a watchdog time that is no number."""
+        count, is_own = (
+            environment.get("LISTEN_FDS", ""),
+            _is_own(environment.get("LISTEN_PID", "")),
+        )
         return cls(
             notify_socket=environment.get("NOTIFY_SOCKET", ""),
             watchdog_interval_s=systemd.watchdog_interval_s(
@@ -28,4 +34,10 @@ class SystemdEnvironment(Value, kw_only=True):
                 os.getpid(),
             ),
             is_journal=log.is_journal(environment.get("JOURNAL_STREAM", ""), sys.stderr.fileno()),
+            listen_fds=int(count) if is_own and count.isascii() and count.isdigit() else 0,
         )
+
+
+def _is_own(pid: str) -> bool:
+    """Whether a variable meant for one process is meant for this one."""
+    return pid == str(os.getpid())

@@ -148,7 +148,7 @@ def toolkit(settings: config.NodeConfig, host: Host) -> Toolkit:
         ctk=settings.nvidia_ctk_path,
         hook=settings.nvidia_cdi_hook_path,
         roots=host.roots,
-        cache=settings.state_dir / "driver-files.json",
+        cache=settings.state_dir / GpuDriver.name / "driver-files.json",
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from nvdra_core import __version__, log
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.clock import Deadline, SystemClock
-from nvdra_core.errors import ConfigError
+from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES, NODES
@@ -27,6 +27,7 @@ from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of
 from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
+from nvdra_node.host.units import BrokerUnits
 from nvdra_node.imex import fabric, report
 from nvdra_node.imex.addresswatch import AddressSources, AddressWatch
 from nvdra_node.imex.certificate import Certificate
@@ -52,6 +53,7 @@ MAX_SILENCE_S = 180.0
 """A turn that stops the daemon may take its whole TimeoutStopSec."""
 VERSION_S = 10.0
 NODE_S = 5.0
+PING_S = 2.0
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
@@ -111,13 +113,14 @@ class Supervision:
         self.clock = SystemClock()
         self.workers = Workers(self.clock)
         self._files = HostFiles()
+        self._units = BrokerUnits(settings.unit_broker_socket, self.clock)
         state = settings.state_dir / "imex"
         self._layout = Layout(settings.imex_dir, state / "tls", settings.imex_persist_dir)
         self._certificate = Certificate(self._layout.tls, host.commands, self._files, self.clock)
         self._request = ""
         self._ctl = _ctl(settings, host, self._layout)
         doors = Doors(
-            unit=_unit(settings, host, self._lives),
+            unit=_unit(settings, host, self._lives, self._units),
             ctl=self._ctl,
             store=Store(self._files, self._layout, state / "node.json"),
             clock=self.clock,
@@ -160,7 +163,7 @@ class Supervision:
             *endpoint_parts(
                 self._settings.imex_http_endpoint,
                 self._settings.metrics_path,
-                Health(self.problems),
+                Health(self.health),
                 self.registry,
                 self.clock,
             ),
@@ -170,6 +173,14 @@ class Supervision:
         """What is wrong now: whether the socket still has its name. Loops are watched by their heartbeats."""
         path = self._settings.imex_dir / SOCKET
         return [] if path.is_socket() else [f"{path} is gone"]
+
+    def health(self) -> list[str]:
+        """What the endpoint shows: ``problems``, and a unit broker that does not answer, which no restart mends."""
+        try:
+            self._units.ping(Deadline(PING_S, self.clock))
+        except HostError as error:
+            return [*self.problems(), str(error)]
+        return self.problems()
 
     def channel_count(self) -> int:
         """Channels that this node's driver has."""
@@ -259,10 +270,9 @@ def policy(settings: config.NodeConfig) -> Policy:
     )
 
 
-def _unit(settings: config.NodeConfig, host: Host, lives: Lives) -> SystemdUnit:
-    systemctl, journalctl = settings.systemctl_path, settings.journalctl_path
+def _unit(settings: config.NodeConfig, host: Host, lives: Lives, units: BrokerUnits) -> SystemdUnit:
     name = HOST_UNIT if settings.imex_mode == Mode.HOST_MANAGED.value else UNIT
-    return SystemdUnit(host.commands, systemctl, journalctl, lives.hold, name)
+    return SystemdUnit(units, host.commands, settings.journalctl_path, lives.hold, name)
 
 
 def _ctl(settings: config.NodeConfig, host: Host, layout: Layout) -> ImexCtl:

@@ -60,6 +60,7 @@ class NodeConfig(Value, kw_only=True):
     imex_ctl_path: Path
     imex_dir: Path
     imex_persist_dir: Path
+    unit_broker_socket: Path
     systemctl_path: Path
     journalctl_path: Path
     sources: Mapping[str, str] = field(default_factory=dict)

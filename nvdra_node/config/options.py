@@ -309,6 +309,12 @@ OPTIONS: tuple[Option, ...] = (
         "/run/nvidia-imex",
         "where nvidia-imex keeps persist.dat; only for an nvidia-imex that keeps it elsewhere",
     ),
+    _option(
+        "unit_broker_socket",
+        values.as_path,
+        "/run/nvdra/units.sock",
+        "socket of nvdra-unit-broker, as nvdra-unit-broker.socket has it",
+    ),
     _option("systemctl_path", values.as_path, "/usr/bin/systemctl", "systemd's systemctl"),
     _option("journalctl_path", values.as_path, "/usr/bin/journalctl", "systemd's journalctl"),
 )

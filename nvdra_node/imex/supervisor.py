@@ -196,8 +196,8 @@ class Supervisor:
             return joined, True
 
     def _unsure(self, joined: Joined) -> Joined:
-        """The answer as long as no turn that began after the question has ended."""
-        return told.unsure(joined, self._problem) if joined.readiness.is_ready else joined
+        """The answer as long as no turn that began after the question has ended. A turn that failed is the cause."""
+        return told.unsure(joined, self._problem)
 
     def leave(self, uid: str) -> None:
         """A claim holds its domain no more; fine when it never did."""

@@ -70,7 +70,12 @@ def answer(claim: Holder, situation: Situation, memory: Memory) -> Joined:
 
 
 def unsure(joined: Joined, problem: str) -> Joined:
-    """The answer where the daemon has not been looked at since the question, or cannot be (``problem``)."""
+    """The answer where the daemon has not been looked at since the question, or cannot be (``problem``).
+
+    What else keeps a claim waiting stands.
+    """
+    if not joined.readiness.is_ready and not problem:
+        return joined
     text = f"it cannot be looked at: {problem}" if problem else "it is being looked at"
     return not_ready(joined, "ImexUnknown", f"whether nvidia-imex is well is not known: {text}")
 

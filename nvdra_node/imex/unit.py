@@ -1,7 +1,9 @@
 """The systemd door: looks at, starts, stops and signals the unit of nvidia-imex. Called by ``supervisor``.
 
+All but the journal goes through the unit broker (``host.units``).
+
 nvidia-imex is never a child of ours: systemd owns it, so that our end, restart or upgrade leaves it alone. Which other
-units would have the machine's one IMEX session is looked at with the same command. systemd is asked seldom: while the
+units would have the machine's one IMEX session is looked at with the same request. systemd is asked seldom: while the
 process that it named lives (``life``), its answer stands.
 """
 
@@ -17,6 +19,7 @@ from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
 from nvdra_core.value import Value, replace
 from nvdra_node.host.ports import Commands
+from nvdra_node.host.units import Units
 from nvdra_node.imex.life import Life
 from nvdra_node.imex.model import Unit, UnitActivity
 
@@ -25,7 +28,6 @@ _LOG = log.get(__name__)
 UNIT = "nvdra-imex.service"
 HOST_UNIT = "nvidia-imex.service"
 FOREIGN_UNITS = (HOST_UNIT,)
-_PROPERTIES = "Id,ActiveState,InvocationID,Result,ExecMainStatus,MainPID"
 _RUNNING = ("active", "activating", "reloading", "deactivating")
 _LINES = 4
 _MAX_TEXT = 400
@@ -59,12 +61,12 @@ class UnitDoor(Protocol):
 
 
 class SystemdUnit:
-    """The real systemd, through systemctl and journalctl. One thread at a time."""
+    """The real systemd, through the unit broker, and journalctl. One thread at a time."""
 
     def __init__(
         self,
+        units: Units,
         commands: Commands,
-        systemctl: Path,
         journalctl: Path,
         hold: Callable[[int], Life | None] = lambda pid: None,
         name: str = UNIT,
@@ -73,8 +75,8 @@ class SystemdUnit:
         unit; the host's own one is only looked at.
         """
         self._name = name
+        self._units = units
         self._commands = commands
-        self._systemctl = str(systemctl)
         self._journalctl = str(journalctl)
         self._hold = hold
         self._life: Life | None = None
@@ -96,20 +98,19 @@ class SystemdUnit:
 
     def _ask(self, deadline: Deadline) -> Look:
         others = [name for name in FOREIGN_UNITS if name != self._name]
-        argv = [self._systemctl, "show", "-p", _PROPERTIES, self._name, *others]
-        blocks = parse_show(self._commands.run(argv, deadline).stdout)
+        blocks = self._units.show([self._name, *others], deadline)
         foreign = [name for name in others if blocks.get(name, {}).get("ActiveState") in _RUNNING]
         return Look(read_unit(blocks.get(self._name, {})), ", ".join(foreign))
 
     def start(self, deadline: Deadline) -> None:
         """See UnitDoor."""
         self._let_go()
-        self._commands.run([self._systemctl, "start", self._name], deadline)
+        self._units.start(self._name, deadline)
 
     def stop(self, deadline: Deadline) -> None:
         """See UnitDoor."""
         self._let_go()
-        self._commands.run([self._systemctl, "stop", self._name], deadline)
+        self._units.stop(self._name, deadline)
 
     def reload(self, deadline: Deadline) -> None:
         """See UnitDoor."""
@@ -120,7 +121,7 @@ class SystemdUnit:
                 _LOG.info("nvidia-imex is signalled by systemd", v=2, error=str(error))
             else:
                 return
-        self._commands.run([self._systemctl, "kill", "--signal=SIGUSR1", self._name], deadline)
+        self._units.reload(self._name, deadline)
 
     def last_words(self, invocation_id: str, deadline: Deadline) -> str:
         """See UnitDoor."""
@@ -138,16 +139,6 @@ class SystemdUnit:
         if self._life is not None:
             self._life.close()
             self._life = None
-
-
-def parse_show(text: str) -> dict[str, dict[str, str]]:
-    """Output of ``systemctl show`` of several units, by their Id. Pure."""
-    blocks: dict[str, dict[str, str]] = {}
-    for block in text.strip().split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if "Id" in values:
-            blocks[values["Id"]] = values
-    return blocks
 
 
 def read_unit(values: Mapping[str, str]) -> Unit:

@@ -23,6 +23,7 @@ LIBRARY = "usr/lib/nvdra"
 SITE_PACKAGES = f"{LIBRARY}/site-packages"
 DOCS = f"usr/share/doc/{NAME}"
 CONFIG = "etc/nvdra/config.yaml"
+NEEDRESTART = "etc/needrestart/conf.d/nvdra.conf"
 
 SHIPPED_PACKAGES = ("nvdra_core", "nvdra_node")
 

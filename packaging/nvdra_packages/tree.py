@@ -21,6 +21,7 @@ from nvdra_packages.layout import (
     LIBRARY,
     LOCK,
     NAME,
+    NEEDRESTART,
     PACKAGING,
     SHIPPED_PACKAGES,
     SITE_PACKAGES,
@@ -83,6 +84,7 @@ def stage(root: Path, release: Release) -> None:
             _copy(path, root / place_of(path.relative_to(UNITS)))
     make_target_want(root)
     _copy(PACKAGING / "etc" / "config.yaml", root / CONFIG)
+    _copy(PACKAGING / "etc" / "needrestart.conf", root / NEEDRESTART)
     _copy(PACKAGING / "purge.sh", root / LIBRARY / "purge.sh")
     _documents(root, release)
     normalise(root)

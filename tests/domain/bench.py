@@ -16,7 +16,7 @@ from tests.domain import audit
 from tests.domain import manifests as dm
 from tests.domain.bed import DomainBed
 from tests.domain.timeline import Moments, Watcher
-from tests.domain.trays import PLUGIN, SUPERVISOR
+from tests.domain.trays import BROKER, PLUGIN, SUPERVISOR
 from tests.e2e.bed import wait_for
 
 CLUSTER = "domain-bench"
@@ -257,12 +257,12 @@ def _remove(bed: DomainBed, place: str) -> float:
 
 
 def _services_cpu_s(bed: DomainBed) -> float:
-    """CPU time of plugin and supervisor on all nodes so far, with what they called."""
+    """CPU time of plugin, supervisor and unit broker on all nodes so far, with what they called."""
     root = next(path for path in cgroups.hierarchies() if (path / "cpuacct.usage").exists())
     places = [
         root / bed.cluster.layout.node_cgroup(node) / "programs" / service / "cpuacct.usage"
         for node in bed.trays
-        for service in (PLUGIN, SUPERVISOR)
+        for service in (PLUGIN, SUPERVISOR, BROKER)
     ]
     return sum(int(place.read_text()) for place in places) / 1e9
 

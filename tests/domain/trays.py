@@ -25,6 +25,8 @@ SUPERVISOR, PLUGIN = "imex-supervisor", "compute-domain"
 IMEX_DIR = "/run/nvdra/imex"
 CONFIG = "/etc/nvdra/config.yaml"
 PROGRAMS = "programs"
+BROKER = "unit-broker"
+BROKER_SOCKET = "/run/nvdra/units.sock"
 TIME_SCALE = 0.05
 """Seconds that the simulated nvidia-imex takes for what the real one takes a second for."""
 
@@ -59,6 +61,12 @@ class Tray:
             words += ["instant"] if self._is_instant else []
             self.services[PROGRAMS] = self._popen(words, PROGRAMS)
             path = self.sim.path / programs.SOCKET
+            wait_for(f"{path} is there", path.is_socket, 30)
+        if BROKER not in self.services:
+            self.node.path(BROKER_SOCKET).parent.mkdir(parents=True, exist_ok=True)
+            argv = [sys.executable, "-m", "tests.sim.broker", CONFIG]
+            self.services[BROKER] = self._popen(argv, BROKER)
+            path = self.node.path(BROKER_SOCKET)
             wait_for(f"{path} is there", path.is_socket, 30)
         for service in services or (SUPERVISOR, PLUGIN):
             argv = [sys.executable, "-m", "nvdra_node", service, "--config", CONFIG]

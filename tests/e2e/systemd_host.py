@@ -25,6 +25,10 @@ OTHER_FILES = {
     "nvdra.conf": "/usr/lib/tmpfiles.d/nvdra.conf",
 }
 UNIT = "nvdra-gpu-plugin.service"
+SUPERVISOR = "nvdra-imex-supervisor.service"
+PLUGIN = "nvdra-compute-domain-plugin.service"
+BROKER = "nvdra-unit-broker.service"
+SOCKET = "nvdra-unit-broker.socket"
 PROC_DEVICES = "/run/proc-devices"
 FREEZE_PROGRAM = "/usr/lib/nvdra-freeze.py"
 PROBE_UNIT = "nvdra-probe.service"
@@ -39,7 +43,8 @@ REPLACED = frozenset(
 """What the probe's unit says otherwise than the service's."""
 MAX_EXPOSURE = 2.6
 """What ``systemd-analyze security`` may say of a unit."""
-REFUSALS = frozenset({"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT"})
+REFUSALS = frozenset({"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT", "ENOENT"})
+"""ENOENT: it is not in the service's own view of the file system; everything that is tried is there on the host."""
 
 _MODPROBE = """\
 #!/bin/sh
@@ -65,31 +70,62 @@ while test $# -gt 0; do
 done
 """
 
+IMEX_FILES = """\
+mkdir -p /run/nvidia-imex /run/nvdra/imex/persist /run/nvdra/imex/ctl
+cd /run/nvdra/imex && touch imexd.cfg nodes_config.cfg hosts nsswitch.conf
+"""
+"""What the supervisor makes before it starts nvidia-imex."""
+
 Answers = dict[str, dict[str, str]]
 """Table of the probe -> what was tried -> "ok" or an errno name."""
 
+_SYSTEM = {"open the shadow file"}
+"""Root's own files are open to all but nvidia-imex, which peers on the network can talk to."""
+_CLIENT = {
+    *_SYSTEM,
+    *("open the node's token", "open the settings", "open the kubelet's directory"),
+    *("open the kubelet's credential", "open kubeadm's credential"),
+}
+"""What every service reads that asks the API server."""
+
 MAY: dict[str, set[str]] = {
-    UNIT: set(),
-    "nvdra-compute-domain-plugin.service": set(),
-    "nvdra-imex-supervisor.service": {"ask systemd by its own socket"},
-    "nvdra-imex.service": {"configure the network", "use keyrings", "write and run memory"},
-    "nvdra-credential.service": set(),
-    "nvdra-driver.service": {"ask systemd by its own socket"},
+    UNIT: _CLIENT,
+    PLUGIN: _CLIENT,
+    SUPERVISOR: {
+        *_CLIENT,
+        *("ask the unit broker", "open the key for IMEX peers", "write in the supervisor's state"),
+    },
+    BROKER: {
+        *_SYSTEM,
+        *("ask systemd by its own socket", "ask the unit broker", "open the settings"),
+    },
+    "nvdra-imex.service": {
+        *("configure the network", "use keyrings", "write and run memory"),
+        "open the key for IMEX peers",
+    },
+    "nvdra-credential.service": {
+        *_CLIENT,
+        *("change the node's token", "replace the node's token"),
+    },
+    "nvdra-driver.service": {*_SYSTEM, "ask systemd by its own socket"},
     "nvdra-device-nodes.service": {
+        *_SYSTEM,
         *("make a node of a disk", "make a node of memory", "make a node of a GPU", "open a disk"),
         *("give a file away", "load a module"),
     },
 }
-"""Service -> what it may do of the table that is refused to the GPU plugin."""
+"""Service -> what it may do of the probe's table of what is refused."""
 
 
 def not_refused(answers: Answers) -> set[str]:
-    """What was not refused of what ought to be. Not there, in a /dev of its own, is refused as well."""
+    """What was not refused of the table."""
+    return {name for name, said in answers["refused"].items() if said not in REFUSALS}
 
-    def is_refused(name: str, said: str) -> bool:
-        return said in REFUSALS or (said == "ENOENT" and name.startswith("open "))
 
-    return {name for name, said in answers["refused"].items() if not is_refused(name, said)}
+def same(bound: Answers, unbound: Answers) -> set[str]:
+    """What root may do no more of without the sandbox than the GPU plugin in it: the sandbox refuses none of that."""
+    found = {name for name, said in bound["refused"].items() if unbound["refused"][name] == said}
+    return found - MAY[UNIT]
 
 
 class Machine(Protocol):
@@ -209,19 +245,23 @@ class UnitHost:
         ``api_server``: an address where something listens on port 6443.
         """
         self.write(PROBE_PROGRAM, Path(__file__).with_name("systemd_probe.py").read_text())
+        others = [name for name in (PLUGIN, SUPERVISOR) if self.show("MainPID", name) == "0"]
         # The container around the host has these read-only; it is the unit's sandbox that is asked here.
         self._remount("rw")
         other = self.machine.popen(["setpriv", "--reuid=65534", "sleep", "60"])
         try:
             self.systemctl("restart", "nvdra-device-nodes.service")
             self.machine.run(["sh", "-ec", _PROBED])
+            self.systemctl("start", SOCKET, *others)
             found = wait_for("another user's process", self._pid_of_nobody, 10)
             argv = ["/usr/bin/python3", "-IB", PROBE_PROGRAM, api_server, "6443", found]
+            argv += [unit] if unit else []
             if unit:
                 output = self.run_as(unit, argv)
             else:
                 output = self.machine.run(["unshare", "--mount", "--uts", *argv]).stdout
         finally:
+            self.systemctl("stop", SOCKET, *others)
             other.end(kill=True)
             self._remount("ro")
         answers: Answers = json.loads(output)
@@ -243,6 +283,22 @@ class UnitHost:
         self.systemctl("start", PROBE_UNIT)
         return self.machine.path(PROBE_OUTPUT).read_text()
 
+    def run_instead(self, unit: str, argv: Sequence[str]) -> str:
+        """Run a program as a unit, under its own name and in its cgroup, instead of what it runs; what it printed."""
+        place = f"/run/systemd/system/{unit}.d"
+        reset = "".join(f"{name}=\n" for name in ("ExecStart", "ExecStartPre", "ExecReload"))
+        lines = f"Type=oneshot\nExecStart={shlex.join(argv)}\nRestart=no\nWatchdogSec=0\n"
+        output = f"StandardOutput=file:{PROBE_OUTPUT}\n"
+        self.write(f"{place}/probe.conf", f"[Service]\n{reset}{lines}{output}")
+        self.machine.path(PROBE_OUTPUT).unlink(missing_ok=True)
+        self.systemctl("daemon-reload")
+        try:
+            self.systemctl("restart", unit)
+            return self.machine.path(PROBE_OUTPUT).read_text()
+        finally:
+            self.machine.run(["rm", "-r", place])
+            self.systemctl("daemon-reload")
+
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file of the host, in place if it is there."""
         target = self.machine.path(path)
@@ -261,14 +317,22 @@ done
 
 _PROBED = """\
 test -e /dev/probe-disk || mknod /dev/probe-disk b 8 0
-mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe
+mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe /etc/kubernetes
+mkdir -p -m 0700 /var/lib/nvdra/credential /var/lib/nvdra/imex/tls /var/lib/nvdra/gpu.nvidia.com
+for path in /var/lib/nvdra/credential/token /var/lib/nvdra/imex/tls/key.pem /etc/kubernetes/kubelet.conf; do
+  test -s "$path" || echo probe >"$path"
+done
+varlink=/run/systemd/io.systemd.Manager # of 257 and later
+test -e $varlink || python3 -IBc "import socket; socket.socket(1).bind('$varlink')"
 """
 
 
 def units() -> list[Path]:
     """The files of ``systemd/`` that are units."""
     return sorted(
-        p for p in UNITS.iterdir() if p.suffix in (".service", ".target", ".timer", ".path")
+        p
+        for p in UNITS.iterdir()
+        if p.suffix in (".service", ".socket", ".target", ".timer", ".path")
     )
 
 

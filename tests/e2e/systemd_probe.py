@@ -1,7 +1,7 @@
 """Tries, from inside the unit's sandbox, what the service needs and what a taken-over service would try.
 
 Run by ``systemd_host`` on the test host, with nothing but Python's standard library. Arguments: address and port of the
-API server, pid of another user's process. Prints JSON: for each table, what was tried -> "ok", or the name of the error
+API server, pid of another user's process, the unit whose sandbox it is. Prints JSON: for each table, what was tried -> "ok", or the name of the error
 that the kernel answered. What is tried does no harm where it succeeds, in mount and UTS namespaces of its own.
 """
 
@@ -26,6 +26,10 @@ _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _PTRACE_SEIZE = 0x4206
 """Unlike PTRACE_ATTACH it stops nobody."""
 _KUBELET = "/var/lib/kubelet"
+_TOKEN = "/var/lib/nvdra/credential/token"
+
+OWN = ("nvdra-probe.service", *sys.argv[4:])
+"""Units whose processes are not others': its own, and the one whose sandbox is tried."""
 
 Probe = Callable[[], object]
 
@@ -134,6 +138,24 @@ def give_away() -> None:
     os.chown(path, 1, 1)
 
 
+def others(probe: Callable[[str], object]) -> Probe:
+    """Do something to a process of each other service of ours; fails when all of them refuse it."""
+
+    def tried() -> None:
+        refusal = OSError(errno.ENOENT, "no other service runs")
+        for pid in os.listdir("/proc"):
+            try:
+                unit = Path(f"/proc/{pid}/cgroup").read_text().rpartition("/")[2].strip()
+                if pid.isdigit() and unit.startswith("nvdra-") and unit not in OWN:
+                    probe(f"/proc/{pid}")
+                    return
+            except OSError as error:  # noqa: PERF203 - the next one may be reached
+                refusal = error
+        raise refusal
+
+    return tried
+
+
 def make_cgroup() -> None:
     """Make a cgroup beside all others."""
     top = Path("/sys/fs/cgroup/systemd")
@@ -147,13 +169,13 @@ ALLOWED: dict[str, Probe] = {
     "write a CDI file by its old path": write("/var/run/cdi/probe.json"),
     "serve the DRA socket": listen(f"{_KUBELET}/plugins/gpu.nvidia.com/probe.sock"),
     "serve the registration socket": listen(f"{_KUBELET}/plugins_registry/probe.sock"),
-    "write a record": write("/var/lib/nvdra/probe"),
-    "write to its run directory": write("/run/nvdra/probe"),
+    "write a record": write("/var/lib/nvdra/gpu.nvidia.com/probe"),
     "write a temporary file": write("/tmp/probe"),
     "list PCI devices": names("/sys/bus/pci/devices"),
     "read device majors": read("/proc/devices"),
     "read the boot id": read("/proc/sys/kernel/random/boot_id"),
     "read its settings": read("/etc/nvdra/config.yaml"),
+    "read the node's token": read(_TOKEN),
     "read the kubelet's credential": read(f"{_KUBELET}/kubeconfig"),
     "read the kubelet's key": read(f"{_KUBELET}/pki/kubelet.key"),
     "read kubeadm's credential": read("/etc/kubernetes/kubelet.conf"),
@@ -181,6 +203,18 @@ REFUSED: dict[str, Probe] = {
     "write in /usr": write("/usr/lib/probe"),
     "write in /var/log": write("/var/log/probe"),
     "write in /run": write("/run/probe"),
+    "write in /var/lib/nvdra": write("/var/lib/nvdra/probe"),
+    "write in the supervisor's state": write("/var/lib/nvdra/imex/probe"),
+    "write beside the unit broker's socket": write("/run/nvdra/probe"),
+    "change the node's token": change(_TOKEN),
+    "replace the node's token": write("/var/lib/nvdra/credential/probe"),
+    "open the node's token": read(_TOKEN),
+    "open the key for IMEX peers": read("/var/lib/nvdra/imex/tls/key.pem"),
+    "open the settings": read("/etc/nvdra/config.yaml"),
+    "open the kubelet's directory": names(_KUBELET),
+    "open the kubelet's credential": read(f"{_KUBELET}/kubeconfig"),
+    "open kubeadm's credential": read("/etc/kubernetes/kubelet.conf"),
+    "open the shadow file": read("/etc/shadow"),
     "change its settings": change("/etc/nvdra/config.yaml"),
     "change the kubelet's settings": change(f"{_KUBELET}/config.yaml"),
     "change the kubelet's credential": change(f"{_KUBELET}/kubeconfig"),
@@ -189,6 +223,8 @@ REFUSED: dict[str, Probe] = {
     "see home directories": names("/root"),
     "ask systemd over D-Bus": unix("/run/dbus/system_bus_socket"),
     "ask systemd by its own socket": unix("/run/systemd/private"),
+    "ask systemd by varlink": unix("/run/systemd/io.systemd.Manager"),
+    "ask the unit broker": unix("/run/nvdra/units.sock"),
     "ask containerd": unix("/run/containerd/containerd.sock"),
     "capture packets": open_socket(socket.AF_PACKET, socket.SOCK_RAW),
     "make raw packets": open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
@@ -209,6 +245,8 @@ REFUSED: dict[str, Probe] = {
     "count events": call("syscall", _SYS_PERF_EVENT_OPEN, None, 0, -1, -1, 0),
     "set the clock": call("settimeofday", None, b"\0" * 8),
     "reboot": call("reboot", 0),
+    "open files as another service sees them": others(lambda place: os.listdir(f"{place}/root/")),
+    "change another service's memory": others(lambda place: change(f"{place}/mem")()),
     "trace another process": call("ptrace", _PTRACE_SEIZE, 1, 0, 0),
     "set a kernel parameter": change("/proc/sys/kernel/domainname"),
     "write to sysfs": change("/sys/devices/system/cpu/uevent"),

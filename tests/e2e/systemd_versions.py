@@ -26,7 +26,7 @@ from tests.e2e.systemd_host import UnitHost
 from tests.sim.api import SimRoot
 
 API_SERVER = "127.0.0.1"
-ANSWER = "/var/lib/nvdra/answer"
+ANSWER = "/var/lib/nvdra/gpu.nvidia.com/answer"
 _HOME = Path("/var/lib/nvdra-systemd")
 _PACKAGES = (
     *("dbus", "iproute2", "kmod", "libpython3-stdlib", "mount", "procps", "python3-minimal"),
@@ -67,7 +67,7 @@ printf "Package: *systemd* udev libudev1\\nPin: release n={suite}-backports\\nPi
 
 _STAND_IN = f"""\
 #!/usr/bin/python3 -IB
-import errno, os, signal, socket, stat, time
+import errno, os, signal, socket, stat, sys, time
 
 def tell(text):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
@@ -87,8 +87,10 @@ def write(*ignored):
     tell(b"RELOADING=1")
     tell(b"READY=1")
 
-signal.signal(signal.SIGHUP, write)
-write()
+if sys.argv[1] != "gpu":
+    write = tell
+signal.signal(signal.SIGHUP, lambda *ignored: write(b"READY=1"))
+write(b"READY=1")
 while True:
     time.sleep(1)
     tell(b"WATCHDOG=1")

@@ -12,6 +12,7 @@ import pytest
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.files import HostFiles
+from nvdra_node.host.systemctl import SystemctlUnits
 from nvdra_node.imex.model import Run, UnitActivity
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.store import Store
@@ -66,6 +67,10 @@ def host(able: None, request: pytest.FixtureRequest) -> Iterator[ImexHost]:
         # Without the kernel's session, which is simulated in a file that the sandbox may not write.
         program = f'#!/bin/sh\nexec python3 {sim.path}/usr/bin/nvidia-imex --nogpu "$@"\n'
         made.write("/usr/bin/nvidia-imex", program, mode=0o755)
+        # The unit sees nothing of /var/lib but its own: the simulated program is shown to it.
+        drop_in = "/etc/systemd/system/nvdra-imex.service.d/simulated.conf"
+        made.write(drop_in, f"[Service]\nBindReadOnlyPaths={sim.path}\n")
+        made.systemctl("daemon-reload")
         made.run(["sh", "-c", f"mkdir -p {DIRECTORIES}"])
         yield made
     finally:
@@ -118,7 +123,9 @@ def test_the_doors_read_what_this_systemd_says(started: ImexHost, tmp_path: Path
         script = tmp_path / name
         script.write_text(f'#!/bin/sh\nexec {" ".join(started._entered([name]))} "$@"\n')
         script.chmod(0o755)
-    unit = SystemdUnit(SystemCommands(), tmp_path / "systemctl", tmp_path / "journalctl")
+    commands = SystemCommands()
+    units = SystemctlUnits(commands, tmp_path / "systemctl")
+    unit = SystemdUnit(units, commands, tmp_path / "journalctl")
     deadline = Deadline(60.0, SystemClock())
     look = unit.look(deadline)
     assert (look.unit.activity, look.foreign) == (UnitActivity.ACTIVE, "")

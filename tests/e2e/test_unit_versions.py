@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.bed import wait_for
-from tests.e2e.systemd_host import UNIT, UNITS, not_refused, units
+from tests.e2e.systemd_host import IMEX_FILES, MAY, UNIT, UNITS, not_refused, same, units
 from tests.e2e.systemd_versions import ANSWER, API_SERVER, RELEASES, VersionHost, booted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -44,9 +44,11 @@ def test_the_sandbox_allows_and_refuses_the_same(host: VersionHost) -> None:
     failed = {name: said for name, said in bound["allowed"].items() if said != "ok"}
     assert failed == {}
     assert set(bound["devices"].values()) == {"ENXIO"}
-    assert not_refused(bound) == set()
-    same = {name for name, said in bound["refused"].items() if unbound["refused"][name] == said}
-    assert same <= {"run in real time"}
+    assert not_refused(bound) == MAY[UNIT]
+    assert same(bound, unbound) <= {"run in real time"}
+    host.run(["sh", "-ec", IMEX_FILES])
+    for unit, may in MAY.items():
+        assert not_refused(host.probe(API_SERVER, unit)) == may, unit
 
 
 def test_classes_of_a_driver_loaded_later_are_allowed_without_a_restart(host: VersionHost) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.marks import needs_cluster
 from tests.e2e.bed import wait_for
-from tests.e2e.systemd_host import UNIT
+from tests.e2e.systemd_host import BROKER, SOCKET, SUPERVISOR, UNIT
 from tests.e2e.systemd_versions import RELEASES, Release
 from tests.packages import matrix_host
 from tests.packages.matrix_host import PATIENCE_S, MatrixHost
@@ -24,7 +24,7 @@ pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 UNFIT = [release for release in RELEASES if release.name == "bullseye"]
 """Its Python is 3.9."""
 FIT = [release for release in RELEASES if release not in UNFIT]
-SERVICES = (UNIT, "nvdra-imex-supervisor.service", "nvdra-compute-domain-plugin.service")
+SERVICES = (UNIT, SUPERVISOR, "nvdra-compute-domain-plugin.service", BROKER)
 
 
 @pytest.fixture(scope="module")
@@ -152,4 +152,24 @@ def test_all_services_are_stopped_by_a_removal_and_started_by_an_upgrade(host: M
     for unit, pid in pids.items():
         wait_for_another(host, unit, pid)
     host.apt("remove", "nvdra")
-    assert {host.show("ActiveState", unit) for unit in SERVICES} == {"inactive"}
+    assert {host.show("ActiveState", unit) for unit in (*SERVICES, SOCKET)} == {"inactive"}
+    assert not host.path("/run/nvdra/units.sock").exists()
+
+
+def test_upgrade_from_a_release_without_the_broker_brings_its_socket(bare: MatrixHost) -> None:
+    bare.apt("install", "older.deb", "toolkit.deb")
+    bare.configure()
+    bare.systemctl("start", SUPERVISOR)
+    assert bare.show("LoadState", SOCKET) == "not-found"
+    for _ in range(2):
+        pid = bare.show("MainPID", SUPERVISOR)
+        said = bare.apt("install", "this.deb")
+        assert "did not start again" not in said
+        wait_for_another(bare, SUPERVISOR, pid)
+        assert bare.show("ActiveState", SOCKET) == "active"
+        pid = bare.show("MainPID", SUPERVISOR)
+        bare.apt("install", "older.deb")
+        wait_for_another(bare, SUPERVISOR, pid)
+    bare.apt("purge", "nvdra")
+    assert bare.systemctl("list-units", "--all", "--plain", "--no-legend", "nvdra*") == ""
+    assert not bare.path("/run/nvdra").exists()

@@ -72,7 +72,11 @@ class MatrixHost(VersionHost):
         made = standins.make(place, standins.TOOLKIT, files=tools, version=standins.TOOLKIT_VERSION)
         target = self.path(DEBS)
         target.mkdir(parents=True, exist_ok=True)
-        for name, deb in (("this", packages.this), ("next", packages.next)):
+        for name, deb in (
+            ("this", packages.this),
+            ("next", packages.next),
+            ("older", packages.older),
+        ):
             shutil.copy(next(deb.glob("*.deb")), target / f"{name}.deb")
         shutil.copy(made, target / "toolkit.deb")
         self.write("/etc/dpkg/dpkg.cfg.d/unsafe-io", "force-unsafe-io\n")

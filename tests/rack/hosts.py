@@ -158,6 +158,10 @@ class Rack:
                 there = f"{sim_home(self.name)}/{name}/usr/bin/{program}"
                 path.write_text(f'#!/bin/sh\nexec python3 {there} {options} "$@"\n')
                 path.chmod(0o755)
+            # The unit sees nothing of /var/lib but its own: the simulated program is shown to it.
+            drop_in = node.path("/etc/systemd/system/nvdra-imex.service.d/simulated.conf")
+            drop_in.parent.mkdir(parents=True, exist_ok=True)
+            drop_in.write_text(f"[Service]\nBindReadOnlyPaths={sim_home(self.name)}/{name}\n")
             # Nothing here survives the rack: dpkg need not wait for the disk after every file.
             node.path("/etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
             node.run(["dpkg", "-i", "/var/tmp/toolkit.deb"])

@@ -1,4 +1,6 @@
-"""The deb of this checkout, and two made from it: the next release, and one whose service does not start."""
+"""The deb of this checkout, and three made from it: the next release, one whose service does not start, and one before the
+unit broker.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from nvdra_packages import pack, version
 from nvdra_packages.layout import ARCHES
 from tests.cluster import commands
 
-THIS, NEXT, BROKEN = "0.1.0", "0.2.0", "0.3.0"
+OLDER, THIS, NEXT, BROKEN = "0.0.9", "0.1.0", "0.2.0", "0.3.0"
 _LAUNCHER = "usr/bin/nvdra-node"
 _FAULT = "import sys\nif sys.argv[1:2] == ['gpu']:\n    sys.exit('broken on purpose')\n"
 
@@ -25,16 +27,18 @@ class Releases:
     this: Path
     next: Path
     broken: Path
+    older: Path
 
 
 def make(place: Path) -> Releases:
-    """Make all three."""
+    """Make all four."""
     shutil.rmtree(place, ignore_errors=True)
     (deb,) = pack.make_all(place / THIS, version.current(THIS), ARCHES[:1], ["deb"])
     return Releases(
         place / THIS,
         _variant(deb.path, place / NEXT, NEXT, lambda root: None),
         _variant(deb.path, place / BROKEN, BROKEN, _break),
+        _variant(deb.path, place / OLDER, OLDER, _without_broker),
     )
 
 
@@ -42,6 +46,16 @@ def _break(root: Path) -> None:
     launcher = root / _LAUNCHER
     first, _, rest = launcher.read_text().partition("\n")
     launcher.write_text(f"{first}\n{_FAULT}{rest}")
+
+
+def _without_broker(root: Path) -> None:
+    """Take the broker's units away, and every word of them in other units and in maintainer scripts."""
+    units = root / "usr/lib/systemd/system"
+    for path in (*units.glob("nvdra-unit-broker.*"), *units.glob("*.wants/nvdra-unit-broker.*")):
+        path.unlink()
+    for path in (*units.glob("*.service"), *(root / "DEBIAN").iterdir()):
+        text = re.sub(r" ?\bnvdra-unit-broker\.(service|socket)\b", "", path.read_text())
+        path.write_text(text)
 
 
 def _variant(deb: Path, out: Path, release: str, change: Callable[[Path], None]) -> Path:

@@ -59,6 +59,8 @@ class Tray:
         self.root = SimRoot.create(self.home / "root", profile, node=index)
         self.imex_dir = self.home / "imex"
         self.services: dict[str, subprocess.Popen[bytes]] = {}
+        self.broker: subprocess.Popen[bytes] | None = None
+        """Stands, with the simulated systemctl, for systemd: it runs on whatever happens to the services."""
         install.install(self.root.path, python=sys.executable, with_systemd=True)
         install.configure(
             self.root.path, time_scale=0.05, hosts=str(self.imex_dir / "hosts"),
@@ -87,6 +89,7 @@ class Tray:
             "imexDir": str(self.imex_dir), "imexAddress": self.address,
             "imexPath": str(programs / "nvidia-imex"), "imexCtlPath": str(programs / "nvidia-imex-ctl"),
             "systemctlPath": str(programs / "systemctl"),
+            "unitBrokerSocket": str(self.home / "units.sock"),
             "journalctlPath": str(programs / "journalctl"), "imexLingerSeconds": 1,
             "imexPersistDir": str(self.imex_dir / "persist"), "logVerbosity": 4,
             "imexEncryption": "disabled", "sweepIntervalSeconds": 600,
@@ -96,15 +99,33 @@ class Tray:
         return path
 
     def start(self, *services: str, **settings: Any) -> None:
-        """Start `imex-supervisor` and `compute-domain`, or one of them."""
+        """Start `imex-supervisor` and `compute-domain`, or one of them; before the first, the unit broker."""
         config = self.settings(**settings)
+        if self.broker is None:
+            self.start_broker()
         for service in services or ("imex-supervisor", "compute-domain"):
-            log = (self.home / f"{service}.log").open("ab")
-            self.services[service] = subprocess.Popen(
-                [sys.executable, "-m", "nvdra_node", service, "--config", str(config)],
+            words = ("-m", "nvdra_node", service, "--config", str(config))
+            self.services[service] = self._popen(service, *words)
+
+    def _popen(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        with (self.home / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *words],
                 stderr=log, stdout=log, cwd=TOP, env={**os.environ, "PYTHONPATH": str(TOP)},
             )  # fmt: skip
-            log.close()
+
+    def start_broker(self) -> None:
+        """Start the unit broker with the last settings; ``start`` does it the first time."""
+        words = ("-m", "tests.sim.broker", str(self.home / "config.yaml"))
+        self.broker = self._popen("unit-broker", *words)
+        wait_for((self.home / "units.sock").is_socket, "the unit broker")
+
+    def kill_broker(self) -> None:
+        """End it abruptly, with its socket."""
+        assert self.broker is not None
+        self.broker.kill()
+        self.broker.wait(TIMEOUT_S)
+        (self.home / "units.sock").unlink()
 
     def stop(self, service: str, number: signal.Signals = signal.SIGTERM) -> int:
         process = self.services.pop(service)
@@ -185,6 +206,9 @@ class Tray:
             with contextlib.suppress(ProcessLookupError):  # it was ending by itself
                 os.kill(pid, signal.SIGKILL)
             wait_for(lambda: not self.imex().get("pid"), "nvidia-imex ends")
+        if self.broker is not None:
+            self.broker.kill()
+            self.broker.wait(TIMEOUT_S)
         self.root.destroy()
 
 

@@ -17,11 +17,12 @@ from nvdra_node.host.fake.commands import FakeCommands, hang
 from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.ports import CommandResult
+from nvdra_node.host.systemctl import SystemctlUnits, parse_show
 from nvdra_node.imex import fabric
 from nvdra_node.imex.certificate import Certificate
 from nvdra_node.imex.ctl import ImexCtl, read_domain, read_state
 from nvdra_node.imex.model import Run, UnitActivity
-from nvdra_node.imex.unit import SystemdUnit, parse_show, read_unit
+from nvdra_node.imex.unit import SystemdUnit, read_unit
 
 SYSTEMCTL, JOURNALCTL = Path("/usr/bin/systemctl"), Path("/usr/bin/journalctl")
 SHOW = """Id=nvdra-imex.service
@@ -50,7 +51,7 @@ def deadline(seconds=5.0):
 class TestUnit:
     def unit(self, **programs):
         self.commands = FakeCommands(FakeClock(), {f"/usr/bin/{k}": v for k, v in programs.items()})
-        return SystemdUnit(self.commands, SYSTEMCTL, JOURNALCTL)
+        return SystemdUnit(SystemctlUnits(self.commands, SYSTEMCTL), self.commands, JOURNALCTL)
 
     def test_a_look_tells_the_unit_and_whoever_else_has_the_session(self):
         look = self.unit(systemctl=answer(SHOW.format(foreign="active"))).look(deadline())

@@ -13,6 +13,7 @@ import pytest
 from nvdra_core.clock import Deadline, FakeClock
 from nvdra_node.host.fake.commands import FakeCommands
 from nvdra_node.host.ports import CommandResult
+from nvdra_node.host.systemctl import SystemctlUnits
 from nvdra_node.imex.life import Lives
 from nvdra_node.imex.model import UnitActivity
 from nvdra_node.imex.unit import SystemdUnit
@@ -32,7 +33,8 @@ class Machine:
         self.state = "active"
         self.commands = FakeCommands(FakeClock(), {"/bin/systemctl": self._answer})
         path = Path("/bin/systemctl")
-        self.unit = SystemdUnit(self.commands, path, path, self.lives.hold)
+        units = SystemctlUnits(self.commands, path)
+        self.unit = SystemdUnit(units, self.commands, path, self.lives.hold)
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.lives.run, args=(self.stopping,))
         self.thread.start()

@@ -83,7 +83,7 @@ def test_the_daemon_may_open_gpus_and_read_capabilities_and_nothing_else():
         "char-nvidia-frontend rw",
         "char-nvidiactl rw",
     ]
-    assert values_of("nvdra-imex", "CapabilityBoundingSet") == ["CAP_SYS_ADMIN"]
+    assert values_of("nvdra-imex", "CapabilityBoundingSet") == ["CAP_SYS_ADMIN CAP_IPC_LOCK"]
     assert values_of("nvdra-imex", "NoNewPrivileges") == ["yes"]
 
 

@@ -1,0 +1,60 @@
+"""The unit broker beside the services of a node: what its end costs, and where it shows."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.service.computedomain.rack import wait_for
+
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def health(port: int) -> str:
+    """What the supervisor's health endpoint says."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return str(error.read().decode())
+    except urllib.error.URLError as error:  # not there yet
+        return str(error)
+
+
+def test_claims_go_on_without_the_broker_and_end_with_the_next(rack):
+    [tray] = rack.trays
+    rack.claim("c1", tray, rack.domain("a"))
+    assert tray.prepare("c1").errors == {}
+    before = tray.imex()["InvocationID"]
+    tray.kill_broker()
+    assert tray.prepare("c1").errors == {}
+    assert tray.unprepare("c1").errors == {}
+    assert tray.imex()["InvocationID"] == before
+    tray.start_broker()
+    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex is stopped")
+
+
+def test_broker_that_is_not_there_is_named_to_the_pod_and_in_health(rack):
+    [tray] = rack.trays
+    port = free_port()
+    tray.stop("imex-supervisor")
+    tray.start("imex-supervisor", imexHttpEndpoint=f"127.0.0.1:{port}")
+    rack.claim("c1", tray, rack.domain("a"))
+    wait_for((tray.imex_dir / "supervisor.sock").is_socket, "the supervisor")
+    wait_for(lambda: health(port).strip() == "ok", "healthy")
+    tray.kill_broker()
+    assert "nvdra-unit-broker.socket" in health(port)
+    tray.told("c1", "nvdra-unit-broker.socket")
+    tray.start_broker()
+    assert tray.prepare("c1").errors == {}
+    assert health(port).strip() == "ok"
