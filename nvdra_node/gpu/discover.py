@@ -293,6 +293,7 @@ def _conclude(looking: _Looking, skipped: set[int]) -> Look:
         devices=devices,
         driver_version=looking.system["driver_version"],
         notes=tuple(looking.notes),
+        is_partial=not complete,
     )
     waiting = tuple(sorted(looking.slow))
     return Look(inventory=inventory, hung=tuple(sorted(hung)), waiting=waiting, complete=complete)

@@ -86,6 +86,8 @@ class Inventory(Value, kw_only=True):
     driver_version: str | None
     notes: tuple[str, ...] = ()
     """What could not be read, for logs and doctor."""
+    is_partial: bool = False
+    """GPUs that NVML lists have not answered yet: one that is not in ``devices`` may be among them."""
 
     def find(self, name: str) -> Device | None:
         """The device of that canonical name."""

@@ -21,7 +21,7 @@ from nvdra_core.errors import (
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
 from nvdra_node.checkpoint.model import PreparedDevice, Record
-from nvdra_node.gpu import edits, given
+from nvdra_node.gpu import causes, edits, given
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin import claimconfig, configkeys
@@ -88,6 +88,11 @@ def find_gpu(inventory: Inventory, name: str) -> Gpu:
     if gpu is None and not inventory.devices:
         raise NotReadyError(
             f"no GPU is known on this node yet, also not {name}: is the NVIDIA driver loaded?",
+            retry_after_s=0.5,
+        )
+    if gpu is None and inventory.is_partial:
+        raise NotReadyError(
+            f"{name} was not read yet: GPUs of this node have not answered NVML; {causes.COLD}",
             retry_after_s=0.5,
         )
     if gpu is None:

@@ -7,10 +7,12 @@ import re
 import pytest
 
 from nvdra_core.clock import FakeClock
+from nvdra_core.errors import NotReadyError, UnknownDeviceError
 from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits, Look, discover
 from nvdra_node.gpu.facts import pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
+from nvdra_node.gpu.plan import find_gpu
 from nvdra_node.host.fake.host import fake_host
 from nvdra_node.host.fake.machine import FakeFabric, FakeMachine, fake_gpus
 
@@ -113,10 +115,14 @@ def test_cold_gpu_stays_as_it_was_and_is_never_hung() -> None:
     for gpu in world.machine.gpus[1:]:
         gpu.is_persistent, gpu.cold_s = False, 6.5
     assert world.look().waiting == (1, 2) and list(world.states()) == ["gpu-0"]
+    with pytest.raises(NotReadyError, match="gpu-2 was not read yet"):
+        find_gpu(world.inventory, "gpu-2")
     while not world.look().complete:
         world.clock.advance(1.0)
     before = world.inventory
     assert world.sick() == {} and len(before.devices) == 3
+    with pytest.raises(UnknownDeviceError):
+        find_gpu(world.inventory, "gpu-3")
     assert [note for note in before.notes if "persistence mode is off (gpu-1, gpu-2)" in note]
     world.host.nvml.close()  # nobody has them open any more
     while not (look := world.look()).complete:
