@@ -189,13 +189,14 @@ class RecordStore:
         return record
 
     def _take_back(self) -> None:
-        """Move files out of quarantine that this release can read, unless their claim was prepared anew since."""
+        """Move files out of quarantine that this release can read; remove them where their claim was prepared anew."""
         prepared = set(self._files.names(self._claims_dir))
         for name in self._names_put_aside():
             path, home = self._quarantine_dir / name, name.partition(_SUFFIX)[0] + _SUFFIX
-            if home in prepared:
-                continue
             try:
+                if home in prepared:
+                    self._remove_superseded(path, home)
+                    continue
                 self._read(path, home)
                 self._files.move(path, self._claims_dir / home)
                 self._files.remove(path.with_name(name + _REASON))
@@ -204,6 +205,15 @@ class RecordStore:
                 continue
             prepared.add(home)
             _log.info("record taken back from quarantine", path=path)
+
+    def _remove_superseded(self, path: Path, home: str) -> None:
+        """Or it would be taken back when the claim is long gone. Raises RecordError for a damaged one, which stays."""
+        if not codec.is_newer(self._files.read(path) or b""):
+            self._read(path, home)
+        self._read(self._claims_dir / home)
+        self._files.remove(path)
+        self._files.remove(path.with_name(path.name + _REASON))
+        _log.info("record in quarantine removed: its claim was prepared anew", path=path)
 
     def _guard(self, path: Path) -> None:
         """Keep the devices of a newer release's record, if its claim has no record of ours."""

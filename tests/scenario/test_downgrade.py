@@ -155,14 +155,25 @@ def test_record_is_taken_back_by_the_release_that_can_read_it():
     assert node.time_slices == {}
 
 
-def test_record_put_aside_does_not_replace_one_written_since():
+@pytest.mark.parametrize("schema", [1, 9])
+def test_record_put_aside_gives_way_to_one_written_since(schema):
+    """Also when the process died between the two: a later start must not take back what is long gone."""
     node, body = prepared()
     node.files.make_directory(node.state / "quarantine")
-    node.files.replace(node.state / "quarantine/c1.json", written({**body, "name": "old"}, 1))
+    node.files.replace(node.state / "quarantine/c1.json", written({**body, "name": "old"}, schema))
     node.restart()
     record = node.parts.records.get("c1")
     assert record is not None and record.name == CLAIM.ref.name
-    assert quarantine(node) == ["c1.json"]
+    assert quarantine(node) == []
+
+
+def test_newer_record_stays_where_the_one_written_since_is_damaged():
+    node = downgraded()
+    node.files.replace(node.state / "claims/c1.json", b"garbage")
+    node.restart()
+    assert quarantine(node) == ["c1.json", "c1.json.2", "c1.json.2.reason", "c1.json.reason"]
+    node.unprepare(CLAIM)
+    assert node.time_slices == {}
 
 
 def test_claim_of_a_newer_record_that_is_gone_is_swept():
