@@ -17,6 +17,7 @@ from nvdra_core import log
 from nvdra_core.errors import FileError, HostError
 from nvdra_core.value import Value, replace
 from nvdra_node.checkpoint.store import is_valid_uid
+from nvdra_node.host.files import TEMP_SUFFIX
 from nvdra_node.host.ports import Files
 
 _log = log.get(__name__)
@@ -70,18 +71,26 @@ class Owed:
         """Forget a debt that is settled or void."""
         with self._lock:
             self._loaded().pop(uuid, None)
-            try:
-                self._files.remove(self._path(uuid))
-            except FileError as error:
-                # Settled again after a restart, which changes nothing.
-                _log.warning("the file of a settled GPU stays", error, gpu=uuid)
+            # A file that stays is settled again after a restart, which changes nothing.
+            self._remove(self._path(uuid))
 
     def _path(self, uuid: str) -> Path:
         return self._directory / (uuid + _SUFFIX)
 
+    def _remove(self, path: Path) -> None:
+        try:
+            self._files.remove(path)
+        except FileError as error:
+            _log.warning("a file of no further use stays", error, path=path)
+
     def _loaded(self) -> dict[str, Debt]:
         if self._debts is None:
             names = self._files.names(self._directory)
+            for name in names:
+                if name.endswith(TEMP_SUFFIX):
+                    self._remove(
+                        self._directory / name
+                    )  # unfinished: its claim's record is still there
             uuids = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
             self._debts = {uuid: self._read(uuid) for uuid in uuids}
         return self._debts
