@@ -78,7 +78,8 @@ class Effects:
         return self._owed.uuids()
 
     def settle(self, uuid: str, deadline: Deadline) -> None:
-        """Reset what a GPU owes; nothing when it owes nothing. Raises NvmlError, CommandError, DeadlineError."""
+        """Reset what a GPU owes; nothing when it owes nothing. Raises NvmlError, CommandError, DeadlineError,
+        FileError."""
         debt = self._owed.get(uuid)
         if debt is None:
             return

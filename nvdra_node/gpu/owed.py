@@ -68,38 +68,29 @@ class Owed:
             debts[debt.uuid] = debt
 
     def remove(self, uuid: str) -> None:
-        """Forget a debt that is settled or void."""
+        """Forget a debt that is settled or void. Raises FileError; then it still stands."""
         with self._lock:
+            self._files.remove(self._path(uuid))
             self._loaded().pop(uuid, None)
-            # A file that stays is settled again after a restart, which changes nothing.
-            self._remove(self._path(uuid))
 
     def _path(self, uuid: str) -> Path:
         return self._directory / (uuid + _SUFFIX)
-
-    def _remove(self, path: Path) -> None:
-        try:
-            self._files.remove(path)
-        except FileError as error:
-            _log.warning("a file of no further use stays", error, path=path)
 
     def _loaded(self) -> dict[str, Debt]:
         if self._debts is None:
             names = self._files.names(self._directory)
             for name in names:
+                # An unfinished file: the record of its claim is still there.
                 if name.endswith(TEMP_SUFFIX):
-                    self._remove(
-                        self._directory / name
-                    )  # unfinished: its claim's record is still there
+                    self._files.remove(self._directory / name)
             uuids = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
             self._debts = {uuid: self._read(uuid) for uuid in uuids}
         return self._debts
 
     def _read(self, uuid: str) -> Debt:
-        data = self._files.read(self._path(uuid)) or b""
         try:
-            return _decode(uuid, json.loads(data))
-        except (ValueError, TypeError, KeyError) as error:
+            return _decode(uuid, json.loads(self._files.read(self._path(uuid)) or b""))
+        except (ValueError, TypeError, KeyError, AttributeError, FileError) as error:
             # A time slice that is reset without need does no harm; one that stays long does.
             _log.warning(
                 "debt of a GPU not readable; its time slice is reset", gpu=uuid, error=repr(error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nvdra_node.host.fake.files import Faults
+from nvdra_core.clock import FakeClock
+from nvdra_node.host.fake.files import FakeFiles, Faults
 from nvdra_node.kubeletplugin.claim import Claim
 from nvdra_node.kubeletplugin.sweep import Sweep
 from tests.scenario.gpu_node import GpuNode, a_claim
@@ -18,12 +19,10 @@ CLAIMS = {"plain": PLAIN, "long": LONG, "mixed": MIXED}
 
 
 def slices(claim: Claim) -> dict[str, int]:
-    """The time slices that a claim of the above wants, by device."""
+    """The time slices that a claim wants, by device: Long for its first one, or none."""
     first = claim.results[0].device
-    return {
-        result.device: 3 if claim.configs and result.device == first else 0
-        for result in claim.results
-    }
+    is_long = any(config.parameters == interval("Long") for config in claim.configs)
+    return {r.device: 3 if is_long and r.device == first else 0 for r in claim.results}
 
 
 class GpuWorld:
@@ -31,8 +30,9 @@ class GpuWorld:
 
     def __init__(self) -> None:
         self.faults = Faults()
-        self.node = GpuNode(gpus=2, faults=self.faults)
-        self.machine, self.files, self.clock = self.node.machine, self.node.files, self.node.clock
+        self.files, self.clock = FakeFiles(self.faults), FakeClock()
+        self.node = GpuNode(gpus=2, files=self.files, clock=self.clock, faults=self.faults)
+        self.machine = self.node.machine
         self.set_exclusive()
         # What all claims share is listed once: the steps that are counted are those of claims.
         self.node.common.warm_up()

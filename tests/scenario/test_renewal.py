@@ -7,9 +7,11 @@ import pytest
 from nvdra_core.errors import DeviceMovedError, HostError, NotReadyError
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import Record
+from nvdra_node.host.fake.commands import hang
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin import filecheck
 from tests.scenario.gpu_node import GpuNode, a_claim, ctk_output
+from tests.unit.gpu.test_plan import interval
 
 NEW_LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.590.1"
 
@@ -170,6 +172,47 @@ class TestNumbersDealtOutAgain:
         assert [gpu.name for gpu in two.watch.inventory.devices] == ["gpu-1"]
         assert not renew(two, only_record(two))
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]
+
+    def test_gpu_lost_with_an_earlier_driver_is_gone(self, two: GpuNode) -> None:
+        """Its old minor is of no meaning, even while no other GPU has it."""
+        two.machine.reload_driver()
+        two.machine.lose(0)
+        two.restart()
+        with pytest.raises(HostError, match="not on this node any more"):
+            renew(two, only_record(two))
+
+    def test_nothing_is_served_of_an_earlier_driver_before_gpus_are_read(
+        self, two: GpuNode
+    ) -> None:
+        two.machine.reload_driver()
+        two.restart(look=False)
+        with pytest.raises(NotReadyError, match="not read yet"):
+            two.transaction.prepare(a_claim().ref, two.deadline(0.2))
+        two.watch.tick()
+        two.prepare(a_claim())
+
+    def test_time_sliced_claim_whose_gpu_moved_is_not_given_the_other(self, two: GpuNode) -> None:
+        sliced = a_claim("sliced", ("gpu-1",), configs=[interval("Long")])
+        two.prepare(sliced)
+        self.swap_gpus(two)
+        two.watch.tick()
+        with pytest.raises(DeviceMovedError, match="delete the pod"):
+            two.prepare(sliced)
+        assert two.time_slices == {}
+
+    def test_file_is_renewed_although_its_time_slice_cannot_be(self, two: GpuNode) -> None:
+        two.unprepare(a_claim())
+        two.prepare(a_claim(configs=[interval("Long")]))
+        self.swap_cards(two)
+        two.machine.hang(0)
+        two.watch.tick()
+        two.machine.heal(0)
+        two.watch.reload()
+        two.watch.tick()
+        two.commands.programs["nvidia-smi"] = hang
+        with pytest.raises(HostError, match="did not end in time"):
+            renew(two, only_record(two))
+        assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
 
     def test_record_of_an_earlier_release_gets_no_card_unread(self, two: GpuNode) -> None:
         """It does not say where the GPU is, so that its cards cannot be found before the GPUs are read."""

@@ -331,3 +331,17 @@ class _Broken:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def test_sick_gpu_keeps_no_number_of_an_earlier_driver() -> None:
+    """What else is known of it stays: it cannot be read."""
+    world = World(2)
+    world.look()
+    world.machine.reload_driver()
+    world.machine.gpus[0].minor, world.machine.gpus[1].minor = 1, 0
+    world.machine.fail(0, 999, "mig_mode")
+    world.look()
+    gpu = next(gpu for gpu in world.inventory.devices if gpu.uuid == world.machine.gpus[0].uuid)
+    assert gpu.state is GpuState.FAILED and gpu.product_name
+    assert (gpu.minor, gpu.driver_instance) == (1, "580.65.06@2")
+    assert gpu.drm == ("card2", "renderD129")

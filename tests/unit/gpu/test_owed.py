@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
-from nvdra_core.errors import FileError, HostError
+from nvdra_core.errors import EffectLostError, FileError, HostError
 from nvdra_core.value import replace
 from nvdra_node.gpu.apply import UNDO_S
 from nvdra_node.gpu.owed import Debt, Owed
@@ -178,9 +181,10 @@ class TestBackground:
         node.unprepare(LONG)
         assert node.transaction.settle(5.0)
 
-    def test_garbled_debt_resets_the_time_slice(self, node: GpuNode) -> None:
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"[]", b"{}", b'{"bootId":1}'])
+    def test_garbled_debt_resets_the_time_slice(self, node: GpuNode, content: bytes) -> None:
         owe(node)
-        node.files.replace(node.state / "owed" / f"{node.uuid(0)}.json", b"garbage")
+        node.files.replace(node.state / "owed" / f"{node.uuid(0)}.json", content)
         node.restart()
         assert node.transaction.settle(5.0)
         assert node.machine.gpus[0].time_slice == 0 and owed_files(node) == []
@@ -228,6 +232,22 @@ class TestDriverLoadedAgain:
         assert settings(node) == (3, 0)
         node.unprepare(LONG)
         assert settings(node) == (0, 3)
+
+    def test_driver_loaded_again_while_applying_is_noticed(self, node: GpuNode) -> None:
+        smi = FakeSmi(node.machine)
+
+        def set_and_reload(argv: Sequence[str]) -> Any:
+            done = smi(argv)
+            self.reload(node)
+            return done
+
+        claim = a_claim("beside", devices=("gpu-1",), configs=[interval("Short")])
+        node.commands.programs["nvidia-smi"] = set_and_reload
+        with pytest.raises(EffectLostError, match="has lost its time slice"):
+            node.prepare(claim)
+        node.commands.programs["nvidia-smi"] = smi
+        node.prepare(claim)
+        assert node.machine.gpus[1].time_slice == 1
 
     def test_failed_renewal_is_repeated_and_keeps_the_answer(self, node: GpuNode) -> None:
         (before,) = node.parts.records.all()
