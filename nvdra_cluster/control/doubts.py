@@ -9,17 +9,13 @@ growing pauses. Nothing else waits for this thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
-from nvdra_cluster.control.nodeloss import format_time
-from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S, is_told
+from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.control.verdicts import Pair
-from nvdra_cluster.decide import events, readiness
-from nvdra_cluster.decide.model import DomainView
-from nvdra_cluster.decide.writes import Create
+from nvdra_cluster.decide import readiness
 from nvdra_core import log
 from nvdra_core.api import FabricClaim
 from nvdra_core.clock import Clock, Deadline
@@ -38,9 +34,6 @@ NODE_READS_PER_S = 2.0
 POLL_S = 1.0
 API_PAUSE_S = 5.0
 """After a read that was not answered."""
-REASON = "ReportIgnored"
-EVENT_PAUSE_S = 600.0
-"""Between two events about one node, but for domains whose deletion it held up."""
 
 
 @dataclass(slots=True)
@@ -70,7 +63,6 @@ class _Case:
     """The next of ``claims`` to read."""
     refusals: int = 0
     again_s: float = 0.0
-    is_announced: bool = False
 
 
 @dataclass(slots=True)
@@ -79,12 +71,10 @@ class _Books:
 
     cases: dict[Pair, _Case] = field(default_factory=dict)
     budgets: dict[str, _Budget] = field(default_factory=dict)
-    told_s: dict[str, float] = field(default_factory=dict)
-    """When the last event about a node was made."""
 
 
 class Doubts:
-    """See the module. ``run`` in a thread of its own; ``take_events`` from any."""
+    """See the module. ``run`` in a thread of its own."""
 
     def __init__(self, cache: Cache, client: Client, clock: Clock) -> None:
         self._cache = cache
@@ -93,7 +83,6 @@ class Doubts:
         self._books = _Books()
         self._backoff = Backoff(first_s=30.0, limit_s=UNCONFIRMED_HOLD_S)
         self._pause_until_s = 0.0
-        self._news: list[tuple[Key, Create]] = []
         self._wake = threading.Event()
 
     def run(self, stopping: threading.Event) -> None:
@@ -116,12 +105,6 @@ class Doubts:
         with self._cache.lock:
             for pair in self._cache.verdicts.refuted:
                 self._cache.verdicts.ask(pair, is_urgent=False)
-
-    def take_events(self) -> list[tuple[Key, Create]]:
-        """Events that are to be written, each with the domain that it is about."""
-        with self._cache.lock:
-            news, self._news = self._news, []
-        return news
 
     def resolve(self) -> None:
         """One pass."""
@@ -213,39 +196,11 @@ class Doubts:
             if self._claims(pair) != case.claims:
                 return  # about a report that is not there any more
             if is_true:
-                case.is_announced = False
                 verdicts.confirm(pair)
             else:
                 verdicts.refute(pair, now_s)
-                self._announce(pair, case, now_s)
+                _LOG.warning("no claim confirms the report of a node", node=name, domain=uid)
             self._cache.mark(Key(What.DOMAIN, uid), self._cache.home_key(name))
-
-    def _announce(self, pair: Pair, case: _Case, now_s: float) -> None:
-        """Make an event once the report is ignored."""
-        name, uid = pair
-        domain = self._cache.domains.get(uid)
-        if domain is None or case.is_announced:
-            return
-        held_s = now_s - self._cache.verdicts.refuted[pair]
-        if is_told(self._cache, name, uid) and (
-            not domain.is_deleting or held_s < UNCONFIRMED_HOLD_S
-        ):
-            return
-        told_s = self._books.told_s.get(name)
-        if not domain.is_deleting and told_s is not None and now_s - told_s < EVENT_PAUSE_S:
-            return
-        self._books.told_s[name] = now_s
-        case.is_announced = True
-        _LOG.warning("ignoring a report that no claim confirms", node=name, domain=domain.path)
-        self._news.append((Key(What.DOMAIN, uid), self._event(domain, name, case.claims)))
-
-    def _event(self, domain: DomainView, name: str, claims: Iterable[FabricClaim]) -> Create:
-        named = next((f"{c.namespace}/{c.name}" for c in claims), "no claim of this namespace")
-        text = (
-            f"node {name} reports that it holds this domain for {named}, which is not there or is not allocated on "
-            f"it; the report is ignored. Restart nvdra-imex-supervisor there, or find out who has the node's credential"
-        )
-        return events.warn(domain, REASON, text, format_time(self._clock.wall()))
 
     def _forget_old(self) -> None:
         """Drop what is about reports that are gone."""
@@ -255,4 +210,3 @@ class Doubts:
             books = self._books
             books.cases = {pair: case for pair, case in books.cases.items() if pair in known}
             books.budgets = {n: one for n, one in books.budgets.items() if n in fabrics}
-            books.told_s = {n: at_s for n, at_s in books.told_s.items() if n in fabrics}

@@ -129,13 +129,8 @@ class Loop:
             self._wait()
             self._tick()
             self.step()
-            self._tell(self.doubts.take_events())
             if self.cache.verdicts.pending:
                 self.doubts.wake()
-
-    def _tell(self, news: Sequence[tuple[Key, Create]]) -> None:
-        if news:
-            self.writer.run([Group(key, (event,)) for key, event in news])
 
     def step(self) -> int:
         """Carry out what is due now; returns the number of decisions with writes."""

@@ -7,11 +7,13 @@ deleted, or that an administrator declares out of service, holds nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nvdra_cluster.decide import readiness
 from nvdra_cluster.decide.model import FORCE_ANNOTATION, DomainSnapshot, MemberView
 
+IGNORED = "ReportIgnored"
 NAMED = 5
 """Holders that a message names; the rest is counted."""
 
@@ -48,13 +50,25 @@ def holders(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
                 claim.path, claim.node, claim.users, _is_lost(alive.get(claim.node))
             )
     for member in alive.values():
-        if member.is_refuted:
-            continue
-        report = readiness.report_of(member.fabric, domain.uid)
-        for held in report.claims if report else ():
-            holder = Holder(f"{held.namespace}/{held.name}", member.node, (), member.is_lost)
-            found.setdefault((held.uid, member.node), holder)
+        if not member.is_refuted:
+            for uid, holder in _reported(member, domain.uid):
+                found.setdefault((uid, member.node), holder)
     return tuple(sorted(found.values()))
+
+
+def ignored(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
+    """Reports that would hold the domain, and that no claim confirms."""
+    refuted = (member for member in snapshot.reporters if member.is_refuted and may_hold(member))
+    uid = snapshot.domain.uid
+    return tuple(sorted(holder for member in refuted for _, holder in _reported(member, uid)))
+
+
+def _reported(member: MemberView, uid: str) -> Iterator[tuple[str, Holder]]:
+    """What a node reports to hold, by the claim's UID."""
+    report = readiness.report_of(member.fabric, uid)
+    for held in report.claims if report else ():
+        name = f"{held.namespace}/{held.name}"
+        yield held.uid, Holder(name, member.node, (), member.is_lost)
 
 
 def _is_lost(member: MemberView | None) -> bool:
@@ -68,10 +82,21 @@ def may_hold(member: MemberView) -> bool:
 
 def describe(found: tuple[Holder, ...]) -> str:
     """The message for users, bounded."""
-    named = "; ".join(str(holder) for holder in found[:NAMED])
-    rest = len(found) - NAMED
-    more = f"; and {rest} more" if rest > 0 else ""
     return (
-        f"held by {named}{more}. Delete the pods, "
+        f"held by {_named(found)}. Delete the pods, "
         f"or force it with the annotation {FORCE_ANNOTATION}=true"
     )
+
+
+def describe_ignored(found: tuple[Holder, ...]) -> str:
+    """What a node reported that did not hold the domain, bounded."""
+    return (
+        f"ignored reports of {_named(found)}: no such claim is there, or it is not allocated on that node. Its pods "
+        "were deleted by force and have not ended, or its credential is in wrong hands"
+    )
+
+
+def _named(found: tuple[Holder, ...]) -> str:
+    named = "; ".join(str(holder) for holder in found[:NAMED])
+    rest = len(found) - NAMED
+    return f"{named}; and {rest} more" if rest > 0 else named

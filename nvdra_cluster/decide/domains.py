@@ -57,6 +57,9 @@ def _end(
         return writes + _tell(domain, found, now)
     writes += cliques.remove(snapshot.cliques, settings)
     if FINALIZER in domain.finalizers:
+        if found_false := deletion.ignored(snapshot):
+            text = deletion.describe_ignored(found_false)
+            writes.append(events.warn(domain, deletion.IGNORED, text, now))
         left = tuple(name for name in domain.finalizers if name != FINALIZER)
         writes.append(_finalizers(domain, left))
     return writes

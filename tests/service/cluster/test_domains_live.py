@@ -132,7 +132,7 @@ class TestClaimsByHand:
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
         wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         (event,) = (e for e in rack.server.objects("events", "") if e["reason"] == "ReportIgnored")
-        assert "node liar" in event["message"]
+        assert "on node liar" in event["message"]
 
 
 def blocked(rack: Rack) -> str:

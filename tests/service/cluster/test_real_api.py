@@ -353,6 +353,25 @@ class TestController:
             "no clique",
             lambda: bed.get("computedomainclique", f"{uid}.{CLIQUE}", "-n", "nvdra") is None,
         )
+        record = bed.get("configmap", "nvdra-imex-released", "-n", "nvdra")
+        assert record is not None
+        assert list(record["data"]) == ["port-24001"]
+
+    def test_false_report_of_a_node_holds_no_deletion(self, bed: Bed, controller: None):
+        join_clique(bed)
+        bed.cluster.apply(DOMAIN.replace("train", "held"))
+        domain = ("computedomain", "held", "-n", "team")
+        bed.cluster.kubectl("wait", *domain, "--for=condition=Accepted", "--timeout=60s")
+        uid = (bed.get(*domain) or {})["metadata"]["uid"]
+        claims = [{"namespace": "team", "name": "no-such-claim", "uid": "none"}]
+        assert "patched" in report(bed, NODE, domains=[{"uid": uid, "claims": claims}])
+        bed.cluster.kubectl("delete", *domain, "--timeout=60s")
+        assert bed.get(*domain) is None
+        assert not spec_of(bed, NODE).get("domains")
+        events = (bed.get("events", "-n", "team") or {})["items"]
+        (event,) = (event for event in events if event["reason"] == "ReportIgnored")
+        assert f"claim team/no-such-claim on node {NODE}" in event["message"]
+        report(bed, NODE, domains=[])
 
     def test_a_request_is_answered_with_a_certificate(self, bed: Bed, controller: None):
         from tests.unit.cluster.test_certs import a_request

@@ -151,6 +151,8 @@ def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
         tray.report()
         rack.settle_reports()
     wait_until("gone", lambda: is_gone(rack))
+    (event,) = (e for e in rack.server.objects("events", "") if e["reason"] == "ReportIgnored")
+    assert "claim team/train-a on node a" in event["message"]
     assert rack.spec("a")["domains"][0]["deleting"], "its IMEX is left alone"
     rack.create_domain("next")
     wait_until("served", lambda: rack.status("next").get("assignment"))
