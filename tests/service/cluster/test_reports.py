@@ -90,6 +90,26 @@ def test_reads_that_one_node_causes_are_bounded(rack: Rack):
     assert log.count("get", "resourceclaims") < NODE_BURST + 20
 
 
+def test_report_that_changes_all_the_time_holds_no_deletion(rack: Rack):
+    liar = rack.tray("liar")
+    names = [f"d{number}" for number in range(8)]
+    for name in names:
+        rack.create_domain(name)
+    rack.settle()
+    a_full_report(rack, liar, names)
+    log = rack.server.api.log
+    wait_until("its budget is spent", lambda: log.count("get", "resourceclaims") >= NODE_BURST)
+    uid = uid_of(rack, "d7")
+    rack.client.delete(DOMAINS, "d7", namespace=TEAM)
+
+    def is_gone_although_it_changes() -> bool:
+        claims = held(*(f"{liar.beats}-{number}" for number in range(200)))
+        liar.report(domains=[{"uid": uid, "claims": claims}])
+        return is_gone(rack, "d7")
+
+    wait_until("gone", is_gone_although_it_changes)
+
+
 def test_honest_node_is_served_beside_one_that_reports_much(rack: Rack):
     liar, honest = rack.tray("liar"), rack.tray("a")
     rack.create_domain()
