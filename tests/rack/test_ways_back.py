@@ -96,6 +96,16 @@ def both(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def test_preflight_tells_what_it_found(host: Host) -> None:
+    done = play(host.rack, "preflight", variables={"nvdra_package_dir": host.packages.this})
+    assert done.status == 0, done.text
+    kubelet = host.sh("$(readlink /proc/$(pidof kubelet)/exe) --version").rpartition("v")[2]
+    words = " ".join(done.text.split())
+    assert f"nvdra {THIS}, " in words
+    assert f"kubelet {kubelet}, containerd 2." in words
+    assert f"address {host.node.address}" in words
+
+
 def test_first_upgrade_without_the_old_package_is_refused(host: Host) -> None:
     before = host.settings, host.start()
     done = host.site(host.packages.broken)
