@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -79,6 +81,40 @@ def test_installed_collection_has_the_purge_of_the_packages(tmp_path: Path) -> N
         file = archive.extractfile("roles/nvdra/files/purge.sh")
         assert file
         assert file.read() == (TOP / "packaging" / "purge.sh").read_bytes()
+
+
+_RENDER = """\
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars_files: [{role}/defaults/main.yml, {role}/vars/main.yml]
+  tasks:
+    - ansible.builtin.debug:
+        msg: "{{{{ 'SETTINGS ' ~ (nvdra_config_text | to_json) ~ ' TOKEN OF ' ~ nvdra_node_name }}}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "node"),
+    [
+        ({}, None, "localhost"),
+        ({"nvdra_node_name": "tray-1"}, "tray-1", "tray-1"),
+        ({"nvdra_credential": "service_account"}, "localhost", "localhost"),
+        ({"nvdra_config": {"nodeName": "tray-2"}}, "tray-2", "tray-2"),
+    ],
+    ids=["inventory", "given", "looked-up", "setting"],
+)
+def test_node_name_reaches_the_services(
+    tmp_path: Path, given: dict[str, object], setting: str | None, node: str
+) -> None:
+    book = tmp_path / "render.yml"
+    book.write_text(_RENDER.format(role=COLLECTION / "roles" / "nvdra"))
+    words = ["-i", "localhost,", "-e", json.dumps(given), str(book)]
+    said = run(tmp_path, "ansible-playbook", *words)
+    found = re.search(r"SETTINGS ({.*}) TOKEN OF\s+([\w-]+)", said)
+    assert found, said
+    assert json.loads(found[1]).get("nodeName") == setting
+    assert found[2] == node
 
 
 def test_example_inventory_names_every_host_of_a_rack(tmp_path: Path) -> None:
