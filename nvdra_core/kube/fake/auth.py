@@ -21,7 +21,6 @@ from nvdra_core.kube.fake.store import Store
 JsonObject = dict[str, Any]
 NODE_EXTRA = "authentication.kubernetes.io/node-name"
 ADMIN_TOKEN = "fake-admin-token"  # noqa: S105  a fake's, on loopback
-READ = frozenset({"get", "list", "watch"})
 PODS = next(kind for kind in KINDS if kind.key == ("", "pods"))
 
 
@@ -172,14 +171,13 @@ def _claims_of(pod: JsonObject) -> set[str]:
 
 
 SERVICE_RULES: dict[tuple[str, str], frozenset[str]] = {
-    ("resourceslices", ""): READ | {"create", "update", "delete"},
+    ("resourceslices", ""): frozenset({"list", "watch", "create", "update", "delete"}),
     ("resourceclaims", ""): frozenset({"get"}),
-    ("resourceclaims", "status"): frozenset({"update", "patch"}),
+    ("resourceclaims", "status"): frozenset({"patch"}),
     ("nodes", ""): frozenset({"get"}),
-    ("fabricnodes", ""): READ,
-    ("fabricnodes", "status"): frozenset({"get", "update", "patch"}),
-    ("computedomains", ""): READ,
-    ("events", ""): frozenset({"create", "patch"}),
+    ("fabricnodes", ""): frozenset({"list", "watch"}),
+    ("fabricnodes", "status"): frozenset({"patch"}),
+    ("events", ""): frozenset({"create"}),
     ("serviceaccounts", "token"): frozenset({"create"}),
 }
 """What the chart's RBAC grants nvdra's own ServiceAccounts: (plural, subresource) to verbs."""
@@ -197,6 +195,9 @@ def _objection(user: User, kind: Kind, obj: JsonObject) -> str:
     if kind.plural == "resourceslices":
         if (obj.get("spec") or {}).get("nodeName") != user.node:
             return f'spec.nodeName must be "{user.node}"'
+        pool = ((obj.get("spec") or {}).get("pool") or {}).get("name")
+        if not user.is_kubelet and pool != user.node:
+            return f'spec.pool.name must be "{user.node}"'
         owners = obj["metadata"].get("ownerReferences") or []
         if not user.is_kubelet and [(o.get("kind"), o.get("name")) for o in owners] != [
             ("Node", user.node)

@@ -101,6 +101,11 @@ def test_slice_cannot_be_moved_to_another_node(on_node_a: Client) -> None:
     assert caught.value.status in {403, 422}
 
 
+def test_slice_in_another_nodes_pool_is_refused(service: Client) -> None:
+    pool = {"name": "node-b", "generation": 9, "resourceSliceCount": 1}
+    assert_forbidden(lambda: service.create(SLICES, owned_slice("mine", "node-a", pool=pool)))
+
+
 def test_slice_without_a_node_is_refused(on_node_a: Client) -> None:
     obj = owned_slice("mine", "node-a", allNodes=True)
     del obj["spec"]["nodeName"]
@@ -145,12 +150,14 @@ def test_allocation_is_not_the_nodes_to_write(service: Client) -> None:
 
 
 def test_fabric_node_status_of_another_node_is_out_of_reach(service: Client) -> None:
-    status = {"status": {"state": "up"}}
-    own = service.get(FABRIC_NODES, "node-a")
-    service.update(FABRIC_NODES.sub("status"), {**own, **status})
-    foreign = service.get(FABRIC_NODES, "node-b")
-    assert_forbidden(lambda: service.update(FABRIC_NODES.sub("status"), {**foreign, **status}))
-    assert_forbidden(lambda: service.update(FABRIC_NODES, {**own, "spec": {"slot": 1}}))
+    def body(node: str) -> dict[str, object]:
+        return {"metadata": {"name": node}, "status": {"state": "up"}}
+
+    service.merge_patch(FABRIC_NODES.sub("status"), body("node-a"))
+    assert_forbidden(lambda: service.merge_patch(FABRIC_NODES.sub("status"), body("node-b")))
+    own = {"metadata": {"name": "node-a"}, "spec": {"slot": 1}}
+    assert_forbidden(lambda: service.merge_patch(FABRIC_NODES, own))
+    assert_forbidden(lambda: service.update(FABRIC_NODES, own))
 
 
 def a_token_request(account: str, node: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from nvdra_core.kube.fake.auth import SERVICE_RULES
 from tests.service.cluster import attacks, attacktable
 from tests.service.cluster.attackbed import KUBELET, POLICY, TOKEN, Attack, Request
 from tests.unit.cluster import helm
@@ -33,6 +34,18 @@ def test_every_resource_is_attacked_with_both_credentials() -> None:
     assert len(cases) > 400
 
 
+def rights(home: Path) -> set[tuple[str, str]]:
+    """Verbs and resources that the chart gives the nodes' ServiceAccount."""
+    return {
+        (verb.removeprefix("associated-node:"), resource)
+        for obj in helm.render(home)
+        if obj["kind"] in ("ClusterRole", "Role") and "nvdra-node" in obj["metadata"]["name"]
+        for rule in obj["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
 def test_rights_of_the_page_are_those_of_the_chart(tmp_path: Path) -> None:
     page = attacktable.PAGE.read_text().partition("### A credential of the node's own")[2]
     told = set()
@@ -40,12 +53,14 @@ def test_rights_of_the_page_are_those_of_the_chart(tmp_path: Path) -> None:
         r"^\| ([a-z, ]+) \| `([^`]+)`(?:, `([^`]+)`)?", page, re.M
     ):
         told |= {(verb, name) for name in (first, second) if name for verb in verbs.split(", ")}
-    given = {
-        (verb.removeprefix("associated-node:"), resource)
-        for obj in helm.render(tmp_path)
-        if obj["kind"] in ("ClusterRole", "Role") and "nvdra-node" in obj["metadata"]["name"]
-        for rule in obj["rules"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
+    assert told == rights(tmp_path)
+
+
+def test_fake_api_server_gives_nodes_the_rights_of_the_chart(tmp_path: Path) -> None:
+    """So a part that asks for more fails in the tests against the fake, too."""
+    fake = {
+        (verb, "/".join(filter(None, resource)))
+        for resource, verbs in SERVICE_RULES.items()
+        for verb in verbs
     }
-    assert told == given
+    assert fake == {right for right in rights(tmp_path) if right[1] != "resourceclaims/driver"}
