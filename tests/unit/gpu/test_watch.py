@@ -165,7 +165,7 @@ def test_a_hung_gpu_is_left_alone_while_the_kernel_holds_a_process_that_asked_it
 def test_looks_at_cold_gpus_leave_them_alone_most_of_the_time() -> None:
     world = World()
     for gpu in world.machine.gpus:
-        gpu.is_persistent, gpu.cold_s = False, 6.5
+        gpu.is_persistent, gpu.cold_s = False, 20.0
     assert not world.watch.wait_settled(0.0)
     world.run(60)
     assert world.watch.wait_settled(0.0) and len(world.states()) == 4
