@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from nvdra_core.errors import NvdraError, NvmlError
 from nvdra_node.gpu.model import Gpu
-from nvdra_node.host.ports import PciGpu
+from nvdra_node.host.ports import NodeStat, PciGpu
 
 COLD = "the first use of a GPU without persistence mode takes seconds"
 
@@ -32,6 +33,15 @@ def without_persistence(gpus: Sequence[Gpu]) -> list[str]:
 
 _IN_PROGRESS, _COMPLETED = 2, 3
 """NVML_GPU_FABRIC_STATE_*."""
+_PROHIBITED = 2
+"""NVML_COMPUTEMODE_PROHIBITED."""
+_GPU_MAJOR = 195
+_REMEDIES = {
+    4: "the service may not open /dev/nvidiactl: check its mode and the unit's DeviceAllow",
+    9: "the kernel has the driver loaded: is /dev/nvidiactl there? run nvidia-modprobe -c 0 -u",
+    18: "the driver's package was changed without loading the new driver: reboot, or reload the driver",
+}
+"""NVML_ERROR_NO_PERMISSION, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH."""
 _RESET = "reset it when no pod uses it (nvidia-smi --gpu-reset)"
 _RECOVERY = {
     1: _RESET,
@@ -52,6 +62,37 @@ def needs_recovery(facts: Mapping[str, Any]) -> str:
     """Why a GPU that NVML can read should get no new claim; empty when it asks for nothing."""
     action = facts.get("recovery_action", 0)
     return f"asks for recovery action {action}: {_RECOVERY[action]}" if action in _RECOVERY else ""
+
+
+def forbids_programs(facts: Mapping[str, Any]) -> str:
+    """Why the GPU's settings let no CUDA program start."""
+    if facts.get("compute_mode") != _PROHIBITED:
+        return ""
+    return (
+        "its compute mode is Prohibited, and no CUDA program can use it: nvidia-smi"
+        f" -i {facts.get('uuid', '')} --compute-mode=DEFAULT"
+    )
+
+
+def node_path(minor: int) -> str:
+    """The GPU's device."""
+    return f"/dev/nvidia{minor}"
+
+
+def wrong_node(minor: int, stat: NodeStat | None) -> str:
+    """What is wrong with a GPU's device node; empty when it is as it must be."""
+    path, remedy = node_path(minor), f"run nvidia-modprobe -c {minor}"
+    if stat is None:
+        return f"{path} does not exist: {remedy}"
+    if (stat.major, stat.minor) != (_GPU_MAJOR, minor):
+        return f"{path} is device {stat.major}:{stat.minor}, expected {_GPU_MAJOR}:{minor}: remove it and {remedy}"
+    return ""
+
+
+def nvml_failed(error: NvdraError) -> str:
+    """NVML works on no GPU: its error, and what to do where the code tells."""
+    remedy = _REMEDIES.get(error.code, "") if isinstance(error, NvmlError) else ""
+    return f"{error}: {remedy}" if remedy else str(error)
 
 
 def without_fabric(facts: Mapping[str, Any]) -> str:

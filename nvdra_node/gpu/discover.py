@@ -141,12 +141,13 @@ def _without_nvml(before: Inventory, loaded: str, error: HostError | DeadlineErr
     """The driver is loaded and NVML as a whole does not work: what was known is kept, as failed."""
     if isinstance(error, NvmlError) and error.code in NO_DRIVER:
         # The kernel has the driver: it comes or goes this moment, or its device nodes are still missing: look again.
-        return replace(_no_driver(str(error)), complete=False)
+        return replace(_no_driver(causes.nvml_failed(error)), complete=False)
     if isinstance(error, DeadlineError):
         return Look(inventory=before, complete=False)
     state = GpuState.HUNG if isinstance(error, NvmlHungError) else GpuState.FAILED
-    devices = tuple(_sick(gpu, state, str(error)) for gpu in before.devices)
-    inventory = Inventory(devices=devices, driver_version=loaded, notes=(str(error),))
+    why = causes.nvml_failed(error)
+    devices = tuple(_sick(gpu, state, why) for gpu in before.devices)
+    inventory = Inventory(devices=devices, driver_version=loaded, notes=(why,))
     return Look(inventory=inventory, complete=False)
 
 
@@ -201,10 +202,7 @@ def _take(
             state, why = GpuState.FAILED, text
         else:
             looking.notes.append(f"GPU at NVML index {index}: {text}")
-    unusable = causes.needs_recovery(facts)
-    if looking.limits.fabric:
-        unusable = unusable or causes.without_fabric(facts)
-    if state is GpuState.OK and unusable:
+    if state is GpuState.OK and (unusable := _unusable(looking, facts)):
         state, why = GpuState.FAILED, unusable
     missing = [fact for fact in _IDENTITY[:4] if fact not in facts]
     if missing:
@@ -217,6 +215,16 @@ def _take(
         gpu = _sick(_placed(known, gpu) if known else gpu, state, why)
     looking.read.append(gpu)
     looking.notes.extend(f"{gpu.name}: {note}" for note in causes.limits(facts))
+
+
+def _unusable(looking: _Looking, facts: Mapping[str, Any]) -> str:
+    """Why no CUDA program can use a GPU that NVML can read; empty when nothing is known against it."""
+    if why := causes.needs_recovery(facts) or causes.forbids_programs(facts):
+        return why
+    if looking.limits.fabric and (why := causes.without_fabric(facts)):
+        return why
+    minor = facts.get("minor", -1)
+    return causes.wrong_node(minor, looking.host.sysfs.device_node(causes.node_path(minor)))
 
 
 def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:

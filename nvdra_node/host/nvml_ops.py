@@ -63,6 +63,7 @@ FACTS: tuple[Fact, ...] = (
     ("addressing_mode", "nvmlDeviceGetAddressingMode", _identity),
     ("module_id", "nvmlDeviceGetModuleId", _identity),
     ("persistence", "nvmlDeviceGetPersistenceMode", _identity),
+    ("compute_mode", "nvmlDeviceGetComputeMode", _identity),
 )
 """Fact -> NVML function and what of its answer is told. Numbers stay NVML's enumerators; the parent names them."""
 

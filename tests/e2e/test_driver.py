@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -227,10 +228,17 @@ def test_a_device_node_that_comes_late_is_waited_for_inside_the_call(bed: Bed, p
     gpu = bed.only.sim.profile.gpus[3]
     cel = f"device.attributes['gpu.nvidia.com'].uuid == '{gpu.uuid}'"
     bed.apply(m.template(pods.place, "that", m.claim_spec(cel=cel)))
-    mark, missing = bed.only.log_size(), f"/dev/nvidia{gpu.minor} does not exist"
-    with moved_away(bed.only.sim.path / f"dev/nvidia{gpu.minor}"):
-        pods.create(m.pod(pods.place, "pod", templates={"gpu": "that"}))
-        wait_for("it is missed", lambda: missing in bed.only.logged(mark), 30)
+    pods.create(m.pod(pods.place, "pod", templates={"gpu": "that"}))
     bed.wait_running(pods.place, "pod")
+    claim, mark = rpc.ref(pods.claim_of("pod")), bed.only.log_size()
+    missing = f"/dev/nvidia{gpu.minor} does not exist"
+    with rpc.plugin(bed.only) as plugin, ThreadPoolExecutor(1) as thread:
+        with moved_away(bed.only.sim.path / f"dev/nvidia{gpu.minor}"):
+            call = thread.submit(lambda: plugin.prepare(claim, timeout_s=40))
+            wait_for("it is missed", lambda: missing in bed.only.logged(mark), 30)
+            wait_for("not offered", lambda: "gpu-3" not in bed.devices(bed.only.name), 30)
+            assert not call.done()
+        assert not call.result().errors
+    bed.wait_for_devices()
     assert pods.exec_gpus("pod") == [gpu.uuid]
     assert not [said for said in pods.messages("pod") if PREPARE_FAILED in said]

@@ -111,8 +111,8 @@ class FakeMachine:
         """Version of the loaded driver; None: not loaded."""
         self.cuda_version = 13000
         self.boot_id = "11111111-2222-4333-8444-555555555555"
-        self.nodes: dict[str, NodeStat] = {}
-        """Device nodes that are no GPU's, by path."""
+        self.nodes: dict[str, NodeStat | None] = {}
+        """Device nodes by path, beside and instead of those of GPUs; None: missing."""
         self.char_majors = {"nvidia": MAJOR_NVIDIA, "nvidia-caps": 235}
         self.xids: list[tuple[str, int]] = []
         """Critical XIDs that nobody has fetched yet: (GPU UUID, number)."""

@@ -52,6 +52,7 @@ _FACTS: dict[str, tuple[str, Callable[[FakeGpu], Any]]] = {
     "addressing_mode": ("nvmlDeviceGetAddressingMode", lambda gpu: gpu.addressing_mode),
     "module_id": ("nvmlDeviceGetModuleId", lambda gpu: gpu.module_id),
     "persistence": ("nvmlDeviceGetPersistenceMode", lambda gpu: int(gpu.is_persistent)),
+    "compute_mode": ("nvmlDeviceGetComputeMode", lambda gpu: gpu.compute_mode),
     "recovery_action": ("nvmlDeviceGetFieldValues", lambda gpu: gpu.recovery_action),
 }
 """As ``nvml_ops.FACTS``; None is an answer NOT_SUPPORTED."""

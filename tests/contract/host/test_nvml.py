@@ -32,6 +32,7 @@ FACTS = {
     "addressing_mode",
     "module_id",
     "persistence",
+    "compute_mode",
     "recovery_action",
     "fabric",
 }

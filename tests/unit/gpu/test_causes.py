@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
+from nvdra_core.clock import Deadline
+from nvdra_core.errors import NvmlError
+from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.host.fake.machine import FakeFabric
+from nvdra_node.host.ports import NodeStat
 from tests.unit.gpu.test_discover import World
 
 
@@ -75,3 +80,55 @@ def test_why_there_is_no_driver_is_a_note() -> None:
     world.machine.is_wsl = True
     (note,) = world.look().inventory.notes
     assert "WSL2" in note
+
+
+@pytest.mark.parametrize(("mode", "is_offered"), [(0, True), (2, False), (3, True)])
+def test_gpu_whose_compute_mode_is_prohibited_is_not_healthy(mode: int, is_offered: bool) -> None:
+    world = World(2)
+    world.machine.gpus[1].compute_mode = mode
+    world.look()
+    assert (world.sick() == {}) is is_offered
+    assert is_offered or "--compute-mode=DEFAULT" in world.inventory.devices[1].message
+
+
+@pytest.mark.parametrize(
+    ("stat", "said"),
+    [
+        (
+            NodeStat(major=1, minor=3, mode=0o666, gid=0),
+            "/dev/nvidia1 is device 1:3, expected 195:1",
+        ),
+        (None, "/dev/nvidia1 does not exist: run nvidia-modprobe -c 1"),
+    ],
+)
+def test_gpu_without_its_device_node_is_not_healthy(stat: NodeStat | None, said: str) -> None:
+    world = World(2)
+    before = world.look().inventory
+    world.machine.nodes["/dev/nvidia1"] = stat
+    world.look()
+    assert world.sick() == {"gpu-1": GpuState.FAILED}
+    assert said in world.inventory.devices[1].message
+    del world.machine.nodes["/dev/nvidia1"]
+    assert world.look().inventory == before
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(18, "reload the driver"), (9, "nvidia-modprobe -c 0 -u"), (999, "")]
+)
+def test_nvml_that_fails_as_a_whole_says_what_to_do(code: int, said: str) -> None:
+    class Failing:
+        hangs = 0
+
+        def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
+            raise NvmlError("nvml system failed", function="nvmlInit", code=code)
+
+        def stuck(self) -> int:
+            return 0
+
+        def close(self) -> None:
+            """Nothing to end."""
+
+    world = World(1)
+    world.host = replace(world.host, nvml=Failing())
+    (note,) = world.look().inventory.notes
+    assert note.startswith("nvml system failed") and said in note
