@@ -28,6 +28,7 @@ LAZY_S = 10.0
 with its readiness, peers that connect are told together.
 """
 WRITE_S = 10.0
+UNSETTLED_POLL_S = 0.2
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
 """Pauses after failures, whatever news there is meanwhile."""
 MAX_PAUSE_S = 60.0
@@ -46,6 +47,8 @@ class StatusWriter:
         clock: Clock,
     ) -> None:
         """``current``: the status as it should be, and seconds between heartbeats."""
+        self._unsettled_s: Callable[[], float] = lambda: 0.0
+        self._began_s: float | None = None
         self._client = client
         self._resource = resource.sub("status")
         self._node = node
@@ -59,6 +62,10 @@ class StatusWriter:
         self._not_before_s = float("-inf")
         self.writes = 0
         """Since start, for metrics."""
+
+    def hold_first(self, unsettled_s: Callable[[], float]) -> None:
+        """``unsettled_s``: how long after the start the first write waits for what is not known; 0: all is known."""
+        self._unsettled_s = unsettled_s
 
     def changed(self) -> None:
         """There may be something to write; from any thread."""
@@ -85,6 +92,8 @@ class StatusWriter:
         wait_s = self._not_before_s - self._clock.monotonic()
         if wait_s > 0:
             return wait_s
+        if self._written is None and self._is_early():
+            return UNSETTLED_POLL_S
         status, heartbeat_s = self._current()
         due_s = min(self._beat_due_s(heartbeat_s), self._news_due_s(status))
         if due_s > 0:
@@ -111,6 +120,13 @@ class StatusWriter:
             _LOG.warning("FabricNode's status not written", remedy, pause_s=pause_s)
         else:
             _LOG.info("FabricNode's status not written", v=1, error=str(error), pause_s=pause_s)
+
+    def _is_early(self) -> bool:
+        """Whether a first write would take back what an earlier instance reported, and what is still true."""
+        now_s = self._clock.monotonic()
+        if self._began_s is None:
+            self._began_s = now_s
+        return now_s - self._began_s < self._unsettled_s()
 
     def _beat_due_s(self, heartbeat_s: float) -> float:
         """Seconds until the next sign of life."""

@@ -73,7 +73,7 @@ class Supervisor:
         self._must_reload = False
         self._addresses = doors.addresses
         self._snapshot = Snapshot(
-            situation=self._situation(Look(Unit()), ImexState.UNSET), memory=Memory()
+            situation=self._situation(Look(Unit()), ImexState.UNSET), memory=Memory(), is_seen=False
         )
 
     # --- life

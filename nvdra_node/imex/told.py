@@ -23,6 +23,8 @@ class Snapshot(Value, kw_only=True):
     """Of every domain that is held here, by UID."""
     view: DomainView | None = None
     generation: int = 0
+    is_seen: bool = True
+    """False before the first turn: nothing is known."""
 
     @property
     def run(self) -> Run | None:

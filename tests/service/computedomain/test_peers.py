@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -66,3 +67,23 @@ def test_another_node_map_is_named_with_its_peer(make_rack):
     assert f"slot 0 ({first.address}, {first.name})" in found["message"]
     counts = [tray.status()["imex"]["incarnation"]["slotCount"] for tray in rack.trays]
     assert counts == [4, 8]
+
+
+def test_restart_of_the_supervisor_takes_back_no_ready_peer(make_rack):
+    """Each upgrade would make the domain NotReady for a moment."""
+    rack = make_rack(2)
+    form(rack, rack.domain("a"))
+    wait_for(lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], "", 30)
+    tray = rack.trays[0]
+    before = tray.status()["heartbeatTime"]
+    for _ in range(2):
+        tray.stop("imex-supervisor")
+        tray.start("imex-supervisor")
+        seen: list[tuple[object, ...]] = []
+        while len({heartbeat for heartbeat, *_ in seen} - {before}) < 2:
+            found = tray.status()
+            domain = (found.get("domains") or [{}])[0]
+            seen.append((found["heartbeatTime"], domain.get("ready"), domain.get("peersConnected")))
+            time.sleep(0.02)
+        assert {(ready, peers) for _, ready, peers in seen} == {(True, 1)}
+        before = tray.status()["heartbeatTime"]

@@ -97,6 +97,22 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 4, "somebody may wait for the domain to be left"
 
+    def test_first_report_waits_until_the_daemon_was_looked_at(self, client):
+        unsettled_s = [20.0]
+        self.clock, self.status = FakeClock(), FabricNodeStatus(boot_id="b1")
+        writer = StatusWriter(client, FABRIC_NODES, NODE, lambda: (self.status, 10.0), self.clock)
+        writer.hold_first(lambda: unsettled_s[0])
+        assert writer.write_if_due() < 1 and writer.writes == 0
+        self.clock.advance(5)
+        assert writer.write_if_due() < 1 and writer.writes == 0
+        unsettled_s[0] = 4.0
+        writer.write_if_due()
+        assert writer.writes == 1
+        unsettled_s[0] = 20.0
+        self.clock.advance(10)
+        writer.write_if_due()
+        assert writer.writes == 2, "only the first one waits"
+
     def test_what_is_left_out_goes(self, client):
         writer = self.writer(client)
         self.status = replace_status(self.status, fabric_message="sick")
