@@ -236,7 +236,7 @@ OPTIONS: tuple[Option, ...] = (
         "gpu_clique_label",
         values.as_switch,
         False,
-        "set the label nvidia.com/gpu.clique of this Node; the credential must be allowed to",
+        "set the label nvidia.com/gpu.clique of this Node (a credential of the chart needs its node.cliqueLabel)",
         key="gpuCliqueLabelEnabled",
         flags=("--gpu-clique-label-enabled",),
         env="GPU_CLIQUE_LABEL_ENABLED",

@@ -191,6 +191,7 @@ class TestRefused:
             ({"resources": {"computeDomains": {"imex": {"mode": "hostManaged"}}}}, "HostManagedIMEXDaemon"),
             ({"featureGates": {"HostManagedIMEXDaemon": True}, "resources": {"computeDomains": {"imex": {"mode": "hostManaged", "isolation": "channel"}}}}, "isolation=channel"),
             ({"controller": {"leaderElection": {"enabled": False}}}, "two controllers at once"),
+            ({"node": {"cliqueLabel": True}, "resources": {"computeDomains": {"imex": {"rackLabel": "nvidia.com/gpu.clique"}}}}, "rackLabel"),
             ({"controller": {"replicas": "2"}}, "replicas"),
             ({"controller": {"replica": 2}}, "replica"),
             ({"resources": {"computeDomains": {"imex": {"isolation": "node"}}}}, "isolation"),
@@ -316,6 +317,19 @@ class TestRights:
         ]  # fmt: skip
         writes = {r for rule in rules for r in rule["resources"] if "patch" in rule["verbs"]}
         assert writes == {"fabricnodes/status"}
+
+    def test_nodes_may_label_their_node_only_when_asked_for(self, home, objects):
+        def writers(found: list[Json]) -> list[str]:
+            return [
+                role["metadata"]["name"] for role in of(found, "ClusterRole")
+                for rule in role["rules"] if "nodes" in rule["resources"] and "patch" in rule["verbs"]
+            ]  # fmt: skip
+
+        assert writers(objects) == []
+        found = helm.render(home, {"node": {"cliqueLabel": True}})
+        assert writers(found) == ["nvdra-node-label"]
+        policies = [p["metadata"]["name"] for p in of(found, "ValidatingAdmissionPolicy")]
+        assert "nvdra-node-label" in policies
 
     def test_kubelets_have_rights_only_when_asked_for(self, home, objects):
         def bindings(found: list[Json]) -> list[str]:
