@@ -39,7 +39,7 @@ _KILL_WAIT_S = 0.25
 _CLOSE_WAIT_S = 1.0
 _TURN_POLL_S = 0.05
 """How soon a waiting call sees that a request without a caller has returned."""
-_KEEP_S = 60.0
+_KEEP_S = 10.0
 """How long the result of a request without a caller is kept for a repeated call."""
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START = (
