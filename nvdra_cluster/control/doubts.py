@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.pacing import Budget
 from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.control.verdicts import Pair
 from nvdra_cluster.decide import readiness
@@ -39,23 +40,6 @@ API_PAUSE_S = 5.0
 
 
 @dataclass(slots=True)
-class _Budget:
-    """Reads that one node may still cause."""
-
-    left: float
-    at_s: float
-
-    def take(self, now_s: float) -> bool:
-        """Whether there is one, which is then spent."""
-        self.left = min(NODE_BURST, self.left + (now_s - self.at_s) * NODE_READS_PER_S)
-        self.at_s = now_s
-        if self.left < 1.0:
-            return False
-        self.left -= 1.0
-        return True
-
-
-@dataclass(slots=True)
 class _Case:
     """One report under verification."""
 
@@ -74,7 +58,7 @@ class _Books:
     """What the verifier remembers."""
 
     cases: dict[Pair, _Case] = field(default_factory=dict)
-    budgets: dict[str, _Budget] = field(default_factory=dict)
+    budgets: dict[str, Budget] = field(default_factory=dict)
 
 
 class Doubts:
@@ -174,9 +158,9 @@ class Doubts:
         self._settle(pair, case, is_true=False)
         return reads
 
-    def _budget(self, name: str) -> _Budget:
-        now_s = self._clock.monotonic()
-        return self._books.budgets.setdefault(name, _Budget(NODE_BURST, now_s))
+    def _budget(self, name: str) -> Budget:
+        new = Budget(NODE_BURST, NODE_READS_PER_S, NODE_BURST, self._clock.monotonic())
+        return self._books.budgets.setdefault(name, new)
 
     def _confirms(self, claim: FabricClaim, name: str, uid: str) -> bool:
         deadline = Deadline(READ_TIMEOUT_S, self._clock)

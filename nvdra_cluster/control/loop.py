@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
 from nvdra_cluster.control.doubts import Doubts
+from nvdra_cluster.control.intake import FabricIntake
 from nvdra_cluster.control.losses import LossDetector
 from nvdra_cluster.control.nodeloss import Heartbeats, format_time
 from nvdra_cluster.control.recheck import Recheck
@@ -80,6 +81,7 @@ class Loop:
     doubts: Doubts = field(init=False)
     recheck: Recheck = field(init=False)
     losses: LossDetector = field(init=False)
+    intake: FabricIntake = field(init=False)
     schemas: Schemas = field(default_factory=Schemas)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.5, limit_s=STUCK_S))
@@ -96,20 +98,21 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.doubts = Doubts(self.cache, self.client, self.clock)
+        self.intake = FabricIntake(cache=self.cache, clock=self.clock, heartbeats=self.heartbeats)
         self.losses = LossDetector(
             cache=self.cache,
             client=self.client,
             clock=self.clock,
             heartbeats=self.heartbeats,
-            observe_fabric=self.observe_fabric,
-            forget_fabric=self.forget_fabric,
+            observe_fabric=self.intake.read,
+            forget_fabric=self.intake.gone,
         )
         self.recheck = Recheck(
             cache=self.cache,
             client=self.client,
             clock=self.clock,
-            observe_fabric=self.observe_fabric,
-            forget_fabric=self.forget_fabric,
+            observe_fabric=self.intake.read,
+            forget_fabric=self.intake.gone,
         )
 
     def lead(self, sign_of_life: Heartbeat | None = None) -> None:
@@ -226,6 +229,7 @@ class Loop:
             self.cache.mark(*ripe)
         if now_s - self._checked_at_s >= TICK_S:
             self._checked_at_s = now_s
+            self.intake.take_held()
             self.losses.look()
         if now_s >= self._stuck_at_s:
             self._stuck_at_s = now_s + STUCK_S
@@ -262,23 +266,6 @@ class Loop:
             self.cache.mark(*(Key(What.CLIQUE, clique_id) for clique_id in cold))
             self.cache.mark(*(Key(What.DOMAIN, uid) for uid in self.cache.template_problems))
 
-    def observe_fabric(self, obj: JsonObject) -> None:
-        """Take over a FabricNode, and its heartbeat."""
-        view, now_s = wire.fabric(obj), self.clock.monotonic()
-        with self.cache.lock:
-            self.heartbeats.note(view.name, view.status.heartbeat_time, now_s, self.clock.wall())
-            old = self.cache.fabrics.get(view.name)
-            if old is not None and view.spec.domains and not old.spec.domains:
-                self.heartbeats.begin(view.name, now_s)
-            self.cache.put_fabric(view)
-
-    def forget_fabric(self, name: str, uid: str = "") -> None:
-        """A FabricNode is gone."""
-        with self.cache.lock:
-            self.cache.drop_fabric(name, uid)
-            if name not in self.cache.fabrics:
-                self.heartbeats.forget(name)
-
     def _learn(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             for write, stored in outcome.stored:
@@ -296,7 +283,7 @@ class Loop:
         if stored is None or wire.is_over(stored):
             self._forget(write)
         elif plural == "fabricnodes":
-            self.observe_fabric(stored)
+            self.intake.read(stored)
         elif plural == "computedomains":
             self.cache.put_domain(wire.domain(stored))
         elif plural == "resourceclaimtemplates":
@@ -318,7 +305,7 @@ class Loop:
         if uid:
             self.cache.bury(uid)
         if plural == "fabricnodes":
-            self.forget_fabric(name, uid)
+            self.intake.gone(name, uid)
         elif plural == "computedomains":
             self.cache.drop_domain(f"{namespace}/{name}", uid)
         elif plural == "resourceclaimtemplates":

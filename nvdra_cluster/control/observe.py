@@ -60,8 +60,8 @@ def _nodes(cache: Cache, loop: Loop, rack_label: str) -> list[Interest]:
         ),
         Interest(
             resource=FABRIC_NODES,
-            put=loop.observe_fabric,
-            drop=loop.forget_fabric,
+            put=loop.intake.watched,
+            drop=loop.intake.gone,
             bury=cache.bury,
             known=_paths(cache, cache.fabrics),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from nvdra_cluster.control.doubts import NODE_BURST
+from nvdra_cluster.control.pacing import CHANGE_BURST
 from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.decide.numbers import COOLING_S
-from nvdra_cluster.decide.writes import DOMAINS
+from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import Isolation
 from nvdra_core.kube.fake.faults import Fault
@@ -216,3 +218,51 @@ def test_node_without_fabric_that_reports_one_channel_takes_none():
             rack.create_domain(f"d{number}")
             rack.settle()
             assert rack.status(f"d{number}")["assignment"]["channel"] == number
+
+
+class TestChangesWithoutEnd:
+    """A node that writes another status each moment makes decisions about all its peers due, each time."""
+
+    def flap(self, tray: Tray, count: int) -> set[tuple[str, ...]]:
+        """Report another address each time; returns those that the controller knew of."""
+        cache = tray.rack.replicas[0].controller.cache
+        known = set()
+        for number in range(count):
+            tray.report(addresses=[f"10.1.{number // 250}.{number % 250 + 1}"])
+            known.add(cache.fabrics[tray.name].status.addresses)
+        return known
+
+    def test_are_taken_over_now_and_then(self, rack: Rack):
+        liar, peer = rack.tray("liar"), rack.tray("a")
+        peer.report()
+        liar.report()
+        liar.wait_for(lambda spec: len(spec.get("slots") or ()) == 2)
+        rack.settle()
+        began_s = time.monotonic()
+        known = self.flap(liar, 5 * CHANGE_BURST)
+        assert len(known) <= CHANGE_BURST + 2 + time.monotonic() - began_s
+        last = (rack.find(FABRIC_NODES, "liar") or {})["status"]["addresses"]
+        cache = rack.replicas[0].controller.cache
+        wait_until("the last one counts", lambda: cache.fabrics["liar"].status.addresses == (*last,))  # fmt: skip
+        peer.wait_for(lambda spec: last[0] in [slot["address"] for slot in spec["slots"]])
+
+    def test_cost_no_honest_node_its_heartbeats(self, rack: Rack):
+        liar = a_member(rack, "liar")
+        self.flap(liar, CHANGE_BURST + 50)
+        for _ in range(4):
+            rack.advance(10.0)
+            liar.report()
+            rack.replicas[0].go_round()
+        assert rack.replicas[0].controller.cache.lost == set()
+
+    def test_hide_no_slot_that_another_leader_gave(self, rack: Rack):
+        """What the controller writes is taken over at once, whoever wrote it."""
+        liar = rack.tray("liar")
+        liar.report()
+        liar.wait_for(lambda spec: spec.get("slot") == 0)
+        rack.settle()
+        self.flap(liar, CHANGE_BURST + 50)
+        patch = {"metadata": {"name": "liar"}, "spec": {"slot": 5}}
+        rack.client.merge_patch(FABRIC_NODES, patch)
+        cache = rack.replicas[0].controller.cache
+        wait_until("known", lambda: cache.fabrics["liar"].spec.slot == 5)
