@@ -130,6 +130,34 @@ def test_a_claims_file_points_at_what_exists_on_the_host(node):
     assert {hook["path"] for hook in common["hooks"]} == {str(node.hook)}
 
 
+OLDER = """#!/bin/sh
+for option; do
+  case $option in
+    --no-all-device | --device-id=* | --feature-flag=*)
+      name=${{option#--}}
+      echo "level=error msg=\\"flag provided but not defined: -${{name%%=*}}\\"" >&2
+      exit 1 ;;
+  esac
+done
+exec {ctk} "$@"
+"""
+
+
+def test_toolkit_of_1_17_prepares_claims(tmp_path, toolkit_dir):
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "nvidia-cdi-hook").symlink_to(toolkit_dir / "nvidia-cdi-hook")
+    (older / "nvidia-ctk").write_text(OLDER.format(ctk=toolkit_dir / "nvidia-ctk"))
+    (older / "nvidia-ctk").chmod(0o755)
+    node = SimNode(SimRoot.create(tmp_path / "host", "h100x8"), tmp_path, older)
+    node.prepare(a_claim(devices=("gpu-3",)))
+    (path,) = node.cdi_files()
+    spec = json.loads(path.read_text())
+    assert [device["name"] for device in spec["devices"]] == ["c1-gpu-3"]
+    assert any("libcuda.so." in m["containerPath"] for m in spec["containerEdits"]["mounts"])
+    node.host.close()
+
+
 def test_the_whole_life_of_a_claim_leaves_nothing(node):
     claim = a_claim(devices=("gpu-0", "gpu-7"))
     first = node.prepare(claim)
