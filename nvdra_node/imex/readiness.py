@@ -68,7 +68,7 @@ def _of_unknown(domain_uid: str, situation: Situation, memory: Memory) -> Readin
     return _wait(
         "WaitingForDomain",
         f"the controller has not assigned ComputeDomain {domain_uid} to this node yet; does it exist, and is the"
-        " controller running?",
+        " controller running? The journal of nvdra-imex-supervisor says when this node may not read its FabricNode",
     )
 
 

@@ -64,7 +64,7 @@ def with_remedy(error: ApiError, node: str) -> ApiError:
         remedy = (
             f"if the credential is not of node {node}, correct nodeName in /etc/nvdra/config.yaml or the"
             " credential (nvdra-node check-config shows both); otherwise install the chart nvdra, which"
-            " grants the rights"
+            " grants the rights, and to the kubelet's credential with node.allowKubeletCredential=true"
         )
     else:
         return error

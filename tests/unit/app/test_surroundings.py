@@ -104,7 +104,13 @@ def test_hidden_directories_are_those_of_the_units():
 
 @pytest.mark.parametrize(
     ("status", "says"),
-    [(403, "correct nodeName"), (404, "set nodeName"), (500, None), (0, None)],
+    [
+        (403, "correct nodeName"),
+        (403, "node.allowKubeletCredential=true"),
+        (404, "set nodeName"),
+        (500, None),
+        (0, None),
+    ],
 )
 def test_refusals_about_the_node_name_the_setting(status: int, says: str | None):
     error = ApiError("no", status=status, api_reason="R", retry_after_s=2.0)
