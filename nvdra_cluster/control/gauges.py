@@ -44,7 +44,13 @@ def add(
                 (domain.status.status or ComputeDomainState.NOT_READY).value
                 for domain in cache.domains.values()
             )
-            counts = {"all": len(cache.fabrics), "lost": len(cache.lost), "full": len(cache.full)}
+            counts = {
+                "all": len(cache.fabrics),
+                "lost": len(cache.lost),
+                "full": len(cache.full),
+                "outsider": len(cache.outsiders),
+                "refuted": len({name for name, _ in cache.verdicts.refuted}),
+            }
         told = [state.value for state in ComputeDomainState if state.value]
         is_counted = is_leading()
         domains.replace({(state,): states[state] if is_counted else 0 for state in told})

@@ -125,6 +125,8 @@ class TestClaimsByHand:
             liar.report(domains=[{"uid": uid, "ready": False, "claims": [held]}])
             rack.settle()
             assert not rack.spec("liar").get("domains")
+        metrics = rack.replicas[0].controller.registry.render().decode()
+        assert 'nvdra_controller_fabric_nodes{condition="refuted"} 1' in metrics
         wait_until("ready", lambda: is_ready(rack))
         assert [node["name"] for node in rack.status()["nodes"]] == ["a"]
         rack.unclaim("a")
