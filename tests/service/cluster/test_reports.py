@@ -19,7 +19,8 @@ from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import Isolation
 from nvdra_core.kube.fake.faults import Fault
-from tests.service.cluster.rack import CLIQUE, TEAM, Rack, Tray
+from nvdra_core.kube.resources import CLAIMS
+from tests.service.cluster.rack import CLIQUE, DRIVER, TEAM, Rack, Tray
 from tests.service.cluster.replica import wait_until
 from tests.service.cluster.test_failures import a_member
 
@@ -151,6 +152,21 @@ def test_claim_without_a_name_ends_nothing(rack: Rack):
     wait_until("accepted", lambda: rack.condition("Accepted", "later"))
     assert rack.replicas[0].workers.failure is None
     assert rack.server.api.log.count("list", "resourceclaims") == 1, "the watch's own list"
+
+
+def test_claim_that_makes_no_sense_ends_nothing(rack: Rack):
+    liar = rack.tray("liar")
+    rack.create_domain()
+    opaque = {"driver": DRIVER, "parameters": ["no", "object"]}
+    rack.server.add({
+        "apiVersion": CLAIMS.api_version, "kind": "ResourceClaim",
+        "metadata": {"name": "odd", "namespace": TEAM}, "spec": {"devices": {}},
+        "status": {"allocation": {"devices": {"config": [{"opaque": opaque}]}}},
+    })  # fmt: skip
+    liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": held("odd")}])
+    rack.settle()
+    assert rack.replicas[0].workers.failure is None
+    assert rack.replicas[0].controller.cache.verdicts.refuted
 
 
 def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
