@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.value import Value
 from nvdra_node.host.network import HostAddress, Network, Route
 
@@ -82,10 +83,9 @@ def choose(facts: Facts) -> Choice:
 
 def _configured(facts: Facts) -> Choice:
     address = _normal(facts.configured)
-    if ipaddress.ip_address(address).is_loopback:
-        return Choice(
-            address=address, message="imexAddress, a loopback address: no other host reaches it"
-        )
+    if not is_peer_address(address):
+        text = f"imexAddress {address}: no other host reaches it; correct it, or remove the setting"
+        return Choice(message=text)
     if facts.network.addresses and _find(address, facts.network) is None:
         text = f"imexAddress {address} is on no interface of this host; correct it, or remove the setting"
         return Choice(message=text)
@@ -120,6 +120,8 @@ def _problem(address: str, facts: Facts) -> str:
         return f"{address} is loopback"
     if parsed.is_link_local or parsed.is_multicast:
         return f"{address} is link-local"
+    if not is_peer_address(address):
+        return f"{address} is not an address of a host"
     return _problem_here(address, facts.network) if facts.network.addresses else ""
 
 

@@ -27,6 +27,7 @@ _WORDS = {state.value: state for state in ImexState if state.value}
 _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
 _CONNECTED = "CONNECTED"
 MAX_VERSION = 64
+MAX_QUOTED = 80
 
 
 class DomainView(Value):
@@ -51,6 +52,9 @@ class CtlDoor(Protocol):
     def state(self, deadline: Deadline) -> ImexState:
         """The daemon's state; UNAVAILABLE when it gives no answer. Never raises."""
 
+    def problem(self) -> str:
+        """Why the last ``state`` was UNAVAILABLE; empty where it was not, or the daemon itself says so."""
+
     def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
         """Its view of the domain that ``run`` belongs to; None when it gives none. Never raises."""
 
@@ -71,6 +75,7 @@ class ImexCtl:
         self._imex = str(imex)
         self._config = config
         self._socket = str(socket)
+        self._problem = ""
 
     def state(self, deadline: Deadline) -> ImexState:
         """See CtlDoor."""
@@ -78,8 +83,16 @@ class ImexCtl:
             result = self._commands.run([self._ctl, "-u", self._socket, "-q"], deadline)
         except HostError as error:
             _LOG.info("nvidia-imex-ctl -q failed", v=4, error=str(error))
+            self._problem = str(error)
             return ImexState.UNAVAILABLE
-        return read_state(result.stdout)
+        state, text = read_state(result.stdout), result.stdout.strip()
+        is_odd = state is ImexState.UNAVAILABLE and text != state.value
+        self._problem = f"nvidia-imex-ctl -q wrote {text[:MAX_QUOTED]!r}" if is_odd else ""
+        return state
+
+    def problem(self) -> str:
+        """See CtlDoor."""
+        return self._problem
 
     def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
         """See CtlDoor."""

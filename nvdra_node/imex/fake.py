@@ -27,6 +27,7 @@ class FakeDaemon:
     """Commands of systemctl that fail: show, start, stop, kill."""
     foreign: str = ""
     words: str = ""
+    ctl_problem: str = ""
     view: DomainView | None = None
     state_now: ImexState = ImexState.UNSET
     unit: Unit = field(default_factory=Unit)
@@ -100,6 +101,10 @@ class FakeDaemon:
         """See CtlDoor."""
         self.asked.append("state")
         return self.state_now if self.unit.is_running else ImexState.UNAVAILABLE
+
+    def problem(self) -> str:
+        """See CtlDoor."""
+        return self.ctl_problem
 
     def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
         """See CtlDoor."""

@@ -189,6 +189,8 @@ class Situation(Value, kw_only=True):
     unit: Unit = Unit()
     imex: ImexState = ImexState.UNSET
     """What nvidia-imex-ctl says of the present incarnation; UNAVAILABLE when it gives no answer in time."""
+    imex_problem: str = ""
+    """Why there is no answer of nvidia-imex-ctl."""
     foreign: str = ""
     """Another daemon that has the machine's one IMEX session: a unit's name."""
     has_certificate: bool = False

@@ -103,7 +103,7 @@ def _of_hosted(domain: FabricDomain, situation: Situation, memory: Memory) -> Re
     return _wait(
         "HostImexNotReady",
         f"the host's own nvidia-imex is {situation.imex.value or 'not known'}: check nvidia-imex.service and"
-        " imexHostSocketPath",
+        f" imexHostSocketPath{': ' if situation.imex_problem else ''}{situation.imex_problem}",
     )
 
 
@@ -206,5 +206,6 @@ def _of_started(
     if situation.imex is ImexState.READY:
         return _ready(domain.uid, situation, memory)
     if situation.imex is ImexState.UNAVAILABLE:
-        return _wait("ImexUnresponsive", "nvidia-imex runs and gives no answer")
+        why = f": {situation.imex_problem}" if situation.imex_problem else ""
+        return _wait("ImexUnresponsive", f"nvidia-imex runs and gives no answer{why}")
     return _wait("ImexStarting", f"nvidia-imex is {situation.imex.value}")

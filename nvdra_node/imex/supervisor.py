@@ -342,6 +342,7 @@ class Supervisor:
             are_holders_known=self._are_holders_known,
             unit=look.unit,
             imex=imex,
+            imex_problem=doors.ctl.problem() if imex is ImexState.UNAVAILABLE else "",
             foreign=look.foreign,
             has_certificate=doors.has_certificate(),
         )
@@ -351,9 +352,7 @@ class Supervisor:
         if memory.restarts == before.restarts:
             return memory
         if situation.unit.is_running:
-            _LOG.warning(
-                "nvidia-imex was restarted", why=memory.interruption, claims=len(memory.interrupted)
-            )
+            _LOG.warning("nvidia-imex was restarted", why=memory.interruption)
             return memory
         words = self._daemon.last_words(situation.unit.invocation_id)
         text = f"{memory.last_exit}: {words}" if words else memory.last_exit

@@ -177,3 +177,12 @@ class TestSystemdThatFails:
         node.daemon.refuses = True
         node.turn()
         assert node.supervisor.snapshot.memory.started is not None
+
+
+def test_unanswered_question_is_reported_with_its_cause(node):
+    node.assign(a_domain())
+    node.join("c1")
+    node.daemon.state_now = ImexState.UNAVAILABLE
+    node.daemon.ctl_problem = "nvidia-imex-ctl -q wrote 'unknown option -u'"
+    told = node.ask(a_claim("c1")).readiness
+    assert told.reason == "ImexUnresponsive" and "unknown option -u" in told.message

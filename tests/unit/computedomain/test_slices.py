@@ -55,6 +55,14 @@ def test_several_claims_may_share_it_when_that_is_set():
             Health.UNHEALTHY,
         ),
         (
+            replace(VIEW, domains={"A": DomainView(isolation="domain", reason="ImexRestarted")}),
+            Health.UNHEALTHY,
+        ),
+        (
+            replace(VIEW, domains={"A": DomainView(isolation="domain", reason="AddressLost")}),
+            Health.UNHEALTHY,
+        ),
+        (
             replace(VIEW, domains={"A": DomainView(isolation="domain", reason="ImexStarting")}),
             Health.HEALTHY,
         ),

@@ -163,9 +163,11 @@ def test_setting_that_this_host_does_not_have_is_refused() -> None:
     assert "imexAddress 192.168.1.2 is on no interface of this host" in found.message
 
 
-def test_loopback_setting_is_used_and_said_to_be_unreachable() -> None:
-    found = chosen(a_host(ETH), "10.0.0.2", configured="127.0.8.1")
-    assert found.address == "127.0.8.1" and "no other host reaches it" in found.message
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "169.254.1.1", "fe80::2", "0.0.0.0"])
+def test_setting_that_no_peer_can_reach_is_refused(address: str) -> None:
+    """The API server would refuse the node's whole status for it."""
+    found = chosen(a_host(ETH), "10.0.0.2", configured=address)
+    assert found.address == "" and f"imexAddress {address}: no other host" in found.message
 
 
 def test_address_in_use_is_kept_while_the_host_has_it() -> None:

@@ -132,6 +132,21 @@ class TestCtl:
         assert self.ctl(hang).state(deadline()) is ImexState.UNAVAILABLE
         assert self.ctl(lambda argv: 1).state(deadline()) is ImexState.UNAVAILABLE
 
+    @pytest.mark.parametrize(
+        ("program", "problem"),
+        [
+            (answer("READY\n"), ""), (answer("UNAVAILABLE\n"), ""),
+            (answer("Usage: nvidia-imex-ctl [-i IP PORT]\n"), "wrote 'Usage: nvidia-imex-ctl"),
+            (lambda argv: 255, "255"), (hang, "nvidia-imex-ctl"),
+        ],
+        ids=["ready", "unavailable", "usage", "status", "hang"],
+    )  # fmt: skip
+    def test_no_answer_has_its_cause(self, program, problem):
+        """Another release of the program may not know an option."""
+        ctl = self.ctl(program)
+        ctl.state(deadline())
+        assert problem in ctl.problem() and bool(problem) == bool(ctl.problem())
+
     def test_the_hosts_own_daemon_is_not_asked_for_its_domain(self):
         assert self.ctl(hang, config=None).domain(RUN, deadline()) is None
 
