@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from nvdra_core import __version__, log
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import FileError, HostError, NvdraError
+from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.metrics import Registry
 from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
@@ -28,6 +29,7 @@ from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
 from nvdra_node.kubeletplugin import filecheck, recordcheck
+from nvdra_node.kubeletplugin.claimrights import ClaimRights
 from nvdra_node.kubeletplugin.claims import Claims
 from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
 from nvdra_node.kubeletplugin.driver import Driver
@@ -35,7 +37,7 @@ from nvdra_node.kubeletplugin.health import HealthService
 from nvdra_node.kubeletplugin.journal import Parts
 from nvdra_node.kubeletplugin.nodeevents import NodeEvents
 from nvdra_node.kubeletplugin.publisher import Publisher
-from nvdra_node.kubeletplugin.readiness import FileErrors, GuardedPool, Readiness, unwritable
+from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
 from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.service import DraService
@@ -102,6 +104,7 @@ class Plugin:
         self._registered = threading.Event()
         self.readiness = Readiness()
         self._disk_suspected = threading.Event()
+        self.rights = ClaimRights(around.api, partial(self.readiness.report, "claims"), clock)
         self.registry = Registry()
         add_process_metrics(self.registry, clock, version=__version__)
         self.metrics = PluginMetrics(
@@ -161,7 +164,7 @@ class Plugin:
         )
         self.status = ClaimStatus(self._around.api, driver.name, clock)
         told = Told(self.transaction, self.status)
-        work = FileErrors(told, self._disk_suspected.set)
+        work = WatchedWork(told, self._prepare_failed)
         self.dra = DraService(driver.name, work, self.metrics, clock)
         self.health = HealthService(settings.node_name, lambda: driver.pool().health, clock)
         self.registration = Registration(
@@ -311,10 +314,17 @@ class Plugin:
         while not around.clock.wait(around.workers.stopping, PATHS_POLL_S):
             self._keep_sockets()
             filecheck.write_missing(self.transaction, self._parts)
+            self.rights.probe()
             if self._disk_suspected.is_set() or around.clock.monotonic() >= next_probe_s:
                 self._disk_suspected.clear()
                 is_writable = self.probe_directories()
                 next_probe_s = around.clock.monotonic() + (PROBE_S if is_writable else 0.0)
+
+    def _prepare_failed(self, error: FileError | ApiError) -> None:
+        if isinstance(error, ApiError):
+            self.rights.failed(error)
+        else:
+            self._disk_suspected.set()
 
     def probe_directories(self) -> bool:
         """Check that records and CDI files can be written, and report the result; whether they can."""

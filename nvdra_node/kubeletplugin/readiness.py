@@ -14,7 +14,7 @@ from typing import Any
 
 from nvdra_core import log
 from nvdra_core.clock import Deadline
-from nvdra_core.errors import FileError
+from nvdra_core.errors import ApiError, FileError
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.ports import Files
@@ -89,10 +89,10 @@ class GuardedPool:
         return {**device, "taints": sorted(taints, key=lambda taint: str(taint["key"]))}
 
 
-class FileErrors:
-    """See claimstatus.Work: the same, which reports when a prepare failed by a file."""
+class WatchedWork:
+    """See claimstatus.Work: the same, which reports errors of prepares that the next one would meet as well."""
 
-    def __init__(self, work: Work, failed: Callable[[], None]) -> None:
+    def __init__(self, work: Work, failed: Callable[[FileError | ApiError], None]) -> None:
         self._work = work
         self._failed = failed
 
@@ -100,8 +100,8 @@ class FileErrors:
         """See Work."""
         try:
             return self._work.prepare(ref, deadline)
-        except FileError:
-            self._failed()
+        except (FileError, ApiError) as error:
+            self._failed(error)
             raise
 
     def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:

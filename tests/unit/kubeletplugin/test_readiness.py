@@ -15,7 +15,7 @@ from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.nodeevents import REPEAT_S, RETRY_S, NodeEvents
-from nvdra_node.kubeletplugin.readiness import FileErrors, GuardedPool, Readiness, unwritable
+from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
 
 SICK = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 BLOCKED = {"key": "gpu.nvidia.com/prepare-blocked", "effect": "NoSchedule"}
@@ -91,13 +91,18 @@ class Work:
 
 @pytest.mark.parametrize(
     ("error", "is_reported"),
-    [(None, False), (HostError("GPU is lost"), False), (FileError("disk full", path="/x"), True)],
+    [
+        (None, False),
+        (HostError("GPU is lost"), False),
+        (FileError("disk full", path="/x"), True),
+        (ApiError("no", status=403), True),
+    ],
 )
-def test_prepare_that_fails_by_a_file_is_reported(
+def test_prepare_that_fails_as_the_next_one_would_is_reported(
     error: NvdraError | None, is_reported: bool
 ) -> None:
-    reports: list[int] = []
-    work = FileErrors(Work(error), lambda: reports.append(1))
+    reports: list[NvdraError] = []
+    work = WatchedWork(Work(error), reports.append)
     with contextlib.suppress(NvdraError):
         work.prepare(ClaimRef("ns", "c", ClaimUID("c1")), Deadline(1.0, FakeClock()))
     assert bool(reports) is is_reported
