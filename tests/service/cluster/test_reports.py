@@ -158,12 +158,20 @@ def test_claim_that_makes_no_sense_ends_nothing(rack: Rack):
     liar = rack.tray("liar")
     rack.create_domain()
     opaque = {"driver": DRIVER, "parameters": ["no", "object"]}
+    result = {"request": "channel", "driver": DRIVER, "pool": "liar", "device": "channel-0"}
+    here = {"key": "metadata.name", "operator": "In", "values": ["liar"]}
+    allocation = {
+        "devices": {"results": [result], "config": [{"opaque": opaque}]},
+        "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
+    }
     rack.server.add({
         "apiVersion": CLAIMS.api_version, "kind": "ResourceClaim",
         "metadata": {"name": "odd", "namespace": TEAM}, "spec": {"devices": {}},
-        "status": {"allocation": {"devices": {"config": [{"opaque": opaque}]}}},
+        "status": {"allocation": allocation},
     })  # fmt: skip
-    liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": held("odd")}])
+    uid = rack.client.get(CLAIMS, "odd", namespace=TEAM)["metadata"]["uid"]
+    claims = [{"namespace": TEAM, "name": "odd", "uid": uid}]
+    liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": claims}])
     rack.settle()
     assert rack.replicas[0].workers.failure is None
     assert rack.replicas[0].controller.cache.verdicts.refuted
