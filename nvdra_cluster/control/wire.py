@@ -255,7 +255,9 @@ def _config(claim_spec: Json) -> ConfigView:
     for entry in (claim_spec.get("devices") or {}).get("config") or ():
         opaque = entry.get("opaque") or {}
         if opaque.get("driver") == COMPUTE_DOMAIN_DRIVER:
-            parameters = opaque.get("parameters") or {}
+            # Written by users: any JSON.
+            found = opaque.get("parameters")
+            parameters = found if isinstance(found, Mapping) else {}
             return ConfigView(
                 str(parameters.get("domainID") or ""),
                 str(parameters.get("allocationMode") or "Single"),

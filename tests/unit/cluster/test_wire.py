@@ -58,6 +58,16 @@ def test_report_without_bound_is_cut():
     assert sum(len(report.claims) for report in found) == wire.MAX_CLAIMS
 
 
+def test_parameters_that_are_no_object_name_no_domain():
+    """A user's template or claim, which the controller reads when it has the name of one of ours."""
+    for parameters in (["no", "object"], "text", 3, None):
+        opaque = {"driver": "compute-domain.nvidia.com", "parameters": parameters}
+        config = {"devices": {"config": [{"opaque": opaque}]}}
+        assert wire.claimed_domain({"status": {"allocation": config}}) == ""
+        metadata = {"name": "t", "namespace": "team", "uid": "t1"}
+        assert wire.template({"metadata": metadata, "spec": {"spec": config}}).domain_uid == ""
+
+
 CHANNEL = {"driver": "compute-domain.nvidia.com", "pool": "a", "device": "channel-0"}
 
 
