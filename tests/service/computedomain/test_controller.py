@@ -33,11 +33,15 @@ class Cluster:
         self.rack = rack
         for name in (NAMESPACE, "ns"):
             rack.server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        self.start()
+
+    def start(self, **fabric: Any) -> None:
+        """Start the controller, with these settings."""
         settings = ControllerSettings(
-            fabric=FabricSettings(namespace=NAMESPACE), identity="one", is_elected=False,
+            fabric=FabricSettings(namespace=NAMESPACE, **fabric), identity="one", is_elected=False,
             lease_namespace=NAMESPACE,
         )  # fmt: skip
-        self.replica = Replica(rack.server, settings, SystemClock())
+        self.replica = Replica(self.rack.server, settings, SystemClock())
 
     def create_domain(self, name: str = "train") -> str:
         template = {"resourceClaimTemplate": {"name": f"{name}-channel"}}
@@ -163,3 +167,33 @@ def test_restart_of_imex_under_a_job_shows_as_condition_and_event(cluster):
     assert tray.unprepare("train-0").errors == {}
     cluster.rack.forget("train-0")
     wait_for(lambda: condition_of(cluster, "Degraded")["status"] == "False", "it is well again")
+
+
+def node_map(tray: Tray) -> int:
+    return len((tray.imex_dir / "nodes_config.cfg").read_text().splitlines())
+
+
+def test_raised_number_of_slots_is_for_new_domains_while_imex_runs(cluster):
+    first, second = cluster.rack.trays
+    cluster.replica.stop()
+    cluster.start(slot_count=3)
+    for tray in (first, second):
+        tray.start(imexEncryption="required")
+        tray.register()
+        wait_for(lambda tray=tray: cluster.rack.slices(tray), "slices")  # type: ignore[misc]
+    cluster.create_domain()
+    assert first.prepare(cluster.claim(first)).errors == {}
+    before = first.imex()["InvocationID"]
+    cluster.replica.stop()
+    cluster.start(slot_count=5)
+    cluster.create_domain("other")
+    assert second.prepare(cluster.claim(second, "other")).errors == {}
+    assert (node_map(first), node_map(second)) == (3, 5)
+    assert second.prepare(cluster.claim(second)).errors != {}, "it serves another domain"
+    for claim in ("other-1", "train-1"):
+        assert second.unprepare(claim).errors == {}
+    cluster.rack.forget("other-1")
+    wait_for(lambda: second.prepare("train-1").errors == {}, "it joins the first domain")
+    assert (node_map(second), first.imex()["InvocationID"]) == (3, before)
+    for tray in (first, second):
+        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
