@@ -31,8 +31,11 @@ DEGRADING = frozenset(
 )
 """Reasons that do not go away by waiting."""
 
-UNCONNECTED = frozenset({"PeersMissing", "PeersUnknown", "ImexVersionMismatch", "NodeMapMismatch"})
-"""Reasons in a node's report (``nvdra_node.imex.peers``): waiting connects no peer."""
+REPORTED = frozenset(
+    {"PeersMissing", "PeersUnknown", "ImexVersionMismatch", "NodeMapMismatch"}
+    | {"NoAddress", "AddressLost", "DomainFull", "ImexHeld", "ForeignImex"}
+)
+"""The same in a node's report (``nvdra_node.imex.peers`` and ``readiness``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Readiness:
     @property
     def is_degraded(self) -> bool:
         """Something is wrong that waiting does not mend."""
-        is_lasting = self.reason in DEGRADING or self.reason in UNCONNECTED
+        is_lasting = self.reason in DEGRADING or self.reason in REPORTED
         return is_lasting or (self.is_ready and bool(self.reason))
 
 

@@ -87,6 +87,16 @@ def test_lasting_lack_of_a_connection_is_degraded_with_its_reason(reason: str):
     assert "not to slot 1" in degraded.message
 
 
+@pytest.mark.parametrize(
+    "reason", ["NoAddress", "AddressLost", "DomainFull", "ImexHeld", "ForeignImex"]
+)
+def test_node_that_waits_for_a_person_degrades_its_domain(reason: str):
+    waiting = a_tray("tray-a", 0, 0, ready=False, reason=reason, message="set imexAddress")
+    degraded = condition(decide(waiting), "Degraded")
+    assert (degraded.status, degraded.reason) == ("True", reason)
+    assert "set imexAddress" in degraded.message
+
+
 def with_run(view: FabricView, **run: Any) -> FabricView:
     incarnation = view.status.imex.incarnation
     assert incarnation is not None
