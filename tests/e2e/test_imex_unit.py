@@ -109,10 +109,10 @@ def test_a_peer_that_comes_is_seen_through_the_bound_hosts_file(started: ImexHos
 
     assert address(5) == "10.0.0.5" and address(7) == ""
     store = started.store()
-    more = (*a_spec().slots, type(a_spec().slots[0])(index=7, node_name="n7", address="127.0.0.7"))
+    more = (*a_spec().slots, type(a_spec().slots[0])(index=7, node_name="n7", address="10.0.0.7"))
     assert store.write_hosts(RUN, a_spec(a_domain(), slots=more))
     started.systemctl("kill", "--signal=SIGUSR1", "nvdra-imex.service")
-    wait_for("the new peer is resolved", lambda: address(7) == "127.0.0.7", 60)
+    wait_for("the new peer is resolved", lambda: address(7) == "10.0.0.7", 60)
     assert "imex-" not in started.path("/etc/hosts").read_text(), (
         "the host's own file is not touched"
     )
