@@ -30,11 +30,13 @@ SPEC: dict[str, Any] = {
             "channel": 0,
             "deleting": False,
             "members": [0, 5],
+            "slotCount": 18,
         }
     ],
     "sharedPort": 24000,
     "heartbeatSeconds": 30,
     "certificate": {"certificate": "c", "authorities": "a", "notAfter": "2027-01-01T00:00:00Z"},
+    "lostHeartbeat": "2026-11-21T16:00:00.000000Z",
 }
 
 STATUS: dict[str, Any] = {
@@ -42,6 +44,7 @@ STATUS: dict[str, Any] = {
     "clusterUUID": "7b968a6d-c8aa-45e1-9e07-e1e51be99c31",
     "cliqueID": CLIQUE,
     "addresses": ["10.0.0.1"],
+    "addressMessage": "no address",
     "driverVersion": "580.65.06",
     "imexVersion": "580.65.06",
     "channelCount": 2048,
@@ -55,6 +58,8 @@ STATUS: dict[str, Any] = {
             "configHash": "h",
             "slot": 0,
             "domainUID": "u1",
+            "slotCount": 18,
+            "version": "580.65.06",
         },
         "restarts": 1,
         "message": "exit 1",
@@ -69,6 +74,7 @@ STATUS: dict[str, Any] = {
             "claims": [{"namespace": "team", "name": "c", "uid": "cu"}],
             "peersConnected": 0,
             "peersKnown": 1,
+            "peers": [{"slot": 5, "problem": "VersionMismatch", "version": "570.1"}],
         }
     ],
     "heartbeatTime": "2026-11-21T16:00:00.000000Z",
