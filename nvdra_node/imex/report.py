@@ -6,6 +6,7 @@ carry no times and no counts of seconds, or each turn would be a write.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -60,23 +61,24 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
 
 def is_urgent(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
     """Whether somebody acts on what is new: on what the node is, on a domain that is ready or no more, on one that was
-    left, on peers that are all connected or no more. Who joins is told with its readiness, and what is short of all
-    peers is told together.
+    left, on peers that were lost. Who joins is told with its readiness.
     """
     left = {domain.uid for domain in before.domains} - {domain.uid for domain in now.domains}
-    return bool(left) or _acted_on(before) != _acted_on(now) or _has_peer_news(before, now)
+    has_lost = any(new < old for old, new, _ in _connections(before, now))
+    return bool(left) or _acted_on(before) != _acted_on(now) or has_lost
 
 
-def _has_peer_news(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
-    old = {domain.uid: domain for domain in before.domains if domain.ready}
+def has_all_peers(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
+    """Whether the last peers of a domain were connected: its readiness may wait for that. Others come one by one."""
+    return any(old < new == known for old, new, known in _connections(before, now))
+
+
+def _connections(before: FabricNodeStatus, now: FabricNodeStatus) -> Iterator[tuple[int, int, int]]:
+    """Peers connected before and now, and known now, of each domain that was ready and is."""
+    old = {domain.uid: domain.peers_connected for domain in before.domains if domain.ready}
     for domain in now.domains:
-        if not domain.ready or (known := old.get(domain.uid)) is None:
-            continue
-        has_all = domain.peers_connected == domain.peers_known
-        is_more = domain.peers_connected > known.peers_connected
-        if (has_all and is_more) or domain.peers_connected < known.peers_connected:
-            return True
-    return False
+        if domain.ready and domain.uid in old:
+            yield old[domain.uid], domain.peers_connected, domain.peers_known
 
 
 def _acted_on(found: FabricNodeStatus) -> tuple[object, ...]:

@@ -27,6 +27,8 @@ LAZY_S = 10.0
 """What nobody acts on at once goes with the next sign of life, or so long after it happened: a claim that joins is told
 with its readiness, peers that connect are told together.
 """
+PEERS_S = 2.0
+"""After one write so long before the next that only says that all peers are connected: they come one by one."""
 WRITE_S = 10.0
 UNSETTLED_POLL_S = 0.2
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -142,7 +144,10 @@ class StatusWriter:
         now_s = self._clock.monotonic()
         if self._lazy_since_s is None:
             self._lazy_since_s = now_s
-        return self._lazy_since_s + LAZY_S - now_s
+        due_s = self._lazy_since_s + LAZY_S
+        if report.has_all_peers(self._written, status):
+            due_s = min(due_s, self._written_at_s + PEERS_S)
+        return max(0.0, due_s - now_s)
 
     def _write(self, status: FabricNodeStatus) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.wall()))

@@ -65,10 +65,10 @@ class TestConnections:
         one = status(node)
         see(node, 5, 7)
         both = status(node)
-        assert not report.is_urgent(none, one)
-        assert report.is_urgent(one, both)
+        assert not report.has_all_peers(none, one) and not report.is_urgent(none, one)
+        assert report.has_all_peers(one, both)
         assert report.is_urgent(both, one)
-        assert not report.is_urgent(both, both)
+        assert not report.has_all_peers(both, both) and not report.is_urgent(both, both)
 
 
 class TestMismatch:

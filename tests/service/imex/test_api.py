@@ -23,7 +23,7 @@ from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
 from nvdra_node.imex.service import LANES, SupervisorService
-from nvdra_node.imex.statuswriter import LAZY_S, StatusWriter
+from nvdra_node.imex.statuswriter import LAZY_S, PEERS_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
@@ -96,6 +96,20 @@ class TestStatus:
         self.status = replace_status(self.status, domains=())
         writer.write_if_due()
         assert writer.writes == 4, "somebody may wait for the domain to be left"
+
+    def test_all_peers_connected_is_written_within_seconds_and_not_for_each(self, client):
+        writer = self.writer(client)
+        for count in range(1, 9):
+            domain = FabricDomainStatus(
+                uid="d", ready=True, peers_connected=count, peers_known=count
+            )
+            self.status = replace_status(self.status, domains=(domain,))
+            writer.write_if_due()
+            self.clock.advance(0.5)
+        self.clock.advance(PEERS_S)
+        writer.write_if_due()
+        assert writer.writes == 3
+        assert read(client)["status"]["domains"][0]["peersConnected"] == 8
 
     def test_first_report_waits_until_the_daemon_was_looked_at(self, client):
         unsettled_s = [20.0]
