@@ -175,6 +175,34 @@ def test_a_time_slice_is_set_on_the_gpu_and_reset(node):
     assert "Long" not in node.smi("compute-policy", "-l")
 
 
+def test_time_slice_comes_back_after_driver_reload(node):
+    claim = a_claim(devices=("gpu-2",), configs=[interval("Long")])
+    node.prepare(claim)
+    node.sim.unload_driver()
+    node.sim.load_driver()
+    assert "Long" not in node.smi("compute-policy", "-l")
+    node.watch.tick()
+    (record,) = node.parts.records.all()
+    assert node.transaction.renew_file(record, Deadline(20, CLOCK))
+    assert node.smi("compute-policy", "-l").count("Long") == 1
+
+
+def test_hung_gpu_ends_its_claim_within_seconds_and_is_reset_later(node):
+    claim = a_claim(devices=("gpu-2",), configs=[interval("Long")])
+    node.prepare(claim)
+    fault = node.sim.fault("*", gpu=2, hang=True)
+    began_s = CLOCK.monotonic()
+    node.unprepare(claim)
+    assert CLOCK.monotonic() - began_s < 10
+    assert not list((node.work / "state/claims").iterdir())
+    node.sim.clear_fault(fault)
+    assert "Long" in node.smi("compute-policy", "-l")
+    plain = a_claim("next", devices=("gpu-2",))
+    node.prepare(plain)
+    assert "Long" not in node.smi("compute-policy", "-l")
+    node.unprepare(plain)
+
+
 def test_a_lost_gpu_spoils_no_other(node):
     node.sim.lose(5)
     node.watch.trigger("test")
