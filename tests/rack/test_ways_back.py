@@ -99,7 +99,8 @@ def both(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_preflight_tells_what_it_found(host: Host) -> None:
     done = play(host.rack, "preflight", variables={"nvdra_package_dir": host.packages.this})
     assert done.status == 0, done.text
-    kubelet = host.sh("$(readlink /proc/$(pidof kubelet)/exe) --version").rpartition("v")[2]
+    started_as = "$(tr '\\0' '\\n' </proc/$(pidof kubelet)/cmdline | head -n 1)"
+    kubelet = host.sh(f"{started_as} --version").rpartition("v")[2]
     words = " ".join(done.text.split())
     assert f"nvdra {THIS}, " in words
     assert f"kubelet {kubelet}, containerd 2." in words
