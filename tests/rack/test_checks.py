@@ -94,7 +94,7 @@ def imex_problems(*hosts: dict[str, Any]) -> list[list[str]]:
 
 def test_host_without_nvidia_imex_is_unfit_for_domains() -> None:
     ((problem,),) = imex_problems(a_host(missing_imex=["/usr/bin/nvidia-imex"]))
-    assert problem.startswith("/usr/bin/nvidia-imex is missing")
+    assert problem.startswith("no /usr/bin/nvidia-imex: install")
 
 
 def test_host_with_other_channels_than_its_rack_is_named() -> None:

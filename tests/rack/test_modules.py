@@ -208,3 +208,32 @@ def test_port_in_use_is_left_to_its_user(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", port)).close()
         user.settimeout(5)
         user.accept()[0].close()
+
+
+def test_host_that_is_down_is_left_out_and_the_others_are_looked_at(tmp_path: Path) -> None:
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\necho no route to host >&2\nexit 255\n")
+    ssh.chmod(0o755)
+    down = {"ansible_connection": "ssh", "ansible_ssh_executable": str(ssh)}
+    hosts = {"here": {**here, "ansible_become": False}, "down": {**down, "ansible_become": False}}
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({"nvdra": {"children": {"rack1": {"hosts": hosts}}}}))
+    given = {
+        "nvdra_on_bad_host": "skip",
+        "nvdra_compute_domains": True,
+        "nvdra_kubelet_dir": str(tmp_path / "no-kubelet"),
+        "nvdra_imex_ports": f"{free_port()}-{free_port()}",
+    }
+    argv = [str(tools.home() / "ansible-playbook"), "-i", str(inventory), "-e", json.dumps(given)]
+    done = subprocess.run(
+        [*argv, "nvdra.node.preflight"],
+        env=tools.environment(tmp_path), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = " ".join(done.stdout.split())
+    assert "LEFT OUT: down: it cannot be reached" in said, done.stdout + done.stderr
+    assert "LEFT OUT: here: " in said
+    for words in ("no kubelet", "no /usr/bin/nvidia-imex", "no package"):
+        assert words in said.partition("LEFT OUT: here: ")[2]
+    assert "here : ok=" in said
+    assert not Path("/run/nvdra-peers.pid").exists()

@@ -76,10 +76,8 @@ def imex_problems(facts: Facts, hosts: Iterable[str], hostvars: Mapping[str, Fac
     """
     found = []
     if facts["missing_imex"]:
-        names = " and ".join(facts["missing_imex"])
-        found.append(
-            f"{names} is missing: install the package nvidia-imex of the NVIDIA driver's version"
-        )
+        names = ", ".join(facts["missing_imex"])
+        found.append(f"no {names}: install the package nvidia-imex of the NVIDIA driver's version")
     count = facts["imex_channels"]
     if count is None:
         return found
