@@ -77,10 +77,10 @@ def test_balancer_on_the_node_waits_for_its_internal_ip(node, host):
     host.route, host.is_readable = LOOPBACK, False
     watching = watch(node, host)
     watching.look()
-    told = node.join("c1").readiness
-    assert (told.is_ready, told.reason) == (False, "NoAddress")
-    assert "403" in told.message or "nodes is forbidden" in told.message
-    assert "imexAddress" in told.message and "127.0.0.1 is loopback" in told.message
+    reply = node.join("c1").readiness
+    assert (reply.is_ready, reply.reason) == (False, "NoAddress")
+    assert "403" in reply.message or "nodes is forbidden" in reply.message
+    assert "imexAddress" in reply.message and "127.0.0.1 is loopback" in reply.message
     assert node.daemon.history == [] and status(node).addresses == ()
     host.is_readable = True
     node.clock.advance(MAX_NODE_PAUSE_S)

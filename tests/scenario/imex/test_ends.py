@@ -184,5 +184,5 @@ def test_unanswered_question_is_reported_with_its_cause(node):
     node.join("c1")
     node.daemon.state_now = ImexState.UNAVAILABLE
     node.daemon.ctl_problem = "nvidia-imex-ctl -q wrote 'unknown option -u'"
-    told = node.ask(a_claim("c1")).readiness
-    assert told.reason == "ImexUnresponsive" and "unknown option -u" in told.message
+    reply = node.ask(a_claim("c1")).readiness
+    assert reply.reason == "ImexUnresponsive" and "unknown option -u" in reply.message

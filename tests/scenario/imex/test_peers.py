@@ -117,33 +117,36 @@ class TestSlotCount:
 
     def test_node_beyond_the_domains_node_map_waits_and_is_told_why(self, node):
         node.assign(a_domain(slot_count=18), slots=SLOTS, slot_count=36, slot=20)
-        told = node.join("c1").readiness
-        assert (told.is_ready, told.reason) == (False, "DomainFull")
-        assert "slot 20" in told.message and "18 slots" in told.message
+        reply = node.join("c1").readiness
+        assert (reply.is_ready, reply.reason) == (False, "DomainFull")
+        assert "slot 20" in reply.message and "18 slots" in reply.message
         assert node.daemon.history == []
 
 
 class TestWatch:
     def test_views_that_stay_away_make_connections_unknown(self, node):
         """nvidia-imex-ctl -N hangs on dead peers: the last view must not stand for ever."""
-        told: list[object] = []
+        reports: list[object] = []
         watch = PeerWatch(
-            node.daemon, node.clock, node.supervisor, lambda: told.append(status(node).domains[0])
+            node.daemon,
+            node.clock,
+            node.supervisor,
+            lambda: reports.append(status(node).domains[0]),
         )
         node.join("c1")
         node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
         watch.ask_if_due()
-        assert told[-1].peers_connected == 2  # type: ignore[attr-defined]
+        assert reports[-1].peers_connected == 2  # type: ignore[attr-defined]
         node.daemon.view = None
         for _ in range(UNKNOWN_AFTER):
-            assert told[-1].peers_connected == 2  # type: ignore[attr-defined]
+            assert reports[-1].peers_connected == 2  # type: ignore[attr-defined]
             node.clock.advance(PEERS_S)
             watch.ask_if_due()
-        assert (told[-1].peers_connected, told[-1].reason) == (0, "PeersUnknown")  # type: ignore[attr-defined]
+        assert (reports[-1].peers_connected, reports[-1].reason) == (0, "PeersUnknown")  # type: ignore[attr-defined]
         node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
         node.clock.advance(PEERS_S)
         watch.ask_if_due()
-        assert (told[-1].peers_connected, told[-1].reason) == (2, "")  # type: ignore[attr-defined]
+        assert (reports[-1].peers_connected, reports[-1].reason) == (2, "")  # type: ignore[attr-defined]
 
     def test_view_of_an_earlier_run_does_not_stand_for_the_next(self, node):
         watch = PeerWatch(node.daemon, node.clock, node.supervisor)

@@ -111,7 +111,7 @@ class TestStatus:
         assert writer.writes == 3
         assert read(client)["status"]["domains"][0]["peersConnected"] == 8
 
-    def test_first_report_waits_until_the_daemon_was_looked_at(self, client):
+    def test_first_report_waits_until_the_daemon_was_observed(self, client):
         unsettled_s = [20.0]
         self.clock, self.status = FakeClock(), FabricNodeStatus(boot_id="b1")
         writer = StatusWriter(client, FABRIC_NODES, NODE, lambda: (self.status, 10.0), self.clock)
