@@ -17,7 +17,7 @@ What is flushed and why:
 Lookups by device and by hold go through indexes: their cost does not grow with the claims held.
 
 A file that is no usable record is put into quarantine. One that a newer release wrote (before a downgrade) still tells
-which devices its claim has: ``newer`` and ``sharing`` know them, until the claim is unprepared, prepared anew, or a
+which devices its claim has: ``newer`` and ``sharing`` know them, until the claim is unprepared, prepared again, or a
 release starts that can read it, which takes it back.
 """
 
@@ -189,7 +189,7 @@ class RecordStore:
         return record
 
     def _take_back(self) -> None:
-        """Move files out of quarantine that this release can read; remove them where their claim was prepared anew."""
+        """Move files out of quarantine that this release can read; remove them where their claim was prepared again."""
         prepared = set(self._files.names(self._claims_dir))
         for name in self._names_put_aside():
             path, home = self._quarantine_dir / name, name.partition(_SUFFIX)[0] + _SUFFIX
@@ -213,7 +213,7 @@ class RecordStore:
         self._read(self._claims_dir / home)
         self._files.remove(path)
         self._files.remove(path.with_name(path.name + _REASON))
-        _log.info("record in quarantine removed: its claim was prepared anew", path=path)
+        _log.info("record in quarantine removed: its claim was prepared again", path=path)
 
     def _guard(self, path: Path) -> None:
         """Keep the devices of a newer release's record, if its claim has no record of ours."""

@@ -58,7 +58,7 @@ def _read(requests: SimpleQueue[bytes]) -> None:
     try:
         for line in sys.stdin.buffer:
             requests.put(line)
-    finally:  # also when it cannot be read: nobody else would end this process
+    finally:  # also when it cannot be read: nothing else ends this process
         os._exit(0)
 
 

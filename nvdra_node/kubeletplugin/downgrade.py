@@ -52,8 +52,13 @@ def answer(claim: Claim, parts: Parts) -> tuple[PreparedDevice, ...]:
         _check_gone(newer)
         return ()
     wanted = {(result.pool, result.device) for result in claim.results}
-    given = {(device.pool, device.device) for device in record.devices if device.cdi_ids}
-    is_given = record.state is RecordState.COMPLETED and wanted == given
+    known = [device for device in record.devices if device.request and device.cdi_ids]
+    given = {(device.pool, device.device) for device in known}
+    is_given = (
+        record.state is RecordState.COMPLETED
+        and wanted == given
+        and len(known) == len(record.devices)
+    )
     if not is_given or parts.specs.missing([record.uid]):
         raise RecordError(f"{_what(newer)} cannot be prepared again; {_REMEDY}")
     return record.devices

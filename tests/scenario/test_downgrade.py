@@ -104,6 +104,15 @@ def test_prepare_again_answers_what_the_newer_release_answered(change):
     assert quarantine(node) == ["c1.json", "c1.json.reason"]
 
 
+@pytest.mark.parametrize("missing", ["request", "pool", "device", "cdiIds"])
+def test_prepare_again_is_refused_if_a_device_is_not_known(missing):
+    _, body = prepared()
+    device = {key: value for key, value in body["devices"][0].items() if key != missing}
+    node = downgraded(devices=[device])
+    with pytest.raises(RecordError, match="cannot be prepared again"):
+        node.prepare(CLAIM)
+
+
 def test_prepare_again_without_the_cdi_file_is_refused():
     node = downgraded()
     node.files.remove(node.cdi_path("c1"))
