@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from nvdra_core.errors import RecordError
-from nvdra_core.value import replace
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.codec import Newer
 from nvdra_node.checkpoint.model import SCHEMA_VERSION, PreparedDevice, Record, RecordState
@@ -74,7 +73,7 @@ def to_undo(uid: str, parts: Parts) -> Record | None:
     if is_of_boot(newer.record, parts.boot_id):
         raise RecordError(f"{_what(newer)} cannot be unprepared; {_REMEDY}")
     _check_gone(newer)
-    return replace(newer.record, effects=())
+    return newer.record
 
 
 def _check_gone(newer: Newer) -> None:

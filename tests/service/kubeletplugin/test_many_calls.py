@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_node.kubeletplugin.leangrpc import grpc
 from nvdra_node.kubeletplugin.server import DRA_LANES, MAX_CALLS
+from nvdra_node.kubeletplugin.service import MAX_CLAIM_THREADS
 from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, connect
 from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
@@ -119,6 +121,24 @@ def test_calls_with_many_claims_need_few_threads(
         calls.append(method.future(request, timeout=45.0))
     assert errors(calls) == []
     assert len(plugin.ledger.prepared) == 12 * count
+
+
+def wait_for_running(plugin: TestPlugin, count: int) -> None:
+    until(lambda: plugin.ledger.running == count)
+
+
+def test_calls_without_claim_threads_handle_their_claims_in_turn(
+    registered: Plugin, plugin: TestPlugin
+) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        calls = []
+        for number in range(10):
+            claims = [slow(8 * number + n) for n in range(8)]
+            calls.append(pool.submit(registered.prepare, *claims))
+            in_turn = max(0, 8 * (number + 1) - MAX_CLAIM_THREADS) // 8
+            wait_for_running(plugin, min(8 * (number + 1), MAX_CLAIM_THREADS) + in_turn)
+        plugin.ledger.gate.set()
+        assert [call.result(20.0).errors for call in calls] == [{}] * 10
 
 
 def test_more_calls_than_a_node_can_have_are_refused_by_grpc(
