@@ -23,6 +23,7 @@ def write(target: Path, units: Path, compiled: Collection[str]) -> None:
     known = {
         "PYTHONS": " ".join(PYTHONS),
         "NOT_COMPILED": " ".join(p for p in PYTHONS if p not in compiled),
+        "SOCKETS": " ".join(path.name for path in sorted(units.glob("*.socket"))),
         "SERVICES": " ".join(services_of(units)),
         "OTHERS": " ".join(
             path.name

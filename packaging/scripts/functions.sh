@@ -4,6 +4,7 @@ set -e
 library=/usr/lib/nvdra
 pythons="@PYTHONS@"
 not_compiled="@NOT_COMPILED@" # of these, the versions for which the package carries no compiled files
+sockets="@SOCKETS@"           # systemd listens on them for services of the same names
 services="@SERVICES@"         # restarted by an upgrade, stopped by a removal; workloads do not notice
 others="@OTHERS@"             # started with the services, and stopped before them by a removal
 stopped=/run/nvdra-stopped    # what a removal has stopped: started again when it is aborted
@@ -23,6 +24,14 @@ systemd_reload() {
 # An upgrade does not fail over a service that does not come up; the one that looks after the upgrade must be told.
 restart_services() {
     has_systemd || return 0
+    # A socket that lived through a release without its unit file listens no more, and systemd starts no socket again
+    # beside its service. Whoever asks meanwhile asks again.
+    for socket in $sockets; do
+        if systemctl is-active --quiet "$socket"; then
+            systemctl stop "$socket" "${socket%.socket}.service"
+            systemctl start "$socket" || echo "nvdra: $socket did not start again" >&2
+        fi
+    done
     for service in $services; do
         systemctl try-restart "$service" ||
             echo "nvdra: $service did not start again; see: journalctl -u $service" >&2

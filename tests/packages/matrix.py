@@ -164,7 +164,9 @@ def test_upgrade_from_a_release_without_the_broker_brings_its_socket(bare: Matri
     for _ in range(2):
         pid = bare.show("MainPID", SUPERVISOR)
         said = bare.apt("install", "this.deb")
-        assert "did not start again" not in said
+        assert "did not start again" not in said, (
+            said + bare.run(["journalctl", "--no-pager", "-u", BROKER, "-u", SOCKET]).stdout
+        )
         wait_for_another(bare, SUPERVISOR, pid)
         assert bare.show("ActiveState", SOCKET) == "active"
         pid = bare.show("MainPID", SUPERVISOR)
