@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = $(PYTHON) tests/run.py
 
-.PHONY: help check test test-matrix demo bench domain packages image rack format proto clean
+.PHONY: help check test test-matrix demo bench domain packages image rack format proto parity clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ format:          ## format the code
 
 proto:           ## make the committed protobuf code anew
 	@$(RUN) proto
+
+parity:          ## generate docs/parity.md from docs/parity/*.yaml
+	@$(RUN) parity
 
 clean:           ## forget the tools' caches in this checkout (the build cache stays)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build out

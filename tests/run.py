@@ -1,4 +1,4 @@
-"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|test-matrix|demo|bench|domain|packages|image|rack|format|proto``.
+"""The project's commands, each with its whole set-up: ``python3 tests/run.py check|test|test-matrix|demo|bench|domain|packages|image|rack|format|proto|parity``.
 
 Uses the standard library only: it runs before anything is installed. What it installs goes below
 ``$NVDRA_CACHE`` (default ``~/.cache/nvdra``), keyed by content, so that a second run installs nothing and asks no
@@ -250,6 +250,11 @@ def command_proto() -> None:
     run_steps([Step("protobuf code", 3, tool("python", "proto/generate.py"))])
 
 
+def command_parity() -> None:
+    """Generate docs/parity.md from its data."""
+    run_steps([Step("docs/parity.md", 1, tool("python", "-m", "tests.parity"))])
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "check": command_check,
     "test": command_test,
@@ -262,6 +267,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "rack": command_rack,
     "format": command_format,
     "proto": command_proto,
+    "parity": command_parity,
 }
 
 

@@ -1,5 +1,5 @@
-"""The documents against the tree: what they name exists, their links lead somewhere, and ``docs/parity.md`` is true
-to its own rules (a claim of being done names the code and a test that is there).
+"""The documents against the tree: what they name exists, their links lead somewhere, the parity data is true to its own
+rules (a claim of being done names the code and a test that is there), and ``docs/parity.md`` is made from it.
 """
 
 import ast
@@ -9,13 +9,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests import parity
 
 TOP = Path(__file__).resolve().parents[2]
-PARITY = TOP / "docs" / "parity.md"
 DOCUMENTS = sorted(
     [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *TOP.glob("docs/**/*.md")]
 )
-STATES = ("done", "partly", "not yet")
+PARITY = sorted(parity.DATA.iterdir())
+STALE = "docs/parity.md differs from its data; edit docs/parity/*.yaml and run `make parity`"
 BUILT = {line.strip("/") for line in (TOP / ".gitignore").read_text().splitlines()}
 """What builds leave in a checkout (``out``): a path below it, in a document, is not one of the repository."""
 
@@ -29,7 +32,6 @@ NODE_PARTS = {path.name for path in (TOP / "nvdra_node").iterdir() if path.is_di
 
 _TOKEN = re.compile(r"(?<![\w/.~<>$*-])(?:[\w*-][\w.*-]*/)+[\w.*-]*(?:::[\w:]+)?")
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)")
-_CODE = re.compile(r"`([^`]+)`")
 
 FAMILIES = {
     "F": range(1, 54),
@@ -43,35 +45,12 @@ FAMILIES = {
 }
 """How many there are of each numbered kind; a number may be split (``G-13.9a``)."""
 
-by_document = pytest.mark.parametrize(
-    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP))
-)
 
-
-def split(text: str) -> list[str]:
-    """The cells of a table's line."""
-    return [cell.strip() for cell in text.strip().strip("|").split("|")]
-
-
-@cache
-def rows() -> list[dict[str, str]]:
-    """Every row of every table of the parity page."""
-    found: list[dict[str, str]] = []
-    heads: list[str] = []
-    for line in PARITY.read_text().splitlines():
-        if not line.startswith("|"):
-            heads = []
-        elif not heads:
-            heads = split(line)
-        elif not set(line) <= set("|-: "):
-            cells = split(line)
-            assert len(cells) == len(heads), line
-            found.append(dict(zip(heads, cells, strict=True)))
-    return found
-
-
-def named(cell: str) -> list[str]:
-    return _CODE.findall(cell)
+def by(documents: list[Path]) -> pytest.MarkDecorator:
+    """Run a test for each of these documents."""
+    return pytest.mark.parametrize(
+        "document", documents, ids=lambda path: str(path.relative_to(TOP))
+    )
 
 
 @cache
@@ -117,13 +96,13 @@ def paths(text: str) -> list[tuple[str, Path]]:
     return found
 
 
-@by_document
+@by([*DOCUMENTS, *PARITY])
 def test_paths_in_documents_exist(document: Path):
     tokens = paths(document.read_text())
     assert [why for token, base in tokens if (why := problem(token, base))] == []
 
 
-@by_document
+@by(DOCUMENTS)
 def test_links_in_documents_lead_somewhere(document: Path):
     dangling = []
     for target in _LINK.findall(document.read_text()):
@@ -148,38 +127,79 @@ def test_a_wrong_path_or_test_in_a_document_would_be_found():
     assert [problem(token, base) for token, base in paths(fine)] == [None]
 
 
+def test_parity_page_is_generated_from_the_data():
+    assert parity.PAGE.read_text() == parity.page(), STALE
+
+
+def test_parity_directory_holds_only_data():
+    assert [path.name for path in PARITY if path.suffix != ".yaml"] == []
+
+
+@by(PARITY)
+def test_parity_data_has_no_key_twice(document: Path):
+    """YAML keeps the last of two: a merge that joins two rows would lose code or tests silently."""
+    twice = []
+    nodes = [yaml.compose(document.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = Counter(key.value for key, _ in node.value)
+            twice += [(key, node.start_mark.line) for key, count in keys.items() if count > 1]
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+    assert twice == []
+
+
+def test_parity_data_with_an_unknown_field_names_its_file(tmp_path: Path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(
+        "{title: t, ids: F, column: c, rows: [{id: F-1, state: done, what: w, test: []}]}"
+    )
+    with pytest.raises(ValueError, match=r"wrong\.yaml: .*unknown field `test`"):
+        parity.read(wrong)
+
+
 def test_every_state_is_one_of_three_words():
-    assert {row["state"] for row in rows()} <= set(STATES)
+    assert {row.state for row in parity.rows()} <= set(parity.STATES)
 
 
 def test_ids_are_unique():
-    assert [key for key, count in Counter(row["id"] for row in rows()).items() if count > 1] == []
+    assert [key for key, n in Counter(row.id for row in parity.rows()).items() if n > 1] == []
+
+
+def test_ids_have_the_prefix_of_their_area():
+    pairs = [(area.ids, row.id) for area in parity.areas() for row in area.rows]
+    assert [key for prefix, key in pairs if not re.match(re.escape(prefix) + r"-?\w", key)] == []
+
+
+def test_texts_of_rows_are_short():
+    """Longer ones go into ``notes``."""
+    long = [row.id for row in parity.rows() if len(row.what) > 200 or len(row.here) > 200]
+    assert long == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_of_upstream_is_forgotten(family: str):
     pattern = re.compile(re.escape(family) + r"[.-]?(\d+)[a-z]?")
-    numbers = {int(match[1]) for row in rows() if (match := pattern.fullmatch(row["id"]))}
+    numbers = {int(match[1]) for row in parity.rows() if (match := pattern.fullmatch(row.id))}
     assert numbers == set(FAMILIES[family])
 
 
 def test_what_is_done_names_its_code_and_a_test():
-    bare = [r["id"] for r in rows() if r["state"] == "done" and not (r["code"] and r["test"])]
-    assert bare == []
+    done = [row for row in parity.rows() if row.state == "done"]
+    assert [row.id for row in done if not (row.code and row.tests)] == []
 
 
 def test_what_is_partly_done_names_its_code():
-    assert [r["id"] for r in rows() if r["state"] == "partly" and not r["code"]] == []
+    assert [row.id for row in parity.rows() if row.state == "partly" and not row.code] == []
 
 
-def test_the_columns_of_code_and_tests_hold_nothing_else():
+def test_code_and_tests_of_rows_hold_nothing_else():
     odd = []
-    for row in rows():
-        for column, pattern in (("code", r"[\w./-]+"), ("test", r"tests/[\w/]+\.py::[\w:]+")):
-            tokens = named(row[column])
-            if ", ".join(f"`{token}`" for token in tokens) != row[column]:
-                odd.append((row["id"], row[column]))
-            odd += [(row["id"], token) for token in tokens if not re.fullmatch(pattern, token)]
+    for row in parity.rows():
+        for tokens, pattern in ((row.code, r"[\w./-]+"), (row.tests, r"tests/[\w/]+\.py::[\w:]+")):
+            odd += [(row.id, token) for token in tokens if not re.fullmatch(pattern, token)]
             # A token of an unknown kind would not be looked for by the test of paths.
-            odd += [(row["id"], token) for token in tokens if not paths(token)]
+            odd += [(row.id, token) for token in tokens if not paths(token)]
     assert odd == []

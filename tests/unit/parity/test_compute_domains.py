@@ -1,5 +1,5 @@
 """Defects of upstream's ComputeDomains that are ruled out by how parts fit together, and so have no home in one part's
-tests. The rows of ``docs/parity.md`` name them.
+tests. The rows of ``docs/parity/`` name them.
 """
 
 from __future__ import annotations
