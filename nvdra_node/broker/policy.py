@@ -33,8 +33,8 @@ PERMISSIONS: Mapping[str, Mapping[str, frozenset[Verb]]] = {
 MAX_UNITS = 8
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
-    """One line of a caller."""
+class Request(msgspec.Struct, rename="camel", frozen=True):
+    """One line of a caller. Fields that are not known here are ignored: during an upgrade a caller may be newer."""
 
     verb: Verb
     units: Annotated[
