@@ -7,7 +7,6 @@ each of them. Nodes that are not ready count for nobody: they are named by their
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from nvdra_cluster.decide import readiness
@@ -31,39 +30,42 @@ def judge(
     """``judged``, with those not ready that lack a connection to a ready node of their clique."""
     if settings.mode is ImexMode.HOST_MANAGED:
         return dict(judged)  # the connections of the host's IMEX are not reported
-    ready = {
-        member.node: member.fabric
+    ready = [
+        member.fabric
         for member in members
         if member.fabric is not None
         and member.fabric.status.clique_id
         and judged[member.node].is_ready
-    }
-    counts = Counter(view.status.clique_id for view in ready.values())
+    ]
+    cliques: dict[str, dict[int | None, FabricView]] = {}
+    for view in ready:
+        cliques.setdefault(view.status.clique_id, {})[view.spec.slot] = view
     found = dict(judged)
-    for name, view in ready.items():
+    for view in ready:
         report = readiness.report_of(view, domain_uid)
-        wanted = counts[view.status.clique_id] - 1
-        if report is not None and report.peers_connected < wanted:
-            found[name] = _not_connected(view, report, wanted, ready.values())
+        if report is not None:
+            lacking = _lacking(view, report, cliques[view.status.clique_id])
+            found[view.name] = lacking or judged[view.name]
     return found
 
 
-def _not_connected(
-    view: FabricView, report: FabricDomainStatus, wanted: int, ready: Iterable[FabricView]
-) -> Readiness:
-    clique_id = view.status.clique_id
-    by_slot = {
-        peer.spec.slot: peer
-        for peer in ready
-        if peer.spec.slot is not None and peer.status.clique_id == clique_id
-    }
-    texts = [
-        _difference(view, by_slot[peer.slot], peer) for peer in report.peers if peer.slot in by_slot
-    ]
-    message = f"connected to {report.peers_connected} of {wanted} peers"
-    if texts:
-        more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-        message += f", not to {', '.join(texts[:NAMED])}{more}"
+def _lacking(
+    view: FabricView, report: FabricDomainStatus, ready: Mapping[int | None, FabricView]
+) -> Readiness | None:
+    """What a node lacks of connections to the ready nodes of its clique, by slot; None: nothing.
+
+    Its connections may be to others, so those that it names as missing count, too.
+    """
+    wanted = len(ready) - 1
+    missing = [peer for peer in report.peers if peer.slot in ready]
+    connected = min(report.peers_connected, wanted - len(missing))
+    if connected >= wanted:
+        return None
+    message = f"connected to {max(connected, 0)} of {wanted} peers"
+    if missing:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        texts = [_difference(view, ready[peer.slot], peer) for peer in missing[:NAMED]]
+        message += f", not to {', '.join(texts)}{more}"
     elif report.message:
         message += f"; {report.message}"
     return Readiness(False, report.reason or CONNECTING, message)

@@ -71,6 +71,17 @@ def test_peer_that_is_not_ready_itself_leaves_the_others_ready():
     assert states == {"tray-a": "Ready", "tray-b": "Ready", "tray-c": "NotReady"}
 
 
+def test_connection_to_a_peer_that_is_not_ready_counts_for_no_other():
+    """Two connections, and two ready peers, but not the same ones."""
+    peers = (api.FabricPeer(slot=2),)
+    here = a_tray("tray-a", 0, 2, peers=peers)
+    failed = a_ready_node("tray-d", 3, ready=False, reason="ImexFailed", peers_connected=0)
+    found = decide(here, a_tray("tray-b", 1, 2), a_tray("tray-c", 2, 2), failed)
+    states = {n.name: n.status.value for n in found.nodes}
+    assert (states["tray-a"], states["tray-b"]) == ("NotReady", "Ready")
+    assert "connected to 1 of 2 peers, not to tray-c" in condition(found, "Ready").message
+
+
 def test_passing_lack_of_a_connection_is_not_degraded():
     found = decide(a_tray("tray-a", 0, 0), a_tray("tray-b", 1, 1))
     assert condition(found, "Degraded").status == "False"
