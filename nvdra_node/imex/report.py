@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from nvdra_core.api.fabric import (
     FabricClaim,
@@ -64,21 +65,43 @@ def is_urgent(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
     left, on peers that were lost. Who joins is told with its readiness.
     """
     left = {domain.uid for domain in before.domains} - {domain.uid for domain in now.domains}
-    has_lost = any(new < old for old, new, _ in _connections(before, now))
-    return bool(left) or _acted_on(before) != _acted_on(now) or has_lost
+    return bool(left) or _acted_on(before) != _acted_on(now) or _has_lost(before, now)
+
+
+def _has_lost(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
+    """Whether a connection ended to a peer that is still a member: one that left the domain is not missing."""
+    old = {domain.uid: domain for domain in before.domains}
+    return any(
+        new < connected and known - new > old[uid].peers_known - connected
+        for uid, connected, new, known in _connections(before, now)
+    )
+
+
+def awaits_peers(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
+    """Whether nothing is urgent but that a domain is ready, and its peers are not all connected yet: the controller
+    calls the domain ready when they are, and one write says both.
+    """
+    old = {domain.uid for domain in before.domains if domain.ready}
+    new = [domain for domain in now.domains if domain.ready and domain.uid not in old]
+    if not any(domain.peers_connected < domain.peers_known for domain in new):
+        return False
+    rest = tuple(replace(d, ready=False) if d in new else d for d in now.domains)
+    return not is_urgent(before, replace(now, domains=rest))
 
 
 def has_all_peers(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
     """Whether the last peers of a domain were connected: its readiness may wait for that. Others come one by one."""
-    return any(old < new == known for old, new, known in _connections(before, now))
+    return any(old < new == known for _, old, new, known in _connections(before, now))
 
 
-def _connections(before: FabricNodeStatus, now: FabricNodeStatus) -> Iterator[tuple[int, int, int]]:
-    """Peers connected before and now, and known now, of each domain that was ready and is."""
+def _connections(
+    before: FabricNodeStatus, now: FabricNodeStatus
+) -> Iterator[tuple[str, int, int, int]]:
+    """Peers connected before and now, and known now, of each domain (UID) that was ready and is."""
     old = {domain.uid: domain.peers_connected for domain in before.domains if domain.ready}
     for domain in now.domains:
         if domain.ready and domain.uid in old:
-            yield old[domain.uid], domain.peers_connected, domain.peers_known
+            yield domain.uid, old[domain.uid], domain.peers_connected, domain.peers_known
 
 
 def _acted_on(found: FabricNodeStatus) -> tuple[object, ...]:

@@ -29,6 +29,8 @@ with its readiness, peers that connect are told together.
 """
 PEERS_S = 2.0
 """After one write so long before the next that only says that all peers are connected: they come one by one."""
+FORMING_S = 3.0
+"""So long a domain that is ready waits for its peers, which come at about the same time: then one write says both."""
 WRITE_S = 10.0
 UNSETTLED_POLL_S = 0.2
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -60,6 +62,7 @@ class StatusWriter:
         self._written: FabricNodeStatus | None = None
         self._written_at_s = 0.0
         self._lazy_since_s: float | None = None
+        self._forming_since_s: float | None = None
         self._failures = 0
         self._not_before_s = float("-inf")
         self.writes = 0
@@ -112,7 +115,7 @@ class StatusWriter:
             return pause_s
         self._failures = 0
         self._written, self._written_at_s = status, self._clock.monotonic()
-        self._lazy_since_s = None
+        self._lazy_since_s = self._forming_since_s = None
         return heartbeat_s
 
     def _report_failure(self, error: NvdraError, pause_s: float) -> None:
@@ -137,11 +140,18 @@ class StatusWriter:
     def _news_due_s(self, status: FabricNodeStatus) -> float:
         """Seconds until a status is to be written because of what it says."""
         if status == self._written:
-            self._lazy_since_s = None
+            self._lazy_since_s = self._forming_since_s = None
             return float("inf")
-        if self._written is None or report.is_urgent(self._written, status):
+        if self._written is None:
             return 0.0
         now_s = self._clock.monotonic()
+        if report.awaits_peers(self._written, status):
+            if self._forming_since_s is None:
+                self._forming_since_s = now_s
+            return max(0.0, self._forming_since_s + FORMING_S - now_s)
+        self._forming_since_s = None
+        if report.is_urgent(self._written, status):
+            return 0.0
         if self._lazy_since_s is None:
             self._lazy_since_s = now_s
         due_s = self._lazy_since_s + LAZY_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricNodeStatus, FabricPeer, FabricSlot, Isolation
 from nvdra_node.imex import report
@@ -69,6 +70,30 @@ class TestConnections:
         assert report.has_all_peers(one, both)
         assert report.is_urgent(both, one)
         assert not report.has_all_peers(both, both) and not report.is_urgent(both, both)
+
+    def test_member_that_left_the_domain_is_no_lost_peer(self, node):
+        """Each pod that ends would else cost a write of every other node of the domain."""
+        node.join("c1")
+        see(node, 5, 7)
+        both = status(node)
+        node.assign(a_domain(members=(2, 5)), slots=SLOTS)
+        see(node, 5, 7)
+        one = status(node)
+        assert (one.domains[0].peers_connected, one.domains[0].peers_known) == (1, 1)
+        assert not report.is_urgent(both, one)
+        see(node)
+        assert report.is_urgent(one, status(node))
+
+    def test_ready_domain_waits_for_its_peers_only(self, node):
+        before = status(node)
+        node.join("c1")
+        alone = status(node)
+        assert report.awaits_peers(before, alone)
+        see(node, 5, 7)
+        assert not report.awaits_peers(before, status(node))
+        moved = replace(alone, addresses=("10.0.0.99",))
+        assert not report.awaits_peers(before, moved)
+        assert not report.awaits_peers(alone, moved)
 
 
 class TestMismatch:

@@ -23,7 +23,7 @@ from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
 from nvdra_node.imex.service import LANES, SupervisorService
-from nvdra_node.imex.statuswriter import LAZY_S, PEERS_S, StatusWriter
+from nvdra_node.imex.statuswriter import FORMING_S, LAZY_S, PEERS_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
@@ -110,6 +110,35 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 3
         assert read(client)["status"]["domains"][0]["peersConnected"] == 8
+
+    def test_ready_domain_and_its_peers_are_one_write(self, client):
+        writer = self.writer(client)
+        writer.write_if_due()
+        joined = FabricDomainStatus(uid="d", peers_known=3)
+        self.status = replace_status(self.status, domains=(joined,))
+        assert writer.write_if_due() > 0
+        self.clock.advance(FORMING_S + 1)
+        for count in range(4):
+            domain = FabricDomainStatus(uid="d", ready=True, peers_connected=count, peers_known=3)
+            self.status = replace_status(self.status, domains=(domain,))
+            writer.write_if_due()
+            assert writer.writes == (2 if count == 3 else 1)
+            self.clock.advance(0.5)
+        assert read(client)["status"]["domains"][0]["peersConnected"] == 3
+
+    def test_peers_that_do_not_come_hold_readiness_up_for_seconds_only(self, client):
+        writer = self.writer(client)
+        writer.write_if_due()
+        for uid in ("d", "e"):
+            domain = FabricDomainStatus(uid=uid, ready=True, peers_known=3)
+            self.status = replace_status(self.status, domains=(domain,))
+            before = writer.writes
+            assert 0 < writer.write_if_due() <= FORMING_S and writer.writes == before
+            self.clock.advance(FORMING_S)
+            writer.write_if_due()
+            assert writer.writes == before + 1
+            self.status = replace_status(self.status, domains=())
+            writer.write_if_due()
 
     def test_first_report_waits_until_the_daemon_was_observed(self, client):
         unsettled_s = [20.0]
