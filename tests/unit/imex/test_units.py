@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nvdra_node.imex import render
+
 UNITS = Path(__file__).parents[3] / "systemd"
 SERVICES = ("nvdra-imex", "nvdra-imex-supervisor", "nvdra-compute-domain-plugin")
 
@@ -34,6 +36,7 @@ def test_the_daemon_reads_what_the_supervisor_writes_and_asks_no_dns():
     binds = " ".join(daemon["BindReadOnlyPaths"])
     assert "/run/nvdra/imex/hosts:/etc/hosts" in binds
     assert "/run/nvdra/imex/nsswitch.conf:/etc/nsswitch.conf" in binds
+    assert render.NSSWITCH.split() == [b"hosts:", b"files"]
 
 
 def test_the_supervisors_end_leaves_the_daemon_and_its_files():
