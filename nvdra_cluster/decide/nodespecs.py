@@ -177,10 +177,13 @@ def _domains(
 
 
 def _slot_count(one: FabricDomain, decision: CliqueDecision, counts: Mapping[str, int]) -> int:
-    """0 where the clique has one IMEX for all domains, or none."""
-    if one.isolation is Isolation.CHANNEL or not decision.slot_count:
+    """0: the clique's number, also where the clique has one IMEX for all domains. So nothing is written again and
+    again where the definition of an earlier release drops the field.
+    """
+    count = counts.get(one.uid, 0)
+    if one.isolation is Isolation.CHANNEL or count == decision.slot_count:
         return 0
-    return counts.get(one.uid) or decision.slot_count
+    return count if decision.slot_count else 0
 
 
 def _members(snapshot: NodesSnapshot, decision: CliqueDecision, uid: str) -> tuple[int, ...]:

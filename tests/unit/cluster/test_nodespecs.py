@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -199,10 +200,16 @@ class TestSlotCounts:
 
     def told(self, *nodes: FabricView, count: int) -> dict[str, int]:
         """The domain's number on each node, all of which take part."""
+        writes = self.writes(*nodes, count=count)
+        return {view.name: applied(view, writes).domains[0].slot_count for view in nodes}
+
+    def spec_of(self, *nodes: FabricView, count: int) -> FabricNodeSpec:
+        return applied(nodes[0], self.writes(*nodes, count=count))
+
+    def writes(self, *nodes: FabricView, count: int) -> list[Write]:
         joined = (Joined(domain=a_domain(), assignment=NUMBERS),)
         snapshot = a_clique(*nodes, joined={view.name: joined for view in nodes}, slot_count=count)
-        writes, _ = nodespecs.reconcile(snapshot, SETTINGS)
-        return {view.name: applied(view, writes).domains[0].slot_count for view in nodes}
+        return nodespecs.reconcile(snapshot, SETTINGS)[0]
 
     def a_member(self, name: str, slot: int, slot_count: int) -> FabricView:
         told = FabricDomain(
@@ -214,7 +221,23 @@ class TestSlotCounts:
         )
 
     def test_new_domain_has_the_cliques_number(self):
-        assert self.told(a_fabric_node("a"), count=36) == {"a": 36}
+        view = a_fabric_node("a")
+        assert self.told(view, count=36) == {"a": 0}
+        assert self.spec_of(view, count=36).slot_count == 36
+
+    def test_domain_without_a_number_of_its_own_keeps_the_cliques_when_that_is_raised(self):
+        nodes = self.a_member("a", 0, 0), a_fabric_node("late")
+        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+        assert self.spec_of(*nodes, count=36).slot_count == 36
+
+    def test_definition_of_an_earlier_release_costs_no_write_each_time(self):
+        """It drops the number, and each decision would write it again to all nodes of the clique."""
+        view = self.a_member("a", 0, 0)
+        spec = self.spec_of(view, count=18)
+        one = msgspec.structs.replace(spec.domains[0], slot_count=0)
+        spec = msgspec.structs.replace(spec, domains=(one,))
+        stored = dataclasses.replace(view, spec=spec)
+        assert self.writes(stored, count=18) == []
 
     def test_domain_keeps_its_number_when_the_cliques_is_raised(self):
         nodes = self.a_member("a", 0, 18), a_fabric_node("late")
