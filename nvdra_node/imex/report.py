@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.api.fabric import (
     FabricClaim,
     FabricDomainStatus,
@@ -22,12 +23,16 @@ from nvdra_core.api.fabric import (
 )
 from nvdra_core.value import Value
 from nvdra_node.imex import peers, render
-from nvdra_node.imex.model import Mode, Readiness
+from nvdra_node.imex.model import Holder, Mode, Readiness
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.told import Snapshot
 
 DEFAULT_HEARTBEAT_S = 10.0
 MAX_MESSAGE = 512
+MAX_DOMAINS = 256
+MAX_CLAIMS = 256
+"""Of one domain. Here and in the next one: as the schema of FabricNodes has it, which else refuses the whole status."""
+MAX_ALL_CLAIMS = 1024
 
 
 class Machine(Value, kw_only=True):
@@ -55,7 +60,7 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
         fabric_state=fabric.state,
         fabric_message=fabric.message[:MAX_MESSAGE],
         imex=_imex(snapshot, machine, layout),
-        domains=tuple(_domain(uid, state, snapshot) for uid, state in snapshot.domains),
+        domains=_domains(snapshot),
         observed_generation=snapshot.generation,
     )
 
@@ -131,10 +136,12 @@ def _patched(value: Any) -> Any:
 
 
 def _addresses(snapshot: Snapshot) -> tuple[str, ...]:
-    """Where peers find the daemon that runs, then where they will find the next one."""
+    """Where peers find the daemon that runs, then where they will find the next one. One that an earlier release
+    started may listen on loopback.
+    """
     found, run = snapshot.situation.addresses, snapshot.run
     listens = run.address if run is not None and not found.has_lost(run.address) else ""
-    return tuple(dict.fromkeys(address for address in (listens, found.chosen) if address))
+    return tuple(dict.fromkeys(one for one in (listens, found.chosen) if is_peer_address(one)))
 
 
 def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:
@@ -172,8 +179,30 @@ def _announced_slot(snapshot: Snapshot, slot: int) -> int:
     return view.own if view is not None and view.own is not None else slot
 
 
-def _domain(uid: str, state: Readiness, snapshot: Snapshot) -> FabricDomainStatus:
-    holders = [holder for holder in snapshot.situation.holders if holder.domain_uid == uid]
+def _domains(snapshot: Snapshot) -> tuple[FabricDomainStatus, ...]:
+    """The held domains, by UID. Of too many, those are left out that no claim uses; of claims, those that wait."""
+    claims: dict[str, list[Holder]] = {uid: [] for uid, _ in snapshot.domains}
+    for holder in sorted(snapshot.situation.holders, key=lambda h: (not h.is_admitted, h.uid)):
+        if holder.domain_uid in claims:
+            claims[holder.domain_uid].append(holder)
+
+    def rank(item: tuple[str, Readiness]) -> tuple[bool, bool]:
+        uid, state = item
+        return not state.is_ready, not any(h.is_admitted for h in claims[uid][:1])
+
+    found = sorted(snapshot.domains, key=rank)[:MAX_DOMAINS]
+    left = MAX_ALL_CLAIMS - len(found)  # one for each, as a domain without claims is one that was left
+    domains = []
+    for uid, state in found:
+        named = claims[uid][: min(MAX_CLAIMS, 1 + left)]
+        left -= max(0, len(named) - 1)
+        domains.append(_domain(uid, state, snapshot, named))
+    return tuple(sorted(domains, key=lambda domain: domain.uid))
+
+
+def _domain(
+    uid: str, state: Readiness, snapshot: Snapshot, holders: list[Holder]
+) -> FabricDomainStatus:
     found = peers.of_domain(uid, snapshot)
     reason, message = state.reason, state.message
     if state.is_ready and not reason:

@@ -104,6 +104,17 @@ def test_node_is_read_less_and_less_while_it_is_of_no_use(node, host):
     assert node.supervisor.snapshot and node.join("c1").readiness.is_ready
 
 
+def test_loopback_of_an_earlier_release_is_not_reported(host):
+    """Its daemon goes on; the API server would refuse every status of the node, which would be taken for lost."""
+    node = ImexNode(address="127.0.0.1")
+    node.assign(a_domain())
+    node.join("c1")
+    assert b"BIND_INTERFACE_IP=127.0.0.1" in node.files.read(LAYOUT.config)
+    watch(node, host).look()
+    assert status(node).addresses == ("10.0.0.2",)
+    assert node.daemon.history == ["start"]
+
+
 def test_lost_address_is_said_and_its_claims_are_left_alone(node, host):
     watching = watch(node, host)
     watching.look()

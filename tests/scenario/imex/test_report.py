@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
+from nvdra_core.value import replace
 from nvdra_node.imex import report
 from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.model import Holder
 from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
 from tests.scenario.imex.node import CLIQUE, LAYOUT, ImexNode, a_domain, a_spec
 
+CRDS = Path(__file__).resolve().parents[3] / "charts" / "nvdra" / "crds"
 MACHINE = report.Machine(boot_id="boot-1", imex_version="580", channel_count=2048)
 
 
@@ -73,6 +78,37 @@ def test_a_claim_that_waits_is_told_with_its_reason(node):
     node.join("c1", "unknown")
     [domain] = status(node).domains
     assert (domain.uid, domain.ready, domain.reason) == ("unknown", False, "WaitingForDomain")
+
+
+@pytest.fixture
+def bounds():
+    crd = yaml.safe_load((CRDS / "fabric.nvdra.io_fabricnodes.yaml").read_text())
+    found = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    return found["properties"]["domains"]
+
+
+def test_more_claims_than_the_schema_admits_are_left_out(node, bounds):
+    """A status that the API server refuses is no sign of life: a tenant with many pods would have the node lost."""
+    in_one = bounds["items"]["properties"]["claims"]["maxItems"]
+    claims = [Holder(0.0, "A", "ns", f"c{i}", f"uid-{i:04d}", True) for i in range(in_one + 50)]
+    node.supervisor.sync(claims)
+    node.turn()
+    [domain] = status(node).domains
+    assert len(domain.claims) == in_one
+
+
+def test_more_domains_than_the_schema_admits_leave_the_served_one(node, bounds):
+    node.assign(a_domain("z"))
+    claims = [Holder(1.0, f"d{i:03d}", "ns", f"c{i}", f"uid-{i:04d}") for i in range(5 * 300)]
+    claims = [replace(claim, domain_uid=f"d{i % 300:03d}") for i, claim in enumerate(claims)]
+    node.supervisor.sync([Holder(0.0, "z", "ns", "c", "uid-z", True), *claims])
+    node.turn()
+    found = status(node)
+    assert len(found.domains) == bounds["maxItems"]
+    [served] = [domain for domain in found.domains if domain.uid == "z"]
+    assert [claim.uid for claim in served.claims] == ["uid-z"]
+    assert sum(len(domain.claims) for domain in found.domains) == 1024
+    assert "<= 1024" in bounds["x-kubernetes-validations"][0]["rule"]
 
 
 def test_texts_do_not_change_while_nothing_does(node):
