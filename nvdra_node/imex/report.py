@@ -191,7 +191,9 @@ def _domains(snapshot: Snapshot) -> tuple[FabricDomainStatus, ...]:
         return not state.is_ready, not any(h.is_admitted for h in claims[uid][:1])
 
     found = sorted(snapshot.domains, key=rank)[:MAX_DOMAINS]
-    left = MAX_ALL_CLAIMS - len(found)  # one for each, as a domain without claims is one that was left
+    left = MAX_ALL_CLAIMS - len(
+        found
+    )  # one for each, as a domain without claims is one that was left
     domains = []
     for uid, state in found:
         named = claims[uid][: min(MAX_CLAIMS, 1 + left)]

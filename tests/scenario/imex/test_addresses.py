@@ -109,7 +109,7 @@ def test_loopback_of_an_earlier_release_is_not_reported(host):
     node = ImexNode(address="127.0.0.1")
     node.assign(a_domain())
     node.join("c1")
-    assert b"BIND_INTERFACE_IP=127.0.0.1" in node.files.read(LAYOUT.config)
+    assert b"BIND_INTERFACE_IP=127.0.0.1" in (node.files.read(LAYOUT.config) or b"")
     watch(node, host).look()
     assert status(node).addresses == ("10.0.0.2",)
     assert node.daemon.history == ["start"]
