@@ -245,7 +245,9 @@ class UnitHost:
         ``api_server``: an address where something listens on port 6443.
         """
         self.write(PROBE_PROGRAM, Path(__file__).with_name("systemd_probe.py").read_text())
-        others = [name for name in (PLUGIN, SUPERVISOR) if self.show("MainPID", name) == "0"]
+        others = [
+            name for name in (PLUGIN, SUPERVISOR, BROKER) if self.show("MainPID", name) == "0"
+        ]
         # The container around the host has these read-only; it is the unit's sandbox that is asked here.
         self._remount("rw")
         other = self.machine.popen(["setpriv", "--reuid=65534", "sleep", "60"])
@@ -321,7 +323,7 @@ _PROBED = """\
 test -e /dev/probe-disk || mknod /dev/probe-disk b 8 0
 mkdir -p /dev/nvidia-caps /var/lib/kubelet/pods/probe /etc/kubernetes
 mkdir -p -m 0700 /var/lib/nvdra/credential /var/lib/nvdra/imex/tls /var/lib/nvdra/gpu.nvidia.com
-for path in /var/lib/nvdra/credential/token /var/lib/nvdra/imex/tls/key.pem /etc/kubernetes/kubelet.conf; do
+for path in /var/lib/nvdra/credential/token /var/lib/nvdra/imex/tls/probe.pem /etc/kubernetes/kubelet.conf; do
   test -s "$path" || echo probe >"$path"
 done
 varlink=/run/systemd/io.systemd.Manager # of 257 and later

@@ -142,15 +142,21 @@ def others(probe: Callable[[str], object]) -> Probe:
     """Do something to a process of each other service of ours; fails when all of them refuse it."""
 
     def tried() -> None:
-        refusal = OSError(errno.ENOENT, "no other service runs")
-        for pid in os.listdir("/proc"):
+        refusal = OSError(errno.ENODATA, "no other service runs")
+        for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                unit = Path(f"/proc/{pid}/cgroup").read_text().rpartition("/")[2].strip()
-                if pid.isdigit() and unit.startswith("nvdra-") and unit not in OWN:
-                    probe(f"/proc/{pid}")
-                    return
-            except OSError as error:  # noqa: PERF203 - the next one may be reached
+                lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            except OSError:
+                continue
+            found = {line.rpartition("/")[2] for line in lines}
+            if not any(unit.startswith("nvdra-") for unit in found) or found & set(OWN):
+                continue
+            try:
+                probe(f"/proc/{pid}")
+            except OSError as error:
                 refusal = error
+            else:
+                return
         raise refusal
 
     return tried
@@ -209,7 +215,7 @@ REFUSED: dict[str, Probe] = {
     "change the node's token": change(_TOKEN),
     "replace the node's token": write("/var/lib/nvdra/credential/probe"),
     "open the node's token": read(_TOKEN),
-    "open the key for IMEX peers": read("/var/lib/nvdra/imex/tls/key.pem"),
+    "open the key for IMEX peers": read("/var/lib/nvdra/imex/tls/probe.pem"),
     "open the settings": read("/etc/nvdra/config.yaml"),
     "open the kubelet's directory": names(_KUBELET),
     "open the kubelet's credential": read(f"{_KUBELET}/kubeconfig"),
