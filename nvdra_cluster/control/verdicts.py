@@ -23,14 +23,17 @@ class Verdicts:
         self.refuted: dict[Pair, float] = {}
         """No claim does; and since when (monotonic)."""
         self._untold: dict[Pair, float] = {}
-        """Domains that specs of nodes do not name any more, and since when."""
+        """Domains that specs of nodes do not name any more, and since when; oldest first."""
 
     def untell(self, node: str, domain_uids: Iterable[str], now_s: float) -> None:
         """The node's spec names these domains no more. It may begin with them all the same: what it does is known
         here a moment later, or much later where a watch is behind.
         """
-        kept = {pair: at_s for pair, at_s in self._untold.items() if now_s - at_s < TOLD_S}
-        self._untold = kept | {(node, uid): now_s for uid in domain_uids}
+        for uid in domain_uids:
+            self._untold.pop((node, uid), None)
+            self._untold[node, uid] = now_s
+        while now_s - next(iter(self._untold.values()), now_s) >= TOLD_S:
+            del self._untold[next(iter(self._untold))]
 
     def was_told(self, pair: Pair, now_s: float) -> bool:
         """Whether the node's spec named the domain until a short time ago."""
