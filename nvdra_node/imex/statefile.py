@@ -42,15 +42,16 @@ class Kept(Value, kw_only=True):
 
 def encode(boot_id: str, memory: Memory, holders: Iterable[Holder], hosts: str | None) -> bytes:
     """The file's bytes."""
-    started, last_run = memory.started, memory.last_run
-    runs = {
-        "started": asdict(started) if started is not None else None,
-        "last_run": asdict(last_run) if last_run is not None else None,
-    }
-    kept = {name: getattr(memory, name) for name in _MEMORY_FIELDS}
+    started, last_run, default = memory.started, memory.last_run, Memory()
+    kept = {"started": asdict(started) if started is not None else None}
+    if last_run is not None:
+        kept["last_run"] = asdict(last_run)
+    values = {name: getattr(memory, name) for name in _MEMORY_FIELDS}
+    # Defaults are left out: an earlier release, as after a rollback, may refuse fields that it does not know.
+    kept |= {name: value for name, value in values.items() if value != getattr(default, name)}
     body = {
         "bootID": boot_id,
-        "memory": {**runs, **kept},
+        "memory": kept,
         "holders": [asdict(holder) for holder in sorted(holders)],
         "hosts": hosts,
     }

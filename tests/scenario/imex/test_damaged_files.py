@@ -136,11 +136,18 @@ class TestRollback:
     def test_unreadable_or_missing_field_costs_that_field_only(self, node, field):
         whole = json.loads(node.files.read(LAYOUT.state))
         for memory in (whole["memory"] | {field: ["later"]}, whole["memory"].copy()):
-            if memory[field] != ["later"]:
-                del memory[field]
+            if memory.get(field) != ["later"]:
+                memory.pop(field, None)
             damage(node, json.dumps(whole | {"memory": memory}).encode())
             assert node.ask(a_claim("c1", "A")).readiness.is_ready
         assert node.daemon.history == ["start"]
+
+    def test_earlier_release_reads_a_state_without_what_it_cannot_know(self, node):
+        """It refuses fields that it does not know, and takes the daemon that runs for a foreign one."""
+        memory = json.loads(node.files.read(LAYOUT.state))["memory"]
+        known = {"restarts", "failures", "last_exit", "is_held", "recovers_domain"}
+        assert memory["started"]["run"]["domain_uid"] == "A"
+        assert memory.keys() <= known | {"started"}
 
     def test_stored_spec_with_unknown_fields_and_isolation_serves_the_rest(self, node):
         body = changed(json.loads(node.files.read(SPEC_PATH)))
