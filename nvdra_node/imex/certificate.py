@@ -13,7 +13,7 @@ from pathlib import Path
 from nvdra_core import log
 from nvdra_core.api.fabric import FabricCertificate
 from nvdra_core.clock import Clock, Deadline
-from nvdra_core.errors import HostError, NvdraError
+from nvdra_core.errors import CommandError, HostError, NvdraError
 from nvdra_node.host.ports import Commands, Files
 
 _LOG = log.get(__name__)
@@ -40,19 +40,36 @@ class Certificate:
         return self._files.first_missing(paths) is None
 
     def request(self) -> str:
-        """The PEM request for a certificate; the key is made when there is none. Raises HostError or FileError."""
+        """The PEM request for a certificate; the key is made when there is none that openssl reads. Raises HostError or
+        FileError.
+        """
         self._files.make_directory(self._directory, mode=0o700)
         key, request = self._directory / "key.pem", self._directory / "request.pem"
-        known = self._files.read(request)
-        if known and self._files.read(key):
-            return known.decode()
+        if self._files.read(key) and not self._is_usable(key):
+            self._files.move(key, key.with_name("key.pem.damaged"))
         if not self._files.read(key):
+            # What was asked for or signed is of a key that is no more.
+            for stale in (request, self._directory / "cert.pem"):
+                self._files.remove(stale)
             curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
             self._files.replace(key, self._openssl("genpkey", *curve), durable=True)
+        if known := self._files.read(request):
+            return known.decode()
         # A key that is there stays: a signed certificate may be of it.
         text = self._openssl("req", "-new", "-key", str(key), "-subj", "/CN=nvdra-imex")
         self._files.replace(request, text, durable=True)
         return text.decode()
+
+    def _is_usable(self, key: Path) -> bool:
+        """Whether openssl can read the key. Raises HostError when openssl itself does not run to its end."""
+        try:
+            self._openssl("pkey", "-in", str(key), "-pubout")
+        except CommandError as error:
+            if error.returncode is None:
+                raise
+            _LOG.warning("key of IMEX peers is damaged; making a new one", error, path=str(key))
+            return False
+        return True
 
     def take(self, signed: FabricCertificate | None, changed: Callable[[], None]) -> None:
         """Keep what the controller signed; ``changed`` is called when it is another one. Never raises NvdraError."""

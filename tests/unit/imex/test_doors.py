@@ -228,6 +228,18 @@ class TestCertificate:
         self.make(tmp_path).request()
         assert (tmp_path / "tls/key.pem").read_bytes() == key
 
+    @pytest.mark.parametrize("damage", [b"\0" * 241, b"-----BEGIN PRIVATE KEY-----\nMIG"])
+    def test_damaged_key_is_set_aside_and_a_new_one_made(self, tmp_path, damage):
+        first = self.make(tmp_path).request()
+        key = tmp_path / "tls/key.pem"
+        key.write_bytes(damage)
+        (tmp_path / "tls/cert.pem").write_text("of the old key")
+        second = self.make(tmp_path).request()
+        assert second.startswith("-----BEGIN CERTIFICATE REQUEST-----") and second != first
+        assert key.with_name("key.pem.damaged").read_bytes() == damage
+        assert not (tmp_path / "tls/cert.pem").exists()
+        assert self.make(tmp_path).request() == second
+
     def test_a_certificate_that_was_half_written_is_told_once_it_is_whole(self):
         files, told = FakeFiles(), []
         certificate = Certificate(Path("/tls"), FakeCommands(FakeClock(), {}), files, FakeClock())
