@@ -64,6 +64,7 @@ class Supervisor:
         self._view: DomainView | None = None
         self._turns_begun = 0
         self._turns_done = 0
+        self._seen_at_s = doors.clock.monotonic()
         self._problem = ""
         """Why the last turn failed."""
         self._stopped = _NOTHING_SEEN
@@ -155,7 +156,7 @@ class Supervisor:
         turned = threading.Event()
         with self._lock:
             needed = self._turns_begun + 1
-            joined = self._unsure(self._look_up(claim))
+            joined = told.unsure(self._look_up(claim), self._problem)
             if not joined.refused and claim.uid not in self._holders:
                 self._holders[claim.uid] = claim
                 self._missing.discard(claim.uid)
@@ -185,7 +186,7 @@ class Supervisor:
             if claim.uid not in self._holders:
                 return told.not_ready(joined, "ClaimLeft", "the claim was released meanwhile"), True
             if self._turns_done < needed or self._is_stopping:
-                return self._unsure(joined), False
+                return told.unsure(joined, self._problem), False
             if not joined.readiness.is_ready:
                 return joined, False
             try:
@@ -194,10 +195,6 @@ class Supervisor:
                 _LOG.warning("a claim is not let in: that cannot be remembered", error)
                 return told.not_ready(joined, "StateNotWritten", str(error)), False
             return joined, True
-
-    def _unsure(self, joined: Joined) -> Joined:
-        """The answer as long as no turn that began after the question has ended. A turn that failed is the cause."""
-        return told.unsure(joined, self._problem)
 
     def leave(self, uid: str) -> None:
         """A claim holds its domain no more; fine when it never did."""
@@ -264,9 +261,12 @@ class Supervisor:
             _LOG.warning("cannot look after nvidia-imex", error)
             problem, pause_s = str(error), RETRY_S
         with self._lock:
-            self._problem = problem
+            self._problem, now_s = problem, self._doors.clock.monotonic()
             if not problem:
-                self._turns_done = self._turns_begun
+                self._turns_done, self._seen_at_s = self._turns_begun, now_s
+            elif now_s - self._seen_at_s >= told.BLIND_S:
+                situation = self._situation(Look(self._snapshot.situation.unit), ImexState.UNSET)
+                self._snapshot = told.blind(self._snapshot, situation, problem)
             waiting = tuple(self._waiting)
         for turned in waiting:
             turned.set()

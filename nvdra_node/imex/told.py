@@ -13,6 +13,9 @@ from nvdra_node.imex import readiness
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.model import Holder, Memory, Readiness, Run, Situation
 
+BLIND_S = 15.0
+"""So long after the last turn that succeeded, what it found counts no more. Less than the first report waits."""
+
 
 class Snapshot(Value, kw_only=True):
     """Everything that is known after a turn, for the status and for those who watch."""
@@ -80,6 +83,15 @@ def unsure(joined: Joined, problem: str) -> Joined:
         return joined
     text = f"it cannot be looked at: {problem}" if problem else "it is being looked at"
     return not_ready(joined, "ImexUnknown", f"whether nvidia-imex is well is not known: {text}")
+
+
+def blind(snapshot: Snapshot, situation: Situation, problem: str) -> Snapshot:
+    """The state while no turn succeeds: claims go on to be reported, as they hold their domains, and none is ready."""
+    text = f"whether nvidia-imex is well is not known: it cannot be looked at: {problem}"
+    unknown = Readiness(is_ready=False, reason="ImexUnknown", message=text)
+    held = sorted({h.domain_uid for h in situation.holders if h.domain_uid})
+    domains = tuple((uid, unknown) for uid in held)
+    return replace(snapshot, situation=situation, domains=domains)
 
 
 def not_ready(joined: Joined, reason: str, message: str) -> Joined:

@@ -11,9 +11,11 @@ import yaml
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
 from nvdra_core.value import replace
+from nvdra_node.app.imex import FIRST_LOOK_S
 from nvdra_node.imex import report
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.model import Holder
+from nvdra_node.imex.told import BLIND_S
 from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
 from tests.scenario.imex.node import CLIQUE, LAYOUT, ImexNode, a_domain, a_spec
 
@@ -143,6 +145,40 @@ def test_it_is_read_back_as_it_was_written(node):
     again = decode_part(without_nulls(body), FabricNodeStatus, where="status", strict=True)
     assert again.heartbeat_time == "2026-01-01T00:00:00Z"
     assert (again.imex, again.domains) == (told.imex, told.domains)
+
+
+class TestBlind:
+    """Turns fail: the unit broker is down, or the disk is full."""
+
+    def wait(self, node, seconds):
+        for _ in range(seconds):
+            node.clock.advance(1.0)
+            node.turn(1)
+
+    def test_domain_is_not_called_ready_for_longer_than_it_is_known(self, node):
+        node.join("c1")
+        node.daemon.die()
+        node.daemon.refuses_to = {"show"}
+        self.wait(node, 3)
+        assert status(node).domains[0].ready, "a broker that restarts is no news"
+        self.wait(node, int(BLIND_S))
+        [domain] = status(node).domains
+        assert (domain.ready, domain.reason) == (False, "ImexUnknown")
+        assert [claim.uid for claim in domain.claims] == ["c1"]
+
+    def test_claims_of_before_a_restart_are_reported(self, node):
+        """A report without them lets their domain go, and its port."""
+        node.join("c1")
+        node.daemon.refuses_to = {"show"}
+        node.restart()
+        self.wait(node, int(FIRST_LOOK_S))
+        found = status(node)
+        assert found.clique_id == CLIQUE
+        [domain] = found.domains
+        assert (domain.ready, [claim.uid for claim in domain.claims]) == (False, ["c1"])
+        node.daemon.refuses_to = set()
+        node.turn()
+        assert status(node).domains[0].ready and node.daemon.history == ["start"]
 
 
 def test_a_foreign_daemon_is_named(node):
