@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nvdra_core import __version__, log
-from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus, ImexState
+from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.gates import FeatureGates, Gate
@@ -53,9 +53,6 @@ MAX_SILENCE_S = 180.0
 """A turn that stops the daemon may take its whole TimeoutStopSec."""
 VERSION_S = 10.0
 NODE_S = 5.0
-FIRST_LOOK_S = 20.0
-"""Less than the time after which the controller takes a node for lost."""
-FIRST_VIEW_S = 4.0
 PING_S = 2.0
 
 
@@ -141,7 +138,7 @@ class Supervision:
         self._status = StatusWriter(
             client, FABRIC_NODES, settings.node_name, self._report, self.clock
         )
-        self._status.hold_first(self._unsettled_s)
+        self._status.hold_first(lambda: report.unsettled_s(self.supervisor.snapshot))
         self._peers = PeerWatch(self._ctl, self.clock, self.supervisor, self._status.changed)
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
         self._server = SocketServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
@@ -234,14 +231,6 @@ class Supervision:
         self.supervisor.set_spec(spec, generation)
         if is_there_now:
             self._status.retry()
-
-    def _unsettled_s(self) -> float:
-        """How long the first report may wait: an empty one would make a domain that runs NotReady for a moment."""
-        snapshot = self.supervisor.snapshot
-        if not snapshot.is_seen:
-            return FIRST_LOOK_S
-        is_connected = snapshot.run is not None and snapshot.situation.imex is ImexState.READY
-        return FIRST_VIEW_S if is_connected and snapshot.view is None else 0.0
 
     def _report(self) -> tuple[FabricNodeStatus, float]:
         """What the status shall say, and how often at least."""

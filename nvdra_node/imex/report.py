@@ -17,6 +17,7 @@ from nvdra_core.api.fabric import (
     FabricClaim,
     FabricDomainStatus,
     FabricNodeStatus,
+    FabricState,
     ImexIncarnation,
     ImexState,
     ImexStatus,
@@ -33,6 +34,9 @@ MAX_DOMAINS = 256
 MAX_CLAIMS = 256
 """Of one domain. Here and in the next one: as the schema of FabricNodes has it, which else refuses the whole status."""
 MAX_ALL_CLAIMS = 1024
+FIRST_LOOK_S = 20.0
+"""Less than the time after which the controller takes a node for lost."""
+FIRST_VIEW_S = 4.0
 
 
 class Machine(Value, kw_only=True):
@@ -63,6 +67,15 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
         domains=_domains(snapshot),
         observed_generation=snapshot.generation,
     )
+
+
+def unsettled_s(snapshot: Snapshot) -> float:
+    """How long the first report may wait: an empty one would make a domain that runs NotReady for a moment."""
+    has_fabric = snapshot.situation.fabric.state is not FabricState.UNSET
+    if not snapshot.is_seen or (snapshot.run is not None and not has_fabric):
+        return FIRST_LOOK_S
+    is_connected = snapshot.run is not None and snapshot.situation.imex is ImexState.READY
+    return FIRST_VIEW_S if is_connected and snapshot.view is None else 0.0
 
 
 def is_urgent(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:

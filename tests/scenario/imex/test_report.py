@@ -11,13 +11,12 @@ import yaml
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
 from nvdra_core.value import replace
-from nvdra_node.app.imex import FIRST_LOOK_S
 from nvdra_node.imex import report
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.model import Holder
 from nvdra_node.imex.told import BLIND_S
 from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
-from tests.scenario.imex.node import CLIQUE, LAYOUT, ImexNode, a_domain, a_spec
+from tests.scenario.imex.node import CLIQUE, FABRIC, LAYOUT, ImexNode, a_domain, a_spec
 
 CRDS = Path(__file__).resolve().parents[3] / "charts" / "nvdra" / "crds"
 MACHINE = report.Machine(boot_id="boot-1", imex_version="580", channel_count=2048)
@@ -147,6 +146,26 @@ def test_it_is_read_back_as_it_was_written(node):
     assert (again.imex, again.domains) == (told.imex, told.domains)
 
 
+def test_first_report_of_a_running_domain_waits_for_its_fabric(node):
+    """NVML takes seconds, and a report without the clique makes the domain NotReady."""
+    node.join("c1")
+    node.start()
+    node.turn()
+    node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
+    assert node.supervisor.snapshot.run is not None and not status(node).clique_id
+    assert report.unsettled_s(node.supervisor.snapshot) == report.FIRST_LOOK_S
+    node.supervisor.set_fabric(FABRIC)
+    node.turn()
+    assert status(node).domains[0].ready and not report.unsettled_s(node.supervisor.snapshot)
+
+
+def test_first_report_of_an_idle_node_waits_for_no_fabric():
+    node = ImexNode()
+    node.start()
+    node.turn()
+    assert not report.unsettled_s(node.supervisor.snapshot)
+
+
 class TestBlind:
     """Turns fail: the unit broker is down, or the disk is full."""
 
@@ -171,7 +190,7 @@ class TestBlind:
         node.join("c1")
         node.daemon.refuses_to = {"show"}
         node.restart()
-        self.wait(node, int(FIRST_LOOK_S))
+        self.wait(node, int(report.FIRST_LOOK_S))
         found = status(node)
         assert found.clique_id == CLIQUE
         [domain] = found.domains
