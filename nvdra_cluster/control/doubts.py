@@ -37,6 +37,8 @@ NODE_READS_PER_S = 2.0
 POLL_S = 1.0
 API_PAUSE_S = 5.0
 """After a read that was not answered."""
+UNREAD_PAUSE_S = 15.0
+"""So much longer the report of that claim waits: it may be the claim that cannot be read."""
 
 
 @dataclass(slots=True)
@@ -150,6 +152,7 @@ class Doubts:
             except ApiError as error:
                 _LOG.info("cannot read a claim that a node reports", v=2, node=pair[0], error=error)
                 self._pause_until_s = self._clock.monotonic() + API_PAUSE_S
+                case.again_s = self._pause_until_s + UNREAD_PAUSE_S  # the others come first
                 return PASS_LIMIT
             if is_true:
                 self._settle(pair, case, is_true=True)
