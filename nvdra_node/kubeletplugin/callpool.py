@@ -10,6 +10,7 @@ however many wait, other kinds of calls find a thread.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
@@ -102,8 +103,10 @@ class CallPool:
         """Take no more calls and drop those that wait; threads end after the calls that they carry out."""
         with self._lock:
             self._is_closed = True
-            while not self._queue.empty():
-                self._queue.get()
+            # Threads take calls without the lock: what is there now can be gone a moment later.
+            with contextlib.suppress(Empty):
+                while True:
+                    self._queue.get_nowait()
             for _ in range(self._threads):
                 self._queue.put(None)
 

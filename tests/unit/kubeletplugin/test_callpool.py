@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -176,3 +178,24 @@ def test_call_waits_for_a_thread_when_no_new_one_starts(pool: CallPool) -> None:
     assert not done.wait(0.1)
     let_go.set()
     assert done.wait(WAIT_S)
+
+
+def test_end_while_a_thread_takes_a_call_does_not_block() -> None:
+    has_ended = threading.Event()
+
+    def pause(frame: object, event: str, arg: object) -> None:
+        if event == "c_return":  # other threads run after each step of this one
+            time.sleep(0.002)
+
+    def end_often() -> None:
+        for _ in range(20):
+            pool = CallPool(1, "call")
+            assert end_of(pool.submit(int)).wait(WAIT_S)
+            pool.submit(int)
+            sys.setprofile(pause)
+            pool.close()
+            sys.setprofile(None)
+        has_ended.set()
+
+    threading.Thread(target=end_often, daemon=True).start()
+    assert has_ended.wait(WAIT_S)
