@@ -6,6 +6,7 @@ is over: until then a claim that need not exist is asked for every few seconds. 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from nvdra_core.clock import Clock, Deadline
@@ -26,11 +27,15 @@ class ClaimRights:
         self._claims = claims
         self._report = report
         self._clock = clock
+        self._lock = threading.Lock()
+        """A refusal that is reported after the end of an earlier one would last: nothing asks whether it is over."""
         self._is_refused = False
 
     def failed(self, error: ApiError) -> None:
         """A prepare ended with this error."""
-        if is_refusal(error):
+        if not is_refusal(error):
+            return
+        with self._lock:
             self._is_refused = True
             self._report(
                 f"the API server lets this node read no ResourceClaim ({error.status}): renew its credential, or"
@@ -46,8 +51,9 @@ class ClaimRights:
         except ApiError as error:
             if is_refusal(error) or error.status not in (403, 404):
                 return
-        self._is_refused = False
-        self._report("")
+        with self._lock:
+            self._is_refused = False
+            self._report("")
 
 
 def is_refusal(error: ApiError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -73,3 +74,26 @@ def test_refusal_lasts_until_a_probe_is_answered(
     assert reports[1:] == [""]
     rights.probe()
     assert api.asked == 4
+
+
+def test_refusal_reported_beside_a_passed_probe_is_probed_again(api: Api) -> None:
+    cause = ""
+    is_reporting, has_probed = threading.Event(), threading.Event()
+
+    def report(text: str) -> None:
+        nonlocal cause
+        if text and cause:  # the second refusal is held up on its way
+            is_reporting.set()
+            has_probed.wait(0.2)
+        cause = text
+
+    rights = ClaimRights(api, report, FakeClock())
+    rights.failed(NO_RIGHT)
+    second = threading.Thread(target=rights.failed, args=(NO_RIGHT,))
+    second.start()
+    assert is_reporting.wait(10.0)
+    rights.probe()
+    has_probed.set()
+    second.join(10.0)
+    rights.probe()
+    assert cause == ""
