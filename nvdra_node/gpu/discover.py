@@ -224,7 +224,10 @@ def _unusable(looking: _Looking, facts: Mapping[str, Any]) -> str:
     if looking.limits.fabric and (why := causes.without_fabric(facts)):
         return why
     minor = facts.get("minor", -1)
-    return causes.wrong_node(minor, looking.host.sysfs.device_node(causes.node_path(minor)))
+    try:
+        return causes.wrong_node(minor, looking.host.sysfs.device_node(causes.node_path(minor)))
+    except FileError as error:
+        return str(error)
 
 
 def _gpu(looking: _Looking, index: int, facts: Mapping[str, Any]) -> Gpu:

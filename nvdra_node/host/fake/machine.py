@@ -113,6 +113,8 @@ class FakeMachine:
         self.boot_id = "11111111-2222-4333-8444-555555555555"
         self.nodes: dict[str, NodeStat | None] = {}
         """Device nodes by path, beside and instead of those of GPUs; None: missing."""
+        self.unreadable_nodes: set[str] = set()
+        """Paths of device nodes that cannot be looked at."""
         self.char_majors = {"nvidia": MAJOR_NVIDIA, "nvidia-caps": 235}
         self.xids: list[tuple[str, int]] = []
         """Critical XIDs that nobody has fetched yet: (GPU UUID, number)."""

@@ -50,6 +50,8 @@ class FakeSysfs:
     def device_node(self, path: str | Path) -> NodeStat | None:
         """See ports.Sysfs."""
         with self._machine.lock:
+            if str(path) in self._machine.unreadable_nodes:
+                raise FileError(f"cannot look at {path}: Permission denied", path=str(path))
             if str(path) in self._machine.nodes:
                 return self._machine.nodes[str(path)]
             if self._machine.version is None:

@@ -345,3 +345,11 @@ def test_sick_gpu_keeps_no_number_of_an_earlier_driver() -> None:
     assert gpu.state is GpuState.FAILED and gpu.product_name
     assert (gpu.minor, gpu.driver_instance) == (1, "580.65.06@2")
     assert gpu.drm == ("card2", "renderD129")
+
+
+def test_unreadable_device_node_fails_its_gpu_alone() -> None:
+    world = World(3)
+    world.machine.unreadable_nodes.add("/dev/nvidia1")
+    world.look()
+    assert world.sick() == {"gpu-1": GpuState.FAILED}
+    assert "Permission denied" in world.inventory.devices[1].message
