@@ -135,6 +135,7 @@ class CommonEdits:
         deadline = Deadline(_GENERATE_S, self._clock)
         try:
             self._current(deadline)
+            self._check_new_hook(deadline)
         except NvdraError as error:
             self._warn("driver files not listed", error)
             return str(error)
@@ -152,9 +153,18 @@ class CommonEdits:
             self._said = str(error)
             _log.warning(what, error)
 
+    def _is_of_toolkit(self, entry: _Entry | None) -> bool:
+        """Whether the edits were made with the programs that are installed now."""
+        return entry is None or entry.key == self._key(entry.key.driver_version)
+
+    def _check_new_hook(self, deadline: Deadline) -> None:
+        """An upgraded hook runs in containers at once, whatever listed the files. Raises HostError."""
+        if not self._is_of_toolkit(self._entry):
+            programs.run_hook(self._toolkit, self._commands, deadline)
+
     def _renew_for_toolkit(self, deadline: Deadline) -> None:
         entry = self._entry
-        if entry is None or entry.key == self._key(entry.key.driver_version):
+        if entry is None or self._is_of_toolkit(entry):
             return
         with self._making:
             self._entry = self._make(self._key(entry.key.driver_version), deadline)

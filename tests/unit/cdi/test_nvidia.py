@@ -261,6 +261,15 @@ def test_broken_new_toolkit_does_not_block_what_the_old_one_listed(node):
     assert "install nvidia-container-toolkit-base" in node.common.warm_up()
 
 
+def test_new_hook_that_cannot_run_blocks_claims_until_it_can(node):
+    assert node.common.warm_up() == ""
+    node.files.put(HOOK, b"newer")
+    node.hook_status = 126
+    assert f"{HOOK} cannot be executed" in node.common.warm_up()
+    node.hook_status = 0
+    assert node.common.warm_up() == ""
+
+
 def test_a_failed_prepare_tells_at_once(node):
     told = []
     node.common.on_failure(lambda: told.append(1))
