@@ -77,13 +77,17 @@ class Effects:
         """UUIDs of the GPUs that owe something. Raises FileError."""
         return self._owed.uuids()
 
-    def settle(self, uuid: str, deadline: Deadline) -> None:
-        """Reset what a GPU owes; nothing when it owes nothing. Raises NvmlError, CommandError, DeadlineError,
+    def settle(self, uuid: str, deadline: Deadline, *, is_asked: bool) -> None:
+        """Reset what a GPU owes; nothing when it owes nothing. ``is_asked`` False: the GPU is known not to answer, or
+        not on this node any more, and only a void debt is removed. Raises NvmlError, CommandError, DeadlineError,
         FileError."""
         debt = self._owed.get(uuid)
         if debt is None:
             return
-        if not self._is_void(debt):
+        is_void = self._is_void(debt)
+        if not is_void and not is_asked:
+            return
+        if not is_void:
             self._restore(uuid, debt.compute_mode, deadline)
             _log.info("time slice reset, which an ended claim had left", gpu=uuid)
         self._owed.remove(uuid)

@@ -103,10 +103,8 @@ class GpuDriver:
         settled once it answers."""
         for hold in holds:
             uuid = hold.removeprefix(HOLD_PREFIX)
-            if not self._can_answer(uuid):
-                continue
             try:
-                self._effects.settle(uuid, deadline)
+                self._effects.settle(uuid, deadline, is_asked=self._can_answer(uuid))
             except (HostError, NotReadyError) as error:
                 raise HostError(
                     f"GPU {uuid} has the time slice of a claim that ended, and it cannot be reset: {error}; it is tried"

@@ -168,6 +168,18 @@ class TestBackground:
         assert owed_files(node) == [] and smi_runs(node) == runs
         assert settings(node) == (0, 0)
 
+    @pytest.mark.parametrize("sickness", ["lose", "remove"])
+    def test_debt_of_gpu_that_never_answers_ends_with_the_boot(
+        self, node: GpuNode, sickness: str
+    ) -> None:
+        owe(node)
+        node.machine.reboot()
+        getattr(node.machine, sickness)(0)
+        node.restart()
+        node.look()
+        assert node.transaction.settle(5.0)
+        assert owed_files(node) == []
+
     def test_gpu_with_another_claims_slice_is_left_alone(self, node: GpuNode) -> None:
         debt = Debt(
             uuid=node.uuid(0),
