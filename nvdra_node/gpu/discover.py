@@ -3,8 +3,7 @@
 Called by ``watch`` at the start, periodically and when something changed. A GPU that does not answer at once is left to
 its call, which goes on: the others are read meanwhile, and the next look takes the answer. The first use of a GPU
 without persistence mode takes seconds, so a late answer is no fault. What was known of a GPU that now fails is kept,
-with the state that says so. Never raises for what a GPU or the driver does: a machine without a driver is an empty
-inventory, what could not be read is a note.
+with the state that says so. Never raises for what a GPU or the driver does: what could not be read is a note.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def discover(
         return _no_driver(host.sysfs.why_no_driver())
     limits = limits or Limits()
     try:
-        system = host.nvml.call("system", Deadline(limits.open_s, clock))
+        system = _system(host, Deadline(limits.open_s, clock))
     except (HostError, DeadlineError) as error:
         return _without_nvml(before, loaded, error)
     looking = _Looking(host, clock, limits, before, system, instance)
@@ -131,6 +130,16 @@ def discover(
         del looking.slow[index]
         _ask(looking, index, limit.remaining_s())
     return _conclude(looking, set(skip))
+
+
+def _system(host: Host, deadline: Deadline) -> Any:
+    """Asked again when its process was killed, which is no fault of a GPU. Raises HostError, DeadlineError."""
+    try:
+        return host.nvml.call("system", deadline)
+    except NvmlError as error:
+        if error.code != -1 or isinstance(error, NvmlHungError):
+            raise
+        return host.nvml.call("system", deadline)
 
 
 def _no_driver(note: str) -> Look:

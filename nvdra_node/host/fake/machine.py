@@ -121,6 +121,8 @@ class FakeMachine:
         self.is_wsl = False
         self.stuck = 0
         """NVML processes that cannot be killed."""
+        self.nvml_deaths = 0
+        """So many of the next NVML calls find their process ended."""
         self.calls: list[tuple[str, dict[str, object]]] = []
         """Every NVML operation so far, with its arguments: to see that a machine was left alone."""
 

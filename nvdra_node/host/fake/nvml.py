@@ -84,6 +84,10 @@ class FakeNvml:
         machine = self._machine
         with machine.lock:
             machine.calls.append((operation, arguments))
+            if machine.nvml_deaths:
+                machine.nvml_deaths -= 1
+                text = f"nvml {operation}: its process ended (exit status -9)"
+                raise NvmlError(text, function=operation, code=-1)
             if machine.version is None:
                 raise _error(operation, "nvmlInitWithFlags", DRIVER_NOT_LOADED)
             function = self._operations.get(operation)

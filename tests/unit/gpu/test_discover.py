@@ -353,3 +353,12 @@ def test_unreadable_device_node_fails_its_gpu_alone() -> None:
     world.look()
     assert world.sick() == {"gpu-1": GpuState.FAILED}
     assert "Permission denied" in world.inventory.devices[1].message
+
+
+@pytest.mark.parametrize(("deaths", "sick"), [(1, 0), (2, 3)])
+def test_killed_nvml_process_fails_gpus_only_if_the_next_dies(deaths: int, sick: int) -> None:
+    world = World(3)
+    world.look()
+    world.machine.nvml_deaths = deaths
+    world.look()
+    assert len(world.sick()) == sick
