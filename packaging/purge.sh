@@ -60,7 +60,9 @@ remove_peers() {
 # The record says how NVIDIA's own unit was before a rollout masked it: name, UnitFileState, ActiveState.
 restore_vendor_unit() {
     [ -r "$state/vendor-imex" ] || return 0
-    read -r unit enabled active <"$state/vendor-imex" || :
+    unit=$(cut -d ' ' -f 1 "$state/vendor-imex")
+    enabled=$(cut -d ' ' -f 2 "$state/vendor-imex")
+    active=$(cut -d ' ' -f 3 "$state/vendor-imex")
     systemctl unmask "$unit" || echo "nvdra: $unit is still masked; run: systemctl unmask $unit" >&2
     if [ "$enabled" = enabled ]; then
         systemctl enable "$unit" || echo "nvdra: $unit is not enabled; run: systemctl enable $unit" >&2
