@@ -258,7 +258,8 @@ def test_cdi_files_go_elsewhere_with_the_drop_in_that_is_documented(
     try:
         node.wait_registered_anew()
         pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
-        bed.wait_running(pods.place, "pod")
+        # A kubelet that has just seen several instances come and go may refuse once, and syncs a pod every 60 to 90 s.
+        bed.wait_running(pods.place, "pod", timeout_s=150)
         assert len(node.files("/etc/cdi/*")) == 1
         assert node.files("/run/cdi/*") == []
         pods.delete("pod")
