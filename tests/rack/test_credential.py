@@ -147,8 +147,8 @@ def test_a_node_made_anew_gets_a_new_token_by_the_next_rollout(working: Operator
     wait_for("refused", lambda: credential.problems(working.rack, HOST), PATIENCE_S, every_s=1)
     done = working.site()
     assert done.status == 0, done.text
-    assert working.works()
     working.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)
+    assert working.works()
     working.make_old()
 
 
