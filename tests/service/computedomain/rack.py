@@ -39,12 +39,16 @@ NETWORK = ("fd00:8::", "127.0.8.")
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+    """Call ``condition`` until it returns something true, and return that. A part of an object that is not there yet is
+    waited for as well."""
     end = time.monotonic() + timeout_s
-    while not (found := condition()):
+    while True:
+        with contextlib.suppress(LookupError):
+            if found := condition():
+                return found
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(0.05)
-    return found
 
 
 class Tray:
@@ -190,7 +194,10 @@ class Tray:
         os.kill(wait_for(lambda: self.imex().get("pid"), "nvidia-imex runs"), signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.rack.get(self.name).get("status") or {}
+        """The last report. The first one comes a moment after the first claim is answered."""
+        status: dict[str, Any] = wait_for(
+            lambda: self.rack.get(self.name).get("status"), f"a report of {self.name}"
+        )
         return status
 
     def log(self, service: str) -> str:
