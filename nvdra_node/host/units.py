@@ -6,6 +6,7 @@ JSON, one line in answer. ``host.systemctl`` implements the same protocol with s
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Sequence
@@ -114,7 +115,9 @@ class BrokerUnits:
         with socket.socket(socket.AF_UNIX) as connection:
             _limit(connection, deadline)
             connection.connect(str(self._path))
-            connection.sendall(request)
+            # A broker that refuses a connection answers without reading it: its reason is read below.
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(request)
             reply = b""
             while not reply.endswith(b"\n") and len(reply) <= MAX_REPLY_BYTES:
                 _limit(connection, deadline)
