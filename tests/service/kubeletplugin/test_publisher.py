@@ -270,8 +270,7 @@ def test_a_node_that_is_made_anew_owns_the_slices() -> None:
 def test_a_node_that_does_not_exist_yet_is_waited_for() -> None:
     with a_world(device(0), node=False) as world:
         world.start()
-        until(lambda: world.outcomes.seen)
-        assert "not found" in world.publisher.published().error
+        until(lambda: "not found" in world.publisher.published().error)
         add_node(world.server)
         until(world.slices)
         until(lambda: world.publisher.published().error == "")
