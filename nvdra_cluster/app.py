@@ -21,14 +21,15 @@ from nvdra_cluster.control.watching import Watching
 from nvdra_cluster.control.writer import Writer
 from nvdra_cluster.decide.nodespecs import Certify, no_certificates
 from nvdra_cluster.settings import ControllerSettings
-from nvdra_core import __version__, endpoint, log
-from nvdra_core.clock import Clock, Deadline
+from nvdra_core import __version__
 from nvdra_core.kube.client import Client
-from nvdra_core.metrics import Registry
-from nvdra_core.pluginmetrics import add_process_metrics
-from nvdra_core.service import Part, Service
-from nvdra_core.systemd import Notifier
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import endpoint, log
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.pluginmetrics import add_process_metrics
+from nvdra_core.runtime.service import Part, Service
+from nvdra_core.runtime.systemd import Notifier
+from nvdra_core.runtime.workers import Workers
 
 _LOG = log.get(__name__)
 SYNC_POLL_S = 0.5
@@ -45,11 +46,11 @@ class _Part:
     end: Callable[[], object]
 
     def start(self) -> None:
-        """See nvdra_core.service.Part."""
+        """See nvdra_core.runtime.service.Part."""
         self.begin()
 
     def stop(self, deadline: Deadline) -> None:
-        """See nvdra_core.service.Part."""
+        """See nvdra_core.runtime.service.Part."""
         self.end()
 
 

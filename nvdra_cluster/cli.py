@@ -23,15 +23,16 @@ from nvdra_cluster.settings import (
     LeaseTimes,
     PortRange,
 )
-from nvdra_core import __version__, log
+from nvdra_core import __version__
 from nvdra_core.api import Isolation
-from nvdra_core.clock import SystemClock
 from nvdra_core.errors import ConfigError, NvdraError
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
-from nvdra_core.systemd import Notifier
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import SystemClock
+from nvdra_core.runtime.systemd import Notifier
+from nvdra_core.runtime.workers import Workers
 
 ChoiceT = TypeVar("ChoiceT", ImexMode, Isolation)
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nvdra_core import lean
 from nvdra_core.errors import ConfigError, NvdraError
+from nvdra_core.runtime import lean
 from nvdra_node import config
 from nvdra_node.config.leanargs import argparse
 
@@ -65,9 +65,9 @@ def _run(command: str, settings: config.NodeConfig) -> int:
 
         return gpu.withdraw(settings)
     with lean.importing():
-        from nvdra_node.app import firstlook
+        from nvdra_node.app import startup
 
-    with firstlook.begun(settings, system) as look:
+    with startup.begun(settings, system) as look:
         with lean.importing():  # while the look goes on: neither waits for the other
             from nvdra_node.app import gpu
 
@@ -75,11 +75,11 @@ def _run(command: str, settings: config.NodeConfig) -> int:
 
 
 def _check(settings: config.NodeConfig) -> int:
-    from nvdra_node.app import gpu, surroundings
+    from nvdra_node.app import dependencies, gpu
 
     gpu.parse_gates(settings)
-    settings = surroundings.checked(settings)
-    for warning in surroundings.warnings(settings):
+    settings = dependencies.checked(settings)
+    for warning in dependencies.warnings(settings):
         print(f"nvdra-node: {warning}", file=sys.stderr)
     width = max(len(key) for key in settings.sources)
     for key, value in config.describe(settings).items():

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.cluster import build, programs
-from tests.cluster.errors import ClusterError
+from tests.beds.cluster import build, programs
+from tests.beds.cluster.errors import ClusterError
 from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, WaitError, wait_for
 

@@ -191,7 +191,7 @@ def test_steps() -> list[Step]:
     why_not = cluster_obstacle()
     return [
         Step("the cluster's programs (20 minutes on a fresh machine)", 5,
-             tool("python", "-m", "tests.cluster", "build"), why_not),
+             tool("python", "-m", "tests.beds.cluster", "build"), why_not),
         *check_steps(),
         Step("real Kubernetes", 1400,
              pytest("-m", "cluster and not packages", "--timeout", "900"), why_not),
@@ -203,7 +203,7 @@ def test_steps() -> list[Step]:
 
 def cluster_obstacle() -> str | None:
     """Why this machine cannot run the cluster; None when it can."""
-    program = "from tests.cluster import capability; print(capability.why_not() or '', end='')"
+    program = "from tests.beds.cluster import capability; print(capability.why_not() or '', end='')"
     done = subprocess.run(
         tool("python", "-c", program), cwd=TOP, env=environment(), stdout=subprocess.PIPE, text=True
     )

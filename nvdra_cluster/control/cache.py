@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from nvdra_cluster.control import index
-from nvdra_cluster.control.cooling import Cooling
 from nvdra_cluster.control.index import Multimap, SharedLists, Versioned, is_another
+from nvdra_cluster.control.reuse_delay import Cooling
 from nvdra_cluster.control.verdicts import Verdicts
 from nvdra_cluster.decide import slots
 from nvdra_cluster.decide.model import (

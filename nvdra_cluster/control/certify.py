@@ -21,13 +21,13 @@ from msgspec.structs import replace
 from nvdra_cluster.control import certs
 from nvdra_cluster.control.certs import Authority, BadRequestError
 from nvdra_cluster.decide.model import FabricView
-from nvdra_core import log
 from nvdra_core.api import FabricCertificate, FabricNodeSpec
 from nvdra_core.api.fabric import slot_name
-from nvdra_core.clock import Clock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject, Resource
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock
 
 _LOG = log.get(__name__)
 SECRETS = Resource("", "v1", "secrets")

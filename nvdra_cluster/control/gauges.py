@@ -8,7 +8,7 @@ from collections.abc import Callable
 from nvdra_cluster.control.cache import Cache
 from nvdra_cluster.control.nodeloss import parse_time
 from nvdra_core.api import ComputeDomainState
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 
 
 def add(

@@ -9,8 +9,8 @@ from nvdra_cluster.control.cache import Cache
 from nvdra_cluster.control.nodeloss import Heartbeats
 from nvdra_cluster.control.pacing import ChangePacer
 from nvdra_cluster.decide.model import FabricView
-from nvdra_core.clock import Clock
 from nvdra_core.kube.resources import JsonObject
+from nvdra_core.runtime.clock import Clock
 
 
 @dataclass(slots=True, kw_only=True)

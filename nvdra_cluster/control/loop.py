@@ -13,23 +13,23 @@ from dataclasses import dataclass, field, replace
 
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache, Key, What
-from nvdra_cluster.control.doubts import Doubts
 from nvdra_cluster.control.intake import FabricIntake
 from nvdra_cluster.control.losses import LossDetector
 from nvdra_cluster.control.nodeloss import Heartbeats, format_time
 from nvdra_cluster.control.recheck import Recheck
 from nvdra_cluster.control.reconcile import Group, Now, Reconciler
+from nvdra_cluster.control.report_verifier import Doubts
 from nvdra_cluster.control.schemas import Schemas
 from nvdra_cluster.control.writer import Outcome, Writer
 from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView, Problem
 from nvdra_cluster.decide.writes import TEMPLATES, Create, Delete, Merge, Write
-from nvdra_core import log
-from nvdra_core.clock import Clock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject
 from nvdra_core.kube.retry import Backoff
-from nvdra_core.workers import Heartbeat
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock
+from nvdra_core.runtime.workers import Heartbeat
 
 _LOG = log.get(__name__)
 BATCH = 400

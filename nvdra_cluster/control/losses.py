@@ -13,11 +13,11 @@ from nvdra_cluster.control.cache import Cache
 from nvdra_cluster.control.nodeloss import Heartbeats
 from nvdra_cluster.decide.model import FabricView
 from nvdra_cluster.decide.writes import FABRIC_NODES
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 
 _LOG = log.get(__name__)
 ASK_TIMEOUT_S = 3.0

@@ -14,10 +14,10 @@ from nvdra_cluster.control.cache import Cache
 from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView
 from nvdra_cluster.decide.writes import FABRIC_NODES
 from nvdra_core.api.fabric import domain_named
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, JsonObject, Selector
+from nvdra_core.runtime.clock import Clock, Deadline
 
 ASK_TIMEOUT_S = 3.0
 REPORTS_TIMEOUT_S = 30.0

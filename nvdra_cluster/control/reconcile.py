@@ -36,9 +36,9 @@ from nvdra_cluster.decide.numbers import Numbers, name_of
 from nvdra_cluster.decide.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import DOMAINS, Write
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings, ImexMode
-from nvdra_core import log
 from nvdra_core.api import ComputeDomainAssignment, FabricDomain, Isolation
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime import log
+from nvdra_core.runtime.metrics import Registry
 
 _LOG = log.get(__name__)
 

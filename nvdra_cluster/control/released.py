@@ -10,11 +10,11 @@ from __future__ import annotations
 from nvdra_cluster.control.nodeloss import parse_time
 from nvdra_cluster.decide.numbers import COOLING_S
 from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Merge, Write
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 
 _LOG = log.get(__name__)
 NAME = "nvdra-imex-released"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nvdra_cluster.decide.writes import Merge, Write
-from nvdra_core import log
 from nvdra_core.kube.resources import JsonObject
+from nvdra_core.runtime import log
 
 _LOG = log.get(__name__)
 

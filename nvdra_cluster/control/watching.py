@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nvdra_cluster.control import wire
-from nvdra_core import log
-from nvdra_core.clock import Clock
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.client import Client, query
 from nvdra_core.kube.errors import RelistError
 from nvdra_core.kube.resources import EVERYTHING, JsonObject, Resource, Selector
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.watch import Watch, watch
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock
 
 _LOG = log.get(__name__)
 PAGE_SIZE = 500

@@ -27,7 +27,6 @@ from nvdra_cluster.decide.model import (
     NodeView,
     TemplateView,
 )
-from nvdra_core import log
 from nvdra_core.api import (
     COMPUTE_DOMAIN_DRIVER,
     ComputeDomainClique,
@@ -41,6 +40,7 @@ from nvdra_core.api import (
 )
 from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.errors import InvalidConfigError
+from nvdra_core.runtime import log
 
 _LOG = log.get(__name__)
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"

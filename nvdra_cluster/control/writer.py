@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from nvdra_cluster.control.eventbook import EventBook
+from nvdra_cluster.control.event_correlator import EventBook
 from nvdra_cluster.control.reconcile import Group
 from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Delete, Merge, Write
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject, Preconditions, WriteOptions
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.metrics import Registry
 
 _LOG = log.get(__name__)
 MANAGER = "nvdra-controller"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from urllib.parse import quote, urlencode
 
-from nvdra_core.clock import Clock, Deadline, SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.errors import TransportError
@@ -25,6 +24,7 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from nvdra_core.kube.transport import Request, Transport, TransportSettings
+from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 
 PAGE_SIZE = 500
 LIST_RESTARTS = 3

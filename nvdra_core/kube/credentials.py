@@ -15,9 +15,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from nvdra_core.clock import Clock
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube.config import KubeConfig
+from nvdra_core.runtime.clock import Clock
 from nvdra_core.value import Value, field
 
 CHECK_INTERVAL_S = 1.0

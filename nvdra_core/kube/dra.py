@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import resourceapi
 from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE, Client
@@ -30,6 +29,7 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from nvdra_core.kube.watch import Follow, Watch
+from nvdra_core.runtime.clock import Deadline
 
 RECHECK_S = 1800.0
 

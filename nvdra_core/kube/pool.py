@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable
 from urllib.parse import SplitResult
 
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.credentials import Credentials, CredentialSource
 from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.proxy import Proxy
 from nvdra_core.kube.wire import Connection
+from nvdra_core.runtime.clock import Clock, Deadline
 
 MAX_CONNECTIONS = 16
 MAX_IDLE = 8

@@ -10,7 +10,6 @@ import logging
 import threading
 
 from nvdra_core import __version__
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import proxy as proxies
 from nvdra_core.kube.config import KubeConfig
@@ -20,6 +19,7 @@ from nvdra_core.kube.pool import Pool
 from nvdra_core.kube.proxy import ProxySettings
 from nvdra_core.kube.retry import Backoff, is_retryable, parse_retry_after
 from nvdra_core.kube.wire import Connection, Head
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.value import Value, field
 
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client, query
 from nvdra_core.kube.errors import ClosedError, RelistError, TransportError
@@ -30,6 +29,7 @@ from nvdra_core.kube.resources import (
 from nvdra_core.kube.retry import BROKEN_STATUSES, BUSY_STATUSES, jitter
 from nvdra_core.kube.transport import Request
 from nvdra_core.kube.wire import BODY_LIMIT, Connection
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value
 
 TIMEOUT_S = 240.0

@@ -12,8 +12,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from nvdra_core.clock import Deadline
 from nvdra_core.kube.errors import TransportError
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value
 
 HEAD_LIMIT = 64 * 1024

@@ -9,12 +9,12 @@ import os
 import socket
 from pathlib import Path
 
-from nvdra_core import log
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError, HostError
-from nvdra_core.service import Service
-from nvdra_core.systemd import Notifier
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.service import Service
+from nvdra_core.runtime.systemd import Notifier
+from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvdra_core.clock import Clock, Deadline
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.workers import Workers
 from nvdra_node.computedomain.model import CHANNEL_CLASS
 from nvdra_node.host.ports import Sysfs
 
@@ -17,7 +17,7 @@ POLL_S = 5.0
 
 
 class ChannelNumbersPart:
-    """See the module, and nvdra_core.service.Part."""
+    """See the module, and nvdra_core.runtime.service.Part."""
 
     name = "channel-numbers"
 

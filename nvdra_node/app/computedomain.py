@@ -5,19 +5,19 @@ It looks at no GPU and starts no daemon: what the node is and how its IMEX fares
 
 from __future__ import annotations
 
-from nvdra_core import log
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.service import Service
-from nvdra_core.systemd import Notifier
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.service import Service
+from nvdra_core.runtime.systemd import Notifier
+from nvdra_core.runtime.workers import Workers
 from nvdra_core.value import replace
-from nvdra_core.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.channelnumbers import ChannelNumbersPart
+from nvdra_node.app.dependencies import open_client, roots_of, with_node_name
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
-from nvdra_node.app.surroundings import open_client, roots_of, with_node_name
 from nvdra_node.cdi.spec import Common
 from nvdra_node.computedomain.driver import ComputeDomainDriver
 from nvdra_node.computedomain.label import CliqueLabel

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from nvdra_core.clock import Clock, Deadline
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.workers import Workers
 
 CHECK_S = 10.0
 """How soon a file that is gone is noticed; a check costs one stat of each of some 50 files."""
@@ -39,7 +39,7 @@ class Lister(Protocol):
 
 
 class DriverFilesPart:
-    """See the module, and nvdra_core.service.Part."""
+    """See the module, and nvdra_core.runtime.service.Part."""
 
     name = "driver-files"
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from nvdra_core import log, systemd
+from nvdra_core.runtime import log, systemd
 from nvdra_core.value import Value
 
 

@@ -6,14 +6,14 @@ import collections
 from collections.abc import Callable
 from typing import Protocol
 
-from nvdra_core.metrics import Counter, Registry
-from nvdra_core.pluginmetrics import PluginMetrics
+from nvdra_core.runtime.metrics import Counter, Registry
+from nvdra_core.runtime.pluginmetrics import PluginMetrics
 from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.kubeletplugin.driver import Health
-from nvdra_node.kubeletplugin.publisher import PoolSource, PublishStatus
 from nvdra_node.kubeletplugin.readiness import Readiness
+from nvdra_node.kubeletplugin.slices.publisher import PoolSource, PublishStatus
 
 
 class Published(Protocol):

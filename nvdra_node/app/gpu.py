@@ -4,32 +4,33 @@ the look at the GPUs that ``firstlook`` has begun.
 
 from __future__ import annotations
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.service import Service
-from nvdra_core.systemd import Notifier
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.service import Service
+from nvdra_core.runtime.systemd import Notifier
 from nvdra_node import config
+from nvdra_node.app.dependencies import checked_gates, open_client, with_node_name
 from nvdra_node.app.driverfiles import DriverFilesPart
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.app.firstlook import FirstLook
 from nvdra_node.app.onecpu import OneCpu
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
-from nvdra_node.app.surroundings import checked_gates, open_client, with_node_name
+from nvdra_node.app.startup import FirstLook
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.owed import Owed
+from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
-from nvdra_node.gpu.watch import Watch
 from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin import sliceapi
+from nvdra_node.kubeletplugin.slices.client import KubeSlices
+from nvdra_node.kubeletplugin.slices.client import withdraw as withdraw_slices
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
 DRIVERS = (GpuDriver.name, "compute-domain.nvidia.com")
@@ -125,7 +126,7 @@ def withdraw(settings: config.NodeConfig) -> int:
         api = DraApi(client)
         deadline = Deadline(30.0, clock)
         for driver in DRIVERS:
-            sliceapi.withdraw(sliceapi.KubeSlices(api, driver, settings.node_name), deadline)
+            withdraw_slices(KubeSlices(api, driver, settings.node_name), deadline)
         return 0
     finally:
         client.close()

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvdra_core import __version__, log
+from nvdra_core import __version__
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES, NODES
-from nvdra_core.metrics import Registry
-from nvdra_core.pluginmetrics import add_process_metrics
-from nvdra_core.service import Part, Service
-from nvdra_core.systemd import Notifier
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.pluginmetrics import add_process_metrics
+from nvdra_core.runtime.service import Part, Service
+from nvdra_core.runtime.systemd import Notifier
+from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
 from nvdra_node.app import imexgauges
+from nvdra_node.app.dependencies import checked_gates, load_kubeconfig, roots_of, with_node_name
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
-from nvdra_node.app.surroundings import checked_gates, load_kubeconfig, roots_of, with_node_name
 from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
@@ -33,8 +34,8 @@ from nvdra_node.imex.addresswatch import AddressSources, AddressWatch
 from nvdra_node.imex.certificate import Certificate
 from nvdra_node.imex.ctl import ImexCtl
 from nvdra_node.imex.daemon import Doors
-from nvdra_node.imex.life import Lives
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
+from nvdra_node.imex.process_monitor import Lives
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.service import LANES, SupervisorService
 from nvdra_node.imex.statuswriter import StatusWriter
@@ -42,7 +43,7 @@ from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.unit import HOST_UNIT, UNIT, SystemdUnit
 from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
-from nvdra_node.kubeletplugin.server import InstanceLock, SocketServer, clear_socket
+from nvdra_node.kubeletplugin.kubelet.server import InstanceLock, SocketServer, clear_socket
 
 _LOG = log.get(__name__)
 

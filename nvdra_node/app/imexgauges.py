@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nvdra_core.api.fabric import ImexState
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 from nvdra_node.imex.supervisor import Supervisor
 
 

@@ -14,10 +14,10 @@ import os
 from collections.abc import Collection
 from typing import Protocol
 
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.workers import Workers
 from nvdra_node.host.cpus import ALLOWED, CpuTime
 
 LOOK_S = 5.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nvdra_core import endpoint
-from nvdra_core.clock import Clock, Deadline
-from nvdra_core.metrics import Registry
-from nvdra_core.service import Part
+from nvdra_core.runtime import endpoint
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.service import Part
 from nvdra_core.value import Value
 
 
@@ -20,7 +20,7 @@ def _nothing_by(deadline: Deadline) -> None:
 
 
 class FunctionPart(Value, kw_only=True):
-    """See nvdra_core.service.Part."""
+    """See nvdra_core.runtime.service.Part."""
 
     name: str
     begin: Callable[[], None] = _nothing

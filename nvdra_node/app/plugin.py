@@ -13,38 +13,39 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from nvdra_core import __version__, log
-from nvdra_core.clock import Clock, Deadline
+from nvdra_core import __version__
 from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.metrics import Registry
-from nvdra_core.pluginmetrics import PluginMetrics, add_process_metrics
-from nvdra_core.service import Part
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.pluginmetrics import PluginMetrics, add_process_metrics
+from nvdra_core.runtime.service import Part
+from nvdra_core.runtime.workers import Workers
 from nvdra_core.value import Value
-from nvdra_core.workers import Workers
 from nvdra_node.app import gauges
 from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin import filecheck, recordcheck
-from nvdra_node.kubeletplugin.claimrights import ClaimRights
-from nvdra_node.kubeletplugin.claims import Claims
-from nvdra_node.kubeletplugin.claimstatus import ClaimStatus, Told
+from nvdra_node.kubeletplugin.claims import filecheck, recordcheck
+from nvdra_node.kubeletplugin.claims.access import ClaimRights
+from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.reader import Claims
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatus, Told
+from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from nvdra_node.kubeletplugin.claims.wait_events import EventSource, Waiting
 from nvdra_node.kubeletplugin.driver import Driver
-from nvdra_node.kubeletplugin.health import HealthService
-from nvdra_node.kubeletplugin.journal import Parts
-from nvdra_node.kubeletplugin.nodeevents import NodeEvents
-from nvdra_node.kubeletplugin.publisher import Publisher
+from nvdra_node.kubeletplugin.kubelet.health import HealthService
+from nvdra_node.kubeletplugin.kubelet.registration import Registration, SelfCheck
+from nvdra_node.kubeletplugin.kubelet.server import PluginServer, SocketPaths
+from nvdra_node.kubeletplugin.kubelet.service import DraService
+from nvdra_node.kubeletplugin.node_events import NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
-from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
-from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
-from nvdra_node.kubeletplugin.service import DraService
-from nvdra_node.kubeletplugin.sliceapi import KubeSlices
-from nvdra_node.kubeletplugin.sweep import Sweep, Times
-from nvdra_node.kubeletplugin.transaction import Transaction
-from nvdra_node.kubeletplugin.waiting import EventSource, Waiting
+from nvdra_node.kubeletplugin.slices.client import KubeSlices
+from nvdra_node.kubeletplugin.slices.publisher import Publisher
 
 _LOG = log.get(__name__)
 SOCKET_WAIT_S = 20.0

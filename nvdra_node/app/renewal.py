@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nvdra_core import log
-from nvdra_core.clock import Clock, SystemClock
 from nvdra_core.errors import ApiError, ConfigError, LockTimeoutError, MalformedTextError
 from nvdra_core.kube import token
 from nvdra_core.kube.resources import SERVICE_ACCOUNTS, JsonObject, WriteOptions
 from nvdra_core.kube.token import TokenFacts
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, SystemClock
 from nvdra_node import config
+from nvdra_node.app.dependencies import load_kubeconfig
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.app.surroundings import load_kubeconfig
 from nvdra_node.host.files import HostFiles, file_error, temp_path
 from nvdra_node.host.ports import Files
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import NotReadyError, NvdraError, UnitRequestError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.broker import policy
 from nvdra_node.broker.policy import PERMISSIONS, Request
 from nvdra_node.host.units import MAX_REQUEST_BYTES, MAX_TIMEOUT_S, Units

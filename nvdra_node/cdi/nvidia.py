@@ -23,9 +23,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.value import Value, asdict
 from nvdra_node.cdi import toolkit as programs
 from nvdra_node.cdi.spec import Common, parse_version

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import FileError
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi import spec
 from nvdra_node.host.files import TEMP_SUFFIX
 from nvdra_node.host.ports import Files

@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from nvdra_core import log
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import CommandError, HostError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value
 from nvdra_node.host.ports import Commands, Files, HostRoots
 

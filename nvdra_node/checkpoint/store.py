@@ -28,8 +28,8 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nvdra_core import log
 from nvdra_core.errors import FileError, RecordError
+from nvdra_core.runtime import log
 from nvdra_core.value import Value
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.codec import Newer

@@ -11,7 +11,7 @@ from typing import Any
 
 from nvdra_core.errors import RecordError
 from nvdra_core.value import Value
-from nvdra_node.kubeletplugin.claim import ClaimRef
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.driver import Effect
 
 KIND = "joinDomain"

@@ -12,11 +12,11 @@ import math
 import threading
 from collections.abc import Callable
 
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NODES, WriteOptions
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.computedomain.model import NodeView
 
 _LOG = log.get(__name__)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from nvdra_core import log
-from nvdra_core.clock import Clock
 from nvdra_core.errors import FileError, NotReadyError, RecordError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock
 from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.computedomain import effects
 from nvdra_node.computedomain.model import NodeView

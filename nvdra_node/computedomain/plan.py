@@ -22,8 +22,8 @@ from nvdra_node.computedomain.model import (
     DAEMON_PREFIX,
     Membership,
 )
-from nvdra_node.kubeletplugin import claimconfig
-from nvdra_node.kubeletplugin.claim import AllocationResult, Claim, OpaqueConfig
+from nvdra_node.kubeletplugin.claims import config_choice
+from nvdra_node.kubeletplugin.claims.claim import AllocationResult, Claim, OpaqueConfig
 from nvdra_node.kubeletplugin.driver import Outcome, Plan, Prepared
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def wanted(claim: Claim) -> ComputeDomainChannelConfig:
     for result in claim.results:
         _check_device(claim, result)
     decoded = {config.index: _decode(claim, config) for config in claim.configs}
-    chosen = claimconfig.choose(
+    chosen = config_choice.choose(
         claim,
         lambda config, _: isinstance(decoded[config.index], api.ComputeDomainChannelConfig),
     )

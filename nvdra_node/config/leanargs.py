@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nvdra_core import lean
+from nvdra_core.runtime import lean
 
 if TYPE_CHECKING:
     import argparse

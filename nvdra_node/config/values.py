@@ -139,7 +139,7 @@ def as_node_name(value: Any) -> str:
 
 def as_endpoint(value: Any) -> str:
     """``address:port``, ``:port``, or empty for off."""
-    from nvdra_core.endpoint import Address  # many nodes have none
+    from nvdra_core.runtime.endpoint import Address  # many nodes have none
 
     text = as_text(value)
     try:

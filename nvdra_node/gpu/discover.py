@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import (
     DeadlineError,
     FileError,
@@ -20,6 +19,7 @@ from nvdra_core.errors import (
     NvmlHungError,
     NvmlSlowError,
 )
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.value import Value, field, replace
 from nvdra_node.gpu import causes
 from nvdra_node.gpu.facts import ADDRESSING_MODES, ARCHITECTURES, BRANDS, named, pci_address

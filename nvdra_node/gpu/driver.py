@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import DeviceMovedError, EffectLostError, HostError, NotReadyError
 from nvdra_core.gates import FeatureGates
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi import spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
 from nvdra_node.checkpoint.model import Record
@@ -20,8 +20,8 @@ from nvdra_node.gpu.edits import EditSettings, GpuNodes, Placed, drm_path, gpu_p
 from nvdra_node.gpu.given import Given
 from nvdra_node.gpu.model import HOLD_PREFIX, Gpu, GpuState, Inventory
 from nvdra_node.host.ports import NodeStat
-from nvdra_node.kubeletplugin import effects as effect_rules
-from nvdra_node.kubeletplugin.claim import Claim
+from nvdra_node.kubeletplugin.claims import effects as effect_rules
+from nvdra_node.kubeletplugin.claims.claim import Claim
 from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
 
 _GPU_MAJOR = 195

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from nvdra_core import log
 from nvdra_core.errors import FileError, HostError
+from nvdra_core.runtime import log
 from nvdra_core.value import Value, replace
 from nvdra_node.checkpoint.store import is_valid_uid
 from nvdra_node.host.files import TEMP_SUFFIX

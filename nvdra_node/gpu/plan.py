@@ -24,9 +24,9 @@ from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.gpu import causes, edits, given
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
-from nvdra_node.kubeletplugin import claimconfig, configkeys
-from nvdra_node.kubeletplugin import effects as effect_rules
-from nvdra_node.kubeletplugin.claim import Claim, OpaqueConfig
+from nvdra_node.kubeletplugin.claims import config_choice, configkeys
+from nvdra_node.kubeletplugin.claims import effects as effect_rules
+from nvdra_node.kubeletplugin.claims.claim import Claim, OpaqueConfig
 from nvdra_node.kubeletplugin.driver import Plan, Prepared
 
 if TYPE_CHECKING:  # msgspec costs 3 MB: a node loads it with the first claim that has a config
@@ -118,7 +118,7 @@ def _effective_configs(claim: Claim, gates: FeatureGates) -> list[GpuConfig | No
     from nvdra_core import api
 
     decoded = {config.index: _decode(claim, config) for config in claim.configs}
-    chosen = claimconfig.choose(
+    chosen = config_choice.choose(
         claim, lambda config, _: isinstance(decoded[config.index], api.GpuConfig)
     )
     return [

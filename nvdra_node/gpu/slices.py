@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nvdra_core import quantity, semver
+from nvdra_core import quantity
 from nvdra_core.errors import MalformedTextError
 from nvdra_core.value import Value, field
+from nvdra_node.gpu import semver
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 

@@ -15,8 +15,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import Protocol
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.host import cpus
 
 _STDERR_TAIL = 2000

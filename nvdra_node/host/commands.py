@@ -14,8 +14,8 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import CommandError
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value, field
 from nvdra_node.host import cpus
 from nvdra_node.host.ports import CommandResult

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from nvdra_core import log
+from nvdra_core.runtime import log
 from nvdra_core.value import Value
 from nvdra_node.host.ports import HostRoots
 

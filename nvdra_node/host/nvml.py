@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nvdra_core import log
-from nvdra_core.clock import Clock, Deadline, SystemClock
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError, NvmlSlowError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 from nvdra_core.value import Value
 from nvdra_node.host.child import Child, ChildGoneError, LineChild
 from nvdra_node.host.nvml_child import IDLE_STATUS

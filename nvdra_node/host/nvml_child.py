@@ -17,7 +17,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from nvdra_core import lean
+from nvdra_core.runtime import lean
 
 IDLE_STATUS = 75
 """Exit status after idle time: a request that was sent meanwhile was not begun and can be sent again."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvdra_core.clock import Deadline
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value
 
 

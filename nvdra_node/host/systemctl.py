@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvdra_core.clock import Deadline
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.host.ports import Commands
 from nvdra_node.host.units import Properties
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError, NotReadyError
+from nvdra_core.runtime.clock import Clock, Deadline
 
 MAX_REQUEST_BYTES = 4096
 MAX_REPLY_BYTES = 65536

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from nvdra_core import log
-from nvdra_core.clock import Clock
 from nvdra_core.errors import NvdraError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock
 from nvdra_core.value import Value
 from nvdra_node.host.network import Network, Route
 from nvdra_node.imex import address

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from nvdra_core import log
 from nvdra_core.api.fabric import FabricCertificate
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import CommandError, HostError, NvdraError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.host.ports import Commands, Files
 
 _LOG = log.get(__name__)

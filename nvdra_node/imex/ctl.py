@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvdra_core import log
 from nvdra_core.api.fabric import FabricPeer, ImexState, PeerProblem
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value
 from nvdra_node.host.ports import Commands
 from nvdra_node.imex.model import Run

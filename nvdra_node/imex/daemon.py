@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nvdra_core import log
 from nvdra_core.api.fabric import FabricNodeSpec, ImexState
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import HostError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.value import Value
 from nvdra_node.imex.ctl import CtlDoor
 from nvdra_node.imex.model import (

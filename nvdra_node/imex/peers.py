@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from nvdra_core.api.fabric import FabricPeer, PeerProblem, domain_named
 from nvdra_core.value import Value
 from nvdra_node.imex import render
-from nvdra_node.imex.told import Snapshot
+from nvdra_node.imex.replies import Snapshot
 
 MAX_REPORTED = 32
 

@@ -26,7 +26,7 @@ from nvdra_core.value import Value
 from nvdra_node.imex import peers, render
 from nvdra_node.imex.model import Holder, Mode, Readiness
 from nvdra_node.imex.render import Layout
-from nvdra_node.imex.told import Snapshot
+from nvdra_node.imex.replies import Snapshot
 
 DEFAULT_HEARTBEAT_S = 10.0
 MAX_MESSAGE = 512

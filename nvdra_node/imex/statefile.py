@@ -13,10 +13,10 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from nvdra_core import log
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
+from nvdra_core.runtime import log
 from nvdra_core.value import Value, asdict, fields, replace, required
 from nvdra_node.imex.model import Holder, Memory, Run, Started
 

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from nvdra_core import log
 from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
+from nvdra_core.runtime import log
 from nvdra_node.host.ports import Files
 from nvdra_node.imex import render, statefile
 from nvdra_node.imex.model import Holder, Memory, Run

@@ -2,7 +2,7 @@
 
 One thread runs ``run``; everybody else gives it news (``set_spec``, ``set_fabric``, ``join`` ...) and is woken. A claim
 is told "ready" only by a turn that began after it asked, about the incarnation that was seen before and after the
-question. What was promised is on file before it is said. Built without starting; ``turn`` is one turn, for tests.
+question. What was promised is on file before it is said. Built without starting; ``turn`` is one turn.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from nvdra_core import log
 from nvdra_core.api.fabric import FabricNodeSpec, ImexState
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import replace
-from nvdra_node.imex import readiness, told
+from nvdra_node.imex import readiness, replies
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.daemon import Daemon, Doors
 from nvdra_node.imex.decide import after_failure, decide, is_in_use, target
@@ -31,12 +31,11 @@ from nvdra_node.imex.model import (
     Unit,
     UnitActivity,
 )
-from nvdra_node.imex.pace import IDLE_POLL_S, Pace
-from nvdra_node.imex.told import Joined, Snapshot
+from nvdra_node.imex.replies import Joined, Snapshot
+from nvdra_node.imex.schedule import IDLE_POLL_S, Pace
 from nvdra_node.imex.unit import Look
 
 _LOG = log.get(__name__)
-
 RETRY_S = 1.0
 STOPPED_S = IDLE_POLL_S / 2
 """How long a look that saw no daemon stands while nobody needs one."""
@@ -156,7 +155,7 @@ class Supervisor:
         turned = threading.Event()
         with self._lock:
             needed = self._turns_begun + 1
-            joined = told.unsure(self._look_up(claim), self._problem)
+            joined = replies.unsure(self._look_up(claim), self._problem)
             if not joined.refused and claim.uid not in self._holders:
                 self._holders[claim.uid] = claim
                 self._missing.discard(claim.uid)
@@ -184,16 +183,18 @@ class Supervisor:
             if joined.refused:
                 return joined, True
             if claim.uid not in self._holders:
-                return told.not_ready(joined, "ClaimLeft", "the claim was released meanwhile"), True
+                return replies.not_ready(
+                    joined, "ClaimLeft", "the claim was released meanwhile"
+                ), True
             if self._turns_done < needed or self._is_stopping:
-                return told.unsure(joined, self._problem), False
+                return replies.unsure(joined, self._problem), False
             if not joined.readiness.is_ready:
                 return joined, False
             try:
                 self._admit(claim.uid)
             except NvdraError as error:
                 _LOG.warning("a claim is not let in: that cannot be remembered", error)
-                return told.not_ready(joined, "StateNotWritten", str(error)), False
+                return replies.not_ready(joined, "StateNotWritten", str(error)), False
             return joined, True
 
     def leave(self, uid: str) -> None:
@@ -231,7 +232,7 @@ class Supervisor:
         found = self._snapshot.situation
         # The spec may be newer than the last turn: its word counts, the rest is as it was seen.
         situation = replace(found, spec=self._spec, holders=tuple(self._holders.values()))
-        return told.answer(claim, situation, self._snapshot.memory)
+        return replies.answer(claim, situation, self._snapshot.memory)
 
     def _admit(self, uid: str) -> None:
         """Remember, on file, that the claim may use the daemon. Caller holds the lock. Raises FileError."""
@@ -264,9 +265,9 @@ class Supervisor:
             self._problem, now_s = problem, self._doors.clock.monotonic()
             if not problem:
                 self._turns_done, self._seen_at_s = self._turns_begun, now_s
-            elif now_s - self._seen_at_s >= told.BLIND_S:
+            elif now_s - self._seen_at_s >= replies.BLIND_S:
                 situation = self._situation(Look(self._snapshot.situation.unit), ImexState.UNSET)
-                self._snapshot = told.blind(self._snapshot, situation, problem)
+                self._snapshot = replies.blind(self._snapshot, situation, problem)
             waiting = tuple(self._waiting)
         for turned in waiting:
             turned.set()
@@ -331,7 +332,7 @@ class Supervisor:
         """
         doors = self._doors
         known = self._holders.values()
-        holders = (h for h in known if h.is_admitted or not told.refusal(h, self._spec, known))
+        holders = (h for h in known if h.is_admitted or not replies.refusal(h, self._spec, known))
         return Situation(
             now_s=doors.clock.monotonic(),
             policy=doors.policy,

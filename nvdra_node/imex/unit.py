@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from nvdra_core import log
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import HostError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value, replace
 from nvdra_node.host.ports import Commands
 from nvdra_node.host.units import Units
-from nvdra_node.imex.life import Life
 from nvdra_node.imex.model import Unit, UnitActivity
+from nvdra_node.imex.process_monitor import Life
 
 _LOG = log.get(__name__)
 

@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from nvdra_core import log
 from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
-from nvdra_core.clock import Clock, Deadline
 from nvdra_core.errors import InvalidConfigError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Resource, Selector
 from nvdra_core.kube.watch import Follow, Listing, follow
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.value import replace
 from nvdra_node.host.host import Host
 from nvdra_node.imex import fabric, render

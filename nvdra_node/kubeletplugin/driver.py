@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-from nvdra_core.clock import Deadline
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import Value, field
 from nvdra_node.cdi.edits import ClaimSpec
 from nvdra_node.checkpoint.model import PreparedDevice, Record
-from nvdra_node.kubeletplugin.claim import Claim
+from nvdra_node.kubeletplugin.claims.claim import Claim
 
 Effect = Mapping[str, Any]
 """One step as JSON (``{"kind": "setTimeSlice", ...}``): what the journal stores and ``apply``/``undo`` get.

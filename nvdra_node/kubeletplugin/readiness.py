@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nvdra_core import log
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import ApiError, FileError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin.claim import ClaimRef
-from nvdra_node.kubeletplugin.claimstatus import Work
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef
+from nvdra_node.kubeletplugin.claims.status_writer import Work
 from nvdra_node.kubeletplugin.driver import Pool
-from nvdra_node.kubeletplugin.publisher import PoolSource
+from nvdra_node.kubeletplugin.slices.publisher import PoolSource
 
 TAINT = "prepare-blocked"
 """Key, after ``<driver>/``."""

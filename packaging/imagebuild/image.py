@@ -19,7 +19,6 @@ REPOSITORY = "ghcr.io/nvdra/nvdra-controller"
 COMMAND = "nvdra-controller"
 USER = 65532
 SHIPPED_PACKAGES = ("nvdra_core", "nvdra_cluster")
-NOT_SHIPPED = "nvdra_core/kube/fake"
 """The API server for tests."""
 
 _STDLIB = f"usr/lib/python{wheels.PYTHON}"
@@ -103,7 +102,6 @@ def stage_ours(root: Path, release: Release, python: Path) -> None:
     for package in SHIPPED_PACKAGES:
         for path in sorted((TOP / package).rglob("*.py")):
             name = str(path.relative_to(TOP))
-            if not name.startswith(f"{NOT_SHIPPED}/"):
                 _write(root / LIBRARY / name, path.read_text())
     tree.set_version(root / LIBRARY / "nvdra_core" / "__init__.py", release)
     pyc.compile_tree(root / LIBRARY, f"/{LIBRARY}", {wheels.PYTHON: python})

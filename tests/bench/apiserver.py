@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nvdra_core.kube.fake.api import Api, refusal
-from nvdra_core.kube.fake.kinds import Route
-from nvdra_core.kube.fake.messages import HttpRequest, Reply
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
-from nvdra_core.kube.fake.status import forbidden
-from nvdra_core.kube.fake.store import encode
 from tests.bench import slicewire
 from tests.bench.contender import NODE
 from tests.bench.errors import BenchError
+from tests.fakes.apiserver.api import Api, refusal
+from tests.fakes.apiserver.kinds import Route
+from tests.fakes.apiserver.messages import HttpRequest, Reply
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.apiserver.status import forbidden
+from tests.fakes.apiserver.store import encode
 
 CREATED = 201
 

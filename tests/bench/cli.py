@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.beds.cluster import capability
+from tests.beds.cluster.programs import cache_dir
 from tests.bench import plugin, pods, report
 from tests.bench.contender import BUILT_IN, Contender
 from tests.bench.errors import BenchError
 from tests.bench.report import Report
 from tests.bench.rounds import QUICK, Effort
-from tests.cluster import capability
-from tests.cluster.programs import cache_dir
 
 VS_HELP = f"""another plugin to put beside it: {", ".join(BUILT_IN)}, or a name and a command line with placeholders
 ({{kubeconfig}} {{service_kubeconfig}} {{node}} {{registry}} {{plugins}} {{cdi}} {{state}} {{run}} {{root}} {{ctk}}

@@ -29,8 +29,8 @@ from typing import Any
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import CLAIMS, SLICES
+from tests.fakes.apiserver.server import FakeApiServer
 
 Json = dict[str, Any]
 NAMESPACE, TEAM = "nvdra", "team"

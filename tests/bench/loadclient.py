@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.beds.cluster.programs import cache_dir
 from tests.bench.errors import BenchError
-from tests.cluster.programs import cache_dir
 
 SOURCE = Path(__file__).parent / "loadgen"
 BUILD_TIMEOUT_S = 900

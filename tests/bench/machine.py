@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster import build, commands, programs
+from tests.beds.cluster import build, commands, programs
 from tests.sim.api import SimRoot
 
 PROFILE = "h100x8"

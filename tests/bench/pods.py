@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.beds.cluster import capability
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.errors import ClusterError
 from tests.bench import machine, measures
 from tests.bench.claims import GPUS
 from tests.bench.contender import DRIVER, REPOSITORY, Contender
@@ -22,9 +25,6 @@ from tests.bench.errors import BenchError
 from tests.bench.machine import Machine
 from tests.bench.plugin import alternating
 from tests.bench.report import Report
-from tests.cluster import capability
-from tests.cluster.api import Cluster
-from tests.cluster.errors import ClusterError
 
 CLUSTER = "bench"
 IMAGE = "docker.io/library/busybox:1.36"

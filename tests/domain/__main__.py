@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "packaging"))
 
-from tests.cluster import capability, programs
+from tests.beds.cluster import capability, programs
 from tests.domain import bench, report
 
 

@@ -21,29 +21,29 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, NODES, SLICES, Resource, WriteOptions
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
 from nvdra_node.imex import render, report
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.daemon import Doors
-from nvdra_node.imex.fake import FakeDaemon
 from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
-from nvdra_node.kubeletplugin import claims as claim_reader
-from nvdra_node.kubeletplugin.claim import ClaimRef
-from nvdra_node.kubeletplugin.claimstatus import to_status
+from nvdra_node.kubeletplugin.claims import reader as claim_reader
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef
+from nvdra_node.kubeletplugin.claims.status_writer import to_status
 from tests.bench import proc
+from tests.fakes.imex import FakeDaemon
 
 DRIVER = "compute-domain.nvidia.com"
 NAMESPACE, TEAM, DOMAIN = "nvdra", "team", "train"

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import build, programs
-from tests.cluster.api import ApiError, Cluster
+from tests.beds.cluster import build, programs
+from tests.beds.cluster.api import ApiError, Cluster
 from tests.domain import chart
 from tests.domain.trays import DRIVER, Tray
 from tests.e2e import manifests as m

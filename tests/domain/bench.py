@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.beds.cluster import cgroups
 from tests.bench import calm
-from tests.cluster import cgroups
 from tests.domain import audit
 from tests.domain import manifests as dm
 from tests.domain.bed import DomainBed

@@ -11,8 +11,8 @@ from typing import Any
 from imagebuild import image
 from nvdra_packages import version
 from nvdra_packages.layout import ARCHES, TOP, Arch, made_once
-from tests.cluster.api import Cluster
-from tests.cluster.programs import cache_dir
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.programs import cache_dir
 from tests.unit.cluster import helm
 
 NAMESPACE = "nvdra"

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import capability, processes
-from tests.cluster.api import Cluster
+from tests.beds.cluster import capability, processes
+from tests.beds.cluster.api import Cluster
 from tests.domain import audit
 from tests.domain.agents import NAMESPACE, TEAM
 from tests.e2e import manifests as m

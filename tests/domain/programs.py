@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.programs import cache_dir
+from tests.beds.cluster.programs import cache_dir
 from tests.sim.imex import ctl, settings, systemctl
 from tests.sim.imex.daemon import VERSION
 

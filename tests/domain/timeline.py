@@ -17,8 +17,8 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, Resource
 from nvdra_core.kube.watch import Listing, follow
-from tests.cluster import wire
-from tests.cluster.api import Cluster
+from tests.beds.cluster import wire
+from tests.beds.cluster.api import Cluster
 from tests.domain.trays import DRIVER, PLUGIN, SUPERVISOR, Tray
 
 PODS = Resource("", "v1", "pods")

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.node import Node
-from tests.cluster.processes import Process
+from tests.beds.cluster.node import Node
+from tests.beds.cluster.processes import Process
 from tests.domain import programs
 from tests.e2e.bed import wait_for
 from tests.sim.api import SimRoot

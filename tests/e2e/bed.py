@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import build, programs
-from tests.cluster.api import Cluster
-from tests.cluster.node import Node
-from tests.cluster.processes import Process
+from tests.beds.cluster import build, programs
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.node import Node
+from tests.beds.cluster.processes import Process
 from tests.sim.api import SimRoot
 
 TOP = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import capability
+from tests.beds.cluster import capability
 from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, wait_for
 from tests.e2e.users import Pods

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from nvdra_node.kubeletplugin.pb import pluginregistration_v1 as registration
+from nvdra_node.rpc.messages import pluginregistration_v1 as registration
 from tests.e2e.bed import DRIVER, GpuNode
 from tests.service.kubeletplugin import kubelet
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster import lifecycle, programs
-from tests.cluster.api import Cluster
-from tests.cluster.node import Node
+from tests.beds.cluster import lifecycle, programs
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.node import Node
 from tests.e2e.bed import DEVICE_CLASSES, TOP, Bed, GpuNode, sim_home, wait_for
 from tests.e2e.systemd_host import UnitHost
 from tests.sim.api import SimRoot

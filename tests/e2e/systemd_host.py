@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tests.cluster.processes import Process
+from tests.beds.cluster.processes import Process
 from tests.e2e.bed import TOP, wait_for
 from tests.sim.api import SimRoot
 
@@ -129,7 +129,7 @@ def same(bound: Answers, unbound: Answers) -> set[str]:
 
 
 class Machine(Protocol):
-    """What is needed of a host: see tests.cluster.node.Node."""
+    """What is needed of a host: see tests.beds.cluster.node.Node."""
 
     def run(
         self, argv: Sequence[str], *, check: bool = True, timeout_s: float = 60

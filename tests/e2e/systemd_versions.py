@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import cgroups, commands, host_image, processes, programs, systemd_node
-from tests.cluster.build import install_packages
-from tests.cluster.processes import Process
+from tests.beds.cluster import cgroups, commands, host_image, processes, programs, systemd_node
+from tests.beds.cluster.build import install_packages
+from tests.beds.cluster.processes import Process
 from tests.e2e.systemd_host import UnitHost
 from tests.sim.api import SimRoot
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import commands, programs
+from tests.beds.cluster import commands, programs
 from tests.e2e.systemd_host import UNITS
 from tests.sim import smi
 from tests.sim.api import SimRoot

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import cgroups
+from tests.beds.cluster import cgroups
 from tests.domain import chart
 from tests.domain import manifests as dm
 from tests.domain.bed import DomainBed

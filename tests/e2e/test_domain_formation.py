@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.domain import formation
 
 pytestmark = needs_cluster(timeout_s=400)

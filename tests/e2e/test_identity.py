@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.cluster.api import ApiClient
+from tests.beds.cluster.api import ApiClient
 from tests.e2e import auditlog
 from tests.e2e import manifests as m
 from tests.e2e.bed import TOP, Bed, GpuNode, wait_for

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.systemctl import SystemctlUnits
@@ -17,8 +17,8 @@ from nvdra_node.imex.model import Run, UnitActivity
 from nvdra_node.imex.render import Layout
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.unit import SystemdUnit
-from tests.cluster import host_image
-from tests.cluster.build import install_packages
+from tests.beds.cluster import host_image
+from tests.beds.cluster.build import install_packages
 from tests.e2e.bed import wait_for
 from tests.e2e.systemd_versions import RELEASES, Release, VersionHost
 from tests.scenario.imex.node import CLIQUE, a_domain, a_spec

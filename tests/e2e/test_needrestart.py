@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import NEEDRESTART, PACKAGING
-from tests.cluster import host_image
-from tests.cluster.build import install_packages
+from tests.beds.cluster import host_image
+from tests.beds.cluster.build import install_packages
 from tests.e2e.systemd_host import IMEX_FILES
 from tests.e2e.systemd_versions import RELEASES, VersionHost, ensure
 from tests.sim.api import SimRoot

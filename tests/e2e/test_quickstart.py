@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import programs
+from tests.beds.cluster import programs
 from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, wait_for
 

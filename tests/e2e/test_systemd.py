@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.layout import BRIDGE_ADDRESS
+from tests.beds.cluster.layout import BRIDGE_ADDRESS
 from tests.e2e import manifests as m
 from tests.e2e import systemd_bed
 from tests.e2e.bed import TOP, Bed, wait_for

@@ -22,7 +22,7 @@ BROKER_CLIENT = f"""\
 import json, subprocess, sys, time
 sys.path[:0] = ["{LIBRARY}", "{LIBRARY}/site-packages"]
 from pathlib import Path
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.errors import HostError
 from nvdra_node.host.units import BrokerUnits
 

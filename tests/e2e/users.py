@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.cluster.api import ApiError
+from tests.beds.cluster.api import ApiError
 from tests.e2e.bed import Bed, WaitError, wait_for
 
 PREPARE_FAILED = "FailedPrepareDynamicResources"

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster import lifecycle, programs
-from tests.cluster.api import Cluster
+from tests.beds.cluster import lifecycle, programs
+from tests.beds.cluster.api import Cluster
 from tests.e2e.bed import DEVICE_CLASSES, Bed, GpuNode, sim_home
 from tests.packages import standins
 from tests.packages.conftest import Packages

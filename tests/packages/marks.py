@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.cluster import capability
-from tests.cluster.marks import is_required
+from tests.beds.cluster import capability
+from tests.beds.cluster.marks import is_required
 
 
 def needs_packages(*, timeout_s: int = 900) -> list[pytest.MarkDecorator]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.e2e.bed import wait_for
 from tests.e2e.systemd_host import BROKER, SOCKET, SUPERVISOR, UNIT
 from tests.e2e.systemd_versions import RELEASES, Release

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_packages.layout import TOP
-from tests.cluster import host_image, programs
-from tests.cluster.build import install_packages
-from tests.cluster.processes import Process
+from tests.beds.cluster import host_image, programs
+from tests.beds.cluster.build import install_packages
+from tests.beds.cluster.processes import Process
 from tests.e2e.bed import WaitError, wait_for
 from tests.e2e.systemd_bed import settings
 from tests.e2e.systemd_host import UNIT
@@ -92,7 +92,7 @@ class MatrixHost(VersionHost):
         path = self._home / "objects.json"
         path.write_text(json.dumps(objects))
         kubeconfig = self._home / "kubeconfig"
-        argv = [sys.executable, "-m", "nvdra_core.kube.fake", "--port", str(PORT)]
+        argv = [sys.executable, "-m", "tests.fakes.apiserver", "--port", str(PORT)]
         argv += ["--objects", str(path), "--kubeconfig", str(kubeconfig)]
         inside = ["nsenter", "-t", str(self._leader()), "-n", "--", *argv]
         self._api = self._start(inside, "api", {"PYTHONPATH": str(TOP)})

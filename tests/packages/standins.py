@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nvdra_packages.pack import NFPM
-from tests.cluster import commands
+from tests.beds.cluster import commands
 
 TOOLKIT = "nvidia-container-toolkit-base"
 TOOLKIT_VERSION = "1.16.0-1"

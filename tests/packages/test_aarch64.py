@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import LIBRARY, made_once
-from tests.cluster import commands, host_image, programs
-from tests.cluster.build import install_packages
+from tests.beds.cluster import commands, host_image, programs
+from tests.beds.cluster.build import install_packages
 from tests.packages import archive
 from tests.packages.conftest import Packages
 from tests.packages.marks import needs_packages
@@ -24,7 +24,7 @@ import platform, sys
 sys.path[:0] = ["/{LIBRARY}", "/{LIBRARY}/site-packages"]
 import nvdra_node.app.gpu, yaml
 from google.protobuf.internal import api_implementation
-from nvdra_node.kubeletplugin.leangrpc import grpc, is_lean
+from nvdra_node.rpc.leangrpc import grpc, is_lean
 print(platform.machine(), is_lean, api_implementation.Type(), bool(yaml.CSafeLoader), bool(grpc.server))
 """
 

@@ -14,7 +14,7 @@ import pytest
 
 from nvdra_packages import lock, pack, tree
 from nvdra_packages.layout import ARCHES, DOCS, LIBRARY, SHIPPED_PACKAGES, SITE_PACKAGES, TOP
-from tests.cluster.build import install_packages
+from tests.beds.cluster.build import install_packages
 from tests.packages import archive
 from tests.packages.conftest import RELEASE, Packages, fingerprint
 from tests.packages.marks import needs_packages

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import CONFIG, LIBRARY
-from tests.cluster.errors import CommandError
+from tests.beds.cluster.errors import CommandError
 from tests.packages import standins
 from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.marks import needs_packages
@@ -90,7 +90,7 @@ def test_every_module_can_be_imported(installed: Userland):
     program = (
         f"import sys; sys.path[:0] = ['/{LIBRARY}', '/{LIBRARY}/site-packages']; "
         "import nvdra_node.app.gpu, nvdra_node.cli, nvdra_node.host.nvml_child, yaml, google.protobuf; "
-        "from nvdra_node.kubeletplugin.leangrpc import grpc; grpc.server; yaml.CSafeLoader; "
+        "from nvdra_node.rpc.leangrpc import grpc; grpc.server; yaml.CSafeLoader; "
         "from google.protobuf.internal import api_implementation as a; print(a.Type())"
     )
     assert installed.run("/usr/bin/python3", "-IBc", program).stdout == "upb\n"

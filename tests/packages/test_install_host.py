@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, wait_for
 from tests.e2e.users import Pods

@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from nvdra_packages.layout import PACKAGING
-from tests.cluster.build import install_packages
+from tests.beds.cluster.build import install_packages
 from tests.packages.conftest import Packages
 from tests.packages.marks import needs_packages
 

@@ -18,7 +18,7 @@ import pytest
 
 from nvdra_packages import pack
 from nvdra_packages.layout import ARCHES, CONFIG, LIBRARY
-from tests.cluster.build import install_packages
+from tests.beds.cluster.build import install_packages
 from tests.packages import standins
 from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.marks import needs_packages

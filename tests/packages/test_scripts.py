@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import LIBRARY
-from tests.cluster.build import install_packages
+from tests.beds.cluster.build import install_packages
 from tests.packages.conftest import Packages
 from tests.packages.marks import needs_packages
 from tests.packages.test_rpm import RpmRoot

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvdra_packages.layout import made_once
-from tests.cluster import commands, host_image, programs
-from tests.cluster.build import install_packages
+from tests.beds.cluster import commands, host_image, programs
+from tests.beds.cluster.build import install_packages
 
 INCLUDE = ("ca-certificates", "libstdc++6", "procps", "python3", "systemd")
 UBUNTU_MIRROR = "NVDRA_UBUNTU_MIRROR"

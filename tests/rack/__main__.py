@@ -11,8 +11,8 @@ from pathlib import Path
 # The builder of the packages is imported by the modules below, and lies beside the project's own.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "packaging"))
 
-from tests.cluster import capability, commands
-from tests.cluster.errors import ClusterError
+from tests.beds.cluster import capability, commands
+from tests.beds.cluster.errors import ClusterError
 from tests.e2e.bed import WaitError
 from tests.rack import hosts, releases, tools
 from tests.rack.hosts import Rack

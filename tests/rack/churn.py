@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from tests.cluster.errors import ClusterError
+from tests.beds.cluster.errors import ClusterError
 from tests.e2e import manifests as m
 from tests.e2e.bed import Bed, WaitError, wait_for
 

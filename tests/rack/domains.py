@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from nvdra_packages.layout import TOP
-from tests.cluster.api import ApiError
+from tests.beds.cluster.api import ApiError
 from tests.domain import manifests
 from tests.e2e import manifests as m
 from tests.e2e.bed import wait_for

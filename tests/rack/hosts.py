@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import build, commands, lifecycle, programs
-from tests.cluster.api import Cluster
-from tests.cluster.node import Node
+from tests.beds.cluster import build, commands, lifecycle, programs
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.node import Node
 from tests.e2e.bed import DEVICE_CLASSES, Bed, GpuNode, sim_home
 from tests.sim.api import SimRoot
 from tests.sim.imex import install as sim_imex

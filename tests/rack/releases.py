@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nvdra_packages import pack, version
 from nvdra_packages.layout import ARCHES
-from tests.cluster import commands
+from tests.beds.cluster import commands
 
 OLDER, THIS, NEXT, BROKEN = "0.0.9", "0.1.0", "0.2.0", "0.3.0"
 _LAUNCHER = "usr/bin/nvdra-node"

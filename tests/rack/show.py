@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.errors import ClusterError
+from tests.beds.cluster.errors import ClusterError
 from tests.e2e import manifests as m
 from tests.e2e.bed import wait_for
 from tests.rack import credential

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.layout import BRIDGE_ADDRESS
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.layout import BRIDGE_ADDRESS
+from tests.beds.cluster.marks import needs_cluster
 from tests.e2e.bed import wait_for
 from tests.rack import credential, releases
 from tests.rack.hosts import Rack

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nvdra_packages.layout import TOP
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.rack import credential, releases
 from tests.rack.hosts import Rack
 from tests.rack.playbooks import play

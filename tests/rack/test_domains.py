@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.e2e.bed import wait_for
 from tests.rack import credential, domains, releases
 from tests.rack.hosts import Rack

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import TOP
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.rack import releases, tools
 from tests.rack.hosts import Rack
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.marks import needs_cluster
 from tests.rack import releases
 from tests.rack.hosts import Rack
 from tests.rack.show import STEPS, Show

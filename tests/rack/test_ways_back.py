@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.layout import BRIDGE_ADDRESS
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.layout import BRIDGE_ADDRESS
+from tests.beds.cluster.marks import needs_cluster
 from tests.rack import credential, releases
 from tests.rack.hosts import Rack
 from tests.rack.playbooks import Run, play

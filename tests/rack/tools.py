@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from nvdra_packages.layout import TOP
-from tests.cluster import commands, programs
+from tests.beds.cluster import commands, programs
 
 REQUIREMENTS = TOP / "tests" / "ansible-requirements.txt"
 

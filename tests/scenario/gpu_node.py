@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from nvdra_core.clock import Clock, Deadline, FakeClock
 from nvdra_core.errors import CommandError
 from nvdra_core.gates import FeatureGates
+from nvdra_core.runtime.clock import Clock, Deadline, FakeClock
 from nvdra_core.value import replace
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
@@ -18,16 +18,11 @@ from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
+from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
-from nvdra_node.gpu.watch import Watch
-from nvdra_node.host.fake.commands import FakeCommands
-from nvdra_node.host.fake.files import FakeFiles, Faults
-from nvdra_node.host.fake.host import fake_host
-from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
-from nvdra_node.host.fake.smi import FakeSmi
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
-from nvdra_node.kubeletplugin import recordcheck
-from nvdra_node.kubeletplugin.claim import (
+from nvdra_node.kubeletplugin.claims import recordcheck
+from nvdra_node.kubeletplugin.claims.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -35,9 +30,14 @@ from nvdra_node.kubeletplugin.claim import (
     ConfigSource,
     OpaqueConfig,
 )
-from nvdra_node.kubeletplugin.fake import FakeClaims
-from nvdra_node.kubeletplugin.journal import Parts
-from nvdra_node.kubeletplugin.transaction import Transaction
+from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from tests.fakes.driver import FakeClaims
+from tests.fakes.host.commands import FakeCommands
+from tests.fakes.host.files import FakeFiles, Faults
+from tests.fakes.host.host import fake_host
+from tests.fakes.host.machine import FakeMachine, fake_gpus
+from tests.fakes.host.smi import FakeSmi
 
 HOOK = Path("/usr/bin/nvidia-cdi-hook")
 CTK = Path("/usr/bin/nvidia-ctk")

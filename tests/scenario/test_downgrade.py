@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import DeviceConflictError, HostError, RecordError
-from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
 from tests.scenario.gpu_node import GpuNode, a_claim
 
 TIME_SLICED = {

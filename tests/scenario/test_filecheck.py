@@ -4,8 +4,8 @@ import pytest
 
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import RecordState
-from nvdra_node.kubeletplugin import filecheck
-from tests.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
+from nvdra_node.kubeletplugin.claims import filecheck
+from tests.scenario.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nvdra_core.errors import NvdraError
-from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
 from tests.scenario.gpu_node import GpuNode, a_claim
 
 TIME_SLICED = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.gates import FeatureGates
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit
@@ -18,16 +18,16 @@ from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
+from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
-from nvdra_node.gpu.watch import Watch
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
-from nvdra_node.kubeletplugin.fake import FakeClaims
-from nvdra_node.kubeletplugin.journal import Parts
-from nvdra_node.kubeletplugin.transaction import Transaction
-from tests.cluster import programs
-from tests.cluster.errors import ClusterError
+from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from tests.beds.cluster import programs
+from tests.beds.cluster.errors import ClusterError
+from tests.fakes.driver import FakeClaims
 from tests.scenario.gpu_node import a_claim
 from tests.sim.api import SimRoot
 from tests.unit.gpu.test_plan import interval

@@ -2,10 +2,10 @@
 
 import pytest
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import DeviceConflictError, HostError, StaleClaimError
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import replace
-from tests.crash.world import PLAIN, WITH_EFFECTS, World, a_claim
+from tests.scenario.crash.world import PLAIN, WITH_EFFECTS, World, a_claim
 
 MOVED = a_claim(devices=("gpu-4",))
 

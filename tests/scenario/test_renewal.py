@@ -7,9 +7,9 @@ import pytest
 from nvdra_core.errors import DeviceMovedError, HostError, NotReadyError
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import Record
-from nvdra_node.host.fake.commands import hang
 from nvdra_node.host.ports import NodeStat
-from nvdra_node.kubeletplugin import filecheck
+from nvdra_node.kubeletplugin.claims import filecheck
+from tests.fakes.host.commands import hang
 from tests.scenario.gpu_node import GpuNode, a_claim, ctk_output
 from tests.unit.gpu.test_plan import interval
 

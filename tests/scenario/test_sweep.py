@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_node.kubeletplugin.sweep import Sweep, Times
-from tests.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
+from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from tests.scenario.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
 
 UNNAMED = ApiError(
     'resourceclaims "c1" is forbidden: User "system:node:n" cannot get resource: no relationship found between node'

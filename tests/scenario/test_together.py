@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import SystemClock
 from nvdra_core.errors import DeviceConflictError, LockTimeoutError
-from tests.crash.world import WITH_EFFECTS, World, a_claim
+from nvdra_core.runtime.clock import SystemClock
+from tests.scenario.crash.world import WITH_EFFECTS, World, a_claim
 
 
 class TestTogether:

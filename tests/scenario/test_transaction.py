@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import (
     ApiError,
     ClaimError,
@@ -14,8 +13,9 @@ from nvdra_core.errors import (
     NotReadyError,
     StaleClaimError,
 )
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.checkpoint.model import RecordState
-from tests.crash.world import CDI, PLAIN, STATE, WITH_EFFECTS, WITH_RESTART, World, a_claim
+from tests.scenario.crash.world import CDI, PLAIN, STATE, WITH_EFFECTS, WITH_RESTART, World, a_claim
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.cluster import programs
+from tests.beds.cluster import programs
 from tests.sim import profile, smi
 from tests.sim.api import SimRoot
 
@@ -88,7 +88,7 @@ def test_without_a_driver_it_says_that_it_cannot_communicate(h100: SimRoot) -> N
 def nvidia_ctk() -> Path:
     if programs.NVIDIA.is_built():
         return programs.NVIDIA.home() / "nvidia-ctk"
-    cannot_judge("nvidia-ctk is not built: run  python -m tests.cluster build")
+    cannot_judge("nvidia-ctk is not built: run  python -m tests.beds.cluster build")
 
 
 def cdi_spec(root: SimRoot, *, over_proc: bool = False) -> dict[str, object]:

@@ -157,7 +157,7 @@ def test_the_start_of_a_service_makes_no_dataclass():
         "    made.append(cls.__module__)\n"
         "    return real(cls, *rest, **options)\n"
         "dataclasses._process_class = noted\n"
-        "import nvdra_node.app.firstlook, nvdra_node.app.gpu\n"
+        "import nvdra_node.app.startup, nvdra_node.app.gpu\n"
         "print(*[name for name in made if name.startswith('nvdra')])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

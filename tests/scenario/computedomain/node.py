@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nvdra_core.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.computedomain.driver import ComputeDomainDriver
-from nvdra_node.computedomain.fake import FakeSupervisor
 from nvdra_node.computedomain.link import Link, held
 from nvdra_node.computedomain.plan import CDI_KIND
-from nvdra_node.host.fake.files import FakeFiles, Faults
-from nvdra_node.host.fake.machine import FakeMachine
-from nvdra_node.host.fake.sysfs import FakeSysfs
-from nvdra_node.kubeletplugin.claim import Claim
-from nvdra_node.kubeletplugin.fake import FakeClaims
-from nvdra_node.kubeletplugin.journal import Parts
-from nvdra_node.kubeletplugin.sweep import Sweep
-from nvdra_node.kubeletplugin.transaction import Transaction
+from nvdra_node.kubeletplugin.claims.claim import Claim
+from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.sweep import Sweep
+from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from tests.fakes.driver import FakeClaims
+from tests.fakes.host.files import FakeFiles, Faults
+from tests.fakes.host.machine import FakeMachine
+from tests.fakes.host.sysfs import FakeSysfs
+from tests.fakes.supervisor import FakeSupervisor
 from tests.unit.computedomain.examples import VIEW, joined
 
 STATE = Path("/var/lib/nvdra/compute-domain.nvidia.com")

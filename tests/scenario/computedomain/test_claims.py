@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
+from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_core.value import replace
-from nvdra_node.computedomain.fake import FakeSupervisor
 from nvdra_node.computedomain.link import RECONNECT_S, SYNC_S, Link, held
 from nvdra_node.computedomain.model import DomainView, NodeView
 from nvdra_node.computedomain.supervisor import Held
-from nvdra_node.host.fake.files import Faults
+from tests.fakes.host.files import Faults
+from tests.fakes.supervisor import FakeSupervisor
 from tests.scenario.computedomain.node import ChannelNode
 from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_node.host.fake.files import Crash
+from tests.fakes.host.files import Crash
 from tests.scenario.computedomain.node import ChannelNode
 from tests.unit.computedomain.examples import a_claim
 

@@ -15,15 +15,15 @@ from nvdra_core.api.fabric import (
     FabricState,
     Isolation,
 )
-from nvdra_core.clock import Deadline, FakeClock
-from nvdra_node.host.fake.files import FakeFiles
+from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.imex.daemon import Doors
-from nvdra_node.imex.fake import FakeDaemon
 from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
 from nvdra_node.imex.render import Layout
+from nvdra_node.imex.replies import Joined
 from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.imex.told import Joined
+from tests.fakes.host.files import FakeFiles
+from tests.fakes.imex import FakeDaemon
 
 CLUSTER = "2b1c5d6e-0000-4000-8000-000000000007"
 CLIQUE = f"{CLUSTER}.32766"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from nvdra_core.api.fabric import ImexState
-from nvdra_node.imex.pace import FIRST_POLL_S, STARTING_POLL_S, STEADY_POLL_S
+from nvdra_node.imex.schedule import FIRST_POLL_S, STARTING_POLL_S, STEADY_POLL_S
 from nvdra_node.imex.supervisor import STOPPED_S
 from tests.scenario.imex.node import a_claim, a_domain
 

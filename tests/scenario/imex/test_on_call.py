@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nvdra_core.api.fabric import FabricSlot, ImexState
-from nvdra_core.clock import Deadline
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.imex.daemon import RELOAD_S
 from nvdra_node.imex.model import Holder, HostAddresses, Policy
 from tests.scenario.imex.node import (

@@ -12,17 +12,17 @@ import pytest
 from nvdra_cluster.decide import events
 from nvdra_cluster.decide import status as domain_status
 from nvdra_core.api.fabric import FabricState
-from nvdra_core.clock import FakeClock, SystemClock
+from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_core.value import replace
 from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.model import DomainView, NodeView
-from nvdra_node.host.fake.host import fake_host
-from nvdra_node.host.fake.machine import FakeFabric, FakeMachine, fake_gpus
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.imex import fabric, report
 from nvdra_node.imex.service import node_state
 from nvdra_node.kubeletplugin.driver import Health
+from tests.fakes.host.host import fake_host
+from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_domain
 from tests.sim.api import SimRoot
 from tests.unit.cluster import views

@@ -14,7 +14,7 @@ from nvdra_core.value import replace
 from nvdra_node.imex import report
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.model import Holder
-from nvdra_node.imex.told import BLIND_S
+from nvdra_node.imex.replies import BLIND_S
 from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
 from tests.scenario.imex.node import CLIQUE, FABRIC, LAYOUT, ImexNode, a_domain, a_spec
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import pki
-from tests.cluster.api import ApiClient, Cluster
-from tests.cluster.commands import wait_for
-from tests.cluster.programs import NEWEST
+from tests.beds.cluster import pki
+from tests.beds.cluster.api import ApiClient, Cluster
+from tests.beds.cluster.commands import wait_for
+from tests.beds.cluster.programs import NEWEST
 from tests.unit.cluster import helm
 
 Json = dict[str, Any]

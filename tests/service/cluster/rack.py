@@ -10,8 +10,8 @@ from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, FABRIC_NODES, TEMPLATE
 from nvdra_cluster.settings import ControllerSettings, FabricSettings, LeaseTimes
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject
+from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.cluster.replica import FAST, Replica, ShiftedClock, wait_until
 
 CLIQUE = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"

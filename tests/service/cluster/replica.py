@@ -12,12 +12,12 @@ from nvdra_cluster.control import wire
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_cluster.settings import ControllerSettings
-from nvdra_core.clock import Clock, Deadline, SystemClock
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
-from nvdra_core.workers import Heartbeat, Workers
+from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
+from nvdra_core.runtime.workers import Heartbeat, Workers
+from tests.fakes.apiserver.server import FakeApiServer
 
 FAST = TransportSettings(
     request_timeout_s=10.0, attempt_timeout_s=5.0, backoff=Backoff(first_s=0.02, limit_s=0.2)

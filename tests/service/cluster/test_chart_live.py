@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import commands
-from tests.cluster.api import Cluster
-from tests.cluster.commands import wait_for
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster import commands
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.commands import wait_for
+from tests.beds.cluster.marks import needs_cluster
 from tests.unit.cluster import helm
 from tests.unit.cluster.test_chart_values import ALL_VALUES, NUMERIC, rendered
 

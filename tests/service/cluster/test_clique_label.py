@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import NODES
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.computedomain.label import LABEL, CliqueLabel
 from nvdra_node.computedomain.model import NodeView
-from tests.cluster import wire
-from tests.cluster.commands import wait_for
-from tests.cluster.layout import SERVER
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster import wire
+from tests.beds.cluster.commands import wait_for
+from tests.beds.cluster.layout import SERVER
+from tests.beds.cluster.marks import needs_cluster
 from tests.service.cluster.attackbed import (
     APPLY,
     KUBELET,

@@ -10,8 +10,8 @@ import pytest
 
 from nvdra_cluster.app import MAX_SILENCE_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
-from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.resources import LEASES, NODES
+from tests.fakes.apiserver.faults import Fault
 from tests.service.cluster.rack import (
     EAGER_LEASE,
     NAMESPACE,

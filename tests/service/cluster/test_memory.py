@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvdra_cluster.control.eventbook import SAME_S
+from nvdra_cluster.control.event_correlator import SAME_S
 from nvdra_cluster.control.loop import STUCK_S
 from nvdra_cluster.control.nodeloss import GRACE_S, SILENCE_S, format_time
 from nvdra_cluster.control.released import NAME, OLD_S
 from nvdra_cluster.decide.numbers import COOLING_S
 from nvdra_cluster.decide.writes import CONFIG_MAPS, DOMAINS
-from nvdra_core.kube.fake.faults import Fault
+from tests.fakes.apiserver.faults import Fault
 from tests.service.cluster.rack import NAMESPACE, TEAM, Rack, Tray
 from tests.service.cluster.replica import wait_until
 from tests.service.cluster.test_failures import a_member

@@ -12,29 +12,31 @@ from typing import Any
 import pytest
 
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import token
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import CLAIMS, EVENTS, FABRIC_NODES, WriteOptions
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.app.renewal import Renewal
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.watches import SpecWatch
-from nvdra_node.kubeletplugin import claimstatus, nodeevents, slicediff
-from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claimstatus import ClaimStatus
-from nvdra_node.kubeletplugin.sliceapi import KubeSlices
-from nvdra_node.kubeletplugin.slicediff import Target
-from nvdra_node.kubeletplugin.waiting import LONG_S, EventSource, Waiting
-from tests.cluster import wire
-from tests.cluster.commands import wait_for
-from tests.cluster.layout import SERVER
-from tests.cluster.marks import needs_cluster
-from tests.cluster.programs import KUBERNETES
+from nvdra_node.kubeletplugin import node_events
+from nvdra_node.kubeletplugin.claims import status_writer
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatus
+from nvdra_node.kubeletplugin.claims.wait_events import LONG_S, EventSource, Waiting
+from nvdra_node.kubeletplugin.slices import diff
+from nvdra_node.kubeletplugin.slices.client import KubeSlices
+from nvdra_node.kubeletplugin.slices.diff import Target
+from tests.beds.cluster import wire
+from tests.beds.cluster.commands import wait_for
+from tests.beds.cluster.layout import SERVER
+from tests.beds.cluster.marks import needs_cluster
+from tests.beds.cluster.programs import KUBERNETES
 from tests.service.cluster.attackbed import (
     CHANNEL,
     GPU,
@@ -103,7 +105,7 @@ def test_slices_are_published_changed_and_withdrawn(world: World, connect: Conne
     target = Target(driver=driver, node=OWN, node_uid=slices.node_uid(limit()))
     assert target.node_uid == world.uids[OWN]
     parts: list[dict[str, Any]] = [{"devices": [{"name": "dev-7", "attributes": {}}]}]
-    body = slicediff.new_slice(target, parts, 0, 1)
+    body = diff.new_slice(target, parts, 0, 1)
     slices.create(body, limit(), dry_run=True)
     made = slices.create(body, limit())
     made["spec"]["pool"]["generation"] += 1
@@ -164,8 +166,8 @@ def test_devices_of_a_claim_are_told_and_others_stay(world: World, connect: Conn
     status.prepared(ref, [device])
     assert status.write_next() == 0.0 and status.is_on and status.lost == 0
     after = api.get_claim(TEAM, "mine")
-    body = claimstatus.to_status(ref, [device], driver=GPU, at_s=time.time())
-    patch = claimstatus.to_patch(after, body, driver=GPU)
+    body = status_writer.to_status(ref, [device], driver=GPU, at_s=time.time())
+    patch = status_writer.to_patch(after, body, driver=GPU)
     options = WriteOptions(field_manager=f"nvdra-{GPU}")
     patched = api.patch_claim_status(patch, options=options)
     for found in (after, patched):
@@ -187,7 +189,7 @@ def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) 
 
 @pytest.mark.parametrize("causes", [("no toolkit",), ()])
 def test_state_of_the_node_is_told_as_an_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
-    body = nodeevents.to_event(OWN, causes, f"nvdra-{GPU}", time.time())
+    body = node_events.to_event(OWN, causes, f"nvdra-{GPU}", time.time())
     made = connect(TOKEN).create(EVENTS, body)
     events = world.get(EVENTS.path(namespace="default"))["items"]
     assert made["metadata"]["name"] in [event["metadata"]["name"] for event in events]

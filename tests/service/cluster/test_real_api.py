@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from nvdra_core.api.addresses import is_peer_address
-from tests.cluster.api import ApiClient, Cluster, CommandError
-from tests.cluster.marks import needs_cluster
+from tests.beds.cluster.api import ApiClient, Cluster, CommandError
+from tests.beds.cluster.marks import needs_cluster
 from tests.unit.cluster import helm
 
 pytestmark = needs_cluster(timeout_s=600)

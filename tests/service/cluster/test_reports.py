@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from nvdra_cluster.control.doubts import NODE_BURST
 from nvdra_cluster.control.pacing import CHANGE_BURST
+from nvdra_cluster.control.report_verifier import NODE_BURST
 from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.decide.numbers import COOLING_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import Isolation
-from nvdra_core.kube.fake.faults import Fault
 from nvdra_core.kube.resources import CLAIMS
+from tests.fakes.apiserver.faults import Fault
 from tests.service.cluster.rack import CLIQUE, DRIVER, TEAM, Rack, Tray
 from tests.service.cluster.replica import wait_until
 from tests.service.cluster.test_failures import a_member

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.marks import needs_cluster
-from tests.cluster.programs import KUBERNETES, NEWEST
+from tests.beds.cluster.marks import needs_cluster
+from tests.beds.cluster.programs import KUBERNETES, NEWEST
 from tests.service.cluster import attacks, claimattacks
 from tests.service.cluster.attackbed import ADMIN, SIGNS, Attack, World, a_world
 

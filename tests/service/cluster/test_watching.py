@@ -9,10 +9,10 @@ import pytest
 
 from nvdra_cluster.control.watching import LASTED_S, TROUBLE_S, Interest, Watching
 from nvdra_cluster.decide.writes import DOMAINS
-from nvdra_core.clock import FakeClock
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer
+from nvdra_core.runtime.clock import FakeClock
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.cluster.rack import Rack
 from tests.service.cluster.replica import FAST, wait_until
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.resources import NODES
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host import network
 from nvdra_node.host.ports import HostRoots
 from tests.service.computedomain.rack import Rack, Tray, wait_for

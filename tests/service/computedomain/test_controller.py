@@ -11,8 +11,8 @@ import pytest
 
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ApiError
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.service.cluster.replica import Replica
 from tests.service.computedomain.rack import Rack, Tray, wait_for
 from tests.service.computedomain.test_channels import peers_of

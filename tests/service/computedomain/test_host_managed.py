@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube.resources import NODES
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain.label import AGAIN_S, LABEL, CliqueLabel

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.kube.fake.faults import Fault
 from nvdra_node.computedomain import driver
+from tests.fakes.apiserver.faults import Fault
 from tests.service.computedomain.rack import DRIVER, Rack, Tray, wait_for
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]

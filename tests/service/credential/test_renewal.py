@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import FakeClock
 from nvdra_core.errors import ApiError, ConfigError, FileError, LockTimeoutError, NvdraError
 from nvdra_core.kube import token
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.auth import NODE_EXTRA, User
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import NODES
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.token import TokenFacts
 from nvdra_core.kube.transport import TransportSettings
+from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.app.renewal import Renewal, alone
-from nvdra_node.host.fake.files import Crash, FakeFiles
 from nvdra_node.host.files import HostFiles, temp_path
+from tests.fakes.apiserver.auth import NODE_EXTRA, User
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.host.files import Crash, FakeFiles
 
 TOP = Path(__file__).resolve().parents[3]
 PLACE, ACCOUNT, NODE = "nvdra-system", "nvdra-node", "node-1"

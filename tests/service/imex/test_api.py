@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
@@ -26,8 +24,10 @@ from nvdra_node.imex.service import LANES, SupervisorService
 from nvdra_node.imex.statuswriter import FORMING_S, LAZY_S, PEERS_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
-from nvdra_node.kubeletplugin.pb import supervisor_v1 as pb
-from nvdra_node.kubeletplugin.server import SocketServer
+from nvdra_node.kubeletplugin.kubelet.server import SocketServer
+from nvdra_node.rpc.messages import supervisor_v1 as pb
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer
 from tests.scenario.imex.node import ImexNode, a_domain
 from tests.service.imex.fleet import wait_for
 

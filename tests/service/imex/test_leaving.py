@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.resources import FABRIC_NODES
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.imex.statuswriter import RETRY_S, StatusWriter
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer
 
 NODE = "node"
 MEMBER = FabricNodeStatus(boot_id="b", domains=(FabricDomainStatus(uid="d", ready=True),))

@@ -10,11 +10,11 @@ import pytest
 
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
-from tests.cluster import capability, programs, wire
-from tests.cluster.api import Cluster
+from tests.beds.cluster import capability, programs, wire
+from tests.beds.cluster.api import Cluster
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 
 BRISK = Backoff(first_s=0.02, limit_s=0.2)
 FAST = TransportSettings(request_timeout_s=60.0, attempt_timeout_s=30.0, backoff=BRISK)

@@ -9,7 +9,6 @@ import pytest
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import (
     CLAIMS,
     NODES,
@@ -19,6 +18,7 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kube.objects import a_claim, a_device_status, an_allocation, owned_slice
 
 FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced=False)

@@ -17,7 +17,6 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.errors import RelistError
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import (
     CLAIMS,
     NAMESPACES,
@@ -27,6 +26,7 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kube.objects import (
     a_claim,
     a_device,

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import RECHECK_S, DraApi
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import Selector, WriteOptions
 from nvdra_core.kube.watch import Listing
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
 from tests.service.kube.patience import assert_unreachable, until
 

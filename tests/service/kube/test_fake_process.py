@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 class Process:
     def __init__(self, *arguments: str) -> None:
-        argv = [sys.executable, "-m", "nvdra_core.kube.fake", *arguments]
+        argv = [sys.executable, "-m", "tests.fakes.apiserver", *arguments]
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self._process.stdout
         self.info = json.loads(self._process.stdout.readline())

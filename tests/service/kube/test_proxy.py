@@ -13,9 +13,9 @@ import pytest
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.server import FakeApiServer
 from nvdra_core.kube.proxy import ProxySettings, choose
 from nvdra_core.kube.resources import NAMESPACES
+from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.kube.conftest import ONCE
 
 

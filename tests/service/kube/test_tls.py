@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
-from nvdra_core.kube.fake.tls import Authority
 from nvdra_core.kube.resources import NAMESPACES, SLICES
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.apiserver.tls import Authority
 from tests.service.kube.conftest import ONCE
 from tests.service.kube.objects import a_slice
 from tests.service.kube.patience import until

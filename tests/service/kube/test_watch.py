@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import FakeClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.errors import RelistError
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import EVERYTHING, SLICES, JsonObject, ObjectList
+from nvdra_core.runtime.clock import FakeClock
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kube.objects import a_slice
 from tests.service.kube.patience import PATIENCE_S, until
 

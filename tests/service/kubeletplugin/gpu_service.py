@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nvdra_core.kube.fake.server import FakeApiServer
-from nvdra_node.kubeletplugin.leangrpc import grpc
+from nvdra_node.rpc.leangrpc import grpc
+from tests.fakes.apiserver.server import FakeApiServer
 from tests.scenario.gpu_node import ctk_output
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError
 from tests.service.kubeletplugin.publishing import DRIVER, NODE, add_node, until

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nvdra_node.kubeletplugin.leangrpc import grpc
-from nvdra_node.kubeletplugin.pb import (
+from nvdra_node.rpc.leangrpc import grpc
+from nvdra_node.rpc.messages import (
     dra_health_v1,
     dra_health_v1alpha1,
     dra_v1,

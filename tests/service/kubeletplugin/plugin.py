@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import NvdraError, StaleClaimError
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claim import ClaimRef
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
-from nvdra_node.kubeletplugin.health import HealthService
-from nvdra_node.kubeletplugin.registration import Registration, SelfCheck
-from nvdra_node.kubeletplugin.server import PluginServer, SocketPaths
-from nvdra_node.kubeletplugin.service import DraService, Transaction
+from nvdra_node.kubeletplugin.kubelet.health import HealthService
+from nvdra_node.kubeletplugin.kubelet.registration import Registration, SelfCheck
+from nvdra_node.kubeletplugin.kubelet.server import PluginServer, SocketPaths
+from nvdra_node.kubeletplugin.kubelet.service import DraService, Transaction
 
 DRIVER = "gpu.nvidia.com"
 CLOCK = SystemClock()

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nvdra_core.clock import Clock, Deadline, SystemClock
 from nvdra_core.errors import NvdraError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
-from nvdra_node.kubeletplugin import sliceapi
+from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 from nvdra_node.kubeletplugin.driver import Pool
-from nvdra_node.kubeletplugin.publisher import Publisher
-from nvdra_node.kubeletplugin.sliceapi import KubeSlices
+from nvdra_node.kubeletplugin.slices.client import KubeSlices, withdraw
+from nvdra_node.kubeletplugin.slices.publisher import Publisher
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 CLOCK = SystemClock()
@@ -134,7 +133,7 @@ class World:
 
     def wipe(self) -> None:
         """What the kubelet does at its start."""
-        sliceapi.withdraw(KubeSlices(self.api, DRIVER, NODE), Deadline(10, CLOCK))
+        withdraw(KubeSlices(self.api, DRIVER, NODE), Deadline(10, CLOCK))
 
 
 def add_node(server: FakeApiServer) -> str:

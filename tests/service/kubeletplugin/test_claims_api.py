@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ApiError, StaleClaimError
+from nvdra_core.kube import permission
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer, FakeSettings
 from nvdra_core.kube.resources import WriteOptions
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin import claimstatus, permission
-from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claims import Claims
-from nvdra_node.kubeletplugin.claimstatus import ClaimStatus
+from nvdra_node.kubeletplugin.claims import status_writer
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.claims.reader import Claims
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatus
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kubeletplugin.publishing import DRIVER, NODE, until
 
 CLOCK = SystemClock()
@@ -131,7 +132,7 @@ def test_a_prepared_claim_says_what_it_has(cluster: Cluster) -> None:
 def test_entries_of_other_drivers_stay(cluster: Cluster) -> None:
     ref = cluster.add()
     theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
-    body = claimstatus.to_status(ref, (theirs,), driver=OTHER, at_s=0)
+    body = status_writer.to_status(ref, (theirs,), driver=OTHER, at_s=0)
     cluster.api.apply_claim_status(body, options=WriteOptions(field_manager="nic"))
     cluster.status.prepared(ref, (GPU,))
     cluster.status.write_next()
@@ -156,9 +157,9 @@ def test_a_claim_with_unsorted_parameters_says_what_it_has(
 ) -> None:
     theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
     other = ClaimStatus(cluster.api, OTHER, CLOCK)
-    for status, device in ((other, theirs), (cluster.status, GPU), (cluster.status, GPU)):
-        status.prepared(unsorted, (device,))
-        assert status.write_next() == 0.0
+    for writer, device in ((other, theirs), (cluster.status, GPU), (cluster.status, GPU)):
+        writer.prepared(unsorted, (device,))
+        assert writer.write_next() == 0.0
     assert cluster.status.lost == other.lost == 0
     assert set(cluster.entries()) == {DRIVER, OTHER}
     (claim,) = cluster.server.objects("resourceclaims")
@@ -372,7 +373,7 @@ def test_an_unprepared_claim_is_not_spoken_of() -> None:
 
 def test_the_queue_has_an_end() -> None:
     api = Api(0)
-    status = queued(api, *(f"c{n}" for n in range(claimstatus.MAX_QUEUED + 10)))
+    status = queued(api, *(f"c{n}" for n in range(status_writer.MAX_QUEUED + 10)))
     status.write_next()
     assert (status.lost, api.names) == (10, ["c10"])
 
@@ -383,5 +384,5 @@ def test_shares_are_entries_of_their_own() -> None:
         for share in ("s1", "s2")
     ]
     ref = ClaimRef("ns", "a", ClaimUID("a"))
-    body = claimstatus.to_status(ref, shares, driver=DRIVER, at_s=0)
+    body = status_writer.to_status(ref, shares, driver=DRIVER, at_s=0)
     assert [entry["shareID"] for entry in body["status"]["devices"]] == ["s1", "s2"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.kube.fake.faults import Fault
+from tests.fakes.apiserver.faults import Fault
 from tests.service.kubeletplugin.gpu_service import a_gpu_service
 from tests.service.kubeletplugin.publishing import until
 

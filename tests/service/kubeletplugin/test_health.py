@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import SystemClock
-from nvdra_node.kubeletplugin import health
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
-from nvdra_node.kubeletplugin.leangrpc import grpc
-from nvdra_node.kubeletplugin.pb import dra_health_v1
+from nvdra_node.kubeletplugin.kubelet import health
+from nvdra_node.rpc.leangrpc import grpc
+from nvdra_node.rpc.messages import dra_health_v1
 from tests.service.kubeletplugin.kubelet import Plugin
 from tests.service.kubeletplugin.plugin import TestPlugin
 from tests.service.kubeletplugin.publishing import until

@@ -10,8 +10,8 @@ import pytest
 PROBE = """
 import sys
 {setup}
-from nvdra_node.kubeletplugin import leanproto
-from nvdra_node.kubeletplugin.pb import dra_v1
+from nvdra_node.rpc import leanproto
+from nvdra_node.rpc.messages import dra_v1
 assert leanproto.is_lean is {is_lean}, leanproto.is_lean
 assert ("google.protobuf.text_format" in sys.modules) is not leanproto.is_lean
 sent = dra_v1.NodePrepareResourcesResponse()

@@ -6,12 +6,11 @@ import time
 
 import pytest
 
-from nvdra_core.clock import Deadline
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeSettings
 from nvdra_core.kube.resources import NODES, ObjectList
-from nvdra_node.kubeletplugin import sliceapi
-from nvdra_node.kubeletplugin.sliceapi import KubeSlices
+from nvdra_core.runtime.clock import Deadline
+from nvdra_node.kubeletplugin.slices.client import KubeSlices, withdraw
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeSettings
 from tests.service.kubeletplugin.publishing import (
     CLOCK,
     DRIVER,
@@ -342,7 +341,7 @@ def test_slices_of_another_driver_stay() -> None:
         world.server.add(other)
         world.publisher.attempt()
         assert len(world.slices()) == 2
-        assert sliceapi.withdraw(KubeSlices(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 1
+        assert withdraw(KubeSlices(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 1
         assert [obj["metadata"]["name"] for obj in world.slices()] == ["other"]
 
 
@@ -359,7 +358,7 @@ def test_slices_that_the_kubelet_wipes_meanwhile_do_not_stop_their_withdrawal() 
 
         world.publisher.attempt()
         assert len(world.slices()) == 2
-        assert sliceapi.withdraw(Wiped(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 2
+        assert withdraw(Wiped(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 2
         assert world.slices() == []
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.fake.server import FakeSettings
 from nvdra_core.kube.resources import SLICES
+from tests.fakes.apiserver.server import FakeSettings
 from tests.service.kubeletplugin.publishing import World, a_world, device, until
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}

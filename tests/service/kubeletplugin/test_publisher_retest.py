@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import FakeClock
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeSettings
-from nvdra_node.kubeletplugin.pace import AUDIT_S
-from nvdra_node.kubeletplugin.sliceapi import parse_version
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_node.kubeletplugin.slices.client import parse_version
+from nvdra_node.kubeletplugin.slices.schedule import AUDIT_S
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeSettings
 from tests.service.kubeletplugin.publishing import World, a_world, device
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}

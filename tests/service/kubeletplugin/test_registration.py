@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nvdra_node.kubeletplugin.leangrpc import grpc
+from nvdra_node.rpc.leangrpc import grpc
 from tests.service.kubeletplugin.kubelet import Kubelet, RegistrationError
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 from tests.service.kubeletplugin.publishing import until

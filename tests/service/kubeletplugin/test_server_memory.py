@@ -13,7 +13,7 @@ import sys
 {setup}
 {load}
 from concurrent import futures
-from nvdra_node.kubeletplugin.pb import pluginregistration_v1 as pb
+from nvdra_node.rpc.messages import pluginregistration_v1 as pb
 path = "unix:" + sys.argv[1]
 handler = grpc.unary_unary_rpc_method_handler(
     lambda request, context: pb.PluginInfo(name="lean"),
@@ -31,7 +31,7 @@ print([line.split()[1] for line in rollup.splitlines() if line.startswith("Rss:"
 import asyncio
 assert asyncio.run(asyncio.sleep(0, "real")) == "real"
 """
-LEAN = "from nvdra_node.kubeletplugin.leangrpc import grpc, is_lean; assert is_lean is {}"
+LEAN = "from nvdra_node.rpc.leangrpc import grpc, is_lean; assert is_lean is {}"
 BREAK = """
 import importlib.abc
 class Breaks(importlib.abc.MetaPathFinder):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import ConfigError, HostError, LockTimeoutError
-from nvdra_node.kubeletplugin.server import SocketPaths
+from nvdra_core.runtime.clock import Deadline
+from nvdra_node.kubeletplugin.kubelet.server import SocketPaths
 from tests.service.kubeletplugin.kubelet import Kubelet
 from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
 from tests.service.kubeletplugin.publishing import until

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nvdra_core.kube.fake.faults import Fault
-from nvdra_core.kube.fake.server import FakeApiServer
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.kubeletplugin.kubelet import Kubelet
 from tests.service.kubeletplugin.plugin import DRIVER
 from tests.service.kubeletplugin.publishing import NODE, PATIENCE_S, add_node, until

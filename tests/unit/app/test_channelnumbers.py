@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from nvdra_core.clock import FakeClock
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.channelnumbers import ChannelNumbersPart
 from nvdra_node.computedomain.model import CHANNEL_CLASS
-from nvdra_node.host.fake.machine import FakeMachine
-from nvdra_node.host.fake.sysfs import FakeSysfs
+from tests.fakes.host.machine import FakeMachine
+from tests.fakes.host.sysfs import FakeSysfs
 
 
 def test_files_are_renewed_at_start_and_with_each_new_major() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nvdra_core.clock import FakeClock
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.driverfiles import DriverFilesPart
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nvdra_core.clock import FakeClock
-from nvdra_core.metrics import Registry
-from nvdra_core.pluginmetrics import PluginMetrics
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.pluginmetrics import PluginMetrics
 from nvdra_node.app import gauges
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
-from nvdra_node.kubeletplugin.publisher import PublishStatus
 from nvdra_node.kubeletplugin.readiness import Readiness
+from nvdra_node.kubeletplugin.slices.publisher import PublishStatus
+from tests.fakes.host.files import FakeFiles
 
 GPU = PreparedDevice(request="r", pool="node", device="gpu-0", cdi_ids=("a/b=c",), kind="gpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 from nvdra_node.app import imexgauges
 from nvdra_node.imex.ctl import DomainView
 from tests.scenario.imex.node import ImexNode, a_domain

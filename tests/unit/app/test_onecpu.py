@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import HostError
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.onecpu import LOOK_S, OneCpu, is_crowded
 from nvdra_node.host.cpus import CpuTime
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import HostError, UnitRequestError
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.broker import caller, server
 from nvdra_node.broker.policy import SUPERVISOR
 from nvdra_node.broker.server import MAX_CALLS, Server
-from nvdra_node.host.fake.units import FakeUnits
 from nvdra_node.host.units import MAX_REQUEST_BYTES, BrokerUnits
+from tests.fakes.host.units import FakeUnits
 
 IMEX = "nvdra-imex.service"
 PATIENCE_S = 60.0

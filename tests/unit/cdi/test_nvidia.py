@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvdra_core.clock import SystemClock
 from nvdra_core.errors import CommandError, HostError, NotReadyError
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.cdi.nvidia import join_links, reduce_edits
-from nvdra_node.host.fake.commands import hang
 from nvdra_node.host.ports import CommandResult
+from tests.fakes.host.commands import hang
 from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, ctk_output
 
 ANY_JSON = st.recursive(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import FileError
+from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.cdi import spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
-from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.files import HostFiles
+from tests.fakes.host.files import FakeFiles
 
 CDI = Path("/run/cdi")
 KIND = "k8s.gpu.nvidia.com/claim"

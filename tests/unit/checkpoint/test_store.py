@@ -9,8 +9,8 @@ from nvdra_core.errors import FileError, RecordError
 from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
-from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.files import HostFiles
+from tests.fakes.host.files import FakeFiles
 
 STATE = Path("/state")
 

@@ -10,10 +10,10 @@ from nvdra_cluster.control import certs
 from nvdra_cluster.control.certify import SECRETS, Certifier
 from nvdra_cluster.decide.model import FabricView
 from nvdra_core.api import FabricCertificate, FabricNodeSpec
-from nvdra_core.clock import SystemClock
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import DEFAULT_WRITE, Client
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
+from nvdra_core.runtime.clock import SystemClock
 from tests.unit.cluster.test_certs import NOW, a_request
 from tests.unit.cluster.views import a_fabric_node
 

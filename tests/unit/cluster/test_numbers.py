@@ -10,7 +10,7 @@ from nvdra_cluster.decide.model import FabricView, NodeView
 from nvdra_cluster.decide.nodespecs import no_certificates
 from nvdra_cluster.decide.numbers import COOLING_S, Numbers
 from nvdra_core.api import ComputeDomainAssignment, ComputeDomainStatus, FabricDomain, Isolation
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 from tests.unit.cluster.views import (
     BY_CHANNEL,
     CLIQUE,

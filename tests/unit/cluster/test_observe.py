@@ -5,10 +5,10 @@ from __future__ import annotations
 from nvdra_cluster.app import Controller
 from nvdra_cluster.control import observe
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
-from nvdra_core.clock import FakeClock
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_core.runtime.workers import Workers
 
 
 def test_what_belongs_to_others_is_not_even_sent():

@@ -11,7 +11,7 @@ from nvdra_cluster.decide.model import CliqueView, FabricView, NodeView
 from nvdra_cluster.decide.nodespecs import no_certificates
 from nvdra_cluster.decide.writes import Delete
 from nvdra_core.api import CliqueDaemon, FabricCertificate, FabricNodeSpec
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 from tests.unit.cluster.views import (
     CLIQUE,
     OTHER_CLIQUE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nvdra_core.kube.fake.auth import SERVICE_RULES
+from tests.fakes.apiserver.auth import SERVICE_RULES
 from tests.service.cluster import attacks, attacktable
 from tests.service.cluster.attackbed import KUBELET, POLICY, TOKEN, Attack, Request
 from tests.unit.cluster import helm

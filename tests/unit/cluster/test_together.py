@@ -11,7 +11,7 @@ from nvdra_cluster.control.cache import Cache
 from nvdra_cluster.control.reconcile import Now, Reconciler
 from nvdra_cluster.decide.model import NodeView
 from nvdra_cluster.decide.nodespecs import no_certificates
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 from tests.unit.cluster.views import SETTINGS, a_claim, a_domain, a_fabric_node
 
 ROUNDS = 150

@@ -12,10 +12,10 @@ from nvdra_cluster.control.cache import Key, What
 from nvdra_cluster.control.reconcile import Group
 from nvdra_cluster.control.writer import PARALLEL, TIMEOUT_S, NotLeaderError, Writer
 from nvdra_cluster.decide.writes import FABRIC_NODES, Create
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.client import DEFAULT_WRITE, Client
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.metrics import Registry
 
 GROUPS = [
     Group(Key(What.NODE, name), (Create(FABRIC_NODES, {"metadata": {"name": name}}),))

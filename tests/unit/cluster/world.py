@@ -15,13 +15,13 @@ from typing import Any
 
 from nvdra_cluster.control import wire
 from nvdra_cluster.control.cache import Cache
-from nvdra_cluster.control.cooling import SLOT_COOLING_S
 from nvdra_cluster.control.reconcile import Now, Reconciler
+from nvdra_cluster.control.reuse_delay import SLOT_COOLING_S
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.nodespecs import no_certificates
 from nvdra_cluster.decide.writes import Create, Delete, Write
 from nvdra_cluster.settings import FabricSettings
-from nvdra_core.metrics import Registry
+from nvdra_core.runtime.metrics import Registry
 
 Json = dict[str, Any]
 Path = tuple[str, str, str]

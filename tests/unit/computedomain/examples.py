@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nvdra_node.computedomain.model import DomainView, Membership, NodeView
-from nvdra_node.kubeletplugin.claim import (
+from nvdra_node.kubeletplugin.claims.claim import (
     AllocationResult,
     Claim,
     ClaimRef,

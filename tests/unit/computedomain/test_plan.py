@@ -7,7 +7,7 @@ import pytest
 from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
 from nvdra_core.value import replace
 from nvdra_node.computedomain import plan as planning
-from nvdra_node.kubeletplugin.overlap import clashing
+from nvdra_node.kubeletplugin.claims.overlap import clashing
 from tests.unit.computedomain.examples import a_claim, joined, parameters
 
 MAJOR = 237

@@ -9,9 +9,9 @@ from pathlib import Path
 TOP = Path(__file__).parents[3]
 SCRIPT = """
 import sys
-from nvdra_core.clock import SystemClock
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.computedomain.driver import ComputeDomainDriver
-from nvdra_node.computedomain.fake import FakeSupervisor
+from tests.fakes.supervisor import FakeSupervisor
 from nvdra_node.computedomain.link import Link
 from nvdra_node.computedomain.model import DomainView, NodeView
 

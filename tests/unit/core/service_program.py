@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 
-from nvdra_core import log
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError, HostError
-from nvdra_core.service import Service
-from nvdra_core.systemd import Notifier, watchdog_interval_s
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.service import Service
+from nvdra_core.runtime.systemd import Notifier, watchdog_interval_s
+from nvdra_core.runtime.workers import Workers
 
 FAULTS = set(sys.argv[1:])
 CLOCK = SystemClock()

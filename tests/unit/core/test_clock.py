@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import DeadlineError
+from nvdra_core.runtime.clock import Deadline, FakeClock
 
 
 def test_remaining_time_shrinks_and_never_gets_negative():

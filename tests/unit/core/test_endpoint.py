@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvdra_core import endpoint
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import ConfigError, HostError
-from nvdra_core.metrics import Registry
-from nvdra_core.workers import Workers
+from nvdra_core.runtime import endpoint
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.workers import Workers
 
 LOOPBACK = endpoint.Address("127.0.0.1", 0)
 

@@ -18,7 +18,7 @@ def run(probe: str) -> str:
 def test_a_postponed_module_is_the_real_one_once_it_is_used() -> None:
     probe = """
 import sys, threading
-from nvdra_core import lean
+from nvdra_core.runtime import lean
 lean.postpone("inspect", "sys")
 import inspect
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ print([name for name in ("gettext", "locale", "shutil") if hasattr(sys.modules.g
 def test_imports_are_not_looked_through_for_garbage() -> None:
     probe = """
 import gc
-from nvdra_core import lean
+from nvdra_core.runtime import lean
 before = gc.get_freeze_count()
 try:
     with lean.importing():

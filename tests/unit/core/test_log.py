@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nvdra_core import log
 from nvdra_core.errors import ConfigError, LockTimeoutError
+from nvdra_core.runtime import log
 
 LOGGER = log.get("nvdra_node.gpu")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
-from nvdra_core.metrics import Registry, exponential_buckets
+from nvdra_core.runtime.metrics import Registry, exponential_buckets
 
 
 def parse(registry: Registry) -> dict[str, Family]:

@@ -3,10 +3,10 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nvdra_core.clock import FakeClock
 from nvdra_core.errors import ApiError, LockTimeoutError, NvmlHungError
-from nvdra_core.metrics import Registry
-from nvdra_core.pluginmetrics import PREPARE, UNPREPARE, PluginMetrics, add_process_metrics
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.pluginmetrics import PREPARE, UNPREPARE, PluginMetrics, add_process_metrics
 
 GPU = "gpu.nvidia.com"
 UPSTREAM = {

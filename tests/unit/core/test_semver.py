@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdra_core import semver
 from nvdra_core.errors import MalformedTextError
+from nvdra_node.gpu import semver
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import ConfigError, HostError
-from nvdra_core.systemd import Notifier, watchdog_interval_s
-from nvdra_core.workers import Workers
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.systemd import Notifier, watchdog_interval_s
+from nvdra_core.runtime.workers import Workers
 
 
 def test_a_failure_wakes_the_service_and_is_a_problem():

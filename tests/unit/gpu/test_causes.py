@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline
 from nvdra_core.errors import NvmlError
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits
 from nvdra_node.gpu.model import GpuState
-from nvdra_node.host.fake.machine import FakeFabric
 from nvdra_node.host.ports import NodeStat
+from tests.fakes.host.machine import FakeFabric
 from tests.unit.gpu.test_discover import World
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.clock import FakeClock
 from nvdra_core.errors import NotReadyError, UnknownDeviceError
+from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits, Look, discover
 from nvdra_node.gpu.facts import pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.gpu.plan import find_gpu
-from nvdra_node.host.fake.host import fake_host
-from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
+from tests.fakes.host.host import fake_host
+from tests.fakes.host.machine import FakeMachine, fake_gpus
 
 
 class World:

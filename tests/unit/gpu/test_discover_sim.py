@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Look, discover
 from nvdra_node.gpu.model import GpuState, Inventory
-from nvdra_node.gpu.watch import Watch, WatchSettings
+from nvdra_node.gpu.rescan import Watch, WatchSettings
 from nvdra_node.host.child import Child
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.host.nvml import ChildNvml, ChildSettings

@@ -11,10 +11,10 @@ from nvdra_core.errors import EffectLostError, FileError, HostError
 from nvdra_core.value import replace
 from nvdra_node.gpu.apply import UNDO_S
 from nvdra_node.gpu.owed import Debt, Owed
-from nvdra_node.host.fake.commands import hang
-from nvdra_node.host.fake.files import FakeFiles
-from nvdra_node.host.fake.smi import FakeSmi
-from nvdra_node.kubeletplugin.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from tests.fakes.host.commands import hang
+from tests.fakes.host.files import FakeFiles
+from tests.fakes.host.smi import FakeSmi
 from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.unit.gpu.test_plan import interval
 

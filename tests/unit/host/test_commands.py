@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import CommandError
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host.commands import MAX_UNKILLABLE, SystemCommands, kill_group
 
 CLOCK = SystemClock()

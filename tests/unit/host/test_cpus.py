@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import HostError
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.cpus import ALLOWED, Cpus
 

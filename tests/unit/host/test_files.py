@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.errors import FileError
-from nvdra_node.host.fake.files import Crash, FakeFiles
 from nvdra_node.host.files import HostFiles, file_error, temp_path
+from tests.fakes.host.files import Crash, FakeFiles
 
 
 @pytest.fixture(params=[HostFiles, FakeFiles])

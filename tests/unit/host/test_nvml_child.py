@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.errors import HostError, NvmlError
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host import driverroot
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
 from tests.sim.api import SimRoot
@@ -124,7 +124,7 @@ def test_sigterm_to_the_group_of_the_service_does_not_end_a_child_at_work(nvml: 
 _PARENT = """
 import sys
 from pathlib import Path
-from nvdra_core.clock import Deadline, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host.nvml import ChildNvml
 nvml = ChildNvml(lambda: Path(sys.argv[1]))
 nvml.call("system", Deadline(60, SystemClock()))

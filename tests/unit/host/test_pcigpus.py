@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_node.host.fake.host import fake_host
-from nvdra_node.host.fake.machine import FakeMachine, fake_gpus
 from nvdra_node.host.ports import HostRoots, PciGpu
 from nvdra_node.host.sysfs import HostSysfs
+from tests.fakes.host.host import fake_host
+from tests.fakes.host.machine import FakeMachine, fake_gpus
 from tests.sim.api import SimRoot
 
 GPU, AUDIO, SWITCH = "0x030200", "0x040300", "0x068000"

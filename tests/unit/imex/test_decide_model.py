@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from nvdra_core.api.fabric import ImexState
-from nvdra_core.clock import Deadline
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
 from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
 

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.api.fabric import FabricCertificate, FabricPeer, ImexState
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import CommandError, HostError
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.value import replace
 from nvdra_node.host.commands import SystemCommands
-from nvdra_node.host.fake.commands import FakeCommands, hang
-from nvdra_node.host.fake.files import FakeFiles
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.host.systemctl import SystemctlUnits, parse_show
@@ -23,6 +21,8 @@ from nvdra_node.imex.certificate import Certificate
 from nvdra_node.imex.ctl import ImexCtl, read_domain, read_state
 from nvdra_node.imex.model import Run, UnitActivity
 from nvdra_node.imex.unit import SystemdUnit, read_unit
+from tests.fakes.host.commands import FakeCommands, hang
+from tests.fakes.host.files import FakeFiles
 
 SYSTEMCTL, JOURNALCTL = Path("/usr/bin/systemctl"), Path("/usr/bin/journalctl")
 SHOW = """Id=nvdra-imex.service

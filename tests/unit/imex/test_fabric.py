@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.api.fabric import FabricState
-from nvdra_core.clock import FakeClock, SystemClock
-from nvdra_node.host.fake.host import fake_host
-from nvdra_node.host.fake.machine import FakeFabric, FakeMachine, fake_gpus
+from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.imex import fabric
 from nvdra_node.imex.model import Fabric
+from tests.fakes.host.host import fake_host
+from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.sim.api import SimRoot
 
 CLIQUE = "2b1c5d6e-0000-4000-8000-000000000007.32766"

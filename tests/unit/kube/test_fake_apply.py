@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.kube.fake import apply
-from nvdra_core.kube.fake.apply import Owners
-from nvdra_core.kube.fake.status import StatusError
+from tests.fakes.apiserver import apply
+from tests.fakes.apiserver.apply import Owners
+from tests.fakes.apiserver.status import StatusError
 
 Obj = dict[str, Any]
 

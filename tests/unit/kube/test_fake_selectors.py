@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.kube.fake.kinds import KINDS
-from nvdra_core.kube.fake.selectors import parse_fields, parse_labels
-from nvdra_core.kube.fake.status import StatusError
+from tests.fakes.apiserver.kinds import KINDS
+from tests.fakes.apiserver.selectors import parse_fields, parse_labels
+from tests.fakes.apiserver.status import StatusError
 
 SLICES = next(kind for kind in KINDS if kind.plural == "resourceslices")
 OBJECT = {

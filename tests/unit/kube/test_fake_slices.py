@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.kube.fake import gates, slices
+from tests.fakes.apiserver import gates, slices
 
 Obj = dict[str, Any]
 COUNTERS = {"memory": {"value": "80Gi"}}

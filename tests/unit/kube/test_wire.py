@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvdra_core.clock import Deadline, SystemClock
 from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.watch import LineSplitter
 from nvdra_core.kube.wire import Connection, chunk_size, parse_head
+from nvdra_core.runtime.clock import Deadline, SystemClock
 
 
 def soon(timeout_s: float = 5.0) -> Deadline:

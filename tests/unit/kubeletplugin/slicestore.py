@@ -6,8 +6,8 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from nvdra_node.kubeletplugin import slicediff
-from nvdra_node.kubeletplugin.slicediff import Target
+from nvdra_node.kubeletplugin.slices import diff
+from nvdra_node.kubeletplugin.slices.diff import Target
 
 TARGET = Target(driver="gpu.nvidia.com", node="node-1", node_uid="node-uid")
 
@@ -19,7 +19,7 @@ class SliceStore:
         self.objects: dict[str, dict[str, Any]] = {}
         self._made = 0
 
-    def steps(self, changes: slicediff.Changes) -> Iterator[None]:
+    def steps(self, changes: diff.Changes) -> Iterator[None]:
         """Carry out one write after the other."""
         for _, body in changes.update:
             self._put(body)
@@ -35,11 +35,9 @@ class SliceStore:
             del self.objects[body["metadata"]["name"]]
             yield
 
-    def publish(
-        self, parts: tuple[dict[str, Any], ...], target: Target = TARGET
-    ) -> slicediff.Changes:
+    def publish(self, parts: tuple[dict[str, Any], ...], target: Target = TARGET) -> diff.Changes:
         """Diff and carry out all of it."""
-        changes = slicediff.diff(target, parts, self.objects.values())
+        changes = diff.diff(target, parts, self.objects.values())
         for _ in self.steps(changes):
             pass
         return changes

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvdra_core.clock import Deadline, SystemClock
-from nvdra_node.kubeletplugin.callpool import KEPT_THREADS, CallLanes, CallPool, Laned, Submitted
+from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.rpc.callpool import KEPT_THREADS, CallLanes, CallPool, Laned, Submitted
 
 WAIT_S = 30.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.errors import InvalidConfigError
-from nvdra_node.kubeletplugin import claimconfig
-from nvdra_node.kubeletplugin.claim import (
+from nvdra_node.kubeletplugin.claims import config_choice
+from nvdra_node.kubeletplugin.claims.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -26,7 +26,7 @@ def chosen(*configs: tuple[ConfigSource, tuple[str, ...], str], request: str = "
     )
     result = AllocationResult(request=request, pool="n", device="gpu-0")
     claim = Claim(ref=ClaimRef("ns", "c", ClaimUID("u")), results=(result,), configs=entries)
-    (config,) = claimconfig.choose(claim, lambda config, _: config.parameters["kind"] == "Gpu")
+    (config,) = config_choice.choose(claim, lambda config, _: config.parameters["kind"] == "Gpu")
     return None if config is None else config.index
 
 

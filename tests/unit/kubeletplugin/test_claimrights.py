@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import ApiError
-from nvdra_node.kubeletplugin.claimrights import ClaimRights
+from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_node.kubeletplugin.claims.access import ClaimRights
 
 NO_RIGHT = ApiError(
     'resourceclaims "c" is forbidden: User "n" cannot get resource "resourceclaims"', status=403

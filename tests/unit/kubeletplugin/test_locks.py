@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock, SystemClock
 from nvdra_core.errors import LockTimeoutError
-from nvdra_node.kubeletplugin.locks import Locks
+from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_node.kubeletplugin.claims.locks import Locks
 
 CLOCK = SystemClock()
 

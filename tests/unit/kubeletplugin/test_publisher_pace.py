@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nvdra_core.clock import FakeClock
 from nvdra_core.kube.retry import Backoff
-from nvdra_node.kubeletplugin import pace
-from nvdra_node.kubeletplugin.pace import Pace
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_node.kubeletplugin.slices import schedule
+from nvdra_node.kubeletplugin.slices.schedule import Pace
 
 
 @pytest.fixture
@@ -18,17 +18,17 @@ def clock() -> FakeClock:
 @pytest.fixture
 def idle(clock: FakeClock) -> Pace:
     """Nothing to do but the audit."""
-    made = Pace(clock, Backoff(first_s=0.25, limit_s=pace.RETRY_LIMIT_S, random=lambda: 0.5))
+    made = Pace(clock, Backoff(first_s=0.25, limit_s=schedule.RETRY_LIMIT_S, random=lambda: 0.5))
     assert made.due_in_s() == 0 and made.begin()
     made.succeeded(wrote=False)
-    assert made.due_in_s() == pace.AUDIT_S
+    assert made.due_in_s() == schedule.AUDIT_S
     return made
 
 
 def test_a_change_is_published_at_once_without_looking(idle: Pace) -> None:
     idle.changed()
     assert idle.due_in_s() == 0 and not idle.begin()
-    assert idle.due_in_s() == pace.AUDIT_S
+    assert idle.due_in_s() == schedule.AUDIT_S
 
 
 def test_a_pool_that_changes_all_the_time_is_written_twice_a_second(
@@ -54,7 +54,7 @@ def test_a_registration_is_followed_by_a_look_at_once_and_after_half_a_minute(
     assert idle.due_in_s() == pytest.approx(30)
     clock.advance(30)
     assert idle.due_in_s() == 0 and idle.begin()
-    assert idle.due_in_s() == pace.AUDIT_S
+    assert idle.due_in_s() == schedule.AUDIT_S
 
 
 def test_a_registration_ends_a_back_off(idle: Pace) -> None:
@@ -75,7 +75,7 @@ def test_the_wipe_of_a_kubelet_that_starts_again_is_answered_quickly(
     idle.registered()
     idle.begin()
     idle.meddled()
-    assert idle.due_in_s() == pace.SETTLE_S
+    assert idle.due_in_s() == schedule.SETTLE_S
 
 
 def test_failures_are_retried_with_growing_pauses_and_for_ever(
@@ -91,7 +91,7 @@ def test_failures_are_retried_with_growing_pauses_and_for_ever(
         assert idle.begin()
     assert 0.1 < pauses[0] < 0.3
     assert pauses[:5] == sorted(pauses[:5])
-    assert max(pauses) <= pace.RETRY_LIMIT_S and min(pauses[8:]) > 5
+    assert max(pauses) <= schedule.RETRY_LIMIT_S and min(pauses[8:]) > 5
     idle.succeeded(wrote=False)
     idle.failed()
     assert idle.due_in_s() == pytest.approx(pauses[0])
@@ -105,10 +105,10 @@ def test_the_server_says_when_to_come_back(idle: Pace) -> None:
 def test_a_wipe_in_pieces_is_answered_once_after_a_second(idle: Pace, clock: FakeClock) -> None:
     for _ in range(5):
         idle.meddled()
-    assert idle.due_in_s() == pytest.approx(pace.SETTLE_S)
-    clock.advance(pace.SETTLE_S)
+    assert idle.due_in_s() == pytest.approx(schedule.SETTLE_S)
+    clock.advance(schedule.SETTLE_S)
     assert idle.begin()
-    assert idle.due_in_s() == pace.AUDIT_S
+    assert idle.due_in_s() == schedule.AUDIT_S
 
 
 def test_somebody_who_keeps_meddling_is_answered_ever_more_slowly_but_within_15_s(
@@ -122,18 +122,18 @@ def test_somebody_who_keeps_meddling_is_answered_ever_more_slowly_but_within_15_
         assert idle.begin()
         idle.succeeded(wrote=True)
     assert pauses == pytest.approx([1, 2, 4, 8, 10, 10, 10, 10])
-    clock.advance(pace.CALM_S)
+    clock.advance(schedule.CALM_S)
     idle.meddled()
-    assert idle.due_in_s() == pytest.approx(pace.SETTLE_S)
+    assert idle.due_in_s() == pytest.approx(schedule.SETTLE_S)
 
 
 def test_a_change_does_not_swallow_a_look_that_is_still_to_come(idle: Pace) -> None:
     idle.meddled()
     idle.changed()
     assert not idle.begin()
-    assert idle.due_in_s() == pytest.approx(pace.SETTLE_S)
+    assert idle.due_in_s() == pytest.approx(schedule.SETTLE_S)
 
 
 def test_all_is_looked_at_from_time_to_time(idle: Pace, clock: FakeClock) -> None:
-    clock.advance(pace.AUDIT_S)
+    clock.advance(schedule.AUDIT_S)
     assert idle.due_in_s() == 0 and idle.begin()

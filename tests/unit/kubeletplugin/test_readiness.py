@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import Deadline, FakeClock
 from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
+from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.host.fake.files import FakeFiles
-from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
-from nvdra_node.kubeletplugin.nodeevents import REPEAT_S, RETRY_S, NodeEvents
+from nvdra_node.kubeletplugin.node_events import REPEAT_S, RETRY_S, NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
+from tests.fakes.host.files import FakeFiles
 
 SICK = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 BLOCKED = {"key": "gpu.nvidia.com/prepare-blocked", "effect": "NoSchedule"}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nvdra_node.kubeletplugin.pb import (
+from nvdra_node.rpc.messages import (
     dra_health_v1,
     dra_health_v1alpha1,
     dra_v1,

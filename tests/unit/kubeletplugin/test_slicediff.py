@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvdra_core.kube.fake import slices as server_rules
-from nvdra_node.kubeletplugin import slicediff, slicelayout
 from nvdra_node.kubeletplugin.driver import Pool
-from nvdra_node.kubeletplugin.slicelayout import PoolError
+from nvdra_node.kubeletplugin.slices import diff, layout
+from nvdra_node.kubeletplugin.slices.layout import PoolError
+from tests.fakes.apiserver import slices as server_rules
 from tests.unit.kubeletplugin.slicestore import TARGET, SliceStore
 
 
@@ -42,7 +42,7 @@ def parts_of(
     *devices: dict[str, Any], sets: int = 0, is_split: bool = True
 ) -> tuple[dict[str, Any], ...]:
     pool = Pool(devices=devices, shared_counters=tuple(counter_set(n) for n in range(sets)))
-    return slicelayout.layout(pool, is_split=is_split)
+    return layout.layout(pool, is_split=is_split)
 
 
 def shape(parts: tuple[dict[str, Any], ...]) -> list[tuple[int, int]]:
@@ -79,9 +79,9 @@ def test_slices_hold_128_devices_or_64_with_taints(
 
 def test_counters_and_lists_halve_the_room_as_well() -> None:
     listed = device(0, attributes={"numaNode": {"ints": [0]}})
-    assert slicelayout.is_loaded(listed)
-    assert slicelayout.is_loaded(consumer(0, 0))
-    assert not slicelayout.is_loaded(device(0))
+    assert layout.is_loaded(listed)
+    assert layout.is_loaded(consumer(0, 0))
+    assert not layout.is_loaded(device(0))
 
 
 def test_from_1_35_on_counter_sets_are_apart_and_eight_in_a_slice() -> None:
@@ -141,7 +141,7 @@ def test_no_device_is_ever_lost_and_no_limit_broken(
     assert names is not None and sorted(names) == sorted(d["name"] for d in devices)
     if minor >= 35:
         assert names == [d["name"] for d in devices]  # the order is the preference
-    assert not slicediff.diff(TARGET, parts, store.objects.values())
+    assert not diff.diff(TARGET, parts, store.objects.values())
 
 
 # Names, owners, generations
@@ -170,8 +170,8 @@ def test_a_new_slice_is_named_as_the_go_library_names_it_and_owned_by_the_node()
 
 
 def test_names_widen_beyond_16_to_the_5th_slices() -> None:
-    assert slicediff.name_prefix(TARGET, 10, 16**5) == "0000a-gpu.nvidia.com-node-1-"
-    assert slicediff.name_prefix(TARGET, 10, 16**5 + 1) == "00000a-gpu.nvidia.com-node-1-"
+    assert diff.name_prefix(TARGET, 10, 16**5) == "0000a-gpu.nvidia.com-node-1-"
+    assert diff.name_prefix(TARGET, 10, 16**5 + 1) == "00000a-gpu.nvidia.com-node-1-"
 
 
 def test_nothing_is_written_when_nothing_changed() -> None:
@@ -210,7 +210,7 @@ def test_growth_keeps_the_slices_that_are_there() -> None:
 def test_a_pool_that_shrinks_to_one_slice_is_complete_at_every_step() -> None:
     store = SliceStore()
     store.publish(parts_of(*map(device, range(300))))
-    changes = slicediff.diff(TARGET, parts_of(device(7)), store.objects.values())
+    changes = diff.diff(TARGET, parts_of(device(7)), store.objects.values())
     for _ in store.steps(changes):
         assert store.pool() == ["gpu-7"]
     assert len(store.objects) == 1
@@ -221,7 +221,7 @@ def test_a_half_done_change_is_finished_without_deleting() -> None:
     store.publish(parts_of(*map(device, range(300))))
     before = set(store.objects)
     wanted = parts_of(*map(device, range(1, 301)))
-    next(store.steps(slicediff.diff(TARGET, wanted, store.objects.values())))
+    next(store.steps(diff.diff(TARGET, wanted, store.objects.values())))
     changes = store.publish(wanted)
     assert not changes.delete and set(store.objects) == before
     assert store.pool() == [f"gpu-{n}" for n in range(1, 301)]
@@ -234,7 +234,7 @@ def test_two_slices_of_one_place_become_one() -> None:
     twin = copy.deepcopy(obj)
     twin["metadata"]["name"] = name + "x"
     store.objects[name + "x"] = twin
-    changes = slicediff.diff(TARGET, parts_of(device(0)), store.objects.values())
+    changes = diff.diff(TARGET, parts_of(device(0)), store.objects.values())
     for _ in store.steps(changes):
         assert store.pool() == ["gpu-0"]
     assert list(store.objects) == [name] and changes.generation == 2
@@ -259,7 +259,7 @@ def test_slices_of_other_drivers_and_nodes_are_never_touched() -> None:
     for key, value in (("driver", "other.example.com"), ("nodeName", "node-2")):
         other = copy.deepcopy(next(iter(store.objects.values())))
         other["spec"][key] = value
-        assert not slicediff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
+        assert not diff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
 
 
 def test_another_pool_of_this_driver_on_this_node_goes() -> None:
@@ -268,7 +268,7 @@ def test_another_pool_of_this_driver_on_this_node_goes() -> None:
     other = copy.deepcopy(next(iter(store.objects.values())))
     other["metadata"]["name"] = "00000-other"
     other["spec"]["pool"]["name"] = "leftover"
-    changes = slicediff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
+    changes = diff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
     assert [obj["metadata"]["name"] for obj in changes.delete] == ["00000-other"]
 
 
@@ -276,7 +276,7 @@ def test_a_node_that_was_made_anew_owns_the_slices_again() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     changes = store.publish(
-        parts_of(device(0)), slicediff.Target(driver=TARGET.driver, node="node-1", node_uid="new")
+        parts_of(device(0)), diff.Target(driver=TARGET.driver, node="node-1", node_uid="new")
     )
     ((_, body),) = changes.update
     assert body["metadata"]["ownerReferences"][0]["uid"] == "new"
@@ -317,8 +317,8 @@ def test_what_others_wrote_into_a_slice_survives_an_update() -> None:
     ],
 )
 def test_equality_is_the_apis(ours: Any, stored: Any, same: bool) -> None:
-    assert slicediff.is_same(ours, stored) is same
-    assert slicediff.is_same(stored, ours) is same
+    assert diff.is_same(ours, stored) is same
+    assert diff.is_same(stored, ours) is same
 
 
 def test_the_time_of_a_taint_that_stays_is_kept_and_a_new_one_has_none() -> None:
@@ -349,9 +349,9 @@ def test_what_the_server_dropped_names_the_gate(
     ours: dict[str, Any], stored: dict[str, Any], gates: set[str]
 ) -> None:
     sent, kept = ({"spec": {"devices": [d]}} for d in (ours, stored))
-    assert slicediff.dropped(sent, kept) == gates
+    assert diff.dropped(sent, kept) == gates
 
 
 def test_dropped_counter_sets_name_the_gate() -> None:
     sent = {"spec": {"sharedCounters": [counter_set(0)]}}
-    assert slicediff.dropped(sent, {"spec": {}}) == {"DRAPartitionableDevices"}
+    assert diff.dropped(sent, {"spec": {}}) == {"DRAPartitionableDevices"}

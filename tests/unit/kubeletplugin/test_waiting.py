@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.clock import FakeClock
 from nvdra_core.errors import ApiError
+from nvdra_core.kube import permission
 from nvdra_core.kube.resources import EVENTS
-from nvdra_node.kubeletplugin import permission
-from nvdra_node.kubeletplugin.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.waiting import AGAIN_S, LONG_S, MAX_PODS, REASON, EventSource, Waiting
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
+from nvdra_node.kubeletplugin.claims.wait_events import (
+    AGAIN_S,
+    LONG_S,
+    MAX_PODS,
+    REASON,
+    EventSource,
+    Waiting,
+)
 
 REF = ClaimRef("team", "channel", ClaimUID("c-1"))
 CAUSE = "nvidia-imex is INITIALIZING"

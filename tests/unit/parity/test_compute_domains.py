@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from nvdra_cluster import cli
-from nvdra_core.clock import FakeClock
 from nvdra_core.gates import FeatureGates
+from nvdra_core.runtime.clock import FakeClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain import slices
-from nvdra_node.computedomain.fake import FakeSupervisor
 from nvdra_node.computedomain.link import Link
 from nvdra_node.computedomain.model import NodeView
+from tests.fakes.supervisor import FakeSupervisor
 from tests.unit.cluster import helm
 
 UNITS = Path(__file__).parents[3] / "systemd"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.endpoint import Address
 from nvdra_core.errors import ConfigError
+from nvdra_core.runtime.endpoint import Address
 from nvdra_node import config
 from nvdra_node.app.gpu import parse_gates
 from nvdra_node.gpu import edits
@@ -15,11 +15,11 @@ from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
 from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.slices import SliceSettings
-from nvdra_node.host.fake.files import FakeFiles
-from nvdra_node.host.fake.machine import GPU_IS_LOST
 from nvdra_node.host.ports import NodeStat
-from nvdra_node.kubeletplugin import slicediff, slicelayout
 from nvdra_node.kubeletplugin.driver import Pool
+from nvdra_node.kubeletplugin.slices import diff, layout
+from tests.fakes.host.files import FakeFiles
+from tests.fakes.host.machine import GPU_IS_LOST
 from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, a_claim
 from tests.unit.gpu.test_slices import a_gpu
 
@@ -108,7 +108,7 @@ def test_shares_without_their_gate_are_refused_before_anything_starts(shares: st
 
 def test_slices_of_upstreams_plugin_are_taken_over_in_place():
     """A node that changes over loses no slice: whoever watches sees one update, and no device goes."""
-    target = slicediff.Target(driver="gpu.nvidia.com", node="node", node_uid="n1")
+    target = diff.Target(driver="gpu.nvidia.com", node="node", node_uid="n1")
     spec = {
         "driver": "gpu.nvidia.com",
         "nodeName": "node",
@@ -117,8 +117,8 @@ def test_slices_of_upstreams_plugin_are_taken_over_in_place():
     }
     metadata = {"name": "00000-gpu.nvidia.com-node-x7k2p", "resourceVersion": "7"}
     stored = {"metadata": metadata, "spec": spec}
-    parts = slicelayout.layout(Pool(devices=({"name": "gpu-0"},)), is_split=True)
-    changes = slicediff.diff(target, parts, [stored])
+    parts = layout.layout(Pool(devices=({"name": "gpu-0"},)), is_split=True)
+    changes = diff.diff(target, parts, [stored])
     assert (changes.create, changes.delete, changes.generation) == ((), (), 3)
     ((_, updated),) = changes.update
     assert updated["metadata"]["name"] == metadata["name"]

@@ -1,0 +1,203 @@
+"""Verifies node reports that no watched claim confirms, by reading their claims from the API. One thread of its own.
+
+A claim made by hand does not carry the domain's label, so no watch of ours sees it; the node's report does. A node
+that was taken over can report what it likes, as long and as often as it likes. So each node has a budget of reads,
+a pass has a limit, the domains that are being deleted come first, and what was refuted is verified again with
+growing pauses. Nothing else waits for this thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from nvdra_cluster.control import wire
+from nvdra_cluster.control.cache import Cache, Key, What
+from nvdra_cluster.control.pacing import Budget
+from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
+from nvdra_cluster.control.verdicts import Pair
+from nvdra_cluster.decide import readiness
+from nvdra_core.api import FabricClaim
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import CLAIMS
+from nvdra_core.kube.retry import Backoff
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+
+_LOG = log.get(__name__)
+READ_TIMEOUT_S = 3.0
+PASS_LIMIT = 100
+"""Reads in one pass."""
+CASE_LIMIT = 8
+"""Claims of one report that are read before it is refuted; one confirms it."""
+NODE_BURST = 32
+NODE_READS_PER_S = 2.0
+"""For one node: a report that a deletion waits for is refuted within four seconds."""
+POLL_S = 1.0
+API_PAUSE_S = 5.0
+"""After a read that was not answered."""
+UNREAD_PAUSE_S = 15.0
+"""So much longer the report of that claim waits: it may be the claim that cannot be read."""
+
+
+@dataclass(slots=True)
+class _Case:
+    """One report under verification."""
+
+    claims: tuple[FabricClaim, ...] = ()
+    """As reported."""
+    read: set[FabricClaim] = field(default_factory=set)
+    """Those that did not confirm it. They count on when the claims change: a report that changes all the time
+    would never be refuted.
+    """
+    refusals: int = 0
+    again_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Books:
+    """What the verifier remembers."""
+
+    cases: dict[Pair, _Case] = field(default_factory=dict)
+    budgets: dict[str, Budget] = field(default_factory=dict)
+
+
+class Doubts:
+    """See the module. ``run`` in a thread of its own."""
+
+    def __init__(self, cache: Cache, client: Client, clock: Clock) -> None:
+        self._cache = cache
+        self._client = client
+        self._clock = clock
+        self._books = _Books()
+        self._backoff = Backoff(first_s=30.0, limit_s=UNCONFIRMED_HOLD_S)
+        self._pause_until_s = 0.0
+        self._wake = threading.Event()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Verify until ``stopping``."""
+        while not stopping.is_set():
+            self.resolve()
+            self._clock.wait(self._wake, POLL_S)
+            self._wake.clear()
+
+    def wake(self) -> None:
+        """Begin the next pass now."""
+        self._wake.set()
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be verified now."""
+        return not self._due(self._clock.monotonic())
+
+    def look_again(self) -> None:
+        """Verify again what was refuted: a claim may have been allocated after the report."""
+        with self._cache.lock:
+            for pair in self._cache.verdicts.refuted:
+                self._cache.verdicts.ask(pair, is_urgent=False)
+
+    def resolve(self) -> None:
+        """One pass."""
+        reads = 0
+        now_s = self._clock.monotonic()
+        for pair in self._due(now_s):
+            if reads >= PASS_LIMIT or now_s < self._pause_until_s:
+                return
+            reads += self._verify(pair, PASS_LIMIT - reads)
+        self._forget_old()
+
+    def _due(self, now_s: float) -> list[Pair]:
+        """Reports to verify now, those first that the deletion of a domain waits for."""
+        with self._cache.lock:
+            verdicts = self._cache.verdicts
+            pending = sorted(verdicts.pending, key=lambda pair: not verdicts.pending[pair])
+            cases = self._books.cases
+            return [
+                pair
+                for pair in pending
+                if pair not in cases
+                or cases[pair].again_s <= now_s
+                or cases[pair].claims != self._claims(pair)
+            ]
+
+    def _claims(self, pair: Pair) -> tuple[FabricClaim, ...]:
+        """The claims of a report that may confirm it: those of the domain's namespace, if the domain is there.
+
+        One without a name is none: to read it would be to list the namespace.
+        """
+        name, uid = pair
+        domain = self._cache.domains.get(uid)
+        report = readiness.report_of(self._cache.fabrics.get(name), uid)
+        claims = report.claims if report is not None else ()
+        named = (c for c in claims if c.namespace and c.name and c.uid)
+        return tuple(c for c in named if domain is None or c.namespace == domain.namespace)
+
+    def _verify(self, pair: Pair, limit: int) -> int:
+        """Read claims of one report until one confirms it, or enough were read, or there is no budget left; returns
+        how many were read.
+        """
+        with self._cache.lock:
+            claims = self._claims(pair)
+        case = self._books.cases.setdefault(pair, _Case())
+        case.claims = claims
+        reads = 0
+        for claim in claims:
+            if claim in case.read or len(case.read) >= CASE_LIMIT:
+                continue
+            if reads >= limit or not self._budget(pair[0]).take(self._clock.monotonic()):
+                return reads
+            reads += 1
+            try:
+                is_true = self._confirms(claim, *pair)
+            except ApiError as error:
+                _LOG.info("cannot read a claim that a node reports", v=2, node=pair[0], error=error)
+                self._pause_until_s = self._clock.monotonic() + API_PAUSE_S
+                case.again_s = self._pause_until_s + UNREAD_PAUSE_S  # the others come first
+                return PASS_LIMIT
+            if is_true:
+                self._settle(pair, case, is_true=True)
+                return reads
+            case.read.add(claim)
+        self._settle(pair, case, is_true=False)
+        return reads
+
+    def _budget(self, name: str) -> Budget:
+        new = Budget(NODE_BURST, NODE_READS_PER_S, NODE_BURST, self._clock.monotonic())
+        return self._books.budgets.setdefault(name, new)
+
+    def _confirms(self, claim: FabricClaim, name: str, uid: str) -> bool:
+        deadline = Deadline(READ_TIMEOUT_S, self._clock)
+        try:
+            obj = self._client.get(CLAIMS, claim.name, namespace=claim.namespace, deadline=deadline)
+        except ApiError as error:
+            if error.status in (400, 404, 422):  # a name that no claim can have, too
+                return False
+            raise
+        view = wire.claim(obj)
+        return view.uid == claim.uid and view.node == name and wire.claimed_domain(obj) == uid
+
+    def _settle(self, pair: Pair, case: _Case, *, is_true: bool) -> None:
+        name, uid = pair
+        now_s = self._clock.monotonic()
+        case.read.clear()
+        case.refusals = 0 if is_true else case.refusals + 1
+        case.again_s = now_s + self._backoff.pause_s(max(0, case.refusals - 1))
+        with self._cache.lock:
+            verdicts = self._cache.verdicts
+            if verdicts.pending.pop(pair, None) is None:
+                return  # the node does not report the domain any more
+            if is_true:
+                verdicts.confirm(pair)
+            else:
+                verdicts.refute(pair, now_s)
+                _LOG.warning("no claim confirms the report of a node", node=name, domain=uid)
+            self._cache.mark(Key(What.DOMAIN, uid), self._cache.home_key(name))
+
+    def _forget_old(self) -> None:
+        """Drop what is about reports that are gone."""
+        with self._cache.lock:
+            fabrics, verdicts = self._cache.fabrics, self._cache.verdicts
+            known = verdicts.pending.keys() | verdicts.confirmed | verdicts.refuted.keys()
+            books = self._books
+            books.cases = {pair: case for pair, case in books.cases.items() if pair in known}
+            books.budgets = {n: one for n, one in books.budgets.items() if n in fabrics}

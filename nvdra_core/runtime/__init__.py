@@ -1,0 +1,1 @@
+"""What every process needs to run: clock, logs, metrics, threads, systemd, service life cycle. Knows no Kubernetes."""

@@ -1,0 +1,1 @@
+"""ResourceClaims on this node: read, checked, prepared, recorded, unprepared. Enter at ``transaction``."""

@@ -1,0 +1,283 @@
+"""Tells in each claim's status what its devices are: ``status.devices`` with a Ready condition (KEP-4817).
+
+For people and controllers; nothing depends on it. So it is done after the kubelet has its answer, in a thread of its
+own, from a bounded queue in which the newest word on a claim replaces older ones. While the API server forbids it the
+queue waits, and one write in ten minutes asks again. Entries are merged by server-side apply under this driver's own
+field manager: other drivers' entries are theirs. Entries of devices that a claim no longer has are removed by the API
+server.
+
+A claim whose opaque parameters were not sent in the order of their names takes no apply: the API server sorts them
+meanwhile, sees another allocation, and answers 422. Its status is read, merged here, and patched.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.permission import RETEST_S, Permission, is_of_right
+from nvdra_core.kube.resources import WriteOptions
+from nvdra_core.kube.retry import Backoff
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.value import Value
+from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kubeletplugin.claims.claim import ClaimRef
+
+JsonObject = dict[str, Any]
+MAX_QUEUED = 256
+WRITE_S = 10.0
+MAX_TRIES = 3
+JOIN_S = 2.0
+CONFLICT = 409
+INVALID = 422
+HOPELESS = frozenset({400, 404, CONFLICT, INVALID})
+"""The claim is gone or is another one, or never takes what we say: not tried again."""
+
+_log = log.get(__name__)
+
+
+class StatusApi(Protocol):
+    """The part of ``nvdra_core.kube.dra.DraApi`` that is needed."""
+
+    def apply_claim_status(
+        self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """Server-side apply of ``status.devices``. Raises ApiError."""
+
+    def get_claim(
+        self, namespace: str, name: str, *, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """A ResourceClaim. Raises ApiError."""
+
+    def patch_claim_status(
+        self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
+    ) -> JsonObject:
+        """JSON merge patch. Raises ApiError, 409 when the claim has changed since its resourceVersion."""
+
+
+class _Word(Value):
+    """What to say of a claim."""
+
+    ref: ClaimRef
+    devices: tuple[PreparedDevice, ...]
+    at_s: float
+    tries: int = 0
+
+
+class ClaimStatus:
+    """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
+
+    def __init__(self, api: StatusApi, driver: str, clock: Clock) -> None:
+        self._api = api
+        self._driver = driver
+        self._clock = clock
+        self._options = WriteOptions(field_manager=f"nvdra-{driver}", force=True)
+        self._lock = threading.Lock()
+        self._queue: OrderedDict[str, _Word] = OrderedDict()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._backoff = Backoff(first_s=0.5, limit_s=10.0)
+        self._permission = Permission(clock)
+        self._is_wanted = True
+        self.lost = 0
+        """Words dropped because the queue was full or the tries used up."""
+
+    @property
+    def is_on(self) -> bool:
+        """False while the API server forbids it, and where nobody wants it."""
+        return self._is_wanted and self._permission.is_granted
+
+    def turn_off(self) -> None:
+        """Say nothing, ever."""
+        self._is_wanted = False
+
+    def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
+        """Say that a claim's devices are ready. Returns at once; never raises."""
+        with self._lock:
+            if not self._is_wanted or not devices or self._stopped.is_set():
+                return
+            self._enqueue(_Word(ref, tuple(devices), self._clock.wall()))
+        self._wake.set()
+
+    def forget(self, ref: ClaimRef) -> None:
+        """The claim was unprepared: what is still queued of it is not said any more."""
+        with self._lock:
+            self._queue.pop(ref.uid, None)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread = threading.Thread(target=self._run, name="claim-status", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is queued is not written."""
+        with self._lock:
+            self._stopped.set()
+            self._queue.clear()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+
+    def write_next(self) -> float:
+        """Write one word; seconds until the next one may be written. For the thread, and for tests."""
+        if quiet_s := self._permission.quiet_s:
+            return quiet_s
+        with self._lock:
+            if not self._queue:
+                return 0.0
+            word = self._queue.popitem(last=False)[1]
+        try:
+            body = to_status(word.ref, word.devices, driver=self._driver, at_s=word.at_s)
+            self._write(body, Deadline(WRITE_S, self._clock))
+        except ApiError as error:
+            return self._failed(word, error)
+        self._permission.succeeded()
+        return 0.0
+
+    def _write(self, body: JsonObject, limit: Deadline) -> None:
+        try:
+            self._api.apply_claim_status(body, options=self._options, deadline=limit)
+        except ApiError as error:
+            if error.status != INVALID:
+                raise
+            self._patch(body, error, limit)
+
+    def _patch(self, body: JsonObject, refusal: ApiError, limit: Deadline) -> None:
+        """See the module. Raises ``refusal`` for another claim of the same name."""
+        options = WriteOptions(field_manager=self._options.field_manager)
+        ref = body["metadata"]
+        for left in reversed(range(MAX_TRIES)):
+            claim = self._api.get_claim(ref["namespace"], ref["name"], deadline=limit)
+            if claim["metadata"].get("uid") != ref["uid"]:
+                raise refusal
+            patch = to_patch(claim, body, driver=self._driver)
+            try:
+                self._api.patch_claim_status(patch, options=options, deadline=limit)
+                return
+            except ApiError as error:
+                if error.status != CONFLICT or not left:
+                    raise
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                if pause_s := self.write_next():
+                    self._clock.wait(self._stopped, pause_s)
+
+    def _failed(self, word: _Word, error: ApiError) -> float:
+        is_forbidden = self._permission.failed(error)
+        if quiet_s := self._permission.quiet_s:
+            if is_of_right(error):  # it says nothing about this claim
+                self._put_back(word)
+            _log.warning("statuses of claims are not written for a while", error, pause_s=RETEST_S)
+            return quiet_s
+        if is_forbidden or error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
+            self.lost += 1
+            _log.info("status of claim not written", v=2, claim=word.ref, error=error)
+            return 0.0
+        self._put_back(_Word(word.ref, word.devices, word.at_s, word.tries + 1))
+        return max(self._backoff.pause_s(word.tries), error.retry_after_s or 0.0)
+
+    def _put_back(self, word: _Word) -> None:
+        """Say it later, unless there is a newer one."""
+        with self._lock:
+            if word.ref.uid not in self._queue and not self._stopped.is_set():
+                self._enqueue(word)
+
+    def _enqueue(self, word: _Word) -> None:
+        """The caller holds the lock."""
+        self._queue.pop(word.ref.uid, None)
+        if len(self._queue) >= MAX_QUEUED:
+            self._queue.popitem(last=False)
+            self.lost += 1
+        self._queue[word.ref.uid] = word
+
+
+def to_status(
+    ref: ClaimRef, devices: Sequence[PreparedDevice], *, driver: str, at_s: float
+) -> JsonObject:
+    """The object to apply. Pure. The UID makes it fail on a claim of the same name that came later."""
+    entries = {
+        (device.pool, device.device, device.share_id): _entry(device, driver, at_s)
+        for device in devices
+    }
+    return {
+        "metadata": {"namespace": ref.namespace, "name": ref.name, "uid": ref.uid},
+        "status": {"devices": list(entries.values())},
+    }
+
+
+def to_patch(claim: JsonObject, body: JsonObject, *, driver: str) -> JsonObject:
+    """The merge patch that does to ``claim`` what applying ``body`` should. Pure. Only for the state that was read."""
+    entries = (claim.get("status") or {}).get("devices") or ()
+    theirs = [entry for entry in entries if entry.get("driver") != driver]
+    version = claim["metadata"]["resourceVersion"]
+    return {
+        "metadata": {**body["metadata"], "resourceVersion": version},
+        "status": {"devices": [*theirs, *body["status"]["devices"]]},
+    }
+
+
+def _entry(device: PreparedDevice, driver: str, at_s: float) -> JsonObject:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+    entry: JsonObject = {
+        "driver": driver,
+        "pool": device.pool,
+        "device": device.device,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Prepared",
+                "message": "",
+                "lastTransitionTime": when,
+            }
+        ],
+        "data": _data(device),
+    }
+    if device.share_id is not None:
+        entry["shareID"] = device.share_id
+    return entry
+
+
+def _data(device: PreparedDevice) -> Mapping[str, Any]:
+    """What the device is, and what its containers are given."""
+    details = {key: value for key, value in device.details.items() if value is not None}
+    return {**details, "kind": device.kind, "cdiDeviceIDs": list(device.cdi_ids)}
+
+
+class Work(Protocol):
+    """The part of ``transaction`` that is told about."""
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        """See transaction."""
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """See transaction."""
+
+
+class Told:
+    """A transaction whose results are told in the claims' status."""
+
+    def __init__(self, work: Work, status: ClaimStatus) -> None:
+        self._work = work
+        self._status = status
+
+    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
+        """See transaction."""
+        devices = self._work.prepare(ref, deadline)
+        self._status.prepared(ref, devices)
+        return devices
+
+    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
+        """See transaction."""
+        self._work.unprepare(ref, deadline)
+        self._status.forget(ref)

@@ -1,0 +1,1 @@
+"""The services that the kubelet calls: registration, the DRA service, health streams. Enter at ``server``."""

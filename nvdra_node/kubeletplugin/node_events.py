@@ -1,0 +1,95 @@
+"""Events on this node's Node object: that no claim can be prepared here, why, and when that is over.
+
+Driven by ``Readiness``; one worker writes. A cause is written when it appears and again every half hour while it lasts,
+as API servers keep events for an hour. Failed writes are repeated; without the right to write, it pauses.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import Any
+
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.permission import Permission
+from nvdra_core.kube.resources import EVENTS
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.kubeletplugin.claims.wait_events import EventApi
+from nvdra_node.kubeletplugin.readiness import Readiness
+
+JsonObject = dict[str, Any]
+BLOCKED = "PrepareBlocked"
+RESTORED = "PrepareRestored"
+NAMESPACE = "default"
+"""Where events about objects without a namespace are."""
+REPEAT_S = 1800.0
+RETRY_S = 30.0
+WRITE_S = 10.0
+POLL_S = 5.0
+"""How soon a change is written, so that a short one of several causes makes one event."""
+MESSAGE_LIMIT = 1000
+_LOG = log.get(__name__)
+
+
+class NodeEvents:
+    """See the module. ``run`` by a worker; ``reconcile`` is one round of it, for tests."""
+
+    def __init__(
+        self, readiness: Readiness, events: EventApi, node: str, component: str, clock: Clock
+    ) -> None:
+        self._readiness = readiness
+        self._events = events
+        self._node = node
+        self._component = component
+        self._clock = clock
+        self._permission = Permission(clock)
+        self._written: tuple[str, ...] = ()
+        self._write_at_s = math.inf
+        """When the same causes are written again."""
+        self._retry_at_s = 0.0
+
+    def run(self, stopping: threading.Event) -> None:
+        """Write events until the service stops."""
+        while not self._clock.wait(stopping, POLL_S):
+            self.reconcile()
+
+    def reconcile(self) -> None:
+        """Write what is due. Never raises ApiError."""
+        causes, now_s = self._readiness.causes, self._clock.monotonic()
+        is_due = causes != self._written or (bool(causes) and now_s >= self._write_at_s)
+        if not is_due or now_s < self._retry_at_s or not self._permission.is_granted:
+            return
+        try:
+            body = to_event(self._node, causes, self._component, self._clock.wall())
+            self._events.create(EVENTS, body, deadline=Deadline(WRITE_S, self._clock))
+        except ApiError as error:
+            self._permission.failed(error)
+            self._retry_at_s = now_s + RETRY_S
+            _LOG.info("event of the node not written", v=2, error=str(error))
+            return
+        self._permission.succeeded()
+        self._written, self._write_at_s = causes, now_s + REPEAT_S
+
+
+def to_event(node: str, causes: tuple[str, ...], component: str, at_s: float) -> JsonObject:
+    """The Event; ``causes`` empty: the node can prepare claims again. Pure."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+    text = f"no claim can be prepared, devices are not offered: {'; '.join(causes)}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{node[:200]}.{int(at_s * 1e9):x}", "namespace": NAMESPACE},
+        # The kubelet and kubectl describe node take the name of a Node for its UID in events.
+        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node},
+        "type": "Warning" if causes else "Normal",
+        "reason": BLOCKED if causes else RESTORED,
+        "message": (text if causes else "claims can be prepared again")[:MESSAGE_LIMIT],
+        "source": {"component": component, "host": node},
+        "reportingComponent": component,
+        "reportingInstance": node,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

@@ -1,0 +1,317 @@
+"""What is stored and what should be -> what to write. Pure. Called by ``publisher``.
+
+Slices keep their place: the index at the front of the name says which part of the pool a slice has, as in the Go
+library, so either can take over from the other without deleting anything. All slices of a pool carry one generation;
+consumers look at the highest one only and use it when it is complete. So a change of one slice keeps the generation,
+any other change moves all slices to the next, and what is left over is deleted last: it is ignored by then, and a pool
+that shrinks to one slice is complete at every step.
+
+Equality is the API's: absent is empty, quantities count by value, the server's ``timeAdded`` of a taint is no change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from nvdra_core import quantity
+from nvdra_core.errors import MalformedTextError
+from nvdra_core.value import Value
+from nvdra_node.kubeletplugin.slices.layout import JsonObject, Part
+
+CONTENT = ("devices", "sharedCounters")
+NEVER_OURS = ("nodeSelector", "allNodes", "perDeviceNodeSelection")
+MIN_WIDTH = 5
+_AMOUNTS = frozenset({"value", "default", "min", "max", "step"})
+_INDEX = re.compile(r"([0-9a-f]{5,})-")
+
+
+class Target(Value, kw_only=True):
+    """Whose pool it is. Pool and node have the same name."""
+
+    driver: str
+    node: str
+    node_uid: str
+
+    def owns(self, obj: JsonObject) -> bool:
+        """Whether a slice is this driver's on this node."""
+        spec = obj.get("spec") or {}
+        return spec.get("driver") == self.driver and spec.get("nodeName") == self.node
+
+    def owner_references(self) -> list[JsonObject]:
+        """The Node: its slices go with it."""
+        return [
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "name": self.node,
+                "uid": self.node_uid,
+                "controller": True,
+            }
+        ]
+
+
+Write = tuple[int, JsonObject]
+"""Index of the part, and the complete object."""
+
+
+class Changes(Value, kw_only=True):
+    """Writes, to be done in this order. Objects to create have a generateName."""
+
+    generation: int
+    update: tuple[Write, ...] = ()
+    create: tuple[Write, ...] = ()
+    delete: tuple[JsonObject, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.update or self.create or self.delete)
+
+
+def diff(target: Target, parts: Sequence[Part], stored: Iterable[JsonObject]) -> Changes:
+    """What to write so that the pool is ``parts``. ``stored``: all slices of the driver on this node."""
+    places, leftovers = _place(target, parts, stored)
+    current = [generation(obj) for obj in (*places.values(), *leftovers)]
+    highest = max(current, default=0)
+    keep = [index for index in places if _has(target, places[index], parts, index, highest)]
+    missing = [index for index in range(len(parts)) if index not in places]
+    is_settled = not missing and not any(generation(obj) == highest for obj in leftovers)
+    if is_settled and len(places) - len(keep) <= 1:
+        wanted = max(highest, 1)
+    else:
+        wanted, keep = highest + 1, []
+    return Changes(
+        generation=wanted,
+        update=tuple(
+            (index, _updated(target, obj, parts, index, wanted))
+            for index, obj in places.items()
+            if index not in keep
+        ),
+        create=tuple((index, new_slice(target, parts, index, wanted)) for index in missing),
+        delete=tuple(leftovers),
+    )
+
+
+def generation(obj: JsonObject) -> int:
+    """Of the pool, as a slice says it."""
+    value = ((obj.get("spec") or {}).get("pool") or {}).get("generation")
+    return value if isinstance(value, int) else 0
+
+
+def name_prefix(target: Target, index: int, count: int) -> str:
+    """generateName of a slice: sorts by index, then tells people whose it is."""
+    return f"{index:0{_width(count)}x}-{target.driver}-{target.node}-"
+
+
+def is_same(ours: Any, stored: Any) -> bool:
+    """Equality of devices and counter sets as the API sees it; see the module."""
+    if isinstance(ours, Mapping) and stored is None:
+        stored = {}
+    elif isinstance(stored, Mapping) and ours is None:
+        ours = {}
+    if isinstance(ours, Mapping) and isinstance(stored, Mapping):
+        if isinstance(ours.get("effect"), str):
+            return _is_same_taint(ours, stored)
+        return all(
+            _is_same_member(key, ours.get(key), stored.get(key))
+            for key in ours.keys() | stored.keys()
+        )
+    if _is_empty(ours) or _is_empty(stored):
+        return _is_empty(ours) and _is_empty(stored)
+    if isinstance(ours, (list, tuple)) and isinstance(stored, (list, tuple)):
+        return len(ours) == len(stored) and all(map(is_same, ours, stored))
+    # True == 1 in Python, and not in JSON.
+    return isinstance(ours, bool) == isinstance(stored, bool) and bool(ours == stored)
+
+
+def dropped(sent: JsonObject, stored: JsonObject) -> frozenset[str]:
+    """Feature gates that the API server seems to lack: it stored less than was sent. ``unknown``: something else."""
+    mine, theirs = sent.get("spec") or {}, stored.get("spec") or {}
+    if all(is_same(mine.get(key), theirs.get(key)) for key in CONTENT):
+        return frozenset()
+    pairs = list(zip(mine.get("devices") or (), theirs.get("devices") or (), strict=False))
+    gates = {
+        gate
+        for gate, keys in _GATED.items()
+        for a, b in pairs
+        if any(_count(a.get(key)) > _count(b.get(key)) for key in keys)
+    }
+    if _count(mine.get("sharedCounters")) > _count(theirs.get("sharedCounters")):
+        gates.add("DRAPartitionableDevices")
+    if not gates and any(_lists(a) > _lists(b) for a, b in pairs):
+        gates.add("DRAListTypeAttributes")
+    return frozenset(gates or {"unknown"})
+
+
+def uses(part: Part) -> frozenset[str]:
+    """Feature gates that an API server needs to keep all of a part."""
+    devices = part.get("devices") or ()
+    gates = {
+        gate for gate, keys in _GATED.items() for d in devices if any(d.get(key) for key in keys)
+    }
+    if part.get("sharedCounters"):
+        gates.add("DRAPartitionableDevices")
+    if any(_lists(device) for device in devices):
+        gates.add("DRAListTypeAttributes")
+    return frozenset(gates | {"unknown"})
+
+
+_GATED = {
+    "DRADeviceTaints": ("taints",),
+    "DRAPartitionableDevices": ("consumesCounters",),
+    "DRADeviceBindingConditions": ("bindsToNode", "bindingConditions", "bindingFailureConditions"),
+    "DRAConsumableCapacity": ("allowMultipleAllocations",),
+}
+
+
+def _place(
+    target: Target, parts: Sequence[Part], stored: Iterable[JsonObject]
+) -> tuple[dict[int, JsonObject], list[JsonObject]]:
+    """The slice of each part, and the slices that have no place."""
+    places: dict[int, JsonObject] = {}
+    leftovers: list[JsonObject] = []
+    mine = [obj for obj in stored if target.owns(obj)]
+    for obj in sorted(mine, key=lambda o: (-generation(o), o["metadata"]["name"])):
+        index = _index(obj, len(parts))
+        spec = obj["spec"]
+        is_usable = (spec.get("pool") or {}).get("name") == target.node and not any(
+            spec.get(key) for key in NEVER_OURS
+        )
+        if index is None or not is_usable or index in places or _is_going(obj):
+            leftovers.append(obj)
+        else:
+            places[index] = obj
+    return dict(sorted(places.items())), leftovers
+
+
+def _is_going(obj: JsonObject) -> bool:
+    return obj["metadata"].get("deletionTimestamp") is not None
+
+
+def _index(obj: JsonObject, count: int) -> int | None:
+    match = _INDEX.match(obj["metadata"]["name"])
+    if match is None or len(match[1]) != _width(count) or int(match[1], 16) >= count:
+        return None
+    return int(match[1], 16)
+
+
+def _width(count: int) -> int:
+    return max(MIN_WIDTH, len(f"{max(0, count - 1):x}"))
+
+
+def _has(target: Target, obj: JsonObject, parts: Sequence[Part], index: int, highest: int) -> bool:
+    """Whether a stored slice is all that it should be, at the highest generation."""
+    spec, part = obj["spec"], parts[index]
+    pool = spec.get("pool") or {}
+    return (
+        pool.get("generation") == highest
+        and pool.get("resourceSliceCount") == len(parts)
+        and obj["metadata"].get("ownerReferences") == target.owner_references()
+        and all(is_same(part.get(key), spec.get(key)) for key in CONTENT)
+    )
+
+
+def _pool(target: Target, parts: Sequence[Part], wanted: int) -> JsonObject:
+    return {"name": target.node, "generation": wanted, "resourceSliceCount": len(parts)}
+
+
+def new_slice(target: Target, parts: Sequence[Part], index: int, generation: int) -> JsonObject:
+    """The object to create for one part."""
+    spec = {
+        "driver": target.driver,
+        "nodeName": target.node,
+        "pool": _pool(target, parts, generation),
+        **parts[index],
+    }
+    metadata = {
+        "generateName": name_prefix(target, index, len(parts)),
+        "ownerReferences": target.owner_references(),
+    }
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": metadata,
+        "spec": spec,
+    }
+
+
+def _updated(
+    target: Target, obj: JsonObject, parts: Sequence[Part], index: int, wanted: int
+) -> JsonObject:
+    """The stored object with our content: what we do not know of it stays."""
+    old = obj["spec"]
+    spec = {key: value for key, value in old.items() if key not in CONTENT}
+    part = dict(parts[index])
+    if "devices" in part:
+        part["devices"] = keep_times(part["devices"], old.get("devices") or ())
+    spec = {**spec, "pool": {**(old.get("pool") or {}), **_pool(target, parts, wanted)}, **part}
+    metadata = {**obj["metadata"], "ownerReferences": target.owner_references()}
+    return {**obj, "metadata": metadata, "spec": spec}
+
+
+def keep_times(
+    devices: Sequence[JsonObject], stored: Sequence[Mapping[str, Any]]
+) -> list[JsonObject]:
+    """``devices`` with the ``timeAdded`` of taints that are there already: a new one would restart evictions."""
+    times = {
+        (device["name"], *_taint_key(taint)): taint["timeAdded"]
+        for device in stored
+        for taint in device.get("taints") or ()
+        if "timeAdded" in taint
+    }
+    if not times:
+        return list(devices)
+
+    def timed(name: str, taint: Mapping[str, Any]) -> JsonObject:
+        known = times.get((name, *_taint_key(taint)))
+        return {**taint, "timeAdded": known} if known and "timeAdded" not in taint else dict(taint)
+
+    return [
+        {**d, "taints": [timed(d["name"], taint) for taint in d["taints"]]}
+        if d.get("taints")
+        else d
+        for d in devices
+    ]
+
+
+def _taint_key(taint: Mapping[str, Any]) -> tuple[Any, ...]:
+    return taint.get("key"), taint.get("value") or "", taint.get("effect")
+
+
+def _is_same_taint(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    if _taint_key(ours) != _taint_key(stored):
+        return False
+    times = ours.get("timeAdded"), stored.get("timeAdded")
+    return None in times or times[0] == times[1]
+
+
+def _is_same_member(key: Any, ours: Any, stored: Any) -> bool:
+    if key in _AMOUNTS and isinstance(ours, (str, int)) and isinstance(stored, (str, int)):
+        return _is_same_amount(ours, stored)
+    if key == "validValues" and ours and stored:
+        return len(ours) == len(stored) and all(map(_is_same_amount, ours, stored))
+    return is_same(ours, stored)
+
+
+def _is_same_amount(ours: Any, stored: Any) -> bool:
+    if ours == stored:
+        return True
+    try:
+        return quantity.parse(str(ours)) == quantity.parse(str(stored))
+    except MalformedTextError:
+        return False
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, (Mapping, list, tuple)) and not value)
+
+
+def _count(value: Any) -> int:
+    return len(value) if isinstance(value, (list, tuple, Mapping)) else int(bool(value))
+
+
+def _lists(device: Mapping[str, Any]) -> int:
+    attributes = device.get("attributes") or {}
+    return sum(
+        _count(v) for value in attributes.values() for v in value.values() if isinstance(v, list)
+    )

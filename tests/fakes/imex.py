@@ -1,0 +1,130 @@
+"""A unit and its nvidia-imex in memory: both doors, with state and faults. Shipped for tests and trials."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from nvdra_core.api.fabric import ImexState
+from nvdra_core.errors import CommandError
+from nvdra_core.runtime.clock import Deadline
+from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.model import Run, Unit, UnitActivity
+from nvdra_node.imex.unit import Look
+
+
+@dataclass
+class FakeDaemon:
+    """UnitDoor and CtlDoor at once. Everything may be changed at any time."""
+
+    starts_as: ImexState = ImexState.READY
+    """What a daemon that was just started says."""
+    fails_to_start: bool = False
+    """A start makes a process that ends with status 1 at once."""
+    refuses: bool = False
+    """systemctl itself fails."""
+    refuses_to: set[str] = field(default_factory=set)
+    """Commands of systemctl that fail: show, start, stop, kill."""
+    foreign: str = ""
+    words: str = ""
+    ctl_problem: str = ""
+    view: DomainView | None = None
+    state_now: ImexState = ImexState.UNSET
+    unit: Unit = field(default_factory=Unit)
+    history: list[str] = field(default_factory=list)
+    """start, stop, reload: what was done to it."""
+    asked: list[str] = field(default_factory=list)
+    """show, state, domain: what was asked of it."""
+    starts: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    # --- what happens to it
+
+    def die(self, result: str = "signal", status: int = 9) -> None:
+        """The process ends by itself."""
+        with self._lock:
+            is_clean = result == "success"
+            self.unit = Unit(
+                activity=UnitActivity.INACTIVE if is_clean else UnitActivity.FAILED,
+                invocation_id=self.unit.invocation_id,
+                result=result,
+                exit_status=status,
+            )
+
+    def restart_by_hand(self) -> None:
+        """``systemctl restart``."""
+        with self._lock:
+            self._begin()
+
+    def reboot(self) -> None:
+        """No process, and systemd knows nothing of an earlier one."""
+        with self._lock:
+            self.unit = Unit()
+            self.state_now = ImexState.UNSET
+
+    # --- UnitDoor
+
+    def look(self, deadline: Deadline) -> Look:
+        """See UnitDoor."""
+        self.asked.append("show")
+        self._check("show")
+        return Look(self.unit, self.foreign)
+
+    def start(self, deadline: Deadline) -> None:
+        """See UnitDoor."""
+        self._check("start")
+        with self._lock:
+            self.history.append("start")
+            if not self.unit.is_running:
+                self._begin()
+        if self.fails_to_start:
+            self.die("exit-code", 1)
+
+    def stop(self, deadline: Deadline) -> None:
+        """See UnitDoor."""
+        self._check("stop")
+        self.history.append("stop")
+        self.die("success", 0)
+
+    def reload(self, deadline: Deadline) -> None:
+        """See UnitDoor."""
+        self._check("kill")
+        self.history.append("reload")
+
+    def last_words(self, invocation_id: str, deadline: Deadline) -> str:
+        """See UnitDoor."""
+        return self.words
+
+    # --- CtlDoor
+
+    def state(self, deadline: Deadline) -> ImexState:
+        """See CtlDoor."""
+        self.asked.append("state")
+        return self.state_now if self.unit.is_running else ImexState.UNAVAILABLE
+
+    def problem(self) -> str:
+        """See CtlDoor."""
+        return self.ctl_problem
+
+    def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
+        """See CtlDoor."""
+        self.asked.append("domain")
+        return self.view if self.unit.is_running else None
+
+    def version(self, deadline: Deadline) -> str:
+        """See CtlDoor."""
+        return "580.65.06"
+
+    def _begin(self) -> None:
+        self.starts += 1
+        self.unit = Unit(activity=UnitActivity.ACTIVE, invocation_id=f"invocation-{self.starts}")
+        self.state_now = self.starts_as
+
+    def _check(self, what: str) -> None:
+        if self.refuses or what in self.refuses_to:
+            raise CommandError(
+                f"systemctl {what}: ended with status 1",
+                argv=("systemctl", what),
+                returncode=1,
+                output="",
+            )

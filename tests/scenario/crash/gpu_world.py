@@ -1,0 +1,119 @@
+"""The shipped GPU driver on a machine in memory that dies, fails, reboots and loads its driver again."""
+
+from __future__ import annotations
+
+from nvdra_core.runtime.clock import FakeClock
+from nvdra_node.kubeletplugin.claims.claim import Claim
+from nvdra_node.kubeletplugin.claims.sweep import Sweep
+from tests.fakes.host.files import FakeFiles, Faults
+from tests.scenario.gpu_node import GpuNode, a_claim
+from tests.unit.gpu.test_plan import interval
+
+EXCLUSIVE = 3
+"""The compute mode that the administrator set on GPU 0: time slices need another one."""
+
+PLAIN = a_claim()
+LONG = a_claim(configs=[interval("Long")])
+MIXED = a_claim(devices=("gpu-0", "gpu-1"), configs=[(["r0"], interval("Long"))])
+CLAIMS = {"plain": PLAIN, "long": LONG, "mixed": MIXED}
+
+
+def slices(claim: Claim) -> dict[str, int]:
+    """The time slices that a claim wants, by device: Long for its first one, or none."""
+    first = claim.results[0].device
+    is_long = any(config.parameters == interval("Long") for config in claim.configs)
+    return {r.device: 3 if is_long and r.device == first else 0 for r in claim.results}
+
+
+class GpuWorld:
+    """One process on one machine; see ``tests.scenario.crash.world.World``, whose methods this has."""
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.files, self.clock = FakeFiles(self.faults), FakeClock()
+        self.node = GpuNode(gpus=2, files=self.files, clock=self.clock, faults=self.faults)
+        self.machine = self.node.machine
+        self.set_exclusive()
+        # What all claims share is listed once: the steps that are counted are those of claims.
+        self.node.common.warm_up()
+        self.files.settle()
+        self.faults.clear()
+
+    @property
+    def parts(self):
+        return self.node.parts
+
+    def set_exclusive(self) -> None:
+        """As an administrator does after each start of the driver."""
+        self.machine.gpus[0].compute_mode = EXCLUSIVE
+
+    def prepare(self, claim: Claim, timeout_s: float = 45.0):
+        node = self.node
+        return node.transaction.prepare(node.claims.add(claim), node.deadline(timeout_s))
+
+    def unprepare(self, claim: Claim) -> None:
+        self.node.unprepare(claim)
+
+    def settle(self) -> bool:
+        return self.node.transaction.settle(5.0)
+
+    def renew(self) -> None:
+        for record in self.parts.records.all():
+            self.node.transaction.renew_file(record, self.node.deadline(10.0))
+
+    def restart(self) -> None:
+        self.faults.clear()
+        self.node.restart()
+
+    def reload_driver(self) -> None:
+        """The process dies, and the driver is loaded again before the next one starts."""
+        self.faults.clear()
+        self.machine.reload_driver()
+        self.set_exclusive()
+        self.node.restart()
+
+    def reboot(self, power_loss: bool | None = None) -> None:
+        """``power_loss``: None orderly, else whether names survived."""
+        self.faults.clear()
+        self.machine.reboot()
+        self.set_exclusive()
+        if power_loss is None:
+            self.files.reboot()
+        else:
+            self.files.lose_power(keep_names=power_loss)
+        self.node.restart()
+
+    def sweep_all(self) -> None:
+        """Sweep as often as it takes for grace times to pass."""
+        sweep = Sweep(self.node.transaction, self.parts)
+        for _ in range(3):
+            self.clock.advance(sweep.run_once())
+
+    def owed(self) -> tuple[str, ...]:
+        return self.files.names(self.node.state / "owed")
+
+    def modes(self) -> list[tuple[int, int]]:
+        """Time slice and compute mode of each GPU."""
+        return [(gpu.time_slice, gpu.compute_mode) for gpu in self.machine.gpus]
+
+    def assert_clean(self) -> None:
+        """Nothing is left of any claim, neither in files nor on GPUs."""
+        assert self.parts.records.all() == ()
+        assert self.files.names(self.node.state / "claims") == ()
+        assert self.files.names(self.node.cdi) == ()
+        assert self.owed() == ()
+        assert self.modes() == [(0, EXCLUSIVE), (0, 0)]
+
+    def assert_prepared(self, claim: Claim) -> None:
+        """All that a prepared claim promises is there and in effect."""
+        record = self.parts.records.get(claim.ref.uid)
+        assert record is not None and record.state.value == "completed"
+        assert record.boot_id == self.machine.boot_id
+        self.parts.driver.verify(record, self.node.deadline(1))
+        spec = self.node.cdi_spec(claim.ref.uid)
+        assert len(spec["devices"]) == len(claim.results)
+        wanted = slices(claim)
+        for gpu in self.machine.gpus:
+            time_slice = wanted.get(f"gpu-{gpu.minor}", 0)
+            assert gpu.time_slice == time_slice
+            assert not time_slice or gpu.compute_mode == 0

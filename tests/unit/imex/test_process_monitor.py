@@ -1,0 +1,112 @@
+"""A process that is held: alive, ended, signalled; and systemd, which is not asked while it lives."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_node.host.ports import CommandResult
+from nvdra_node.host.systemctl import SystemctlUnits
+from nvdra_node.imex.model import UnitActivity
+from nvdra_node.imex.process_monitor import Lives
+from nvdra_node.imex.unit import SystemdUnit
+from tests.fakes.host.commands import FakeCommands
+
+SHOW = "Id=nvdra-imex.service\nActiveState={state}\nInvocationID={run}\nResult=success\nMainPID={pid}\n"
+GONE_S = 60.0
+
+
+class Machine:
+    """A systemd whose unit is a process that sleeps."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.lives = Lives()
+        self.lives.subscribe(self.ended.set)
+        self.process = subprocess.Popen(["sleep", "600"])
+        self.state = "active"
+        self.commands = FakeCommands(FakeClock(), {"/bin/systemctl": self._answer})
+        path = Path("/bin/systemctl")
+        units = SystemctlUnits(self.commands, path)
+        self.unit = SystemdUnit(units, self.commands, path, self.lives.hold)
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.lives.run, args=(self.stopping,))
+        self.thread.start()
+
+    def _answer(self, argv: Sequence[str]) -> CommandResult:
+        text = SHOW.format(state=self.state, run=self.process.pid, pid=self.process.pid)
+        return CommandResult(stdout=text if argv[1] == "show" else "", stderr="")
+
+    def look(self) -> UnitActivity:
+        return self.unit.look(Deadline(5, FakeClock())).unit.activity
+
+    def shows(self) -> int:
+        return sum(argv[1] == "show" for argv in self.commands.history)
+
+    def die(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.ended.wait(GONE_S)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.stopping.set()
+        self.lives.stop()
+        self.thread.join(GONE_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    yield made
+    made.close()
+
+
+def test_systemd_is_asked_once_while_the_process_lives(machine: Machine) -> None:
+    assert [machine.look() for _ in range(5)] == [UnitActivity.ACTIVE] * 5
+    assert machine.shows() == 1
+
+
+def test_an_end_is_told_at_once_and_systemd_is_asked_again(machine: Machine) -> None:
+    machine.look()
+    machine.state = "failed"
+    machine.die()
+    assert machine.look() is UnitActivity.FAILED
+    assert machine.shows() == 2
+
+
+def test_a_process_that_systemd_has_not_missed_yet_counts_as_ending(machine: Machine) -> None:
+    machine.look()
+    machine.die()
+    assert machine.look() is UnitActivity.DEACTIVATING
+    machine.state = "failed"
+    assert machine.look() is UnitActivity.FAILED
+
+
+@pytest.mark.parametrize("call", ["start", "stop"])
+def test_after_a_start_or_a_stop_of_ours_systemd_is_asked(machine: Machine, call: str) -> None:
+    machine.look()
+    getattr(machine.unit, call)(Deadline(5, FakeClock()))
+    machine.look()
+    assert machine.shows() == 2
+
+
+def test_a_held_process_is_signalled_without_a_program(machine: Machine) -> None:
+    machine.look()
+    machine.unit.reload(Deadline(5, FakeClock()))
+    assert machine.process.wait(GONE_S) == -signal.SIGUSR1
+    machine.unit.reload(Deadline(5, FakeClock()))
+    assert machine.commands.history[-1][1:] == ("kill", "--signal=SIGUSR1", "nvdra-imex.service")
+
+
+def test_without_a_number_nothing_is_held() -> None:
+    lives = Lives()
+    assert lives.hold(0) is None
