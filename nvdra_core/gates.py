@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
 
+import msgspec
+
 from nvdra_core.errors import ConfigError
-from nvdra_core.value import Value, field
 
 
 class Stage(str, Enum):
@@ -47,7 +48,7 @@ class Gate(str, Enum):
     LOGGING_BETA_OPTIONS = "LoggingBetaOptions"
 
 
-class GateInfo(Value):
+class GateInfo(msgspec.Struct, frozen=True):
     """What a gate is when nobody sets it."""
 
     stage: Stage
@@ -92,7 +93,7 @@ class RelationKind(str, Enum):
     NEEDS = "needs"
 
 
-class Relation(Value):
+class Relation(msgspec.Struct, frozen=True):
     """One rule between two gates; a set of gates that breaks it does not start."""
 
     gate: Gate
@@ -175,10 +176,12 @@ def _defaults() -> dict[Gate, bool]:
     return {gate: info.default for gate, info in KNOWN.items()}
 
 
-class FeatureGates(Value):
+class FeatureGates(msgspec.Struct, frozen=True):
     """The gates of one process: a value for every gate. Equal when all values are."""
 
-    values: Mapping[Gate, bool] = field(default_factory=lambda: MappingProxyType(_defaults()))
+    values: Mapping[Gate, bool] = msgspec.field(
+        default_factory=lambda: MappingProxyType(_defaults())
+    )
 
     @classmethod
     def of(cls, **gates: bool) -> FeatureGates:

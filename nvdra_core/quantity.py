@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from nvdra_core.errors import MalformedTextError
-from nvdra_core.value import Value
 
 _NANO = 10**9
 _MAX_TEXT = 64
@@ -26,7 +27,7 @@ _PATTERN = re.compile(
 )
 
 
-class Quantity(Value, order=True):
+class Quantity(msgspec.Struct, frozen=True, order=True):
     """An exact amount; equal and ordered by value, however it was written."""
 
     nano: int

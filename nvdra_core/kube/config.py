@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.value import Value, field
 
 IN_CLUSTER_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -28,7 +28,8 @@ UNSUPPORTED_USER_KEYS = {
 }
 
 
-class KubeConfig(Value, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeConfig:
     """One API server and one identity. Files win over inline data; all are optional but ``server``."""
 
     server: str

@@ -13,12 +13,12 @@ import os
 import ssl
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime.clock import Clock
-from nvdra_core.value import Value, field
 
 CHECK_INTERVAL_S = 1.0
 TOKEN_LIMIT = 64 * 1024
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
 
-class Credentials(Value):
+@dataclass(frozen=True, slots=True)
+class Credentials:
     """One consistent set. ``authorization`` is a complete header line or empty; ``tls`` is None for plain http."""
 
     authorization: bytes = field(repr=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.value import Value, field
 
 
-class ProxySettings(Value, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
     """The values of the environment variables of these names; empty means unset."""
 
     https_proxy: str = field(default="", repr=False)
@@ -17,7 +18,8 @@ class ProxySettings(Value, kw_only=True):
     no_proxy: str = ""
 
 
-class Proxy(Value):
+@dataclass(frozen=True, slots=True)
+class Proxy:
     """A proxy that tunnels with CONNECT. ``authorization`` is a header line or empty."""
 
     host: str

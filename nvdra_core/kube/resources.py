@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.errors import ApiError
-from nvdra_core.value import Value, replace
 
 JsonObject = dict[str, Any]
 """A Kubernetes object as it is on the wire: unknown fields survive a read, a change and a write."""
@@ -18,7 +20,7 @@ JsonObject = dict[str, Any]
 RESOURCE_GROUP = "resource.k8s.io"
 
 
-class Resource(Value):
+class Resource(msgspec.Struct, frozen=True):
     """A kind of object in one API version; ``group`` is empty for the core group."""
 
     group: str
@@ -80,7 +82,7 @@ FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
 
 
-class Selector(Value):
+class Selector(msgspec.Struct, frozen=True):
     """Which objects of a list or watch; both in the API's own syntax, empty means all."""
 
     fields: str = ""
@@ -99,7 +101,7 @@ class Selector(Value):
 EVERYTHING = Selector()
 
 
-class WriteOptions(Value, kw_only=True):
+class WriteOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to write.
 
     ``field_validation`` is ``Strict``, ``Warn`` or ``Ignore`` (empty: the server's default, Warn). ``force`` lets an
@@ -121,7 +123,7 @@ class WriteOptions(Value, kw_only=True):
         return chosen
 
 
-class Preconditions(Value, kw_only=True):
+class Preconditions(msgspec.Struct, frozen=True, kw_only=True):
     """A delete happens only when the stored object still has these; empty values are not checked."""
 
     uid: str = ""
@@ -137,7 +139,7 @@ class Preconditions(Value, kw_only=True):
         return options
 
 
-class ObjectList(Value):
+class ObjectList(msgspec.Struct, frozen=True):
     """The answer to a list: one consistent state of the whole selection, and its version to watch from."""
 
     items: list[JsonObject]

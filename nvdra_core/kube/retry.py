@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import msgspec
+
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.errors import ClosedError, TransportError
-from nvdra_core.value import Value
 
 BUSY_STATUSES = frozenset({429, 503})
 BROKEN_STATUSES = frozenset({500, 502, 504})
@@ -19,7 +20,7 @@ def jitter() -> float:
     return int.from_bytes(os.urandom(2), "little") / 65536
 
 
-class Backoff(Value):
+class Backoff(msgspec.Struct, frozen=True):
     """Exponential pauses: between half of and all of ``first_s`` times two to the attempt, at most ``limit_s``."""
 
     first_s: float = 0.1

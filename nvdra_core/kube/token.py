@@ -11,11 +11,12 @@ import binascii
 import json
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import MalformedTextError
-from nvdra_core.value import Value
 
 
-class TokenFacts(Value, kw_only=True):
+class TokenFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Times are seconds since the epoch, by the API server's clock. Empty names: bound to no Node."""
 
     namespace: str

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 
+import msgspec
+
 from nvdra_core import __version__
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import proxy as proxies
@@ -20,7 +22,6 @@ from nvdra_core.kube.proxy import ProxySettings
 from nvdra_core.kube.retry import Backoff, is_retryable, parse_retry_after
 from nvdra_core.kube.wire import Connection, Head
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value, field
 
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})
 WARNINGS_REMEMBERED = 256
@@ -28,7 +29,7 @@ WARNINGS_REMEMBERED = 256
 log = logging.getLogger(__name__)
 
 
-class TransportSettings(Value, kw_only=True):
+class TransportSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Times are seconds. ``request_timeout_s`` holds for a request without a deadline, all its retries included.
 
     ``attempt_timeout_s`` bounds one attempt, so that a silent server costs one attempt and not the whole deadline.
@@ -36,12 +37,12 @@ class TransportSettings(Value, kw_only=True):
 
     request_timeout_s: float = 30.0
     attempt_timeout_s: float = 10.0
-    backoff: Backoff = field(default_factory=Backoff)
-    proxy: ProxySettings = field(default_factory=ProxySettings)
+    backoff: Backoff = msgspec.field(default_factory=Backoff)
+    proxy: ProxySettings = msgspec.field(default_factory=ProxySettings)
     user_agent: str = f"nvdra/{__version__}"
 
 
-class Request(Value):
+class Request(msgspec.Struct, frozen=True):
     """What to send; ``target`` is path and query. ``is_idempotent`` None: as the method says."""
 
     method: str

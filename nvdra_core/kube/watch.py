@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client, query
 from nvdra_core.kube.errors import ClosedError, RelistError, TransportError
@@ -30,7 +32,6 @@ from nvdra_core.kube.retry import BROKEN_STATUSES, BUSY_STATUSES, jitter
 from nvdra_core.kube.transport import Request
 from nvdra_core.kube.wire import BODY_LIMIT, Connection
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value
 
 TIMEOUT_S = 240.0
 TIMEOUT_JITTER_S = 60.0
@@ -46,14 +47,14 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 log = logging.getLogger(__name__)
 
 
-class Event(Value):
+class Event(msgspec.Struct, frozen=True):
     """One change; ``type`` is ADDED, MODIFIED or DELETED, and ``obj`` the object after it (DELETED: the last state)."""
 
     type: str
     obj: JsonObject
 
 
-class Listing(Value):
+class Listing(msgspec.Struct, frozen=True):
     """All objects there are now: what is not among them is gone, also when its deletion was never seen."""
 
     items: list[JsonObject]

@@ -12,9 +12,10 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+import msgspec
+
 from nvdra_core.kube.errors import TransportError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value
 
 HEAD_LIMIT = 64 * 1024
 BODY_LIMIT = 256 * 1024 * 1024
@@ -31,7 +32,7 @@ SOCKET_OPTIONS = (
 """A peer that is gone without a word is noticed after about 30 s, also by a watch that only listens."""
 
 
-class Head(Value):
+class Head(msgspec.Struct, frozen=True):
     """The first part of an answer; header names are lower case, repeated ones joined with a comma."""
 
     status: int

@@ -13,10 +13,11 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from nvdra_core.errors import ConfigError, DeadlineError, HostError
 from nvdra_core.runtime import log, metrics
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 
 _LOG = log.get(__name__)
 _MAX_CONNECTIONS = 8
@@ -29,7 +30,7 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 }
 
 
-class Response(Value):
+class Response(msgspec.Struct, frozen=True):
     """What a route answers."""
 
     status: int
@@ -60,7 +61,7 @@ def health_route(
     return answer
 
 
-class Address(Value):
+class Address(msgspec.Struct, frozen=True):
     """Where to listen. An empty ``host`` means every address of the machine, IPv6 and IPv4."""
 
     host: str

@@ -19,12 +19,13 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Protocol
 
+import msgspec
+
 from nvdra_core.errors import ConfigError, NvdraError
 from nvdra_core.runtime import log, stacks
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
-from nvdra_core.value import Value
 
 _LOG = log.get(__name__)
 
@@ -49,7 +50,7 @@ class Part(Protocol):
         """End, by the deadline. Called once, and only if ``start`` returned."""
 
 
-class Service(Value, kw_only=True):
+class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One process. ``run`` returns its exit status."""
 
     parts: Sequence[Part]

@@ -5,13 +5,14 @@ It looks at no GPU and starts no daemon: what the node is and how its IMEX fares
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.runtime.service import Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
-from nvdra_core.value import replace
 from nvdra_node import config
 from nvdra_node.app.channelnumbers import ChannelNumbersPart
 from nvdra_node.app.dependencies import open_client, roots_of, with_node_name

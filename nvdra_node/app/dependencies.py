@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube import identity
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime import log
-from nvdra_core.value import replace
 from nvdra_node import config
 from nvdra_node.app import sandbox
 from nvdra_node.host.ports import HostRoots

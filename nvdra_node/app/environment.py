@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 
+import msgspec
+
 from nvdra_core.runtime import log, systemd
-from nvdra_core.value import Value
 
 
-class SystemdEnvironment(Value, kw_only=True):
+class SystemdEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     """Empty values: not under systemd."""
 
     notify_socket: str = ""

@@ -6,9 +6,10 @@ import collections
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from nvdra_core.runtime.metrics import Counter, Registry
 from nvdra_core.runtime.pluginmetrics import PluginMetrics
-from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.kubeletplugin.driver import Health
@@ -23,7 +24,7 @@ class Published(Protocol):
         """See Publisher."""
 
 
-class Owners(Value, kw_only=True):
+class Owners(msgspec.Struct, frozen=True, kw_only=True):
     """Who knows the states."""
 
     driver: PoolSource

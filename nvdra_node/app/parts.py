@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from nvdra_core.runtime import endpoint
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.metrics import Registry
 from nvdra_core.runtime.service import Part
-from nvdra_core.value import Value
 
 
 def _nothing() -> None:
@@ -19,7 +20,7 @@ def _nothing_by(deadline: Deadline) -> None:
     return None
 
 
-class FunctionPart(Value, kw_only=True):
+class FunctionPart(msgspec.Struct, frozen=True, kw_only=True):
     """See nvdra_core.runtime.service.Part."""
 
     name: str
@@ -35,7 +36,7 @@ class FunctionPart(Value, kw_only=True):
         self.end(deadline)
 
 
-class Health(Value):
+class Health(msgspec.Struct, frozen=True):
     """What the health endpoint says."""
 
     problems: Callable[[], list[str]]

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import msgspec
+
 from nvdra_core import __version__
 from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.kube.dra import DraApi
@@ -22,7 +24,6 @@ from nvdra_core.runtime.metrics import Registry
 from nvdra_core.runtime.pluginmetrics import PluginMetrics, add_process_metrics
 from nvdra_core.runtime.service import Part
 from nvdra_core.runtime.workers import Workers
-from nvdra_core.value import Value
 from nvdra_node.app import gauges
 from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
@@ -71,7 +72,7 @@ def _is_settled(timeout_s: float) -> bool:
     return True
 
 
-class Surroundings(Value, kw_only=True):
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What a driver's machinery stands on."""
 
     settings: NodeConfig

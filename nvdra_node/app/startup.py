@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, SystemClock
 from nvdra_core.runtime.workers import Workers
-from nvdra_core.value import Value
 from nvdra_node import config
 from nvdra_node.app.dependencies import roots_of
 from nvdra_node.app.environment import SystemdEnvironment
@@ -25,7 +26,7 @@ STOP_S = 1.0
 """For a look that goes on; one that hangs is ended by closing NVML."""
 
 
-class FirstLook(Value, kw_only=True):
+class FirstLook(msgspec.Struct, frozen=True, kw_only=True):
     """What was begun, for the service to go on with."""
 
     clock: Clock

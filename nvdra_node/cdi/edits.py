@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nvdra_core.value import Value
+import msgspec
 
 
-class DeviceNode(Value, kw_only=True):
+class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
     """A device node to make in the container. ``host_path`` None: the same path."""
 
     path: str
@@ -18,7 +18,7 @@ class DeviceNode(Value, kw_only=True):
     gid: int | None = None
 
 
-class Mount(Value, kw_only=True):
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """A bind mount from the host into the container."""
 
     host_path: str
@@ -26,7 +26,7 @@ class Mount(Value, kw_only=True):
     options: tuple[str, ...] = ("ro", "nosuid", "nodev", "rbind", "rprivate")
 
 
-class Hook(Value, kw_only=True):
+class Hook(msgspec.Struct, frozen=True, kw_only=True):
     """An OCI hook; ``args`` begin with arg0."""
 
     hook_name: str
@@ -35,7 +35,7 @@ class Hook(Value, kw_only=True):
     env: tuple[str, ...] = ()
 
 
-class ContainerEdits(Value, kw_only=True):
+class ContainerEdits(msgspec.Struct, frozen=True, kw_only=True):
     """All edits of one device, or of all devices of a spec."""
 
     env: tuple[str, ...] = ()
@@ -45,14 +45,14 @@ class ContainerEdits(Value, kw_only=True):
     additional_gids: tuple[int, ...] = ()
 
 
-class CdiDevice(Value, kw_only=True):
+class CdiDevice(msgspec.Struct, frozen=True, kw_only=True):
     """One named device of a claim's spec; ``name`` is unique in the spec (claim UID + device)."""
 
     name: str
     edits: ContainerEdits
 
 
-class ClaimSpec(Value, kw_only=True):
+class ClaimSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a claim's CDI file says, less the part that all claims share."""
 
     devices: tuple[CdiDevice, ...]

@@ -23,10 +23,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value, asdict
 from nvdra_node.cdi import toolkit as programs
 from nvdra_node.cdi.spec import Common, parse_version
 from nvdra_node.cdi.toolkit import Toolkit
@@ -51,7 +52,7 @@ _BELIEVED_S = 1.0
 _DAEMON_PATHS = ("/nvidia-fabricmanager/", "/nvidia-persistenced/", "/tmp/nvidia-mps")  # noqa: S108 - a host path to drop
 
 
-class _Key(Value, kw_only=True):
+class _Key(msgspec.Struct, frozen=True, kw_only=True):
     """What the edits depend on."""
 
     driver_version: str
@@ -61,7 +62,7 @@ class _Key(Value, kw_only=True):
     settings: str
 
 
-class _Entry(Value):
+class _Entry(msgspec.Struct, frozen=True):
     """Edits that were made."""
 
     key: _Key
@@ -70,7 +71,7 @@ class _Entry(Value):
     """Files of the host that the edits point at."""
 
 
-class _Sight(Value):
+class _Sight(msgspec.Struct, frozen=True):
     """When all files of an entry were seen."""
 
     entry: _Entry
@@ -243,7 +244,7 @@ class CommonEdits:
             return None
         try:
             body = json.loads(data)
-            if body["key"] == asdict(key):
+            if body["key"] == msgspec.to_builtins(key):
                 return _entry(key, body["edits"], body["version"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             _log.warning("cache not usable: made anew", path=self._toolkit.cache, error=repr(error))
@@ -268,7 +269,7 @@ class CommonEdits:
             body = json.loads(output)
             edits, version = reduce_edits(body["containerEdits"]), body["cdiVersion"]
             _require_library(edits, key.driver_version)
-            kept = {"key": asdict(key), "version": version, "edits": edits}
+            kept = {"key": msgspec.to_builtins(key), "version": version, "edits": edits}
             return _entry(key, edits, version), kept
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HostError(

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nvdra_core.value import Value
+import msgspec
+
 from nvdra_node.cdi.edits import ClaimSpec, ContainerEdits, DeviceNode, Hook, Mount
 
 BASE_VERSION = (0, 5, 0)
@@ -21,7 +22,7 @@ GIDS_VERSION = (0, 7, 0)
 Version = tuple[int, ...]
 
 
-class Common(Value):
+class Common(msgspec.Struct, frozen=True):
     """The ``containerEdits`` of a whole spec file, rendered."""
 
     edits: bytes

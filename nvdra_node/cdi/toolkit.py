@@ -10,10 +10,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import msgspec
+
 from nvdra_core.errors import CommandError, HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value
 from nvdra_node.host.ports import Commands, Files, HostRoots
 
 PACKAGE = "nvidia-container-toolkit-base"
@@ -31,7 +32,7 @@ _UNKNOWN = re.compile(r"flag provided but not defined: -+([a-z-]+)")
 _LOG = log.get(__name__)
 
 
-class Toolkit(Value, kw_only=True):
+class Toolkit(msgspec.Struct, frozen=True, kw_only=True):
     """Where NVIDIA's programs are and where we may keep what they say."""
 
     ctk: Path

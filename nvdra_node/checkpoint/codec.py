@@ -19,8 +19,9 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import RecordError
-from nvdra_core.value import Value, fields, required
 from nvdra_node.checkpoint.model import SCHEMA_VERSION, PreparedDevice, Record, RecordState
 
 Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -33,7 +34,7 @@ UNKNOWN = "?"
 """Namespace or name of a claim that a newer record does not say in a way that is known here."""
 
 
-class Newer(Value):
+class Newer(msgspec.Struct, frozen=True):
     """What is readable of a record of a newer schema."""
 
     record: Record
@@ -53,9 +54,16 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-_RECORD_KEYS = {_camel(name): name for name in fields(Record) if name != "unknown"}
-_DEVICE_KEYS = {_camel(name): name for name in fields(PreparedDevice) if name != "unknown"}
-_REQUIRED = required(Record) | required(PreparedDevice)
+_RECORD_KEYS = {_camel(name): name for name in Record.__struct_fields__ if name != "unknown"}
+_DEVICE_KEYS = {
+    _camel(name): name for name in PreparedDevice.__struct_fields__ if name != "unknown"
+}
+_REQUIRED = {
+    field.name
+    for kind in (Record, PreparedDevice)
+    for field in msgspec.structs.fields(kind)
+    if field.required
+}
 
 
 def encode(record: Record) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from nvdra_core.value import Value, field
+import msgspec
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +22,7 @@ class RecordState(str, Enum):
     COMPLETED = "completed"
 
 
-class PreparedDevice(Value, kw_only=True):
+class PreparedDevice(msgspec.Struct, frozen=True, kw_only=True):
     """One device as it was given to a claim: what the kubelet is told, again and again the same."""
 
     request: str
@@ -34,13 +34,13 @@ class PreparedDevice(Value, kw_only=True):
     admin_access: bool = False
     kind: str = "unknown"
     """Metric label ``device_type``: gpu, mig, vfio, channel, daemon."""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """What verify and undo need and only acting told (UUIDs, minors). JSON."""
-    unknown: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Fields of a later release: kept, written back unchanged."""
 
 
-class Record(Value, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Everything this node knows of one claim."""
 
     uid: str
@@ -57,11 +57,11 @@ class Record(Value, kw_only=True):
     config_key: str = ""
     """Canonical text of the effective configuration of its devices (``kubeletplugin.configkeys``): claims may share a
     device only when they want it configured alike."""
-    claim: Mapping[str, Any] = field(default_factory=dict)
+    claim: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """What the claim asked for, as JSON (``kubeletplugin.claimjson``): lets a node whose API server is down prepare a
     claim it knows again after a reboot."""
-    cdi: Mapping[str, Any] = field(default_factory=dict)
+    cdi: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """The devices of the claim's CDI file as JSON (``cdi.spec``): lets a vanished file be made again without asking
     anybody."""
-    unknown: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Fields of a later release: kept, written back unchanged."""

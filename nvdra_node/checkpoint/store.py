@@ -28,9 +28,10 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
+
 from nvdra_core.errors import FileError, RecordError
 from nvdra_core.runtime import log
-from nvdra_core.value import Value
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.codec import Newer
 from nvdra_node.checkpoint.model import Record
@@ -44,7 +45,7 @@ _SUFFIX = ".json"
 _REASON = ".reason"
 
 
-class Quarantined(Value):
+class Quarantined(msgspec.Struct, frozen=True):
     """A file that was no usable record."""
 
     path: Path

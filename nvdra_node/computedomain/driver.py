@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.errors import NotReadyError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import asdict
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
 from nvdra_node.computedomain import plan as planning
@@ -88,7 +89,8 @@ class ComputeDomainDriver:
         found = self._supervisor.join(join, remaining(deadline, WAIT_S))
         with self._lock:
             self._ready_at_s[join.uid] = self._clock.monotonic()
-        return asdict(found)
+        outcome: Outcome = msgspec.to_builtins(found)
+        return outcome
 
     def undo(self, effect: Effect, deadline: Deadline) -> None:
         """See Driver. A supervisor that does not answer does not keep a pod from ending: it will find that the claim's

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import RecordError
-from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.driver import Effect
 
 KIND = "joinDomain"
 
 
-class JoinDomain(Value, kw_only=True):
+class JoinDomain(msgspec.Struct, frozen=True, kw_only=True):
     """Hold a domain for a claim."""
 
     domain_uid: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nvdra_core.value import Value, field
+import msgspec
 
 CHANNEL_CLASS = "nvidia-caps-imex-channels"
 """Name of the channels' major in /proc/devices."""
@@ -18,7 +18,7 @@ SETTLED = frozenset({"Completed", "NotSupported"})
 """Fabric states in which claims can be served."""
 
 
-class DomainView(Value, kw_only=True):
+class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     """A ComputeDomain that this node takes part in."""
 
     isolation: str
@@ -27,7 +27,7 @@ class DomainView(Value, kw_only=True):
     message: str = ""
 
 
-class NodeView(Value, kw_only=True):
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """One word of the supervisor. All empty: it has not spoken yet."""
 
     fabric_state: str = ""
@@ -37,7 +37,7 @@ class NodeView(Value, kw_only=True):
     clique_id: str = ""
     channel_count: int = 0
     imex_state: str = ""
-    domains: Mapping[str, DomainView] = field(default_factory=dict)
+    domains: Mapping[str, DomainView] = msgspec.field(default_factory=dict)
     """By UID."""
 
     @property
@@ -46,7 +46,7 @@ class NodeView(Value, kw_only=True):
         return self.fabric_state in SETTLED
 
 
-class Membership(Value, kw_only=True):
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """What a claim was given when it joined a domain. Stored in its record."""
 
     domain_uid: str

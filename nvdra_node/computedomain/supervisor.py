@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import DomainView, Membership, NodeView
 from nvdra_node.rpc.leangrpc import grpc
@@ -20,7 +21,7 @@ UNAVAILABLE_PAUSE_S = 1.0
 AGAIN_S = 0.05
 
 
-class Held(Value):
+class Held(msgspec.Struct, frozen=True):
     """A claim that has a record."""
 
     effect: JoinDomain

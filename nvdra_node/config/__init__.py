@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import ConfigError
-from nvdra_core.value import Value, field
 from nvdra_node.config.options import KUBECONFIGS, OPTIONS, Option
 
 __all__ = ["DEFAULT_FILE", "KUBECONFIGS", "OPTIONS", "NodeConfig", "describe", "example", "load"]
@@ -19,7 +20,7 @@ __all__ = ["DEFAULT_FILE", "KUBECONFIGS", "OPTIONS", "NodeConfig", "describe", "
 DEFAULT_FILE = Path("/etc/nvdra/config.yaml")
 
 
-class NodeConfig(Value, kw_only=True):
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. Paths are as this host sees them; times are seconds."""
 
     node_name: str
@@ -63,7 +64,7 @@ class NodeConfig(Value, kw_only=True):
     unit_broker_socket: Path
     systemctl_path: Path
     journalctl_path: Path
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Where each setting came from: ``default``, the file, ``environment`` or ``flag``."""
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nvdra_core.value import Value
+import msgspec
+
 from nvdra_node.config import values
 
 KUBECONFIGS = (
@@ -26,7 +27,7 @@ KUBECONFIGS = (
 clouds, RKE2, k3s, k0s, MicroK8s)."""
 
 
-class Option(Value, kw_only=True):
+class Option(msgspec.Struct, frozen=True, kw_only=True):
     """One setting: where it may be given, how it is read, what it means."""
 
     field: str

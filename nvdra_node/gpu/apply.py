@@ -7,10 +7,11 @@ what was captured or applied under another instance of it is no more.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import CommandError, HostError, NotReadyError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import replace
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, GpuEffect
 from nvdra_node.gpu.owed import Debt, Owed
 from nvdra_node.host import driverroot

@@ -1,15 +1,17 @@
-"""Host -> Inventory: one look at all GPUs, in which no GPU can spoil the look at another.
+"""Host -> Inventory: one scan of all GPUs, in which a failing GPU does not affect the others.
 
-Called by ``watch`` at the start, periodically and when something changed. A GPU that does not answer at once is left to
-its call, which goes on: the others are read meanwhile, and the next look takes the answer. The first use of a GPU
-without persistence mode takes seconds, so a late answer is no fault. What was known of a GPU that now fails is kept,
-with the state that says so. Never raises for what a GPU or the driver does: what could not be read is a note.
+A GPU that does not answer in time keeps its pending call; the next scan collects the answer. Without persistence mode
+the first use takes seconds, so a late answer is no fault. A GPU that fails keeps its last known data and gets the state
+that says so. Never raises for faults of a GPU or the driver: they become notes of the inventory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from nvdra_core.errors import (
     DeadlineError,
@@ -20,7 +22,6 @@ from nvdra_core.errors import (
     NvmlSlowError,
 )
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value, field, replace
 from nvdra_node.gpu import causes
 from nvdra_node.gpu.facts import ADDRESSING_MODES, ARCHITECTURES, BRANDS, named, pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
@@ -42,7 +43,7 @@ _IDENTITY = ("minor", "uuid", "name", "pci_bus_id", "mig_mode")
 """Without these a GPU cannot be offered: it could not be told from another, or would be offered in the wrong mode."""
 
 
-class Limits(Value, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a look may take, in seconds, and what it judges."""
 
     open_s: float = 30.0
@@ -60,7 +61,7 @@ class Limits(Value, kw_only=True):
     """A GPU that is not registered with its NVLink fabric is not usable. False: partitions of it are made as needed."""
 
 
-class Look(Value, kw_only=True):
+class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What one look gave."""
 
     inventory: Inventory
@@ -72,7 +73,7 @@ class Look(Value, kw_only=True):
     """False: NVML as a whole failed or the time ran out, and the inventory is (partly) the one from before."""
 
 
-class _Looking(Value):
+class _Looking(msgspec.Struct, frozen=True):
     """A look in progress."""
 
     host: Host
@@ -82,17 +83,17 @@ class _Looking(Value):
     system: dict[str, Any]
     instance: str
     """Of the driver, before anything was read."""
-    read: list[Gpu] = field(default_factory=list)
-    unread: dict[int, tuple[GpuState, str]] = field(default_factory=dict)
+    read: list[Gpu] = msgspec.field(default_factory=list)
+    unread: dict[int, tuple[GpuState, str]] = msgspec.field(default_factory=dict)
     """NVML index -> why nothing could be read there."""
-    slow: dict[int, float] = field(default_factory=dict)
+    slow: dict[int, float] = msgspec.field(default_factory=dict)
     """NVML index -> for how long its call has gone on, in seconds."""
-    kept: list[int] = field(default_factory=list)
+    kept: list[int] = msgspec.field(default_factory=list)
     """NVML indices that were not asked."""
-    displays: set[str] = field(default_factory=set)
-    addresses: set[str] = field(default_factory=set)
+    displays: set[str] = msgspec.field(default_factory=set)
+    addresses: set[str] = msgspec.field(default_factory=set)
     """PCI addresses that NVML told."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
 
 
 def discover(

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from nvdra_core.value import Value
+import msgspec
+
 from nvdra_node.cdi.edits import ContainerEdits, DeviceNode, Hook, nvidia_hook
 from nvdra_node.host.ports import NodeStat
 
 _WORLD_READ_WRITE = 0o006
 
 
-class GpuNodes(Value, kw_only=True):
+class GpuNodes(msgspec.Struct, frozen=True, kw_only=True):
     """The device nodes of one GPU as they are in /dev."""
 
     gpu: NodeStat
@@ -33,7 +34,7 @@ class Placed(Protocol):
         """``dddd:bb:dd.f``."""
 
 
-class EditSettings(Value, kw_only=True):
+class EditSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How paths of the host read in a CDI file."""
 
     dev: Path

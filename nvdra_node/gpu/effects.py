@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from nvdra_core.errors import HostError
-from nvdra_core.value import Value
 
 DEFAULT_TIME_SLICE = 0
 """What a GPU has after its driver was loaded."""
 
 
-class SetTimeSlice(Value, kw_only=True):
+class SetTimeSlice(msgspec.Struct, frozen=True, kw_only=True):
     """Let several processes use a GPU in turns of a given length. Ends with the boot (volatile)."""
 
     kind: ClassVar[str] = "setTimeSlice"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import HostError
-from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.gpu.model import Gpu
 
 
-class Given(Value, kw_only=True):
+class Given(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU given to a claim."""
 
     device: str

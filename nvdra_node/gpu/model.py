@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from nvdra_core.value import Value
+import msgspec
 
 HOLD_PREFIX = "gpu:"
 """Begins the key of a physical GPU in locks and records."""
@@ -26,7 +26,7 @@ class GpuState(str, Enum):
     """Any other NVML error while reading it."""
 
 
-class Gpu(Value, kw_only=True):
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """A full GPU. Sources: NVML functions as named, sysfs files as named."""
 
     minor: int
@@ -79,7 +79,7 @@ Device = Gpu
 """Everything that can be allocated. Grows to ``Gpu | MigDevice | MigSpec | VfioGpu``."""
 
 
-class Inventory(Value, kw_only=True):
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """One look at the node. ``driver_version`` None: the driver is not loaded, there are no devices."""
 
     devices: tuple[Device, ...]

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 
-from nvdra_core.value import Value
+import msgspec
 
 
-class GpuName(Value, kw_only=True):
+class GpuName(msgspec.Struct, frozen=True, kw_only=True):
     """``gpu-<minor>``: a full GPU."""
 
     minor: int
 
 
-class MigName(Value, kw_only=True):
+class MigName(msgspec.Struct, frozen=True, kw_only=True):
     """``gpu-<minor>-mig-<label>-<profile id>-<start>``: a MIG device, existing or not."""
 
     parent_minor: int
@@ -29,13 +29,13 @@ class MigName(Value, kw_only=True):
     """First memory slice of the placement."""
 
 
-class VfioName(Value, kw_only=True):
+class VfioName(msgspec.Struct, frozen=True, kw_only=True):
     """``gpu-vfio-<position>``: a GPU for passthrough, by its position among the node's GPUs on PCI."""
 
     position: int
 
 
-class MigProfile(Value, kw_only=True):
+class MigProfile(msgspec.Struct, frozen=True, kw_only=True):
     """A MIG profile as users write it: ``<slices>g.<gigabytes>gb<suffix>``."""
 
     slices: int

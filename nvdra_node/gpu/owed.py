@@ -13,9 +13,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.errors import FileError, HostError
 from nvdra_core.runtime import log
-from nvdra_core.value import Value, replace
 from nvdra_node.checkpoint.store import is_valid_uid
 from nvdra_node.host.files import TEMP_SUFFIX
 from nvdra_node.host.ports import Files
@@ -24,7 +26,7 @@ _log = log.get(__name__)
 _SUFFIX = ".json"
 
 
-class Debt(Value, kw_only=True):
+class Debt(msgspec.Struct, frozen=True, kw_only=True):
     """A GPU whose time slice must become the default again, and its compute mode what it was."""
 
     uuid: str

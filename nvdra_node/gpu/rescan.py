@@ -11,10 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
 from nvdra_core.runtime.workers import Workers
-from nvdra_core.value import Value, field, replace
 from nvdra_node.gpu import discover
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.host.host import Host
@@ -22,7 +24,7 @@ from nvdra_node.host.host import Host
 _LOG = log.get(__name__)
 
 
-class WatchSettings(Value, kw_only=True):
+class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often to look, in seconds."""
 
     rescan_s: float = 60.0
@@ -36,10 +38,10 @@ class WatchSettings(Value, kw_only=True):
     hung_s: float = 10.0
     """First pause before a hung GPU is asked again; doubles up to ``max_hung_s``."""
     max_hung_s: float = 600.0
-    limits: discover.Limits = field(default_factory=discover.Limits)
+    limits: discover.Limits = msgspec.field(default_factory=discover.Limits)
 
 
-class _Hung(Value):
+class _Hung(msgspec.Struct, frozen=True):
     """What is known of a GPU that does not answer."""
 
     times: int

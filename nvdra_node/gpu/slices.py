@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from nvdra_core import quantity
 from nvdra_core.errors import MalformedTextError
-from nvdra_core.value import Value, field
 from nvdra_node.gpu import semver
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
@@ -27,7 +28,7 @@ _PCI_BUS_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _MIB = 2**20
 
 
-class Taint(Value, kw_only=True):
+class Taint(msgspec.Struct, frozen=True, kw_only=True):
     """A device taint (resource.k8s.io/v1 DeviceTaint); the API server adds the time."""
 
     key: str
@@ -40,7 +41,7 @@ class Taint(Value, kw_only=True):
         return {"key": self.key, **value, "effect": self.effect}
 
 
-class SliceSettings(Value, kw_only=True):
+class SliceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the feature gates and the configuration decide about slices."""
 
     taints: bool = False
@@ -159,11 +160,11 @@ def _health(gpu: Gpu) -> DeviceHealth:
     return DeviceHealth(device=gpu.name, health=Health.UNHEALTHY, message=message)
 
 
-class _Attributes(Value):
+class _Attributes(msgspec.Struct, frozen=True):
     """Attributes being collected, and what could not be."""
 
-    values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    values: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    notes: list[str] = msgspec.field(default_factory=list)
 
     def string(self, key: str, text: str) -> None:
         """Add a string, cut to what the API takes."""

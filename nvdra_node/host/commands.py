@@ -14,9 +14,10 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from nvdra_core.errors import CommandError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value, field
 from nvdra_node.host import cpus
 from nvdra_node.host.ports import CommandResult
 
@@ -36,12 +37,12 @@ _CLOSE_S = 0.25
 _TAIL = 2000
 
 
-class _Running(Value):
+class _Running(msgspec.Struct, frozen=True):
     """A started program and what it has written so far."""
 
     argv: tuple[str, ...]
     process: subprocess.Popen[bytes]
-    streams: dict[str, bytearray] = field(
+    streams: dict[str, bytearray] = msgspec.field(
         default_factory=lambda: {"out": bytearray(), "err": bytearray()}
     )
 

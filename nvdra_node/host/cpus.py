@@ -9,8 +9,9 @@ import contextlib
 import os
 from pathlib import Path
 
+import msgspec
+
 from nvdra_core.errors import HostError
-from nvdra_core.value import Value
 
 ALLOWED = frozenset(os.sched_getaffinity(0))
 """What this process may use: as the administrator, systemd or the container said."""
@@ -18,7 +19,7 @@ ALLOWED = frozenset(os.sched_getaffinity(0))
 _TASKS = Path("/proc/self/task")
 
 
-class CpuTime(Value):
+class CpuTime(msgspec.Struct, frozen=True):
     """Of all threads that live, in seconds."""
 
     worked_s: float

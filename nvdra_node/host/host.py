@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nvdra_core.value import Value
+import msgspec
+
 from nvdra_node.host import driverroot
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
@@ -10,7 +11,7 @@ from nvdra_node.host.ports import Commands, HostRoots, Nvml, Sysfs
 from nvdra_node.host.sysfs import HostSysfs
 
 
-class Host(Value, kw_only=True):
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """A machine, real or fake."""
 
     roots: HostRoots

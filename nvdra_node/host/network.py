@@ -14,8 +14,9 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from nvdra_core.runtime import log
-from nvdra_core.value import Value
 from nvdra_node.host.ports import HostRoots
 
 _LOG = log.get(__name__)
@@ -34,7 +35,7 @@ _IFA_F_TENTATIVE = 0x40
 _UPLINKS = ("bond", "vlan", "vxlan", "geneve", "wlan", "macvlan", "ipvlan")
 
 
-class HostAddress(Value, kw_only=True):
+class HostAddress(msgspec.Struct, frozen=True, kw_only=True):
     """One address of this host."""
 
     interface: str
@@ -46,7 +47,7 @@ class HostAddress(Value, kw_only=True):
     """False: IPv6 while its uniqueness is being checked, or when another host has it."""
 
 
-class Interface(Value, kw_only=True):
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """One network interface."""
 
     name: str
@@ -56,14 +57,14 @@ class Interface(Value, kw_only=True):
     """Of a bridge: ports that lead out of this host, and not to a container or virtual machine."""
 
 
-class Network(Value, kw_only=True):
+class Network(msgspec.Struct, frozen=True, kw_only=True):
     """Interfaces and addresses, read at one time."""
 
     addresses: tuple[HostAddress, ...] = ()
     interfaces: tuple[Interface, ...] = ()
 
 
-class Route(Value, kw_only=True):
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """How the kernel would reach a server."""
 
     source: str = ""

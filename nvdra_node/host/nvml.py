@@ -18,10 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError, NvmlSlowError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
-from nvdra_core.value import Value
 from nvdra_node.host.child import Child, ChildGoneError, LineChild
 from nvdra_node.host.nvml_child import IDLE_STATUS
 
@@ -48,7 +49,7 @@ _START = (
 )
 
 
-class ChildSettings(Value, kw_only=True):
+class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How children live."""
 
     idle_s: float = 10.0

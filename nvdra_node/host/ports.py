@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value
 
 
-class HostRoots(Value, kw_only=True):
+class HostRoots(msgspec.Struct, frozen=True, kw_only=True):
     """Where the machine's trees are. On a real host all are the default."""
 
     driver: Path = Path("/")
@@ -24,7 +25,7 @@ class HostRoots(Value, kw_only=True):
     sys: Path = Path("/sys")
 
 
-class PciInfo(Value, kw_only=True):
+class PciInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What sysfs says of one PCI function."""
 
     numa_node: int | None
@@ -33,7 +34,7 @@ class PciInfo(Value, kw_only=True):
     """``pci0000:00``; None when the device hangs on no pci root."""
 
 
-class PciGpu(Value, kw_only=True):
+class PciGpu(msgspec.Struct, frozen=True, kw_only=True):
     """An NVIDIA GPU on the PCI bus."""
 
     address: str
@@ -43,7 +44,7 @@ class PciGpu(Value, kw_only=True):
     """NVIDIA's driver was told to leave it alone (NVreg_ExcludedGpus)."""
 
 
-class NodeStat(Value, kw_only=True):
+class NodeStat(msgspec.Struct, frozen=True, kw_only=True):
     """A device node as it is in the file system."""
 
     major: int
@@ -52,7 +53,7 @@ class NodeStat(Value, kw_only=True):
     gid: int
 
 
-class CommandResult(Value, kw_only=True):
+class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     """Output of a command that ended with status 0."""
 
     stdout: str

@@ -13,8 +13,9 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 from nvdra_core.api.addresses import is_peer_address
-from nvdra_core.value import Value
 from nvdra_node.host.network import HostAddress, Network, Route
 
 SET_IT = "set imexAddress in /etc/nvdra/config.yaml"
@@ -28,7 +29,7 @@ _VIRTUAL = re.compile(r"lo$|dummy|kube-ipvs|kube-dummy|nodelocaldns")
 """Interfaces without a wire: an address here is a virtual one, unless the Node names it (routing to the host)."""
 
 
-class Facts(Value, kw_only=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a choice depends on, read at one time."""
 
     configured: str = ""
@@ -44,7 +45,7 @@ class Facts(Value, kw_only=True):
     """The address in use; empty: none yet."""
 
 
-class Choice(Value, kw_only=True):
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """An address and why it was chosen, or none and what to do."""
 
     address: str = ""

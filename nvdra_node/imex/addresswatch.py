@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
-from nvdra_core.value import Value
 from nvdra_node.host.network import Network, Route
 from nvdra_node.imex import address
 from nvdra_node.imex.address import Choice, Facts
@@ -27,7 +28,7 @@ STEADY_S = 30.0
 MAX_NODE_PAUSE_S = 60.0
 
 
-class AddressSources(Value, kw_only=True):
+class AddressSources(msgspec.Struct, frozen=True, kw_only=True):
     """Where the facts come from. Called by the watch's thread, and once by who builds it."""
 
     configured: str

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.api.fabric import FabricPeer, ImexState, PeerProblem
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value
 from nvdra_node.host.ports import Commands
 from nvdra_node.imex.model import Run
 
@@ -30,7 +31,7 @@ MAX_VERSION = 64
 MAX_QUOTED = 80
 
 
-class DomainView(Value):
+class DomainView(msgspec.Struct, frozen=True):
     """What one daemon sees of its domain."""
 
     own: int | None

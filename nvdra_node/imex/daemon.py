@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.imex.ctl import CtlDoor
 from nvdra_node.imex.model import (
     Action,
@@ -34,7 +35,7 @@ RELOAD_S = 5.0
 """nvidia-imex heeds SIGUSR1 at most once in this time."""
 
 
-class Doors(Value, kw_only=True):
+class Doors(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor works with."""
 
     unit: UnitDoor

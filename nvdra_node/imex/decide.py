@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricDomain, ImexState, Isolation, domain_named
-from nvdra_core.value import replace
 from nvdra_node.imex.model import (
     Action,
     ActionKind,

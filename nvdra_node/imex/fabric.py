@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.errors import HostError, NotReadyError, NvmlError
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import replace
 from nvdra_node.host.host import Host
 from nvdra_node.imex.model import Fabric
 

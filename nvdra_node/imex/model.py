@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from enum import Enum
 
+import msgspec
+
 from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
-from nvdra_core.value import Value
 
 
-class Fabric(Value, kw_only=True):
+class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """NVLink fabric of this node, all GPUs together."""
 
     state: FabricState = FabricState.UNSET
@@ -26,7 +27,7 @@ class Fabric(Value, kw_only=True):
     driver_version: str = ""
 
 
-class HostAddresses(Value, kw_only=True):
+class HostAddresses(msgspec.Struct, frozen=True, kw_only=True):
     """Where this host's IMEX peers find it (``address.choose``)."""
 
     chosen: str = ""
@@ -41,7 +42,7 @@ class HostAddresses(Value, kw_only=True):
         return bool(self.present) and address != self.chosen and address not in self.present
 
 
-class Run(Value, kw_only=True):
+class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One configuration of nvidia-imex. Two runs that are equal may follow each other without a restart."""
 
     domain_uid: str
@@ -65,7 +66,7 @@ class UnitActivity(str, Enum):
     FAILED = "failed"
 
 
-class Unit(Value, kw_only=True):
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """The unit of nvidia-imex as systemd sees it."""
 
     activity: UnitActivity = UnitActivity.INACTIVE
@@ -83,7 +84,7 @@ class Unit(Value, kw_only=True):
         return self.activity in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING)
 
 
-class Holder(Value, order=True):
+class Holder(msgspec.Struct, frozen=True, order=True):
     """A claim that needs a domain on this node. Sorted by the time it came."""
 
     since_s: float
@@ -96,7 +97,7 @@ class Holder(Value, order=True):
     """It was told that the domain is ready: its pod may run, and the daemon must not be touched."""
 
 
-class Started(Value, kw_only=True):
+class Started(msgspec.Struct, frozen=True, kw_only=True):
     """An incarnation that we began, or found running and know the run of."""
 
     run: Run
@@ -106,7 +107,7 @@ class Started(Value, kw_only=True):
     """An earlier supervisor died while it started it: whether it ever ran is not known."""
 
 
-class Memory(Value, kw_only=True):
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor remembers from one decision to the next."""
 
     started: Started | None = None
@@ -159,7 +160,7 @@ class AfterAbruptEnd(str, Enum):
     """Start again only when the claims of the domain are gone from this node."""
 
 
-class Policy(Value, kw_only=True):
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the decisions. Times are seconds."""
 
     mode: Mode = Mode.DRIVER_MANAGED
@@ -173,7 +174,7 @@ class Policy(Value, kw_only=True):
     """READY for so long: earlier failures count no more."""
 
 
-class Situation(Value, kw_only=True):
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a decision is made from."""
 
     now_s: float
@@ -196,7 +197,7 @@ class Situation(Value, kw_only=True):
     has_certificate: bool = False
 
 
-class Readiness(Value, kw_only=True):
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     """How a domain is doing on this node."""
 
     is_ready: bool
@@ -216,7 +217,7 @@ class ActionKind(str, Enum):
     WRITE_HOSTS = "write-hosts"
 
 
-class Action(Value, kw_only=True):
+class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One step, with its reason for the log."""
 
     kind: ActionKind
@@ -224,7 +225,7 @@ class Action(Value, kw_only=True):
     run: Run | None = None
 
 
-class Decision(Value, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What to do now, what to remember, when to look again."""
 
     actions: tuple[Action, ...]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from nvdra_core.api.fabric import FabricPeer, PeerProblem, domain_named
-from nvdra_core.value import Value
 from nvdra_node.imex import render
 from nvdra_node.imex.replies import Snapshot
 
@@ -22,7 +23,7 @@ _MISMATCHES = {
 }
 
 
-class Peers(Value, kw_only=True):
+class Peers(msgspec.Struct, frozen=True, kw_only=True):
     """Of one domain on this node."""
 
     known: Mapping[int, str]

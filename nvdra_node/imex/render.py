@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from nvdra_core.api.addresses import is_peer_address
 from nvdra_core.api.fabric import FabricNodeSpec, domain_named, slot_name
-from nvdra_core.value import Value
 from nvdra_node.imex.model import Run
 
 HOSTS_STEP = 4096
 NSSWITCH = b"hosts: files\n"
 
 
-class Layout(Value):
+class Layout(msgspec.Struct, frozen=True):
     """Where the files of the daemon are; ``directory`` is below /run, ``tls`` is not."""
 
     directory: Path

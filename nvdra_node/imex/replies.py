@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec, domain_named
-from nvdra_core.value import Value, replace
 from nvdra_node.imex import readiness
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.model import Holder, Memory, Readiness, Run, Situation
@@ -17,7 +19,7 @@ BLIND_S = 15.0
 """So long after the last turn that succeeded, what it found counts no more. Less than the first report waits."""
 
 
-class Snapshot(Value, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known after a turn, for the status and for those who watch."""
 
     situation: Situation
@@ -36,7 +38,7 @@ class Snapshot(Value, kw_only=True):
         return started.run if started is not None and self.situation.unit.is_running else None
 
 
-class Joined(Value):
+class Joined(msgspec.Struct, frozen=True):
     """What a claim is told. ``domain`` None: the controller does not name it."""
 
     readiness: Readiness

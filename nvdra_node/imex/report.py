@@ -22,7 +22,6 @@ from nvdra_core.api.fabric import (
     ImexState,
     ImexStatus,
 )
-from nvdra_core.value import Value
 from nvdra_node.imex import peers, render
 from nvdra_node.imex.model import Holder, Mode, Readiness
 from nvdra_node.imex.render import Layout
@@ -39,7 +38,7 @@ FIRST_LOOK_S = 20.0
 FIRST_VIEW_S = 4.0
 
 
-class Machine(Value, kw_only=True):
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What does not change while the supervisor runs."""
 
     boot_id: str

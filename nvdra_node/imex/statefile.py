@@ -12,24 +12,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
+from msgspec.structs import replace
 
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
 from nvdra_core.runtime import log
-from nvdra_core.value import Value, asdict, fields, replace, required
 from nvdra_node.imex.model import Holder, Memory, Run, Started
 
 _LOG = log.get(__name__)
-_V = TypeVar("_V", bound=Value)
+_V = TypeVar("_V", bound=msgspec.Struct)
 
 _PROCESS_ONLY = frozenset({"retry_at_s", "idle_since_s", "ready_since_s", "start_error"})
 """Times of the monotonic clock, which are worth nothing in another process, and what goes with them."""
 _RUNS = frozenset({"started", "last_run"})
-_MEMORY_FIELDS = tuple(n for n in fields(Memory) if n not in _PROCESS_ONLY | _RUNS)
+_MEMORY_FIELDS = tuple(n for n in Memory.__struct_fields__ if n not in _PROCESS_ONLY | _RUNS)
 
 
-class Kept(Value, kw_only=True):
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What an earlier supervisor of this boot left."""
 
     memory: Memory
@@ -43,16 +43,16 @@ class Kept(Value, kw_only=True):
 def encode(boot_id: str, memory: Memory, holders: Iterable[Holder], hosts: str | None) -> bytes:
     """The file's bytes."""
     started, last_run, default = memory.started, memory.last_run, Memory()
-    kept = {"started": asdict(started) if started is not None else None}
+    kept = {"started": msgspec.to_builtins(started) if started is not None else None}
     if last_run is not None:
-        kept["last_run"] = asdict(last_run)
+        kept["last_run"] = msgspec.to_builtins(last_run)
     values = {name: getattr(memory, name) for name in _MEMORY_FIELDS}
     # Defaults are left out: an earlier release, as after a rollback, may refuse fields that it does not know.
     kept |= {name: value for name, value in values.items() if value != getattr(default, name)}
     body = {
         "bootID": boot_id,
         "memory": kept,
-        "holders": [asdict(holder) for holder in sorted(holders)],
+        "holders": [msgspec.to_builtins(holder) for holder in sorted(holders)],
         "hosts": hosts,
     }
     return json.dumps(body).encode()
@@ -122,9 +122,12 @@ def _built(kind: type[_V], body: Any) -> _V:
     A number that is a text would be found by the first decision, and again after each restart.
     """
     hints, given = get_type_hints(kind), dict(body)
-    if missing := required(kind) - given.keys():
+    if (
+        missing := {field.name for field in msgspec.structs.fields(kind) if field.required}
+        - given.keys()
+    ):
         raise KeyError(f"{kind.__name__}: {', '.join(sorted(missing))} missing")
-    known = [name for name in fields(kind) if name in given]
+    known = [name for name in kind.__struct_fields__ if name in given]
     return kind(**{name: msgspec.convert(given[name], hints[name]) for name in known})
 
 

@@ -1,8 +1,7 @@
-"""The loop around ``decide``: looks at the unit and at nvidia-imex, acts, and tells those who wait for a domain.
+"""Reconcile loop of the IMEX daemon: observes the unit and nvidia-imex, applies ``decide``'s actions, answers waiting claims.
 
-One thread runs ``run``; everybody else gives it news (``set_spec``, ``set_fabric``, ``join`` ...) and is woken. A claim
-is told "ready" only by a turn that began after it asked, about the incarnation that was seen before and after the
-question. What was promised is on file before it is said. Built without starting; ``turn`` is one turn.
+One thread runs ``run``; other threads report changes (``set_spec``, ``set_fabric``, ``join`` ...) and wake it. A claim
+is answered "ready" by a pass that began after it asked, and only once the promise is on disk. Built without starting.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import replace
 from nvdra_node.imex import readiness, replies
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.daemon import Daemon, Doors

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value, replace
 from nvdra_node.host.ports import Commands
 from nvdra_node.host.units import Units
 from nvdra_node.imex.model import Unit, UnitActivity
@@ -33,7 +35,7 @@ _LINES = 4
 _MAX_TEXT = 400
 
 
-class Look(Value):
+class Look(msgspec.Struct, frozen=True):
     """One look at systemd."""
 
     unit: Unit
@@ -93,7 +95,10 @@ class SystemdUnit:
             self._life = self._hold(unit.main_pid)
             if self._life is not None and self._life.has_ended:
                 # It has just ended, and systemd has not seen it yet.
-                return replace(self._seen, unit=replace(unit, activity=UnitActivity.DEACTIVATING))
+                return replace(
+                    self._seen,
+                    unit=replace(unit, activity=UnitActivity.DEACTIVATING),
+                )
         return self._seen
 
     def _ask(self, deadline: Deadline) -> Look:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
 from nvdra_core.errors import InvalidConfigError
 from nvdra_core.kube.client import Client
@@ -17,7 +19,6 @@ from nvdra_core.kube.resources import Resource, Selector
 from nvdra_core.kube.watch import Follow, Listing, follow
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import replace
 from nvdra_node.host.host import Host
 from nvdra_node.imex import fabric, render
 from nvdra_node.imex.ctl import CtlDoor, DomainView

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import Value, field
 from nvdra_node.cdi.edits import ClaimSpec
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.kubeletplugin.claims.claim import Claim
@@ -30,7 +31,7 @@ Outcome = Mapping[str, Any]
 """What an applied effect told (JSON): the UUID of a new MIG device, say. Empty for most."""
 
 
-class Plan(Value, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What preparing a claim will do, decided before anything is touched."""
 
     holds: tuple[str, ...]
@@ -42,7 +43,7 @@ class Plan(Value, kw_only=True):
     """True: a half-applied attempt cannot be resumed; undo it before applying again (MIG)."""
 
 
-class Prepared(Value, kw_only=True):
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a preparation: what the kubelet is told and what the container runtime gets."""
 
     devices: tuple[PreparedDevice, ...]
@@ -57,7 +58,7 @@ class Health(str, Enum):
     UNHEALTHY = "UNHEALTHY"
 
 
-class DeviceHealth(Value, kw_only=True):
+class DeviceHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Health of one published device, with a message for the pod's status (<= 1024 characters)."""
 
     device: str
@@ -65,7 +66,7 @@ class DeviceHealth(Value, kw_only=True):
     message: str = ""
 
 
-class Pool(Value, kw_only=True):
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """All devices a driver offers on this node, in the order of preference, as resource.k8s.io/v1 JSON.
 
     ``devices`` are Device objects, ``shared_counters`` CounterSet objects (both plain dicts, no empty keys).
@@ -73,7 +74,7 @@ class Pool(Value, kw_only=True):
 
     devices: tuple[Mapping[str, Any], ...] = ()
     shared_counters: tuple[Mapping[str, Any], ...] = ()
-    health: tuple[DeviceHealth, ...] = field(default=())
+    health: tuple[DeviceHealth, ...] = msgspec.field(default=())
 
 
 class Driver(Protocol):

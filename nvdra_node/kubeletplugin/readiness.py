@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import ApiError, FileError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.ports import Files
 from nvdra_node.kubeletplugin.claims.claim import ClaimRef

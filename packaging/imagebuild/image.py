@@ -102,7 +102,7 @@ def stage_ours(root: Path, release: Release, python: Path) -> None:
     for package in SHIPPED_PACKAGES:
         for path in sorted((TOP / package).rglob("*.py")):
             name = str(path.relative_to(TOP))
-                _write(root / LIBRARY / name, path.read_text())
+            _write(root / LIBRARY / name, path.read_text())
     tree.set_version(root / LIBRARY / "nvdra_core" / "__init__.py", release)
     pyc.compile_tree(root / LIBRARY, f"/{LIBRARY}", {wheels.PYTHON: python})
     tree.launcher(root, COMMAND, *_command())

@@ -9,6 +9,7 @@ process does as an administrator.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState
 from nvdra_core.errors import NvdraError
 from nvdra_core.kube.client import Client
@@ -27,7 +30,6 @@ from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, NODES, SLICES, Resource, WriteOptions
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
 from nvdra_node.imex import render, report
@@ -244,7 +246,7 @@ class Formation:
             },
         )  # fmt: skip
         own = {"token": token, "client_cert_data": b"", "client_key_data": b""}
-        config = replace(self._config, **own, client_cert_file="", client_key_file="")
+        config = dataclasses.replace(self._config, **own, client_cert_file="", client_key_file="")
         return Agent(index, config, self._work / name)
 
     def _create_domain(self) -> tuple[Json, str]:

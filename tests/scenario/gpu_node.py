@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import CommandError
 from nvdra_core.gates import FeatureGates
 from nvdra_core.runtime.clock import Clock, Deadline, FakeClock
-from nvdra_core.value import replace
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit

@@ -1,8 +1,8 @@
 """CDI files of prepared claims that somebody deletes come back."""
 
 import pytest
+from msgspec.structs import replace
 
-from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.kubeletplugin.claims import filecheck
 from tests.scenario.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
@@ -50,7 +50,10 @@ def test_claims_that_are_not_prepared_get_no_file(world):
     world.prepare(PLAIN)
     record = world.parts.records.get("c1")
     world.files.remove(world.cdi_path())
-    for unprepared in (replace(record, state=RecordState.STARTED), replace(record, boot_id="old")):
+    for unprepared in (
+        replace(record, state=RecordState.STARTED),
+        replace(record, boot_id="old"),
+    ):
         world.parts.records.put(unprepared)
         assert look(world) == 0
     world.parts.records.put(record)

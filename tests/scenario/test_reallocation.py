@@ -1,10 +1,10 @@
 """A claim that was deallocated and allocated anew, under its UID, while nobody unprepared it."""
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import DeviceConflictError, HostError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import replace
 from tests.scenario.crash.world import PLAIN, WITH_EFFECTS, World, a_claim
 
 MOVED = a_claim(devices=("gpu-4",))

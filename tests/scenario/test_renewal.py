@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import DeviceMovedError, HostError, NotReadyError
-from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin.claims import filecheck

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NewType
 
-from nvdra_core.value import Value, field
+import msgspec
 
 ClaimUID = NewType("ClaimUID", str)
 
@@ -21,7 +21,7 @@ class ConfigSource(str, Enum):
     CLAIM = "FromClaim"
 
 
-class ClaimRef(Value):
+class ClaimRef(msgspec.Struct, frozen=True):
     """What the kubelet sends: enough to find the claim, and to unprepare without it."""
 
     namespace: str
@@ -32,7 +32,7 @@ class ClaimRef(Value):
         return f"{self.namespace}/{self.name} (uid {self.uid})"
 
 
-class OpaqueConfig(Value, kw_only=True):
+class OpaqueConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of ``status.allocation.devices.config`` meant for this driver."""
 
     source: ConfigSource
@@ -44,7 +44,7 @@ class OpaqueConfig(Value, kw_only=True):
     """Position in the claim's config list, for error messages."""
 
 
-class AllocationResult(Value, kw_only=True):
+class AllocationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One device allocated to this claim (``status.allocation.devices.results``)."""
 
     request: str
@@ -53,7 +53,7 @@ class AllocationResult(Value, kw_only=True):
     device: str
     admin_access: bool = False
     share_id: str | None = None
-    consumed_capacity: Mapping[str, str] = field(default_factory=dict)
+    consumed_capacity: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def main_request(self) -> str:
@@ -61,12 +61,12 @@ class AllocationResult(Value, kw_only=True):
         return self.request.partition("/")[0]
 
 
-class Claim(Value, kw_only=True):
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """An allocated claim, reduced to what one driver may act on."""
 
     ref: ClaimRef
     results: tuple[AllocationResult, ...]
     configs: tuple[OpaqueConfig, ...] = ()
     """Class entries first, then claim entries, in the claim's order: later beats earlier."""
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Those of Kubernetes itself (``resource.kubernetes.io/pod-claim-name``): users' own may be of any size."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.errors import FileError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value, field, replace
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore
@@ -28,7 +30,7 @@ from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
 _log = log.get(__name__)
 
 
-class Parts(Value, kw_only=True):
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What a transaction works with."""
 
     driver: Driver
@@ -37,9 +39,9 @@ class Parts(Value, kw_only=True):
     specs: SpecFiles
     clock: Clock
     boot_id: str
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = msgspec.field(default_factory=threading.Event)
     """Set when the process ends: waits end early."""
-    waiting: Silent | Waiting = field(default_factory=Silent)
+    waiting: Silent | Waiting = msgspec.field(default_factory=Silent)
     """Who tells pods what their claims wait for."""
 
 

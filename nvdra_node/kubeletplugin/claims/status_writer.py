@@ -18,13 +18,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.permission import RETEST_S, Permission, is_of_right
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 
@@ -60,7 +61,7 @@ class StatusApi(Protocol):
         """JSON merge patch. Raises ApiError, 409 when the claim has changed since its resourceVersion."""
 
 
-class _Word(Value):
+class _Word(msgspec.Struct, frozen=True):
     """What to say of a claim."""
 
     ref: ClaimRef

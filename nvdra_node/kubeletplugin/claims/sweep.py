@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
+
 from nvdra_core.errors import NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.claims.journal import Parts
@@ -24,7 +25,7 @@ from nvdra_node.kubeletplugin.claims.transaction import Transaction
 _log = log.get(__name__)
 
 
-class Times(Value, kw_only=True):
+class Times(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds."""
 
     period_s: float = 600.0

@@ -24,6 +24,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import (
     ApiError,
     ClaimError,
@@ -37,7 +39,6 @@ from nvdra_core.errors import (
 )
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import replace
 from nvdra_node.cdi import spec
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import is_valid_uid

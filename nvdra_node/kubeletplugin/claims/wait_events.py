@@ -12,12 +12,13 @@ import time
 from collections import OrderedDict
 from typing import Any, Protocol
 
+import msgspec
+
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.permission import RETEST_S, Permission
 from nvdra_core.kube.resources import EVENTS, Resource
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 
@@ -55,7 +56,7 @@ class Silent:
         """See Waiting."""
 
 
-class _Word(Value):
+class _Word(msgspec.Struct, frozen=True):
     """What to say of a claim."""
 
     ref: ClaimRef
@@ -63,7 +64,7 @@ class _Word(Value):
     at_s: float
 
 
-class EventSource(Value):
+class EventSource(msgspec.Struct, frozen=True):
     """Who writes the events. The chart's policies refuse those in another node's name."""
 
     component: str

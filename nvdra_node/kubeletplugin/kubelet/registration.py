@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
-from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.kubelet.service import SELF_CHECK
 from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.messages import pluginregistration_v1 as pb
@@ -29,7 +30,7 @@ SUPPORTED_VERSIONS = (
 _log = log.get(__name__)
 
 
-class RegistrationState(Value):
+class RegistrationState(msgspec.Struct, frozen=True):
     """What the kubelet said last. ``is_registered`` None: nothing yet. ``at_s``: wall clock."""
 
     is_registered: bool | None = None

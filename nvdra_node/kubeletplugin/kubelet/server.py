@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nvdra_core.errors import ConfigError, FileError, LockTimeoutError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.rpc.callpool import DEFAULT_LANE, CallLanes
 from nvdra_node.rpc.leangrpc import grpc
 
@@ -45,7 +46,7 @@ LOCK_RETRY_S = 0.05
 _log = log.get(__name__)
 
 
-class SocketPaths(Value, kw_only=True):
+class SocketPaths(msgspec.Struct, frozen=True, kw_only=True):
     """Where one driver's sockets are."""
 
     driver: str

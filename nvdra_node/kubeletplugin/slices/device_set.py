@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import ApiError
-from nvdra_core.value import replace
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices import diff
 from nvdra_node.kubeletplugin.slices.layout import JsonObject, Part

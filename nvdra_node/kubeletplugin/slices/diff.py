@@ -15,9 +15,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from nvdra_core import quantity
 from nvdra_core.errors import MalformedTextError
-from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.slices.layout import JsonObject, Part
 
 CONTENT = ("devices", "sharedCounters")
@@ -27,7 +28,7 @@ _AMOUNTS = frozenset({"value", "default", "min", "max", "step"})
 _INDEX = re.compile(r"([0-9a-f]{5,})-")
 
 
-class Target(Value, kw_only=True):
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Whose pool it is. Pool and node have the same name."""
 
     driver: str
@@ -56,7 +57,7 @@ Write = tuple[int, JsonObject]
 """Index of the part, and the complete object."""
 
 
-class Changes(Value, kw_only=True):
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Writes, to be done in this order. Objects to create have a generateName."""
 
     generation: int

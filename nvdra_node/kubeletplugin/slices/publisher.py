@@ -20,10 +20,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import msgspec
+from msgspec.structs import replace
+
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value, field, replace
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices import device_set, diff, layout
 from nvdra_node.kubeletplugin.slices.client import Slices
@@ -59,7 +61,7 @@ class PublishMetrics(Protocol):
         """Around an attempt that asks the API server; an exception is its outcome and goes on."""
 
 
-class PublishStatus(Value, kw_only=True):
+class PublishStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is published, for health, metrics and nvdractl. Times are wall clock, 0: never."""
 
     is_published: bool = False
@@ -69,7 +71,7 @@ class PublishStatus(Value, kw_only=True):
     devices: int = 0
     succeeded_at_s: float = 0.0
     error: str = ""
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Devices that cannot be offered, and why."""
     dropped: frozenset[str] = frozenset()
     """Feature gates that the API server lacks for what the driver offers."""

@@ -12,12 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import ObjectList
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.kubeletplugin.slices.client import SliceEvents, Slices
 
 MAX_EVENTS = 1000
@@ -27,7 +28,7 @@ JOIN_S = 2.0
 _log = log.get(__name__)
 
 
-class Seen(Value):
+class Seen(msgspec.Struct, frozen=True):
     """One event; ``is_gap``: something may have been missed."""
 
     version: str = ""

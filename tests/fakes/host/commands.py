@@ -5,22 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from nvdra_core.errors import CommandError
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.value import Value
 from nvdra_node.host.ports import CommandResult
 
 _LATE = "did not end in time and was killed"
 
 
-class Failure(Value):
+class Failure(msgspec.Struct, frozen=True):
     """How a program fails: its status and what it wrote."""
 
     status: int
     output: str = ""
 
 
-class Hang(Value):
+class Hang(msgspec.Struct, frozen=True):
     """A program that does not end."""
 
 

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_core.value import replace
 from nvdra_node.computedomain.link import RECONNECT_S, SYNC_S, Link, held
 from nvdra_node.computedomain.model import DomainView, NodeView
 from nvdra_node.computedomain.supervisor import Held

@@ -5,8 +5,8 @@ pod keeps its IMEX, can be prepared again and can end.
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from nvdra_core.value import replace
 from nvdra_node.computedomain.link import held
 from tests.scenario.computedomain.node import STATE, ChannelNode
 from tests.unit.computedomain.examples import a_claim, joined, parameters

@@ -1,9 +1,9 @@
 """The process dies before each single step of prepare and of unprepare; whatever comes next, the node converges."""
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import NvdraError
-from nvdra_core.value import replace
 from tests.fakes.host.files import Crash
 from tests.scenario.crash.world import PLAIN, WITH_EFFECTS, WITH_RESTART, World, a_claim
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import ApiError
-from nvdra_core.value import replace
 from nvdra_node.host.network import HostAddress, Network, Route
 from nvdra_node.imex import report
 from nvdra_node.imex.addresswatch import MAX_NODE_PAUSE_S, AddressSources, AddressWatch
@@ -119,7 +119,10 @@ def test_lost_address_is_said_and_its_claims_are_left_alone(node, host):
     watching = watch(node, host)
     watching.look()
     node.join("c1")
-    host.addresses, host.route = ["10.0.0.9"], replace(host.route, source="10.0.0.9")
+    host.addresses, host.route = (
+        ["10.0.0.9"],
+        replace(host.route, source="10.0.0.9"),
+    )
     watching.look()
     found = status(node)
     assert found.addresses == ("10.0.0.9",)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricState
-from nvdra_core.value import replace
 from nvdra_node.imex.model import Fabric, Mode, Policy
 from nvdra_node.imex.schedule import STARTING_POLL_S, STEADY_POLL_S
 from tests.scenario.imex.node import (

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from nvdra_core.value import replace
 from nvdra_node.imex.model import Holder
 from tests.scenario.imex.node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import ImexState
-from nvdra_core.value import replace
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
 from tests.scenario.imex.node import (
     LAYOUT,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
-from nvdra_core.value import replace
 from nvdra_node.imex import report
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
 from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain

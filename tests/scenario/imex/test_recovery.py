@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_cluster.decide import events
 from nvdra_cluster.decide import status as domain_status
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.runtime.clock import FakeClock, SystemClock
-from nvdra_core.value import replace
 from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.model import DomainView, NodeView
 from nvdra_node.host.host import open_host

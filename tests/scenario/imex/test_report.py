@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
-from nvdra_core.value import replace
 from nvdra_node.imex import report
 from nvdra_node.imex.ctl import DomainView
 from nvdra_node.imex.model import Holder

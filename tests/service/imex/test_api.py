@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
-from nvdra_core.value import replace
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
 from nvdra_node.imex.service import LANES, SupervisorService
@@ -206,9 +206,8 @@ class TestStatus:
 
 
 def replace_status(status, **change):
-    import msgspec
 
-    return msgspec.structs.replace(status, **change)
+    return replace(status, **change)
 
 
 class TestSpec:

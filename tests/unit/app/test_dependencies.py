@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube import permission
-from nvdra_core.value import replace
 from nvdra_node import config
 from nvdra_node.app import dependencies, sandbox
 from nvdra_node.config import options

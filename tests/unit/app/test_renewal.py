@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.token import TokenFacts
-from nvdra_core.value import replace
 from nvdra_node.app import renewal
 from tests.unit.kube.test_token import CLAIMS, encoded
 

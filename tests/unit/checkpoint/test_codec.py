@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra_core.errors import RecordError
-from nvdra_core.value import fields
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 
@@ -131,4 +130,4 @@ def test_content_that_is_no_record_is_refused(body):
 
 def test_all_fields_of_a_record_are_written():
     written = json.loads(codec.encode(FULL))["record"]
-    assert len(written) == len(fields(Record)) - 1 + len(FULL.unknown)
+    assert len(written) == len(Record.__struct_fields__) - 1 + len(FULL.unknown)

@@ -4,9 +4,9 @@ import errno
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import FileError, RecordError
-from nvdra_core.value import replace
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
 from nvdra_node.host.files import HostFiles

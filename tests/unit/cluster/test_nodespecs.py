@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from nvdra_cluster.decide import nodespecs
 from nvdra_cluster.decide.model import FabricView
@@ -234,8 +235,8 @@ class TestSlotCounts:
         """It drops the number, and each decision would write it again to all nodes of the clique."""
         view = self.a_member("a", 0, 0)
         spec = self.spec_of(view, count=18)
-        one = msgspec.structs.replace(spec.domains[0], slot_count=0)
-        spec = msgspec.structs.replace(spec, domains=(one,))
+        one = replace(spec.domains[0], slot_count=0)
+        spec = replace(spec, domains=(one,))
         stored = dataclasses.replace(view, spec=spec)
         assert self.writes(stored, count=18) == []
 

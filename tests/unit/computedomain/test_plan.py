@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
-from nvdra_core.value import replace
 from nvdra_node.computedomain import plan as planning
 from nvdra_node.kubeletplugin.claims.overlap import clashing
 from tests.unit.computedomain.examples import a_claim, joined, parameters
@@ -65,7 +65,10 @@ def test_the_later_config_counts():
 def test_a_claim_for_two_domains_is_refused():
     claim = a_claim("c1", parameters("A"), parameters("B"), devices=("channel-0", "channel-0"))
     first, second = claim.configs
-    both = (replace(first, requests=("r0",)), replace(second, requests=("r1",)))
+    both = (
+        replace(first, requests=("r0",)),
+        replace(second, requests=("r1",)),
+    )
     with pytest.raises(InvalidConfigError, match="several ComputeDomains"):
         planning.plan(replace(claim, configs=both))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from nvdra_core.value import replace
 from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.model import DomainView, NodeView
 from nvdra_node.kubeletplugin.driver import Health
@@ -49,7 +49,10 @@ def test_several_claims_may_share_it_when_that_is_set():
     [
         (VIEW, Health.HEALTHY),
         (NodeView(), Health.UNKNOWN),
-        (replace(VIEW, fabric_state="Failed", fabric_message="GPU-1"), Health.UNHEALTHY),
+        (
+            replace(VIEW, fabric_state="Failed", fabric_message="GPU-1"),
+            Health.UNHEALTHY,
+        ),
         (
             replace(VIEW, domains={"A": DomainView(isolation="domain", reason="ImexFailed")}),
             Health.UNHEALTHY,

@@ -39,15 +39,6 @@ print(sys.version_info.major)
     assert run(probe) == "3"
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="dataclasses itself uses inspect there")
-def test_the_service_starts_without_inspecting_anything() -> None:
-    probe = """
-import nvdra_node.cli, nvdra_node.app.gpu, sys
-print([name for name in ("inspect", "ipaddress", "ast", "asyncio") if hasattr(sys.modules.get(name), "__file__")])
-"""
-    assert run(probe) == "[]"
-
-
 def test_the_service_reads_its_command_line_without_translations() -> None:
     probe = """
 import sys

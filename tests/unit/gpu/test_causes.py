@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import NvmlError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.host.ports import NodeStat

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import NotReadyError, UnknownDeviceError
 from nvdra_core.runtime.clock import FakeClock
-from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Limits, Look, discover
 from nvdra_node.gpu.facts import pci_address
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.value import replace
 from nvdra_node.gpu.discover import Look, discover
 from nvdra_node.gpu.model import GpuState, Inventory
 from nvdra_node.gpu.rescan import Watch, WatchSettings

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.errors import EffectLostError, FileError, HostError
-from nvdra_core.value import replace
 from nvdra_node.gpu.apply import UNDO_S
 from nvdra_node.gpu.owed import Debt, Owed
 from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times

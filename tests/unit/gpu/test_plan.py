@@ -202,12 +202,3 @@ def test_two_shares_of_one_gpu_get_names_of_their_own():
     assert planning._cdi_names(claim) == ["c1-gpu-0-s1", "c1-gpu-0-s2"]
     assert planning._cdi_names(a_claim(shares=("s1",))) == ["c1-gpu-0"]
     assert len(plan(claim).holds) == 1
-
-
-def test_msgspec_is_loaded_by_the_first_config_only():
-    import subprocess
-    import sys
-
-    code = "import sys, nvdra_node.gpu.driver; print('msgspec' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

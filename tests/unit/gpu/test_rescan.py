@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 
+from msgspec.structs import replace
+
 from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_core.runtime.workers import Workers
-from nvdra_core.value import replace
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.gpu.rescan import Watch, WatchSettings
 from tests.fakes.host.host import fake_host

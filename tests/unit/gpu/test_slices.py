@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from nvdra_core.value import replace
 from nvdra_node.gpu import slices
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.gpu.slices import SliceSettings, Taint

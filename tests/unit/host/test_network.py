@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from nvdra_core.value import replace
 from nvdra_node.host import network
 from nvdra_node.host.network import HostAddress, Interface
 from nvdra_node.host.ports import HostRoots

@@ -7,11 +7,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricCertificate, FabricPeer, ImexState
 from nvdra_core.errors import CommandError, HostError
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
-from nvdra_core.value import replace
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.ports import CommandResult

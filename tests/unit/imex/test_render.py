@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from nvdra_core.api.fabric import FabricSlot, slot_name
-from nvdra_core.value import replace
 from nvdra_node.imex import render
 from nvdra_node.imex.model import Run
 from nvdra_node.imex.render import Layout
