@@ -49,8 +49,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     open_s: float = 30.0
     """First answer of NVML: initialising it takes up to seconds on large machines."""
     gpu_s: float = 2.0
-    """For an answer of a GPU with persistence mode; then it counts as hung until it answers. One without has the time
-    that NVML's door gives every call."""
+    """For an answer of a GPU with persistence mode, after which it counts as hung. Without: the NVML client's limit."""
     step_s: float = 0.5
     """How long one slow GPU keeps the look from asking the next."""
     again_s: float = 1.0

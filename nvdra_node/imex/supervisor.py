@@ -1,4 +1,4 @@
-"""Reconcile loop of the IMEX daemon: observes the unit and nvidia-imex, applies ``decide``'s actions, answers waiting claims.
+"""Reconcile loop of the IMEX daemon: observes the unit and nvidia-imex, applies ``decide``'s actions, answers claims.
 
 One thread runs ``run``; other threads report changes (``set_spec``, ``set_fabric``, ``join`` ...) and wake it. A claim
 is answered "ready" by a pass that began after it asked, and only once the promise is on disk. Built without starting.

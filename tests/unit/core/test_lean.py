@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 
 def run(probe: str) -> str:
     argv = [sys.executable, "-c", probe]
