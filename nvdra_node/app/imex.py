@@ -43,7 +43,8 @@ from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.unit import HOST_UNIT, UNIT, SystemdUnit
 from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
-from nvdra_node.kubeletplugin.kubelet.server import InstanceLock, SocketServer, clear_socket
+from nvdra_node.rpc import sockets
+from nvdra_node.rpc.server import UnixServer
 
 _LOG = log.get(__name__)
 
@@ -142,8 +143,8 @@ class Supervision:
         self._status.hold_first(lambda: report.unsettled_s(self.supervisor.snapshot))
         self._peers = PeerWatch(self._ctl, self.clock, self.supervisor, self._status.changed)
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
-        self._server = SocketServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
-        self._lock = InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
+        self._server = UnixServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
+        self._lock = sockets.InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
         self.registry = Registry()
         add_process_metrics(self.registry, self.clock, version=__version__)
         imexgauges.add(self.registry, self.supervisor, lambda: self._status.writes)
@@ -202,7 +203,7 @@ class Supervision:
     def _serve(self) -> None:
         deadline = Deadline(SOCKET_WAIT_S, self.clock)
         self._lock.acquire(deadline, self.workers.stopping)
-        clear_socket(self._server.path, deadline, self.clock)
+        sockets.remove_stale(self._server.path, deadline, self.clock)
         self._server.start()
 
     def _stop_serving(self, deadline: Deadline) -> None:

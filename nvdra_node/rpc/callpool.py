@@ -24,7 +24,7 @@ IDLE_S = 10.0
 
 DEFAULT_LANE = ""
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Laned:
@@ -67,7 +67,7 @@ class Submitted:
             self.function(*self.arguments)
         # The border: grpcio answers for what a handler raises, so this is a bug, and no reason to lose the thread.
         except Exception as error:  # noqa: BLE001
-            _log.error("a call ended outside of its handler", error)
+            _LOG.error("a call ended outside of its handler", error)
         with self._lock:
             self._is_done = True
         for callback in self._callbacks:
@@ -118,7 +118,7 @@ class CallPool:
         except RuntimeError as error:
             if not self._threads:
                 raise
-            _log.warning("no new thread for a call; it waits for another to end", error)
+            _LOG.warning("no new thread for a call; it waits for another to end", error)
             return False
         self._threads += 1
         return True

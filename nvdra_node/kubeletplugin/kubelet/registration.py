@@ -27,7 +27,7 @@ SUPPORTED_VERSIONS = (
 )
 """The kubelet takes the first DRAPlugin that it knows. v1: >= 1.34; v1beta1: >= 1.32; health v1: >= 1.37."""
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class RegistrationState(msgspec.Struct, frozen=True):
@@ -92,10 +92,10 @@ class Registration:
         now_s = self._clock.wall()
         self._state = RegistrationState(request.plugin_registered, request.error, now_s)
         if request.plugin_registered:
-            _log.info("registered by the kubelet", driver=self._driver)
+            _LOG.info("registered by the kubelet", driver=self._driver)
             self._registered()
         else:
-            _log.warning("refused by the kubelet", driver=self._driver, error=request.error)
+            _LOG.warning("refused by the kubelet", driver=self._driver, error=request.error)
             self._refused()
             # The kubelet's contract: a plugin that was refused answers with an error.
             context.set_code(grpc.StatusCode.FAILED_PRECONDITION)

@@ -43,7 +43,7 @@ SELF_CHECK = "nvdra.SelfCheck"
 ERROR_LIMIT = 800
 """Characters of an error: it lands in pod events."""
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Transaction(Protocol):
@@ -131,7 +131,7 @@ class DraService:
             while running := self._running:
                 remaining_s = deadline.remaining_s()
                 if not remaining_s:
-                    _log.warning("calls still run", driver=self._driver, calls=running)
+                    _LOG.warning("calls still run", driver=self._driver, calls=running)
                     return False
                 self._idle.wait(remaining_s)
         return True
@@ -208,7 +208,7 @@ class DraService:
             threading.Thread(target=work, name=f"{operation}-claim", daemon=True).start()
         except RuntimeError as error:
             self._claim_threads.release()
-            _log.warning("no thread for a claim; the claims of the call take turns", error)
+            _LOG.warning("no thread for a claim; the claims of the call take turns", error)
             return False
         return True
 
@@ -222,10 +222,10 @@ class DraService:
                 return error_text(str(error))
             # The border: an error that escaped would fail all claims of the call. It is logged with its stack.
             except Exception as error:  # noqa: BLE001
-                _log.error(f"{operation} failed", error, claim=ref)
+                _LOG.error(f"{operation} failed", error, claim=ref)
                 kind = type(error).__name__
                 return f"internal error ({kind}); see the log of nvdra on this node"
-            _log.info(operation, v=4, claim=ref, devices=len(answer))
+            _LOG.info(operation, v=4, claim=ref, devices=len(answer))
             return answer
 
 
@@ -237,9 +237,9 @@ def error_text(text: str) -> str:
 
 def _log_failure(operation: str, ref: ClaimRef, error: NvdraError) -> None:
     if isinstance(error, NotReadyError):  # what time heals is repeated every few seconds: no alarm
-        _log.info(f"{operation}: not yet", claim=ref, reason=error.reason, error=error)
+        _LOG.info(f"{operation}: not yet", claim=ref, reason=error.reason, error=error)
     else:
-        _log.warning(f"{operation} failed", error, claim=ref)
+        _LOG.warning(f"{operation} failed", error, claim=ref)
 
 
 def _refs(request: Any) -> list[ClaimRef]:

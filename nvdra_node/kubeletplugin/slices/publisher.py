@@ -42,7 +42,7 @@ RETEST_S = 600.0
 MAX_ROUNDS = 16
 """Writes of one attempt begin anew when the server refused or dropped something; at most so often."""
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class PoolSource(Protocol):
@@ -144,7 +144,7 @@ class Publisher:
         try:
             self._identify(Deadline(INTRODUCE_S, self._clock))
         except NvdraError as error:
-            _log.info("Node not read yet", v=2, error=str(error))
+            _LOG.info("Node not read yet", v=2, error=str(error))
 
     def run(self) -> None:
         """Publish until ``stop``. Raises only what is a bug."""
@@ -212,7 +212,7 @@ class Publisher:
             try:
                 self._probe(pool, deadline)
             except NvdraError as error:
-                _log.info("what was left out was not tried again", v=2, error=str(error))
+                _LOG.info("what was left out was not tried again", v=2, error=str(error))
 
     def _probe(self, pool: Pool, deadline: Deadline) -> None:
         part = self._offer.probe(self._lay_out(pool, deadline))
@@ -227,7 +227,7 @@ class Publisher:
         else:
             takes_more = self._offer.tried(part, diff.dropped(body, stored))
         if takes_more:
-            _log.info("the API server takes what it dropped or refused; offering it")
+            _LOG.info("the API server takes what it dropped or refused; offering it")
 
     def _lay_out(self, allowed: Pool, deadline: Deadline) -> tuple[Part, ...]:
         if allowed.shared_counters and self._version is None:
@@ -297,7 +297,7 @@ class Publisher:
             if not refused:
                 raise
             for device in refused:
-                _log.warning("device refused by the API server", error, device=device["name"])
+                _LOG.warning("device refused by the API server", error, device=device["name"])
                 self._offer.refuse(device, str(error))
             return None
 
@@ -308,7 +308,7 @@ class Publisher:
 
     def _drop(self, gates: frozenset[str]) -> None:
         if new := self._offer.drop(gates):
-            _log.warning("fields dropped by the API server", gates=",".join(sorted(new)))
+            _LOG.warning("fields dropped by the API server", gates=",".join(sorted(new)))
 
     def _succeed(self, pool: Pool, parts: tuple[Part, ...], changes: diff.Changes) -> None:
         self._published = parts
@@ -322,7 +322,7 @@ class Publisher:
             dropped=self._offer.dropped,
         )
         if changes:
-            _log.info(
+            _LOG.info(
                 "slices published", v=1, driver=self._target.driver, devices=self._status.devices,
                 slices=len(parts), generation=changes.generation, created=len(changes.create),
                 updated=len(changes.update), deleted=len(changes.delete),
@@ -330,6 +330,6 @@ class Publisher:
 
     def _fail(self, error: NvdraError) -> None:
         if str(error) != self._status.error:  # once, and not with every try
-            _log.warning("slices not published", error, driver=self._target.driver)
+            _LOG.warning("slices not published", error, driver=self._target.driver)
         self._status = replace(self._status, is_published=False, error=str(error))
         self._published = None

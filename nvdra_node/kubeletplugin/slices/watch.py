@@ -25,7 +25,7 @@ MAX_EVENTS = 1000
 CONNECT_S = 30.0
 JOIN_S = 2.0
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -142,11 +142,11 @@ class SliceWatch:
             self._iterate(start)
         except ApiError as error:
             if self._is_beginning:
-                _log.info("the server does not begin a watch with a list", v=2, error=str(error))
+                _LOG.info("the server does not begin a watch with a list", v=2, error=str(error))
             elif error.status != 410:
                 pause_s = self._backoff.pause_s(self._failures)
                 self._failures += 1
-                _log.warning("watch of slices ended", error, pause_s=round(pause_s, 1))
+                _LOG.warning("watch of slices ended", error, pause_s=round(pause_s, 1))
         self._clock.wait(self._stopped, pause_s)
         self._end(start)
 

@@ -24,8 +24,8 @@ from nvdra_node.imex.service import LANES, SupervisorService
 from nvdra_node.imex.statuswriter import FORMING_S, LAZY_S, PEERS_S, StatusWriter
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
-from nvdra_node.kubeletplugin.kubelet.server import SocketServer
 from nvdra_node.rpc.messages import supervisor_v1 as pb
+from nvdra_node.rpc.server import UnixServer
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.scenario.imex.node import ImexNode, a_domain
@@ -263,7 +263,7 @@ class TestSocket:
         self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
         service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
         self.service = service
-        server = SocketServer(self.directory / "s.sock", service.handlers(), LANES)
+        server = UnixServer(self.directory / "s.sock", service.handlers(), LANES)
         stopping = threading.Event()
         loop = threading.Thread(target=node.supervisor.run, args=(stopping,))
         loop.start()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.kubeletplugin.kubelet.server import DRA_LANES, MAX_CALLS
+from nvdra_node.kubeletplugin.kubelet.server import DRA_LANES
 from nvdra_node.kubeletplugin.kubelet.service import MAX_CLAIM_THREADS
 from nvdra_node.rpc.leangrpc import grpc
+from nvdra_node.rpc.server import MAX_CALLS
 from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, connect
 from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin

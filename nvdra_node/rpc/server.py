@@ -1,0 +1,74 @@
+"""A gRPC server on a unix socket.
+
+grpcio binds over a live socket without an error, and on stop removes whatever has the socket's name. So a server binds
+a hidden name, which is renamed once it serves: a client that sees the socket always meets a running server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nvdra_core.errors import FileError
+from nvdra_node.rpc.callpool import CallLanes
+from nvdra_node.rpc.leangrpc import grpc
+from nvdra_node.rpc.sockets import identity
+
+MAX_CALLS = 2048
+"""Calls of one server at the same time, running and waiting; above it gRPC answers RESOURCE_EXHAUSTED. Bounds memory: a
+waiting call takes 20 kB, a running one 45 kB with its thread."""
+
+
+class UnixServer:
+    """See the module."""
+
+    def __init__(self, path: Path, handlers: Sequence[Any], lanes: Mapping[str, int]) -> None:
+        """``lanes``: threads by lane of the handlers (``callpool``)."""
+        self.path = path
+        self._handlers = handlers
+        self._lanes = lanes
+        self._pool: CallLanes | None = None
+        self._server: Any = None
+        self._identity: tuple[int, int] | None = None
+        """Of the bound socket: device and inode, not reused while it is open."""
+
+    def start(self) -> None:
+        """Serve, then rename the socket to ``path``. Raises FileError."""
+        self._pool = CallLanes(self._lanes, self.path.stem)
+        self._server = grpc.server(self._pool, maximum_concurrent_rpcs=MAX_CALLS)
+        for handler in self._handlers:
+            self._server.add_generic_rpc_handlers((handler,))
+        # The kubelet ignores hidden names. This one is never longer than ``path``.
+        hidden = self.path.with_name(f".{self.path.name.removesuffix('.sock')}")
+        hidden.unlink(missing_ok=True)
+        try:
+            self._server.add_insecure_port(f"unix:{hidden}")
+            self._server.start()
+            hidden.chmod(0o600)
+            self._identity = identity(hidden)
+            hidden.rename(self.path)
+        except (OSError, RuntimeError) as error:
+            self.stop(0.0)
+            raise FileError(
+                f"socket {self.path} cannot be served: {error}", path=str(self.path)
+            ) from error
+
+    def owns_path(self) -> bool:
+        """Whether ``path`` is still this server's socket: other programs may remove or replace it."""
+        return self._identity is not None and identity(self.path) == self._identity
+
+    def unlink(self) -> None:
+        """Unlink ``path``, unless it is another program's socket: no new client can connect."""
+        if self.owns_path():
+            self.path.unlink(missing_ok=True)
+
+    def stop(self, grace_s: float) -> None:
+        """Unlink the socket, cancel calls that still run after ``grace_s``, and wait for that. Idempotent."""
+        if self._server is None:
+            return
+        self.unlink()
+        self._server.stop(grace_s).wait()
+        self._server = None
+        if self._pool is not None:
+            self._pool.close()
