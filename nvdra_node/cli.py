@@ -6,7 +6,7 @@ frozen ``NodeConfig``. Exit status: 0 done, 1 failed while running, 2 the settin
 
 from __future__ import annotations
 
-import functools
+import argparse
 import importlib
 import os
 import socket
@@ -15,21 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nvdra_core.errors import ConfigError, NvdraError
-from nvdra_core.runtime import lean
 from nvdra_node import config
-from nvdra_node.config.leanargs import argparse
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
-_USAGE_WIDTH = 100
 _SERVICES = {"compute-domain": "computedomain", "imex-supervisor": "imex", "unit-broker": "broker"}
 """Command -> module of ``app`` that runs it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; never raises for a wrong setting or a failed start."""
-    words = sys.argv[1:] if argv is None else argv
-    arguments = _parser(words).parse_args(words)
+    arguments = _parser().parse_args(argv)
     try:
         settings = _load(arguments)
         return _run(arguments.command, settings)
@@ -49,8 +45,7 @@ def _run(command: str, settings: config.NodeConfig) -> int:
 
     system = SystemdEnvironment.read(os.environ)
     if module := _SERVICES.get(command):
-        with lean.importing():
-            service = importlib.import_module(f"nvdra_node.app.{module}")
+        service = importlib.import_module(f"nvdra_node.app.{module}")
         return int(service.run(settings, system))
     if command in ("renew-credential", "check-credential"):
         from nvdra_node.app import renewal
@@ -64,12 +59,10 @@ def _run(command: str, settings: config.NodeConfig) -> int:
         from nvdra_node.app import gpu
 
         return gpu.withdraw(settings)
-    with lean.importing():
-        from nvdra_node.app import startup
+    from nvdra_node.app import startup
 
     with startup.begun(settings, system) as look:
-        with lean.importing():  # while the look goes on: neither waits for the other
-            from nvdra_node.app import gpu
+        from nvdra_node.app import gpu
 
         return gpu.run(settings, system, look)
 
@@ -124,14 +117,18 @@ def _read(path: Path, *, must_exist: bool) -> str | None:
         ) from error
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """All commands; the options of those that are named in ``words`` (200 others would cost 3 ms at each start)."""
-    # The screen's width is looked up with a module that nothing else here needs.
-    width = None if {"-h", "--help"} & set(words) else _USAGE_WIDTH
-    form = functools.partial(argparse.HelpFormatter, width=width)
+def _parser() -> argparse.ArgumentParser:
+    """All commands; every one takes the options of all settings."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--config", metavar="FILE", help=f"settings; default: {config.DEFAULT_FILE}"
+    )
+    for option in config.OPTIONS:
+        options.add_argument(
+            *option.flags, dest=option.field, metavar="VALUE", help=option.help.replace("%", "%%")
+        )
     parser = argparse.ArgumentParser(
         prog="nvdra-node",
-        formatter_class=form,
         description="NVIDIA devices of this host for Kubernetes, by Dynamic Resource Allocation",
         epilog="Settings come from flags, then the environment, then the file, then the defaults.",
     )
@@ -160,17 +157,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         ("check-credential", "check that the API server would renew this node's own token"),
         ("withdraw", "delete this node's ResourceSlices of both drivers (before uninstalling)"),
     ):
-        command = commands.add_parser(name, help=text, description=text, formatter_class=form)
-        command.add_argument(
-            "--config", metavar="FILE", help=f"settings; default: {config.DEFAULT_FILE}"
-        )
-        for option in config.OPTIONS if name in words else ():
-            command.add_argument(
-                *option.flags,
-                dest=option.field,
-                metavar="VALUE",
-                help=option.help.replace("%", "%%"),
-            )
+        commands.add_parser(name, help=text, description=text, parents=[options])
     return parser
 
 

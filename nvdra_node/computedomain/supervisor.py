@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import grpc
 import msgspec
 
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import DomainView, Membership, NodeView
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.messages import supervisor_v1 as pb
 
 CALL_S = 5.0

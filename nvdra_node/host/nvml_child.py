@@ -12,12 +12,12 @@ import os
 import signal
 import sys
 import threading
-import types
+import traceback
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from nvdra_core.runtime import lean
+from nvdra_node.host import nvml_ops
 
 IDLE_STATUS = 75
 """Exit status after idle time: a request that was sent meanwhile was not begun and can be sent again."""
@@ -33,10 +33,6 @@ def main(library: str, idle_s: float) -> None:
     os.dup2(2, 1)
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
-    _keep_out_what_pynvml_does_not_use()
-    with lean.importing():
-        from nvdra_node.host import nvml_ops
-
     session = nvml_ops.Session(library)
     while True:
         try:
@@ -44,14 +40,6 @@ def main(library: str, idle_s: float) -> None:
         except Empty:
             os._exit(IDLE_STATUS)
         answers.write(json.dumps(_answer(session.call, line)).encode() + b"\n")
-
-
-def _keep_out_what_pynvml_does_not_use() -> None:
-    """pynvml imports ctypes.util and never calls it; the real one pulls subprocess, tempfile and shutil into this
-    process, which is 1.7 MB and a third of its start time."""
-    unused = types.ModuleType("ctypes.util")
-    unused.find_library = lambda name: None  # type: ignore[attr-defined]
-    sys.modules["ctypes.util"] = unused
 
 
 def _read(requests: SimpleQueue[bytes]) -> None:
@@ -70,7 +58,5 @@ def _answer(call: Callable[[str, dict[str, Any]], Any], line: bytes) -> dict[str
     except Exception as error:  # noqa: BLE001  # crosses to the parent, which raises it there
         fault = getattr(error, "fault", None)
         if fault is None:
-            import traceback  # half a megabyte that only a bug is worth
-
             fault = {"kind": "bug", "message": traceback.format_exc()}
         return {"id": request["id"], "error": fault}

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
+
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.imex.model import Holder
 from nvdra_node.imex.replies import Joined, Snapshot
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.rpc.callpool import DEFAULT_LANE, Laned
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.messages import supervisor_v1 as pb
 
 MAX_WAIT_S = 20.0

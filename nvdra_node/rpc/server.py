@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from nvdra_core.errors import FileError
 from nvdra_node.rpc.callpool import CallLanes
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.sockets import identity
 
 MAX_CALLS = 2048

@@ -89,8 +89,8 @@ def test_every_module_can_be_imported(installed: Userland):
     """With the compiled parts of this Python: none is missing and none needs a library that is not depended on."""
     program = (
         f"import sys; sys.path[:0] = ['/{LIBRARY}', '/{LIBRARY}/site-packages']; "
-        "import nvdra_node.app.gpu, nvdra_node.cli, nvdra_node.host.nvml_child, yaml, google.protobuf; "
-        "from nvdra_node.rpc.leangrpc import grpc; grpc.server; yaml.CSafeLoader; "
+        "import nvdra_node.app.gpu, nvdra_node.cli, nvdra_node.host.nvml_child, yaml, grpc; "
+        "grpc.server; yaml.CSafeLoader; "
         "from google.protobuf.internal import api_implementation as a; print(a.Type())"
     )
     assert installed.run("/usr/bin/python3", "-IBc", program).stdout == "upb\n"

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+import grpc
+
 from nvdra_core.runtime.clock import Clock
 from nvdra_node.kubeletplugin.driver import DeviceHealth
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.messages import dra_health_v1, dra_health_v1alpha1
 
 TIMEOUT_S = 30

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
 from nvdra_node.kubeletplugin.kubelet.service import SELF_CHECK
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.messages import pluginregistration_v1 as pb
 
 SUPPORTED_VERSIONS = (

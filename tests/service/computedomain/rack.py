@@ -18,11 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.rpc.leangrpc import grpc
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError
 from tests.sim.api import SimRoot

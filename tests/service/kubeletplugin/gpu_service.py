@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nvdra_node.rpc.leangrpc import grpc
+import grpc
+
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.scenario.gpu_node import ctk_output
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError

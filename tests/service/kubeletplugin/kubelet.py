@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nvdra_node.rpc.leangrpc import grpc
+import grpc
+
 from nvdra_node.rpc.messages import (
     dra_health_v1,
     dra_health_v1alpha1,

@@ -13,7 +13,6 @@ import pytest
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
 from nvdra_node.kubeletplugin.kubelet import health
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.messages import dra_health_v1
 from tests.service.kubeletplugin.kubelet import Plugin
 from tests.service.kubeletplugin.plugin import TestPlugin
@@ -100,7 +99,3 @@ def test_the_list_is_repeated_every_third_of_its_timeout(directory: Path) -> Non
     assert clock.waited_s == [health.TIMEOUT_S / 3]
     reports.close()
     assert service.open_streams() == 0
-
-
-def test_grpc_is_the_lean_one_or_was_loaded_before() -> None:
-    assert hasattr(grpc, "server")

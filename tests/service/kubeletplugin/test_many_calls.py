@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.kubeletplugin.kubelet.server import DRA_LANES
 from nvdra_node.kubeletplugin.kubelet.service import MAX_CLAIM_THREADS
-from nvdra_node.rpc.leangrpc import grpc
 from nvdra_node.rpc.server import MAX_CALLS
 from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, connect

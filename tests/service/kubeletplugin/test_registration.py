@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
-from nvdra_node.rpc.leangrpc import grpc
 from tests.service.kubeletplugin.kubelet import Kubelet, RegistrationError
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 from tests.service.kubeletplugin.publishing import until

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from nvdra_node.rpc.leangrpc import grpc
+import grpc
+
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 from tests.service.kubeletplugin.publishing import until

@@ -38,7 +38,7 @@ def test_upstreams_flags_are_taken_by_both_services(command):
         "--gpu-clique-label-enabled=true",
     ]
     words = [command, *flags]
-    arguments = cli._parser(words).parse_args(words)
+    arguments = cli._parser().parse_args(words)
     assert (arguments.imex_mode, arguments.imex_host_socket_path) == ("hostManaged", "/s")
 
 
