@@ -2,7 +2,7 @@
 
 Names, types, required fields and enums come from the types, descriptions from the texts under their
 fields; what only the API server can do (immutability, list keys, bounds on what nodes write, columns
-of kubectl) stands here. ``tests/unit/cluster/test_crds.py`` fails when the files are not up to date.
+of kubectl) stands here. ``tests/unit/chart/test_crds.py`` fails when the files are not up to date.
 """
 
 from __future__ import annotations

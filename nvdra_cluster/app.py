@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvdra_cluster.control import gauges, observe
-from nvdra_cluster.control.cache import Cache
-from nvdra_cluster.control.lease import Lease, LeaseSettings
-from nvdra_cluster.control.loop import Loop
-from nvdra_cluster.control.reconcile import Reconciler
+from nvdra_cluster.control import metrics, reflectors
+from nvdra_cluster.control.controller import Controller
+from nvdra_cluster.control.leader_election import LeaderElector, LeaseSettings
+from nvdra_cluster.control.reconciler import Reconciler
+from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.control.watching import Watching
 from nvdra_cluster.control.writer import Writer
-from nvdra_cluster.decide.nodespecs import Certify, no_certificates
+from nvdra_cluster.decide.node.nodespecs import Certify, no_certificates
 from nvdra_cluster.settings import ControllerSettings
 from nvdra_core import __version__
 from nvdra_core.kube.client import Client
@@ -54,7 +54,7 @@ class _Part:
         self.end()
 
 
-class Controller:
+class Manager:
     """One replica."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Controller:
         self._clock = clock
         self._leading = threading.Event()
         self.registry = Registry()
-        self.lease = Lease(
+        self.lease = LeaderElector(
             client=client,
             settings=_lease_settings(settings),
             clock=clock,
@@ -79,7 +79,7 @@ class Controller:
         self.cache = Cache(clock.monotonic)
         certify, refresh, ca_ends_s = _certificates(settings, client, clock, self.cache)
         self.writer = Writer(client, clock, self.leads_for_s, self.registry)
-        self.loop = Loop(
+        self.controller = Controller(
             cache=self.cache,
             reconciler=Reconciler(self.cache, settings.fabric, certify, self.registry),
             writer=self.writer,
@@ -90,10 +90,10 @@ class Controller:
         )
         self.watchings = [
             Watching(client, interest, clock)
-            for interest in observe.interests(self.cache, self.loop, settings.fabric)
+            for interest in reflectors.interests(self.cache, self.controller, settings.fabric)
         ]
         add_process_metrics(self.registry, clock, version=__version__)
-        gauges.add(self.registry, self.cache, self.is_leading, ca_ends_s)
+        metrics.add(self.registry, self.cache, self.is_leading, ca_ends_s)
 
     def is_leading(self) -> bool:
         """Whether this replica may write now."""
@@ -142,7 +142,7 @@ class Controller:
 
     def _stop(self) -> None:
         self._leading.set()
-        self.loop.doubts.wake()
+        self.controller.verifier.wake()
         with self.cache.changed:
             self.cache.changed.notify_all()
         self.writer.stop()
@@ -170,13 +170,13 @@ class Controller:
                 return
             _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
             self._workers.spawn("verifier", self._verify)
-            self.loop.lead(sign_of_life)
+            self.controller.lead(sign_of_life)
         finally:
             self.writer.close()
             self.lease.idle.set()
 
     def _verify(self) -> None:
-        self.loop.doubts.run(self._workers.stopping)
+        self.controller.verifier.run(self._workers.stopping)
 
     def _look_anew(self) -> None:
         """See all that the leader before us wrote: our watches may be behind."""
@@ -211,9 +211,9 @@ def _certificates(
     if not settings.issues_certificates:
         return no_certificates, lambda: None, lambda: None
     # Imported here: cryptography costs 15 MB, which a cluster without TLS between peers can save.
-    from nvdra_cluster.control.certify import Certifier
+    from nvdra_cluster.control.certificates.signer import CertificateSigner
 
-    certifier = Certifier(client, settings.fabric.namespace, clock, cache.told_authorities)
+    certifier = CertificateSigner(client, settings.fabric.namespace, clock, cache.told_authorities)
     return certifier, certifier.refresh, certifier.ca_ends_s
 
 

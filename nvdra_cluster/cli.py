@@ -96,13 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(chosen: ControllerSettings, kube: KubeConfig, notify_socket: str) -> int:
     """Run until told to stop; returns the exit status."""
     # Imported here so that --help and wrong settings are answered at once.
-    from nvdra_cluster.app import Controller
+    from nvdra_cluster.app import Manager
 
     _LOG.info("starting", version=__version__, settings=chosen)
     clock = SystemClock()
     client = Client(kube, clock=clock)
     try:
-        controller = Controller(chosen, client, clock, Workers(clock))
+        controller = Manager(chosen, client, clock, Workers(clock))
         return controller.service(Notifier.connect(notify_socket)).run()
     finally:
         client.close()

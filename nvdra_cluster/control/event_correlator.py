@@ -27,7 +27,7 @@ class _Told:
     at_s: float
 
 
-class EventBook:
+class EventCorrelator:
     """See the module. Safe for several threads."""
 
     def __init__(self) -> None:

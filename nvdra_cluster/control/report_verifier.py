@@ -11,12 +11,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from nvdra_cluster.control import wire
-from nvdra_cluster.control.cache import Cache, Key, What
-from nvdra_cluster.control.pacing import Budget
 from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
-from nvdra_cluster.control.verdicts import Pair
-from nvdra_cluster.decide import readiness
+from nvdra_cluster.control.state import decode
+from nvdra_cluster.control.state.cache import Cache, Key, Kind
+from nvdra_cluster.control.state.rate_limit import TokenBucket
+from nvdra_cluster.control.state.report_state import Pair
+from nvdra_cluster.decide.domain import readiness
 from nvdra_core.api import FabricClaim
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
@@ -60,10 +60,10 @@ class _Books:
     """What the verifier remembers."""
 
     cases: dict[Pair, _Case] = field(default_factory=dict)
-    budgets: dict[str, Budget] = field(default_factory=dict)
+    budgets: dict[str, TokenBucket] = field(default_factory=dict)
 
 
-class Doubts:
+class ReportVerifier:
     """See the module. ``run`` in a thread of its own."""
 
     def __init__(self, cache: Cache, client: Client, clock: Clock) -> None:
@@ -93,8 +93,8 @@ class Doubts:
     def look_again(self) -> None:
         """Verify again what was refuted: a claim may have been allocated after the report."""
         with self._cache.lock:
-            for pair in self._cache.verdicts.refuted:
-                self._cache.verdicts.ask(pair, is_urgent=False)
+            for pair in self._cache.report_states.refuted:
+                self._cache.report_states.ask(pair, is_urgent=False)
 
     def resolve(self) -> None:
         """One pass."""
@@ -109,8 +109,10 @@ class Doubts:
     def _due(self, now_s: float) -> list[Pair]:
         """Reports to verify now, those first that the deletion of a domain waits for."""
         with self._cache.lock:
-            verdicts = self._cache.verdicts
-            pending = sorted(verdicts.pending, key=lambda pair: not verdicts.pending[pair])
+            report_states = self._cache.report_states
+            pending = sorted(
+                report_states.pending, key=lambda pair: not report_states.pending[pair]
+            )
             cases = self._books.cases
             return [
                 pair
@@ -161,8 +163,8 @@ class Doubts:
         self._settle(pair, case, is_true=False)
         return reads
 
-    def _budget(self, name: str) -> Budget:
-        new = Budget(NODE_BURST, NODE_READS_PER_S, NODE_BURST, self._clock.monotonic())
+    def _budget(self, name: str) -> TokenBucket:
+        new = TokenBucket(NODE_BURST, NODE_READS_PER_S, NODE_BURST, self._clock.monotonic())
         return self._books.budgets.setdefault(name, new)
 
     def _confirms(self, claim: FabricClaim, name: str, uid: str) -> bool:
@@ -173,8 +175,8 @@ class Doubts:
             if error.status in (400, 404, 422):  # a name that no claim can have, too
                 return False
             raise
-        view = wire.claim(obj)
-        return view.uid == claim.uid and view.node == name and wire.claimed_domain(obj) == uid
+        view = decode.claim(obj)
+        return view.uid == claim.uid and view.node == name and decode.claimed_domain(obj) == uid
 
     def _settle(self, pair: Pair, case: _Case, *, is_true: bool) -> None:
         name, uid = pair
@@ -183,21 +185,25 @@ class Doubts:
         case.refusals = 0 if is_true else case.refusals + 1
         case.again_s = now_s + self._backoff.pause_s(max(0, case.refusals - 1))
         with self._cache.lock:
-            verdicts = self._cache.verdicts
-            if verdicts.pending.pop(pair, None) is None:
+            report_states = self._cache.report_states
+            if report_states.pending.pop(pair, None) is None:
                 return  # the node does not report the domain any more
             if is_true:
-                verdicts.confirm(pair)
+                report_states.confirm(pair)
             else:
-                verdicts.refute(pair, now_s)
+                report_states.refute(pair, now_s)
                 _LOG.warning("no claim confirms the report of a node", node=name, domain=uid)
-            self._cache.mark(Key(What.DOMAIN, uid), self._cache.home_key(name))
+            self._cache.mark(Key(Kind.DOMAIN, uid), self._cache.home_key(name))
 
     def _forget_old(self) -> None:
         """Drop what is about reports that are gone."""
         with self._cache.lock:
-            fabrics, verdicts = self._cache.fabrics, self._cache.verdicts
-            known = verdicts.pending.keys() | verdicts.confirmed | verdicts.refuted.keys()
+            fabrics, report_states = self._cache.fabrics, self._cache.report_states
+            known = (
+                report_states.pending.keys()
+                | report_states.confirmed
+                | report_states.refuted.keys()
+            )
             books = self._books
             books.cases = {pair: case for pair, case in books.cases.items() if pair in known}
             books.budgets = {n: one for n, one in books.budgets.items() if n in fabrics}

@@ -1,6 +1,6 @@
 """What a node's report of a domain counts for, given what confirms it. Called by ``reconcile``, with the cache locked.
 
-A watched claim confirms a report at once; for the others ``doubts`` reads the claims. Until it has, a report makes
+A watched claim confirms a report at once; for the others ``verifier`` reads the claims. Until it has, a report makes
 no member and still holds the domain. One that no claim confirms counts for nothing where the node's spec did not
 name the domain within TOLD_S. Where it did, pods may outlive their claims: such a report holds a domain that is
 being deleted for UNCONFIRMED_HOLD_S more, and the node's spec goes on to name the domain, so that neither its IMEX
@@ -9,8 +9,8 @@ nor its port is touched. A lost node reports nothing new: it holds until an admi
 
 from __future__ import annotations
 
-from nvdra_cluster.control.cache import Cache
-from nvdra_cluster.decide import readiness
+from nvdra_cluster.control.state.cache import Cache
+from nvdra_cluster.decide.domain import readiness
 from nvdra_cluster.decide.model import DomainView
 from nvdra_core.api.fabric import domain_named
 
@@ -24,10 +24,10 @@ def is_believed(cache: Cache, domain: DomainView, name: str) -> bool:
     if report is None or not any(c.namespace == domain.namespace for c in report.claims):
         return False
     # What the controller told the node was right when it did.
-    if domain_named(view.spec, domain.uid) or pair in cache.verdicts.confirmed:
+    if domain_named(view.spec, domain.uid) or pair in cache.report_states.confirmed:
         return True
-    if pair not in cache.verdicts.refuted:
-        cache.verdicts.ask(pair, is_urgent=False)
+    if pair not in cache.report_states.refuted:
+        cache.report_states.ask(pair, is_urgent=False)
     return False
 
 
@@ -36,8 +36,8 @@ def holds_nothing(cache: Cache, domain: DomainView, name: str) -> bool:
     if _is_watched(cache, domain, name):
         return False
     pair = (name, domain.uid)
-    cache.verdicts.ask(pair, is_urgent=True)
-    since_s = cache.verdicts.refuted.get(pair)
+    cache.report_states.ask(pair, is_urgent=True)
+    since_s = cache.report_states.refuted.get(pair)
     if since_s is None:
         return False
     if not is_told(cache, name, domain.uid):
@@ -50,7 +50,7 @@ def is_told(cache: Cache, name: str, uid: str) -> bool:
     view = cache.fabrics.get(name)
     if view is not None and domain_named(view.spec, uid) is not None:
         return True
-    return cache.verdicts.was_told((name, uid), cache.now_s())
+    return cache.report_states.was_told((name, uid), cache.now_s())
 
 
 def _is_watched(cache: Cache, domain: DomainView, name: str) -> bool:
@@ -70,7 +70,7 @@ def holds_numbers(cache: Cache, name: str, uid: str) -> bool:
     has_claims = report is not None and bool(report.claims)
     if is_told(cache, name, uid):
         return has_claims or name in cache.lost
-    if not has_claims or (name, uid) in cache.verdicts.refuted:
+    if not has_claims or (name, uid) in cache.report_states.refuted:
         return False
-    cache.verdicts.ask((name, uid), is_urgent=True)
+    cache.report_states.ask((name, uid), is_urgent=True)
     return True

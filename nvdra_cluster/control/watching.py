@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from nvdra_cluster.control import wire
+from nvdra_cluster.control.state import decode
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.client import Client, query
 from nvdra_core.kube.errors import RelistError
@@ -47,7 +47,7 @@ class Interest:
     """Takes an object's path (``namespace/name``, or the name alone without namespace) and UID; without a
     UID it means whatever has that path.
     """
-    bury: Callable[[str, int], None]
+    tombstone: Callable[[str, int], None]
     """Takes the UID and version of an object that is gone: the answer to an older write may come later."""
     known: Callable[[], set[str]]
     """Paths of all that is in the cache."""
@@ -191,7 +191,7 @@ class Watching:
             self._failures, self._trouble = 0, None
             if event.type == "DELETED":
                 uid = str(event.obj["metadata"].get("uid"))
-                interest.bury(uid, wire.version_of(event.obj))
+                interest.tombstone(uid, decode.version_of(event.obj))
                 interest.drop(path_of(event.obj), uid)
             else:
                 self._put(event.obj)

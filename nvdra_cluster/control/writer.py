@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from nvdra_cluster.control.event_correlator import EventBook
-from nvdra_cluster.control.reconcile import Group
+from nvdra_cluster.control.event_correlator import EventCorrelator
+from nvdra_cluster.control.reconciler import Plan
 from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Delete, Merge, Write
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
@@ -36,7 +36,7 @@ REFUSALS = frozenset({403, 404, 413, 422})
 class Outcome:
     """What came of a decision's writes."""
 
-    group: Group
+    group: Plan
     stored: tuple[tuple[Write, JsonObject | None], ...] = ()
     """Each write that was done, with the object as it is now; None when it is gone."""
     failed: Write | None = None
@@ -69,7 +69,7 @@ class Writer:
         )
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="writer")
         self._stopped = threading.Event()
-        self._events = EventBook()
+        self._events = EventCorrelator()
 
     def stop(self) -> None:
         """End after the writes under way."""
@@ -79,13 +79,13 @@ class Writer:
         """End the threads. Nothing may be written any more."""
         self._pool.shutdown(wait=False)
 
-    def run(self, groups: Sequence[Group]) -> list[Outcome]:
+    def run(self, groups: Sequence[Plan]) -> list[Outcome]:
         """Do all; returns when all are done. Never raises for an API that says no."""
         if len(groups) == 1:
             return [self._run(groups[0])]
         return list(self._pool.map(self._run, groups))
 
-    def _run(self, group: Group) -> Outcome:
+    def _run(self, group: Plan) -> Outcome:
         progress = _Progress()
         for decided in group.writes:
             write = self._events.counted(decided, self._clock.monotonic())

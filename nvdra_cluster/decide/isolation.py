@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from nvdra_cluster.decide import events
+from nvdra_cluster.decide.domain import events
 from nvdra_cluster.decide.model import DomainView
 from nvdra_cluster.decide.writes import Create
 from nvdra_cluster.settings import FabricSettings, ImexMode

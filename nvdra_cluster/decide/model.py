@@ -1,6 +1,6 @@
 """What the controller knows of each object: small frozen views, without what no decision looks at.
 
-``control.wire`` makes them from JSON, ``control.cache`` keeps them, everything in this package reads
+``control.state.decode`` makes them from JSON, ``control.state.cache`` keeps them, everything in this package reads
 them. Also the names that upstream fixed (labels, finalizers).
 """
 

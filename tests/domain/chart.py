@@ -13,7 +13,7 @@ from nvdra_packages import version
 from nvdra_packages.layout import ARCHES, TOP, Arch, made_once
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.programs import cache_dir
-from tests.unit.cluster import helm
+from tests.unit.chart import helm
 
 NAMESPACE = "nvdra"
 RELEASE = "0.1.0"

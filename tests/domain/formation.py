@@ -24,7 +24,7 @@ from tests.beds.cluster.api import Cluster
 from tests.domain import audit
 from tests.domain.agents import NAMESPACE, TEAM
 from tests.e2e import manifests as m
-from tests.unit.cluster import helm
+from tests.unit.chart import helm
 
 CLUSTER = "formation"
 TOP = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import yaml
 
 from tests.e2e import manifests as m
 from tests.rack.hosts import Rack
-from tests.unit.cluster import helm
+from tests.unit.chart import helm
 
 PLACE, ACCOUNT = "nvdra", "nvdra-node"
 TOKEN = "/var/lib/nvdra/credential/token"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from nvdra_cluster.decide import events
-from nvdra_cluster.decide import status as domain_status
+from nvdra_cluster.decide.domain import events
+from nvdra_cluster.decide.domain import status as domain_status
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_node.computedomain import slices
@@ -25,7 +25,7 @@ from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_domain
 from tests.sim.api import SimRoot
-from tests.unit.cluster import views
+from tests.unit.decide import views
 
 RECOVER_IMEX_DOMAIN = 5
 ASKED = "GPU-1 asks for recovery action 5: delete the pods"

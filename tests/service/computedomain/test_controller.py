@@ -13,9 +13,9 @@ from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
 from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from tests.service.cluster.replica import Replica
 from tests.service.computedomain.rack import Rack, Tray, wait_for
 from tests.service.computedomain.test_channels import peers_of
+from tests.service.control.replica import Replica
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 

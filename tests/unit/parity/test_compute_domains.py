@@ -20,7 +20,7 @@ from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.link import Link
 from nvdra_node.computedomain.model import NodeView
 from tests.fakes.supervisor import FakeSupervisor
-from tests.unit.cluster import helm
+from tests.unit.chart import helm
 
 UNITS = Path(__file__).parents[3] / "systemd"
 ROUNDS = 3000

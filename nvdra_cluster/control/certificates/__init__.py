@@ -1,0 +1,1 @@
+"""The CA of IMEX peers and the certificates of nodes."""

@@ -1,0 +1,171 @@
+"""Which replica leads: one Lease, held by renewing it (coordination.k8s.io). The usual algorithm of Kubernetes.
+
+Others' clocks do not count: a Lease has expired when it was not seen to change for its duration, by
+this machine's clock. ``is_leading`` turns false before the Lease can be another's, also when the API
+is away, and the process then ends, so that a leader always starts from nothing. A leader that leaves gives
+the Lease back once its last write has been answered.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nvdra_core.errors import ApiError, NvdraError
+from nvdra_core.kube.client import Client
+from nvdra_core.kube.resources import LEASES, JsonObject
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+
+_LOG = log.get(__name__)
+
+
+class LeadershipLostError(NvdraError):
+    """Another replica may lead by now; this process must start over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSettings:
+    """Upstream's defaults. ``duration_s`` > ``renew_deadline_s`` > ``retry_period_s``."""
+
+    namespace: str
+    name: str
+    identity: str
+    duration_s: float = 15.0
+    renew_deadline_s: float = 10.0
+    retry_period_s: float = 2.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The Lease as it was last seen to change, and when."""
+
+    record: tuple[str, str] = ("", "")
+    at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class LeaderElector:
+    """See the module. ``run`` in a thread of its own."""
+
+    client: Client
+    settings: LeaseSettings
+    clock: Clock
+    now_text: Callable[[], str]
+    """RFC 3339 with microseconds, in UTC."""
+    stopping: threading.Event
+    idle: threading.Event = field(default_factory=threading.Event)
+    """Set by the owner once nothing is written any more in the name of the leader."""
+    _renewed_at_s: float | None = None
+    _seen: _Seen = field(default_factory=_Seen)
+
+    def is_leading(self) -> bool:
+        """Whether this replica may write now."""
+        return self.leads_for_s() > 0.0
+
+    def leads_for_s(self) -> float:
+        """How long it may yet, without another word from the API; 0 when it may not."""
+        renewed_at_s = self._renewed_at_s
+        if renewed_at_s is None:
+            return 0.0
+        ends_s = renewed_at_s + self.settings.renew_deadline_s
+        return max(0.0, ends_s - self.clock.monotonic())
+
+    def run(self, elected: Callable[[], None]) -> None:
+        """Strive for the Lease, call ``elected`` when it is ours, keep it until ``stopping``, give it
+        back. Raises LeadershipLostError when it could not be kept.
+        """
+        was_leading = False
+        while not self.stopping.is_set():
+            self._try()
+            if self.is_leading() and not was_leading:
+                was_leading = True
+                _LOG.info("leading", identity=self.settings.identity)
+                elected()
+            elif was_leading and not self.is_leading():
+                raise LeadershipLostError(
+                    f"the Lease {self.settings.namespace}/{self.settings.name} was not renewed "
+                    f"within {self.settings.renew_deadline_s:g} s; starting over"
+                )
+            self.clock.wait(self.stopping, self.settings.retry_period_s)
+        if was_leading and self.idle.wait(self.settings.renew_deadline_s):
+            self._give_back()
+
+    def _try(self) -> None:
+        # Counted from before the request: the server may have stored it just then.
+        began_s = self.clock.monotonic()
+        try:
+            if self._acquire(Deadline(self.settings.renew_deadline_s / 2, self.clock)):
+                self._renewed_at_s = began_s
+        except ApiError as error:
+            _LOG.warning("cannot renew the Lease; trying again", error)
+
+    def _acquire(self, deadline: Deadline) -> bool:
+        settings = self.settings
+        try:
+            lease = self.client.get(
+                LEASES, settings.name, namespace=settings.namespace, deadline=deadline
+            )
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._send(self.client.create, self._body({}, None), deadline)
+            return True
+        spec = lease.get("spec") or {}
+        holder = str(spec.get("holderIdentity") or "")
+        if holder not in ("", settings.identity) and not self._has_expired(spec, holder):
+            if self._renewed_at_s is not None:
+                self._renewed_at_s = None  # somebody took it: not even the rest of our time is ours
+            return False
+        return self._send(self.client.update, self._body(spec, lease["metadata"]), deadline)
+
+    def _has_expired(self, spec: JsonObject, holder: str) -> bool:
+        record = (holder, str(spec.get("renewTime")))
+        now_s = self.clock.monotonic()
+        if self._seen.record != record:
+            self._seen = _Seen(record, now_s)
+        return now_s - self._seen.at_s > float(spec.get("leaseDurationSeconds") or 0)
+
+    def _send(self, call: Callable[..., JsonObject], body: JsonObject, deadline: Deadline) -> bool:
+        try:
+            call(LEASES, body, deadline=deadline)
+        except ApiError as error:
+            if error.status == 409:
+                return False  # another replica was faster
+            raise
+        return True
+
+    def _body(self, spec: JsonObject, metadata: JsonObject | None) -> JsonObject:
+        settings, now = self.settings, self.now_text()
+        is_ours = spec.get("holderIdentity") == settings.identity
+        changes = int(spec.get("leaseTransitions") or 0)
+        named = {"name": settings.name, "namespace": settings.namespace}
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": "Lease",
+            "metadata": metadata or named,
+            "spec": {
+                "holderIdentity": settings.identity,
+                "leaseDurationSeconds": max(1, round(settings.duration_s)),
+                "acquireTime": spec.get("acquireTime") if is_ours else now,
+                "renewTime": now,
+                "leaseTransitions": changes if is_ours or metadata is None else changes + 1,
+            },
+        }
+
+    def _give_back(self) -> None:
+        """So that the next leader need not wait. Best effort: it expires by itself."""
+        self._renewed_at_s = None
+        settings = self.settings
+        deadline = Deadline(2.0, self.clock)
+        try:
+            lease = self.client.get(
+                LEASES, settings.name, namespace=settings.namespace, deadline=deadline
+            )
+            if (lease.get("spec") or {}).get("holderIdentity") == settings.identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                self.client.update(LEASES, lease, deadline=deadline)
+                _LOG.info("gave the Lease back")
+        except ApiError as error:
+            _LOG.warning("could not give the Lease back; it will expire", error)

@@ -1,1 +1,0 @@
-"""The controller against the in-memory API server."""

@@ -1,0 +1,1 @@
+"""The controller on a fake API server."""

@@ -1,0 +1,127 @@
+"""Certificates on their way: from the node's request to its spec, kept, renewed, and with a CA that changes."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+
+from nvdra_core.api.fabric import slot_name
+from nvdra_core.kube.resources import Resource
+from tests.service.control.rack import CLIQUE, NAMESPACE, Rack, Tray
+from tests.service.control.replica import wait_until
+from tests.unit.control.test_ca import a_request
+
+DAY_S = 86400.0
+SECRETS = Resource("", "v1", "secrets")
+
+
+@pytest.fixture
+def rack() -> Iterator[Rack]:
+    with Rack(issues_certificates=True) as made:
+        made.start()
+        yield made
+
+
+def a_tray(rack: Rack, name: str = "a") -> Tray:
+    tray = rack.tray(name)
+    tray.request = a_request()
+    tray.report()
+    tray.wait_for(lambda spec: bool(spec.get("certificate")))
+    return tray
+
+
+def certificate(rack: Rack, name: str = "a") -> x509.Certificate:
+    return x509.load_pem_x509_certificate(rack.spec(name)["certificate"]["certificate"].encode())
+
+
+def test_a_node_gets_a_certificate_for_its_slot_from_the_ca_in_the_secret(rack: Rack):
+    a_tray(rack)
+    alternative = certificate(rack).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = alternative.value.get_values_for_type(x509.DNSName)
+    assert names == [slot_name(CLIQUE, rack.spec("a")["slot"])]
+    secret = rack.client.get(SECRETS, "nvdra-imex-ca", namespace=NAMESPACE)
+    ca = base64.b64decode(secret["data"]["ca.crt"]).decode()
+    assert rack.spec("a")["certificate"]["authorities"] == ca
+    certificate(rack).verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
+
+
+def test_it_is_kept_over_a_restart_of_the_controller(rack: Rack):
+    tray = a_tray(rack)
+    before = certificate(rack)
+    rack.stop_controllers()
+    rack.start()
+    rack.create_domain()
+    rack.claim("a")
+    tray.join()
+    wait_until("ready", lambda: rack.status().get("status") == "Ready")
+    assert certificate(rack) == before
+
+
+def test_a_new_key_gets_a_new_certificate(rack: Rack):
+    tray = a_tray(rack)
+    before = certificate(rack)
+    tray.request = a_request()
+    tray.report()
+    wait_until("another", lambda: certificate(rack) != before)
+
+
+def test_it_is_renewed_in_time(rack: Rack):
+    a_tray(rack)
+    before = certificate(rack)
+    rack.advance(21 * DAY_S)
+    wait_until("another", lambda: certificate(rack) != before)
+    assert certificate(rack).not_valid_after_utc > before.not_valid_after_utc
+
+
+def test_a_successor_of_the_ca_is_announced_before_it_is_used(rack: Rack):
+    a_tray(rack)
+    rack.advance(800 * DAY_S)
+
+    def authorities() -> int:
+        return int(rack.spec("a")["certificate"]["authorities"].count("BEGIN CERTIFICATE"))
+
+    wait_until("two are trusted", lambda: authorities() == 2)
+    issuer = certificate(rack).issuer
+    rack.advance(3 * DAY_S)
+    wait_until("the new one signs", lambda: certificate(rack).issuer != issuer)
+    assert authorities() == 2
+
+
+def test_a_bad_request_harms_nobody_else(rack: Rack):
+    bad = rack.tray("bad")
+    bad.request = "nonsense"
+    bad.report()
+    a_tray(rack)
+    bad.wait_for(lambda spec: spec.get("slot") is not None)
+    assert "certificate" not in rack.spec("bad")
+
+
+def test_a_ca_that_is_lost_with_all_replicas_leaves_nodes_able_to_talk(rack: Rack):
+    a_tray(rack)
+    before = certificate(rack)
+    old = rack.spec("a")["certificate"]["authorities"]
+    rack.stop_controllers()
+    rack.client.delete(SECRETS, "nvdra-imex-ca", namespace=NAMESPACE)
+    rack.start()
+    newcomer = a_tray(rack, "bb")
+    both = newcomer.wait_for(lambda spec: bool(spec.get("certificate")))["certificate"]
+    assert old in both["authorities"]
+    wait_until("told", lambda: rack.spec("a")["certificate"]["authorities"] == both["authorities"])
+    assert certificate(rack) == before
+    new = x509.load_pem_x509_certificates(both["authorities"].encode())[0]
+    certificate(rack, "bb").verify_directly_issued_by(new)
+
+
+def test_when_they_expire_is_a_metric(rack: Rack):
+    a_tray(rack)
+    rack.settle()
+    text = rack.replicas[0].controller.registry.render().decode()
+    name = "nvdra_controller_certificate_expiry_timestamp_seconds"
+    told = dict(re.findall(rf'{name}{{certificate="(ca|node)"}} (\S+)', text))
+    assert float(told["node"]) == certificate(rack).not_valid_after_utc.timestamp()
+    ca = x509.load_pem_x509_certificate(rack.spec("a")["certificate"]["authorities"].encode())
+    assert float(told["ca"]) == ca.not_valid_after_utc.timestamp()

@@ -1,0 +1,1 @@
+"""Chart, policies and controller on a real API server."""

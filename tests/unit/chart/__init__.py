@@ -1,0 +1,1 @@
+"""Tests of the chart: templates, values, CRDs, rights."""

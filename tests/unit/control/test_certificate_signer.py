@@ -1,0 +1,171 @@
+"""Who is issued a certificate when: never twice in a row, also where time is short or clocks are wrong."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from msgspec.structs import replace
+
+from nvdra_cluster.control.certificates import ca
+from nvdra_cluster.control.certificates.signer import SECRETS, CertificateSigner
+from nvdra_cluster.decide.model import FabricView
+from nvdra_core.api import FabricCertificate, FabricNodeSpec
+from nvdra_core.errors import ApiError
+from nvdra_core.kube.client import DEFAULT_WRITE, Client
+from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
+from nvdra_core.runtime.clock import SystemClock
+from tests.unit.control.test_ca import NOW, a_request
+from tests.unit.decide.views import a_fabric_node
+
+
+class SetClock(SystemClock):
+    """Shows what it is set to."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def wall(self) -> float:
+        return self.now.timestamp()
+
+
+class OneSecret(Client):
+    """An API with one Secret."""
+
+    def __init__(self) -> None:
+        self.stored: JsonObject | None = None
+        self.writes = 0
+
+    def data(self) -> JsonObject:
+        """What the Secret holds."""
+        found: JsonObject = (self.stored or {}).get("data") or {}
+        return found
+
+    def get(self, resource: Resource, name: str, *, namespace: str = "", deadline: object = None) -> JsonObject:  # fmt: skip
+        assert resource == SECRETS
+        if self.stored is None:
+            raise ApiError("not there", status=404, api_reason="NotFound")
+        return self.stored
+
+    def create(self, resource: Resource, body: JsonObject, *, options: WriteOptions = DEFAULT_WRITE, deadline: object = None) -> JsonObject:  # fmt: skip
+        self.stored, self.writes = body, self.writes + 1
+        return body
+
+    def update(self, resource: Resource, body: JsonObject, *, options: WriteOptions = DEFAULT_WRITE, deadline: object = None) -> JsonObject:  # fmt: skip
+        return self.create(resource, body)
+
+
+def a_certifier(
+    api: OneSecret, now: datetime = NOW, told: tuple[str, ...] = ()
+) -> tuple[CertificateSigner, SetClock]:
+    """``told``: CAs that nodes were told to trust."""
+    clock = SetClock(now)
+    certifier = CertificateSigner(api, "nvdra", clock, lambda: told)
+    certifier.refresh()
+    return certifier, clock
+
+
+REQUEST = a_request()
+
+
+def ask(
+    certifier: CertificateSigner, given: FabricCertificate | None = None
+) -> FabricCertificate | None:
+    status = {"imex": replace(a_fabric_node().status.imex, certificate_request=REQUEST)}
+    view: FabricView = a_fabric_node(slot=3, spec={"certificate": given}, status=status)
+    return certifier(view, FabricNodeSpec(clique_id=view.spec.clique_id, slot=3))
+
+
+class TestIssuing:
+    def test_one_that_is_good_is_kept(self):
+        certifier, _ = a_certifier(OneSecret())
+        given = ask(certifier)
+        assert ask(certifier, given) == given
+
+    def test_none_is_issued_over_and_over_when_the_ca_ends_soon(self):
+        api = OneSecret()
+        a_certifier(api)
+        certifier, _ = a_certifier(api, NOW + ca.CA_LIFETIME - timedelta(minutes=10))
+        given = ask(certifier)
+        assert given is not None
+        assert ask(certifier, given) == given
+
+    def test_one_that_is_not_valid_yet_is_issued_again(self):
+        """The last leader's clock was fast."""
+        certifier, clock = a_certifier(OneSecret())
+        clock.now = NOW + timedelta(days=5)
+        given = ask(certifier)
+        clock.now = NOW + timedelta(days=1)
+        again = ask(certifier, given)
+        assert again != given
+        assert ask(certifier, again) == again
+
+
+class TestSecret:
+    def test_a_secret_that_went_is_written_again_with_the_same_ca(self):
+        api = OneSecret()
+        certifier, _ = a_certifier(api)
+        before = api.data()
+        api.stored = None
+        certifier.refresh()
+        assert api.data() == before
+        assert before["ca.key"]
+
+    def test_one_that_was_lost_for_good_is_trusted_on_and_its_certificates_kept_for_a_while(self):
+        """Nodes learn of the new CA one after another; those that have not yet must be understood."""
+        given = ask(a_certifier(OneSecret())[0])
+        assert given is not None
+        api = OneSecret()
+        certifier, clock = a_certifier(api, told=(given.authorities, "no PEM"))
+        kept = ask(certifier, given)
+        assert kept is not None
+        assert kept.certificate == given.certificate
+        assert given.authorities in kept.authorities
+        assert kept.authorities != given.authorities
+        assert ask(certifier, kept) == kept
+        newcomer = ask(certifier)
+        assert newcomer is not None
+        assert newcomer.authorities == kept.authorities
+        again, _ = a_certifier(api)
+        assert ask(again, kept) == kept, "also with the next leader, which reads the Secret"
+        clock.now = NOW + ca.OVERLAP
+        changed = ask(certifier, kept)
+        assert changed is not None
+        assert changed.certificate != given.certificate
+        assert changed.authorities == kept.authorities
+
+    def test_one_that_an_administrator_takes_from_the_secret_is_trusted_no_more(self):
+        """Its key was stolen."""
+        given = ask(a_certifier(OneSecret())[0])
+        assert given is not None
+        api = OneSecret()
+        certifier, _ = a_certifier(api, told=(given.authorities,))
+        del api.data()["previous.crt"]
+        certifier.refresh()
+        changed = ask(certifier, given)
+        assert changed is not None
+        assert changed.certificate != given.certificate
+        assert given.authorities not in changed.authorities
+
+    def test_what_cannot_be_read_is_not_written_over(self):
+        """It may be a key that somebody needs."""
+        api = OneSecret()
+        api.stored = {"metadata": {"name": "nvdra-imex-ca"}, "data": {"ca.key": "IS4u"}}
+        certifier, _ = a_certifier(api)
+        assert api.writes == 0
+        assert ask(certifier) is None
+
+    def test_an_empty_one_is_filled(self):
+        api = OneSecret()
+        api.stored = {"metadata": {"name": "nvdra-imex-ca"}}
+        certifier, _ = a_certifier(api)
+        assert ask(certifier) is not None
+
+    def test_one_that_is_spoiled_later_changes_nothing_for_nodes(self):
+        api = OneSecret()
+        certifier, clock = a_certifier(api)
+        given = ask(certifier)
+        api.stored = {"metadata": {"name": "nvdra-imex-ca"}, "data": {"ca.key": "%"}}
+        certifier.refresh()
+        clock.now = NOW.astimezone(timezone.utc)
+        assert ask(certifier, given) == given
+        assert api.writes == 1

@@ -1,0 +1,256 @@
+"""Specs of FabricNodes: the same list for all of a clique, the node's domains, and writes only of what changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from nvdra_cluster.decide.model import FabricView
+from nvdra_cluster.decide.node import nodespecs
+from nvdra_cluster.decide.node.nodespecs import Membership, NodesSnapshot
+from nvdra_cluster.decide.node.slots import CliqueSnapshot
+from nvdra_cluster.decide.writes import Merge, Write
+from nvdra_core.api import (
+    ComputeDomainAssignment,
+    FabricCertificate,
+    FabricDomain,
+    FabricNodeSpec,
+    FormerSlot,
+    Isolation,
+)
+from tests.unit.decide.views import (
+    BY_CHANNEL,
+    BY_HOST,
+    CLIQUE,
+    NUMBERS,
+    OTHER_CLIQUE,
+    SETTINGS,
+    a_domain,
+    a_fabric_node,
+    a_run,
+)
+
+
+def a_clique(*nodes: FabricView, **fields: Any) -> NodesSnapshot:
+    joined = fields.pop("joined", {})
+    taken = fields.pop("taken_elsewhere", frozenset())
+    known = {
+        "clique_id": CLIQUE,
+        "nodes": nodes,
+        "existing": frozenset(view.name for view in nodes),
+        "slot_count": 18,
+    }
+    clique = CliqueSnapshot(**{**known, **fields})
+    return NodesSnapshot(clique=clique, joined=joined, taken_elsewhere=taken)
+
+
+def applied(view: FabricView, writes: list[Write]) -> FabricNodeSpec:
+    """The node's spec after the writes."""
+    spec = msgspec.to_builtins(view.spec)
+    for write in writes:
+        if isinstance(write, Merge) and write.name == view.name:
+            spec = {k: v for k, v in {**spec, **write.patch["spec"]}.items() if v is not None}
+    return msgspec.convert(spec, FabricNodeSpec)
+
+
+def one_domain() -> dict[str, tuple[Membership, ...]]:
+    return {"tray-a": (Membership(domain=a_domain(), assignment=NUMBERS),)}
+
+
+def test_all_nodes_of_a_clique_get_the_same_list():
+    a, b = a_fabric_node("a"), a_fabric_node("bb")
+    writes, _ = nodespecs.reconcile(a_clique(a, b), SETTINGS)
+    first, second = applied(a, writes), applied(b, writes)
+    assert first.slots == second.slots
+    assert [(s.index, s.node_name, s.address) for s in first.slots] == [
+        (0, "a", "10.0.0.1"), (1, "bb", "10.0.0.2"),
+    ]  # fmt: skip
+    assert (first.slot, second.slot, first.clique_id, first.slot_count) == (0, 1, CLIQUE, 18)
+
+
+def test_a_settled_clique_costs_no_write():
+    a, b = a_fabric_node("a"), a_fabric_node("bb")
+    writes, _ = nodespecs.reconcile(a_clique(a, b), SETTINGS)
+    a, b = (a_fabric_node(v.name, spec=msgspec.structs.asdict(applied(v, writes))) for v in (a, b))
+    assert nodespecs.reconcile(a_clique(a, b), SETTINGS)[0] == []
+
+
+def test_a_domain_is_told_with_its_namespace_and_numbers():
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    (domain,) = applied(view, writes).domains
+    assert (domain.uid, domain.namespace, domain.name) == ("u1", "team", "train")
+    assert (domain.port, domain.channel, domain.deleting) == (24001, 0, False)
+
+
+def test_a_domain_names_the_slots_of_its_members_in_the_clique():
+    a, b, c = a_fabric_node("a", slot=2), a_fabric_node("bb", slot=5), a_fabric_node("ccc", slot=7)
+    one = (Membership(domain=a_domain(), assignment=NUMBERS),)
+    writes, _ = nodespecs.reconcile(a_clique(a, b, c, joined={"a": one, "ccc": one}), SETTINGS)
+    assert applied(a, writes).domains[0].members == (2, 7)
+    assert applied(c, writes).domains == applied(a, writes).domains
+    assert applied(b, writes).domains == ()
+
+
+def test_heartbeats_are_frequent_only_while_the_node_takes_part():
+    view = a_fabric_node()
+    busy, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    idle, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    assert (applied(view, busy).heartbeat_seconds, applied(view, idle).heartbeat_seconds) == (
+        10,
+        60,
+    )
+
+
+def test_a_node_without_fabric_gets_domains_and_no_slot():
+    view = a_fabric_node(clique="")
+    writes, decision = nodespecs.reconcile(
+        a_clique(view, clique_id="", joined=one_domain()), SETTINGS
+    )
+    spec = applied(view, writes)
+    assert (spec.slot, spec.slots, spec.clique_id, decision.slots) == (None, (), "", {})
+    assert len(spec.domains) == 1
+
+
+def test_an_imex_of_the_host_gets_no_slots():
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), BY_HOST)
+    spec = applied(view, writes)
+    assert (spec.slot, spec.clique_id, len(spec.domains)) == (None, "", 1)
+
+
+def test_a_write_names_only_what_changes_and_the_object_it_means():
+    view = a_fabric_node()
+    first, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, first)))
+    (write,), _ = nodespecs.reconcile(a_clique(given, joined=one_domain()), SETTINGS)
+    assert isinstance(write, Merge)
+    assert write.patch["metadata"] == {"uid": "uid-tray-a"}
+    assert set(write.patch["spec"]) == {"domains", "heartbeatSeconds"}
+
+
+def test_leaving_the_last_domain_is_told():
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, writes)))
+    writes, _ = nodespecs.reconcile(a_clique(given), SETTINGS)
+    assert applied(given, writes).domains == ()
+
+
+def test_with_isolation_channel_the_cliques_imex_is_told_its_port_without_any_domain():
+    view = a_fabric_node()
+    shared, _ = nodespecs.reconcile(a_clique(view), BY_CHANNEL)
+    own, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    assert (applied(view, shared).shared_port, applied(view, own).shared_port) == (24000, 0)
+    outside = a_fabric_node(clique="")
+    none, _ = nodespecs.reconcile(a_clique(outside, clique_id=""), BY_CHANNEL)
+    assert applied(outside, none).shared_port == 0
+
+
+class TestMoving:
+    def test_a_node_keeps_a_note_of_the_slot_it_leaves(self):
+        view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
+        writes, _ = nodespecs.reconcile(a_clique(view, clique_id=OTHER_CLIQUE), SETTINGS)
+        spec = applied(view, writes)
+        assert (spec.clique_id, spec.slot) == (OTHER_CLIQUE, 0)
+        assert spec.former_slots == (FormerSlot(clique_id=CLIQUE, index=4),)
+
+    def test_the_clique_it_left_does_not_write_its_spec(self):
+        view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
+        assert nodespecs.reconcile(a_clique(view), SETTINGS)[0] == []
+
+    def test_the_note_goes_when_it_comes_back_or_another_has_the_slot(self):
+        former = (FormerSlot(clique_id=CLIQUE, index=4),)
+        back = a_fabric_node(spec={"former_slots": former})
+        writes, _ = nodespecs.reconcile(a_clique(back), SETTINGS)
+        assert (applied(back, writes).slot, applied(back, writes).former_slots) == (4, ())
+        away = a_fabric_node(clique=OTHER_CLIQUE, spec={"former_slots": former})
+        taken = frozenset({("tray-a", CLIQUE, 4)})
+        writes, _ = nodespecs.reconcile(
+            a_clique(away, clique_id=OTHER_CLIQUE, taken_elsewhere=taken), SETTINGS
+        )
+        assert applied(away, writes).former_slots == ()
+
+    def test_a_node_out_of_service_has_no_slot_but_a_note_of_it(self):
+        off = a_fabric_node(slot=2)
+        writes, _ = nodespecs.reconcile(
+            a_clique(off, out_of_service=frozenset({"tray-a"})), SETTINGS
+        )
+        spec = applied(off, writes)
+        assert (spec.slot, spec.former_slots) == (None, (FormerSlot(clique_id=CLIQUE, index=2),))
+
+
+def test_a_certificate_is_asked_for_with_the_slot_it_must_name():
+    asked: list[int | None] = []
+
+    def certify(view: FabricView, spec: FabricNodeSpec) -> FabricCertificate:
+        asked.append(spec.slot)
+        return FabricCertificate(certificate="c", authorities="a", not_after="z")
+
+    view = a_fabric_node()
+    writes, _ = nodespecs.reconcile(a_clique(view), SETTINGS, certify)
+    assert asked == [0]
+    assert applied(view, writes).certificate is not None
+
+
+class TestSlotCounts:
+    """All nodes of a domain have as many lines in nodes_config, or their IMEX refuse each other."""
+
+    def told(self, *nodes: FabricView, count: int) -> dict[str, int]:
+        """The domain's number on each node, all of which take part."""
+        writes = self.writes(*nodes, count=count)
+        return {view.name: applied(view, writes).domains[0].slot_count for view in nodes}
+
+    def spec_of(self, *nodes: FabricView, count: int) -> FabricNodeSpec:
+        return applied(nodes[0], self.writes(*nodes, count=count))
+
+    def writes(self, *nodes: FabricView, count: int) -> list[Write]:
+        joined = (Membership(domain=a_domain(), assignment=NUMBERS),)
+        snapshot = a_clique(*nodes, joined={view.name: joined for view in nodes}, slot_count=count)
+        return nodespecs.reconcile(snapshot, SETTINGS)[0]
+
+    def a_member(self, name: str, slot: int, slot_count: int) -> FabricView:
+        told = FabricDomain(
+            uid="u1", namespace="team", name="train", isolation=Isolation.DOMAIN,
+            port=24001, channel=0, slot_count=slot_count,
+        )  # fmt: skip
+        return a_fabric_node(
+            name, slot=slot, spec={"domains": (told,)}, status={"imex": a_run(slot)}
+        )
+
+    def test_new_domain_has_the_cliques_number(self):
+        view = a_fabric_node("a")
+        assert self.told(view, count=36) == {"a": 0}
+        assert self.spec_of(view, count=36).slot_count == 36
+
+    def test_domain_without_a_number_of_its_own_keeps_the_cliques_when_that_is_raised(self):
+        nodes = self.a_member("a", 0, 0), a_fabric_node("late")
+        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+        assert self.spec_of(*nodes, count=36).slot_count == 36
+
+    def test_definition_of_an_earlier_release_costs_no_write_each_time(self):
+        """It drops the number, and each decision would write it again to all nodes of the clique."""
+        view = self.a_member("a", 0, 0)
+        spec = self.spec_of(view, count=18)
+        one = replace(spec.domains[0], slot_count=0)
+        spec = replace(spec, domains=(one,))
+        stored = dataclasses.replace(view, spec=spec)
+        assert self.writes(stored, count=18) == []
+
+    def test_domain_keeps_its_number_when_the_cliques_is_raised(self):
+        nodes = self.a_member("a", 0, 18), a_fabric_node("late")
+        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+
+    def test_domain_of_an_earlier_release_keeps_the_number_its_clique_had(self):
+        nodes = self.a_member("a", 0, 0), a_fabric_node("late")
+        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+
+    def test_domain_of_a_shared_imex_has_none_of_its_own(self):
+        numbers = ComputeDomainAssignment(isolation=Isolation.CHANNEL, port=24000, channel=1)
+        joined = {"a": (Membership(domain=a_domain(), assignment=numbers),)}
+        view = a_fabric_node("a")
+        writes, _ = nodespecs.reconcile(a_clique(view, joined=joined), BY_CHANNEL)
+        assert applied(view, writes).domains[0].slot_count == 0
