@@ -31,13 +31,13 @@ from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
 from nvdra_node.kubeletplugin.claims import filecheck, recordcheck
-from nvdra_node.kubeletplugin.claims.access import ClaimRights
-from nvdra_node.kubeletplugin.claims.journal import Parts
-from nvdra_node.kubeletplugin.claims.reader import Claims
-from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatus, Told
-from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.access import ClaimAccess
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
+from nvdra_node.kubeletplugin.claims.reader import ClaimReader
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter, Told
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
-from nvdra_node.kubeletplugin.claims.wait_events import EventSource, Waiting
+from nvdra_node.kubeletplugin.claims.wait_events import EventSource, WaitEvents
 from nvdra_node.kubeletplugin.driver import Driver
 from nvdra_node.kubeletplugin.kubelet.health import HealthService
 from nvdra_node.kubeletplugin.kubelet.registration import Registration, SelfCheck
@@ -106,7 +106,7 @@ class Plugin:
         self._registered = threading.Event()
         self.readiness = Readiness()
         self._disk_suspected = threading.Event()
-        self.rights = ClaimRights(around.api, partial(self.readiness.report, "claims"), clock)
+        self.rights = ClaimAccess(around.api, partial(self.readiness.report, "claims"), clock)
         self.registry = Registry()
         add_process_metrics(self.registry, clock, version=__version__)
         self.metrics = PluginMetrics(
@@ -122,20 +122,20 @@ class Plugin:
             settings.cdi_root, around.cdi_kind, around.files, around.driver_files
         )
         source = EventSource(f"nvdra-{driver.name}", settings.node_name)
-        self.waiting = Waiting(around.api, around.api.client, source, clock)
-        parts = Parts(
+        self.wait_events = WaitEvents(around.api, around.api.client, source, clock)
+        deps = Dependencies(
             driver=driver,
-            claims=Claims(around.api, driver.name, settings.node_name, self.metrics),
+            claims=ClaimReader(around.api, driver.name, settings.node_name, self.metrics),
             records=self.records,
             specs=self.specs,
             clock=clock,
             boot_id=around.boot_id,
             stopping=around.workers.stopping,
-            waiting=self.waiting,
+            wait_events=self.wait_events,
         )
-        self._parts = parts
-        self.transaction = Transaction(parts)
-        self.sweep = Sweep(self.transaction, parts, Times.every(settings.sweep_interval_s))
+        self._deps = deps
+        self.transaction = Transaction(deps)
+        self.sweep = Sweeper(self.transaction, deps, SweepTimes.every(settings.sweep_interval_s))
         self._assemble_sockets(driver)
         owners = gauges.Owners(
             driver=driver,
@@ -164,7 +164,7 @@ class Plugin:
             f"nvdra-{driver.name}",
             clock,
         )
-        self.status = ClaimStatus(self._around.api, driver.name, clock)
+        self.status = ClaimStatusWriter(self._around.api, driver.name, clock)
         told = Told(self.transaction, self.status)
         work = WatchedWork(told, self._prepare_failed)
         self.dra = DraService(driver.name, work, self.metrics, clock)
@@ -203,7 +203,9 @@ class Plugin:
             FunctionPart(name="path watch", begin=self._start_path_watch),
             FunctionPart(name="node events", begin=self._start_events),
             FunctionPart(
-                name="waiting", begin=self.waiting.start, end=lambda deadline: self.waiting.stop()
+                name="waiting",
+                begin=self.wait_events.start,
+                end=lambda deadline: self.wait_events.stop(),
             ),
             *self._status_parts(),
             *endpoint_parts(
@@ -315,7 +317,7 @@ class Plugin:
         next_probe_s = around.clock.monotonic()
         while not around.clock.wait(around.workers.stopping, PATHS_POLL_S):
             self._keep_sockets()
-            filecheck.write_missing(self.transaction, self._parts)
+            filecheck.write_missing(self.transaction, self._deps)
             self.rights.probe()
             if self._disk_suspected.is_set() or around.clock.monotonic() >= next_probe_s:
                 self._disk_suspected.clear()
@@ -330,7 +332,7 @@ class Plugin:
 
     def probe_directories(self) -> bool:
         """Check that records and CDI files can be written, and report the result; whether they can."""
-        settings, name = self._around.settings, self._parts.driver.name
+        settings, name = self._around.settings, self._deps.driver.name
         probes = (settings.state_dir / name / "probe", settings.cdi_root / f"nvdra-probe-{name}")
         cause = unwritable(self._around.files, probes)
         self.readiness.report("directories", cause)

@@ -11,13 +11,13 @@ import msgspec
 from nvdra_core.errors import NotReadyError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
 from nvdra_node.computedomain import plan as planning
 from nvdra_node.computedomain.model import CHANNEL_CLASS, NodeView
 from nvdra_node.computedomain.supervisor import SupervisorDoor, remaining
 from nvdra_node.host.ports import Sysfs
-from nvdra_node.kubeletplugin.claims.claim import Claim
 from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
 
 _LOG = log.get(__name__)

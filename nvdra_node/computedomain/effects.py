@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from nvdra_core.errors import RecordError
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef
+from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.kubeletplugin.driver import Effect
 
 KIND = "joinDomain"

@@ -14,6 +14,7 @@ from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
 from nvdra_core.gates import FeatureGates
 from nvdra_node.cdi import spec as cdi_spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
+from nvdra_node.checkpoint.claim import AllocationResult, Claim, OpaqueConfig
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import (
@@ -23,7 +24,6 @@ from nvdra_node.computedomain.model import (
     Membership,
 )
 from nvdra_node.kubeletplugin.claims import config_choice
-from nvdra_node.kubeletplugin.claims.claim import AllocationResult, Claim, OpaqueConfig
 from nvdra_node.kubeletplugin.driver import Outcome, Plan, Prepared
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from nvdra_core.gates import FeatureGates
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi import spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.gpu import edits, given, slices
 from nvdra_node.gpu import effects as gpu_effects
@@ -21,7 +22,6 @@ from nvdra_node.gpu.given import Given
 from nvdra_node.gpu.model import HOLD_PREFIX, Gpu, GpuState, Inventory
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
-from nvdra_node.kubeletplugin.claims.claim import Claim
 from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
 
 _GPU_MAJOR = 195

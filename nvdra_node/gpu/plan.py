@@ -20,13 +20,13 @@ from nvdra_core.errors import (
 )
 from nvdra_core.gates import FeatureGates, Gate
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
+from nvdra_node.checkpoint.claim import Claim, OpaqueConfig
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.gpu import causes, edits, given
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin.claims import config_choice, configkeys
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
-from nvdra_node.kubeletplugin.claims.claim import Claim, OpaqueConfig
 from nvdra_node.kubeletplugin.driver import Plan, Prepared
 
 if TYPE_CHECKING:  # msgspec costs 3 MB: a node loads it with the first claim that has a config

@@ -16,8 +16,8 @@ import msgspec
 
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi.edits import ClaimSpec
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import PreparedDevice, Record
-from nvdra_node.kubeletplugin.claims.claim import Claim
 
 Effect = Mapping[str, Any]
 """One step as JSON (``{"kind": "setTimeSlice", ...}``): what the journal stores and ``apply``/``undo`` get.

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from nvdra_core.errors import ApiError, FileError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
+from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.claims.status_writer import Work
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices.publisher import PoolSource

@@ -30,6 +30,7 @@ from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, NODES, SLICES, Resource, WriteOptions
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
 from nvdra_node.imex import render, report
@@ -42,7 +43,6 @@ from nvdra_node.imex.store import Store
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin.claims import reader as claim_reader
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.claims.status_writer import to_status
 from tests.bench import proc
 from tests.fakes.imex import FakeDaemon
@@ -133,7 +133,7 @@ class Agent:
     def _prepare(self, ref: ClaimRef, domain_uid: str) -> None:
         self.times.asked_s = time.monotonic()
         deadline = Deadline(PATIENCE_S, CLOCK)
-        reader = claim_reader.Claims(self._api, DRIVER, self.name, _Uncounted())
+        reader = claim_reader.ClaimReader(self._api, DRIVER, self.name, _Uncounted())
         reader.fetch(ref, deadline)
         holder = Holder(time.time(), domain_uid, ref.namespace, ref.name, ref.uid)
         joined = self.supervisor.join(holder, deadline)

@@ -20,9 +20,9 @@ from nvdra_core.errors import (
 )
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
+from nvdra_node.checkpoint.claim import Claim, ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
-from nvdra_node.kubeletplugin.claims.claim import Claim, ClaimRef
 from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
 from tests.fakes.host.files import Faults
 

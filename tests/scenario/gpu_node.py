@@ -14,6 +14,14 @@ from nvdra_core.runtime.clock import Clock, Deadline, FakeClock
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit
+from nvdra_node.checkpoint.claim import (
+    AllocationResult,
+    Claim,
+    ClaimRef,
+    ClaimUID,
+    ConfigSource,
+    OpaqueConfig,
+)
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
@@ -23,15 +31,7 @@ from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
 from nvdra_node.kubeletplugin.claims import recordcheck
-from nvdra_node.kubeletplugin.claims.claim import (
-    AllocationResult,
-    Claim,
-    ClaimRef,
-    ClaimUID,
-    ConfigSource,
-    OpaqueConfig,
-)
-from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.fakes.driver import FakeClaims
 from tests.fakes.host.commands import FakeCommands
@@ -147,7 +147,7 @@ class GpuNode:
             self.watch.tick()
         effects = Effects(self.host, Owed(self.state / "owed", self.files))
         self.driver = GpuDriver(effects, self.watch, self.gates, SliceSettings(), HOOK)
-        self.parts = Parts(
+        self.deps = Dependencies(
             driver=self.driver,
             claims=self.claims,
             records=records,
@@ -155,7 +155,7 @@ class GpuNode:
             clock=self.clock,
             boot_id=self.host.sysfs.boot_id(),
         )
-        self.transaction = Transaction(self.parts)
+        self.transaction = Transaction(self.deps)
 
     def look(self) -> None:
         """Look, and again at a GPU that has not answered: by then it counts as hung."""

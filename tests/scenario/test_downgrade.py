@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import DeviceConflictError, HostError, RecordError
-from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.scenario.gpu_node import GpuNode, a_claim
 
 TIME_SLICED = {
@@ -42,7 +42,7 @@ def downgraded(**change: Any) -> GpuNode:
     body = {key: value for key, value in {**body, **change}.items() if value is not None}
     node.files.replace(node.state / "claims/c1.json", written(body, schema=9))
     node.restart()
-    assert node.parts.records.all() == ()
+    assert node.deps.records.all() == ()
     return node
 
 
@@ -68,7 +68,7 @@ def test_unprepare_undoes_a_newer_record_that_is_known_whole():
     node = downgraded()
     node.unprepare(CLAIM)
     assert node.time_slices == {}
-    assert quarantine(node) == [] and node.parts.records.quarantined == ()
+    assert quarantine(node) == [] and node.deps.records.quarantined == ()
     assert node.cdi_spec("c1") is None
     node.prepare(OTHER)
     node.unprepare(CLAIM)
@@ -135,7 +135,7 @@ def test_newer_record_of_an_earlier_boot_holds_nothing(change):
     assert quarantine(node) == []
     assert node.time_slices == {node.uuid(0): LONG}
     node.unprepare(CLAIM)
-    assert node.parts.records.all() == ()
+    assert node.deps.records.all() == ()
 
 
 def test_newer_record_of_an_earlier_boot_can_be_unprepared():
@@ -161,7 +161,7 @@ def test_record_is_taken_back_by_the_release_that_can_read_it():
     node.files.replace(node.state / "quarantine/c1.json", written(body, schema=1))
     node.files.replace(node.state / "quarantine/c1.json.reason", b"too new\n")
     node.restart()
-    assert quarantine(node) == [] and node.parts.records.quarantined == ()
+    assert quarantine(node) == [] and node.deps.records.quarantined == ()
     with pytest.raises(DeviceConflictError):
         node.prepare(OTHER)
     node.unprepare(CLAIM)
@@ -175,7 +175,7 @@ def test_record_put_aside_gives_way_to_one_written_since(schema):
     node.files.make_directory(node.state / "quarantine")
     node.files.replace(node.state / "quarantine/c1.json", written({**body, "name": "old"}, schema))
     node.restart()
-    record = node.parts.records.get("c1")
+    record = node.deps.records.get("c1")
     assert record is not None and record.name == CLAIM.ref.name
     assert quarantine(node) == []
 
@@ -191,7 +191,7 @@ def test_newer_record_stays_where_the_one_written_since_is_damaged():
 
 def test_claim_of_a_newer_record_that_is_gone_is_swept():
     node = downgraded()
-    sweep = Sweep(node.transaction, node.parts, Times(period_s=1, grace_s=0))
+    sweep = Sweeper(node.transaction, node.deps, SweepTimes(period_s=1, grace_s=0))
     node.claims.add(CLAIM)
     sweep.run_once()
     assert quarantine(node) != []

@@ -14,7 +14,7 @@ def world():
 
 
 def look(world):
-    return filecheck.write_missing(world.transaction, world.parts)
+    return filecheck.write_missing(world.transaction, world.deps)
 
 
 def test_a_deleted_file_is_written_again_and_its_path_is_told(world, caplog):
@@ -48,15 +48,15 @@ def test_with_all_files_there_nothing_is_read_or_written(world):
 
 def test_claims_that_are_not_prepared_get_no_file(world):
     world.prepare(PLAIN)
-    record = world.parts.records.get("c1")
+    record = world.deps.records.get("c1")
     world.files.remove(world.cdi_path())
     for unprepared in (
         replace(record, state=RecordState.STARTED),
         replace(record, boot_id="old"),
     ):
-        world.parts.records.put(unprepared)
+        world.deps.records.put(unprepared)
         assert look(world) == 0
-    world.parts.records.put(record)
+    world.deps.records.put(record)
     world.unprepare(PLAIN)
     assert look(world) == 0
     world.assert_clean()

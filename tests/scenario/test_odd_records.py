@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nvdra_core.errors import NvdraError
-from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.scenario.gpu_node import GpuNode, a_claim
 
 TIME_SLICED = {
@@ -71,13 +71,11 @@ def node_with(body: Any, schema: int = 1) -> GpuNode:
 def use(node: GpuNode) -> None:
     """All that happens to a record; only an NvdraError may come out, and the other claim does not notice."""
     node.claims.add(CLAIM)
-    times = Times(period_s=1, grace_s=0)
+    times = SweepTimes(period_s=1, grace_s=0)
     for work in (
         lambda: node.transaction.prepare(CLAIM.ref, node.deadline(1)),
-        lambda: [
-            node.transaction.renew_file(r, node.deadline(1)) for r in node.parts.records.all()
-        ],
-        lambda: Sweep(node.transaction, node.parts, times).run_once(),
+        lambda: [node.transaction.renew_file(r, node.deadline(1)) for r in node.deps.records.all()],
+        lambda: Sweeper(node.transaction, node.deps, times).run_once(),
         lambda: node.unprepare(CLAIM),
     ):
         with contextlib.suppress(NvdraError):

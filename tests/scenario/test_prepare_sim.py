@@ -23,7 +23,7 @@ from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
-from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.beds.cluster import programs
 from tests.beds.cluster.errors import ClusterError
@@ -66,7 +66,7 @@ class SimNode:
         specs.open()
         gates = FeatureGates.parse("TimeSlicingSettings=true")
         self.claims = FakeClaims()
-        self.parts = Parts(
+        self.deps = Dependencies(
             driver=GpuDriver(
                 Effects(self.host, Owed(work / "state/owed", files)),
                 self.watch,
@@ -80,7 +80,7 @@ class SimNode:
             clock=CLOCK,
             boot_id=self.host.sysfs.boot_id(),
         )
-        self.transaction = Transaction(self.parts)
+        self.transaction = Transaction(self.deps)
 
     def prepare(self, claim):
         return self.transaction.prepare(self.claims.add(claim), Deadline(20, CLOCK))
@@ -182,7 +182,7 @@ def test_time_slice_comes_back_after_driver_reload(node):
     node.sim.load_driver()
     assert "Long" not in node.smi("compute-policy", "-l")
     node.watch.tick()
-    (record,) = node.parts.records.all()
+    (record,) = node.deps.records.all()
     assert node.transaction.renew_file(record, Deadline(20, CLOCK))
     assert node.smi("compute-policy", "-l").count("Long") == 1
 

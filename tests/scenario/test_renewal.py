@@ -32,7 +32,7 @@ def load_new_driver(node: GpuNode) -> None:
 
 
 def only_record(node: GpuNode) -> Record:
-    (record,) = node.parts.records.all()
+    (record,) = node.deps.records.all()
     return record
 
 
@@ -122,7 +122,7 @@ class TestNumbersDealtOutAgain:
         self.swap_cards(two)
         two.watch.tick()
         two.files.remove(two.cdi_path())
-        assert filecheck.write_missing(two.transaction, two.parts) == 1
+        assert filecheck.write_missing(two.transaction, two.deps) == 1
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
 
     def test_nothing_is_written_until_gpus_are_read_again(self, two: GpuNode) -> None:
@@ -145,7 +145,7 @@ class TestNumbersDealtOutAgain:
         with pytest.raises(DeviceMovedError, match=r"is /dev/nvidia1 now .* delete the pod"):
             renew(two, only_record(two))
         assert two.cdi_spec() is None
-        assert filecheck.write_missing(two.transaction, two.parts) == 0
+        assert filecheck.write_missing(two.transaction, two.deps) == 0
         with pytest.raises(DeviceMovedError):
             two.prepare(a_claim())
         two.unprepare(a_claim())
@@ -153,7 +153,7 @@ class TestNumbersDealtOutAgain:
         assert self.uuid_of(two, "next") == two.machine.gpus[1].uuid
 
     def uuid_of(self, node: GpuNode, uid: str) -> object:
-        record = node.parts.records.get(uid)
+        record = node.deps.records.get(uid)
         assert record is not None
         return record.devices[0].details["uuid"]
 
@@ -219,7 +219,7 @@ class TestNumbersDealtOutAgain:
         record = only_record(two)
         (device,) = record.devices
         details = {"uuid": device.details["uuid"], "minor": 0}
-        two.parts.records.put(replace(record, devices=(replace(device, details=details),)))
+        two.deps.records.put(replace(record, devices=(replace(device, details=details),)))
         two.restart(look=False)
         two.prepare(a_claim())
         assert self.nodes(two) == ["/dev/nvidia0"]

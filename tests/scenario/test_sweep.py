@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.scenario.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
 
 UNNAMED = ApiError(
@@ -81,7 +81,7 @@ def test_a_claim_that_no_pod_of_the_node_names_is_gone_when_that_lasts(world, re
     world.claims.refusal = UNNAMED
     world.sweep.run_once()
     sweep_later(world, 299)
-    assert world.parts.records.get("c1") is not None
+    assert world.deps.records.get("c1") is not None
     sweep_later(world, 1)
     world.assert_clean()
 
@@ -150,7 +150,7 @@ def test_one_claim_that_cannot_be_unprepared_does_not_stop_the_others(world):
     world.sweep.run_once()
     world.machine.is_stuck = True
     sweep_later(world, 300)
-    assert [record.uid for record in world.parts.records.all()] == ["c1"]
+    assert [record.uid for record in world.deps.records.all()] == ["c1"]
     world.machine.is_stuck = False
     world.sweep_all()
     world.assert_clean()
@@ -188,10 +188,10 @@ def test_an_unreadable_cdi_directory_does_not_end_the_sweep(world):
 def test_run_ends_when_the_process_stops(world):
     stopping = threading.Event()
     stopping.set()
-    Sweep(world.transaction, world.parts, Times(period_s=1)).run(stopping)
+    Sweeper(world.transaction, world.deps, SweepTimes(period_s=1)).run(stopping)
 
 
 @pytest.mark.parametrize(("period_s", "grace_s"), [(600.0, 300.0), (3600.0, 300.0), (4.0, 2.0)])
 def test_a_shorter_period_shortens_the_grace_time(period_s, grace_s):
-    times = Times.every(period_s)
+    times = SweepTimes.every(period_s)
     assert (times.period_s, times.grace_s) == (period_s, grace_s)

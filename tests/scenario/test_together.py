@@ -63,7 +63,7 @@ class TestTogether:
             self.together(
                 lambda: world.prepare(WITH_EFFECTS), lambda: world.unprepare(WITH_EFFECTS)
             )
-            if world.parts.records.get("c1") is None:
+            if world.deps.records.get("c1") is None:
                 world.assert_clean()
             else:
                 world.assert_prepared(WITH_EFFECTS)

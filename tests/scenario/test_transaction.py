@@ -198,7 +198,7 @@ class TestNotReady:
         world.machine.not_ready = 1
         with pytest.raises(NotReadyError):
             world.prepare(WITH_EFFECTS, timeout_s=0.005)
-        assert world.parts.records.get("c1").state is RecordState.STARTED
+        assert world.deps.records.get("c1").state is RecordState.STARTED
         syncs = world.files.syncs
         world.prepare(WITH_EFFECTS)
         assert world.files.syncs == syncs + 1, "the journal was right already"
@@ -206,7 +206,7 @@ class TestNotReady:
 
     def test_a_stopping_process_does_not_wait(self, world):
         world.machine.not_ready = 100
-        world.parts.stopping.set()
+        world.deps.stopping.set()
         with pytest.raises(NotReadyError):
             world.prepare(WITH_EFFECTS)
 
@@ -253,7 +253,7 @@ class TestUnprepare:
         world.faults.fail_at = 5  # the second undo, after three steps of the journal
         with pytest.raises(HostError):
             world.unprepare(WITH_EFFECTS)
-        assert world.parts.records.get("c1").state is RecordState.STARTED
+        assert world.deps.records.get("c1").state is RecordState.STARTED
         world.prepare(WITH_EFFECTS)
         world.assert_prepared(WITH_EFFECTS)
 
@@ -298,7 +298,7 @@ class TestBadDisks:
         world.prepare(other)
         world.prepare(PLAIN)
         world.assert_prepared(PLAIN)
-        assert len(world.parts.records.quarantined) == 1
+        assert len(world.deps.records.quarantined) == 1
 
 
 class TestApi:

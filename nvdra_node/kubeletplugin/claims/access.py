@@ -19,7 +19,7 @@ PROBE = ("default", "nvdra-probe")
 PROBE_S = 5.0
 
 
-class ClaimRights:
+class ClaimAccess:
     """See the module. ``failed`` from any thread, ``probe`` from one."""
 
     def __init__(self, claims: ClaimApi, report: Callable[[str], None], clock: Clock) -> None:

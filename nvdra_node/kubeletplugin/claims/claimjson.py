@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nvdra_node.checkpoint.model import Record
-from nvdra_node.kubeletplugin.claims.claim import (
+from nvdra_node.checkpoint.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -17,6 +16,7 @@ from nvdra_node.kubeletplugin.claims.claim import (
     ConfigSource,
     OpaqueConfig,
 )
+from nvdra_node.checkpoint.model import Record
 
 
 def encode(claim: Claim) -> dict[str, Any]:

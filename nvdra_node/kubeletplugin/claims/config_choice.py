@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nvdra_core.errors import InvalidConfigError
-from nvdra_node.kubeletplugin.claims.claim import AllocationResult, Claim, OpaqueConfig
+from nvdra_node.checkpoint.claim import AllocationResult, Claim, OpaqueConfig
 
 KindMatches = Callable[[OpaqueConfig, AllocationResult], bool]
 """Whether a config is of the kind that the result's device takes. Called for entries that count only."""

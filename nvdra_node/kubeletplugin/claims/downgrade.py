@@ -8,32 +8,13 @@ nothing is left of them but effects that outlive one.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from nvdra_core.errors import RecordError
-from nvdra_node.cdi.store import SpecFiles
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.codec import Newer
 from nvdra_node.checkpoint.model import SCHEMA_VERSION, PreparedDevice, Record, RecordState
-from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.kubeletplugin.claims.claim import Claim
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 
 _REMEDY = "install that release again"
-
-
-class Parts(Protocol):
-    """The part of ``transaction.Parts`` that is needed."""
-
-    @property
-    def records(self) -> RecordStore:
-        """The records."""
-
-    @property
-    def specs(self) -> SpecFiles:
-        """The CDI files."""
-
-    @property
-    def boot_id(self) -> str:
-        """Of the boot that is now."""
 
 
 def is_of_boot(record: Record, boot_id: str) -> bool:
@@ -41,13 +22,13 @@ def is_of_boot(record: Record, boot_id: str) -> bool:
     return record.boot_id in (boot_id, "")
 
 
-def answer(claim: Claim, parts: Parts) -> tuple[PreparedDevice, ...]:
+def answer(claim: Claim, deps: Dependencies) -> tuple[PreparedDevice, ...]:
     """What a prepare of the claim is answered; empty: there is nothing, prepare it. Raises RecordError."""
-    newer = parts.records.newer(claim.ref.uid)
-    if newer is None or parts.records.get(claim.ref.uid) is not None:
+    newer = deps.records.newer(claim.ref.uid)
+    if newer is None or deps.records.get(claim.ref.uid) is not None:
         return ()
     record = newer.record
-    if not is_of_boot(record, parts.boot_id):
+    if not is_of_boot(record, deps.boot_id):
         _check_gone(newer)
         return ()
     wanted = {(result.pool, result.device) for result in claim.results}
@@ -58,19 +39,19 @@ def answer(claim: Claim, parts: Parts) -> tuple[PreparedDevice, ...]:
         and wanted == given
         and len(known) == len(record.devices)
     )
-    if not is_given or parts.specs.missing([record.uid]):
+    if not is_given or deps.specs.missing([record.uid]):
         raise RecordError(f"{_what(newer)} cannot be prepared again; {_REMEDY}")
     return record.devices
 
 
-def to_undo(uid: str, parts: Parts) -> Record | None:
+def to_undo(uid: str, deps: Dependencies) -> Record | None:
     """The record by which a claim is unprepared; None: there is none. Raises RecordError when this release cannot."""
-    record, newer = parts.records.get(uid), parts.records.newer(uid)
+    record, newer = deps.records.get(uid), deps.records.newer(uid)
     if record is not None or newer is None:
         return record
     if newer.is_whole:
         return newer.record
-    if is_of_boot(newer.record, parts.boot_id):
+    if is_of_boot(newer.record, deps.boot_id):
         raise RecordError(f"{_what(newer)} cannot be unprepared; {_REMEDY}")
     _check_gone(newer)
     return newer.record

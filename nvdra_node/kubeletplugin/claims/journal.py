@@ -8,48 +8,28 @@ fails until all of them are in effect.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 
-import msgspec
 from msgspec.structs import replace
 
 from nvdra_core.errors import FileError
 from nvdra_core.runtime import log
-from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.cdi.store import SpecFiles
+from nvdra_core.runtime.clock import Deadline
+from nvdra_node.checkpoint.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import Record, RecordState
-from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.kubeletplugin.claims import claimjson, downgrade
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
-from nvdra_node.kubeletplugin.claims.claim import Claim, ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claims.stale import ClaimSource
-from nvdra_node.kubeletplugin.claims.wait_events import Silent, Waiting
-from nvdra_node.kubeletplugin.driver import Driver, Effect, Plan
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
+from nvdra_node.kubeletplugin.driver import Effect, Plan
 
 _log = log.get(__name__)
-
-
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a transaction works with."""
-
-    driver: Driver
-    claims: ClaimSource
-    records: RecordStore
-    specs: SpecFiles
-    clock: Clock
-    boot_id: str
-    stopping: threading.Event = msgspec.field(default_factory=threading.Event)
-    """Set when the process ends: waits end early."""
-    waiting: Silent | Waiting = msgspec.field(default_factory=Silent)
-    """Who tells pods what their claims wait for."""
 
 
 class Journal:
     """Effects in the records of one driver."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
 
     def start(self, claim: Claim, plan: Plan, old: Record | None, deadline: Deadline) -> Record:
         """Undo what an earlier attempt did and this plan does not want; journal what will be applied."""
@@ -59,7 +39,7 @@ class Journal:
             namespace=claim.ref.namespace,
             name=claim.ref.name,
             state=RecordState.STARTED,
-            boot_id=self._parts.boot_id,
+            boot_id=self._deps.boot_id,
             effects=tuple(self._capture(effect, kept, deadline) for effect in plan.effects),
             holds=plan.holds,
             config_key=plan.config_key,
@@ -68,16 +48,16 @@ class Journal:
         )
         if old is not None and self._is_repeated(plan, old):
             if started.effects != old.effects:
-                self._parts.records.put(replace(old, effects=started.effects))
+                self._deps.records.put(replace(old, effects=started.effects))
         elif started.effects and started != old:
-            self._parts.records.put(started)
+            self._deps.records.put(started)
         return started
 
     def demote(self, record: Record) -> None:
         """Half undone must not read as completed. A full disk does not stop an unprepare: ``verify`` guards as well."""
         if record.state is RecordState.COMPLETED:
             try:
-                self._parts.records.put(replace(record, state=RecordState.STARTED))
+                self._deps.records.put(replace(record, state=RecordState.STARTED))
             except FileError as error:
                 _log.warning(
                     "cannot journal that it is being undone: undoing",
@@ -89,16 +69,16 @@ class Journal:
         """Those of a record's effects that must be undone with it, last first."""
         devices = [device.device for device in record.devices]
         devices += [str(result.get("device")) for result in record.claim.get("results", ())]
-        effects = self._parts.driver.release(record, self.others(record.uid, devices, record.holds))
-        is_of_this_boot = record.boot_id == self._parts.boot_id
+        effects = self._deps.driver.release(record, self.others(record.uid, devices, record.holds))
+        is_of_this_boot = record.boot_id == self._deps.boot_id
         return [effect for effect in effects if is_of_this_boot or effect.get("persistent")]
 
     def others(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
         """Other claims with these devices or holds. Records of an earlier boot hold nothing: all they did is gone."""
         return tuple(
             record
-            for record in self._parts.records.sharing(uid, devices, holds)
-            if downgrade.is_of_boot(record, self._parts.boot_id)
+            for record in self._deps.records.sharing(uid, devices, holds)
+            if downgrade.is_of_boot(record, self._deps.boot_id)
         )
 
     def _undo_leftovers(self, plan: Plan, old: Record | None, deadline: Deadline) -> list[Effect]:
@@ -107,8 +87,8 @@ class Journal:
             return []
         for effect in self.releasable(old):
             if plan.restart or effect_rules.find(effect, plan.effects) is None:
-                self._parts.driver.undo(effect, deadline)
-        if plan.restart or old.boot_id != self._parts.boot_id:
+                self._deps.driver.undo(effect, deadline)
+        if plan.restart or old.boot_id != self._deps.boot_id:
             return []  # what was captured in another boot, or is undone, is no original any more
         return list(old.effects)
 
@@ -116,7 +96,7 @@ class Journal:
         """Whether a completed claim has the same effects applied again."""
         return (
             old.state is RecordState.COMPLETED
-            and old.boot_id == self._parts.boot_id
+            and old.boot_id == self._deps.boot_id
             and not plan.restart
             and old.holds == plan.holds
             and list(map(effect_rules.identity, old.effects))
@@ -127,7 +107,7 @@ class Journal:
         """With what to restore; a claim that shares the device may have told it already."""
         if effect_rules.ORIGINAL not in effect:
             effect = effect_rules.find(effect, kept) or effect
-        return self._parts.driver.capture(effect, deadline)
+        return self._deps.driver.capture(effect, deadline)
 
 
 def record_ref(record: Record) -> ClaimRef:

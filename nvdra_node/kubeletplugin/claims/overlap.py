@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from nvdra_core.errors import DeviceConflictError
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claims import configkeys
-from nvdra_node.kubeletplugin.claims.claim import Claim
 from nvdra_node.kubeletplugin.driver import Plan
 
 Uses = Mapping[str, bool]

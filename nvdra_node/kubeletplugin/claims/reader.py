@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from nvdra_core.errors import ApiError, ClaimError, NvdraError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.kubeletplugin.claims.claim import (
+from nvdra_node.checkpoint.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -43,7 +43,7 @@ class ReadMetrics(Protocol):
         """One read; ``outcome`` is the error's reason when it failed."""
 
 
-class Claims:
+class ClaimReader:
     """Reads claims of one driver on one node. Thread safe."""
 
     def __init__(self, api: ClaimApi, driver: str, node: str, metrics: ReadMetrics) -> None:

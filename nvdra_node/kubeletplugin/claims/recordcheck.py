@@ -13,9 +13,9 @@ from typing import Any
 
 from nvdra_core.errors import RecordError
 from nvdra_node.cdi import spec
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.kubeletplugin.claims import claimjson
-from nvdra_node.kubeletplugin.claims.claim import Claim
 
 
 def check(record: Record) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from nvdra_core.errors import ApiError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.kubeletplugin.claims.claim import Claim, ClaimRef
+from nvdra_node.checkpoint.claim import Claim, ClaimRef
 
 _NO_POD_NAMES_IT = "no relationship found between node"
 """The node authorizer's words (kubernetes plugin/pkg/auth/authorizer/node)."""

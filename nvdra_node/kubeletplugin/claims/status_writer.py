@@ -26,8 +26,8 @@ from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 
 JsonObject = dict[str, Any]
 MAX_QUEUED = 256
@@ -70,7 +70,7 @@ class _Word(msgspec.Struct, frozen=True):
     tries: int = 0
 
 
-class ClaimStatus:
+class ClaimStatusWriter:
     """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
 
     def __init__(self, api: StatusApi, driver: str, clock: Clock) -> None:
@@ -268,7 +268,7 @@ class Work(Protocol):
 class Told:
     """A transaction whose results are told in the claims' status."""
 
-    def __init__(self, work: Work, status: ClaimStatus) -> None:
+    def __init__(self, work: Work, status: ClaimStatusWriter) -> None:
         self._work = work
         self._status = status
 

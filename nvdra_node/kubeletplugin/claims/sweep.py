@@ -16,16 +16,16 @@ import msgspec
 from nvdra_core.errors import NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import Record
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claims.journal import Parts
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.stale import UnnamedClaimError, why_gone
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 
 _log = log.get(__name__)
 
 
-class Times(msgspec.Struct, frozen=True, kw_only=True):
+class SweepTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds."""
 
     period_s: float = 600.0
@@ -38,19 +38,21 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     """Between tries to undo what an ended claim left on a device, and for one such try."""
 
     @classmethod
-    def every(cls, period_s: float) -> Times:
+    def every(cls, period_s: float) -> SweepTimes:
         """Sweeps so far apart; a shorter period shortens the grace time, or it would change nothing."""
         return cls(period_s=period_s, grace_s=min(cls().grace_s, period_s / 2))
 
 
-class Sweep:
+class Sweeper:
     """Finds and removes leftovers. One thread runs it."""
 
-    def __init__(self, transaction: Transaction, parts: Parts, times: Times | None = None) -> None:
+    def __init__(
+        self, transaction: Transaction, deps: Dependencies, times: SweepTimes | None = None
+    ) -> None:
         self._transaction = transaction
-        self._parts = parts
-        self._times = times or Times()
-        self._clock: Clock = parts.clock
+        self._deps = deps
+        self._times = times or SweepTimes()
+        self._clock: Clock = deps.clock
         self._gone_since: dict[str, float] = {}
         self.removed = 0
         """Claims and files removed since start, for metrics."""
@@ -63,9 +65,9 @@ class Sweep:
     def run_once(self) -> float:
         """One sweep. Returns the seconds until the next one is due."""
         seen: set[str] = set()
-        records = self._parts.records
+        records = self._deps.records
         for record in (*records.all(), *records.all_newer()):
-            if self._parts.stopping.is_set():
+            if self._deps.stopping.is_set():
                 break
             self._sweep_claim(record, seen)
         try:
@@ -88,14 +90,14 @@ class Sweep:
     def _sweep_claim(self, record: Record, seen: set[str]) -> None:
         ref = ClaimRef(record.namespace, record.name, ClaimUID(record.uid))
         try:
-            gone = why_gone(self._parts.claims, ref, Deadline(self._times.read_s, self._clock))
+            gone = why_gone(self._deps.claims, ref, Deadline(self._times.read_s, self._clock))
         except NvdraError as error:
             _log.info("cannot tell whether the claim is gone", v=2, claim=ref, error=str(error))
             seen.update({f"claim {ref.uid}"} & self._gone_since.keys())
             return
         if gone is None:
             return
-        needs_grace = record.boot_id == self._parts.boot_id or isinstance(gone, UnnamedClaimError)
+        needs_grace = record.boot_id == self._deps.boot_id or isinstance(gone, UnnamedClaimError)
         if not needs_grace or self._is_due(f"claim {ref.uid}", seen):
             self._unprepare(ref)
 
@@ -111,8 +113,8 @@ class Sweep:
         _log.info("unprepared a claim that is gone", claim=ref, why=str(why))
 
     def _sweep_files(self, seen: set[str]) -> None:
-        for uid in self._parts.specs.uids():
-            records = self._parts.records
+        for uid in self._deps.specs.uids():
+            records = self._deps.records
             # A pod whose record was damaged may run, and its containers start again with this file.
             if records.get(uid) is not None or records.is_put_aside(uid):
                 continue

@@ -40,11 +40,12 @@ from nvdra_core.errors import (
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi import spec
+from nvdra_node.checkpoint.claim import Claim, ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import is_valid_uid
 from nvdra_node.kubeletplugin.claims import claimjson, downgrade, overlap
-from nvdra_node.kubeletplugin.claims.claim import Claim, ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claims.journal import Journal, Parts, record_ref
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
+from nvdra_node.kubeletplugin.claims.journal import Journal, record_ref
 from nvdra_node.kubeletplugin.claims.locks import Locks
 from nvdra_node.kubeletplugin.claims.stale import why_gone
 from nvdra_node.kubeletplugin.driver import Plan
@@ -70,10 +71,10 @@ class _Attempt:
 class Transaction:
     """Prepares and unprepares claims. Thread safe: calls for different GPUs run side by side."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._journal = Journal(parts)
-        self._locks = Locks(parts.clock)
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._journal = Journal(deps)
+        self._locks = Locks(deps.clock)
         self._attempts: dict[str, set[_Attempt]] = {}
         self._attempts_lock = threading.Lock()
 
@@ -84,19 +85,19 @@ class Transaction:
             with self._attempt(ref.uid) as attempt:
                 return self._prepare_until(ref, attempt, deadline)
         finally:
-            self._parts.waiting.done(ref)
+            self._deps.wait_events.done(ref)
 
     def _prepare_until(
         self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
     ) -> tuple[PreparedDevice, ...]:
         """Try until it is done or nothing can come of it, and say what is waited for."""
-        began_s = self._parts.clock.monotonic()
+        began_s = self._deps.clock.monotonic()
         while True:
             result = self._prepare_or_reason(ref, attempt, deadline)
             if not isinstance(result, NotReadyError):
                 return result
-            waited_s = self._parts.clock.monotonic() - began_s
-            self._parts.waiting.waits(ref, str(result), waited_s)
+            waited_s = self._deps.clock.monotonic() - began_s
+            self._deps.wait_events.waits(ref, str(result), waited_s)
             self._pause(result, deadline)
 
     def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
@@ -116,7 +117,7 @@ class Transaction:
         meanwhile is seen, and one that is allocated from now on is prepared anew. Raises NvdraError.
         """
         with self._locks.held((_claim_key(ref),), "sweep", deadline):
-            gone = why_gone(self._parts.claims, ref, deadline)
+            gone = why_gone(self._deps.claims, ref, deadline)
             if gone is not None:
                 self._unprepare_claim(ref, deadline)
             return gone
@@ -125,7 +126,7 @@ class Transaction:
         """Remove the CDI file of a claim that has no record; False when it got one meanwhile."""
         ref = ClaimRef("?", "?", uid)
         with self._locks.held((_claim_key(ref),), "sweep", deadline):
-            return self._parts.records.get(uid) is None and self._parts.specs.remove(uid)
+            return self._deps.records.get(uid) is None and self._deps.specs.remove(uid)
 
     def renew_file(self, record: Record, deadline: Deadline) -> bool:
         """Bring a prepared claim up to the driver that is loaded now: its CDI file, and effects that went with an
@@ -135,7 +136,7 @@ class Transaction:
         Raises NvdraError.
         """
         with self._locks.held((_claim_key(record_ref(record)),), "renewal", deadline):
-            current = self._parts.records.get(record.uid)
+            current = self._deps.records.get(record.uid)
             if current is None or not self._is_answer(current):
                 return False
             try:
@@ -153,9 +154,9 @@ class Transaction:
 
         A device on which another claim has effects meanwhile waits until that claim has ended.
         """
-        driver, is_done = self._parts.driver, True
+        driver, is_done = self._deps.driver, True
         for hold in driver.owed():
-            deadline = Deadline(timeout_s, self._parts.clock)
+            deadline = Deadline(timeout_s, self._deps.clock)
             with self._locks.held((hold,), "settling", deadline):
                 others = self._journal.others("", (), (hold,))
                 try:
@@ -167,17 +168,17 @@ class Transaction:
 
     def _unprepare_claim(self, ref: ClaimRef, deadline: Deadline) -> None:
         """The caller holds the claim's lock."""
-        record = downgrade.to_undo(ref.uid, self._parts)
+        record = downgrade.to_undo(ref.uid, self._deps)
         if record is None:
-            self._parts.specs.remove(ref.uid)
+            self._deps.specs.remove(ref.uid)
             return
         with self._locks.held(record.holds, str(ref), deadline):
             if effects := self._journal.releasable(record):
                 self._journal.demote(record)
             for effect in effects:
-                self._parts.driver.undo(effect, deadline)
-            self._parts.specs.remove(ref.uid)
-            self._parts.records.remove(ref.uid)
+                self._deps.driver.undo(effect, deadline)
+            self._deps.specs.remove(ref.uid)
+            self._deps.records.remove(ref.uid)
 
     def _prepare_or_reason(
         self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
@@ -190,18 +191,18 @@ class Transaction:
     def _prepare_once(
         self, ref: ClaimRef, attempt: _Attempt, deadline: Deadline
     ) -> tuple[PreparedDevice, ...]:
-        record = self._parts.records.get(ref.uid)
+        record = self._deps.records.get(ref.uid)
         if not attempt.has_read:
             # Once for all tries: nodes that wait for their drivers must not ask the API twice a second.
             attempt.claim = self._read_claim(ref, record, deadline)
             attempt.has_read = True
         claim = attempt.claim
         with self._locks.held((_claim_key(ref),), str(ref), deadline):
-            record = self._parts.records.get(ref.uid)
+            record = self._deps.records.get(ref.uid)
             if record is not None and self._is_answer(record):
                 if claim is not None and not claimjson.is_of(record, claim):
                     # Again, under the lock: the record may be from a later read than ours.
-                    claim = self._parts.claims.fetch(ref, deadline)
+                    claim = self._deps.claims.fetch(ref, deadline)
                 if claim is not None and not claimjson.is_of(record, claim):
                     self._take_back(claim, record, deadline)
                     return self._prepare_claim(claim, None, deadline)
@@ -210,7 +211,7 @@ class Transaction:
                 claim = claimjson.decode(record)
             elif claim is None or attempt.overtaken:
                 raise StaleClaimError(f"claim {ref} was unprepared while it was being prepared")
-            elif found := downgrade.answer(claim, self._parts):
+            elif found := downgrade.answer(claim, self._deps):
                 return found
             return self._prepare_claim(claim, record, deadline)
 
@@ -219,7 +220,7 @@ class Transaction:
         return (
             record is not None
             and record.state is RecordState.COMPLETED
-            and record.boot_id == self._parts.boot_id
+            and record.boot_id == self._deps.boot_id
         )
 
     def _answer_holds(self, record: Record, deadline: Deadline) -> bool:
@@ -244,15 +245,15 @@ class Transaction:
         """See Driver.verify. A file that names another claim's device by now is removed: the container runtime reads
         it without asking."""
         try:
-            self._parts.driver.verify(record, deadline)
+            self._deps.driver.verify(record, deadline)
         except DeviceMovedError:
-            self._parts.specs.remove(record.uid)
+            self._deps.specs.remove(record.uid)
             raise
 
     def _repair_file(self, record: Record, deadline: Deadline) -> bool:
         """Write the CDI file of a verified record again unless it is as it would be written now."""
-        edits = self._parts.driver.edits(record)
-        return self._parts.specs.repair(record.uid, edits, deadline)
+        edits = self._deps.driver.edits(record)
+        return self._deps.specs.repair(record.uid, edits, deadline)
 
     def _take_back(self, claim: Claim, record: Record, deadline: Deadline) -> None:
         """Undo what was prepared for an allocation that is no more. The caller holds the claim's lock."""
@@ -274,11 +275,11 @@ class Transaction:
         record that is the answer itself."""
         is_answer = self._is_answer(record)
         if record is None or not (record.claim or is_answer):
-            return self._parts.claims.fetch(ref, deadline)
+            return self._deps.claims.fetch(ref, deadline)
         try:
             # At most half of the time: the other half is for preparing with what we have.
             limit_s = min(deadline.remaining_s() / 2, REPEAT_READ_S if is_answer else math.inf)
-            return self._parts.claims.fetch(ref, Deadline(limit_s, self._parts.clock))
+            return self._deps.claims.fetch(ref, Deadline(limit_s, self._deps.clock))
         except (ApiError, DeadlineError) as error:
             _log.warning("claim not readable: using what its record says", error, claim=ref)
             return None if is_answer else claimjson.decode(record)
@@ -287,7 +288,7 @@ class Transaction:
         self, claim: Claim, record: Record | None, deadline: Deadline
     ) -> tuple[PreparedDevice, ...]:
         """Plan and carry out. The caller holds the claim's lock."""
-        driver = self._parts.driver
+        driver = self._deps.driver
         old_holds = record.holds if record else ()
         devices = [result.device for result in claim.results]
         others = self._journal.others(claim.ref.uid, devices, ())
@@ -307,7 +308,7 @@ class Transaction:
         self, claim: Claim, plan: Plan, old: Record | None, deadline: Deadline
     ) -> tuple[PreparedDevice, ...]:
         """Make the plan true. The caller holds the locks of the claim and of all holds, old and new."""
-        driver = self._parts.driver
+        driver = self._deps.driver
         started = self._journal.start(claim, plan, old, deadline)
         outcomes = [driver.apply(effect, deadline) for effect in started.effects]
         prepared = driver.finish(claim, plan, outcomes)
@@ -318,13 +319,13 @@ class Transaction:
             cdi=spec.to_json(prepared.spec),
         )
         driver.verify(completed, deadline)
-        self._parts.specs.write(claim.ref.uid, completed.cdi, deadline)
+        self._deps.specs.write(claim.ref.uid, completed.cdi, deadline)
         try:
-            self._parts.records.put(completed)
+            self._deps.records.put(completed)
         except FileError:
-            if self._parts.records.get(claim.ref.uid) is None:
+            if self._deps.records.get(claim.ref.uid) is None:
                 with contextlib.suppress(FileError):  # then the sweep removes it
-                    self._parts.specs.remove(claim.ref.uid)
+                    self._deps.specs.remove(claim.ref.uid)
             raise
         return completed.devices
 
@@ -334,7 +335,7 @@ class Transaction:
         if pause_s is None or pause_s >= deadline.remaining_s():
             raise error
         _log.info("trying again", v=2, pause_s=pause_s, error=str(error))
-        if self._parts.clock.wait(self._parts.stopping, pause_s):
+        if self._deps.clock.wait(self._deps.stopping, pause_s):
             raise error
 
     @contextmanager

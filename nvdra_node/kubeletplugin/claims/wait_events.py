@@ -19,7 +19,7 @@ from nvdra_core.kube.permission import RETEST_S, Permission
 from nvdra_core.kube.resources import EVENTS, Resource
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef
+from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 
 JsonObject = dict[str, Any]
@@ -46,14 +46,14 @@ class EventApi(Protocol):
         """Create an object. Raises ApiError."""
 
 
-class Silent:
+class NoWaitEvents:
     """Tells nobody."""
 
     def waits(self, ref: ClaimRef, cause: str, waited_s: float) -> None:
-        """See Waiting."""
+        """See WaitEvents."""
 
     def done(self, ref: ClaimRef) -> None:
-        """See Waiting."""
+        """See WaitEvents."""
 
 
 class _Word(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class EventSource(msgspec.Struct, frozen=True):
     node: str
 
 
-class Waiting:
+class WaitEvents:
     """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
 
     def __init__(

@@ -21,8 +21,8 @@ import grpc
 from nvdra_core.errors import NotReadyError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
 from nvdra_node.rpc.callpool import Laned
 from nvdra_node.rpc.messages import dra_v1, dra_v1beta1
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.computedomain.driver import ComputeDomainDriver
 from nvdra_node.computedomain.link import Link, held
 from nvdra_node.computedomain.plan import CDI_KIND
-from nvdra_node.kubeletplugin.claims.claim import Claim
-from nvdra_node.kubeletplugin.claims.journal import Parts
-from nvdra_node.kubeletplugin.claims.sweep import Sweep
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.fakes.driver import FakeClaims
 from tests.fakes.host.files import FakeFiles, Faults
@@ -55,12 +55,12 @@ class ChannelNode:
         self.driver = ComputeDomainDriver(
             self.link, self.supervisor, FakeSysfs(self.machine), self.clock
         )
-        self.parts = Parts(
+        self.deps = Dependencies(
             driver=self.driver, claims=self.claims, records=records, specs=specs,
             clock=self.clock, boot_id=f"boot-{self.boot}",
         )  # fmt: skip
-        self.transaction = Transaction(self.parts)
-        self.sweep = Sweep(self.transaction, self.parts)
+        self.transaction = Transaction(self.deps)
+        self.sweep = Sweeper(self.transaction, self.deps)
 
     def restart(self) -> None:
         self.faults.clear()
@@ -79,7 +79,7 @@ class ChannelNode:
         self.sync()
 
     def sync(self) -> None:
-        self.supervisor.sync(held(self.parts.records.all(), self.parts.boot_id))
+        self.supervisor.sync(held(self.deps.records.all(), self.deps.boot_id))
 
     def prepare(self, claim: Claim, timeout_s: float = 45.0) -> Any:
         return self.transaction.prepare(self.claims.add(claim), Deadline(timeout_s, self.clock))
@@ -97,8 +97,8 @@ class ChannelNode:
 
     def assert_prepared(self, claim: Claim) -> None:
         uid = claim.ref.uid
-        record = self.parts.records.get(uid)
+        record = self.deps.records.get(uid)
         assert record is not None and record.state.value == "completed"
-        assert record.boot_id == self.parts.boot_id
+        assert record.boot_id == self.deps.boot_id
         assert self.supervisor.held == {uid: "A"}
         assert self.cdi_spec(uid)["devices"][0]["name"] == f"{uid}-channel-0"

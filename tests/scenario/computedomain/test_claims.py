@@ -73,7 +73,7 @@ def test_renewal_gives_channels_the_major_of_now(node):
     """The old number may be any other device after the driver was loaded again."""
     node.prepare(a_claim())
     node.machine.char_majors["nvidia-caps-imex-channels"] = 240
-    (record,) = node.parts.records.all()
+    (record,) = node.deps.records.all()
     assert node.transaction.renew_file(record, Deadline(5, node.clock))
     [device] = node.cdi_spec()["devices"]
     assert device["containerEdits"]["deviceNodes"][0]["major"] == 240
@@ -163,7 +163,7 @@ def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
 
 def test_only_claims_of_this_boot_are_told(node):
     node.prepare(a_claim())
-    records = node.parts.records.all()
+    records = node.deps.records.all()
     assert [each.effect.uid for each in held(records, "boot-1")] == ["c1"]
     assert held(records, "boot-2") == []
     assert SYNC_S > 0
@@ -172,7 +172,7 @@ def test_only_claims_of_this_boot_are_told(node):
 def test_a_claim_without_a_usable_record_is_told_without_its_domain(node):
     """Else the supervisor would think it released, and end IMEX under its pod."""
     node.prepare(a_claim())
-    [record] = node.parts.records.all()
+    [record] = node.deps.records.all()
     strange = replace(record, effects=({"kind": "of another release"},))
     for found in (held([strange], "boot-1"), held([], "boot-1", damaged=["c1"])):
         [(effect, is_prepared)] = [(each.effect, each.is_prepared) for each in found]

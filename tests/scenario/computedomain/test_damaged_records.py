@@ -57,12 +57,12 @@ def test_a_damaged_record_is_put_aside_and_the_other_claims_go_on(node, damage):
     """F20. Upstream's plugin does not start again until a person has deleted the file of all claims."""
     node.files.put(RECORD, damage(node.files.read(RECORD)))
     node.restart()
-    [aside] = node.parts.records.quarantined
+    [aside] = node.deps.records.quarantined
     assert aside.path == STATE / "quarantine" / "c1.json" and aside.reason
-    assert node.parts.records.get("c2") is not None
+    assert node.deps.records.get("c2") is not None
     node.prepare(a_claim("c2", parameters(), shares=("s2",)))
     node.unprepare(a_claim("c2"))
-    assert node.parts.records.all() == ()
+    assert node.deps.records.all() == ()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -98,7 +98,7 @@ def test_its_pod_can_end_and_leaves_nothing(node, damage):
 )
 def test_an_effect_of_another_shape_does_not_keep_the_others_from_the_supervisor(node, effect):
     """Its claim is told as one of an unknown domain, so that IMEX stays for it."""
-    records = sorted(node.parts.records.all(), key=lambda record: record.uid)
+    records = sorted(node.deps.records.all(), key=lambda record: record.uid)
     strange = [replace(records[0], effects=(effect,)), records[1]]
     told = [(each.effect.uid, each.effect.domain_uid) for each in held(strange, "boot-1")]
     assert told == [("c1", ""), ("c2", "A")]

@@ -48,6 +48,6 @@ def test_an_unprepare_that_failed_is_carried_out_by_the_next(step):
     with contextlib.suppress(NvdraError):
         node.unprepare(CLAIM)
     if node.cdi_spec() is not None:
-        assert node.parts.records.get("c1") is not None, "else nobody would try again"
+        assert node.deps.records.get("c1") is not None, "else nobody would try again"
     node.unprepare(CLAIM)
     node.assert_clean()

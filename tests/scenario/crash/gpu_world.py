@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nvdra_core.runtime.clock import FakeClock
-from nvdra_node.kubeletplugin.claims.claim import Claim
-from nvdra_node.kubeletplugin.claims.sweep import Sweep
+from nvdra_node.checkpoint.claim import Claim
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from tests.fakes.host.files import FakeFiles, Faults
 from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.unit.gpu.test_plan import interval
@@ -40,8 +40,8 @@ class GpuWorld:
         self.faults.clear()
 
     @property
-    def parts(self):
-        return self.node.parts
+    def deps(self):
+        return self.node.deps
 
     def set_exclusive(self) -> None:
         """As an administrator does after each start of the driver."""
@@ -58,7 +58,7 @@ class GpuWorld:
         return self.node.transaction.settle(5.0)
 
     def renew(self) -> None:
-        for record in self.parts.records.all():
+        for record in self.deps.records.all():
             self.node.transaction.renew_file(record, self.node.deadline(10.0))
 
     def restart(self) -> None:
@@ -85,7 +85,7 @@ class GpuWorld:
 
     def sweep_all(self) -> None:
         """Sweep as often as it takes for grace times to pass."""
-        sweep = Sweep(self.node.transaction, self.parts)
+        sweep = Sweeper(self.node.transaction, self.deps)
         for _ in range(3):
             self.clock.advance(sweep.run_once())
 
@@ -98,7 +98,7 @@ class GpuWorld:
 
     def assert_clean(self) -> None:
         """Nothing is left of any claim, neither in files nor on GPUs."""
-        assert self.parts.records.all() == ()
+        assert self.deps.records.all() == ()
         assert self.files.names(self.node.state / "claims") == ()
         assert self.files.names(self.node.cdi) == ()
         assert self.owed() == ()
@@ -106,10 +106,10 @@ class GpuWorld:
 
     def assert_prepared(self, claim: Claim) -> None:
         """All that a prepared claim promises is there and in effect."""
-        record = self.parts.records.get(claim.ref.uid)
+        record = self.deps.records.get(claim.ref.uid)
         assert record is not None and record.state.value == "completed"
         assert record.boot_id == self.machine.boot_id
-        self.parts.driver.verify(record, self.node.deadline(1))
+        self.deps.driver.verify(record, self.node.deadline(1))
         spec = self.node.cdi_spec(claim.ref.uid)
         assert len(spec["devices"]) == len(claim.results)
         wanted = slices(claim)

@@ -128,7 +128,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
     @rule()
     def renew(self):
         for uid in sorted(self.answered):
-            record = self.world.parts.records.get(uid)
+            record = self.world.deps.records.get(uid)
             with contextlib.suppress(NvdraError):
                 self.world.node.transaction.renew_file(record, self.world.node.deadline(10))
                 self.stale.discard(uid)
@@ -161,7 +161,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
     @invariant()
     def what_was_answered_is_true(self):
         for uid, devices in self.answered.items():
-            record = self.world.parts.records.get(uid)
+            record = self.world.deps.records.get(uid)
             assert record is not None and record.state.value == "completed"
             assert [d.device for d in record.devices] == [d.device for d in devices]
             assert self.world.node.cdi_spec(uid) is not None
@@ -183,7 +183,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
     def every_slice_belongs_to_a_record_or_is_owed(self):
         known = {
             effect["uuid"]
-            for record in self.world.parts.records.all()
+            for record in self.world.deps.records.all()
             for effect in record.effects
             if record.boot_id == self.world.machine.boot_id
         }
@@ -197,7 +197,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
         for claim in CLAIMS.values():
             self.world.unprepare(claim)
         assert self.world.settle()
-        assert self.world.parts.records.all() == () and self.world.owed() == ()
+        assert self.world.deps.records.all() == () and self.world.owed() == ()
         assert self.world.files.names(self.world.node.cdi) == ()
         assert self.world.modes() == [(0, EXCLUSIVE), (0, 0)]
 

@@ -109,7 +109,7 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def what_was_answered_is_true(self):
         for uid, devices in self.answered.items():
-            record = self.world.parts.records.get(uid)
+            record = self.world.deps.records.get(uid)
             assert record is not None
             assert record.state is RecordState.COMPLETED
             assert record.devices == devices
@@ -121,16 +121,16 @@ class AnyHistory(RuleBasedStateMachine):
     def every_setting_belongs_to_a_record(self):
         recorded = {
             effect["target"]
-            for record in self.world.parts.records.all()
+            for record in self.world.deps.records.all()
             for effect in record.effects
         }
         assert set(self.world.machine.settings) <= recorded
 
     @invariant()
     def memory_is_what_a_restart_would_read(self):
-        before = {record.uid: record for record in self.world.parts.records.all()}
+        before = {record.uid: record for record in self.world.deps.records.all()}
         self.world.restart()
-        assert {record.uid: record for record in self.world.parts.records.all()} == before
+        assert {record.uid: record for record in self.world.deps.records.all()} == before
 
     def teardown(self):
         self.world.faults.clear()

@@ -94,14 +94,14 @@ class TestDyingInPrepare:
         die(world, prepare, claim, step)
         LIVES_ON[life](world)
         moved = a_claim(devices=("gpu-5",), set={"clock": "1"})
-        if world.parts.records.get("c1") and life == "restart" and is_completed(world):
+        if world.deps.records.get("c1") and life == "restart" and is_completed(world):
             world.unprepare(claim)  # the kubelet does so before a claim can move
         world.prepare(moved)
         world.assert_prepared(moved)
 
 
 def is_completed(world):
-    return world.parts.records.get("c1").state.value == "completed"
+    return world.deps.records.get("c1").state.value == "completed"
 
 
 @pytest.mark.parametrize("life", LIVES_ON)

@@ -207,7 +207,7 @@ class TestDyingInRenewal:
     def test_renewal_goes_on(self, claim, step, life):
         world = die(load_driver, renew, claim, step)
         LIVES_ON[life](world)
-        record = world.parts.records.get(claim.ref.uid)
+        record = world.deps.records.get(claim.ref.uid)
         if record is not None and record.boot_id == world.machine.boot_id:
             world.renew()
             world.assert_prepared(claim)

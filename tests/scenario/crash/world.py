@@ -8,8 +8,7 @@ from typing import Any
 
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
-from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.kubeletplugin.claims.claim import (
+from nvdra_node.checkpoint.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -17,8 +16,9 @@ from nvdra_node.kubeletplugin.claims.claim import (
     ConfigSource,
     OpaqueConfig,
 )
-from nvdra_node.kubeletplugin.claims.journal import Parts
-from nvdra_node.kubeletplugin.claims.sweep import Sweep
+from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.fakes.driver import (
     KIND,
@@ -67,7 +67,7 @@ class World:
         records.load()
         specs = SpecFiles(CDI, KIND, self.files, NoDriverFiles())
         specs.open()
-        self.parts = Parts(
+        self.deps = Dependencies(
             driver=FakeDriver(self.machine),
             claims=self.claims,
             records=records,
@@ -75,8 +75,8 @@ class World:
             clock=self.clock,
             boot_id=f"boot-{self.boot}",
         )
-        self.transaction = Transaction(self.parts)
-        self.sweep = Sweep(self.transaction, self.parts)
+        self.transaction = Transaction(self.deps)
+        self.sweep = Sweeper(self.transaction, self.deps)
 
     def restart(self):
         self.faults.clear()
@@ -112,16 +112,16 @@ class World:
 
     def assert_clean(self):
         assert self.files.paths() == ()
-        assert self.parts.records.all() == ()
+        assert self.deps.records.all() == ()
         assert self.machine.settings == {}
 
     def assert_prepared(self, claim):
         """All that a prepared claim promises is there, and nothing else of it."""
         uid = claim.ref.uid
-        record = self.parts.records.get(uid)
+        record = self.deps.records.get(uid)
         assert record is not None and record.state.value == "completed"
-        assert record.boot_id == self.parts.boot_id
-        self.parts.driver.verify(record, Deadline(1, self.clock))
+        assert record.boot_id == self.deps.boot_id
+        self.deps.driver.verify(record, Deadline(1, self.clock))
         assert self.files.read(self.record_path(uid)) is not None
         spec = self.files.read(self.cdi_path(uid)) or b""
         assert f"{uid}-{claim.results[0].device}".encode() in spec

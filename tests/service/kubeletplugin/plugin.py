@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nvdra_core.errors import NvdraError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
 from nvdra_node.kubeletplugin.kubelet.health import HealthService
 from nvdra_node.kubeletplugin.kubelet.registration import Registration, SelfCheck

@@ -14,11 +14,11 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claims import status_writer
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claims.reader import Claims
-from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatus
+from nvdra_node.kubeletplugin.claims.reader import ClaimReader
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kubeletplugin.publishing import DRIVER, NODE, until
@@ -63,7 +63,7 @@ class Cluster:
         self.server = server
         self.client = Client(server.config())
         self.api = DraApi(self.client)
-        self.status = ClaimStatus(self.api, DRIVER, CLOCK)
+        self.status = ClaimStatusWriter(self.api, DRIVER, CLOCK)
 
     def add(self, name: str = "train") -> ClaimRef:
         uid = self.server.add(a_claim(name))["metadata"]["uid"]
@@ -89,7 +89,7 @@ def cluster() -> Iterator[Cluster]:
 def test_claims_are_read_in_every_version_with_one_request(version: str) -> None:
     with FakeApiServer(FakeSettings(versions=(version,))) as server:
         cluster = Cluster(server)
-        claims = Claims(cluster.api, DRIVER, NODE, Reads())
+        claims = ClaimReader(cluster.api, DRIVER, NODE, Reads())
         obj = {**a_claim(), "apiVersion": f"resource.k8s.io/{version}"}
         if version == "v1beta1":
             request = {"name": "g", "deviceClassName": "gpu.nvidia.com"}
@@ -106,7 +106,7 @@ def test_claims_are_read_in_every_version_with_one_request(version: str) -> None
 
 
 def test_a_claim_that_never_was_and_one_that_was_replaced_are_stale(cluster: Cluster) -> None:
-    claims = Claims(cluster.api, DRIVER, NODE, Reads())
+    claims = ClaimReader(cluster.api, DRIVER, NODE, Reads())
     for name, uid in (("never", "u"), ("train", "other-uid")):
         cluster.add() if name == "train" else None
         with pytest.raises(StaleClaimError):
@@ -156,7 +156,7 @@ def test_a_claim_with_unsorted_parameters_says_what_it_has(
     cluster: Cluster, unsorted: ClaimRef
 ) -> None:
     theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
-    other = ClaimStatus(cluster.api, OTHER, CLOCK)
+    other = ClaimStatusWriter(cluster.api, OTHER, CLOCK)
     for writer, device in ((other, theirs), (cluster.status, GPU), (cluster.status, GPU)):
         writer.prepared(unsorted, (device,))
         assert writer.write_next() == 0.0
@@ -222,7 +222,7 @@ def test_a_policy_that_refuses_some_claims_does_not_turn_it_off(cluster: Cluster
 
 def test_a_node_without_the_right_asks_once_and_again_much_later(cluster: Cluster) -> None:
     clock, api = FakeClock(), Refused(NO_RIGHT)
-    status = ClaimStatus(api, DRIVER, clock)
+    status = ClaimStatusWriter(api, DRIVER, clock)
     for number in range(5):
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
         status.write_next()
@@ -243,7 +243,7 @@ def test_a_node_without_the_right_asks_once_and_again_much_later(cluster: Cluste
 
 def test_statuses_kept_back_are_written_once_allowed() -> None:
     clock, api = FakeClock(), Refused(NO_RIGHT)
-    status = ClaimStatus(api, DRIVER, clock)
+    status = ClaimStatusWriter(api, DRIVER, clock)
     for number in range(5):
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
     for _ in range(3 * 6):  # three hours without a new claim
@@ -266,7 +266,7 @@ def test_statuses_kept_back_are_written_once_allowed() -> None:
 )
 def test_a_refusal_of_one_claim_is_not_one_of_all(words: str) -> None:
     api = Refused(words)
-    status = ClaimStatus(api, DRIVER, FakeClock())
+    status = ClaimStatusWriter(api, DRIVER, FakeClock())
     for number in range(permission.LIMIT):
         assert status.is_on
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
@@ -340,8 +340,8 @@ class Api(OnlyApplied):
         return body
 
 
-def queued(api: Api, *names: str) -> ClaimStatus:
-    status = ClaimStatus(api, DRIVER, FakeClock())
+def queued(api: Api, *names: str) -> ClaimStatusWriter:
+    status = ClaimStatusWriter(api, DRIVER, FakeClock())
     for name in names:
         status.prepared(ClaimRef("ns", name, ClaimUID(name)), (GPU,))
     return status

@@ -59,7 +59,7 @@ def test_100_pods_of_one_claim_are_all_prepared(directory: Path) -> None:
         assert errors([kubelet.begin(PREPARE, ref) for _ in range(100)]) == []
         assert node.cdi_spec("shared") is not None
         assert errors([kubelet.begin(UNPREPARE, ref) for _ in range(100)]) == []
-        assert node.parts.records.all() == ()
+        assert node.deps.records.all() == ()
 
 
 def test_100_claims_at_once_are_all_prepared_and_unprepared(directory: Path) -> None:
@@ -69,9 +69,9 @@ def test_100_claims_at_once_are_all_prepared_and_unprepared(directory: Path) -> 
         for claim in claims:
             node.claims.add(claim)
         assert errors([kubelet.begin(PREPARE, ref) for ref in refs]) == []
-        assert len(node.parts.records.all()) == 100
+        assert len(node.deps.records.all()) == 100
         assert errors([kubelet.begin(UNPREPARE, ref) for ref in refs]) == []
-        assert node.parts.records.all() == ()
+        assert node.deps.records.all() == ()
 
 
 def test_calls_above_the_threads_wait_and_are_answered(

@@ -20,15 +20,15 @@ from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import CLAIMS, EVENTS, FABRIC_NODES, WriteOptions
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.app.renewal import Renewal
+from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
 from nvdra_node.imex.statuswriter import StatusWriter
 from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin import node_events
 from nvdra_node.kubeletplugin.claims import status_writer
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
-from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatus
-from nvdra_node.kubeletplugin.claims.wait_events import LONG_S, EventSource, Waiting
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
+from nvdra_node.kubeletplugin.claims.wait_events import LONG_S, EventSource, WaitEvents
 from nvdra_node.kubeletplugin.slices import diff
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.diff import Target
@@ -162,7 +162,7 @@ def test_devices_of_a_claim_are_told_and_others_stay(world: World, connect: Conn
     claim = api.get_claim(TEAM, "mine")
     ref = ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"]))
     device = PreparedDevice(request="gpu", pool=OWN, device="dev-0", cdi_ids=("a/b=c",))
-    status = ClaimStatus(api, GPU, CLOCK)
+    status = ClaimStatusWriter(api, GPU, CLOCK)
     status.prepared(ref, [device])
     assert status.write_next() == 0.0 and status.is_on and status.lost == 0
     after = api.get_claim(TEAM, "mine")
@@ -180,7 +180,7 @@ def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) 
     client = connect(TOKEN)
     api = DraApi(client)
     claim = client.get(CLAIMS, "mine", namespace=TEAM)
-    waiting = Waiting(api, client, EventSource(f"nvdra-{GPU}", OWN), CLOCK)
+    waiting = WaitEvents(api, client, EventSource(f"nvdra-{GPU}", OWN), CLOCK)
     waiting.waits(ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"])), "cold", LONG_S)
     waiting.write_next()
     events = world.get(EVENTS.path(namespace=TEAM))["items"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nvdra_node.computedomain.model import DomainView, Membership, NodeView
-from nvdra_node.kubeletplugin.claims.claim import (
+from nvdra_node.checkpoint.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -13,6 +12,7 @@ from nvdra_node.kubeletplugin.claims.claim import (
     ConfigSource,
     OpaqueConfig,
 )
+from nvdra_node.computedomain.model import DomainView, Membership, NodeView
 
 CLUSTER = "2b1c5d6e-0000-4000-8000-000000000007"
 VIEW = NodeView(

@@ -19,7 +19,7 @@ def node():
 
 
 def record_of(node, uid="c1"):
-    return node.parts.records.get(uid)
+    return node.deps.records.get(uid)
 
 
 def verify(node, uid="c1"):
@@ -241,10 +241,10 @@ def test_a_record_with_an_unknown_effect_cannot_be_forgotten_silently(node):
         namespace="ns",
         name="claim-c1",
         state=RecordState.STARTED,
-        boot_id=node.parts.boot_id,
+        boot_id=node.deps.boot_id,
         effects=({"kind": "createMig"},),
     )
-    node.parts.records.put(record)
+    node.deps.records.put(record)
     with pytest.raises(HostError, match="createMig"):
         node.unprepare(a_claim())
     assert record_of(node) == record

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from nvdra_core.errors import EffectLostError, FileError, HostError
 from nvdra_node.gpu.apply import UNDO_S
 from nvdra_node.gpu.owed import Debt, Owed
-from nvdra_node.kubeletplugin.claims.sweep import Sweep, Times
+from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.fakes.host.commands import hang
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.host.smi import FakeSmi
@@ -57,7 +57,7 @@ class TestUnprepare:
         began_s = node.clock.monotonic()
         node.unprepare(LONG)
         assert node.clock.monotonic() - began_s <= UNDO_S + 0.1
-        assert node.parts.records.all() == () and node.cdi_spec() is None
+        assert node.deps.records.all() == () and node.cdi_spec() is None
         assert owed_files(node) == [f"{node.uuid(0)}.json"]
 
     @pytest.mark.parametrize("sickness", ["hang", "lose"])
@@ -90,10 +90,10 @@ class TestUnprepare:
         node.files.full.add(node.state / "owed")
         with pytest.raises(FileError, match="owed"):
             node.unprepare(LONG)
-        assert node.parts.records.get("c1") is not None
+        assert node.deps.records.get("c1") is not None
         node.files.full.clear()
         node.unprepare(LONG)
-        assert node.parts.records.get("c1") is None
+        assert node.deps.records.get("c1") is None
 
     def test_claim_without_time_slice_never_owes(self, node: GpuNode) -> None:
         other = a_claim("other", devices=("gpu-1",), configs=[interval("Default")])
@@ -143,7 +143,7 @@ class TestNextClaim:
 
 class TestBackground:
     def test_sweep_settles_and_comes_back_soon_until_it_could(self, node: GpuNode) -> None:
-        sweep = Sweep(node.transaction, node.parts, Times())
+        sweep = Sweeper(node.transaction, node.deps, SweepTimes())
         owe(node)
         node.commands.programs["nvidia-smi"] = hang
         assert sweep.run_once() == 60.0
@@ -225,20 +225,20 @@ class TestDriverLoadedAgain:
 
     def test_renewal_puts_the_slice_back(self, node: GpuNode) -> None:
         self.reload(node)
-        (record,) = node.parts.records.all()
+        (record,) = node.deps.records.all()
         assert node.transaction.renew_file(record, node.deadline())
         assert node.machine.gpus[0].time_slice == 3
-        (record,) = node.parts.records.all()
+        (record,) = node.deps.records.all()
         assert not node.transaction.renew_file(record, node.deadline())
 
     def test_slice_of_an_earlier_releases_record_is_set_again(self, node: GpuNode) -> None:
         """It does not say under which driver the slice was set."""
-        (record,) = node.parts.records.all()
+        (record,) = node.deps.records.all()
         (device,) = record.devices
         details = {"uuid": node.uuid(0), "minor": 0}
         effects = tuple({**e, "original": {"computeMode": 3}} for e in record.effects)
         old = replace(record, devices=(replace(device, details=details),), effects=effects)
-        node.parts.records.put(old)
+        node.deps.records.put(old)
         node.machine.gpus[0].time_slice = 0
         assert node.transaction.renew_file(old, node.deadline())
         assert settings(node) == (3, 0)
@@ -262,11 +262,11 @@ class TestDriverLoadedAgain:
         assert node.machine.gpus[1].time_slice == 1
 
     def test_failed_renewal_is_repeated_and_keeps_the_answer(self, node: GpuNode) -> None:
-        (before,) = node.parts.records.all()
+        (before,) = node.deps.records.all()
         self.reload(node)
         node.commands.programs["nvidia-smi"] = hang
         for _ in range(2):
-            (record,) = node.parts.records.all()
+            (record,) = node.deps.records.all()
             assert record.state is before.state and record.devices == before.devices
             with pytest.raises(HostError, match="did not end in time"):
                 node.transaction.renew_file(record, node.deadline(5))

@@ -11,10 +11,10 @@ from nvdra_core.errors import (
     UnknownDeviceError,
 )
 from nvdra_core.gates import FeatureGates
+from nvdra_node.checkpoint.claim import ConfigSource
 from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.gpu import plan as planning
 from nvdra_node.gpu.model import GpuState, Inventory
-from nvdra_node.kubeletplugin.claims.claim import ConfigSource
 from tests.scenario.gpu_node import a_claim
 from tests.unit.gpu.test_slices import a_gpu, an_inventory
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.errors import InvalidConfigError
-from nvdra_node.kubeletplugin.claims import config_choice
-from nvdra_node.kubeletplugin.claims.claim import (
+from nvdra_node.checkpoint.claim import (
     AllocationResult,
     Claim,
     ClaimRef,
@@ -14,6 +13,7 @@ from nvdra_node.kubeletplugin.claims.claim import (
     ConfigSource,
     OpaqueConfig,
 )
+from nvdra_node.kubeletplugin.claims import config_choice
 
 CLASS, CLAIM = ConfigSource.CLASS, ConfigSource.CLAIM
 

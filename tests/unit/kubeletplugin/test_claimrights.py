@@ -9,7 +9,7 @@ import pytest
 
 from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.kubeletplugin.claims.access import ClaimRights
+from nvdra_node.kubeletplugin.claims.access import ClaimAccess
 
 NO_RIGHT = ApiError(
     'resourceclaims "c" is forbidden: User "n" cannot get resource "resourceclaims"', status=403
@@ -44,13 +44,13 @@ def reports() -> list[str]:
 
 
 @pytest.fixture
-def rights(api: Api, reports: list[str]) -> ClaimRights:
-    return ClaimRights(api, reports.append, FakeClock())
+def rights(api: Api, reports: list[str]) -> ClaimAccess:
+    return ClaimAccess(api, reports.append, FakeClock())
 
 
 @pytest.mark.parametrize("error", [NOT_OURS, GONE, ApiError("down", status=0)])
 def test_other_errors_of_a_prepare_say_nothing_of_the_next(
-    api: Api, reports: list[str], rights: ClaimRights, error: ApiError
+    api: Api, reports: list[str], rights: ClaimAccess, error: ApiError
 ) -> None:
     rights.failed(error)
     rights.probe()
@@ -60,7 +60,7 @@ def test_other_errors_of_a_prepare_say_nothing_of_the_next(
 @pytest.mark.parametrize("refusal", [NO_RIGHT, EXPIRED])
 @pytest.mark.parametrize("answer", [GONE, NOT_OURS, None])
 def test_refusal_lasts_until_a_probe_is_answered(
-    api: Api, reports: list[str], rights: ClaimRights, refusal: ApiError, answer: ApiError | None
+    api: Api, reports: list[str], rights: ClaimAccess, refusal: ApiError, answer: ApiError | None
 ) -> None:
     rights.failed(refusal)
     (text,) = reports
@@ -87,7 +87,7 @@ def test_refusal_reported_beside_a_passed_probe_is_probed_again(api: Api) -> Non
             has_probed.wait(0.2)
         cause = text
 
-    rights = ClaimRights(api, report, FakeClock())
+    rights = ClaimAccess(api, report, FakeClock())
     rights.failed(NO_RIGHT)
     second = threading.Thread(target=rights.failed, args=(NO_RIGHT,))
     second.start()

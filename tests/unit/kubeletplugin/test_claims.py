@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from nvdra_core.errors import ApiError, ClaimError, DeadlineError, NvdraError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_node.checkpoint.claim import Claim, ClaimRef, ClaimUID, ConfigSource
 from nvdra_node.kubeletplugin.claims import reader
-from nvdra_node.kubeletplugin.claims.claim import Claim, ClaimRef, ClaimUID, ConfigSource
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 REF = ClaimRef("ns", "train", ClaimUID("uid-1"))
@@ -186,7 +186,7 @@ class Outcomes:
 
 def test_a_fetch_is_one_request() -> None:
     api, outcomes = Api(an_allocated_claim()), Outcomes()
-    claim = reader.Claims(api, DRIVER, NODE, outcomes).fetch(REF, Deadline(5, FakeClock()))
+    claim = reader.ClaimReader(api, DRIVER, NODE, outcomes).fetch(REF, Deadline(5, FakeClock()))
     assert claim.results[0].device == "gpu-0"
     assert (api.requests, outcomes.seen) == (1, ["success"])
 
@@ -201,12 +201,14 @@ def test_a_deleted_claim_is_stale_and_an_unreachable_api_is_not() -> None:
     ):
         outcomes = Outcomes()
         with pytest.raises(expected):
-            reader.Claims(Api(error), DRIVER, NODE, outcomes).fetch(REF, Deadline(5, FakeClock()))
+            reader.ClaimReader(Api(error), DRIVER, NODE, outcomes).fetch(
+                REF, Deadline(5, FakeClock())
+            )
         assert outcomes.seen == [expected.reason]
 
 
 def test_no_request_is_made_when_the_time_is_over() -> None:
     api = Api(an_allocated_claim())
     with pytest.raises(DeadlineError):
-        reader.Claims(api, DRIVER, NODE, Outcomes()).fetch(REF, Deadline(0, FakeClock()))
+        reader.ClaimReader(api, DRIVER, NODE, Outcomes()).fetch(REF, Deadline(0, FakeClock()))
     assert api.requests == 0

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import DeviceConflictError
+from nvdra_node.checkpoint.claim import AllocationResult, Claim, ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.kubeletplugin.claims import claimjson, configkeys, overlap
-from nvdra_node.kubeletplugin.claims.claim import AllocationResult, Claim, ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import Plan
 
 

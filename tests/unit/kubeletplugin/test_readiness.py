@@ -10,8 +10,8 @@ import pytest
 
 from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.node_events import REPEAT_S, RETRY_S, NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable

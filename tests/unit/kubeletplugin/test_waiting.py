@@ -10,14 +10,14 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube import permission
 from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime.clock import FakeClock
-from nvdra_node.kubeletplugin.claims.claim import ClaimRef, ClaimUID
+from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.claims.wait_events import (
     AGAIN_S,
     LONG_S,
     MAX_PODS,
     REASON,
     EventSource,
-    Waiting,
+    WaitEvents,
 )
 
 REF = ClaimRef("team", "channel", ClaimUID("c-1"))
@@ -54,9 +54,9 @@ def told(api: Api) -> list[tuple[str, str]]:
     return [(event["involvedObject"]["name"], event["message"]) for event in api.events]
 
 
-def waiting(api: Api) -> tuple[Waiting, FakeClock]:
+def waiting(api: Api) -> tuple[WaitEvents, FakeClock]:
     clock = FakeClock()
-    return Waiting(api, api, EventSource("nvdra-test", "node-1"), clock), clock
+    return WaitEvents(api, api, EventSource("nvdra-test", "node-1"), clock), clock
 
 
 def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
