@@ -15,7 +15,8 @@ from typing import Any
 from tests.beds.cluster import build, programs
 from tests.beds.cluster.errors import ClusterError
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, WaitError, wait_for
+from tests.e2e.bed import Bed
+from tests.lib.waits import WaitError, wait_until
 
 PLACE = "demo"
 CEL = (
@@ -102,7 +103,7 @@ def run_pod(bed: Bed, timeline: Timeline) -> None:
         "ls /dev | grep nvidia; ls /usr/lib/*/ | grep -E '^lib(cuda|nvidia-ml)'; env | grep NVIDIA"
     )
     print(indented(bed.cluster.kubectl("exec", "-n", PLACE, "pod", "--", "sh", "-c", inside)))
-    claim = wait_for(
+    claim = wait_until(
         "the claim of the pod", lambda: bed.get("resourceclaims", "-n", PLACE)["items"]
     )[0]
     (result,) = claim["status"]["allocation"]["devices"]["results"]

@@ -25,6 +25,7 @@ from tests.bench.errors import BenchError
 from tests.bench.machine import Machine
 from tests.bench.plugin import alternating
 from tests.bench.report import Report
+from tests.lib.waits import WaitError, wait_until
 
 CLUSTER = "bench"
 IMAGE = "docker.io/library/busybox:1.36"
@@ -132,11 +133,10 @@ def _pending(cluster: Cluster) -> str:
 
 
 def _wait(is_true: Callable[[], bool], what: str, explain: Callable[[], str] = str) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not is_true():
-        if time.monotonic() > end:
-            raise BenchError(f"no {what} within {TIMEOUT_S:.0f} s {explain()}")
-        time.sleep(POLL_S)
+    try:
+        wait_until(what, is_true, TIMEOUT_S, POLL_S)
+    except WaitError as error:
+        raise BenchError(f"{error} {explain()}") from error
 
 
 def _setting_up() -> list[Object]:

@@ -46,6 +46,7 @@ from nvdra_node.kubeletplugin.claims import reader as claim_reader
 from nvdra_node.kubeletplugin.claims.status_writer import to_status
 from tests.bench import proc
 from tests.fakes.imex import FakeDaemon
+from tests.lib.waits import wait_until
 
 DRIVER = "compute-domain.nvidia.com"
 NAMESPACE, TEAM, DOMAIN = "nvdra", "team", "train"
@@ -53,7 +54,7 @@ CLIQUE_SIZE = 18
 CLUSTER_UUID = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31"
 STACK_BYTES = 256 << 10
 WRITERS = 8
-PATIENCE_S = 300.0
+TIMEOUT_S = 300.0
 DOMAINS = Resource("resource.nvidia.com", "v1beta1", "computedomains")
 TEMPLATES = Resource("resource.k8s.io", "v1", "resourceclaimtemplates")
 TOKENS = Resource("", "v1", "serviceaccounts", subresource="token")
@@ -132,7 +133,7 @@ class Agent:
 
     def _prepare(self, ref: ClaimRef, domain_uid: str) -> None:
         self.times.asked_s = time.monotonic()
-        deadline = Deadline(PATIENCE_S, CLOCK)
+        deadline = Deadline(TIMEOUT_S, CLOCK)
         reader = claim_reader.ClaimReader(self._api, DRIVER, self.name, _Uncounted())
         reader.fetch(ref, deadline)
         holder = Holder(time.time(), domain_uid, ref.namespace, ref.name, ref.uid)
@@ -186,17 +187,21 @@ class Formation:
         threading.stack_size(STACK_BYTES)
         for agent in agents:
             agent.start(stopping)
-        wait_until("a slot for each node", lambda: all(a.has_slot() for a in agents))
+        wait_until("a slot for each node", lambda: all(a.has_slot() for a in agents), TIMEOUT_S)
         time.sleep(3.0)  # what follows the slots: lists of peers
         since_s, began_s, cpu_s = time.time(), time.monotonic(), self._cpu_s()
         template, uid = self._create_domain()
         template_s = time.monotonic() - began_s
         preparing = self._allocate(agents, template, uid)
         for thread in preparing:
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
         if errors := [agent.times.error for agent in agents if agent.times.error]:
             raise SystemExit(f"{len(errors)} claims are not prepared, first: {errors[0]}")
-        wait_until("the domain is Ready", lambda: self._domain()["status"].get("status") == "Ready")
+        wait_until(
+            "the domain is Ready",
+            lambda: self._domain()["status"].get("status") == "Ready",
+            TIMEOUT_S,
+        )
         ready_s = time.monotonic() - began_s
         time.sleep(3.0)  # writes that follow
         found = _figures(agents, began_s) | {
@@ -265,7 +270,7 @@ class Formation:
             items = self._admin.list(TEMPLATES, namespace=TEAM).items
             return items[0]["spec"] if items else None
 
-        return wait_until("the domain's template", template), made["metadata"]["uid"]
+        return wait_until("the domain's template", template, TIMEOUT_S), made["metadata"]["uid"]
 
     def _allocate(self, agents: list[Agent], template: Json, uid: str) -> list[threading.Thread]:
         """A claim for each node, allocated as the scheduler does; each is prepared as soon as it is."""
@@ -317,16 +322,6 @@ def _figures(agents: list[Agent], began_s: float) -> Json:
             "p99": waits[min(len(waits) - 1, int(len(waits) * 0.99))],
         },
     }
-
-
-def wait_until(what: str, look: Callable[[], Any]) -> Any:
-    """What ``look`` answers once that is true."""
-    ends_s = time.monotonic() + PATIENCE_S
-    while not (found := look()):
-        if time.monotonic() > ends_s:
-            raise SystemExit(f"not within {PATIENCE_S:g} s: {what}")
-        time.sleep(0.05)
-    return found
 
 
 def main() -> None:

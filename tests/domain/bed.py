@@ -15,7 +15,8 @@ from tests.beds.cluster.api import ApiError, Cluster
 from tests.domain import chart
 from tests.domain.trays import DRIVER, Tray
 from tests.e2e import manifests as m
-from tests.e2e.bed import WaitError, sim_home, wait_for
+from tests.e2e.bed import sim_home
+from tests.lib.waits import WaitError, wait_until
 from tests.sim.api import SimRoot
 
 PROFILE = "gb200-nvl4"
@@ -110,8 +111,8 @@ class DomainBed:
             "rollout", "status", "deployment/nvdra-controller", "-n", chart.NAMESPACE,
             f"--timeout={timeout_s:g}s", timeout_s=timeout_s + 10,
         )  # fmt: skip
-        wait_for("a slot for each node", lambda: self._is_all(self.slots()), timeout_s)
-        wait_for("a channel of each node", lambda: self._is_all(self.channels()), timeout_s)
+        wait_until("a slot for each node", lambda: self._is_all(self.slots()), timeout_s)
+        wait_until("a channel of each node", lambda: self._is_all(self.channels()), timeout_s)
 
     def _is_all(self, found: Mapping[str, object]) -> bool:
         return found.keys() == self.trays.keys()
@@ -147,7 +148,7 @@ class DomainBed:
         self.apply(m.namespace(name))
         # Its controller makes it, and until then no pod is admitted.
         account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        wait_for(f"{account} is there", lambda: self.api.says_ok(account), 60)
+        wait_until(f"{account} is there", lambda: self.api.says_ok(account), 60)
         yield name
         for kind in ("pods", "computedomains"):
             self.cluster.kubectl(
@@ -180,7 +181,7 @@ class DomainBed:
             return list(self.phases(place).values()) == ["Running"] * count
 
         try:
-            wait_for(f"{count} pods of {place} Running", running, timeout_s)
+            wait_until(f"{count} pods of {place} Running", running, timeout_s)
         except WaitError as error:
             events = self.cluster.kubectl("get", "events", "-n", place, check=False)
             raise WaitError(f"{error}: {self.phases(place)}\n{events}") from error
@@ -197,7 +198,7 @@ class DomainBed:
             nodes = self.api.get(FABRIC_NODES)["items"]
             return found + [n["metadata"]["name"] for n in nodes if n["spec"].get("domains")]
 
-        wait_for(f"nothing left of {name}", lambda: not left(), timeout_s)
+        wait_until(f"nothing left of {name}", lambda: not left(), timeout_s)
 
     def wait_clean(self, timeout_s: float = 60) -> None:
         """Wait until no node has anything of a claim left, and no IMEX runs that is one domain's."""
@@ -207,7 +208,7 @@ class DomainBed:
             running = [] if self.is_shared else [t for t in self.trays.values() if t.imex()["pid"]]
             return found + [f"{t.name}: nvidia-imex" for t in running]
 
-        wait_for("nothing left of any claim", lambda: not left(), timeout_s)
+        wait_until("nothing left of any claim", lambda: not left(), timeout_s)
 
     def _found(self, path: str) -> Json | None:
         try:

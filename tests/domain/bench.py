@@ -17,7 +17,7 @@ from tests.domain import manifests as dm
 from tests.domain.bed import DomainBed
 from tests.domain.timeline import Moments, Watcher
 from tests.domain.trays import BROKER, PLUGIN, SUPERVISOR
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 
 CLUSTER = "domain-bench"
 NAME = "train"
@@ -215,7 +215,7 @@ def _job(bed: DomainBed, place: str, domain: str) -> Round:
         _wait_running(moments, count)
         took_s, machine_s = time.time() - started_s, _machine_cpu_s() - machine_s
         if domain:
-            wait_for("Ready", lambda: _is_ready(bed, place, domain), TIMEOUT_S)
+            wait_until("Ready", lambda: _is_ready(bed, place, domain), TIMEOUT_S)
         time.sleep(SETTLE_S)
         cpu_s, ended_s = _services_cpu_s(bed) - cpu_s, time.time()
     for tray in bed.trays.values():

@@ -15,7 +15,7 @@ from typing import Any
 from tests.beds.cluster.node import Node
 from tests.beds.cluster.processes import Process
 from tests.domain import programs
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
 
@@ -61,13 +61,13 @@ class Tray:
             words += ["instant"] if self._is_instant else []
             self.services[PROGRAMS] = self._popen(words, PROGRAMS)
             path = self.sim.path / programs.SOCKET
-            wait_for(f"{path} is there", path.is_socket, 30)
+            wait_until(f"{path} is there", path.is_socket, 30)
         if BROKER not in self.services:
             self.node.path(BROKER_SOCKET).parent.mkdir(parents=True, exist_ok=True)
             argv = [sys.executable, "-m", "tests.sim.broker", CONFIG]
             self.services[BROKER] = self._popen(argv, BROKER)
             path = self.node.path(BROKER_SOCKET)
-            wait_for(f"{path} is there", path.is_socket, 30)
+            wait_until(f"{path} is there", path.is_socket, 30)
         for service in services or (SUPERVISOR, PLUGIN):
             argv = [sys.executable, "-m", "nvdra_node", service, "--config", CONFIG]
             self.services[service] = self._popen(argv, service)

@@ -11,8 +11,7 @@ import os
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,13 @@ from tests.beds.cluster import build, programs
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.node import Node
 from tests.beds.cluster.processes import Process
+from tests.lib.waits import WaitError, wait_until
 from tests.sim.api import SimRoot
 
 TOP = Path(__file__).resolve().parents[2]
 DEVICE_CLASSES = TOP / "charts" / "nvdra" / "files" / "deviceclasses.yaml"
 DRIVER = "gpu.nvidia.com"
 SERVICE = "nvdra-gpu-plugin"
-
-
-class WaitError(AssertionError):
-    """Something did not come about in time."""
-
-
-def wait_for(
-    what: str, look: Callable[[], Any], timeout_s: float = 60, every_s: float = 0.1
-) -> Any:
-    """Call ``look`` until it answers something true, and return that; WaitError names ``what``."""
-    end = time.monotonic() + timeout_s
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        if time.monotonic() > end:
-            raise WaitError(f"not within {timeout_s:g} s: {what}; last seen: {seen!r}")
-        time.sleep(every_s)
 
 
 @dataclass
@@ -133,7 +115,9 @@ class GpuNode:
 
     def wait_registered(self, since: int, timeout_s: float = 30) -> None:
         """Wait until the kubelet has registered the service again after a mark."""
-        wait_for("registered", lambda: "registered by the kubelet" in self.logged(since), timeout_s)
+        wait_until(
+            "registered", lambda: "registered by the kubelet" in self.logged(since), timeout_s
+        )
 
     @property
     def _log(self) -> Path:
@@ -238,7 +222,7 @@ class Bed:
         def offered() -> dict[str, int]:
             return {name: len(self.devices(name)) for name in wanted}
 
-        wait_for(f"GPUs offered: {wanted}", lambda: offered() == wanted, timeout_s)
+        wait_until(f"GPUs offered: {wanted}", lambda: offered() == wanted, timeout_s)
 
     def pod_phase(self, place: str, name: str) -> str:
         """``status.phase`` of a pod; empty when there is none."""
@@ -254,7 +238,7 @@ class Bed:
             return {name: phase for name, phase in phases.items() if phase != "Running"}
 
         try:
-            wait_for(f"pods of {place} Running", lambda: not waiting(), timeout_s)
+            wait_until(f"pods of {place} Running", lambda: not waiting(), timeout_s)
         except WaitError as error:
             raise WaitError(f"{error}; {waiting()}\n{self.events(place)}") from error
 
@@ -271,7 +255,9 @@ class Bed:
             text = self.cluster.kubectl("logs", "-n", place, name, "-c", container, check=False)
             return re.findall(r"GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)", text)
 
-        seen: list[str] = wait_for(f"nvidia-smi -L printed in {place}/{name}/{container}", look, 20)
+        seen: list[str] = wait_until(
+            f"nvidia-smi -L printed in {place}/{name}/{container}", look, 20
+        )
         return seen
 
     def delete_namespace(self, place: str, timeout_s: float = 90) -> None:
@@ -290,7 +276,7 @@ class Bed:
             return [f"{n.name}:{path}" for n in self.nodes.values() for path in n.leftovers()]
 
         try:
-            wait_for("nothing left of any claim", lambda: not left(), timeout_s)
+            wait_until("nothing left of any claim", lambda: not left(), timeout_s)
         except WaitError as error:
             raise WaitError(f"{error}: {left()}") from error
 

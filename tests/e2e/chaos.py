@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, WaitError, wait_for
+from tests.e2e.bed import Bed
 from tests.e2e.users import Identity, Pods, ignoring_outages
+from tests.lib.waits import WaitError, wait_until
 
 PROGRAMS = ("service", "kubelet", "containerd", "apiserver")
 WIPERS = ("service", "kubelet", "apiserver")
@@ -88,7 +89,7 @@ class Passers:
             return len(running) == len(self.here)
 
         with contextlib.suppress(WaitError):
-            wait_for("passers run", ignoring_outages(all_run), most_s)
+            wait_until("passers run", ignoring_outages(all_run), most_s)
         return f"{len(running)} of {len(self.here)}"
 
 
@@ -119,7 +120,7 @@ class Chaos:
         self._start(blow.program)
         started = time.monotonic()
         if blow.wipe:
-            wait_for("slices deleted", ignoring_outages(self._bed.wipe_slices), GIVE_UP_S)
+            wait_until("slices deleted", ignoring_outages(self._bed.wipe_slices), GIVE_UP_S)
         needs_kubelet = blow.program in ("service", "kubelet")
         wanted = len(node.sim.profile.gpus)
 
@@ -128,7 +129,7 @@ class Chaos:
                 return False
             return len(self._bed.devices(node.name)) == wanted
 
-        wait_for(f"slices back after: {blow}", ignoring_outages(is_back), GIVE_UP_S, 0.05)
+        wait_until(f"slices back after: {blow}", ignoring_outages(is_back), GIVE_UP_S, 0.05)
         return time.monotonic() - started
 
     def _stop(self, blow: Blow) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.beds.cluster import capability
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, wait_for
+from tests.e2e.bed import Bed
 from tests.e2e.users import Pods
+from tests.lib.waits import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +54,7 @@ def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
     bed.apply(m.namespace(name))
     # Its controller makes it, and until then no pod is admitted.
     account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-    wait_for(f"{account} is there", lambda: bed.cluster.client.says_ok(account), 60)
+    wait_until(f"{account} is there", lambda: bed.cluster.client.says_ok(account), 60)
     yield name
     bed.delete_namespace(name)
     bed.wait_clean()

@@ -19,8 +19,9 @@ from pathlib import Path
 from tests.beds.cluster import lifecycle, programs
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.node import Node
-from tests.e2e.bed import DEVICE_CLASSES, TOP, Bed, GpuNode, sim_home, wait_for
+from tests.e2e.bed import DEVICE_CLASSES, TOP, Bed, GpuNode, sim_home
 from tests.e2e.systemd_host import UnitHost
+from tests.lib.waits import wait_until
 from tests.sim.api import SimRoot
 
 ENDPOINT = "127.0.0.1:9899"
@@ -78,7 +79,7 @@ class UnitNode(GpuNode, UnitHost):
     def wait_registered_anew(self) -> None:
         """Wait until the kubelet has registered the running instance."""
         words = ("-o", "cat", f"_PID={self.show('MainPID')}")
-        wait_for("registered", lambda: "registered by the kubelet" in self.journal(*words), 30)
+        wait_until("registered", lambda: "registered by the kubelet" in self.journal(*words), 30)
 
     def _cgroup_file(self, hierarchy: str, name: str) -> str:
         path = f"/sys/fs/cgroup/{hierarchy}{self.show('ControlGroup')}/{name}"

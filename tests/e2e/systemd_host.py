@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.beds.cluster.processes import Process
-from tests.e2e.bed import TOP, wait_for
+from tests.e2e.bed import TOP
+from tests.lib.waits import wait_until
 from tests.sim.api import SimRoot
 
 UNITS = TOP / "systemd"
@@ -212,7 +213,7 @@ class UnitHost:
         """Hold all threads of a process but its first, until it is gone."""
         self.write(FREEZE_PROGRAM, Path(__file__).with_name("systemd_freeze.py").read_text())
         holder = self.machine.popen(["python3", "-IB", FREEZE_PROGRAM, pid])
-        wait_for("threads held", lambda: holder.output().strip(), 20)
+        wait_until("threads held", lambda: holder.output().strip(), 20)
 
     def verify(self) -> str:
         """Everything that systemd has to say about the units; empty when all is well."""
@@ -257,7 +258,7 @@ class UnitHost:
             self.systemctl("restart", "nvdra-device-nodes.service")
             self.machine.run(["sh", "-ec", _PROBED])
             self.systemctl("start", SOCKET, *others)
-            found = wait_for("another user's process", self._pid_of_nobody, 10)
+            found = wait_until("another user's process", self._pid_of_nobody, 10)
             argv = ["/usr/bin/python3", "-IB", PROBE_PROGRAM, api_server, "6443", found]
             argv += [unit] if unit else []
             if unit:

@@ -23,6 +23,7 @@ from tests.beds.cluster import cgroups, commands, host_image, processes, program
 from tests.beds.cluster.build import install_packages
 from tests.beds.cluster.processes import Process
 from tests.e2e.systemd_host import UnitHost
+from tests.lib.waits import wait_until
 from tests.sim.api import SimRoot
 
 API_SERVER = "127.0.0.1"
@@ -156,9 +157,7 @@ class VersionHost(UnitHost):
             state = self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
             return state in ("running", "degraded")
 
-        commands.wait_for(
-            f"systemd of {self.release.name} runs", is_up, timeout_s=90, interval_s=0.1
-        )
+        wait_until(f"systemd of {self.release.name} runs", is_up, timeout_s=90, interval_s=0.1)
         for path in _FILES:
             self.write(path, "{}\n")
         self.write("/etc/hosts", "127.0.0.1 localhost node-1\n")

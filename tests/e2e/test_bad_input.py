@@ -14,8 +14,9 @@ import pytest
 
 from tests.e2e import manifests as m
 from tests.e2e.badconfigs import ACCEPTED, REFUSED
-from tests.e2e.bed import DRIVER, Bed, wait_for
+from tests.e2e.bed import DRIVER, Bed
 from tests.e2e.users import PREPARE_FAILED, Pods
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -72,7 +73,7 @@ def wait_all_refused(pods: Pods) -> dict[str, str]:
         }
         return found if found.keys() >= REFUSED.keys() else {}
 
-    found: dict[str, str] = wait_for("all wrong configs refused", look, 90, 0.5)
+    found: dict[str, str] = wait_until("all wrong configs refused", look, 90, 0.5)
     return found
 
 
@@ -127,7 +128,7 @@ def test_damaged_records_cost_no_pod_its_gpu(bed: Bed, pods: Pods) -> None:
     for name in damages:
         bed.cluster.kubectl("exec", "-n", pods.place, name, "--", "sh", "-c", "kill 1", check=False)
     for name in damages:
-        wait_for(f"{name}'s container again", functools.partial(has_restarted, pods, name), 60)
+        wait_until(f"{name}'s container again", functools.partial(has_restarted, pods, name), 60)
     assert {name: pods.exec_gpus(name) for name in gpus} == gpus
     end_all(pods)
     assert all(QUARANTINE in path for path in bed.only.leftovers())
@@ -238,7 +239,7 @@ def test_a_cdi_directory_that_cannot_be_written_is_named(bed: Bed, pods: Pods) -
         pods.delete("early")
         # The kubelet makes no event of what keeps a pod from ending.
         refusal = "unprepare failed.*Read-only file system"
-        wait_for("the reason", lambda: re.search(refusal, bed.only.logged(mark)), 30)
+        wait_until("the reason", lambda: re.search(refusal, bed.only.logged(mark)), 30)
         assert "early" in pods.names()
     bed.wait_running(pods.place, "pod")
     pods.wait_gone("early")

@@ -13,9 +13,10 @@ import pytest
 
 from tests.e2e import manifests as m
 from tests.e2e import rpc
-from tests.e2e.bed import DRIVER, Bed, wait_for
+from tests.e2e.bed import DRIVER, Bed
 from tests.e2e.chaos import Chaos, Passers, plan, table
 from tests.e2e.users import Identity, Pods, ignoring_outages
+from tests.lib.waits import wait_until
 
 ROUNDS = int(os.environ.get("NVDRA_CHAOS_ROUNDS", "14"))
 
@@ -81,14 +82,14 @@ def wait_undisturbed(pods: Pods, steady: dict[str, list[Identity]]) -> None:
         now = pods.identities()
         return {name: now.get(name, []) for name, was in steady.items() if now.get(name) != was}
 
-    wait_for("pods as before", ignoring_outages(lambda: not disturbed()), 30)
+    wait_until("pods as before", ignoring_outages(lambda: not disturbed()), 30)
 
 
 def assert_nothing_stays(bed: Bed, pods: Pods) -> None:
     """Delete all pods: no record, file or claim is left, and without the service no socket."""
     started = time.monotonic()
     bed.cluster.kubectl("delete", "pods", "-n", pods.place, "--all", "--wait=false")
-    wait_for("all pods gone", lambda: not pods.names(), SETTLED_S)
+    wait_until("all pods gone", lambda: not pods.names(), SETTLED_S)
     bed.cluster.kubectl("delete", "resourceclaims", "-n", pods.place, "--all")
     bed.wait_clean(SETTLED_S)
     assert pods.claims() == []
@@ -169,17 +170,17 @@ def test_without_the_api_server_pods_end_and_prepared_claims_are_answered(
     (identity,) = pods.identities()["stays"]
     bed.only.stop(kill=True)  # else the claim would be unprepared before the API server is down
     pods.delete("goes")
-    wait_for("the container of goes ended", lambda: has_ended(pods, "goes"), 30)
+    wait_until("the container of goes ended", lambda: has_ended(pods, "goes"), 30)
     bed.cluster.stop("apiserver", kill=True)
     try:
         bed.only.start()
-        wait_for("the claim of goes unprepared", lambda: not files_of(bed, claims["goes"]), 60)
+        wait_until("the claim of goes unprepared", lambda: not files_of(bed, claims["goes"]), 60)
         with rpc.plugin(bed.only) as plugin:
             assert plugin.prepare(claims["stays"]).devices == {claims["stays"][2]: prepared}
         end_container(bed, identity)
     finally:
         bed.cluster.start("apiserver")
-    wait_for("stays runs again", ignoring_outages(lambda: runs_anew(pods, identity)), 60)
+    wait_until("stays runs again", ignoring_outages(lambda: runs_anew(pods, identity)), 60)
     assert pods.exec_gpus("stays") == gpus
     pods.wait_gone("goes")
 

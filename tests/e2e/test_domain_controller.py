@@ -15,7 +15,7 @@ from tests.beds.cluster import cgroups
 from tests.domain import chart
 from tests.domain import manifests as dm
 from tests.domain.bed import DomainBed
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -69,7 +69,7 @@ def serves(bed: DomainBed, place: str, name: str, timeout_s: float = 90) -> floa
     started = time.monotonic()
     bed.apply(dm.domain(place, name))
     templates = f"/apis/resource.k8s.io/v1/namespaces/{place}/resourceclaimtemplates"
-    wait_for(
+    wait_until(
         f"template of {name}", lambda: bed.api.says_ok(f"{templates}/{name}-channel"), timeout_s
     )
     took_s = time.monotonic() - started
@@ -109,12 +109,12 @@ def test_a_leader_that_is_asked_to_go_hands_over_at_once(bed: DomainBed, place: 
     slots, first = bed.slots(), leader(bed)
     bed.cluster.kubectl("delete", "pod", "-n", chart.NAMESPACE, first, "--wait=false")
     started = time.monotonic()
-    wait_for("another leads", lambda: leader(bed) not in ("", first), 60)
+    wait_until("another leads", lambda: leader(bed) not in ("", first), 60)
     took_s = time.monotonic() - started
     print(f"another leads after {took_s:.1f} s")
     serves(bed, place, "handed-over")
     assert bed.slots() == slots
-    wait_for("two are ready again", lambda: len(replicas(bed)) == 2, 120)
+    wait_until("two are ready again", lambda: len(replicas(bed)) == 2, 120)
 
 
 def test_when_the_leader_dies_the_other_goes_on(bed: DomainBed, place: str) -> None:
@@ -126,4 +126,4 @@ def test_when_the_leader_dies_the_other_goes_on(bed: DomainBed, place: str) -> N
     assert bed.api.get(LEASE)["spec"]["leaseTransitions"] == transitions + 1
     assert leader(bed) in bed.pods(chart.NAMESPACE)
     assert bed.slots() == slots, "who comes next takes over what was given out"
-    wait_for("the dead one is back", lambda: len(replicas(bed)) == 2, 120)
+    wait_until("the dead one is back", lambda: len(replicas(bed)) == 2, 120)

@@ -12,7 +12,7 @@ import pytest
 from tests.domain import manifests as dm
 from tests.domain.bed import DomainBed
 from tests.domain.trays import PLUGIN, SUPERVISOR
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -57,13 +57,13 @@ def test_a_domain_forms_its_pods_run_and_nothing_is_left(bed: DomainBed, place: 
     run_job(bed, place, "train")
     bed.wait_running(place, 2)
     print(f"both run {time.monotonic() - started:.1f} s after apply")
-    wait_for("Ready", lambda: is_ready(bed, place, "train"), 60)
+    wait_until("Ready", lambda: is_ready(bed, place, "train"), 60)
     status = (bed.domain(place, "train") or {})["status"]
     assert {node["name"]: node["status"] for node in status["nodes"]} == {
         FIRST: "Ready", SECOND: "Ready",
     }  # fmt: skip
     assert [channels(bed, place, pod) for pod in WORKERS] == [["channel0"], ["channel0"]]
-    wait_for("peers", lambda: has_peer(bed, FIRST) and has_peer(bed, SECOND), 60)
+    wait_until("peers", lambda: has_peer(bed, FIRST) and has_peer(bed, SECOND), 60)
     for kind in ("pods", "computedomain"):
         bed.cluster.kubectl("delete", kind, "-n", place, "--all", "--timeout=60s", timeout_s=90)
     bed.wait_domain_gone(place, "train")
@@ -82,8 +82,8 @@ def test_a_pod_starts_once_imex_is_ready_and_is_told_before_why_not(
     bed.trays[FIRST].configure_imex(stuck_state="INITIALIZING")
     try:
         run_job(bed, place, "train")
-        scheduled = wait_for("w0 is scheduled", lambda: event(bed, place, "w0", "Scheduled"), 60)
-        told = wait_for("w0 is told", lambda: event(bed, place, "w0", "WaitingForDevice"), 60)
+        scheduled = wait_until("w0 is scheduled", lambda: event(bed, place, "w0", "Scheduled"), 60)
+        told = wait_until("w0 is told", lambda: event(bed, place, "w0", "WaitingForDevice"), 60)
         assert "nvidia-imex" in told["message"], told["message"]
         took_s = seen_s(told) - seen_s(scheduled)
         print(f"told {took_s:.0f} s after it was scheduled: {told['message']}")
@@ -100,10 +100,10 @@ def test_a_second_domain_waits_for_the_nodes_of_the_first(bed: DomainBed, place:
     other = dm.worker(place, "other", "second", node=FIRST)
     del other["spec"]["affinity"]
     bed.apply(dm.domain(place, "second"), other)
-    wait_for("no device is free", lambda: event(bed, place, "other", "FailedScheduling"), 60)
+    wait_until("no device is free", lambda: event(bed, place, "other", "FailedScheduling"), 60)
     bed.cluster.kubectl("delete", "pod", "-n", place, *WORKERS, "--timeout=60s")
-    wait_for("it runs", lambda: bed.phases(place) == {"other": "Running"}, 120)
-    wait_for("Ready", lambda: is_ready(bed, place, "second"), 60)
+    wait_until("it runs", lambda: bed.phases(place) == {"other": "Running"}, 120)
+    wait_until("Ready", lambda: is_ready(bed, place, "second"), 60)
 
 
 def test_restarts_of_our_services_disturb_no_pod(bed: DomainBed, place: str) -> None:
@@ -114,10 +114,10 @@ def test_restarts_of_our_services_disturb_no_pod(bed: DomainBed, place: str) -> 
     for service in (SUPERVISOR, PLUGIN):
         tray.stop(service, signal.SIGKILL)
         tray.start(service)
-    wait_for(
+    wait_until(
         "the plugin is back", lambda: tray.logged(PLUGIN).count("registered by the kubelet") > 1, 60
     )
-    wait_for("Ready", lambda: is_ready(bed, place, "train"), 60)
+    wait_until("Ready", lambda: is_ready(bed, place, "train"), 60)
     assert (tray.imex()["InvocationID"], ids(bed, place)) == before
 
 

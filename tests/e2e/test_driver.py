@@ -15,8 +15,9 @@ import pytest
 
 from tests.e2e import manifests as m
 from tests.e2e import rpc
-from tests.e2e.bed import Bed, wait_for
+from tests.e2e.bed import Bed
 from tests.e2e.users import PREPARE_FAILED, Pods
+from tests.lib.waits import wait_until
 from tests.sim import tree
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
@@ -52,7 +53,7 @@ def old_driver(bed: Bed) -> Iterator[None]:
         sim.unload_driver()
         sim.load_driver(OLD)
     bed.wait_for_devices()
-    wait_for("old driver in the slices", lambda: offered_version(bed) == "580.65.6", 30)
+    wait_until("old driver in the slices", lambda: offered_version(bed) == "580.65.6", 30)
 
 
 def offered_version(bed: Bed) -> str:
@@ -98,7 +99,7 @@ def test_without_a_driver_pods_end_and_with_it_they_begin(bed: Bed, pods: Pods) 
     mark = bed.only.log_size()
     bed.only.start()
     bed.only.wait_registered(mark)
-    wait_for("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+    wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
     for name in ("plain", "sliced"):
         pods.delete(name)
     for name in ("plain", "sliced"):
@@ -120,10 +121,10 @@ def test_a_new_driver_is_for_new_pods_and_running_ones_keep_theirs(bed: Bed, pod
     assert versions(cdi(bed, pods, "old")) == seen_inside(pods, "old") == {OLD}
     before, service = pods.identities(), pid(bed)
     bed.only.sim.unload_driver()
-    wait_for("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+    wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
     started = time.monotonic()
     bed.only.sim.load_driver(NEW)
-    wait_for("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
+    wait_until("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
     print(f"the new driver is in the slices after {time.monotonic() - started:.1f} s")
     pods.create(m.pod(pods.place, "new", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "new")
@@ -144,11 +145,11 @@ def test_a_container_that_restarts_after_a_driver_change_gets_the_new_one(
     bed.only.sim.load_driver(NEW)
     # Its second module is loaded later, as on most hosts.
     with moved_away(bed.only.sim.path / "dev/nvidia-uvm"):
-        wait_for("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
-    wait_for("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
-    wait_for("new driver in the CDI file", lambda: versions(cdi(bed, pods, "pod")) == {NEW}, 30)
+        wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+    wait_until("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
+    wait_until("new driver in the CDI file", lambda: versions(cdi(bed, pods, "pod")) == {NEW}, 30)
     bed.cluster.kubectl("exec", "-n", pods.place, "pod", "--", "sh", "-c", "kill 1", check=False)
-    wait_for("the container restarted", lambda: has_restarted(pods, "pod"), 60)
+    wait_until("the container restarted", lambda: has_restarted(pods, "pod"), 60)
     assert seen_inside(pods, "pod") == {NEW}
     assert pods.exec_gpus("pod") == gpus
 
@@ -191,15 +192,15 @@ def test_node_that_can_prepare_nothing_offers_nothing(bed: Bed, pods: Pods, miss
     bed.wait_running(pods.place, "before")
     before = pods.identities()
     with moved_away(path):
-        wait_for("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+        wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
         pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
         pods.wait_message("pod", "FailedScheduling")
-        wait_for("event", lambda: path.name in bed.events("default"), 30)
+        wait_until("event", lambda: path.name in bed.events("default"), 30)
         assert "PrepareBlocked" in bed.events("default")
         assert path.name in health(bed)
     bed.wait_running(pods.place, "pod")
     assert health(bed).startswith("ok")
-    wait_for("event", lambda: "PrepareRestored" in bed.events("default"), 30)
+    wait_until("event", lambda: "PrepareRestored" in bed.events("default"), 30)
     assert {name: ids for name, ids in pods.identities().items() if name == "before"} == before
 
 
@@ -235,8 +236,8 @@ def test_a_device_node_that_comes_late_is_waited_for_inside_the_call(bed: Bed, p
     with rpc.plugin(bed.only) as plugin, ThreadPoolExecutor(1) as thread:
         with moved_away(bed.only.sim.path / f"dev/nvidia{gpu.minor}"):
             call = thread.submit(lambda: plugin.prepare(claim, timeout_s=40))
-            wait_for("it is missed", lambda: missing in bed.only.logged(mark), 30)
-            wait_for("not offered", lambda: "gpu-3" not in bed.devices(bed.only.name), 30)
+            wait_until("it is missed", lambda: missing in bed.only.logged(mark), 30)
+            wait_until("not offered", lambda: "gpu-3" not in bed.devices(bed.only.name), 30)
             assert not call.done()
         assert not call.result().errors
     bed.wait_for_devices()

@@ -13,8 +13,9 @@ import pytest
 from nvdra_node.rpc.messages.dra_health_v1 import HEALTHY
 from tests.e2e import manifests as m
 from tests.e2e import rpc
-from tests.e2e.bed import Bed, WaitError, wait_for
+from tests.e2e.bed import Bed
 from tests.e2e.users import Pods
+from tests.lib.waits import wait_equal, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -49,7 +50,7 @@ def healthy(bed: Bed) -> Iterator[None]:
     if bed.only.flags != FLAGS:
         restart_with(bed, FLAGS)
     bed.wait_for_devices(timeout_s=ASK_AGAIN_S)
-    wait_for("no taints", lambda: not any(taints(bed).values()), ASK_AGAIN_S)
+    wait_until("no taints", lambda: not any(taints(bed).values()), ASK_AGAIN_S)
 
 
 def gpu(number: int) -> str:
@@ -73,21 +74,13 @@ def taints(bed: Bed) -> dict[str, list[tuple[str, str]]]:
     return {n: [(t["key"], t["effect"]) for t in d.get("taints", ())] for n, d in devices}
 
 
-def wait_until(wanted: Any, look: Callable[[], Any]) -> None:
-    """Wait for a state; the message has the one that was seen last."""
-    try:
-        wait_for(str(wanted), lambda: look() == wanted, ASK_AGAIN_S)
-    except WaitError as error:
-        raise WaitError(f"{error}; it is {look()}") from error
-
-
 def restart_with(bed: Bed, flags: tuple[str, ...]) -> None:
     """Restart the service with other flags, and wait until it has registered and seen all GPUs."""
     mark = bed.only.log_size()
     bed.only.flags = flags
     bed.only.restart()
     bed.only.wait_registered(mark)
-    wait_for("all GPUs seen", lambda: bed.only.logged(mark).count("GPU found") == 8, 30)
+    wait_until("all GPUs seen", lambda: bed.only.logged(mark).count("GPU found") == 8, 30)
 
 
 def make_three_sick(bed: Bed) -> None:
@@ -100,7 +93,7 @@ def make_three_sick(bed: Bed) -> None:
 def wait_offered(bed: Bed, *without: int) -> None:
     """Wait until all GPUs but these are offered."""
     wanted = {gpu(i) for i in range(8)} - {gpu(i) for i in without}
-    wait_for(f"offered: {sorted(wanted)}", lambda: offered(bed) == wanted, ASK_AGAIN_S)
+    wait_until(f"offered: {sorted(wanted)}", lambda: offered(bed) == wanted, ASK_AGAIN_S)
 
 
 def test_six_gpus_work_on_while_one_is_lost_and_one_hangs(bed: Bed, pods: Pods) -> None:
@@ -111,7 +104,7 @@ def test_six_gpus_work_on_while_one_is_lost_and_one_hangs(bed: Bed, pods: Pods) 
     started = time.monotonic()
     for name in names:
         pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
-    wait_for("six pods run", lambda: len(running(pods)) == 6, 60)
+    wait_until("six pods run", lambda: len(running(pods)) == 6, 60)
     print(f"six pods run beside two sick GPUs after {time.monotonic() - started:.1f} s")
     shown = {u for name in running(pods) for u in bed.uuids(pods.place, name)}
     assert shown == {uuid(bed, i) for i in range(8) if i not in (LOST, HUNG)}
@@ -135,9 +128,14 @@ def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Po
     pods.create(m.pod(pods.place, "pod", claims={"all": "all"}))
     bed.wait_running(pods.place, "pod")
     before = pods.identities()
-    wait_until({"Healthy": 8}, lambda: told(pods, "pod"))
+    wait_equal("health in the pod's status", lambda: told(pods, "pod"), {"Healthy": 8}, ASK_AGAIN_S)
     make_three_sick(bed)
-    wait_until({"Healthy": 5, "Unhealthy": 3}, lambda: told(pods, "pod"))
+    wait_equal(
+        "health in the pod's status",
+        lambda: told(pods, "pod"),
+        {"Healthy": 5, "Unhealthy": 3},
+        ASK_AGAIN_S,
+    )
     sick = said_by_stream(bed)
     print(sick)
     assert sorted(sick) == [gpu(LOST), gpu(HUNG), gpu(FAILED)]
@@ -145,7 +143,7 @@ def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Po
     assert re.search("^hung: no answer within 2 s", sick[gpu(HUNG)])
     assert re.search("^failed: nvmlDeviceGetUUID: .*999", sick[gpu(FAILED)])
     bed.only.sim.clear()
-    wait_until({"Healthy": 8}, lambda: told(pods, "pod"))
+    wait_equal("health in the pod's status", lambda: told(pods, "pod"), {"Healthy": 8}, ASK_AGAIN_S)
     assert not said_by_stream(bed)
     assert pods.identities() == before
 
@@ -175,7 +173,7 @@ def test_calls_are_answered_while_nvml_hangs_and_once_it_was_given_up(bed: Bed, 
     mark = bed.only.log_size()
     slot = bed.only.sim.fault(hang=True)
     look_now(bed)
-    wait_for("a look that hangs", lambda: bed.only.sim.fault_hits(slot), 20, 0.01)
+    wait_until("a look that hangs", lambda: bed.only.sim.fault_hits(slot), 20, 0.01)
     started = time.monotonic()
     pods.create(m.pod(pods.place, "late", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "late")
@@ -203,7 +201,7 @@ def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
     """Goes on from there: the look ends, and no GPU is any good."""
     claim = rpc.ref(pods.claim_of("early"))
     before = pods.identities()
-    wait_for("no GPU offered", lambda: not offered(bed), 60)
+    wait_until("no GPU offered", lambda: not offered(bed), 60)
     promised("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
     with rpc.plugin(bed.only) as plugin:
         took, answers = rpc.timed(lambda: plugin.prepare(claim, timeout_s=20))
@@ -249,7 +247,7 @@ def test_with_the_health_gate_sick_gpus_are_shown_with_a_taint(bed: Bed, pods: P
         f"gpu-{i}": [(f"gpu.nvidia.com/{wanted[gpu(i)]}", "NoSchedule")] if gpu(i) in wanted else []
         for i in range(8)
     }
-    wait_until(wanted_taints, lambda: taints(bed))
+    wait_equal("taints", lambda: taints(bed), wanted_taints, ASK_AGAIN_S)
     spec = m.claim_spec(cel=f"device.attributes['gpu.nvidia.com'].uuid == '{uuid(bed, LOST)}'")
     bed.apply(m.template(pods.place, "that", spec), m.template(pods.place, "brave", tolerant(spec)))
     for name in ("that", "brave"):
@@ -259,7 +257,7 @@ def test_with_the_health_gate_sick_gpus_are_shown_with_a_taint(bed: Bed, pods: P
         pods.place, "brave"
     )  # the taint keeps others off; who tolerates it is not refused
     bed.only.sim.clear()
-    wait_for("no taints", lambda: not any(taints(bed).values()), ASK_AGAIN_S)
+    wait_until("no taints", lambda: not any(taints(bed).values()), ASK_AGAIN_S)
 
 
 def tolerant(spec: m.Manifest) -> m.Manifest:
@@ -281,8 +279,8 @@ def test_restart_withdraws_no_cold_gpu(bed: Bed) -> None:
             counts.add(len(offered(bed)))
             return bed.only.logged(mark).count("GPU found") == 8
 
-        wait_for("all GPUs seen", all_found, 60)
-        wait_for("settled", lambda: "persistence mode is off" in bed.only.logged(mark), 30)
+        wait_until("all GPUs seen", all_found, 60)
+        wait_until("settled", lambda: "persistence mode is off" in bed.only.logged(mark), 30)
         assert counts | {len(offered(bed))} == {8}
         assert "GPU sick" not in bed.only.logged(mark)
     finally:

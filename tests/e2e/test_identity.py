@@ -16,8 +16,9 @@ import pytest
 from tests.beds.cluster.api import ApiClient
 from tests.e2e import auditlog
 from tests.e2e import manifests as m
-from tests.e2e.bed import TOP, Bed, GpuNode, wait_for
+from tests.e2e.bed import TOP, Bed, GpuNode
 from tests.e2e.users import Pods, ignoring_outages
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -83,11 +84,11 @@ def live_a_whole_life(bed: Bed, pods: Pods) -> None:
     node.restart()
     node.wait_registered(mark)
     node.sim.lose(7)
-    wait_for("seven GPUs offered", lambda: len(bed.devices(OWN)) == 7, 60)
+    wait_until("seven GPUs offered", lambda: len(bed.devices(OWN)) == 7, 60)
     bed.cluster.restart("apiserver")
     node.sim.find(7)
     offers_all = ignoring_outages(lambda: len(bed.devices(OWN)) == 8)
-    wait_for("eight GPUs offered", offers_all, 60)
+    wait_until("eight GPUs offered", offers_all, 60)
     pods.create(m.pod(pods.place, "next", templates={"gpu": "gpu"}, node=OWN))
     bed.wait_running(pods.place, "next")
     for name in ("pod", "next"):
@@ -97,7 +98,7 @@ def live_a_whole_life(bed: Bed, pods: Pods) -> None:
     withdraw(node)
     assert not bed.devices(OWN)
     node.start()
-    wait_for("eight GPUs offered", lambda: len(bed.devices(OWN)) == 8, 60)
+    wait_until("eight GPUs offered", lambda: len(bed.devices(OWN)) == 8, 60)
 
 
 def withdraw(node: GpuNode) -> None:

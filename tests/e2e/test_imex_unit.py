@@ -19,8 +19,8 @@ from nvdra_node.imex.store import Store
 from nvdra_node.imex.unit import SystemdUnit
 from tests.beds.cluster import host_image
 from tests.beds.cluster.build import install_packages
-from tests.e2e.bed import wait_for
 from tests.e2e.systemd_versions import RELEASES, Release, VersionHost
+from tests.lib.waits import wait_until
 from tests.scenario.imex.node import CLIQUE, a_domain, a_spec
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
@@ -88,7 +88,7 @@ def started(host: ImexHost) -> Iterator[ImexHost]:
     prefix = str(host.path("/")).rstrip("/")
     host.write(str(LAYOUT.config), config.replace(prefix, ""))
     host.systemctl("start", "nvdra-imex.service")
-    wait_for("READY", lambda: host.ctl("-q") == "READY\n", 90)
+    wait_until("READY", lambda: host.ctl("-q") == "READY\n", 90)
     yield host
     host.systemctl("stop", "nvdra-imex.service")
 
@@ -112,7 +112,7 @@ def test_a_peer_that_comes_is_seen_through_the_bound_hosts_file(started: ImexHos
     more = (*a_spec().slots, type(a_spec().slots[0])(index=7, node_name="n7", address="10.0.0.7"))
     assert store.write_hosts(RUN, a_spec(a_domain(), slots=more))
     started.systemctl("kill", "--signal=SIGUSR1", "nvdra-imex.service")
-    wait_for("the new peer is resolved", lambda: address(7) == "10.0.0.7", 60)
+    wait_until("the new peer is resolved", lambda: address(7) == "10.0.0.7", 60)
     assert "imex-" not in started.path("/etc/hosts").read_text(), (
         "the host's own file is not touched"
     )
@@ -131,7 +131,7 @@ def test_the_doors_read_what_this_systemd_says(started: ImexHost, tmp_path: Path
     assert (look.unit.activity, look.foreign) == (UnitActivity.ACTIVE, "")
     assert "Identified this node" in unit.last_words(look.unit.invocation_id, deadline)
     started.systemctl("kill", "--signal=SIGKILL", "nvdra-imex.service")
-    wait_for(
+    wait_until(
         "it is noticed",
         lambda: unit.look(Deadline(60.0, SystemClock())).unit.result == "signal",
         30,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.e2e import manifests as m
-from tests.e2e.bed import DRIVER, Bed, wait_for
+from tests.e2e.bed import DRIVER, Bed
 from tests.e2e.users import PREPARE_FAILED, Pods
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -50,7 +51,7 @@ def test_an_orderly_stop_leaves_no_socket_and_a_crash_no_child(bed: Bed) -> None
     assert service is not None
     children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
     service.signal(9)
-    wait_for("children of the killed service gone", lambda: not any(map(_is_alive, children)), 10)
+    wait_until("children of the killed service gone", lambda: not any(map(_is_alive, children)), 10)
     mark = bed.only.log_size()
     bed.only.restart(kill=True)
     bed.only.wait_registered(mark)
@@ -72,7 +73,9 @@ def test_pods_that_end_while_the_service_is_down_go_when_it_starts(bed: Bed, pod
     bed.only.stop()
     pods.delete("one")
     pods.delete("two")
-    wait_for("containers ended", lambda: all(_has_ended(pods, name) for name in ("one", "two")), 30)
+    wait_until(
+        "containers ended", lambda: all(_has_ended(pods, name) for name in ("one", "two")), 30
+    )
     assert sorted(pods.names()) == ["one", "two"], "a pod must not go before its unprepare"
     started = time.monotonic()
     bed.only.start()
@@ -96,7 +99,7 @@ def test_the_good_claim_of_a_pod_with_a_bad_one_is_cleaned_up(bed: Bed, pods: Po
     assert len(bed.only.files("/run/cdi/*")) == 1, "the good claim is prepared"
     pods.delete("pod")
     pods.wait_gone("pod")
-    wait_for("both claims gone", lambda: not pods.claims(), 20)
+    wait_until("both claims gone", lambda: not pods.claims(), 20)
     bed.wait_clean(5)
 
 
@@ -107,7 +110,7 @@ def test_a_claim_deleted_by_force_while_prepared_is_swept(bed: Bed, pods: Pods) 
     claim = ("resourceclaim", "-n", pods.place, name)
     bed.cluster.kubectl("delete", *claim, "--wait=false")
     bed.cluster.kubectl("patch", *claim, "--type=merge", '--patch={"metadata":{"finalizers":null}}')
-    wait_for("the claim swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
+    wait_until("the claim swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
     pods.delete("pod")
     pods.wait_gone("pod", KUBELET_RETRY_S + 10)
 
@@ -118,7 +121,7 @@ def test_a_pod_deleted_by_force_leaves_nothing(bed: Bed, pods: Pods) -> None:
     pods.delete("pod", force=True)
     pods.create(m.pod(pods.place, "next", templates=GPU))
     bed.wait_running(pods.place, "next")
-    wait_for("only the next pod's claim prepared", lambda: len(bed.only.leftovers()) == 2, 30)
+    wait_until("only the next pod's claim prepared", lambda: len(bed.only.leftovers()) == 2, 30)
 
 
 def test_a_gpu_is_never_prepared_for_two_claims_when_its_pod_is_deleted_by_force(
@@ -138,7 +141,7 @@ def test_a_gpu_is_never_prepared_for_two_claims_when_its_pod_is_deleted_by_force
         prepared.add(tuple(bed.only.files("/run/cdi/*")))
         return bed.pod_phase(pods.place, "next") == "Running"
 
-    wait_for("next runs", runs, 90, 0.01)
+    wait_until("next runs", runs, 90, 0.01)
     assert all(len(files) <= 1 for files in prepared), prepared
     assert not any(holder in path for path in bed.only.leftovers())
 
@@ -155,7 +158,7 @@ def test_pods_go_when_the_service_lost_its_records(bed: Bed, pods: Pods) -> None
     assert pods.identities() == before
     pods.delete("pod")
     pods.wait_gone("pod", KUBELET_RETRY_S + 10)
-    wait_for("its CDI file swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
+    wait_until("its CDI file swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
 
 
 def test_pods_made_and_deleted_ten_times_leave_nothing(bed: Bed, pods: Pods) -> None:
@@ -163,7 +166,7 @@ def test_pods_made_and_deleted_ten_times_leave_nothing(bed: Bed, pods: Pods) -> 
         names = [f"pod-{turn}-{i}" for i in range(2)]
         shown = start_and_end(bed, pods, [m.pod(pods.place, n, templates=GPU) for n in names])
         assert len(set(shown)) == len(names), "no GPU for two claims"
-        wait_for("claims gone", lambda: not pods.claims(), 30)
+        wait_until("claims gone", lambda: not pods.claims(), 30)
         bed.wait_clean(10)
 
 
@@ -191,7 +194,7 @@ def start_and_end(bed: Bed, pods: Pods, manifests: list[m.Manifest]) -> list[str
     for name in first:
         pods.wait_gone(name, 60)
     (left,) = [claim["metadata"]["uid"] for claim in pods.claims() if is_reserved(claim, last)]
-    files = wait_for("one claim prepared", lambda: of_one_claim(bed), 30)
+    files = wait_until("one claim prepared", lambda: of_one_claim(bed), 30)
     assert left in files[0]
     pods.delete(last)
     pods.wait_gone(last, 60)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.beds.cluster import programs
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, wait_for
+from tests.e2e.bed import Bed
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -110,7 +111,7 @@ def test_a_selector_that_matches_no_gpu_leaves_the_pod_pending(bed: Bed, place: 
         m.template(place, "selected", m.claim_spec(cel=cel)),
         m.pod(place, "pod", templates={"gpu": "selected"}),
     )
-    wait_for("the scheduler's word on it", lambda: "FailedScheduling" in bed.events(place), 20)
+    wait_until("the scheduler's word on it", lambda: "FailedScheduling" in bed.events(place), 20)
     assert bed.pod_phase(place, "pod") == "Pending"
 
 

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from tests.e2e import manifests as m
-from tests.e2e.bed import DRIVER, Bed, GpuNode, wait_for
+from tests.e2e.bed import DRIVER, Bed, GpuNode
 from tests.e2e.users import Identity, Pods, ignoring_outages
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -35,7 +36,7 @@ def test_pods_run_again_with_their_gpus_after_a_reboot(bed: Bed, pods: Pods) -> 
 
     started = time.monotonic()
     bed.only.start()
-    wait_for(
+    wait_until(
         "all pods run again",
         ignoring_outages(lambda: all(_runs_anew(pods, name, old) for name in gpus)),
         BACK_S,
@@ -52,7 +53,7 @@ def test_what_was_deleted_while_the_node_was_off_leaves_nothing(bed: Bed, pods: 
     bed.only.node.power_off()
     bed.only.stop(kill=True)
     pods.delete("pod", force=True)
-    wait_for("the claim gone", lambda: not pods.claims(), 30)
+    wait_until("the claim gone", lambda: not pods.claims(), 30)
     bed.only.sim.reboot()
     bed.only.node.power_on()
     bed.only.start()
@@ -65,7 +66,7 @@ def test_a_service_killed_while_it_prepares_loses_no_pod(bed: Bed, pods: Pods) -
         names = [f"pod-{turn}-{i}" for i in range(8)]
         for name in names:
             pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
-        wait_for("the first of them prepared", lambda: bed.only.files("/run/cdi/*"), 30, 0.005)
+        wait_until("the first of them prepared", lambda: bed.only.files("/run/cdi/*"), 30, 0.005)
         time.sleep(chance.uniform(0, 0.3))
         bed.only.stop(kill=True)
         prepared = len(bed.only.files("/run/cdi/*"))

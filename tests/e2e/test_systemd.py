@@ -11,10 +11,11 @@ import pytest
 from tests.beds.cluster.layout import BRIDGE_ADDRESS
 from tests.e2e import manifests as m
 from tests.e2e import systemd_bed
-from tests.e2e.bed import TOP, Bed, wait_for
+from tests.e2e.bed import TOP, Bed
 from tests.e2e.systemd_bed import UnitNode
 from tests.e2e.systemd_host import IMEX_FILES, MAY, UNIT, Answers, not_refused, same, units
 from tests.e2e.users import Pods
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -77,20 +78,20 @@ def test_a_stop_is_orderly_and_a_target_starts_it_again(node: UnitNode) -> None:
     assert (node.show("Result"), node.show("ActiveState")) == ("success", "inactive")
     assert node.sockets() == []
     node.systemctl("start", "nvdra.target")
-    wait_for("started with the target", lambda: node.show("ActiveState") == "active", 30)
+    wait_until("started with the target", lambda: node.show("ActiveState") == "active", 30)
     pid = node.show("MainPID")
     node.systemctl("restart", "nvdra.target")
-    wait_for("restarted with the target", lambda: node.show("MainPID") not in ("0", pid), 30)
+    wait_until("restarted with the target", lambda: node.show("MainPID") not in ("0", pid), 30)
 
 
 def test_a_reload_looks_at_the_gpus_at_once_and_restarts_nothing(bed: Bed, node: UnitNode) -> None:
     pid, healthy = node.show("MainPID"), bed.devices(node.name)
     node.sim.lose(5)
     node.systemctl("reload", UNIT)
-    wait_for("the loss published", lambda: bed.devices(node.name) != healthy, 20)
+    wait_until("the loss published", lambda: bed.devices(node.name) != healthy, 20)
     node.sim.find(5)
     node.systemctl("reload", UNIT)
-    wait_for("the return published", lambda: bed.devices(node.name) == healthy, 20)
+    wait_until("the return published", lambda: bed.devices(node.name) == healthy, 20)
     assert (node.show("MainPID"), node.show("StatusText")) == (pid, "running")
 
 
@@ -121,13 +122,13 @@ def test_a_kubelet_directory_after_boot_starts_the_service(late_kubelet: UnitNod
     assert (node.show("ActiveState"), node.show("ConditionResult")) == ("inactive", "no")
     assert node.show("ActiveState", PATH_UNIT) == "active"
     node.write(f"{LATE}/config.yaml", "{}")
-    wait_for("started by the directory", lambda: node.show("ActiveState") == "active", 30)
+    wait_until("started by the directory", lambda: node.show("ActiveState") == "active", 30)
 
 
 def test_a_stopped_service_stays_stopped_beside_its_path(late_kubelet: UnitNode) -> None:
     node = late_kubelet
     node.write(f"{LATE}/config.yaml", "{}")
-    wait_for("started by the directory", lambda: node.show("ActiveState") == "active", 30)
+    wait_until("started by the directory", lambda: node.show("ActiveState") == "active", 30)
     node.systemctl("stop", UNIT)
     time.sleep(3)
     assert [node.show("ActiveState", unit) for unit in (UNIT, PATH_UNIT)] == ["inactive"] * 2
@@ -209,7 +210,7 @@ def test_a_service_whose_threads_do_not_answer_serves_again(bed: Bed, node: Unit
 def test_a_killed_service_serves_again_and_leaves_no_child(bed: Bed, node: UnitNode) -> None:
     before = set(node.processes())
     serves_again(node, "killed", lambda pid: node.signal("KILL"))
-    wait_for("its children ended", lambda: not before & set(node.processes()), 20)
+    wait_until("its children ended", lambda: not before & set(node.processes()), 20)
     assert len(node.sockets()) == 2
     bed.wait_for_devices()
 
@@ -224,7 +225,7 @@ def test_a_child_that_hangs_holds_up_no_restart(node: UnitNode) -> None:
     print(f"restarted beside a child that hangs in {time.monotonic() - started:.1f} s")
     node.node.run(["kill", "-CONT", *children])
     left = set(map(int, children))
-    wait_for("the child ended by itself", lambda: not left & set(node.processes()), 20)
+    wait_until("the child ended by itself", lambda: not left & set(node.processes()), 20)
 
 
 def serves_again(node: UnitNode, what: str, harm: Callable[[str], object]) -> None:
@@ -237,7 +238,7 @@ def serves_again(node: UnitNode, what: str, harm: Callable[[str], object]) -> No
         is_new = int(node.show("NRestarts")) > restarts and node.show("MainPID") != pid
         return is_new and node.show("ActiveState") == "active" and node.answers()
 
-    wait_for(f"serving again after: {what}", is_back, PATIENCE_S)
+    wait_until(f"serving again after: {what}", is_back, PATIENCE_S)
     took = time.monotonic() - started
     print(f"{what}: serves again after {took:.1f} s (promised: {BACK_S:g} s)")
     if took > BACK_S:
@@ -288,7 +289,7 @@ def test_a_driver_loaded_later_is_used_without_a_restart(
 ) -> None:
     node.unload_driver()
     node.systemctl("restart", UNIT)
-    wait_for("no GPUs offered", lambda: not bed.devices(node.name), 30)
+    wait_until("no GPUs offered", lambda: not bed.devices(node.name), 30)
     assert node.show("StatusText") == "running"
     assert node.answers()
     assert CAPABILITIES not in node.allowed_devices()
@@ -314,8 +315,8 @@ def test_a_host_that_boots_without_the_driver_serves_before_it_comes(
     node.sim.unload_driver()
     node.node.reboot()
     node.boot()
-    wait_for("started at boot", lambda: node.show("ActiveState") == "active", 60)
-    wait_for("no GPUs offered", lambda: not bed.devices(node.name), 60)
+    wait_until("started at boot", lambda: node.show("ActiveState") == "active", 60)
+    wait_until("no GPUs offered", lambda: not bed.devices(node.name), 60)
     assert node.answers()
     node.load_driver()
     bed.wait_for_devices(timeout_s=60)

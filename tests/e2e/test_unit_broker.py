@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.e2e import systemd_bed
-from tests.e2e.bed import wait_for
 from tests.e2e.systemd_bed import LIBRARY, UnitNode
 from tests.e2e.systemd_host import BROKER, IMEX_FILES, PROBE_UNIT, SOCKET, SUPERVISOR, UNIT
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -84,7 +84,7 @@ def test_supervisor_starts_and_stops_imex_through_the_broker(imex: UnitNode) -> 
 def test_reload_through_the_broker_is_sigusr1(imex: UnitNode) -> None:
     through_broker(imex, SUPERVISOR, f"start {IMEX}", f"reload {IMEX}")
     # It ends what stands in for nvidia-imex here.
-    wait_for("signalled", lambda: imex.show("ActiveState", IMEX) == "failed", PATIENCE_S)
+    wait_until("signalled", lambda: imex.show("ActiveState", IMEX) == "failed", PATIENCE_S)
     assert imex.show("ExecMainStatus", IMEX) == str(signal.SIGUSR1.value)
     through_broker(imex, SUPERVISOR, f"reset_failed {IMEX}")
     assert imex.show("ActiveState", IMEX) == "inactive"
@@ -119,7 +119,7 @@ def test_end_of_the_broker_disturbs_nothing(imex: UnitNode, harm: str) -> None:
     }
     imex.systemctl(*words[harm], BROKER)
     if harm == "freeze":
-        wait_for("ended by the watchdog", lambda: imex.show("MainPID", BROKER) != pid, PATIENCE_S)
+        wait_until("ended by the watchdog", lambda: imex.show("MainPID", BROKER) != pid, PATIENCE_S)
     said = through_broker(imex, SUPERVISOR, f"show {IMEX}")
     assert said[f"show {IMEX}"]["InvocationID"] == before
     assert imex.show("MainPID", BROKER) not in ("0", pid)

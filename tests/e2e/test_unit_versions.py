@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.bed import wait_for
 from tests.e2e.systemd_host import IMEX_FILES, MAY, UNIT, UNITS, not_refused, same, units
 from tests.e2e.systemd_versions import ANSWER, API_SERVER, RELEASES, VersionHost, booted
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -57,9 +57,9 @@ def test_classes_of_a_driver_loaded_later_are_allowed_without_a_restart(host: Ve
     host.systemctl("start", UNIT)
     assert answers(host) == ["EPERM"]
     host.load_driver()
-    wait_for("reloaded by nvdra-driver.service", lambda: len(answers(host)) == 2, 30)
+    wait_until("reloaded by nvdra-driver.service", lambda: len(answers(host)) == 2, 30)
     host.systemctl("reload", UNIT)
-    wait_for("reloaded", lambda: len(answers(host)) == 3, 30)
+    wait_until("reloaded", lambda: len(answers(host)) == 3, 30)
     assert answers(host)[-1] == "ok"
     assert host.show("NRestarts") == "0"
     assert len({line.split()[0] for line in lines(host)}) == 1, "one process all the while"
@@ -100,7 +100,7 @@ def test_a_stopped_process_is_replaced(host: VersionHost) -> None:
     host.systemctl("restart", UNIT)
     pid = host.show("MainPID")
     host.signal("STOP")
-    wait_for("another process", lambda: host.show("MainPID") not in ("0", pid), 60)
+    wait_until("another process", lambda: host.show("MainPID") not in ("0", pid), 60)
 
 
 def lines(host: VersionHost) -> list[str]:

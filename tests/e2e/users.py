@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.beds.cluster.api import ApiError
-from tests.e2e.bed import Bed, WaitError, wait_for
+from tests.e2e.bed import Bed
+from tests.lib.waits import WaitError, wait_until
 
 PREPARE_FAILED = "FailedPrepareDynamicResources"
 _UUID = re.compile(r"UUID: (GPU-[0-9a-f-]+)")
@@ -56,7 +57,7 @@ class Pods:
         def look() -> Any:
             return (self.get(name) or {}).get("status", {}).get("resourceClaimStatuses")
 
-        (entry,) = wait_for(f"claim of {name} made", look, 30)
+        (entry,) = wait_until(f"claim of {name} made", look, 30)
         return next(c for c in self.claims() if c["metadata"]["name"] == entry["resourceClaimName"])
 
     def identities(self) -> dict[str, list[Identity]]:
@@ -87,7 +88,7 @@ class Pods:
 
     def wait_gone(self, name: str, timeout_s: float = 30) -> None:
         """Wait until a pod's object is gone."""
-        wait_for(f"pod {self.place}/{name} gone", lambda: self.get(name) is None, timeout_s)
+        wait_until(f"pod {self.place}/{name} gone", lambda: self.get(name) is None, timeout_s)
 
     def exec_gpus(self, name: str, container: str = "ctr") -> list[str]:
         """GPUs that nvidia-smi shows inside a running container now, by UUID."""
@@ -111,7 +112,7 @@ class Pods:
             return next(said, "")
 
         try:
-            found: str = wait_for(f"event of {name} with {words}", look, timeout_s)
+            found: str = wait_until(f"event of {name} with {words}", look, timeout_s)
         except WaitError as error:
             raise WaitError(f"{error}; events: {self.messages(name)}") from error
         return found

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.beds.cluster.marks import needs_cluster
-from tests.e2e.bed import wait_for
 from tests.e2e.systemd_host import BROKER, SOCKET, SUPERVISOR, UNIT
 from tests.e2e.systemd_versions import RELEASES, Release
+from tests.lib.waits import wait_until
 from tests.packages import matrix_host
 from tests.packages.matrix_host import PATIENCE_S, MatrixHost
 from tests.rack import releases
@@ -60,7 +60,7 @@ def host(bare: MatrixHost) -> MatrixHost:
 def wait_for_another(host: MatrixHost, unit: str, pid: str) -> None:
     """Until a unit's main process runs and is not ``pid``."""
     seen = ("0", pid)
-    wait_for(f"{unit} anew", lambda: host.show("MainPID", unit) not in seen, PATIENCE_S)
+    wait_until(f"{unit} anew", lambda: host.show("MainPID", unit) not in seen, PATIENCE_S)
 
 
 @pytest.mark.parametrize("release", UNFIT, ids=lambda release: str(release.name))

@@ -18,10 +18,10 @@ from nvdra_packages.layout import TOP
 from tests.beds.cluster import host_image, programs
 from tests.beds.cluster.build import install_packages
 from tests.beds.cluster.processes import Process
-from tests.e2e.bed import WaitError, wait_for
 from tests.e2e.systemd_bed import settings
 from tests.e2e.systemd_host import UNIT
 from tests.e2e.systemd_versions import Release, VersionHost, ensure
+from tests.lib.waits import WaitError, wait_until
 from tests.packages import standins
 from tests.rack.releases import Releases
 from tests.service.kube.objects import a_claim, an_allocation
@@ -96,7 +96,7 @@ class MatrixHost(VersionHost):
         argv += ["--objects", str(path), "--kubeconfig", str(kubeconfig)]
         inside = ["nsenter", "-t", str(self._leader()), "-n", "--", *argv]
         self._api = self._start(inside, "api", {"PYTHONPATH": str(TOP)})
-        wait_for("the API server", kubeconfig.exists, PATIENCE_S)
+        wait_until("the API server", kubeconfig.exists, PATIENCE_S)
 
     def configure(self) -> None:
         """What an operator sets: here the simulated driver's places, and a credential."""
@@ -124,7 +124,7 @@ class MatrixHost(VersionHost):
         self.configure()
         self.systemctl("enable", "--now", "nvdra.target")
         try:
-            wait_for("eight devices published", lambda: len(self.devices()) == 8, PATIENCE_S)
+            wait_until("eight devices published", lambda: len(self.devices()) == 8, PATIENCE_S)
         except WaitError as error:
             raise WaitError(f"{error}\n{self.journal()}") from error
 

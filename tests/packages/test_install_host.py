@@ -8,8 +8,9 @@ import pytest
 
 from tests.beds.cluster.marks import needs_cluster
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, wait_for
+from tests.e2e.bed import Bed
 from tests.e2e.users import Pods
+from tests.lib.waits import wait_until
 from tests.packages import host as hosts
 from tests.packages.conftest import NEXT, RELEASE, Packages
 from tests.packages.host import PackageHost
@@ -123,10 +124,10 @@ def test_after_removal_pods_and_their_claims_go_on(
     assert host.sockets() == []
     assert host.leftovers() == kept
     assert pods.identities() == identities
-    wait_for("slices gone", lambda: bed.slices() == [], 90)
+    wait_until("slices gone", lambda: bed.slices() == [], 90)
     # The container runtime finds the claim's device again, without us.
     bed.cluster.kubectl("exec", "-n", pods.place, pod, "--", "kill", "1")
-    wait_for("container runs again", lambda: pods.identities()[pod][0].restarts == 1, 60)
+    wait_until("container runs again", lambda: pods.identities()[pod][0].restarts == 1, 60)
     bed.wait_running(pods.place, pod)
     # Installed again, it knows the claim.
     host.apt("install", "nvdra.deb")

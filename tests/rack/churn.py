@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tests.beds.cluster.errors import ClusterError
 from tests.e2e import manifests as m
-from tests.e2e.bed import Bed, WaitError, wait_for
+from tests.e2e.bed import Bed
+from tests.lib.waits import WaitError, wait_until
 
 PLACE = "churn"
 START_S = 180.0
@@ -26,7 +27,7 @@ class Churn:
         self.bed.apply(m.namespace(PLACE))
         self.bed.apply(m.template(PLACE, "gpu", m.claim_spec()))
         account = f"/api/v1/namespaces/{PLACE}/serviceaccounts/default"
-        wait_for(f"{account} is there", lambda: self.bed.cluster.client.says_ok(account), START_S)
+        wait_until(f"{account} is there", lambda: self.bed.cluster.client.says_ok(account), START_S)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="churn")
         self._thread.start()

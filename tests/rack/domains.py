@@ -13,7 +13,7 @@ from nvdra_packages.layout import TOP
 from tests.beds.cluster.api import ApiError
 from tests.domain import manifests
 from tests.e2e import manifests as m
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 from tests.rack import credential
 from tests.rack.hosts import Rack
 
@@ -81,10 +81,10 @@ def start_job(rack: Rack) -> None:
     """A ComputeDomain over all hosts, with a pod that has its channel on each."""
     rack.bed.apply(m.namespace(JOB))
     account = f"/api/v1/namespaces/{JOB}/serviceaccounts/default"
-    wait_for("the namespace takes pods", lambda: rack.cluster.client.says_ok(account), 120)
+    wait_until("the namespace takes pods", lambda: rack.cluster.client.says_ok(account), 120)
     rack.bed.apply(manifests.domain(JOB, "train", nodes=len(rack.hosts)))
     template = f"/apis/resource.k8s.io/v1/namespaces/{JOB}/resourceclaimtemplates/train-channel"
-    wait_for("the template", lambda: rack.cluster.client.says_ok(template), 120)
+    wait_until("the template", lambda: rack.cluster.client.says_ok(template), 120)
     rack.bed.apply(*(manifests.worker(JOB, name, "train", node=name) for name in rack.hosts))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.beds.cluster.errors import ClusterError
 from tests.e2e import manifests as m
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 from tests.rack import credential
 from tests.rack.churn import Churn
 from tests.rack.hosts import Rack
@@ -97,7 +97,7 @@ class Show:
         bed = self.rack.bed
         bed.apply(m.namespace(PLACE))
         bed.apply(m.template(PLACE, "gpu", m.claim_spec()))
-        wait_for("the namespace takes pods", self.takes_pods, WAIT_S)
+        wait_until("the namespace takes pods", self.takes_pods, WAIT_S)
         pods = [m.pod(PLACE, n, templates={"gpu": "gpu"}, node=n) for n in self.names]
         bed.apply(*pods)
         bed.wait_running(PLACE, *self.names, timeout_s=WAIT_S)
@@ -119,7 +119,7 @@ class Show:
         traced = {n: at for n in self.names if (at := credential.traces(self.rack, n, began_s))}
         need(not traced, f"tokens can be read in {traced}")
         first, last = self.names[0], self.names[-1]
-        wait_for("policies", lambda: not credential.trespasses(self.rack, first, last), WAIT_S)
+        wait_until("policies", lambda: not credential.trespasses(self.rack, first, last), WAIT_S)
         starts = self.starts()
         done = play(self.rack, "site", variables=variables)
         need(done.status == 0 and not done.hosts_with("changed"), failure(done))
@@ -141,7 +141,7 @@ class Show:
             credential.renew(self.rack, host)
             return credential.token(self.rack, host) != first
 
-        wait_for("the token is renewed", is_renewed, WAIT_S, every_s=5)
+        wait_until("the token is renewed", is_renewed, WAIT_S, interval_s=5)
         wrong = credential.problems(self.rack, host)
         need(not wrong, f"{wrong}")
         need(not self.restarted(starts), f"restarted: {self.restarted(starts)}")

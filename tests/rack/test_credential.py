@@ -10,7 +10,7 @@ import pytest
 
 from tests.beds.cluster.layout import BRIDGE_ADDRESS
 from tests.beds.cluster.marks import needs_cluster
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 from tests.rack import credential, releases
 from tests.rack.hosts import Rack
 from tests.rack.playbooks import Run, play
@@ -118,7 +118,7 @@ def test_a_rollout_for_a_host_that_is_no_node_fails_with_the_reason(operator: Op
 
 
 def test_the_node_gets_no_token_of_others(working: Operator) -> None:
-    wait_for(
+    wait_until(
         "the policies are in force",
         lambda: not credential.trespasses(working.rack, HOST, OTHER),
         PATIENCE_S,
@@ -141,10 +141,10 @@ def test_a_node_made_anew_gets_a_new_token_by_the_next_rollout(working: Operator
     working.rack.cluster.kubectl("delete", "node", HOST)
     working.sh("systemctl restart kubelet")
     client = working.rack.cluster.client
-    wait_for("the Node", lambda: client.says_ok(f"/api/v1/nodes/{HOST}"), PATIENCE_S)
+    wait_until("the Node", lambda: client.says_ok(f"/api/v1/nodes/{HOST}"), PATIENCE_S)
     working.node.wait_until_ready(PATIENCE_S)
     # The API server remembers for some seconds whom it has let in.
-    wait_for("refused", lambda: credential.problems(working.rack, HOST), PATIENCE_S, every_s=1)
+    wait_until("refused", lambda: credential.problems(working.rack, HOST), PATIENCE_S, interval_s=1)
     done = working.site()
     assert done.status == 0, done.text
     working.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.beds.cluster.marks import needs_cluster
-from tests.e2e.bed import wait_for
+from tests.lib.waits import wait_until
 from tests.rack import credential, domains, releases
 from tests.rack.hosts import Rack
 from tests.rack.playbooks import Run, play
@@ -119,7 +119,7 @@ def test_an_uninstall_is_refused_while_the_job_runs_and_leaves_nothing_after_it(
     kubectl = rack.cluster.kubectl
     kubectl("delete", "pods", "-n", domains.JOB, "--all", "--timeout=120s", timeout_s=150)
     kubectl("delete", "computedomains", "-n", domains.JOB, "--all", "--wait=false")
-    wait_for("the domain is gone", lambda: domains.is_gone(rack), PATIENCE_S)
+    wait_until("the domain is gone", lambda: domains.is_gone(rack), PATIENCE_S)
     done = play(rack, "uninstall", variables={"nvdra_purge": True})
     assert done.status == 0, done.text
     assert domains.channels(rack) == set()

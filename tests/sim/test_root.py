@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from pathlib import Path
 
 import pynvml
 import pytest
 
+from tests.lib.waits import wait_equal
 from tests.sim import __main__ as command_line
 from tests.sim import profile, sysfs
 from tests.sim.api import SimRoot
@@ -102,10 +102,11 @@ def test_a_gpu_moves_to_vfio_and_back(h100: SimRoot) -> None:
 
 
 def wait_for_driver(root: SimRoot, gpu: int, driver: str | None) -> None:
-    deadline = time.monotonic() + 5
-    while sysfs.bound_driver(root.path, root.profile.gpus[gpu]) != driver:
-        assert time.monotonic() < deadline, f"GPU {gpu} did not come to {driver}"
-        time.sleep(0.002)
+    wait_equal(
+        f"driver of GPU {gpu}",
+        lambda: sysfs.bound_driver(root.path, root.profile.gpus[gpu]),
+        driver,
+    )
 
 
 def test_writes_to_bind_and_unbind_move_a_gpu_as_the_kernel_would(h100: SimRoot) -> None:

@@ -13,8 +13,8 @@ import os
 import signal
 from pathlib import Path
 
-from tests.beds.cluster import commands
 from tests.beds.cluster.errors import ClusterError
+from tests.lib.waits import WaitError, wait_until
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -72,7 +72,7 @@ def end_processes(path: str, timeout_s: float = 20) -> None:
                 os.kill(pid, signal.SIGKILL)
         return not pids
 
-    commands.wait_for(f"cgroup {path} is empty", is_empty, timeout_s=timeout_s, interval_s=0.02)
+    wait_until(f"cgroup {path} is empty", is_empty, timeout_s=timeout_s, interval_s=0.02)
 
 
 def remove(path: str, timeout_s: float = 10) -> None:
@@ -86,8 +86,8 @@ def remove(path: str, timeout_s: float = 10) -> None:
         return not exists(path)
 
     try:
-        commands.wait_for(f"cgroup {path} is gone", is_gone, timeout_s=timeout_s)
-    except ClusterError as error:
+        wait_until(f"cgroup {path} is gone", is_gone, timeout_s=timeout_s)
+    except WaitError as error:
         left = [str(root / path) for root in hierarchies() if (root / path).exists()]
         raise ClusterError(f"{error}: left {left}") from error
 

@@ -17,6 +17,7 @@ from tests.beds.cluster import build, capability, commands, lifecycle, programs
 from tests.beds.cluster import layout as layouts
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.errors import ClusterError
+from tests.lib.waits import WaitError
 
 DEFAULT_NAME = "test"
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
-    except ClusterError as error:
+    except (ClusterError, WaitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tests.beds.cluster.errors import ClusterError, CommandError
 
@@ -57,16 +56,3 @@ def run(
         raise CommandError(named, done.returncode, done.stdout, done.stderr)
     done.args = named
     return done
-
-
-def wait_for(
-    what: str, is_true: Callable[[], bool], *, timeout_s: float, interval_s: float = 0.05
-) -> None:
-    """Ask `is_true` every `interval_s` seconds until it says yes; raise `ClusterError` after
-    `timeout_s`.
-    """
-    end = time.monotonic() + timeout_s
-    while not is_true():
-        if time.monotonic() > end:
-            raise ClusterError(f"{what}: not so after {timeout_s:g} s")
-        time.sleep(interval_s)

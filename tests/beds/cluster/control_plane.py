@@ -21,6 +21,8 @@ from tests.beds.cluster.layout import (
     Layout,
 )
 from tests.beds.cluster.wire import ApiClient
+from tests.lib.pki import Identity
+from tests.lib.waits import wait_until
 
 COMPONENTS = ("etcd", "apiserver", "controller-manager", "scheduler", "proxy")
 """In the order in which they start."""
@@ -38,25 +40,25 @@ _AUDIT_EVERYTHING = {
 }
 
 IDENTITIES = {
-    "admin": pki.Identity(user="nvdra-test-admin", groups=("system:masters",)),
-    "apiserver": pki.Identity(
+    "admin": Identity(user="nvdra-test-admin", groups=("system:masters",)),
+    "apiserver": Identity(
         user="kube-apiserver",
         groups=("system:masters",),
         addresses=(BRIDGE_ADDRESS, API_SERVICE_ADDRESS, "127.0.0.1"),
         names=("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"),
     ),
-    "controller-manager": pki.Identity(user="system:kube-controller-manager"),
-    "scheduler": pki.Identity(user="system:kube-scheduler"),
-    "proxy": pki.Identity(user="system:kube-proxy"),
-    "front-proxy": pki.Identity(user="front-proxy-client"),
+    "controller-manager": Identity(user="system:kube-controller-manager"),
+    "scheduler": Identity(user="system:kube-scheduler"),
+    "proxy": Identity(user="system:kube-proxy"),
+    "front-proxy": Identity(user="front-proxy-client"),
 }
 
 
 def prepare(layout: Layout) -> None:
     """Write certificates and kubeconfigs."""
-    pki.create_authority(layout.pki)
+    authority = pki.create_authority(layout.pki)
     for name, identity in IDENTITIES.items():
-        pki.issue(layout.pki, name, identity)
+        authority.issue_to(name, identity)
         text = pki.kubeconfig(layout.pki, name, SERVER)
         path = layout.admin_kubeconfig if name == "admin" else layout.pki / f"{name}.kubeconfig"
         path.touch(mode=0o600)
@@ -111,7 +113,7 @@ def wait_ready(layout: Layout, timeout_s: float = 60) -> None:
             raise ClusterError("the API server ended", next_step=f"read {server.log}")
         return client.says_ok("/readyz")
 
-    commands.wait_for("the API server is ready", is_ready, timeout_s=timeout_s, interval_s=0.1)
+    wait_until("the API server is ready", is_ready, timeout_s=timeout_s, interval_s=0.1)
 
 
 def _argv(layout: Layout, component: str) -> list[str]:

@@ -27,12 +27,12 @@ from tests.beds.cluster import (
     processes,
 )
 from tests.beds.cluster import layout as layouts
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.errors import ClusterError
 from tests.beds.cluster.layout import Layout
 from tests.beds.cluster.node import Node
 from tests.beds.cluster.systemd_node import SystemdNode
 from tests.beds.cluster.wire import ApiClient
+from tests.lib.waits import WaitError, wait_until
 
 _UP = "up"
 """File in a cluster's directory: it came up."""
@@ -64,7 +64,7 @@ def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
         except BaseException as error:
             saved = _keep_logs(layout)
             down(layout.name)
-            if isinstance(error, ClusterError):
+            if isinstance(error, (ClusterError, WaitError)):
                 raise ClusterError(f"{error} (logs: {saved})") from error
             raise
 
@@ -174,9 +174,9 @@ def wait_until_ready(
         return ready >= set(layout.nodes)
 
     what = f"nodes {', '.join(layout.nodes)} are Ready"
-    wait_for(what, are_ready, timeout_s=timeout_s, interval_s=0.2)
+    wait_until(what, are_ready, timeout_s=timeout_s, interval_s=0.2)
     account = "/api/v1/namespaces/default/serviceaccounts/default"
-    wait_for("ServiceAccount default is there", lambda: client.says_ok(account), timeout_s=30)
+    wait_until("ServiceAccount default is there", lambda: client.says_ok(account), timeout_s=30)
 
 
 def node_programs(layout: Layout) -> list[processes.Process]:
@@ -233,7 +233,7 @@ def _retry(remove: Callable[[], None]) -> None:
             return False
         return True
 
-    wait_for("the cluster's directory is removed", is_done, timeout_s=10, interval_s=0.2)
+    wait_until("the cluster's directory is removed", is_done, timeout_s=10, interval_s=0.2)
 
 
 def leftovers(name: str) -> list[str]:

@@ -32,6 +32,8 @@ from tests.beds.cluster.errors import ClusterError
 from tests.beds.cluster.layout import SERVER, Layout
 from tests.beds.cluster.processes import Process
 from tests.beds.cluster.wire import ApiClient
+from tests.lib.pki import Identity, StoredAuthority
+from tests.lib.waits import wait_until
 
 _PROXY_KUBECONFIG = f"{node_files.KUBELET_DIR}/kube-proxy.kubeconfig"
 
@@ -184,9 +186,7 @@ class Node:
             )
             return bool(ready and status["nodeInfo"]["bootID"] == boot_id)
 
-        commands.wait_for(
-            f"node {self.name} is Ready", is_ready, timeout_s=timeout_s, interval_s=0.2
-        )
+        wait_until(f"node {self.name} is Ready", is_ready, timeout_s=timeout_s, interval_s=0.2)
 
     def power_off(self) -> None:
         """End every process of the node at once and take its network away; what is on disk stays."""
@@ -211,14 +211,14 @@ class Node:
         for path in (mounts.RUN, *mounts.PRIVATE):
             self._on_disk(path).mkdir(parents=True, exist_ok=True)
         node, pki_dir = self.name, self.layout.pki
-        serving = pki.Identity(
+        serving = Identity(
             user=f"system:node:{node}",
             groups=("system:nodes",),
             addresses=(self.address,),
             names=(node,),
         )
         identity = self.layout.identity(node)
-        pki.issue(pki_dir, identity, serving)
+        StoredAuthority(pki_dir).issue_to(identity, serving)
         credential = pki.kubeconfig(pki_dir, identity, SERVER)
         kubelet_dir = self._on_disk(node_files.KUBELET_DIR)
         (kubelet_dir / "pki").mkdir()
@@ -282,7 +282,7 @@ class Node:
                 )
             return ready.exists()
 
-        commands.wait_for(f"node {self.name} has its namespaces", is_ready, timeout_s=30)
+        wait_until(f"node {self.name} has its namespaces", is_ready, timeout_s=30)
 
     def _wait_for_containerd(self) -> None:
         path = str(self.path(node_files.CONTAINERD_SOCKET))
@@ -298,7 +298,7 @@ class Node:
                 return True
             return False
 
-        commands.wait_for(f"containerd of {self.name} answers", answers, timeout_s=30)
+        wait_until(f"containerd of {self.name} answers", answers, timeout_s=30)
 
     def _argv(self, component: str) -> list[str]:
         if component == "containerd":

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tests.beds.cluster import cgroups, commands
-from tests.beds.cluster.errors import ClusterError
+from tests.beds.cluster import cgroups
+from tests.lib.waits import WaitError, wait_until
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Processes that this very process started and therefore must reap."""
@@ -57,7 +57,7 @@ class Process:
 
     def wait(self, timeout_s: float = 30) -> int | None:
         """Wait until the process has ended; return its status where it is known."""
-        commands.wait_for(
+        wait_until(
             f"{self.name} (pid {self.pid}) ends",
             lambda: not self.is_running,
             timeout_s=timeout_s,
@@ -72,7 +72,7 @@ class Process:
         self.signal(signal.SIGKILL if kill else signal.SIGTERM)
         try:
             status = self.wait(timeout_s)
-        except ClusterError:
+        except WaitError:
             self.signal(signal.SIGKILL)
             status = self.wait(10)
         if self.own_cgroup:

@@ -25,6 +25,7 @@ from tests.beds.cluster import (
 from tests.beds.cluster.errors import ClusterError
 from tests.beds.cluster.node import Node
 from tests.beds.cluster.processes import Process
+from tests.lib.waits import wait_until
 
 _LOGS = "/var/log/cluster"
 
@@ -87,7 +88,7 @@ class SystemdNode(Node):
             found.extend(children_of(outer.pid))
             return bool(found) or not outer.is_running
 
-        commands.wait_for(f"{outer.name} runs", has_child, timeout_s=10, interval_s=0.01)
+        wait_until(f"{outer.name} runs", has_child, timeout_s=10, interval_s=0.01)
         return processes.follow(self.layout.pids, outer, found[0]) if found else outer
 
     def bind(self, host_dir: str | os.PathLike[str], node_path: str) -> None:
@@ -136,7 +137,7 @@ class SystemdNode(Node):
             state = self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
             return state in ("running", "degraded")
 
-        commands.wait_for(f"systemd of {self.name} runs", is_up, timeout_s=60, interval_s=0.1)
+        wait_until(f"systemd of {self.name} runs", is_up, timeout_s=60, interval_s=0.1)
 
     def _mount_lines(self) -> list[str]:
         lower, upper = host_image.ensure(), self.home / "upper"

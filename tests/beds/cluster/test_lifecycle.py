@@ -13,8 +13,8 @@ import pytest
 
 from tests.beds.cluster import cgroups, layout, lifecycle
 from tests.beds.cluster.api import Cluster, ClusterError
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.marks import needs_cluster
+from tests.lib.waits import wait_until
 
 pytestmark = needs_cluster()
 
@@ -62,7 +62,7 @@ def test_up_replaces_a_cluster_that_ended_with_the_machine(name: str) -> None:
 
 def test_up_replaces_a_cluster_whose_start_was_killed(name: str) -> None:
     with subprocess.Popen(up(name), cwd=ROOT, stderr=subprocess.DEVNULL) as child:
-        wait_for("a program runs", lambda: bool(processes_of(name)), timeout_s=60)
+        wait_until("a program runs", lambda: bool(processes_of(name)), timeout_s=60)
         child.send_signal(signal.SIGKILL)
     assert processes_of(name)
     with Cluster.up(name) as cluster:
@@ -86,7 +86,7 @@ with Cluster.up({name!r}):
 def test_up_does_not_replace_a_cluster_that_is_starting_or_up(name: str) -> None:
     home = layout.clusters_dir() / name
     with subprocess.Popen(up(name), cwd=ROOT, stderr=subprocess.DEVNULL) as child:
-        wait_for("it has begun", home.exists, timeout_s=60, interval_s=0.001)
+        wait_until("it has begun", home.exists, timeout_s=60, interval_s=0.001)
         with pytest.raises(ClusterError, match=f"cluster {name} exists"):
             Cluster.up(name)
         assert child.wait(120) == 0

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.processes import Process
+from tests.lib.waits import wait_until
 
 LEADER_ENDS_FIRST = """
 import ctypes, socket, sys, threading
@@ -26,10 +26,10 @@ def test_a_process_runs_until_its_last_thread_has_ended() -> None:
         assert child.stdin and child.stdout
         child.stdout.readline()
         process = Process("p", child.pid, int(stat(child.pid)[19]), "")
-        wait_for("the first thread ended", lambda: stat(child.pid)[0] == "Z", timeout_s=10)
+        wait_until("the first thread ended", lambda: stat(child.pid)[0] == "Z", timeout_s=10)
         assert process.is_running
         child.stdin.close()
-        wait_for("all have ended", lambda: not process.is_running, timeout_s=10)
+        wait_until("all have ended", lambda: not process.is_running, timeout_s=10)
 
 
 def stat(pid: int) -> list[str]:

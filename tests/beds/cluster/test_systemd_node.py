@@ -9,8 +9,8 @@ import pytest
 
 from tests.beds.cluster import lifecycle
 from tests.beds.cluster.api import Cluster, ClusterError, Node
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.marks import needs_cluster
+from tests.lib.waits import wait_until
 
 pytestmark = needs_cluster()
 
@@ -102,7 +102,7 @@ def test_pod_runs_there_and_again_after_a_reboot(cluster: Cluster, host: Node) -
         container = status["containerStatuses"][0]
         return bool(container["restartCount"] and container["ready"])
 
-    wait_for("the pod runs again", is_back, timeout_s=60, interval_s=0.5)
+    wait_until("the pod runs again", is_back, timeout_s=60, interval_s=0.5)
 
 
 def test_directory_of_the_machine_is_seen_in_the_host(host: Node) -> None:
@@ -114,6 +114,6 @@ def test_directory_of_the_machine_is_seen_in_the_host(host: Node) -> None:
 def test_program_beside_the_units_has_its_own_pid_and_ends_when_asked(host: Node) -> None:
     script = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.1; done"
     process = host.popen(["sh", "-c", script])
-    wait_for("it is up", lambda: "up" in process.output(), timeout_s=5)
+    wait_until("it is up", lambda: "up" in process.output(), timeout_s=5)
     process.end()
     assert process.output() == "up\nasked\n"

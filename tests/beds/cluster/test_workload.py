@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.beds.cluster.api import ApiClient, ApiError, Cluster, ClusterError
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.marks import VERSIONS
+from tests.lib.waits import wait_until
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -89,7 +89,7 @@ def test_service_is_reached_from_pod_of_another_node(cluster: Cluster) -> None:
     def is_served() -> bool:
         return "served" in cluster.kubectl("exec", "caller", "--", *get, check=False)
 
-    wait_for("the Service answers in a pod", is_served, timeout_s=20, interval_s=0.5)
+    wait_until("the Service answers in a pod", is_served, timeout_s=20, interval_s=0.5)
     assert cluster.nodes[0].run(get).stdout == "served\n"
 
 
@@ -134,7 +134,7 @@ def test_kubelet_credential_in_the_node_is_bound_to_that_node(cluster: Cluster) 
 def test_popen_ends_with_its_children(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     process = node.popen(["sh", "-c", "sleep 1234 & echo child $!; wait"], env={"A": "b"})
-    wait_for("it has written", lambda: "child" in process.output(), timeout_s=5)
+    wait_until("it has written", lambda: "child" in process.output(), timeout_s=5)
     process.end(kill=True)
     assert not process.is_running
     assert node.run(["sh", "-c", "ps ax | grep -c '[s]leep 1234'"], check=False).stdout == "0\n"
@@ -188,7 +188,7 @@ def test_reboot_ends_all_and_gives_a_new_boot_id(
         container = status["containerStatuses"][0]
         return bool(container["restartCount"] == 1 and container["ready"])
 
-    wait_for("the pod runs again", pod_is_back, timeout_s=60, interval_s=0.5)
+    wait_until("the pod runs again", pod_is_back, timeout_s=60, interval_s=0.5)
 
 
 def test_manifest_with_webhook_address_reaches_service_from_api_server(cluster: Cluster) -> None:
@@ -205,4 +205,4 @@ def test_manifest_with_webhook_address_reaches_service_from_api_server(cluster: 
             """)
     )
     path = "/api/v1/namespaces/default/services/hook:80/proxy/"
-    wait_for("the API server reaches it", lambda: cluster.client.says_ok(path), timeout_s=20)
+    wait_until("the API server reaches it", lambda: cluster.client.says_ok(path), timeout_s=20)

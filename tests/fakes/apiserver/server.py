@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nvdra_core.kube.config import KubeConfig
 from tests.fakes.apiserver import gates
@@ -21,10 +21,9 @@ from tests.fakes.apiserver.auth import ADMIN, ADMIN_TOKEN, User
 from tests.fakes.apiserver.control import Control
 from tests.fakes.apiserver.http import Listener
 from tests.fakes.apiserver.kinds import Route
+from tests.fakes.apiserver.tls import server_context
 from tests.fakes.apiserver.writes import Write
-
-if TYPE_CHECKING:
-    from tests.fakes.apiserver.tls import Authority
+from tests.lib.pki import StoredAuthority
 
 JsonObject = dict[str, Any]
 NAMESPACES = ("default", "kube-system", "kube-node-lease")
@@ -59,7 +58,7 @@ class FakeApiServer:
         )
         self.api.router.serve_versions(settings.versions)
         self.api.writer.gates = gates.defaults(settings.minor, dict(settings.gates))
-        self.authority: Authority | None = None
+        self.authority: StoredAuthority | None = None
         self.api.control = Control(self).answer
         self._listener = Listener(self.api, port=settings.port)
         self._control_listener = Listener(self.api, port=settings.control_port)
@@ -111,13 +110,11 @@ class FakeApiServer:
 
     def use_new_certificate(self, stem: str = "server") -> None:
         """Make a server certificate and serve later connections with it."""
-        from tests.fakes.apiserver import tls
-
         if self.settings.tls_directory is None:
             raise ValueError("the fake was not started with a directory for certificates")
-        self.authority = self.authority or tls.Authority(self.settings.tls_directory)
+        self.authority = self.authority or StoredAuthority(self.settings.tls_directory)
         certificate, key = self.authority.issue_server(stem=stem)
-        context = tls.server_context(certificate, key, self.authority.certificate_path)
+        context = server_context(certificate, key, self.authority.certificate_path)
         self._listener.set_tls(context)
 
     def config(self, **changes: Any) -> KubeConfig:

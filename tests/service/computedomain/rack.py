@@ -13,8 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib.waits import wait_until
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
@@ -37,19 +36,6 @@ CALL_S = 45.0
 SLOTS = 4
 NETWORK = ("fd00:8::", "127.0.8.")
 """Addresses of the trays, and where they are reached on this machine."""
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
-    """Call ``condition`` until it returns something true, and return that. A part of an object that is not there yet is
-    waited for as well."""
-    end = time.monotonic() + timeout_s
-    while True:
-        with contextlib.suppress(LookupError):
-            if found := condition():
-                return found
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(0.05)
 
 
 class Tray:
@@ -123,7 +109,7 @@ class Tray:
         """Start the unit broker with the last settings; ``start`` does it the first time."""
         words = ("-m", "tests.sim.broker", str(self.home / "config.yaml"))
         self.broker = self._popen("unit-broker", *words)
-        wait_for((self.home / "units.sock").is_socket, "the unit broker")
+        wait_until("the unit broker", (self.home / "units.sock").is_socket)
 
     def kill_broker(self) -> None:
         """End it abruptly, with its socket."""
@@ -141,7 +127,7 @@ class Tray:
         if self.plugin is not None:
             self.plugin.close()
         self.kubelet.wait_for_socket(DRIVER, TIMEOUT_S)
-        self.plugin = wait_for(self._try_to_register, f"{self.name} registers")
+        self.plugin = wait_until(f"{self.name} registers", self._try_to_register)
         return self.plugin
 
     def _try_to_register(self) -> Plugin | None:
@@ -171,7 +157,7 @@ class Tray:
             return said[0] if all(text in said[0] for text in texts) else ""
 
         try:
-            return str(wait_for(ask, f"{claim} is told {texts}"))
+            return str(wait_until(f"{claim} is told {texts}", ask))
         except AssertionError as error:
             raise AssertionError(f"{error}; it was told {said[0]!r}") from None
 
@@ -192,12 +178,12 @@ class Tray:
         return {**known, **{"session": install.session(self.root.path)}}
 
     def kill_imex(self) -> None:
-        os.kill(wait_for(lambda: self.imex().get("pid"), "nvidia-imex runs"), signal.SIGKILL)
+        os.kill(wait_until("nvidia-imex runs", lambda: self.imex().get("pid")), signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
         """The last report. The first one comes a moment after the first claim is answered."""
-        status: dict[str, Any] = wait_for(
-            lambda: self.rack.get(self.name).get("status"), f"a report of {self.name}"
+        status: dict[str, Any] = wait_until(
+            f"a report of {self.name}", lambda: self.rack.get(self.name).get("status")
         )
         return status
 
@@ -213,7 +199,7 @@ class Tray:
         if pid:
             with contextlib.suppress(ProcessLookupError):  # it was ending by itself
                 os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not self.imex().get("pid"), "nvidia-imex ends")
+            wait_until("nvidia-imex ends", lambda: not self.imex().get("pid"))
         if self.broker is not None:
             self.broker.kill()
             self.broker.wait(TIMEOUT_S)

@@ -8,7 +8,8 @@ from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host import network
 from nvdra_node.host.ports import HostRoots
-from tests.service.computedomain.rack import Rack, Tray, wait_for
+from tests.lib.waits import wait_until
+from tests.service.computedomain.rack import Rack, Tray
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
@@ -40,7 +41,7 @@ def test_api_server_on_loopback_leads_to_the_nodes_internal_ip(make_rack, own_ad
     assert "no InternalIP" in message
     assert tray.imex()["ActiveState"] == "inactive"
     set_internal_ip(rack, tray, own_address)
-    wait_for(lambda: tray.prepare("c1").errors == {}, "it is prepared")
+    wait_until("it is prepared", lambda: tray.prepare("c1").errors == {})
     assert f"BIND_INTERFACE_IP={own_address}\n" in (tray.imex_dir / "imexd.cfg").read_text()
-    wait_for(lambda: tray.status().get("addresses") == [own_address], "it is reported")
+    wait_until("it is reported", lambda: tray.status().get("addresses") == [own_address])
     assert "InternalIP" in tray.status()["addressMessage"]

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from tests.service.computedomain.rack import DRIVER, wait_for
+from tests.lib.waits import wait_until
+from tests.service.computedomain.rack import DRIVER
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
@@ -34,7 +35,7 @@ def test_a_claim_of_a_domain_gets_its_channel_once_imex_is_ready(rack):
 
 def test_the_node_offers_one_channel_and_says_its_clique(rack):
     [tray] = rack.trays
-    [device] = wait_for(lambda: rack.devices(tray), "a device is offered")
+    [device] = wait_until("a device is offered", lambda: rack.devices(tray))
     fabric = tray.root.profile.fabric
     assert device["name"] == "channel-0"
     assert device["attributes"] == {
@@ -50,9 +51,9 @@ def test_the_status_tells_the_node_its_imex_and_its_claims(rack):
     uid = rack.domain("a")
     rack.claim("c1", tray, uid)
     tray.prepare("c1")
-    status = wait_for(lambda: tray.status() if tray.status().get("domains") else None, "domains")
-    status = wait_for(
-        lambda: tray.status() if tray.status()["domains"][0]["ready"] else None, "ready"
+    status = wait_until("domains", lambda: tray.status() if tray.status().get("domains") else None)
+    status = wait_until(
+        "ready", lambda: tray.status() if tray.status()["domains"][0]["ready"] else None
     )
     assert status["fabricState"] == "Completed" and status["addresses"] == [tray.address]
     assert status["channelCount"] == 2048 and status["imexVersion"]
@@ -62,7 +63,7 @@ def test_the_status_tells_the_node_its_imex_and_its_claims(rack):
     assert domain["claims"] == [{"namespace": "ns", "name": "c1", "uid": rack.uids["c1"]}]
     assert (domain["uid"], domain["ready"]) == (uid, True)
     before = status["heartbeatTime"]
-    wait_for(lambda: tray.status()["heartbeatTime"] != before, "a heartbeat")
+    wait_until("a heartbeat", lambda: tray.status()["heartbeatTime"] != before)
 
 
 def test_after_the_last_claim_imex_ends_gracefully(rack):
@@ -71,16 +72,16 @@ def test_after_the_last_claim_imex_ends_gracefully(rack):
     tray.prepare("c1")
     assert tray.unprepare("c1").errors == {}
     assert tray.cdi_spec("c1") is None
-    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+    wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
     assert tray.imex()["session"]["allocations"] is True
-    wait_for(lambda: not tray.status().get("domains"), "the status forgets the claim")
+    wait_until("the status forgets the claim", lambda: not tray.status().get("domains"))
 
 
 def test_a_claim_that_waits_is_told_for_what(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-nowhere")
     tray.told("c1", "WaitingForDomain", "domain-nowhere")
-    reported = wait_for(lambda: tray.status().get("domains"), "the controller is told")
+    reported = wait_until("the controller is told", lambda: tray.status().get("domains"))
     assert (reported[0]["uid"], reported[0]["ready"]) == ("domain-nowhere", False)
     assert tray.unprepare("c1").errors == {}
 
@@ -126,13 +127,13 @@ def test_a_node_without_fabric_serves_claims_without_channel_and_imex(make_rack)
     answer = tray.prepare("c1")
     assert answer.errors == {} and answer.devices[made.uids["c1"]][0].cdi_ids == []
     assert tray.imex()["ActiveState"] == "inactive"
-    [device] = wait_for(lambda: made.devices(tray), "a device is offered")
+    [device] = wait_until("a device is offered", lambda: made.devices(tray))
     assert set(device["attributes"]) == {"type", "id"}
 
 
 def test_withdrawing_a_node_takes_its_channel_out_of_the_cluster(rack):
     [tray] = rack.trays
-    wait_for(lambda: rack.slices(tray), "a slice")
+    wait_until("a slice", lambda: rack.slices(tray))
     for service in list(tray.services):
         tray.stop(service)
     tray.start("withdraw")
@@ -150,9 +151,9 @@ def test_two_trays_of_a_domain_find_each_other(make_rack):
         made.claim(f"c{tray.index}", tray, uid)
         assert tray.prepare(f"c{tray.index}").errors == {}
     for tray in made.trays:
-        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
-    wait_for(
-        lambda: {d["reason"] for tray in made.trays for d in tray.status()["domains"]} == {""},
+        wait_until(f"{tray.name} is connected", partial(peers_of, tray, [1]))
+    wait_until(
         "nothing is wrong",
+        lambda: {d["reason"] for tray in made.trays for d in tray.status()["domains"]} == {""},
     )
     assert DRIVER in made.trays[0].kubelet.wait_for_socket(DRIVER).name

@@ -13,7 +13,8 @@ from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
 from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from tests.service.computedomain.rack import Rack, Tray, wait_for
+from tests.lib.waits import wait_until
+from tests.service.computedomain.rack import Rack, Tray
 from tests.service.computedomain.test_channels import peers_of
 from tests.service.control.replica import Replica
 
@@ -58,7 +59,7 @@ class Cluster:
 
     def claim(self, tray: Tray, name: str = "train") -> str:
         """As the control plane makes one from the domain's template, and as the scheduler allocates it."""
-        template = wait_for(lambda: self.find(TEMPLATES, f"{name}-channel"), "the template")
+        template = wait_until("the template", lambda: self.find(TEMPLATES, f"{name}-channel"))
         [config] = template["spec"]["spec"]["devices"]["config"]
         domain = config["opaque"]["parameters"]["domainID"]
         return self.rack.claim(f"{name}-{tray.index}", tray, domain)
@@ -96,7 +97,7 @@ def test_a_domain_of_two_trays_from_its_creation_to_its_end(cluster):
         tray.start(imexEncryption="required")
     for tray in trays:
         tray.register()
-        wait_for(lambda tray=tray: cluster.rack.slices(tray), "slices")  # type: ignore[misc]
+        wait_until("slices", lambda tray=tray: cluster.rack.slices(tray))  # type: ignore[misc]
     cluster.create_domain()
     for tray in trays:
         claim = cluster.claim(tray)
@@ -104,9 +105,9 @@ def test_a_domain_of_two_trays_from_its_creation_to_its_end(cluster):
         assert answer.errors == {}
         assert len(answer.devices[cluster.rack.uids[claim]]) == 1
     for tray in trays:
-        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
-    wait_for(lambda: are_ready(cluster, 2), f"ready nodes: {cluster.status()}")
-    wait_for(lambda: cluster.status().get("status") == "Ready", "the domain is Ready")
+        wait_until(f"{tray.name} is connected", partial(peers_of, tray, [1]))
+    wait_until(f"ready nodes: {cluster.status()}", lambda: are_ready(cluster, 2))
+    wait_until("the domain is Ready", lambda: cluster.status().get("status") == "Ready")
     cliques = cluster.rack.client.list(CLIQUES, namespace=NAMESPACE, deadline=deadline()).items
     assert [d["status"] for d in cliques[0]["daemons"]] == ["Ready", "Ready"]
     assert sorted(d["index"] for d in cliques[0]["daemons"]) == [0, 1]
@@ -116,9 +117,9 @@ def test_a_domain_of_two_trays_from_its_creation_to_its_end(cluster):
     for tray in trays:
         assert tray.unprepare(f"train-{tray.index}").errors == {}
         cluster.rack.forget(f"train-{tray.index}")
-    wait_for(lambda: cluster.find(DOMAINS, "train") is None, "the domain is gone")
+    wait_until("the domain is gone", lambda: cluster.find(DOMAINS, "train") is None)
     for tray in trays:
-        wait_for(lambda tray=tray: tray.imex()["ActiveState"] == "inactive", "IMEX ends")  # type: ignore[misc]
+        wait_until("IMEX ends", lambda tray=tray: tray.imex()["ActiveState"] == "inactive")  # type: ignore[misc]
         assert tray.imex()["session"]["allocations"] is True
 
 
@@ -126,14 +127,14 @@ def test_an_imex_that_dies_makes_the_node_not_ready_until_it_is_back(cluster):
     [tray, _] = cluster.rack.trays
     tray.start(imexEncryption="required", imexAfterAbruptEnd="hold")
     tray.register()
-    wait_for(lambda: cluster.rack.slices(tray), "slices")
+    wait_until("slices", lambda: cluster.rack.slices(tray))
     cluster.create_domain()
     assert tray.prepare(cluster.claim(tray)).errors == {}
-    wait_for(lambda: are_ready(cluster, 1), "ready")
+    wait_until("ready", lambda: are_ready(cluster, 1))
     tray.kill_imex()
-    wait_for(
-        lambda: [n["status"] for n in cluster.status().get("nodes", [])] == ["NotReady"],
+    wait_until(
         "it is not ready",
+        lambda: [n["status"] for n in cluster.status().get("nodes", [])] == ["NotReady"],
     )
     assert tray.unprepare("train-0").errors == {}
 
@@ -148,25 +149,25 @@ def test_restart_of_imex_under_a_job_shows_as_condition_and_event(cluster):
     [tray, _] = cluster.rack.trays
     tray.start(imexEncryption="required")
     tray.register()
-    wait_for(lambda: cluster.rack.slices(tray), "slices")
+    wait_until("slices", lambda: cluster.rack.slices(tray))
     cluster.create_domain()
     assert tray.prepare(cluster.claim(tray)).errors == {}
-    wait_for(lambda: cluster.status().get("status") == "Ready", "the domain is Ready")
+    wait_until("the domain is Ready", lambda: cluster.status().get("status") == "Ready")
     assert condition_of(cluster, "Degraded")["status"] == "False"
     first = tray.imex()["InvocationID"]
     for verb in ("stop", "start"):
         subprocess.run(
             [tray.root.path / "usr/bin/systemctl", verb, "nvdra-imex.service"], check=True
         )
-    wait_for(lambda: condition_of(cluster, "Degraded").get("status") == "True", "it is degraded")
+    wait_until("it is degraded", lambda: condition_of(cluster, "Degraded").get("status") == "True")
     assert tray.imex()["InvocationID"] != first
-    wait_for(lambda: condition_of(cluster, "Degraded")["reason"] == "ImexRestarted", "the reason")
+    wait_until("the reason", lambda: condition_of(cluster, "Degraded")["reason"] == "ImexRestarted")
     assert "ns/train-0" in condition_of(cluster, "Degraded")["message"]
     events = cluster.rack.client.list(EVENTS, namespace="ns", deadline=deadline()).items
     assert ("Warning", "ImexRestarted") in {(one["type"], one["reason"]) for one in events}
     assert tray.unprepare("train-0").errors == {}
     cluster.rack.forget("train-0")
-    wait_for(lambda: condition_of(cluster, "Degraded")["status"] == "False", "it is well again")
+    wait_until("it is well again", lambda: condition_of(cluster, "Degraded")["status"] == "False")
 
 
 def node_map(tray: Tray) -> int:
@@ -180,7 +181,7 @@ def test_raised_number_of_slots_is_for_new_domains_while_imex_runs(cluster):
     for tray in (first, second):
         tray.start(imexEncryption="required")
         tray.register()
-        wait_for(lambda tray=tray: cluster.rack.slices(tray), "slices")  # type: ignore[misc]
+        wait_until("slices", lambda tray=tray: cluster.rack.slices(tray))  # type: ignore[misc]
     cluster.create_domain()
     assert first.prepare(cluster.claim(first)).errors == {}
     before = first.imex()["InvocationID"]
@@ -193,7 +194,7 @@ def test_raised_number_of_slots_is_for_new_domains_while_imex_runs(cluster):
     for claim in ("other-1", "train-1"):
         assert second.unprepare(claim).errors == {}
     cluster.rack.forget("other-1")
-    wait_for(lambda: second.prepare("train-1").errors == {}, "it joins the first domain")
+    wait_until("it joins the first domain", lambda: second.prepare("train-1").errors == {})
     assert (node_map(second), first.imex()["InvocationID"]) == (3, before)
     for tray in (first, second):
-        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
+        wait_until(f"{tray.name} is connected", partial(peers_of, tray, [1]))

@@ -8,17 +8,17 @@ from functools import partial
 import pytest
 
 from nvdra_core.api.fabric import slot_name
-from tests.service.computedomain.authority import Authority
-from tests.service.computedomain.rack import wait_for
+from tests.lib.pki import Authority
+from tests.lib.waits import wait_until
 from tests.service.computedomain.test_channels import peers_of
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
 
 def sign(rack, tray, authority):
-    request = wait_for(
-        lambda: tray.status().get("imex", {}).get("certificateRequest"),
+    request = wait_until(
         "a request for a certificate",
+        lambda: tray.status().get("imex", {}).get("certificateRequest"),
     )
     fabric = tray.root.profile.fabric
     name = slot_name(f"{fabric.cluster_uuid}.{fabric.clique_id}", tray.index)
@@ -44,7 +44,7 @@ def test_peers_connect_once_the_controller_has_signed_and_not_before(make_rack):
         sign(rack, tray, authority)
         assert tray.prepare(f"c{tray.index}").errors == {}
     for tray in rack.trays:
-        wait_for(partial(peers_of, tray, [1]), f"{tray.name} is connected")
+        wait_until(f"{tray.name} is connected", partial(peers_of, tray, [1]))
     key = rack.trays[0].home / "state/imex/tls/key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert "PRIVATE" not in str(rack.get("tray-0"))
@@ -59,14 +59,14 @@ def test_a_peer_of_another_authority_is_not_let_in(make_rack):
         rack.claim(f"c{tray.index}", tray, uid)
         sign(rack, tray, Authority(f"CA of {tray.name}"))
         assert tray.prepare(f"c{tray.index}").errors == {}
-    wait_for(
+    wait_until(
+        "the status says so",
         lambda: (
             [d["reason"] for d in rack.trays[0].status().get("domains", [])] == ["PeersMissing"]
         ),
-        "the status says so",
     )
     for tray in rack.trays:
-        wait_for(partial(peers_of, tray, [0]), f"{tray.name} is alone")
+        wait_until(f"{tray.name} is alone", partial(peers_of, tray, [0]))
 
 
 def test_a_new_certificate_is_taken_without_a_restart(make_rack):
@@ -80,5 +80,5 @@ def test_a_new_certificate_is_taken_without_a_restart(make_rack):
     before = tray.imex()["InvocationID"]
     sign(rack, tray, Authority("second"))
     log = tray.root.path / "run/nvsim/imex.log"
-    wait_for(lambda: "reloading certificates" in log.read_text(), "nvidia-imex is told")
+    wait_until("nvidia-imex is told", lambda: "reloading certificates" in log.read_text())
     assert tray.imex()["InvocationID"] == before

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.service.computedomain.rack import wait_for
+from tests.lib.waits import wait_until
 from tests.sim.imex import install
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
@@ -35,19 +35,19 @@ def test_imex_that_died_under_a_claim_comes_back_and_is_counted(rack):
     tray.prepare("c1")
     first = tray.imex()["InvocationID"]
     tray.kill_imex()
-    wait_for(lambda: tray.imex()["InvocationID"] != first, "another start")
-    wait_for(lambda: tray.imex()["session"].get("abrupt") == 1, "a new session")
+    wait_until("another start", lambda: tray.imex()["InvocationID"] != first)
+    wait_until("a new session", lambda: tray.imex()["session"].get("abrupt") == 1)
     assert tray.prepare("c1").errors == {}
-    status = wait_for(
-        lambda: tray.status() if tray.status()["imex"].get("restarts") == 1 else None,
+    status = wait_until(
         "it is counted",
+        lambda: tray.status() if tray.status()["imex"].get("restarts") == 1 else None,
     )
-    wait_for(
+    wait_until(
+        "the new incarnation is told",
         lambda: (
             (tray.status()["imex"].get("incarnation") or {}).get("invocationID")
             == tray.imex()["InvocationID"]
         ),
-        "the new incarnation is told",
     )
     assert status["bootID"] == tray.status()["bootID"]
 
@@ -58,9 +58,9 @@ def test_a_hanging_imex_is_told_within_seconds_and_takes_no_new_claim(rack):
     rack.claim("c1", tray, uid)
     tray.prepare("c1")
     install.configure(tray.root.path, hang_commands=True)
-    wait_for(lambda: tray.status()["imex"]["state"] == "UNAVAILABLE", "the status says so")
-    wait_for(
-        lambda: tray.status()["domains"][0]["reason"] == "ImexUnresponsive", "and of the domain"
+    wait_until("the status says so", lambda: tray.status()["imex"]["state"] == "UNAVAILABLE")
+    wait_until(
+        "and of the domain", lambda: tray.status()["domains"][0]["reason"] == "ImexUnresponsive"
     )
     tray.told("c1", "ImexUnresponsive")
     assert tray.unprepare("c1").errors == {}
@@ -76,7 +76,7 @@ def test_with_the_api_server_down_known_claims_go_on_and_pods_end(rack):
     tray.start("imex-supervisor")
     assert tray.prepare("c1").errors == {}
     assert tray.unprepare("c1").errors == {}
-    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+    wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
 
 
 def test_a_reboot_leaves_nothing_behind_and_known_claims_come_back(rack):
@@ -87,7 +87,7 @@ def test_a_reboot_leaves_nothing_behind_and_known_claims_come_back(rack):
     for service in list(tray.services):
         tray.stop(service, signal.SIGKILL)
     tray.kill_imex()
-    wait_for(lambda: not tray.imex()["pid"], "nvidia-imex is gone")
+    wait_until("nvidia-imex is gone", lambda: not tray.imex()["pid"])
     tray.root.reboot()
     shutil.rmtree(tray.imex_dir)
     shutil.rmtree(tray.cdi)
@@ -95,9 +95,9 @@ def test_a_reboot_leaves_nothing_behind_and_known_claims_come_back(rack):
     (tray.root.path / "run/nvsim/units.json").unlink()
     tray.start()
     tray.register()
-    wait_for(lambda: tray.status()["bootID"] != boot, "another boot")
-    status = wait_for(
-        lambda: tray.status() if tray.status()["imex"]["state"] == "STOPPED" else None, "no IMEX"
+    wait_until("another boot", lambda: tray.status()["bootID"] != boot)
+    status = wait_until(
+        "no IMEX", lambda: tray.status() if tray.status()["imex"]["state"] == "STOPPED" else None
     )
     assert not status.get("domains")
     assert tray.imex()["ActiveState"] == "inactive"
@@ -126,9 +126,9 @@ def test_another_domain_waits_for_the_claim_that_has_the_node(rack):
     tray.told("c2", "claim ns/c1")
     assert tray.unprepare("c1").errors == {}
     assert tray.prepare("c2").errors == {}
-    wait_for(
-        lambda: (tray.status()["imex"].get("incarnation") or {}).get("domainUID") == second,
+    wait_until(
         "the second domain",
+        lambda: (tray.status()["imex"].get("incarnation") or {}).get("domainUID") == second,
     )
     assert tray.status()["channelCount"] == 2048
 
@@ -151,8 +151,8 @@ def test_an_id_that_is_not_the_slot_is_reported_as_it_is(rack):
     install.configure(tray.root.path, wrong_id=3)
     rack.claim("c1", tray, rack.domain("a"))
     assert tray.prepare("c1").errors == {}
-    wait_for(
-        lambda: (tray.status()["imex"].get("incarnation") or {}).get("slot") == 3, "the real id"
+    wait_until(
+        "the real id", lambda: (tray.status()["imex"].get("incarnation") or {}).get("slot") == 3
     )
 
 
@@ -176,7 +176,7 @@ def test_gpus_that_are_still_registering_are_waited_for(make_rack):
     assert made.devices(tray) == []
     tray.root.set_gpu(0, fabric_state=3)
     assert tray.prepare("c1").errors == {}
-    wait_for(lambda: made.devices(tray), "a device is offered")
+    wait_until("a device is offered", lambda: made.devices(tray))
 
 
 def test_imex_stays_for_a_claim_whose_record_was_damaged_and_ends_with_its_pod(rack):
@@ -189,7 +189,7 @@ def test_imex_stays_for_a_claim_whose_record_was_damaged_and_ends_with_its_pod(r
     (state / "claims" / f"{rack.uids['c1']}.json").write_text("{")
     tray.start("compute-domain")
     tray.register()
-    wait_for(lambda: list((state / "quarantine").iterdir()), "the record is put aside")
+    wait_until("the record is put aside", lambda: list((state / "quarantine").iterdir()))
     time.sleep(
         5
     )  # claims that are missed twice, a second apart, are gone, and the linger is a second
@@ -198,4 +198,4 @@ def test_imex_stays_for_a_claim_whose_record_was_damaged_and_ends_with_its_pod(r
     # Another instance tells its claims at once, and not in half a minute.
     tray.stop("compute-domain")
     tray.start("compute-domain")
-    wait_for(lambda: not tray.imex()["pid"], "nvidia-imex ends")
+    wait_until("nvidia-imex ends", lambda: not tray.imex()["pid"])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.computedomain.rack import Rack, Tray, wait_for
+from tests.lib.waits import wait_until
+from tests.service.computedomain.rack import Rack, Tray
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
@@ -99,7 +100,7 @@ def end(rack: Rack, name: str) -> None:
     """The job is over: no claim, and no nvidia-imex."""
     for tray in rack.trays:
         tray.unprepare(f"{name}{tray.index}")
-    wait_for(lambda: not any(tray.imex()["pid"] for tray in rack.trays), "no nvidia-imex runs")
+    wait_until("no nvidia-imex runs", lambda: not any(tray.imex()["pid"] for tray in rack.trays))
 
 
 def test_a_formation_costs_a_node_few_programs_and_requests(make_rack):
@@ -109,9 +110,9 @@ def test_a_formation_costs_a_node_few_programs_and_requests(make_rack):
     for tray in rack.trays:
         tray.start()
         tray.register()
-    wait_for(lambda: all(rack.devices(tray) for tray in rack.trays), "devices are offered")
+    wait_until("devices are offered", lambda: all(rack.devices(tray) for tray in rack.trays))
     rack.assign()
-    wait_for(lambda: all(tray.status().get("cliqueID") for tray in rack.trays), "statuses")
+    wait_until("statuses", lambda: all(tray.status().get("cliqueID") for tray in rack.trays))
     for name in ("a", "b"):
         time.sleep(SETTLE_S)
         bill = Bill(rack, calls)

@@ -14,7 +14,7 @@ from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain.label import AGAIN_S, LABEL, CliqueLabel
 from nvdra_node.computedomain.model import NodeView
-from tests.service.computedomain.rack import wait_for
+from tests.lib.waits import wait_until
 from tests.sim.imex import install
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
@@ -53,7 +53,7 @@ def test_claims_wait_for_the_hosts_daemon_and_nobody_touches_it(host_imex):
     rack.claim("c1", tray, rack.domain("a"))
     tray.told("c1", "HostImexNotReady", "imexHostSocketPath")
     start()
-    wait_for(lambda: tray.prepare("c1", timeout_s=20.0).errors == {}, "the daemon is READY")
+    wait_until("the daemon is READY", lambda: tray.prepare("c1", timeout_s=20.0).errors == {})
     assert tray.cdi_spec("c1")["devices"][0]["containerEdits"]["deviceNodes"][0]["minor"] == 0
     assert tray.unprepare("c1").errors == {}
     assert install.session(tray.root.path)["held"]

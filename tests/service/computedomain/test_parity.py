@@ -11,7 +11,8 @@ import pytest
 
 from nvdra_node.computedomain import driver
 from tests.fakes.apiserver.faults import Fault
-from tests.service.computedomain.rack import DRIVER, Rack, Tray, wait_for
+from tests.lib.waits import wait_until
+from tests.service.computedomain.rack import DRIVER, Rack, Tray
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
@@ -72,13 +73,13 @@ def test_a_node_whose_fabric_broke_starts_and_tears_everything_down(rack):
     tray.root.set_gpu(0, fabric_status=999)
     tray.start()
     tray.register()
-    wait_for(lambda: tray.status().get("fabricState") == "Failed", "the fabric is told")
+    wait_until("the fabric is told", lambda: tray.status().get("fabricState") == "Failed")
     assert tray.imex()["pid"] == pid, "it is its claims' until they are gone"
     assert tray.unprepare("c1").errors == {}
     tray.told("c2", "FabricFailed", "registration failed")
     assert tray.unprepare("c2").errors == {}
     assert (tray.cdi_spec("c1"), tray.cdi_spec("c2")) == (None, None)
-    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+    wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
 
 
 def test_the_life_of_a_claim_reads_it_once_and_writes_no_node(rack):
@@ -93,7 +94,7 @@ def test_the_life_of_a_claim_reads_it_once_and_writes_no_node(rack):
         (time.monotonic() - asked_at_s) / driver.WAIT_S
     )  # after each the claim may be another
     assert tray.unprepare("c1").errors == {}
-    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex ends")
+    wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
     asked = [(one.verb, one.resource) for one in rack.server.api.log.lines()[begun:]]
     assert 1 <= asked.count(("get", "resourceclaims")) <= 1 + waits
     assert {resource for verb, resource in asked if verb not in ("get", "list", "watch")} <= {
@@ -115,7 +116,7 @@ def test_there_are_as_many_channels_as_the_driver_was_loaded_with(make_rack):
     made.claim("c1", tray, made.domain("a"), mode="All")
     assert tray.prepare("c1").errors == {}
     assert channels(tray, "c1") == list(range(16))
-    wait_for(lambda: tray.status().get("channelCount") == 16, "the controller is told")
+    wait_until("the controller is told", lambda: tray.status().get("channelCount") == 16)
 
 
 def test_the_major_of_channels_is_read_below_proc_root(make_rack):
@@ -147,7 +148,7 @@ def test_two_domains_have_one_imex_and_a_channel_each(make_rack):
         assert tray.prepare(f"c{number}").errors == {}
     assert [channels(tray, f"c{number}") for number in range(3)] == [[3], [3], [4]]
     assert tray.imex()["session"]["sessions"] == 1
-    run = wait_for(lambda: tray.status()["imex"].get("incarnation"), "it is told")
+    run = wait_until("it is told", lambda: tray.status()["imex"].get("incarnation"))
     assert run.get("domainUID", "") == ""
     assert tray.unprepare("c0").errors == {}
     assert tray.prepare("c1").errors == {}
@@ -161,7 +162,7 @@ def test_services_end_while_the_api_server_answers_nothing(rack):
     assert tray.prepare("c1").errors == {}
     rack.server.api.faults.add(Fault(action="hang", count=0))
     rack.server.api.log.clear()
-    wait_for(lambda: rack.server.api.log.count("patch"), "a report hangs")
+    wait_until("a report hangs", lambda: rack.server.api.log.count("patch"))
     for service in list(tray.services):
         assert tray.stop(service) == 0, service
     rack.server.api.faults.clear()
@@ -177,7 +178,7 @@ def test_no_service_takes_connections_from_the_network(rack):
     tray.stop("imex-supervisor")
     tray.start("imex-supervisor", imexHttpEndpoint="127.0.0.1:0")
     with_one = tray.services["imex-supervisor"].pid
-    wait_for(lambda: listening(with_one), "one that is asked for is seen by this test")
+    wait_until("one that is asked for is seen by this test", lambda: listening(with_one))
 
 
 def test_metrics_of_a_running_plugin_count_devices_and_damage(rack):

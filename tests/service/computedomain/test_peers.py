@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.service.computedomain.rack import Rack, Tray, wait_for
+from tests.lib.waits import wait_until
+from tests.service.computedomain.rack import Rack, Tray
 from tests.sim.imex import install
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
@@ -31,7 +32,7 @@ def test_all_peers_connected_is_reported_without_waiting_for_a_heartbeat(make_ra
     rack = make_rack(2)
     rack.heartbeat_s = 600
     form(rack, rack.domain("a"))
-    wait_for(lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], "", 30)
+    wait_until("", lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], 30)
 
 
 def test_another_version_is_named_with_both_versions(make_rack):
@@ -40,8 +41,8 @@ def test_another_version_is_named_with_both_versions(make_rack):
     install.configure(first.root.path, version="570.124.06")
     install.configure(second.root.path, version="580.65.06")
     form(rack, rack.domain("a"))
-    found = wait_for(
-        lambda: domain_of(second).get("reason") == "ImexVersionMismatch" and domain_of(second), ""
+    found = wait_until(
+        "", lambda: domain_of(second).get("reason") == "ImexVersionMismatch" and domain_of(second)
     )
     assert found["peers"] == [{"slot": 0, "problem": "VersionMismatch", "version": "570.124.06"}]
     assert "580.65.06" in found["message"] and "570.124.06" in found["message"]
@@ -61,8 +62,8 @@ def test_another_node_map_is_named_with_its_peer(make_rack):
     second.register()
     rack.claim("c1", second, uid)
     assert second.prepare("c1").errors == {}
-    found = wait_for(
-        lambda: domain_of(second).get("reason") == "NodeMapMismatch" and domain_of(second), ""
+    found = wait_until(
+        "", lambda: domain_of(second).get("reason") == "NodeMapMismatch" and domain_of(second)
     )
     assert f"slot 0 ({first.address}, {first.name})" in found["message"]
     counts = [tray.status()["imex"]["incarnation"]["slotCount"] for tray in rack.trays]
@@ -73,7 +74,7 @@ def test_restart_of_the_supervisor_takes_back_no_ready_peer(make_rack):
     """Each upgrade would make the domain NotReady for a moment."""
     rack = make_rack(2)
     form(rack, rack.domain("a"))
-    wait_for(lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], "", 30)
+    wait_until("", lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], 30)
     tray = rack.trays[0]
     before = tray.status()["heartbeatTime"]
     for _ in range(2):

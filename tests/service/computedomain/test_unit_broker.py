@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from tests.service.computedomain.rack import wait_for
+from tests.lib.waits import wait_until
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
@@ -41,7 +41,7 @@ def test_claims_go_on_without_the_broker_and_end_with_the_next(rack):
     assert tray.unprepare("c1").errors == {}
     assert tray.imex()["InvocationID"] == before
     tray.start_broker()
-    wait_for(lambda: tray.imex()["ActiveState"] == "inactive", "nvidia-imex is stopped")
+    wait_until("nvidia-imex is stopped", lambda: tray.imex()["ActiveState"] == "inactive")
 
 
 def test_broker_that_is_not_there_is_named_to_the_pod_and_in_health(rack):
@@ -50,8 +50,8 @@ def test_broker_that_is_not_there_is_named_to_the_pod_and_in_health(rack):
     tray.stop("imex-supervisor")
     tray.start("imex-supervisor", imexHttpEndpoint=f"127.0.0.1:{port}")
     rack.claim("c1", tray, rack.domain("a"))
-    wait_for((tray.imex_dir / "supervisor.sock").is_socket, "the supervisor")
-    wait_for(lambda: health(port).strip() == "ok", "healthy")
+    wait_until("the supervisor", (tray.imex_dir / "supervisor.sock").is_socket)
+    wait_until("healthy", lambda: health(port).strip() == "ok")
     tray.kill_broker()
     assert "nvdra-unit-broker.socket" in health(port)
     tray.told("c1", "nvdra-unit-broker.socket")

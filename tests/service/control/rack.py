@@ -12,7 +12,8 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject
 from tests.fakes.apiserver.server import FakeApiServer
-from tests.service.control.replica import FAST, Replica, ShiftedClock, wait_until
+from tests.lib.waits import wait_until
+from tests.service.control.replica import FAST, Replica, ShiftedClock
 
 CLIQUE = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"
 NAMESPACE = "nvdra"

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from typing import Any
-
 from nvdra_cluster.app import Manager
 from nvdra_cluster.control.state import decode
 from nvdra_cluster.decide.model import DOMAIN_LABEL
@@ -18,24 +13,11 @@ from nvdra_core.kube.transport import TransportSettings
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 from nvdra_core.runtime.workers import Heartbeat, Workers
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib.waits import wait_until
 
 FAST = TransportSettings(
     request_timeout_s=10.0, attempt_timeout_s=5.0, backoff=Backoff(first_s=0.02, limit_s=0.2)
 )
-PATIENCE_S = 30.0
-"""Far above what anything takes; only a broken controller waits so long."""
-
-
-def wait_until(what: str, condition: Callable[[], Any]) -> Any:
-    """What ``condition`` returns once it is true."""
-    ends_s = time.monotonic() + PATIENCE_S
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > ends_s:
-            raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
-        threading.Event().wait(0.01)
 
 
 class ShiftedClock(SystemClock):

@@ -11,8 +11,8 @@ from cryptography import x509
 
 from nvdra_core.api.fabric import slot_name
 from nvdra_core.kube.resources import Resource
+from tests.lib.waits import wait_until
 from tests.service.control.rack import CLIQUE, NAMESPACE, Rack, Tray
-from tests.service.control.replica import wait_until
 from tests.unit.control.test_ca import a_request
 
 DAY_S = 86400.0

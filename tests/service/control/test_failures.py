@@ -12,6 +12,7 @@ from nvdra_cluster.app import MAX_SILENCE_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_core.kube.resources import LEASES, NODES
 from tests.fakes.apiserver.faults import Fault
+from tests.lib.waits import wait_until
 from tests.service.control.rack import (
     EAGER_LEASE,
     NAMESPACE,
@@ -19,7 +20,6 @@ from tests.service.control.rack import (
     Rack,
     Tray,
 )
-from tests.service.control.replica import wait_until
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from nvdra_cluster.decide.writes import DOMAINS
 from nvdra_cluster.settings import FabricSettings, ImexMode
 from nvdra_core.api import Isolation
 from nvdra_core.kube.resources import JsonObject
+from tests.lib.waits import wait_until
 from tests.service.control.rack import TEAM, Rack, Tray
-from tests.service.control.replica import wait_until
 
 BY_CHANNEL = FabricSettings(isolation=Isolation.CHANNEL)
 BY_HOST = FabricSettings(mode=ImexMode.HOST_MANAGED)

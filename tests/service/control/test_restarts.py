@@ -13,8 +13,8 @@ from nvdra_cluster.control.state.heartbeats import GRACE_S, SILENCE_S, format_ti
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_cluster.decide.writes import CONFIG_MAPS, DOMAINS
 from tests.fakes.apiserver.faults import Fault
+from tests.lib.waits import wait_until
 from tests.service.control.rack import NAMESPACE, TEAM, Rack, Tray
-from tests.service.control.replica import wait_until
 from tests.service.control.test_failures import a_member
 
 

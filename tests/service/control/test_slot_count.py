@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import Isolation
+from tests.lib.waits import wait_until
 from tests.service.control.rack import Rack
-from tests.service.control.replica import wait_until
 
 
 def test_number_of_slots_can_be_raised_while_imex_runs():

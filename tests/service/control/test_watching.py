@@ -13,8 +13,9 @@ from nvdra_core.kube.client import Client
 from nvdra_core.runtime.clock import FakeClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib.waits import wait_until
 from tests.service.control.rack import Rack
-from tests.service.control.replica import FAST, wait_until
+from tests.service.control.replica import FAST
 
 ENOUGH = 8
 

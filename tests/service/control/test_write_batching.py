@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lib.waits import wait_until
 from tests.service.control.rack import Rack
-from tests.service.control.replica import wait_until
 
 COUNT = 12
 

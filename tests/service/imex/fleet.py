@@ -6,23 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from tests.lib.waits import wait_until
 from tests.sim.imex import commands, install
 
 DAEMON_TIMEOUT_S = 50.0
-
-
-def wait_for(
-    condition: Callable[[], object], what: str, timeout_s: float = DAEMON_TIMEOUT_S
-) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(0.02)
 
 
 def slot_line(index: int) -> str:
@@ -88,7 +77,7 @@ class ImexHost:
             return ""
 
     def wait(self, state: str) -> None:
-        wait_for(lambda: self.state() == state, f"{self.address} is {state}")
+        wait_until(f"{self.address} is {state}", lambda: self.state() == state)
 
     def kill(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -28,8 +28,8 @@ from nvdra_node.rpc.messages import supervisor_v1 as pb
 from nvdra_node.rpc.server import UnixServer
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib.waits import wait_until
 from tests.scenario.imex.node import ImexNode, a_domain
-from tests.service.imex.fleet import wait_for
 
 NODE = "node"
 
@@ -217,7 +217,7 @@ class TestSpec:
         thread = threading.Thread(target=watch.run)
         thread.start()
         try:
-            wait_for(lambda: seen and seen[-1] is not None, "the first word")
+            wait_until("the first word", lambda: seen and seen[-1] is not None)
             body = {
                 "apiVersion": "fabric.nvdra.io/v1alpha1",
                 "kind": "FabricNode",
@@ -226,7 +226,7 @@ class TestSpec:
             client.merge_patch(
                 FABRIC_NODES, {**body, "spec": {"slot": 4}}, deadline=Deadline(5, SystemClock())
             )
-            wait_for(lambda: getattr(seen[-1], "slot", None) == 4, "the change")
+            wait_until("the change", lambda: getattr(seen[-1], "slot", None) == 4)
             client.merge_patch(
                 FABRIC_NODES,
                 {**body, "spec": {"slot": "four"}},
@@ -235,12 +235,12 @@ class TestSpec:
             client.merge_patch(
                 FABRIC_NODES, {**body, "spec": {"slot": 5}}, deadline=Deadline(5, SystemClock())
             )
-            wait_for(
-                lambda: getattr(seen[-1], "slot", None) == 5,
+            wait_until(
                 "what is not understood is passed over",
+                lambda: getattr(seen[-1], "slot", None) == 5,
             )
             client.delete(FABRIC_NODES, NODE, deadline=Deadline(5, SystemClock()))
-            wait_for(lambda: seen[-1] is None, "the end")
+            wait_until("the end", lambda: seen[-1] is None)
         finally:
             watch.stop()
             thread.join(60)

@@ -6,7 +6,8 @@ import json
 import signal
 import time
 
-from tests.service.imex.fleet import DAEMON_TIMEOUT_S, wait_for
+from tests.lib.waits import wait_until
+from tests.service.imex.fleet import DAEMON_TIMEOUT_S
 from tests.sim.imex import commands, install
 
 
@@ -39,8 +40,8 @@ def test_peers_connect_both_ways_over_tcp(make_hosts):
         host.wait("READY")
     second.kill(signal.SIGUSR1)
     first.kill(signal.SIGUSR1)
-    wait_for(lambda: matrix(first).get("0", {}).get("1") == "CONNECTED", "0 -> 1")
-    wait_for(lambda: matrix(first).get("1", {}).get("0") == "CONNECTED", "1 -> 0, seen by 0")
+    wait_until("0 -> 1", lambda: matrix(first).get("0", {}).get("1") == "CONNECTED")
+    wait_until("1 -> 0, seen by 0", lambda: matrix(first).get("1", {}).get("0") == "CONNECTED")
 
 
 def test_one_session_per_host(make_hosts):
@@ -76,7 +77,7 @@ def test_recovery_waits_for_the_earlier_peers(make_hosts):
         host.start()
         host.wait("READY")
     first.kill(signal.SIGUSR1)
-    wait_for(lambda: '"peers": [1]' in first.persist.read_text(), "1 is remembered")
+    wait_until("1 is remembered", lambda: '"peers": [1]' in first.persist.read_text())
     first.stop(signal.SIGKILL)
     second.stop()
     first.start()
@@ -100,9 +101,9 @@ def test_peers_with_other_node_lists_are_refused(make_hosts):
         host.start()
         host.wait("READY")
     first.kill(signal.SIGUSR1)
-    wait_for(lambda: "not matching" in first.text() + second.text(), "the log says so")
-    wait_for(
-        lambda: matrix(first).get("0", {}).get("1") == "NODE_MAP_MISMATCH", "and so does the matrix"
+    wait_until("the log says so", lambda: "not matching" in first.text() + second.text())
+    wait_until(
+        "and so does the matrix", lambda: matrix(first).get("0", {}).get("1") == "NODE_MAP_MISMATCH"
     )
 
 

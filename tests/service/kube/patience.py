@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 
 from nvdra_core.errors import ApiError
@@ -14,14 +11,6 @@ from nvdra_core.runtime.clock import Deadline, SystemClock
 
 PATIENCE_S = 60.0
 """Far above what anything takes, on a busy machine too."""
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; fails when it does not come true."""
-    ends_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < ends_s, "it did not happen"
-        time.sleep(0.01)
 
 
 def assert_unreachable(client: Client) -> None:

@@ -15,8 +15,9 @@ from nvdra_core.kube.watch import Listing
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.lib.waits import until
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
-from tests.service.kube.patience import assert_unreachable, until
+from tests.service.kube.patience import assert_unreachable
 
 ALL = ("v1", "v1beta2", "v1beta1")
 

@@ -17,10 +17,10 @@ from nvdra_core.kube.resources import NAMESPACES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
-from tests.fakes.apiserver.tls import Authority
+from tests.lib.pki import StoredAuthority
+from tests.lib.waits import until
 from tests.service.kube.conftest import ONCE
 from tests.service.kube.objects import a_slice
-from tests.service.kube.patience import until
 
 Connect = Callable[..., Client]
 
@@ -39,7 +39,7 @@ def replace(path: Path, data: bytes) -> None:
 def test_server_of_another_authority_is_refused(
     tls_server: FakeApiServer, connect: Connect, tmp_path: Path
 ) -> None:
-    other = Authority(tmp_path / "other")
+    other = StoredAuthority(tmp_path / "other")
     with pytest.raises(ApiError, match="certificate is not trusted"):
         read(connect(tls_server.config(ca_file=str(other.certificate_path)), ONCE))
 
@@ -189,7 +189,7 @@ def test_rotated_server_authority_is_trusted(
     bundle.write_bytes(tls_server.authority.certificate_path.read_bytes())
     client = connect(tls_server.config(ca_file=str(bundle)))
     read(client)
-    tls_server.authority = Authority(tmp_path / "new")
+    tls_server.authority = StoredAuthority(tmp_path / "new")
     tls_server.use_new_certificate()
     tls_server.end_connections()
     replace(bundle, bundle.read_bytes() + tls_server.authority.certificate_path.read_bytes())

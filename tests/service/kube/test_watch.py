@@ -20,8 +20,9 @@ from nvdra_core.kube.resources import EVERYTHING, SLICES, JsonObject, ObjectList
 from nvdra_core.runtime.clock import FakeClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.lib.waits import until
 from tests.service.kube.objects import a_slice
-from tests.service.kube.patience import PATIENCE_S, until
+from tests.service.kube.patience import PATIENCE_S
 
 SOON_S = 10.0
 """Far below what a watch or an attempt may last, and far above what a busy machine needs."""

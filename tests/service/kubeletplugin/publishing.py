@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,14 +42,6 @@ class PacedClock(SystemClock):
 
 def device(number: int, **more: Any) -> dict[str, Any]:
     return {"name": f"gpu-{number}", "attributes": {"index": {"int": number}}, **more}
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition; fails when it does not come true."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        threading.Event().wait(0.01)
 
 
 class Source:

@@ -21,7 +21,8 @@ from nvdra_node.kubeletplugin.claims.reader import ClaimReader
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
-from tests.service.kubeletplugin.publishing import DRIVER, NODE, until
+from tests.lib.waits import until
+from tests.service.kubeletplugin.publishing import DRIVER, NODE
 
 CLOCK = SystemClock()
 OTHER = "nic.example.com"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.waits import until
 from tests.service.kubeletplugin.gpu_service import a_gpu_service
-from tests.service.kubeletplugin.publishing import until
 
 pytestmark = [
     pytest.mark.sim,

@@ -17,10 +17,10 @@ from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.kubeletplugin.kubelet.server import DRA_LANES
 from nvdra_node.kubeletplugin.kubelet.service import MAX_CLAIM_THREADS
 from nvdra_node.rpc.server import MAX_CALLS
+from tests.lib.waits import until
 from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, connect
 from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
-from tests.service.kubeletplugin.publishing import until
 
 PREPARE, UNPREPARE = "NodePrepareResources", "NodeUnprepareResources"
 AT_ONCE_KB = 45_000

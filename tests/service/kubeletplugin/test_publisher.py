@@ -11,6 +11,7 @@ from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kubeletplugin.slices.client import KubeSlices, withdraw
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeSettings
+from tests.lib.waits import until
 from tests.service.kubeletplugin.publishing import (
     CLOCK,
     DRIVER,
@@ -20,7 +21,6 @@ from tests.service.kubeletplugin.publishing import (
     a_world,
     add_node,
     device,
-    until,
 )
 
 

@@ -11,7 +11,8 @@ from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import SLICES
 from tests.fakes.apiserver.server import FakeSettings
-from tests.service.kubeletplugin.publishing import World, a_world, device, until
+from tests.lib.waits import until
+from tests.service.kubeletplugin.publishing import World, a_world, device
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 OLD = FakeSettings(minor=35)

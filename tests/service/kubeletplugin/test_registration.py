@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from tests.lib.waits import until
 from tests.service.kubeletplugin.kubelet import Kubelet, RegistrationError
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
-from tests.service.kubeletplugin.publishing import until
 
 
 def test_the_kubelet_learns_name_endpoint_and_versions_best_first(

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+from tests.lib.waits import until
 from tests.service.kubeletplugin.kubelet import Kubelet, Plugin
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
-from tests.service.kubeletplugin.publishing import until
 
 A, B = ("ns", "a", "uid-a"), ("ns", "b", "uid-b")
 

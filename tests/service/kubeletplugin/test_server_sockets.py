@@ -19,9 +19,9 @@ import pytest
 from nvdra_core.errors import ConfigError, HostError, LockTimeoutError
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kubeletplugin.kubelet.server import SocketPaths
+from tests.lib.waits import until
 from tests.service.kubeletplugin.kubelet import Kubelet
 from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
-from tests.service.kubeletplugin.publishing import until
 
 SERVE = """
 import sys, threading

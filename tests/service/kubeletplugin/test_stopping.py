@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib.waits import until
 from tests.service.kubeletplugin.kubelet import Kubelet
 from tests.service.kubeletplugin.plugin import DRIVER
-from tests.service.kubeletplugin.publishing import NODE, PATIENCE_S, add_node, until
+from tests.service.kubeletplugin.publishing import NODE, PATIENCE_S, add_node
 
 BOOT_ID = "11111111-2222-4333-8444-555555555555"
 

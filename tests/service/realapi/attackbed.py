@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from tests.beds.cluster import pki
 from tests.beds.cluster.api import ApiClient, Cluster
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.programs import NEWEST
+from tests.lib.pki import Identity, StoredAuthority
+from tests.lib.waits import wait_until
 from tests.unit.chart import helm
 
 Json = dict[str, Any]
@@ -117,8 +117,9 @@ class World:
         for name in (OWN, OTHER):
             made = self.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
             self.uids[name] = made["metadata"]["uid"]
-            identity = pki.Identity(user=f"system:node:{name}", groups=("system:nodes",))
-            pki.issue(self.cluster.layout.pki, self.cluster.layout.identity(name), identity)
+            identity = Identity(user=f"system:node:{name}", groups=("system:nodes",))
+            authority = StoredAuthority(self.cluster.layout.pki)
+            authority.issue_to(self.cluster.layout.identity(name), identity)
         for obj in self._objects():
             self.put(obj)
         self._allocate()
@@ -195,7 +196,7 @@ class World:
             (ADMIN, Request("POST", f"/api/v1/namespaces/{PLACE}/pods", pod)),
         ):  # fmt: skip
             refuses = functools.partial(self._refuses, by, request)
-            wait_for(f"a policy for {request.path}", refuses, timeout_s=60, interval_s=0.2)
+            wait_until(f"a policy for {request.path}", refuses, timeout_s=60, interval_s=0.2)
 
     def _refuses(self, by: str, request: Request) -> bool:
         return self.send(by, request, is_dry=True)[0] == 403

@@ -13,8 +13,8 @@ import yaml
 
 from tests.beds.cluster import commands
 from tests.beds.cluster.api import Cluster
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.marks import needs_cluster
+from tests.lib.waits import wait_until
 from tests.unit.chart import helm
 from tests.unit.chart.test_chart_values import ALL_VALUES, NUMERIC, rendered
 
@@ -119,4 +119,4 @@ def test_classes_of_the_release_stay_with_it(installed: Helm) -> None:
     installed.run("upgrade", "nvdra", str(helm.CHART))
     assert installed.classes() == dict.fromkeys(NAMES, "nvdra")
     installed.run("uninstall", "nvdra")
-    wait_for("no classes", lambda: not installed.classes(), timeout_s=10)
+    wait_until("no classes", lambda: not installed.classes(), timeout_s=10)

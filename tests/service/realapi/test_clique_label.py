@@ -15,9 +15,9 @@ from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.computedomain.label import LABEL, CliqueLabel
 from nvdra_node.computedomain.model import NodeView
 from tests.beds.cluster import wire
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster
+from tests.lib.waits import wait_until
 from tests.service.realapi.attackbed import (
     APPLY,
     KUBELET,
@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.install({"node": {"allowKubeletCredential": True, "cliqueLabel": True}})
         labelled = {"name": OWN, "labels": {"zone": "a"}}
         made.put({"apiVersion": "v1", "kind": "Node", "metadata": labelled})
-        wait_for(
+        wait_until(
             "the policy is in force",
             lambda: "own Node only" in patch(made, OTHER, {})[1],
             timeout_s=60,

@@ -33,10 +33,10 @@ from nvdra_node.kubeletplugin.slices import diff
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.diff import Target
 from tests.beds.cluster import wire
-from tests.beds.cluster.commands import wait_for
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster
 from tests.beds.cluster.programs import KUBERNETES
+from tests.lib.waits import wait_until
 from tests.service.realapi.attackbed import (
     CHANNEL,
     GPU,
@@ -216,7 +216,7 @@ def test_kubelets_get_no_right_unless_it_is_asked_for(world: World) -> None:
 
     world.install({})
     try:
-        wait_for("a kubelet is refused", refused, timeout_s=10)
+        wait_until("a kubelet is refused", refused, timeout_s=10)
         assert world.send(TOKEN, patch)[0] == 200
     finally:
         world.install({"node": {"allowKubeletCredential": True}})
@@ -264,7 +264,7 @@ def warnings(world: World, name: str, group: str) -> list[str]:
     def is_checked() -> bool:
         return "observedGeneration" in world.get(path).get("status", {})
 
-    wait_for(f"types of {name} are checked", is_checked, timeout_s=30)
+    wait_until(f"types of {name} are checked", is_checked, timeout_s=30)
     said = world.get(path)["status"].get("typeChecking", {}).get("expressionWarnings", ())
     texts: list[str] = [one["warning"] for one in said]
     return [text for text in texts if re.search(rf"(^|\n){re.escape(group)}/", text)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 from nvdra_core.api.addresses import is_peer_address
 from tests.beds.cluster.api import ApiClient, Cluster, CommandError
 from tests.beds.cluster.marks import needs_cluster
+from tests.lib.waits import wait_until
 from tests.unit.chart import helm
 
 pytestmark = needs_cluster(timeout_s=600)
@@ -130,14 +130,6 @@ def policies_work(bed: Bed) -> bool:
     """They take a moment; RBAC and schema never refuse this, only a policy does."""
     bed.cluster.apply(fabric_node(OTHER))
     return "writes its own" in report(bed, OTHER)
-
-
-def wait_until(what: str, condition: Callable[[], Any]) -> Any:
-    ends_s = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < ends_s, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(0.2)
-    return found
 
 
 def fabric_node(name: str) -> str:

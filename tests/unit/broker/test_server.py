@@ -20,6 +20,7 @@ from nvdra_node.broker.policy import SUPERVISOR
 from nvdra_node.broker.server import MAX_CALLS, Server
 from nvdra_node.host.units import MAX_REQUEST_BYTES, BrokerUnits
 from tests.fakes.host.units import FakeUnits
+from tests.lib.waits import until
 
 IMEX = "nvdra-imex.service"
 PATIENCE_S = 60.0
@@ -157,9 +158,7 @@ def test_calls_beyond_the_limit_are_refused_and_the_rest_go_on(bed: Bed) -> None
     ]
     for call in calls:
         call.start()
-    end = time.monotonic() + PATIENCE_S
-    while len(bed.units.history) < MAX_CALLS and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: len(bed.units.history) >= MAX_CALLS)
     with pytest.raises(HostError, match="at once"):
         bed.client.show([IMEX], deadline())
     bed.units.may_finish.set()
@@ -173,8 +172,7 @@ def test_restart_of_the_broker_is_not_seen_by_a_caller(bed: Bed) -> None:
     bed.units.error = "was killed, as the service ends"
     call = threading.Thread(target=bed.client.start, args=(IMEX, deadline()))
     call.start()
-    while not bed.units.history:
-        time.sleep(0.01)
+    until(lambda: bed.units.history)
     bed.end()  # its systemctl is killed with it
     bed.units.may_finish.set()
     time.sleep(0.2)
