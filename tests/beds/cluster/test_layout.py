@@ -60,7 +60,9 @@ def test_program_that_is_not_built_is_named_with_the_command_that_builds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NVDRA_CACHE", str(tmp_path))
-    with pytest.raises(ClusterError, match=r"kubelet is not built; run: python -m tests\.beds\.cluster"):
+    with pytest.raises(
+        ClusterError, match=r"kubelet is not built; run: python -m tests\.beds\.cluster"
+    ):
         programs.find("kubelet")
 
 
