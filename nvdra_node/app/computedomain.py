@@ -20,11 +20,11 @@ from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.parts import FunctionPart
 from nvdra_node.app.plugin import Plugin, Surroundings
 from nvdra_node.cdi.spec import Common
+from nvdra_node.computedomain.clique_label import CliqueLabelWriter
+from nvdra_node.computedomain.connection import SupervisorConnection, held_claims
 from nvdra_node.computedomain.driver import ComputeDomainDriver
-from nvdra_node.computedomain.label import CliqueLabel
-from nvdra_node.computedomain.link import Link, held
 from nvdra_node.computedomain.plan import CDI_KIND
-from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
+from nvdra_node.computedomain.supervisor_client import GrpcSupervisorClient, HeldClaim
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.sysfs import HostSysfs
 
@@ -52,9 +52,11 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     client = open_client(settings)
     sysfs = HostSysfs(roots_of(settings))
     workers = Workers(clock)
-    supervisor = GrpcSupervisor(settings.imex_dir / SOCKET)
-    link = Link(supervisor, clock)
-    driver = ComputeDomainDriver(link, supervisor, sysfs, clock, is_shared=settings.shared_channels)
+    supervisor = GrpcSupervisorClient(settings.imex_dir / SOCKET)
+    connection = SupervisorConnection(supervisor, clock)
+    driver = ComputeDomainDriver(
+        connection, supervisor, sysfs, clock, is_shared=settings.shared_channels
+    )
     around = Surroundings(
         settings=replace(settings, http_endpoint=settings.compute_domain_http_endpoint),
         api=DraApi(client),
@@ -65,19 +67,19 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         device_types=("channel",),
         clock=clock,
         workers=workers,
-        first_look=link.wait_first,
+        first_look=connection.wait_first,
         hangs=lambda: 0,
     )
     plugin = Plugin(driver, around)
     notifier = Notifier.connect(system.notify_socket)
     plugin.show_readiness(notifier.status)
-    label = CliqueLabel(client, settings.node_name, lambda: link.view, clock)
+    label = CliqueLabelWriter(client, settings.node_name, lambda: connection.view, clock)
     try:
         service = Service(
             parts=[
                 *plugin.parts(),
-                *_link_parts(link, plugin, around),
-                *_label_parts(label, link, around),
+                *_connection_parts(connection, plugin, around),
+                *_label_parts(label, connection, around),
                 ChannelNumbersPart(sysfs, plugin.renew_files, clock, workers),
             ],
             workers=workers,
@@ -93,21 +95,23 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         client.close()
 
 
-def _link_parts(link: Link, plugin: Plugin, around: Surroundings) -> list[FunctionPart]:
+def _connection_parts(
+    connection: SupervisorConnection, plugin: Plugin, around: Surroundings
+) -> list[FunctionPart]:
     """The threads that listen to the supervisor and tell it the claims."""
     workers = around.workers
 
     def begin() -> None:
-        workers.spawn("supervisor-watch", lambda: link.watch(workers.stopping))
+        workers.spawn("supervisor-watch", lambda: connection.watch(workers.stopping))
         workers.spawn(
             "supervisor-sync",
-            lambda: link.sync(lambda: _held(plugin, around.boot_id), workers.stopping),
+            lambda: connection.sync(lambda: _held(plugin, around.boot_id), workers.stopping),
         )
 
-    return [FunctionPart(name="supervisor", begin=begin, end=lambda deadline: link.close())]
+    return [FunctionPart(name="supervisor", begin=begin, end=lambda deadline: connection.close())]
 
 
-def _held(plugin: Plugin, boot_id: str) -> list[Held]:
+def _held(plugin: Plugin, boot_id: str) -> list[HeldClaim]:
     """The claims that the supervisor is told. One whose record was damaged is in use as long as it has its CDI file.
     Raises FileError.
     """
@@ -115,14 +119,16 @@ def _held(plugin: Plugin, boot_id: str) -> list[Held]:
     damaged = [
         uid for uid in plugin.specs.uids() if records.get(uid) is None and records.is_put_aside(uid)
     ]
-    return held(records.all(), boot_id, damaged)
+    return held_claims(records.all(), boot_id, damaged)
 
 
-def _label_parts(label: CliqueLabel, link: Link, around: Surroundings) -> list[FunctionPart]:
+def _label_parts(
+    label: CliqueLabelWriter, connection: SupervisorConnection, around: Surroundings
+) -> list[FunctionPart]:
     if not around.settings.gpu_clique_label:
         return []
     workers = around.workers
-    link.subscribe(label.changed)
+    connection.subscribe(label.changed)
 
     def begin() -> None:
         workers.spawn("clique-label", lambda: label.run(workers.stopping))

@@ -1,4 +1,4 @@
-"""The service that owns the node's IMEX daemon: builds the supervisor with its doors and sources. Called by ``cli``.
+"""The service that owns the node's IMEX daemon: builds the supervisor with its deps and sources. Called by ``cli``.
 
 Its start and its end leave nvidia-imex as it is: a new instance finds out what runs, and for whom.
 """
@@ -29,20 +29,23 @@ from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.host.units import BrokerUnits
-from nvdra_node.imex import fabric, report
-from nvdra_node.imex.addresswatch import AddressSources, AddressWatch
 from nvdra_node.imex.certificate import Certificate
-from nvdra_node.imex.ctl import ImexCtl
-from nvdra_node.imex.daemon import Doors
+from nvdra_node.imex.daemon.control import Dependencies
+from nvdra_node.imex.daemon.ctl import ImexCtl
+from nvdra_node.imex.daemon.process_monitor import ProcessMonitor
+from nvdra_node.imex.daemon.render import Layout
+from nvdra_node.imex.daemon.store import Store
+from nvdra_node.imex.daemon.unit import HOST_UNIT, UNIT, SystemdClient
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
-from nvdra_node.imex.process_monitor import Lives
-from nvdra_node.imex.render import Layout
+from nvdra_node.imex.report import status as report
+from nvdra_node.imex.report.writer import StatusWriter
 from nvdra_node.imex.service import LANES, SupervisorService
-from nvdra_node.imex.statuswriter import StatusWriter
-from nvdra_node.imex.store import Store
+from nvdra_node.imex.sources import fabric
+from nvdra_node.imex.sources.address_monitor import AddressMonitor, AddressSources
+from nvdra_node.imex.sources.fabric_monitor import FabricMonitor
+from nvdra_node.imex.sources.peer_monitor import PeerMonitor
+from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.imex.unit import HOST_UNIT, UNIT, SystemdUnit
-from nvdra_node.imex.watches import FabricWatch, PeerWatch, SpecWatch
 from nvdra_node.rpc import sockets
 from nvdra_node.rpc.server import UnixServer
 
@@ -111,7 +114,7 @@ class Supervision:
     ) -> None:
         self._settings = settings
         self._host = host
-        self._lives = Lives()
+        self._process_monitor = ProcessMonitor()
         self.clock = SystemClock()
         self.workers = Workers(self.clock)
         self._files = HostFiles()
@@ -121,27 +124,27 @@ class Supervision:
         self._certificate = Certificate(self._layout.tls, host.commands, self._files, self.clock)
         self._request = ""
         self._ctl = _ctl(settings, host, self._layout)
-        doors = Doors(
-            unit=_unit(settings, host, self._lives, self._units),
+        deps = Dependencies(
+            unit=_unit(settings, host, self._process_monitor, self._units),
             ctl=self._ctl,
             store=Store(self._files, self._layout, state / "node.json"),
             clock=self.clock,
             policy=policy(settings),
             boot_id=host.sysfs.boot_id(),
-            has_certificate=lambda: self._certificate.is_there,
+            has_certificate=lambda: self._certificate.is_complete,
         )
-        self._boot_id = doors.boot_id
-        self.supervisor = Supervisor(doors)
-        self._lives.subscribe(self.supervisor.wake)
-        self._addresses = AddressWatch(addresses, self.clock, self.supervisor.set_addresses)
+        self._boot_id = deps.boot_id
+        self.supervisor = Supervisor(deps)
+        self._process_monitor.subscribe(self.supervisor.trigger)
+        self._addresses = AddressMonitor(addresses, self.clock, self.supervisor.set_addresses)
         is_strict = gates_of(settings).enabled(Gate.CRASH_ON_NVLINK_FABRIC_ERRORS)
-        self.fabric = FabricWatch(host, self.clock, self.supervisor, is_strict=is_strict)
-        self._spec = SpecWatch(client, FABRIC_NODES, settings.node_name, self._take)
+        self.fabric = FabricMonitor(host, self.clock, self.supervisor, is_strict=is_strict)
+        self._spec = SpecReflector(client, FABRIC_NODES, settings.node_name, self._take)
         self._status = StatusWriter(
             client, FABRIC_NODES, settings.node_name, self._report, self.clock
         )
-        self._status.hold_first(lambda: report.unsettled_s(self.supervisor.snapshot))
-        self._peers = PeerWatch(self._ctl, self.clock, self.supervisor, self._status.changed)
+        self._status.delay_first_write(lambda: report.unsettled_s(self.supervisor.snapshot))
+        self._peers = PeerMonitor(self._ctl, self.clock, self.supervisor, self._status.changed)
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
         self._server = UnixServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
         self._lock = sockets.InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
@@ -157,8 +160,12 @@ class Supervision:
             FunctionPart(name="state", begin=self._open),
             FunctionPart(name="socket", begin=self._serve, end=self._stop_serving),
             self._worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
-            self._worker("supervisor", lambda: self.supervisor.run(stopping), self.supervisor.wake),
-            self._worker("life", lambda: self._lives.run(stopping), self._lives.stop),
+            self._worker(
+                "supervisor", lambda: self.supervisor.run(stopping), self.supervisor.trigger
+            ),
+            self._worker(
+                "life", lambda: self._process_monitor.run(stopping), self._process_monitor.stop
+            ),
             self._worker("address", lambda: self._addresses.run(stopping)),
             self._worker("peers", lambda: self._peers.run(stopping)),
             self._worker("controller", self._spec.run, self._spec.stop),
@@ -193,7 +200,7 @@ class Supervision:
 
     def _open(self) -> None:
         self.supervisor.open()
-        self._addresses.look(may_ask=False)
+        self._addresses.scan(may_query_api=False)
         if self._settings.imex_encryption == "required":
             self._request = self._certificate.request()
         heartbeat = self.workers.heartbeat("supervisor", MAX_SILENCE_S)
@@ -228,7 +235,7 @@ class Supervision:
     def _take(self, spec: FabricNodeSpec | None, generation: int) -> None:
         """The controller's word: the certificate first, as the rest may need it."""
         if spec is not None:
-            self._certificate.take(spec.certificate, self.supervisor.reload_daemon)
+            self._certificate.install(spec.certificate, self.supervisor.reload_daemon)
         is_there_now = spec is not None and self.supervisor.snapshot.situation.spec is None
         self.supervisor.set_spec(spec, generation)
         if is_there_now:
@@ -273,9 +280,11 @@ def policy(settings: config.NodeConfig) -> Policy:
     )
 
 
-def _unit(settings: config.NodeConfig, host: Host, lives: Lives, units: BrokerUnits) -> SystemdUnit:
+def _unit(
+    settings: config.NodeConfig, host: Host, monitor: ProcessMonitor, units: BrokerUnits
+) -> SystemdClient:
     name = HOST_UNIT if settings.imex_mode == Mode.HOST_MANAGED.value else UNIT
-    return SystemdUnit(units, host.commands, settings.journalctl_path, lives.hold, name)
+    return SystemdClient(units, host.commands, settings.journalctl_path, monitor.open, name)
 
 
 def _ctl(settings: config.NodeConfig, host: Host, layout: Layout) -> ImexCtl:

@@ -16,7 +16,7 @@ from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
 from nvdra_node.computedomain import plan as planning
 from nvdra_node.computedomain.model import CHANNEL_CLASS, NodeView
-from nvdra_node.computedomain.supervisor import SupervisorDoor, remaining
+from nvdra_node.computedomain.supervisor_client import SupervisorClient, remaining
 from nvdra_node.host.ports import Sysfs
 from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
 
@@ -29,7 +29,7 @@ FRESH_S = 2.0
 
 
 class ViewSource(Protocol):
-    """Who knows the node (``link``)."""
+    """Who knows the node (``connection``)."""
 
     @property
     def view(self) -> NodeView:
@@ -47,7 +47,7 @@ class ComputeDomainDriver:
     def __init__(
         self,
         source: ViewSource,
-        supervisor: SupervisorDoor,
+        supervisor: SupervisorClient,
         sysfs: Sysfs,
         clock: Clock,
         *,
@@ -94,7 +94,7 @@ class ComputeDomainDriver:
 
     def undo(self, effect: Effect, deadline: Deadline) -> None:
         """See Driver. A supervisor that does not answer does not keep a pod from ending: it will find that the claim's
-        record is gone (``link``)."""
+        record is gone (``connection``)."""
         join = effects.decode(effect)
         with self._lock:
             self._ready_at_s.pop(join.uid, None)

@@ -18,7 +18,7 @@ SETTLED = frozenset({"Completed", "NotSupported"})
 """Fabric states in which claims can be served."""
 
 
-class DomainView(msgspec.Struct, frozen=True, kw_only=True):
+class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     """A ComputeDomain that this node takes part in."""
 
     isolation: str
@@ -37,7 +37,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     clique_id: str = ""
     channel_count: int = 0
     imex_state: str = ""
-    domains: Mapping[str, DomainView] = msgspec.field(default_factory=dict)
+    domains: Mapping[str, DomainState] = msgspec.field(default_factory=dict)
     """By UID."""
 
     @property

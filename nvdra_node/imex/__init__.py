@@ -1,2 +1,2 @@
-"""The node's one IMEX daemon: what it must be (``decide``, ``render``, ``report``: pure), and the doors that make it
+"""The node's one IMEX daemon: what it must be (``decide``, ``render``, ``report``: pure), and the deps that make it
 so."""

@@ -34,7 +34,7 @@ class Certificate:
         """A file was written that nobody has been told of."""
 
     @property
-    def is_there(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether a daemon could be started with TLS now."""
         paths = [str(self._directory / name) for name in ("key.pem", "cert.pem", "ca.pem")]
         return self._files.first_missing(paths) is None
@@ -71,7 +71,7 @@ class Certificate:
             return False
         return True
 
-    def take(self, signed: FabricCertificate | None, changed: Callable[[], None]) -> None:
+    def install(self, signed: FabricCertificate | None, changed: Callable[[], None]) -> None:
         """Keep what the controller signed; ``changed`` is called when it is another one. Never raises NvdraError."""
         if signed is None or signed == self._current:
             return

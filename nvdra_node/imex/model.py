@@ -1,4 +1,4 @@
-"""What the supervisor knows: frozen data between its doors and its decisions. Pure.
+"""What the supervisor knows: frozen data between its deps and its decisions. Pure.
 
 Words: a *run* is one configuration that nvidia-imex can be started with; an *incarnation* is one start of it; a
 *holder* is a claim that needs a domain on this node.

@@ -6,7 +6,6 @@ The message ends in a pod's event: it says what is waited for and, where somebod
 from __future__ import annotations
 
 from nvdra_core.api.fabric import FabricDomain, FabricState, ImexState, Isolation, domain_named
-from nvdra_node.imex.address import SET_IT
 from nvdra_node.imex.decide import (
     blockers,
     holds,
@@ -17,6 +16,7 @@ from nvdra_node.imex.decide import (
     target,
 )
 from nvdra_node.imex.model import Memory, Mode, Readiness, Situation, Started
+from nvdra_node.imex.sources.address import SET_IT
 
 RESTARTED = "ImexRestarted"
 """Reason of a domain whose claims may start, and whose earlier ones lost what they shared."""

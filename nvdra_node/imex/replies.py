@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricDomain, FabricNodeSpec, domain_named
 from nvdra_node.imex import readiness
-from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from nvdra_node.imex.model import Holder, Memory, Readiness, Run, Situation
 
-BLIND_S = 15.0
+OBSERVATION_MAX_AGE_S = 15.0
 """So long after the last turn that succeeded, what it found counts no more. Less than the first report waits."""
 
 
@@ -26,7 +26,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory
     domains: tuple[tuple[str, Readiness], ...] = ()
     """Of every domain that is held here, by UID."""
-    view: DomainView | None = None
+    view: ImexDomainStatus | None = None
     generation: int = 0
     is_seen: bool = True
     """False before the first turn: nothing is known."""
@@ -38,7 +38,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return started.run if started is not None and self.situation.unit.is_running else None
 
 
-class Joined(msgspec.Struct, frozen=True):
+class JoinReply(msgspec.Struct, frozen=True):
     """What a claim is told. ``domain`` None: the controller does not name it."""
 
     readiness: Readiness
@@ -64,19 +64,19 @@ def refusal(claim: Holder, spec: FabricNodeSpec | None, known: Iterable[Holder])
     return ""
 
 
-def answer(claim: Holder, situation: Situation, memory: Memory) -> Joined:
+def reply_to(claim: Holder, situation: Situation, memory: Memory) -> JoinReply:
     """What a claim is told in a situation."""
     spec = situation.spec
     domain = domain_named(spec, claim.domain_uid) if spec is not None else None
     has_fabric = bool(situation.fabric.clique_id)
     if refused := refusal(claim, spec, situation.holders):
         reason = "DomainDeleting" if domain is not None and domain.deleting else "WrongNamespace"
-        return Joined(Readiness(is_ready=False, reason=reason), domain, refused, has_fabric)
+        return JoinReply(Readiness(is_ready=False, reason=reason), domain, refused, has_fabric)
     state = readiness.of_domain(claim.domain_uid, situation, memory)
-    return Joined(state, domain, has_fabric=has_fabric)
+    return JoinReply(state, domain, has_fabric=has_fabric)
 
 
-def unsure(joined: Joined, problem: str) -> Joined:
+def unverified(joined: JoinReply, problem: str) -> JoinReply:
     """The answer where the daemon has not been looked at since the question, or cannot be (``problem``).
 
     What else keeps a claim waiting stands.
@@ -87,7 +87,7 @@ def unsure(joined: Joined, problem: str) -> Joined:
     return not_ready(joined, "ImexUnknown", f"whether nvidia-imex is well is not known: {text}")
 
 
-def blind(snapshot: Snapshot, situation: Situation, problem: str) -> Snapshot:
+def unobserved(snapshot: Snapshot, situation: Situation, problem: str) -> Snapshot:
     """The state while no turn succeeds: claims go on to be reported, as they hold their domains, and none is ready."""
     text = f"whether nvidia-imex is well is not known: it cannot be looked at: {problem}"
     unknown = Readiness(is_ready=False, reason="ImexUnknown", message=text)
@@ -96,7 +96,7 @@ def blind(snapshot: Snapshot, situation: Situation, problem: str) -> Snapshot:
     return replace(snapshot, situation=situation, domains=domains)
 
 
-def not_ready(joined: Joined, reason: str, message: str) -> Joined:
+def not_ready(joined: JoinReply, reason: str, message: str) -> JoinReply:
     """The same with another readiness: not."""
     state = Readiness(is_ready=False, reason=reason, message=message)
     return replace(joined, readiness=state)

@@ -18,13 +18,15 @@ STEADY_POLL_S = 5.0
 IDLE_POLL_S = 30.0
 
 
-class Pace:
+class ReconcileSchedule:
     """One loop's pauses."""
 
     def __init__(self) -> None:
         self._poll_s = FIRST_POLL_S
 
-    def pause_s(self, decision: Decision, situation: Situation, reload_in_s: float | None) -> float:
+    def next_in_s(
+        self, decision: Decision, situation: Situation, reload_in_s: float | None
+    ) -> float:
         """Seconds until the next turn after one that did what ``decision`` says.
 
         ``reload_in_s``: until a reload that is owed may be sent.

@@ -14,7 +14,7 @@ import grpc
 
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.imex.model import Holder
-from nvdra_node.imex.replies import Joined, Snapshot
+from nvdra_node.imex.replies import JoinReply, Snapshot
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.rpc.callpool import DEFAULT_LANE, Laned
 from nvdra_node.rpc.messages import supervisor_v1 as pb
@@ -127,7 +127,7 @@ class SupervisorService:
             self._news.notify_all()
 
 
-def _join_response(joined: Joined, channel_count: int) -> Any:
+def _join_response(joined: JoinReply, channel_count: int) -> Any:
     state, domain = joined.readiness, joined.domain
     response = pb.JoinResponse(
         outcome=pb.OUTCOME_READY if state.is_ready else pb.OUTCOME_WAIT,

@@ -16,8 +16,9 @@ from nvdra_core.errors import HostError, NotReadyError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.imex import readiness, replies
-from nvdra_node.imex.ctl import DomainView
-from nvdra_node.imex.daemon import Daemon, Doors
+from nvdra_node.imex.daemon.control import Daemon, Dependencies
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
+from nvdra_node.imex.daemon.unit import UnitStatus
 from nvdra_node.imex.decide import after_failure, decide, is_in_use, target
 from nvdra_node.imex.model import (
     ActionKind,
@@ -31,23 +32,22 @@ from nvdra_node.imex.model import (
     Unit,
     UnitActivity,
 )
-from nvdra_node.imex.replies import Joined, Snapshot
-from nvdra_node.imex.schedule import IDLE_POLL_S, Pace
-from nvdra_node.imex.unit import Look
+from nvdra_node.imex.replies import JoinReply, Snapshot
+from nvdra_node.imex.schedule import IDLE_POLL_S, ReconcileSchedule
 
 _LOG = log.get(__name__)
 RETRY_S = 1.0
 STOPPED_S = IDLE_POLL_S / 2
 """How long a look that saw no daemon stands while nobody needs one."""
-_NOTHING_SEEN = (Look(Unit()), float("-inf"))
+_NOTHING_SEEN = (UnitStatus(Unit()), float("-inf"))
 
 
 class Supervisor:
     """See the module. Safe for several threads."""
 
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
-        self._daemon = Daemon(doors)
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._daemon = Daemon(deps)
         self._is_stopping = False
         self._lock = threading.RLock()
         self._waiting: set[threading.Event] = set()
@@ -60,30 +60,32 @@ class Supervisor:
         self._are_holders_known = False
         self._missing: set[str] = set()
         self._memory = Memory()
-        self._view: DomainView | None = None
-        self._turns_begun = 0
-        self._turns_done = 0
-        self._seen_at_s = doors.clock.monotonic()
+        self._view: ImexDomainStatus | None = None
+        self._passes_started = 0
+        self._passes_finished = 0
+        self._seen_at_s = deps.clock.monotonic()
         self._problem = ""
         """Why the last turn failed."""
         self._stopped = _NOTHING_SEEN
         """The last look that saw no daemon, and until when that stands while nobody needs one."""
-        self._pace = Pace()
+        self._schedule = ReconcileSchedule()
         self._reload_in_s: float | None = None
         self._must_reload = False
-        self._addresses = doors.addresses
+        self._addresses = deps.addresses
         self._snapshot = Snapshot(
-            situation=self._situation(Look(Unit()), ImexState.UNSET), memory=Memory(), is_seen=False
+            situation=self._situation(UnitStatus(Unit()), ImexState.UNSET),
+            memory=Memory(),
+            is_seen=False,
         )
 
     # --- life
 
     def open(self) -> None:
         """Read what an earlier instance of this boot left. Touches no daemon. Raises FileError."""
-        store = self._doors.store
+        store = self._deps.store
         store.open()
         self._spec, self._generation = store.load_spec()
-        kept = store.load(self._doors.boot_id)
+        kept = store.load(self._deps.boot_id)
         if kept is not None:
             self._memory = kept.memory
             self._holders = {holder.uid: holder for holder in kept.holders}
@@ -94,11 +96,11 @@ class Supervisor:
         """Turn until ``stopping``; the daemon is left as it is."""
         while not stopping.is_set():
             self._wake.clear()
-            pause_s = self.turn()
-            self._doors.clock.wait(self._wake, pause_s)
+            pause_s = self.reconcile_once()
+            self._deps.clock.wait(self._wake, pause_s)
 
-    def wake(self) -> None:
-        """Look again now; from any thread."""
+    def trigger(self) -> None:
+        """UnitStatus again now; from any thread."""
         self._wake.set()
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -116,13 +118,13 @@ class Supervisor:
         """What a look at the GPUs found."""
         with self._lock:
             self._fabric = fabric
-        self.wake()
+        self.trigger()
 
     def set_addresses(self, addresses: HostAddresses) -> None:
         """Where this host's peers find it, and which addresses it has."""
         with self._lock:
             self._addresses = addresses
-        self.wake()
+        self.trigger()
 
     def set_spec(self, spec: FabricNodeSpec | None, generation: int) -> None:
         """What the controller wants; None: it has made no FabricNode. It comes again with each of our own reports."""
@@ -130,14 +132,14 @@ class Supervisor:
             is_new = (spec, generation) != (self._spec, self._generation)
             self._spec, self._generation = spec, generation
         if is_new:
-            self.wake()  # before it is on file: a claim may be waiting for it
+            self.trigger()  # before it is on file: a claim may be waiting for it
         if spec is not None:
             try:
-                self._doors.store.save_spec(spec, generation)
+                self._deps.store.save_spec(spec, generation)
             except NvdraError as error:
                 _LOG.warning("the controller's word is kept in memory only", error)
 
-    def set_view(self, view: DomainView | None) -> None:
+    def set_view(self, view: ImexDomainStatus | None) -> None:
         """How nvidia-imex sees its peers. Nothing is decided by it: it is told with the next report."""
         with self._lock:
             self._view = view
@@ -146,48 +148,48 @@ class Supervisor:
     def reload_daemon(self) -> None:
         """Tell a running daemon to read its certificates again."""
         self._must_reload = True
-        self.wake()
+        self.trigger()
 
     # --- claims
 
-    def join(self, claim: Holder, deadline: Deadline) -> Joined:
+    def join(self, claim: Holder, deadline: Deadline) -> JoinReply:
         """Let a claim hold its domain, and wait until that is ready or the deadline has passed."""
-        turned = threading.Event()
+        pass_done = threading.Event()
         with self._lock:
-            needed = self._turns_begun + 1
-            joined = replies.unsure(self._look_up(claim), self._problem)
+            needed = self._passes_started + 1
+            joined = replies.unverified(self._reply_to(claim), self._problem)
             if not joined.refused and claim.uid not in self._holders:
                 self._holders[claim.uid] = claim
                 self._missing.discard(claim.uid)
                 name = f"{claim.namespace}/{claim.name}"
                 _LOG.info("claim joins", v=1, claim=name, domain=claim.domain_uid)
-            self._waiting.add(turned)
-        self.wake()
+            self._waiting.add(pass_done)
+        self.trigger()
         try:
             while not joined.refused and deadline.remaining_s():
-                self._doors.clock.wait(turned, deadline.remaining_s())
-                turned.clear()
+                self._deps.clock.wait(pass_done, deadline.remaining_s())
+                pass_done.clear()
                 joined, is_final = self._answer(claim, needed)
                 if is_final:
                     break
         finally:
-            self._waiting.discard(turned)
+            self._waiting.discard(pass_done)
         if joined.refused:
             self.leave(claim.uid)
         return joined
 
-    def _answer(self, claim: Holder, needed: int) -> tuple[Joined, bool]:
+    def _answer(self, claim: Holder, needed: int) -> tuple[JoinReply, bool]:
         """What a waiting claim is told after a turn, and whether it need not wait any more."""
         with self._lock:
-            joined = self._look_up(claim)
+            joined = self._reply_to(claim)
             if joined.refused:
                 return joined, True
             if claim.uid not in self._holders:
                 return replies.not_ready(
                     joined, "ClaimLeft", "the claim was released meanwhile"
                 ), True
-            if self._turns_done < needed or self._is_stopping:
-                return replies.unsure(joined, self._problem), False
+            if self._passes_finished < needed or self._is_stopping:
+                return replies.unverified(joined, self._problem), False
             if not joined.readiness.is_ready:
                 return joined, False
             try:
@@ -205,7 +207,7 @@ class Supervisor:
             _LOG.info(
                 "claim leaves", v=1, claim=f"{gone.namespace}/{gone.name}", domain=gone.domain_uid
             )
-            self.wake()
+            self.trigger()
 
     def sync(self, held: Iterable[Holder]) -> None:
         """All claims that the plugin knows. Claims that it misses twice in a row are gone: nobody will release them.
@@ -225,14 +227,14 @@ class Supervisor:
                 )
             self._missing = missing - self._missing
             self._are_holders_known = True
-        self.wake()
+        self.trigger()
 
-    def _look_up(self, claim: Holder) -> Joined:
+    def _reply_to(self, claim: Holder) -> JoinReply:
         """What the claim would be told now. Caller holds the lock."""
         found = self._snapshot.situation
         # The spec may be newer than the last turn: its word counts, the rest is as it was seen.
         situation = replace(found, spec=self._spec, holders=tuple(self._holders.values()))
-        return replies.answer(claim, situation, self._snapshot.memory)
+        return replies.reply_to(claim, situation, self._snapshot.memory)
 
     def _admit(self, uid: str) -> None:
         """Remember, on file, that the claim may use the daemon. Caller holds the lock. Raises FileError."""
@@ -247,36 +249,38 @@ class Supervisor:
             raise
 
     def _save(self) -> None:
-        self._doors.store.save(self._doors.boot_id, self._memory, self._holders.values())
+        self._deps.store.save(self._deps.boot_id, self._memory, self._holders.values())
 
     # --- the loop
 
-    def turn(self) -> float:
+    def reconcile_once(self) -> float:
         """One turn. Returns the seconds until the next one is due. Never raises NvdraError."""
         with self._lock:
-            self._turns_begun += 1
+            self._passes_started += 1
         problem = ""
         try:
-            pause_s = self._turn()
+            pause_s = self._reconcile()
         except NvdraError as error:
             _LOG.warning("cannot look after nvidia-imex", error)
             problem, pause_s = str(error), RETRY_S
         with self._lock:
-            self._problem, now_s = problem, self._doors.clock.monotonic()
+            self._problem, now_s = problem, self._deps.clock.monotonic()
             if not problem:
-                self._turns_done, self._seen_at_s = self._turns_begun, now_s
-            elif now_s - self._seen_at_s >= replies.BLIND_S:
-                situation = self._situation(Look(self._snapshot.situation.unit), ImexState.UNSET)
-                self._snapshot = replies.blind(self._snapshot, situation, problem)
+                self._passes_finished, self._seen_at_s = self._passes_started, now_s
+            elif now_s - self._seen_at_s >= replies.OBSERVATION_MAX_AGE_S:
+                situation = self._situation(
+                    UnitStatus(self._snapshot.situation.unit), ImexState.UNSET
+                )
+                self._snapshot = replies.unobserved(self._snapshot, situation, problem)
             waiting = tuple(self._waiting)
-        for turned in waiting:
-            turned.set()
+        for pass_done in waiting:
+            pass_done.set()
         for changed in self._listeners:
             changed()
         return pause_s
 
-    def _turn(self) -> float:
-        look, imex = self._look()
+    def _reconcile(self) -> float:
+        look, imex = self._observe()
         with self._lock:
             if not look.unit.is_running:
                 self._are_holders_known = True  # nothing runs that an unknown claim could be using
@@ -295,22 +299,24 @@ class Supervisor:
             )  # fmt: skip
         if not is_done:
             return RETRY_S
-        return self._pace.pause_s(decision, situation, self._reload_in_s)
+        return self._schedule.next_in_s(decision, situation, self._reload_in_s)
 
-    def _look(self) -> tuple[Look, ImexState]:
+    def _observe(self) -> tuple[UnitStatus, ImexState]:
         """The daemon. Where none ran a moment ago and nobody needs one, systemd is not asked again."""
-        clock, found = self._doors.clock, self._snapshot.situation
+        clock, found = self._deps.clock, self._snapshot.situation
         with self._lock:
             look, until_s = self._stopped
-            must_ask = bool(self._waiting)
+            must_query = bool(self._waiting)
             if clock.monotonic() < until_s:
                 situation = self._situation(look, ImexState.UNSET)
                 if target(situation, self._memory) is None:
                     return look, ImexState.UNSET
         self._stopped = _NOTHING_SEEN
-        look, imex = self._daemon.look(was_ready=found.imex is ImexState.READY, must_ask=must_ask)
+        look, imex = self._daemon.observe(
+            was_ready=found.imex is ImexState.READY, must_query=must_query
+        )
         is_idle = look.unit.activity in (UnitActivity.INACTIVE, UnitActivity.FAILED)
-        if is_idle and self._doors.policy.mode is Mode.DRIVER_MANAGED:
+        if is_idle and self._deps.policy.mode is Mode.DRIVER_MANAGED:
             self._stopped = (look, clock.monotonic() + STOPPED_S)
         return look, imex
 
@@ -324,18 +330,18 @@ class Supervisor:
                 self._memory = before
                 raise
 
-    def _situation(self, look: Look, imex: ImexState) -> Situation:
+    def _situation(self, look: UnitStatus, imex: ImexState) -> Situation:
         """All that ``decide`` looks at. Caller holds the lock.
 
         A claim that waited for a domain counts no more once it must be refused: nothing is started for it, also in the
         turn before it is told.
         """
-        doors = self._doors
+        deps = self._deps
         known = self._holders.values()
         holders = (h for h in known if h.is_admitted or not replies.refusal(h, self._spec, known))
         return Situation(
-            now_s=doors.clock.monotonic(),
-            policy=doors.policy,
+            now_s=deps.clock.monotonic(),
+            policy=deps.policy,
             fabric=self._fabric,
             addresses=self._addresses,
             spec=self._spec,
@@ -343,9 +349,9 @@ class Supervisor:
             are_holders_known=self._are_holders_known,
             unit=look.unit,
             imex=imex,
-            imex_problem=doors.ctl.problem() if imex is ImexState.UNAVAILABLE else "",
+            imex_problem=deps.ctl.problem() if imex is ImexState.UNAVAILABLE else "",
             foreign=look.foreign,
-            has_certificate=doors.has_certificate(),
+            has_certificate=deps.has_certificate(),
         )
 
     def _with_last_words(self, before: Memory, memory: Memory, situation: Situation) -> Memory:
@@ -355,7 +361,7 @@ class Supervisor:
         if situation.unit.is_running:
             _LOG.warning("nvidia-imex was restarted", why=memory.interruption)
             return memory
-        words = self._daemon.last_words(situation.unit.invocation_id)
+        words = self._daemon.last_log_lines(situation.unit.invocation_id)
         text = f"{memory.last_exit}: {words}" if words else memory.last_exit
         _LOG.warning("nvidia-imex ended", HostError(text), restarts=memory.restarts)
         return replace(memory, last_exit=text)
@@ -367,7 +373,7 @@ class Supervisor:
             self._stopped = _NOTHING_SEEN
         if self._must_reload:
             self._must_reload = False
-            self._daemon.owe_reload("certificates")
+            self._daemon.request_reload("certificates")
         try:
             if any(action.kind is ActionKind.STOP for action in decision.actions):
                 kind = ActionKind.STOP
@@ -378,7 +384,7 @@ class Supervisor:
             # One that does not answer may not have got so far that SIGUSR1 does not end it.
             answers = situation.imex not in (ImexState.UNSET, ImexState.UNAVAILABLE)
             goes_on = situation.unit.is_running and kind is not ActionKind.STOP
-            self._reload_in_s = self._daemon.settle() if answers and goes_on else None
+            self._reload_in_s = self._daemon.send_due_reload() if answers and goes_on else None
         except NvdraError as error:
             _LOG.warning("cannot act on nvidia-imex", error)
             with self._lock:

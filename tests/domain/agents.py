@@ -33,15 +33,16 @@ from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
-from nvdra_node.imex import render, report
-from nvdra_node.imex.ctl import DomainView
-from nvdra_node.imex.daemon import Doors
+from nvdra_node.imex.daemon import render
+from nvdra_node.imex.daemon.control import Dependencies
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
+from nvdra_node.imex.daemon.render import Layout
+from nvdra_node.imex.daemon.store import Store
 from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
-from nvdra_node.imex.render import Layout
-from nvdra_node.imex.statuswriter import StatusWriter
-from nvdra_node.imex.store import Store
+from nvdra_node.imex.report import status as report
+from nvdra_node.imex.report.writer import StatusWriter
+from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.kubeletplugin.claims import reader as claim_reader
 from nvdra_node.kubeletplugin.claims.status_writer import to_status
 from tests.bench import proc
@@ -83,14 +84,14 @@ class Agent:
         address = f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}"
         daemon = FakeDaemon()
         self.supervisor = Supervisor(
-            Doors(
+            Dependencies(
                 unit=daemon, ctl=daemon, clock=CLOCK, policy=Policy(), boot_id=f"boot-{index}",
                 store=Store(HostFiles(), self._layout, work / "node.json"),
                 addresses=HostAddresses(chosen=address),
             )
         )  # fmt: skip
         self._machine = report.Machine(boot_id=f"boot-{index}", channel_count=2048)
-        self._spec = SpecWatch(self._client, FABRIC_NODES, self.name, self.supervisor.set_spec)
+        self._spec = SpecReflector(self._client, FABRIC_NODES, self.name, self.supervisor.set_spec)
         self._status = StatusWriter(self._client, FABRIC_NODES, self.name, self._report, CLOCK)
         self._fabric = Fabric(
             state=FabricState.COMPLETED,
@@ -115,7 +116,7 @@ class Agent:
         """End what waits, after ``stopping`` was set."""
         self._spec.stop()
         self._status.stop()
-        self.supervisor.wake()
+        self.supervisor.trigger()
         self._client.close()
 
     def has_slot(self) -> bool:
@@ -152,7 +153,7 @@ class Agent:
         snapshot = self.supervisor.snapshot
         if (run := snapshot.run) is not None:  # as soon as there is a peer, it is connected
             peers = frozenset(render.peers(run, snapshot.situation.spec))
-            snapshot = replace(snapshot, view=DomainView(own=run.slot, connected=peers))
+            snapshot = replace(snapshot, view=ImexDomainStatus(own=run.slot, connected=peers))
         return report.status(snapshot, self._machine, self._layout), 60.0
 
 

@@ -13,10 +13,10 @@ from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.systemctl import SystemctlUnits
+from nvdra_node.imex.daemon.render import Layout
+from nvdra_node.imex.daemon.store import Store
+from nvdra_node.imex.daemon.unit import SystemdClient
 from nvdra_node.imex.model import Run, UnitActivity
-from nvdra_node.imex.render import Layout
-from nvdra_node.imex.store import Store
-from nvdra_node.imex.unit import SystemdUnit
 from tests.beds.cluster import host_image
 from tests.beds.cluster.build import install_packages
 from tests.e2e.systemd_versions import RELEASES, Release, VersionHost
@@ -125,17 +125,17 @@ def test_the_doors_read_what_this_systemd_says(started: ImexHost, tmp_path: Path
         script.chmod(0o755)
     commands = SystemCommands()
     units = SystemctlUnits(commands, tmp_path / "systemctl")
-    unit = SystemdUnit(units, commands, tmp_path / "journalctl")
+    unit = SystemdClient(units, commands, tmp_path / "journalctl")
     deadline = Deadline(60.0, SystemClock())
-    look = unit.look(deadline)
+    look = unit.status(deadline)
     assert (look.unit.activity, look.foreign) == (UnitActivity.ACTIVE, "")
-    assert "Identified this node" in unit.last_words(look.unit.invocation_id, deadline)
+    assert "Identified this node" in unit.last_log_lines(look.unit.invocation_id, deadline)
     started.systemctl("kill", "--signal=SIGKILL", "nvdra-imex.service")
     wait_until(
         "it is noticed",
-        lambda: unit.look(Deadline(60.0, SystemClock())).unit.result == "signal",
+        lambda: unit.status(Deadline(60.0, SystemClock())).unit.result == "signal",
         30,
     )
-    ended = unit.look(Deadline(60.0, SystemClock())).unit
+    ended = unit.status(Deadline(60.0, SystemClock())).unit
     assert (ended.activity, ended.exit_status) == (UnitActivity.FAILED, 9)
     assert ended.invocation_id == look.unit.invocation_id, "it is not started again"

@@ -1,4 +1,4 @@
-"""A unit and its nvidia-imex in memory: both doors, with state and faults. Shipped for tests and trials."""
+"""A unit and its nvidia-imex in memory: both deps, with state and faults. Shipped for tests and trials."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from nvdra_core.api.fabric import ImexState
 from nvdra_core.errors import CommandError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
+from nvdra_node.imex.daemon.unit import UnitStatus
 from nvdra_node.imex.model import Run, Unit, UnitActivity
-from nvdra_node.imex.unit import Look
 
 
 @dataclass
 class FakeDaemon:
-    """UnitDoor and CtlDoor at once. Everything may be changed at any time."""
+    """UnitClient and CtlClient at once. Everything may be changed at any time."""
 
     starts_as: ImexState = ImexState.READY
     """What a daemon that was just started says."""
@@ -28,7 +28,7 @@ class FakeDaemon:
     foreign: str = ""
     words: str = ""
     ctl_problem: str = ""
-    view: DomainView | None = None
+    view: ImexDomainStatus | None = None
     state_now: ImexState = ImexState.UNSET
     unit: Unit = field(default_factory=Unit)
     history: list[str] = field(default_factory=list)
@@ -62,16 +62,16 @@ class FakeDaemon:
             self.unit = Unit()
             self.state_now = ImexState.UNSET
 
-    # --- UnitDoor
+    # --- UnitClient
 
-    def look(self, deadline: Deadline) -> Look:
-        """See UnitDoor."""
+    def status(self, deadline: Deadline) -> UnitStatus:
+        """See UnitClient."""
         self.asked.append("show")
         self._check("show")
-        return Look(self.unit, self.foreign)
+        return UnitStatus(self.unit, self.foreign)
 
     def start(self, deadline: Deadline) -> None:
-        """See UnitDoor."""
+        """See UnitClient."""
         self._check("start")
         with self._lock:
             self.history.append("start")
@@ -81,38 +81,38 @@ class FakeDaemon:
             self.die("exit-code", 1)
 
     def stop(self, deadline: Deadline) -> None:
-        """See UnitDoor."""
+        """See UnitClient."""
         self._check("stop")
         self.history.append("stop")
         self.die("success", 0)
 
     def reload(self, deadline: Deadline) -> None:
-        """See UnitDoor."""
+        """See UnitClient."""
         self._check("kill")
         self.history.append("reload")
 
-    def last_words(self, invocation_id: str, deadline: Deadline) -> str:
-        """See UnitDoor."""
+    def last_log_lines(self, invocation_id: str, deadline: Deadline) -> str:
+        """See UnitClient."""
         return self.words
 
-    # --- CtlDoor
+    # --- CtlClient
 
     def state(self, deadline: Deadline) -> ImexState:
-        """See CtlDoor."""
+        """See CtlClient."""
         self.asked.append("state")
         return self.state_now if self.unit.is_running else ImexState.UNAVAILABLE
 
     def problem(self) -> str:
-        """See CtlDoor."""
+        """See CtlClient."""
         return self.ctl_problem
 
-    def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
-        """See CtlDoor."""
+    def domain(self, run: Run, deadline: Deadline) -> ImexDomainStatus | None:
+        """See CtlClient."""
         self.asked.append("domain")
         return self.view if self.unit.is_running else None
 
     def version(self, deadline: Deadline) -> str:
-        """See CtlDoor."""
+        """See CtlClient."""
         return "580.65.06"
 
     def _begin(self) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import CHANNEL_ISOLATION, Membership, NodeView
-from nvdra_node.computedomain.supervisor import AGAIN_S, UNAVAILABLE_PAUSE_S, Held
+from nvdra_node.computedomain.supervisor_client import AGAIN_S, UNAVAILABLE_PAUSE_S, HeldClaim
 from tests.fakes.host.files import Faults
 
 
 @dataclass
 class FakeSupervisor:
-    """See SupervisorDoor. ``ready`` and ``namespaces`` are by the UID of the domain."""
+    """See SupervisorClient. ``ready`` and ``namespaces`` are by the UID of the domain."""
 
     faults: Faults = field(default_factory=Faults)
     ready: dict[str, Membership] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class FakeSupervisor:
     _news: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
-        """See SupervisorDoor. Does not wait. Domains that isolate by node are let in one at a time."""
+        """See SupervisorClient. Does not wait. Domains that isolate by node are let in one at a time."""
         self._check(f"join {effect.uid}")
         self.joins += 1
         if self.namespaces.get(effect.domain_uid, effect.namespace) != effect.namespace:
@@ -49,22 +49,22 @@ class FakeSupervisor:
         return found
 
     def leave(self, claim_uid: str) -> None:
-        """See SupervisorDoor."""
+        """See SupervisorClient."""
         self._check(f"leave {claim_uid}")
         self.held.pop(claim_uid, None)
 
-    def sync(self, held: Sequence[Held]) -> None:
-        """See SupervisorDoor. Takes the list for the whole truth."""
+    def sync(self, held: Sequence[HeldClaim]) -> None:
+        """See SupervisorClient. Takes the list for the whole truth."""
         self._check("sync")
         self.held = {each.effect.uid: each.effect.domain_uid for each in held}
 
     def watch(self) -> Iterator[NodeView]:
-        """See SupervisorDoor: the view now, and then the connection ends."""
+        """See SupervisorClient: the view now, and then the connection ends."""
         self._check("watch")
         yield self.view
 
     def close(self) -> None:
-        """See SupervisorDoor."""
+        """See SupervisorClient."""
         self.is_down = True
 
     def _check(self, what: str) -> None:

@@ -35,7 +35,7 @@ REPORTED = frozenset(
     {"PeersMissing", "PeersUnknown", "ImexVersionMismatch", "NodeMapMismatch"}
     | {"NoAddress", "AddressLost", "DomainFull", "ImexHeld", "ForeignImex"}
 )
-"""The same in a node's report (``nvdra_node.imex.peers`` and ``readiness``)."""
+"""The same in a node's report (``nvdra_node.imex.report.peers`` and ``readiness``)."""
 
 
 @dataclass(frozen=True, slots=True)

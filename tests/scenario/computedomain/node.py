@@ -11,8 +11,8 @@ from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.store import RecordStore
+from nvdra_node.computedomain.connection import SupervisorConnection, held_claims
 from nvdra_node.computedomain.driver import ComputeDomainDriver
-from nvdra_node.computedomain.link import Link, held
 from nvdra_node.computedomain.plan import CDI_KIND
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
@@ -50,10 +50,10 @@ class ChannelNode:
         records.load()
         specs = SpecFiles(CDI, CDI_KIND, self.files, NoDriverFiles())
         specs.open()
-        self.link = Link(self.supervisor, self.clock)
-        self.link._take(VIEW)
+        self.connection = SupervisorConnection(self.supervisor, self.clock)
+        self.connection._take(VIEW)
         self.driver = ComputeDomainDriver(
-            self.link, self.supervisor, FakeSysfs(self.machine), self.clock
+            self.connection, self.supervisor, FakeSysfs(self.machine), self.clock
         )
         self.deps = Dependencies(
             driver=self.driver, claims=self.claims, records=records, specs=specs,
@@ -79,7 +79,7 @@ class ChannelNode:
         self.sync()
 
     def sync(self) -> None:
-        self.supervisor.sync(held(self.deps.records.all(), self.deps.boot_id))
+        self.supervisor.sync(held_claims(self.deps.records.all(), self.deps.boot_id))
 
     def prepare(self, claim: Claim, timeout_s: float = 45.0) -> Any:
         return self.transaction.prepare(self.claims.add(claim), Deadline(timeout_s, self.clock))

@@ -10,9 +10,14 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.computedomain.link import RECONNECT_S, SYNC_S, Link, held
-from nvdra_node.computedomain.model import DomainView, NodeView
-from nvdra_node.computedomain.supervisor import Held
+from nvdra_node.computedomain.connection import (
+    RECONNECT_S,
+    SYNC_S,
+    SupervisorConnection,
+    held_claims,
+)
+from nvdra_node.computedomain.model import DomainState, NodeView
+from nvdra_node.computedomain.supervisor_client import HeldClaim
 from tests.fakes.host.files import Faults
 from tests.fakes.supervisor import FakeSupervisor
 from tests.scenario.computedomain.node import ChannelNode
@@ -97,8 +102,10 @@ def test_shares_of_one_domain_go_together_and_those_of_another_wait_for_them(nod
 
 
 def test_with_channel_isolation_claims_of_two_domains_go_together(node):
-    shared = {uid: DomainView(isolation="channel") for uid in ("A", "B")}
-    node.link._take(NodeView(fabric_state="Completed", clique_id=VIEW.clique_id, domains=shared))
+    shared = {uid: DomainState(isolation="channel") for uid in ("A", "B")}
+    node.connection._take(
+        NodeView(fabric_state="Completed", clique_id=VIEW.clique_id, domains=shared)
+    )
     node.supervisor.ready = {
         "A": joined("A", channel=4, isolation="channel"),
         "B": joined("B", channel=5, isolation="channel"),
@@ -133,7 +140,7 @@ class TestWithoutSupervisor:
 
 
 class Listener(FakeSupervisor):
-    """Notes when it was told. Away for three calls; the link ends with the fourth that arrives."""
+    """Notes when it was told. Away for three calls; the connection ends with the fourth that arrives."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(Faults())
@@ -142,7 +149,7 @@ class Listener(FakeSupervisor):
         self.told_s: list[float] = []
         self.stopping = threading.Event()
 
-    def sync(self, held: Sequence[Held]) -> None:
+    def sync(self, held: Sequence[HeldClaim]) -> None:
         if self.away:
             self.away -= 1
             raise NotReadyError("the supervisor does not answer", retry_after_s=1.0)
@@ -155,7 +162,7 @@ def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
     """Whom it misses twice is gone: a release that it missed must not hold the node for half a minute."""
     clock = FakeClock()
     listener = Listener(clock)
-    Link(listener, clock).sync(list, listener.stopping)
+    SupervisorConnection(listener, clock).sync(list, listener.stopping)
     first = listener.told_s[0]
     assert [at_s - first for at_s in listener.told_s] == [0, RECONNECT_S, RECONNECT_S + SYNC_S,
                                                           RECONNECT_S + 2 * SYNC_S]  # fmt: skip
@@ -164,8 +171,8 @@ def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
 def test_only_claims_of_this_boot_are_told(node):
     node.prepare(a_claim())
     records = node.deps.records.all()
-    assert [each.effect.uid for each in held(records, "boot-1")] == ["c1"]
-    assert held(records, "boot-2") == []
+    assert [each.effect.uid for each in held_claims(records, "boot-1")] == ["c1"]
+    assert held_claims(records, "boot-2") == []
     assert SYNC_S > 0
 
 
@@ -174,7 +181,7 @@ def test_a_claim_without_a_usable_record_is_told_without_its_domain(node):
     node.prepare(a_claim())
     [record] = node.deps.records.all()
     strange = replace(record, effects=({"kind": "of another release"},))
-    for found in (held([strange], "boot-1"), held([], "boot-1", damaged=["c1"])):
+    for found in (held_claims([strange], "boot-1"), held_claims([], "boot-1", damaged=["c1"])):
         [(effect, is_prepared)] = [(each.effect, each.is_prepared) for each in found]
         assert (effect.uid, effect.domain_uid, is_prepared) == ("c1", "", True)
 

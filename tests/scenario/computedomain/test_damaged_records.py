@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from nvdra_node.computedomain.link import held
+from nvdra_node.computedomain.connection import held_claims
 from tests.scenario.computedomain.node import STATE, ChannelNode
 from tests.unit.computedomain.examples import a_claim, joined, parameters
 
@@ -100,5 +100,5 @@ def test_an_effect_of_another_shape_does_not_keep_the_others_from_the_supervisor
     """Its claim is told as one of an unknown domain, so that IMEX stays for it."""
     records = sorted(node.deps.records.all(), key=lambda record: record.uid)
     strange = [replace(records[0], effects=(effect,)), records[1]]
-    told = [(each.effect.uid, each.effect.domain_uid) for each in held(strange, "boot-1")]
+    told = [(each.effect.uid, each.effect.domain_uid) for each in held_claims(strange, "boot-1")]
     assert told == [("c1", ""), ("c2", "A")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.api.fabric import FabricSlot
-from nvdra_node.imex.render import hosts
+from nvdra_node.imex.daemon.render import hosts
 from tests.fakes.host.files import Crash
 from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain, a_spec
 
@@ -35,7 +35,7 @@ def test_while_the_first_claim_comes(step: int) -> None:
     node.assign(a_domain())
     node.join("c1")
     node.clock.advance(2)
-    node.turn()
+    node.reconcile()
     assert node.ask(a_claim("c1")).readiness.is_ready
     assert set(node.daemon.history) == {"start"}
     assert node.daemon.starts == 1, "the daemon of the one that died is taken over"
@@ -52,7 +52,7 @@ def test_while_a_domain_gives_way_to_the_next(step: int) -> None:
     for _ in range(2):  # the plugin tells its claims
         node.supervisor.sync([a_claim("b", "B")])
     node.clock.advance(2)
-    node.turn()
+    node.reconcile()
     assert node.ask(a_claim("b", "B")).readiness.is_ready, died
     assert node.serves() == "B"
     assert node.daemon.history.count("stop") == 1
@@ -64,11 +64,11 @@ def test_while_peers_come(step: int) -> None:
     node.assign(a_domain())
     node.join("c1")
     slots = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7))
-    die_at(node, step, [lambda: node.assign(a_domain(), slots=slots), node.turn])
+    die_at(node, step, [lambda: node.assign(a_domain(), slots=slots), node.reconcile])
     node.assign(a_domain(), slots=slots)
-    node.turn()
+    node.reconcile()
     node.clock.advance(10)
-    node.turn()
+    node.reconcile()
     assert node.daemon.starts == 1 and node.daemon.unit.is_running
     assert "reload" in node.daemon.history
     assert b"10.0.0.7" in (node.files.read(LAYOUT.hosts) or b"")

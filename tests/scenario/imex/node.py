@@ -16,11 +16,11 @@ from nvdra_core.api.fabric import (
     Isolation,
 )
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.imex.daemon import Doors
+from nvdra_node.imex.daemon.control import Dependencies
+from nvdra_node.imex.daemon.render import Layout
+from nvdra_node.imex.daemon.store import Store
 from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
-from nvdra_node.imex.render import Layout
-from nvdra_node.imex.replies import Joined
-from nvdra_node.imex.store import Store
+from nvdra_node.imex.replies import JoinReply
 from nvdra_node.imex.supervisor import Supervisor
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.imex import FakeDaemon
@@ -62,13 +62,13 @@ CERTIFICATE = FabricCertificate(
 )
 
 
-class TurningClock(FakeClock):
+class ReconcilingClock(FakeClock):
     """Whoever waits on it sees a turn of the loop, and a tenth of a second pass."""
 
-    turn: Callable[[], object] = staticmethod(lambda: None)
+    on_wait: Callable[[], object] = staticmethod(lambda: None)
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
-        self.turn()
+        self.on_wait()
         self.advance(min(timeout_s, 0.1))
         return event.is_set()
 
@@ -77,7 +77,7 @@ class ImexNode:
     """One supervisor on one machine; ``restart`` starts another on the same machine."""
 
     def __init__(self, policy: Policy | None = None, address: str = "10.0.0.2") -> None:
-        self.clock = TurningClock()
+        self.clock = ReconcilingClock()
         self.files = FakeFiles()
         self.daemon = FakeDaemon()
         self.policy = policy or Policy()
@@ -87,15 +87,15 @@ class ImexNode:
         self.supervisor.set_fabric(FABRIC)
 
     def start(self) -> None:
-        doors = Doors(
+        deps = Dependencies(
             unit=self.daemon, ctl=self.daemon, store=Store(self.files, LAYOUT, SPEC_PATH),
             clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}",
             addresses=HostAddresses(chosen=self.address),
             has_certificate=lambda: self.files.read(CERTIFICATE_PATH) is not None,
         )  # fmt: skip
-        self.supervisor = Supervisor(doors)
+        self.supervisor = Supervisor(deps)
         self.supervisor.open()
-        self.clock.turn = self.supervisor.turn
+        self.clock.on_wait = self.supervisor.reconcile_once
 
     def restart(self) -> None:
         fabric = self.supervisor.snapshot.situation.fabric
@@ -111,16 +111,16 @@ class ImexNode:
     def assign(self, *domains: FabricDomain, **change: Any) -> None:
         self.supervisor.set_spec(a_spec(*domains, **change), 1)
 
-    def turn(self, times: int = 3) -> None:
+    def reconcile(self, times: int = 3) -> None:
         """Turns as often as the loop would make them at once."""
         for _ in range(times):
-            self.supervisor.turn()
+            self.supervisor.reconcile_once()
 
-    def join(self, uid: str, domain: str = "A", namespace: str = "ns") -> Joined:
+    def join(self, uid: str, domain: str = "A", namespace: str = "ns") -> JoinReply:
         """Join, with some turns meanwhile; what the claim is told at last."""
         return self.ask(a_claim(uid, domain, namespace, since_s=self.clock.wall()))
 
-    def ask(self, claim: Holder) -> Joined:
+    def ask(self, claim: Holder) -> JoinReply:
         return self.supervisor.join(claim, Deadline(0.35, self.clock))
 
     def serves(self) -> str | None:

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import ApiError
 from nvdra_node.host.network import HostAddress, Network, Route
-from nvdra_node.imex import report
-from nvdra_node.imex.addresswatch import MAX_NODE_PAUSE_S, AddressSources, AddressWatch
+from nvdra_node.imex.report import status as report
+from nvdra_node.imex.sources.address_monitor import MAX_NODE_PAUSE_S, AddressMonitor, AddressSources
 from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
 
 LOOPBACK = Route(source="127.0.0.1", targets=("127.0.0.1",))
@@ -55,17 +55,17 @@ def node() -> ImexNode:
     return made
 
 
-def watch(node: ImexNode, host: Host) -> AddressWatch:
-    return AddressWatch(host.sources(), node.clock, node.supervisor.set_addresses)
+def watch(node: ImexNode, host: Host) -> AddressMonitor:
+    return AddressMonitor(host.sources(), node.clock, node.supervisor.set_addresses)
 
 
 def status(node: ImexNode) -> Any:
-    node.turn()
+    node.reconcile()
     return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
 
 
 def test_usable_route_asks_the_api_server_nothing(node, host):
-    watch(node, host).look()
+    watch(node, host).scan()
     assert node.join("c1").readiness.is_ready
     assert b"10.0.0.2" in node.files.read(LAYOUT.config)
     assert host.reads == 0
@@ -75,8 +75,8 @@ def test_usable_route_asks_the_api_server_nothing(node, host):
 def test_balancer_on_the_node_waits_for_its_internal_ip(node, host):
     """Upstream's and ours before: 127.0.0.1 for every tray, each daemon alone and READY."""
     host.route, host.is_readable = LOOPBACK, False
-    watching = watch(node, host)
-    watching.look()
+    monitor = watch(node, host)
+    monitor.scan()
     reply = node.join("c1").readiness
     assert (reply.is_ready, reply.reason) == (False, "NoAddress")
     assert "403" in reply.message or "nodes is forbidden" in reply.message
@@ -84,7 +84,7 @@ def test_balancer_on_the_node_waits_for_its_internal_ip(node, host):
     assert node.daemon.history == [] and status(node).addresses == ()
     host.is_readable = True
     node.clock.advance(MAX_NODE_PAUSE_S)
-    watching.look()
+    monitor.scan()
     assert node.ask(a_claim("c1")).readiness.is_ready
     assert b"BIND_INTERFACE_IP=10.0.0.2" in node.files.read(LAYOUT.config)
     assert status(node).addresses == ("10.0.0.2",)
@@ -92,14 +92,14 @@ def test_balancer_on_the_node_waits_for_its_internal_ip(node, host):
 
 def test_node_is_read_less_and_less_while_it_is_of_no_use(node, host):
     host.route, host.internal_ips = LOOPBACK, ["172.30.0.9"]
-    watching = watch(node, host)
+    monitor = watch(node, host)
     for _ in range(3600):
-        watching.look()
+        monitor.scan()
         node.clock.advance(1.0)
     assert 3600 / MAX_NODE_PAUSE_S / 2 < host.reads < 3600 / MAX_NODE_PAUSE_S + 10
     host.internal_ips = ["10.0.0.2"]
     for _ in range(int(2 * MAX_NODE_PAUSE_S)):
-        watching.look()
+        monitor.scan()
         node.clock.advance(1.0)
     assert node.supervisor.snapshot and node.join("c1").readiness.is_ready
 
@@ -110,20 +110,20 @@ def test_loopback_of_an_earlier_release_is_not_reported(host):
     node.assign(a_domain())
     node.join("c1")
     assert b"BIND_INTERFACE_IP=127.0.0.1" in (node.files.read(LAYOUT.config) or b"")
-    watch(node, host).look()
+    watch(node, host).scan()
     assert status(node).addresses == ("10.0.0.2",)
     assert node.daemon.history == ["start"]
 
 
 def test_lost_address_is_said_and_its_claims_are_left_alone(node, host):
-    watching = watch(node, host)
-    watching.look()
+    monitor = watch(node, host)
+    monitor.scan()
     node.join("c1")
     host.addresses, host.route = (
         ["10.0.0.9"],
         replace(host.route, source="10.0.0.9"),
     )
-    watching.look()
+    monitor.scan()
     found = status(node)
     assert found.addresses == ("10.0.0.9",)
     [domain] = found.domains
@@ -137,27 +137,27 @@ def test_lost_address_is_said_and_its_claims_are_left_alone(node, host):
 
 
 def test_running_daemon_is_reported_where_it_listens(node, host):
-    watching = watch(node, host)
-    watching.look()
+    monitor = watch(node, host)
+    monitor.scan()
     node.join("c1")
     node.restart()
     host.addresses.append("10.0.0.3")
     host.route = replace(host.route, source="10.0.0.3")
-    watch(node, host).look()
+    watch(node, host).scan()
     assert status(node).addresses == ("10.0.0.2", "10.0.0.3")
     assert node.ask(a_claim("c1")).readiness.is_ready
 
 
 def test_address_that_comes_back_makes_the_domain_ready_again(node, host):
-    watching = watch(node, host)
-    watching.look()
+    monitor = watch(node, host)
+    monitor.scan()
     node.join("c1")
     host.addresses = ["127.0.0.1"]
     host.route = Route()
-    watching.look()
+    monitor.scan()
     assert status(node).domains[0].reason == "NoAddress"
     assert status(node).addresses == ()
     host.addresses, host.route = ["10.0.0.2"], Route(source="10.0.0.2")
-    watching.look()
+    monitor.scan()
     assert status(node).domains[0].ready
     assert node.daemon.history == ["start"]

@@ -28,7 +28,7 @@ class TestPeers:
             FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7)
         )
         node.assign(a_domain(), slots=slots)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"]
         assert b"10.0.0.7" in node.files.read(LAYOUT.hosts)
         assert len(node.files.read(LAYOUT.hosts)) == size
@@ -42,7 +42,7 @@ class TestPeers:
         node.assign(a_domain())
         node.join("c1")
         node.assign(a_domain(), slot=9)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
         assert node.ask(a_claim("c1")).readiness.reason == "SlotChanged"
         node.supervisor.leave("c1")
@@ -60,12 +60,12 @@ class TestFabricThatChanges:
             Fabric(state=FabricState.IN_PROGRESS),
         ):
             node.supervisor.set_fabric(fabric)
-            node.turn()
+            node.reconcile()
             assert node.daemon.history == ["start"]
             assert not node.join("c2").readiness.is_ready
             node.supervisor.leave("c2")
         node.supervisor.set_fabric(FABRIC)
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_a_broken_fabric_is_told_with_its_cause(self, node):
@@ -81,7 +81,7 @@ class TestHostManaged:
         node.assign(a_domain(), slot=None)
         assert node.join("c1").readiness.reason == "HostImexNotReady"
         node.daemon.restart_by_hand()
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.daemon.history == []
 
@@ -89,7 +89,7 @@ class TestHostManaged:
         node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
         node.assign(a_domain("A"), a_domain("B"), slot=None)
         node.daemon.restart_by_hand()
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
         told = node.ask(a_claim("c2", "B")).readiness
         assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
@@ -103,7 +103,7 @@ class TestHostManaged:
         node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
         node.assign(a_domain(), slot=None)
         node.join("c1")
-        assert max(node.supervisor.turn() for _ in range(50)) <= STARTING_POLL_S
+        assert max(node.supervisor.reconcile_once() for _ in range(50)) <= STARTING_POLL_S
         node.daemon.restart_by_hand()
         node.ask(a_claim("c1"))
-        assert node.supervisor.turn() <= STEADY_POLL_S
+        assert node.supervisor.reconcile_once() <= STEADY_POLL_S

@@ -42,14 +42,14 @@ def node() -> ImexNode:
     found = ImexNode()
     found.assign(a_domain("A"), a_domain("B"))
     assert found.join("c1", "A").readiness.is_ready
-    found.turn()
+    found.reconcile()
     return found
 
 
 def damage(node: ImexNode, data: bytes) -> None:
     node.files.put(LAYOUT.state, data)
     node.restart()
-    node.turn()
+    node.reconcile()
 
 
 class TestState:
@@ -73,7 +73,7 @@ class TestState:
         assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
         assert node.daemon.history == ["start"]
         node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1", "A")).readiness.is_ready
         assert node.daemon.history == ["start"]
 
@@ -88,7 +88,7 @@ class TestState:
         """Not before the claims are known, and not then, as one of them uses it; and who waits is told why."""
         assert not node.join("c2", "B").readiness.is_ready
         node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
-        node.turn()
+        node.reconcile()
         told = node.ask(a_claim("c2", "B")).readiness
         assert (told.reason, "until ns/claim-c1 is gone" in told.message) == ("ImexUnknown", True)
         assert node.daemon.history == ["start"]
@@ -97,7 +97,7 @@ class TestState:
         damage(node, b"{")
         node.join("c2", "B")
         node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
-        node.turn()
+        node.reconcile()
         node.supervisor.leave("c1")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"] and node.serves() == "B"
@@ -105,10 +105,10 @@ class TestState:
     def test_what_is_written_next_can_be_read_again(self, node):
         damage(node, b"{")
         node.supervisor.sync([])
-        node.turn()
+        node.reconcile()
         assert node.join("c3", "A").readiness.is_ready
         node.restart()
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c3", "A")).readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"]
 
@@ -154,7 +154,7 @@ class TestRollback:
         body["spec"]["domains"][1]["isolation"] = "later"
         node.files.put(SPEC_PATH, json.dumps(body).encode())
         node.restart()
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1", "A")).readiness.is_ready
         assert node.join("c2", "B").readiness.reason == "WaitingForDomain"
 
@@ -166,7 +166,7 @@ class TestWordOfTheController:
         assert b"10.0.0.5" in before
         node.files.put(SPEC_PATH, data)
         node.restart()
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.reason == "WaitingForController"
         assert node.files.read(LAYOUT.hosts) == before
         node.assign(a_domain("A"), a_domain("B"))
@@ -175,6 +175,6 @@ class TestWordOfTheController:
 
     def test_a_fabric_node_that_was_deleted_takes_no_peer_from_who_runs(self, node):
         node.supervisor.set_spec(None, 0)
-        node.turn()
+        node.reconcile()
         assert b"10.0.0.5" in node.files.read(LAYOUT.hosts)
         assert node.daemon.history == ["start"]

@@ -18,7 +18,7 @@ from tests.scenario.imex.node import (
 class TestFirstClaim:
     def test_nothing_runs_until_a_claim_needs_it(self, node):
         node.assign(a_domain())
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == []
 
     def test_the_first_claim_starts_it_and_is_told_ready(self, node):
@@ -77,7 +77,7 @@ class TestWhatIsMissing:
     def test_it_goes_on_by_itself_once_the_controller_has_spoken(self, node):
         node.join("c1")
         node.assign(a_domain())
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_a_node_without_fabric_is_ready_without_imex(self, node):
@@ -103,7 +103,7 @@ class TestTenants:
     def test_it_is_refused_also_when_the_domain_becomes_known_later(self, node):
         node.join("c1", namespace="attacker")
         node.assign(a_domain())
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == []
         assert node.ask(a_claim("c1", namespace="attacker")).refused
         assert node.supervisor._holders == {}
@@ -112,7 +112,7 @@ class TestTenants:
         node.assign(a_domain())
         node.join("c1")
         node.assign(a_domain(deleting=True))
-        node.turn()
+        node.reconcile()
         assert "being deleted" in node.join("c2").refused
         assert node.ask(a_claim("c1")).readiness.is_ready
 
@@ -133,7 +133,7 @@ class TestTwoDomains:
         node.join("c1", "A")
         node.join("c2", "B")
         node.supervisor.leave("c1")
-        node.turn()
+        node.reconcile()
         assert node.serves() == "B"
         assert node.daemon.history == ["start", "stop", "start"]
 
@@ -143,7 +143,7 @@ class TestTwoDomains:
             assert node.join(uid).readiness.is_ready
         node.supervisor.leave("c2")
         node.supervisor.leave("c1")
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
 
     def test_with_channel_isolation_two_domains_share_one_daemon(self, node):
@@ -156,7 +156,7 @@ class TestTwoDomains:
 
     def test_with_channel_isolation_it_runs_from_boot_on_without_any_domain(self, node):
         node.assign(shared_port=50000)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"] and node.serves() == ""
         domain = a_domain("A", channel=3, isolation=Isolation.CHANNEL, port=50000)
         node.assign(domain, shared_port=50000)
@@ -164,7 +164,7 @@ class TestTwoDomains:
         node.supervisor.leave("c1")
         node.assign(shared_port=50000)
         node.clock.advance(1000)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
 
     def test_a_claim_that_never_got_ready_does_not_keep_the_daemon_from_others(self, node):
@@ -173,7 +173,7 @@ class TestTwoDomains:
         node.join("c1", "A")
         node.join("c2", "B")
         node.supervisor.leave("c1")
-        node.turn()
+        node.reconcile()
         assert node.serves() == "B"
 
     def test_a_node_whose_imex_died_is_not_given_away_under_the_claims_it_had(self, node):
@@ -181,7 +181,7 @@ class TestTwoDomains:
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.daemon.die()
-        node.turn()
+        node.reconcile()
         node.assign(a_domain("B"))
         node.clock.advance(100)
         told = node.join("c2", "B").readiness
@@ -196,7 +196,7 @@ class TestEndOfUse:
         node.assign(a_domain())
         node.join("c1")
         node.supervisor.leave("c1")
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
         assert node.join("c2").readiness.is_ready
         assert node.daemon.history == ["start"]
@@ -205,18 +205,18 @@ class TestEndOfUse:
         node.assign(a_domain())
         node.join("c1")
         node.supervisor.leave("c1")
-        node.turn()
+        node.reconcile()
         node.clock.advance(31)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "stop"]
         node.clock.advance(600)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "stop"]
 
     def test_the_domain_may_vanish_from_the_spec_while_its_claims_run(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.assign()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
         assert node.ask(a_claim("c1")).readiness.is_ready

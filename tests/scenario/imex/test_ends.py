@@ -21,20 +21,20 @@ class TestAbruptEnd:
         node.files.put(LAYOUT.persist / "persist.dat", b"peers")
         node.daemon.words = "Xid 154"
         node.daemon.die()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
         assert "Xid 154" in node.ask(a_claim("c1")).readiness.message
         node.clock.advance(1.1)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "start"]
         assert node.files.read(LAYOUT.persist / "persist.dat") == b"peers"
         node.daemon.die()
-        node.turn()
+        node.reconcile()
         node.clock.advance(1.1)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "start"]
         node.clock.advance(1.0)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"] * 3
         assert node.supervisor.snapshot.memory.restarts == 2
 
@@ -43,13 +43,13 @@ class TestAbruptEnd:
         node.assign(a_domain())
         node.join("c1")
         node.daemon.die()
-        node.turn()
+        node.reconcile()
         node.clock.advance(3600)
         waiting = node.join("c2")
         assert waiting.readiness.reason == "ImexHeld" and "ns/claim-c1" in waiting.readiness.message
         assert node.daemon.history == ["start"]
         node.supervisor.leave("c1")
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c2")).readiness.is_ready
 
     def test_peers_of_another_domain_are_not_waited_for(self, node):
@@ -57,7 +57,7 @@ class TestAbruptEnd:
         node.join("c1", "A")
         node.files.put(LAYOUT.persist / "persist.dat", b"peers of A")
         node.daemon.die()
-        node.turn()
+        node.reconcile()
         node.supervisor.leave("c1")
         node.clock.advance(2)
         node.join("c2", "B")
@@ -73,14 +73,14 @@ class TestAbruptEnd:
         assert "No matching network interface found" in joined.readiness.message
         node.daemon.fails_to_start = False
         node.clock.advance(120)
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_a_hanging_daemon_is_told_and_not_killed(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.state_now = ImexState.UNAVAILABLE
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.reason == "ImexUnresponsive"
         assert node.daemon.history == ["start"]
 
@@ -91,7 +91,7 @@ class TestRestartsOfTheSupervisor:
         node.join("c1")
         for _ in range(5):
             node.restart()
-            node.turn()
+            node.reconcile()
         assert node.daemon.history == ["start"]
         assert node.ask(a_claim("c1")).readiness.is_ready
 
@@ -100,12 +100,12 @@ class TestRestartsOfTheSupervisor:
         node.join("c1", "A")
         node.files.remove(LAYOUT.state)  # somebody emptied /run
         node.restart()
-        node.turn()
+        node.reconcile()
         node.join("c2", "B")
         assert node.daemon.history == ["start"]
         prepared = replace(a_claim("c1", "A"), is_admitted=True)
         node.supervisor.sync([prepared, a_claim("c2", "B")])
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
 
     def test_a_claim_without_a_record_does_not_hold_the_node_for_ever(self, node):
@@ -114,7 +114,7 @@ class TestRestartsOfTheSupervisor:
         node.join("c2", "B")
         for _ in range(2):
             node.supervisor.sync([a_claim("c2", "B")])
-            node.turn()
+            node.reconcile()
         assert node.serves() == "B"
 
     def test_a_claim_that_is_just_coming_survives_one_list_without_it(self, node):
@@ -130,17 +130,17 @@ class TestRestartsOfTheSupervisor:
         node.join("c1")
         node.daemon.die()
         node.restart()
-        node.turn()
+        node.reconcile()
         assert node.supervisor.snapshot.memory.restarts == 1
         node.clock.advance(2)
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_a_restart_by_hand_is_another_incarnation(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.restart_by_hand()
-        node.turn()
+        node.reconcile()
         memory = node.supervisor.snapshot.memory
         assert (memory.restarts, memory.started.invocation_id) == (1, "invocation-2")
 
@@ -150,7 +150,7 @@ class TestReboot:
         node.assign(a_domain())
         node.join("c1")
         node.reboot()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"] and node.supervisor._holders == {}
 
     def test_a_known_claim_is_served_again_without_the_controller(self, node):
@@ -167,16 +167,16 @@ class TestSystemdThatFails:
         node.supervisor.leave("c1")
         node.join("c2", "B")
         node.daemon.refuses = True
-        node.turn()
+        node.reconcile()
         node.daemon.refuses = False
-        node.turn()
+        node.reconcile()
         assert node.serves() == "B"
 
     def test_the_last_state_stands_while_systemd_does_not_answer(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.refuses = True
-        node.turn()
+        node.reconcile()
         assert node.supervisor.snapshot.memory.started is not None
 
 

@@ -17,20 +17,20 @@ def asked(node):
 
 
 def test_news_asks_nobody_while_no_daemon_runs_and_none_is_needed(node):
-    node.turn()
+    node.reconcile()
     asked(node)
     for number in range(5):
         node.join(f"c{number}", "unknown")
         node.assign(slot=number)
-        node.turn()
+        node.reconcile()
     assert asked(node) == {}
     node.clock.advance(STOPPED_S)
-    node.turn(1)
+    node.reconcile(1)
     assert asked(node) == {"show": 1}
 
 
 def test_a_formation_looks_before_the_start_and_after_it(node):
-    node.turn()
+    node.reconcile()
     asked(node)
     node.assign(a_domain())
     assert node.join("c1").readiness.is_ready
@@ -44,7 +44,7 @@ def test_what_the_controller_says_of_others_asks_the_daemon_nothing(node):
     asked(node)
     for members in ((2,), (2, 5), (2, 5, 7)):
         node.assign(a_domain(members=members))
-        node.turn(1)
+        node.reconcile(1)
     assert asked(node)["state"] == 0
 
 
@@ -62,13 +62,13 @@ def test_a_daemon_that_runs_is_asked_now_and_then(node):
     node.join("c1")
     node.daemon.state_now = ImexState.UNAVAILABLE
     node.clock.advance(STEADY_POLL_S)
-    node.turn(1)
+    node.reconcile(1)
     assert node.supervisor.snapshot.situation.imex is ImexState.UNAVAILABLE
 
 
 def test_a_word_that_is_known_wakes_nobody(node):
     node.assign(a_domain())
-    node.turn()
+    node.reconcile()
     node.supervisor._wake.clear()
     node.assign(a_domain())
     assert not node.supervisor._wake.is_set()
@@ -81,7 +81,7 @@ def test_a_claim_waits_little_longer_than_its_daemon_starts(node):
     node.daemon.restart_by_hand()
     began_s, pauses_s = node.clock.monotonic(), []
     while node.clock.monotonic() < began_s + 60:
-        pauses_s.append(node.supervisor.turn())
+        pauses_s.append(node.supervisor.reconcile_once())
         node.clock.advance(pauses_s[-1])
         waited_s = node.clock.monotonic() - began_s
         assert pauses_s[-1] <= max(FIRST_POLL_S * 2, min(0.4 * waited_s, STARTING_POLL_S))

@@ -8,13 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
-from nvdra_node.imex import report
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
+from nvdra_node.imex.report import status as report
 from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain
 
 
 def status(node: ImexNode) -> FabricNodeStatus:
-    node.turn()
+    node.reconcile()
     return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
 
 
@@ -40,13 +40,13 @@ def kill(node: ImexNode) -> None:
 def stop_and_start(node: ImexNode) -> None:
     """The end is seen before somebody else's start."""
     node.daemon.die("success", 0)
-    node.turn()
+    node.reconcile()
     node.daemon.restart_by_hand()
 
 
 def kill_and_start(node: ImexNode) -> None:
     node.daemon.die("signal", 9)
-    node.turn()
+    node.reconcile()
     node.daemon.restart_by_hand()
 
 
@@ -63,7 +63,7 @@ def node() -> ImexNode:
 
 def after(node: ImexNode, end: Callable[[ImexNode], None]) -> FabricDomainStatus:
     end(node)
-    node.turn()
+    node.reconcile()
     node.clock.advance(2.0)
     return domain_of(node)
 
@@ -100,10 +100,10 @@ def test_it_is_said_after_a_restart_of_the_supervisor(node, end):
 @ENDS
 def test_end_while_the_supervisor_was_down_is_said(node, end):
     """needrestart restarts both units at once."""
-    node.turn()
+    node.reconcile()
     end(node)
     node.restart()
-    node.turn()
+    node.reconcile()
     node.clock.advance(2.0)
     assert domain_of(node).reason == "ImexRestarted"
 
@@ -111,9 +111,9 @@ def test_end_while_the_supervisor_was_down_is_said(node, end):
 def test_starts_and_stops_of_ours_are_not_said(node):
     assert domain_of(node).reason == ""
     node.supervisor.leave("c1")
-    node.turn()
+    node.reconcile()
     node.clock.advance(node.policy.linger_s + 1)
-    node.turn()
+    node.reconcile()
     assert node.daemon.history == ["start", "stop"]
     assert node.join("c2").readiness.is_ready
     assert domain_of(node).reason == "" and status(node).imex.restarts == 0
@@ -165,7 +165,7 @@ class TestHostManaged:
         assert domain_of(node).reason == ""
 
     def test_restart_while_the_supervisor_was_down_is_said(self, node):
-        node.turn()
+        node.reconcile()
         restart(node)
         node.restart()
         assert domain_of(node).reason == "ImexRestarted"

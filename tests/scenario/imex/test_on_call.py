@@ -8,7 +8,7 @@ import pytest
 
 from nvdra_core.api.fabric import FabricSlot, ImexState
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.imex.daemon import RELOAD_S
+from nvdra_node.imex.daemon.control import RELOAD_S
 from nvdra_node.imex.model import Holder, HostAddresses, Policy
 from tests.scenario.imex.node import (
     CERTIFICATE_PATH,
@@ -44,7 +44,7 @@ class TestNothingIsPromised:
     def test_while_a_turn_takes_longer_than_the_question(self, node):
         node.assign(a_domain())
         node.join("c1")
-        node.clock.turn = lambda: None
+        node.clock.on_wait = lambda: None
         assert not node.ask(a_claim("c2")).readiness.is_ready
 
     def test_to_a_claim_that_was_released_while_it_waited(self, node):
@@ -52,23 +52,26 @@ class TestNothingIsPromised:
 
         def turn():
             node.supervisor.leave("c1")
-            node.supervisor.turn()
+            node.supervisor.reconcile_once()
 
         node.join("c0")
-        node.clock.turn = turn
+        node.clock.on_wait = turn
         told = node.ask(a_claim("c1")).readiness
         assert (told.is_ready, told.reason) == (False, "ClaimLeft")
 
     def test_that_cannot_be_remembered(self, node):
         node.assign(a_domain())
         node.join("c1")
-        node.clock.turn = lambda: (node.supervisor.turn(), node.files.full.add(LAYOUT.directory))
+        node.clock.on_wait = lambda: (
+            node.supervisor.reconcile_once(),
+            node.files.full.add(LAYOUT.directory),
+        )
         node.supervisor._holders["c2"] = a_claim("c2")
-        node.turn()
+        node.reconcile()
         told = node.ask(a_claim("c2")).readiness
         assert (told.is_ready, told.reason) == (False, "StateNotWritten")
         node.files.full.clear()
-        node.clock.turn = node.supervisor.turn
+        node.clock.on_wait = node.supervisor.reconcile_once
         assert node.ask(a_claim("c2")).readiness.is_ready
         kept = json.loads(node.files.read(LAYOUT.state))["holders"]
         assert {h["uid"]: h["is_admitted"] for h in kept} == {"c1": True, "c2": True}
@@ -81,10 +84,10 @@ class TestReload:
         node.assign(a_domain())
         node.join("c1")
         node.assign(a_domain(), slots=slots(2, 5, 7))
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start"]
         node.daemon.state_now = ImexState.WAITING_FOR_RECOVERY
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"], "it may be waiting for just that peer"
 
     def test_one_that_failed_is_sent_later(self, node):
@@ -92,9 +95,9 @@ class TestReload:
         node.join("c1")
         node.daemon.refuses_to = {"kill"}
         node.assign(a_domain(), slots=slots(2, 5, 7))
-        node.turn()
+        node.reconcile()
         node.daemon.refuses_to = set()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
     def test_one_that_failed_is_sent_by_the_supervisor_that_takes_over(self, node):
@@ -102,14 +105,14 @@ class TestReload:
         node.join("c1")
         node.daemon.refuses_to = {"kill"}
         node.assign(a_domain(), slots=slots(2, 5, 7))
-        node.turn()
+        node.reconcile()
         node.daemon.refuses_to = set()
         node.restart()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"]
         node.restart()
         node.clock.advance(60)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"], "and once is enough"
 
     def test_a_certificate_that_could_not_be_told_is_told_later(self, node):
@@ -117,9 +120,9 @@ class TestReload:
         node.join("c1")
         node.daemon.refuses_to = {"kill"}
         node.supervisor.reload_daemon()
-        node.turn()
+        node.reconcile()
         node.daemon.refuses_to = set()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
     def test_a_certificate_that_came_is_told_by_the_supervisor_that_takes_over(self):
@@ -129,7 +132,7 @@ class TestReload:
         assert node.join("c1").readiness.is_ready
         node.files.put(CERTIFICATE_PATH, b"second")  # and it died before it could tell
         node.restart()
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
     def test_peers_that_join_soon_after_each_other_are_told_together(self, node):
@@ -138,13 +141,13 @@ class TestReload:
         pauses_s = []
         for number in range(6, 12):
             node.assign(a_domain(), slots=slots(2, *range(5, number)))
-            node.turn(1)
-            pauses_s.append(node.supervisor.turn())
+            node.reconcile(1)
+            pauses_s.append(node.supervisor.reconcile_once())
             node.clock.advance(0.2)
         assert node.daemon.history == ["start", "reload"]
         assert max(pauses_s[1:]) <= RELOAD_S, "and is not forgotten"
         node.clock.advance(RELOAD_S)
-        node.turn()
+        node.reconcile()
         assert node.daemon.history == ["start", "reload", "reload"]
         assert b"10.0.0.10" in node.files.read(LAYOUT.hosts)
 
@@ -153,7 +156,7 @@ class TestReload:
         node.join("c1", "A")
         node.daemon.refuses_to = {"kill"}
         node.supervisor.reload_daemon()
-        node.turn()
+        node.reconcile()
         node.daemon.refuses_to = set()
         node.supervisor.leave("c1")
         node.join("c2", "B")
@@ -170,7 +173,7 @@ class TestStart:
         told = node.join("c1").readiness
         assert told.is_ready or "ended by itself" not in told.message, told
         node.clock.advance(120)
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.supervisor.snapshot.memory.restarts == 0
         assert node.daemon.history == ["start"]
@@ -191,7 +194,7 @@ class TestStart:
         assert told.reason == "ImexFailed" and "systemctl start" in told.message
         node.daemon.refuses_to = set()
         node.clock.advance(120)
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
 
@@ -204,7 +207,7 @@ class TestDamagedRecords:
         for _ in range(3):
             node.supervisor.sync([Holder(0.0, "", "", "", "c1", True)])
             node.clock.advance(60)
-            node.turn()
+            node.reconcile()
         assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
         assert node.daemon.history == ["start"]
         for _ in range(2):  # its pod has ended
@@ -219,7 +222,7 @@ class TestDamagedRecords:
         for _ in range(3):
             node.supervisor.sync([Holder(0.0, "", "", "", "c1", True)])
             node.clock.advance(60)
-            node.turn()
+            node.reconcile()
         assert not node.join("c2", "B").readiness.is_ready
         assert node.daemon.history == ["start"]
         assert [uid for uid, _ in node.supervisor.snapshot.domains] == ["B"]

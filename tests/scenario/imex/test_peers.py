@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricNodeStatus, FabricPeer, FabricSlot, Isolation
-from nvdra_node.imex import report
-from nvdra_node.imex.ctl import DomainView
-from nvdra_node.imex.watches import LASTING_S, PEERS_S, UNKNOWN_AFTER, PeerWatch
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
+from nvdra_node.imex.report import status as report
+from nvdra_node.imex.sources.peer_monitor import LASTING_S, PEERS_S, UNKNOWN_AFTER, PeerMonitor
 from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
 
 SLOTS = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7, 20))
@@ -24,13 +24,13 @@ def node() -> ImexNode:
 
 
 def status(node: ImexNode) -> FabricNodeStatus:
-    node.turn()
+    node.reconcile()
     return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
 
 
 def see(node: ImexNode, *connected: int, **more: Any) -> Any:
     """What nvidia-imex-ctl -N says; the domain's report."""
-    view = DomainView(own=2, connected=frozenset(connected), version="580.65", **more)
+    view = ImexDomainStatus(own=2, connected=frozenset(connected), version="580.65", **more)
     node.supervisor.set_view(view)
     [domain] = status(node).domains
     return domain
@@ -123,7 +123,7 @@ class TestSlotCount:
         node.join("c1")
         old = a_domain("A", slot_count=18, members=(2, 5, 7))
         node.assign(old, a_domain("B", slot_count=36), slots=SLOTS, slot_count=36)
-        node.turn()
+        node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.join("c2").readiness.is_ready
         assert node.daemon.history == ["start"]
@@ -152,35 +152,35 @@ class TestWatch:
     def test_views_that_stay_away_make_connections_unknown(self, node):
         """nvidia-imex-ctl -N hangs on dead peers: the last view must not stand for ever."""
         reports: list[object] = []
-        watch = PeerWatch(
+        watch = PeerMonitor(
             node.daemon,
             node.clock,
             node.supervisor,
             lambda: reports.append(status(node).domains[0]),
         )
         node.join("c1")
-        node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
-        watch.ask_if_due()
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5, 7}))
+        watch.query_if_due()
         assert reports[-1].peers_connected == 2  # type: ignore[attr-defined]
         node.daemon.view = None
         for _ in range(UNKNOWN_AFTER):
             assert reports[-1].peers_connected == 2  # type: ignore[attr-defined]
             node.clock.advance(PEERS_S)
-            watch.ask_if_due()
+            watch.query_if_due()
         assert (reports[-1].peers_connected, reports[-1].reason) == (0, "PeersUnknown")  # type: ignore[attr-defined]
-        node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5, 7}))
         node.clock.advance(PEERS_S)
-        watch.ask_if_due()
+        watch.query_if_due()
         assert (reports[-1].peers_connected, reports[-1].reason) == (2, "")  # type: ignore[attr-defined]
 
     def test_view_of_an_earlier_run_does_not_stand_for_the_next(self, node):
-        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
-        node.daemon.view = DomainView(own=2, connected=frozenset({5, 7}))
-        watch.ask_if_due()
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5, 7}))
+        watch.query_if_due()
         node.daemon.restart_by_hand()
-        node.turn()
-        node.daemon.view = DomainView(own=2, connected=frozenset())
+        node.reconcile()
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
         node.clock.advance(0.1 * LASTING_S)
-        watch.ask_if_due()
+        watch.query_if_due()
         assert status(node).domains[0].peers_connected == 0

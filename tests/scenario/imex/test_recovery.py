@@ -15,11 +15,12 @@ from nvdra_cluster.decide.domain import status as domain_status
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_node.computedomain import slices
-from nvdra_node.computedomain.model import DomainView, NodeView
+from nvdra_node.computedomain.model import DomainState, NodeView
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
-from nvdra_node.imex import fabric, report
+from nvdra_node.imex.report import status as report
 from nvdra_node.imex.service import node_state
+from nvdra_node.imex.sources import fabric
 from nvdra_node.kubeletplugin.driver import Health
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
@@ -66,12 +67,12 @@ def test_every_action_is_told_with_gpu_and_remedy_and_takes_no_clique(action, re
         gpu.fabric = FakeFabric()
     machine.gpus[2].fabric = FakeFabric(recovery_action=action)
     clock = FakeClock()
-    found = fabric.look(fake_host(machine, clock), clock)
+    found = fabric.scan(fake_host(machine, clock), clock)
     assert (found.state, found.clique_id) == (FabricState.COMPLETED, FABRIC.clique_id)
     assert found.recovery.startswith(f"{machine.gpus[2].uuid} asks for recovery action {action}")
     assert remedy in found.recovery and found.recovery in found.message
     machine.gpus[2].fabric = FakeFabric()
-    assert fabric.look(fake_host(machine, clock), clock).recovery == ""
+    assert fabric.scan(fake_host(machine, clock), clock).recovery == ""
 
 
 @pytest.mark.sim
@@ -81,9 +82,9 @@ def test_the_drivers_library_is_asked_for_it(tmp_path: Path):
         HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
     )
     try:
-        assert fabric.look(host, SystemClock()).recovery == ""
+        assert fabric.scan(host, SystemClock()).recovery == ""
         root.set_gpu(1, recovery_action=RECOVER_IMEX_DOMAIN)
-        found = fabric.look(host, SystemClock())
+        found = fabric.scan(host, SystemClock())
         assert "IMEX domain must be recovered" in found.recovery
         assert found.recovery.count("asks for") == 1 and found.state is FabricState.COMPLETED
     finally:
@@ -94,7 +95,7 @@ def test_the_drivers_library_is_asked_for_it(tmp_path: Path):
 def test_the_node_reports_it_and_disturbs_nobody(node):
     assert (told(node).ready, told(node).reason) == (True, "")
     node.supervisor.set_fabric(SICK)
-    node.turn()
+    node.reconcile()
     assert (told(node).ready, told(node).reason, told(node).message) == (
         True,
         "GpuRecovery",
@@ -102,7 +103,7 @@ def test_the_node_reports_it_and_disturbs_nobody(node):
     )
     assert node.join("c2").readiness.is_ready and node.daemon.history == ["start"]
     node.supervisor.set_fabric(FABRIC)
-    node.turn()
+    node.reconcile()
     assert told(node).reason == ""
 
 
@@ -110,19 +111,19 @@ def test_a_cause_that_keeps_claims_waiting_comes_first(node):
     node.supervisor.set_fabric(SICK)
     node.daemon.words = "Xid 154"
     node.daemon.die()
-    node.turn()
+    node.reconcile()
     assert (told(node).ready, told(node).reason) == (False, "ImexFailed")
 
 
 def test_the_pods_status_tells_it(node):
     node.supervisor.set_fabric(SICK)
-    node.turn()
+    node.reconcile()
     [heard] = node_state(node.supervisor.snapshot, channel_count=2048).domains
     view = NodeView(
         fabric_state="Completed",
         clique_id=FABRIC.clique_id,
         domains={
-            heard.uid: DomainView(
+            heard.uid: DomainState(
                 isolation=heard.isolation,
                 is_ready=heard.ready,
                 reason=heard.reason,
@@ -138,7 +139,7 @@ def test_the_pods_status_tells_it(node):
 
 def test_the_domain_is_degraded_and_an_event_says_why(node):
     node.supervisor.set_fabric(SICK)
-    node.turn()
+    node.reconcile()
     mine = told(node)
     member = views.a_member(views.a_ready_node(reason=mine.reason, message=mine.message))
     snapshot = views.a_snapshot(members=(member,))

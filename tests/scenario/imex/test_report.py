@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from nvdra_core.api.decode import decode_part
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState, ImexState, is_incarnation_current
-from nvdra_node.imex import report
-from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from nvdra_node.imex.model import Holder
-from nvdra_node.imex.replies import BLIND_S
-from nvdra_node.imex.watches import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerWatch
+from nvdra_node.imex.replies import OBSERVATION_MAX_AGE_S
+from nvdra_node.imex.report import status as report
+from nvdra_node.imex.sources.peer_monitor import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerMonitor
 from tests.scenario.imex.node import CLIQUE, FABRIC, LAYOUT, ImexNode, a_domain, a_spec
 
 CRDS = Path(__file__).resolve().parents[3] / "charts" / "nvdra" / "crds"
@@ -34,7 +34,7 @@ def status(node):
 
 
 def test_a_node_at_rest_tells_its_fabric_and_that_nothing_runs(node):
-    node.turn()
+    node.reconcile()
     told = status(node)
     assert (told.clique_id, told.fabric_state) == (CLIQUE, FabricState.COMPLETED)
     assert (told.imex.state, told.imex.incarnation, told.domains) == (ImexState.STOPPED, None, ())
@@ -58,19 +58,21 @@ def test_what_runs_is_told_with_its_incarnation_and_it_is_current(node):
 
 def test_an_id_that_is_not_the_slot_makes_the_report_not_current(node):
     node.join("c1")
-    node.supervisor.set_view(DomainView(own=3, connected=frozenset()))
-    node.turn()
+    node.supervisor.set_view(ImexDomainStatus(own=3, connected=frozenset()))
+    node.reconcile()
     assert not is_incarnation_current(a_spec(a_domain()), status(node))
 
 
 def test_missing_peers_are_named_and_do_not_make_it_not_ready(node):
     node.join("c1")
-    node.supervisor.set_view(DomainView(own=2, connected=frozenset(), missing=frozenset({5, 7})))
+    node.supervisor.set_view(
+        ImexDomainStatus(own=2, connected=frozenset(), missing=frozenset({5, 7}))
+    )
     [domain] = status(node).domains
     assert (domain.ready, domain.reason, domain.peers_known) == (True, "PeersMissing", 1)
     assert "slot 5 (10.0.0.5, other)" in domain.message
-    node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
-    node.turn()
+    node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
+    node.reconcile()
     [domain] = status(node).domains
     assert (domain.reason, domain.peers_connected) == ("", 1)
 
@@ -93,7 +95,7 @@ def test_more_claims_than_the_schema_admits_are_left_out(node, bounds):
     in_one = bounds["items"]["properties"]["claims"]["maxItems"]
     claims = [Holder(0.0, "A", "ns", f"c{i}", f"uid-{i:04d}", True) for i in range(in_one + 50)]
     node.supervisor.sync(claims)
-    node.turn()
+    node.reconcile()
     [domain] = status(node).domains
     assert len(domain.claims) == in_one
 
@@ -103,7 +105,7 @@ def test_more_domains_than_the_schema_admits_leave_the_served_one(node, bounds):
     claims = [Holder(1.0, f"d{i:03d}", "ns", f"c{i}", f"uid-{i:04d}") for i in range(5 * 300)]
     claims = [replace(claim, domain_uid=f"d{i % 300:03d}") for i, claim in enumerate(claims)]
     node.supervisor.sync([Holder(0.0, "z", "ns", "c", "uid-z", True), *claims])
-    node.turn()
+    node.reconcile()
     found = status(node)
     assert len(found.domains) == bounds["maxItems"]
     [served] = [domain for domain in found.domains if domain.uid == "z"]
@@ -117,7 +119,7 @@ def test_texts_do_not_change_while_nothing_does(node):
     node.join("c1")
     first = status(node)
     node.clock.advance(0.2)
-    node.turn(1)
+    node.reconcile(1)
     assert status(node) == first
 
 
@@ -131,7 +133,7 @@ def without_nulls(body):
 
 
 def test_a_patch_names_everything_so_that_what_ended_goes(node):
-    node.turn()
+    node.reconcile()
     body = report.encode(status(node), "now")
     assert body["imex"]["incarnation"] is None
     assert body["domains"] is None
@@ -150,19 +152,19 @@ def test_first_report_of_a_running_domain_waits_for_its_fabric(node):
     """NVML takes seconds, and a report without the clique makes the domain NotReady."""
     node.join("c1")
     node.start()
-    node.turn()
-    node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
+    node.reconcile()
+    node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
     assert node.supervisor.snapshot.run is not None and not status(node).clique_id
     assert report.unsettled_s(node.supervisor.snapshot) == report.FIRST_LOOK_S
     node.supervisor.set_fabric(FABRIC)
-    node.turn()
+    node.reconcile()
     assert status(node).domains[0].ready and not report.unsettled_s(node.supervisor.snapshot)
 
 
 def test_first_report_of_an_idle_node_waits_for_no_fabric():
     node = ImexNode()
     node.start()
-    node.turn()
+    node.reconcile()
     assert not report.unsettled_s(node.supervisor.snapshot)
 
 
@@ -172,7 +174,7 @@ class TestBlind:
     def wait(self, node, seconds):
         for _ in range(seconds):
             node.clock.advance(1.0)
-            node.turn(1)
+            node.reconcile(1)
 
     def test_domain_is_not_called_ready_for_longer_than_it_is_known(self, node):
         node.join("c1")
@@ -180,7 +182,7 @@ class TestBlind:
         node.daemon.refuses_to = {"show"}
         self.wait(node, 3)
         assert status(node).domains[0].ready, "a broker that restarts is no news"
-        self.wait(node, int(BLIND_S))
+        self.wait(node, int(OBSERVATION_MAX_AGE_S))
         [domain] = status(node).domains
         assert (domain.ready, domain.reason) == (False, "ImexUnknown")
         assert [claim.uid for claim in domain.claims] == ["c1"]
@@ -196,82 +198,82 @@ class TestBlind:
         [domain] = found.domains
         assert (domain.ready, [claim.uid for claim in domain.claims]) == (False, ["c1"])
         node.daemon.refuses_to = set()
-        node.turn()
+        node.reconcile()
         assert status(node).domains[0].ready and node.daemon.history == ["start"]
 
 
 def test_a_foreign_daemon_is_named(node):
     node.daemon.foreign = "nvidia-imex.service"
-    node.turn()
+    node.reconcile()
     assert "nvidia-imex.service" in status(node).imex.message
 
 
 def test_a_peer_that_just_joined_is_not_called_missing(node):
     node.join("c1")
-    node.supervisor.set_view(DomainView(own=2, connected=frozenset()))
+    node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset()))
     [domain] = status(node).domains
     assert (domain.reason, domain.peers_connected, domain.peers_known) == ("", 0, 1)
 
 
 class TestPeerWatch:
     def test_a_peer_counts_as_missing_once_it_has_been_so_for_a_while(self, node):
-        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
-        node.daemon.view = DomainView(own=2, connected=frozenset())
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
         began_s = node.clock.monotonic()
         while not node.supervisor.snapshot.view or not node.supervisor.snapshot.view.missing:
-            watch.ask_if_due()
+            watch.query_if_due()
             node.clock.advance(0.5)
         waited_s = node.clock.monotonic() - began_s
         assert LASTING_S < waited_s < 3 * LASTING_S
         assert node.supervisor.snapshot.view.missing == {5}
-        node.daemon.view = DomainView(own=2, connected=frozenset({5}))
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5}))
         node.clock.advance(PEERS_S)
-        watch.ask_if_due()
+        watch.query_if_due()
         assert node.supervisor.snapshot.view.missing == frozenset()
 
     def test_a_peer_that_stays_away_is_asked_for_less_and_less(self, node):
-        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
-        node.daemon.view = DomainView(own=2, connected=frozenset())
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
         for _ in range(3600):
-            watch.ask_if_due()
+            watch.query_if_due()
             node.clock.advance(1.0)
-            node.turn(1)
+            node.reconcile(1)
         assert node.daemon.asked.count("domain") < 3600 / PEERS_S + 10
 
     def test_what_peers_do_starts_no_turn(self, node):
         node.join("c1")
         node.supervisor._wake.clear()
-        node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
+        node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
         assert not node.supervisor._wake.is_set()
         assert node.supervisor.snapshot.view.connected == {5}
 
     def test_missing_peers_are_asked_for_often_and_complete_ones_seldom(self, node):
-        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
+        watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
-        node.daemon.view = DomainView(own=2, connected=frozenset())
-        watch.ask_if_due()
-        node.turn()
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
+        watch.query_if_due()
+        node.reconcile()
         assert node.supervisor.snapshot.view == node.daemon.view
-        node.daemon.view = DomainView(own=2, connected=frozenset({5}))
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5}))
         node.clock.advance(MISSING_PEERS_S + 0.1)
-        watch.ask_if_due()
-        node.turn()
+        watch.query_if_due()
+        node.reconcile()
         assert node.supervisor.snapshot.view.connected == {5}
-        node.daemon.view = DomainView(own=2, connected=frozenset())
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
         node.clock.advance(MISSING_PEERS_S + 0.1)
-        watch.ask_if_due()
-        node.turn()
+        watch.query_if_due()
+        node.reconcile()
         assert node.supervisor.snapshot.view.connected == {5}
         node.clock.advance(PEERS_S)
-        watch.ask_if_due()
-        node.turn()
+        watch.query_if_due()
+        node.reconcile()
         assert node.supervisor.snapshot.view.connected == set()
 
     def test_a_stopped_daemon_has_no_view(self, node):
-        watch = PeerWatch(node.daemon, node.clock, node.supervisor)
-        node.daemon.view = DomainView(own=2, connected=frozenset({5}))
-        watch.ask_if_due()
-        node.turn()
+        watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
+        node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5}))
+        watch.query_if_due()
+        node.reconcile()
         assert node.supervisor.snapshot.view is None

@@ -18,15 +18,15 @@ def test_the_running_daemon_goes_on_and_the_next_start_has_the_new_configuration
     node.policy = Policy(needs_encryption=True)
     node.files.put(CERTIFICATE_PATH, b"PEM")
     node.restart()
-    node.turn()
+    node.reconcile()
     assert node.ask(a_claim("c1")).readiness.is_ready
     assert node.join("c2").readiness.is_ready
     assert (node.daemon.history, node.files.read(LAYOUT.config)) == (["start"], before)
     for uid in ("c1", "c2"):
         node.supervisor.leave(uid)
-    node.turn()
+    node.reconcile()
     node.clock.advance(node.policy.linger_s + 1)
-    node.turn()
+    node.reconcile()
     assert node.daemon.history == ["start", "stop"]
     assert node.join("c3").readiness.is_ready
     assert node.daemon.history == ["start", "stop", "start"]

@@ -12,7 +12,7 @@ from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
-from nvdra_node.computedomain.label import AGAIN_S, LABEL, CliqueLabel
+from nvdra_node.computedomain.clique_label import AGAIN_S, LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
 from tests.lib.waits import wait_until
 from tests.sim.imex import install
@@ -86,7 +86,7 @@ def _node(name: str) -> dict[str, Any]:
 
 class TestLabel:
     def label(self, rack, view):
-        return CliqueLabel(rack.client, rack.trays[0].name, lambda: view, SystemClock())
+        return CliqueLabelWriter(rack.client, rack.trays[0].name, lambda: view, SystemClock())
 
     def labels(self, rack):
         node = rack.client.get(NODES, rack.trays[0].name, deadline=Deadline(10, SystemClock()))
@@ -106,7 +106,7 @@ class TestLabel:
     def test_one_that_somebody_took_off_comes_back(self, make_rack):
         rack, clock = make_rack(), FakeClock()
         view = NodeView(fabric_state="Completed", clique_id="c.7")
-        label = CliqueLabel(rack.client, rack.trays[0].name, lambda: view, clock)
+        label = CliqueLabelWriter(rack.client, rack.trays[0].name, lambda: view, clock)
         label.write_if_due()
         body = _node(rack.trays[0].name)
         body["metadata"]["labels"] = {LABEL: None}

@@ -45,7 +45,11 @@ def share(rack: Rack, claim: str, tray: Tray, domain: str) -> None:
 
 def listening(pid: int) -> list[str]:
     """Addresses on which a process takes TCP connections, in the kernel's words."""
-    own = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    own = {
+        connection.readlink().name
+        for connection in Path(f"/proc/{pid}/fd").iterdir()
+        if connection.is_symlink()
+    }
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

@@ -19,11 +19,11 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.computedomain.effects import JoinDomain
-from nvdra_node.computedomain.supervisor import GrpcSupervisor, Held
+from nvdra_node.computedomain.supervisor_client import GrpcSupervisorClient, HeldClaim
+from nvdra_node.imex.report.writer import FORMING_S, LAZY_S, PEERS_S, StatusWriter
 from nvdra_node.imex.service import LANES, SupervisorService
-from nvdra_node.imex.statuswriter import FORMING_S, LAZY_S, PEERS_S, StatusWriter
+from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.imex.watches import SpecWatch
 from nvdra_node.rpc.messages import supervisor_v1 as pb
 from nvdra_node.rpc.server import UnixServer
 from tests.fakes.apiserver.faults import Fault
@@ -144,7 +144,7 @@ class TestStatus:
         unsettled_s = [20.0]
         self.clock, self.status = FakeClock(), FabricNodeStatus(boot_id="b1")
         writer = StatusWriter(client, FABRIC_NODES, NODE, lambda: (self.status, 10.0), self.clock)
-        writer.hold_first(lambda: unsettled_s[0])
+        writer.delay_first_write(lambda: unsettled_s[0])
         assert writer.write_if_due() < 1 and writer.writes == 0
         self.clock.advance(5)
         assert writer.write_if_due() < 1 and writer.writes == 0
@@ -213,7 +213,9 @@ def replace_status(status, **change):
 class TestSpec:
     def test_the_own_objects_word_is_taken_and_its_end(self, client):
         seen = []
-        watch = SpecWatch(client, FABRIC_NODES, NODE, lambda spec, generation: seen.append(spec))
+        watch = SpecReflector(
+            client, FABRIC_NODES, NODE, lambda spec, generation: seen.append(spec)
+        )
         thread = threading.Thread(target=watch.run)
         thread.start()
         try:
@@ -258,7 +260,7 @@ class TestSocket:
     @pytest.fixture
     def supervisor(self) -> Iterator[Supervisor]:
         node = ImexNode()
-        node.supervisor._doors = replace(node.supervisor._doors, clock=SystemClock())
+        node.supervisor._deps = replace(node.supervisor._deps, clock=SystemClock())
         self.node = node
         self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
         service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
@@ -268,18 +270,18 @@ class TestSocket:
         loop = threading.Thread(target=node.supervisor.run, args=(stopping,))
         loop.start()
         server.start()
-        self.door = GrpcSupervisor(self.directory / "s.sock")
+        self.client = GrpcSupervisorClient(self.directory / "s.sock")
         yield node.supervisor
-        self.door.close()
+        self.client.close()
         stopping.set()
-        node.supervisor.wake()
+        node.supervisor.trigger()
         loop.join()
         service.stop()
         server.stop(0.0)
         shutil.rmtree(self.directory)
 
     def join(self, uid="c1", domain="A", namespace="ns", wait_s=15.0):
-        return self.door.join(
+        return self.client.join(
             JoinDomain(domain_uid=domain, namespace=namespace, name=uid, uid=uid), wait_s
         )
 
@@ -297,7 +299,7 @@ class TestSocket:
             self.join(namespace="attacker")
 
     def test_who_watches_hears_of_changes(self, supervisor):
-        views = self.door.watch()
+        views = self.client.watch()
         assert next(view for view in views if view.fabric_state)
         self.node.assign(a_domain())
         assert list(next(view for view in views if view.domains).domains) == ["A"]
@@ -309,11 +311,11 @@ class TestSocket:
         self.node.assign(a_domain())
         self.join("c1")
         self.join("c2")
-        self.door.leave("c1")
+        self.client.leave("c1")
         assert set(supervisor._holders) == {"c2"}
         effect = JoinDomain(domain_uid="A", namespace="ns", name="c3", uid="c3")
         for _ in range(2):
-            self.door.sync([Held(effect, True)])
+            self.client.sync([HeldClaim(effect, True)])
         assert set(supervisor._holders) == {"c3"}
         assert supervisor._holders["c3"].is_admitted
 
@@ -328,7 +330,7 @@ class TestSocket:
             patience = Deadline(30.0, SystemClock())
             while len(supervisor._waiting) < 100:
                 patience.check("all joins wait")
-            self.door.leave("c0")
+            self.client.leave("c0")
             assert not joins[1].done()
             self.node.assign(a_domain())
         assert len(supervisor._holders) == 99
@@ -342,7 +344,7 @@ class TestSocket:
         assert supervisor._holders == {}
 
     def test_a_supervisor_that_is_not_there_is_named(self):
-        door = GrpcSupervisor(Path("/tmp/nvdra-no-such.sock"))
+        client = GrpcSupervisorClient(Path("/tmp/nvdra-no-such.sock"))
         with pytest.raises(NotReadyError, match="nvdra-imex-supervisor"):
-            door.leave("c1")
-        door.close()
+            client.leave("c1")
+        client.close()

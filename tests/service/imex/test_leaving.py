@@ -14,7 +14,7 @@ from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
-from nvdra_node.imex.statuswriter import RETRY_S, StatusWriter
+from nvdra_node.imex.report.writer import RETRY_S, StatusWriter
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
 

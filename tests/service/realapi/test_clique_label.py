@@ -12,7 +12,7 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.computedomain.label import LABEL, CliqueLabel
+from nvdra_node.computedomain.clique_label import LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
 from tests.beds.cluster import wire
 from tests.beds.cluster.layout import SERVER
@@ -94,13 +94,13 @@ def test_node_sets_changes_and_removes_its_label(connect: Callable[[str], Client
         (NodeView(fabric_state="Completed", clique_id="c.8"), "c.8"),
         (NodeView(fabric_state="NotSupported"), None),
     ):
-        CliqueLabel(client, OWN, lambda view=view: view, CLOCK).write_if_due()  # type: ignore[misc]
+        CliqueLabelWriter(client, OWN, lambda view=view: view, CLOCK).write_if_due()  # type: ignore[misc]
         assert label_of(client) == expected
 
 
 def test_label_makes_no_node_where_there_is_none(connect: Callable[[str], Client], world: World) -> None:  # fmt: skip
     view = NodeView(fabric_state="Completed", clique_id="c.7")
-    CliqueLabel(connect(KUBELET), "not-registered", lambda: view, CLOCK).write_if_due()
+    CliqueLabelWriter(connect(KUBELET), "not-registered", lambda: view, CLOCK).write_if_due()
     assert "not-registered" not in world.cluster.kubectl("get", "nodes", "-o", "name")
 
 

@@ -23,8 +23,8 @@ from nvdra_node.app.renewal import Renewal
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.files import HostFiles
-from nvdra_node.imex.statuswriter import StatusWriter
-from nvdra_node.imex.watches import SpecWatch
+from nvdra_node.imex.report.writer import StatusWriter
+from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.kubeletplugin import node_events
 from nvdra_node.kubeletplugin.claims import status_writer
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
@@ -121,7 +121,7 @@ def test_slices_are_published_changed_and_withdrawn(world: World, connect: Conne
 def test_fabric_node_is_followed_and_its_status_written(world: World, connect: Connect, by: str) -> None:  # fmt: skip
     client = connect(by)
     told: list[FabricNodeSpec | None] = []
-    watch = SpecWatch(client, FABRIC_NODES, OWN, lambda spec, _: told.append(spec))
+    watch = SpecReflector(client, FABRIC_NODES, OWN, lambda spec, _: told.append(spec))
     thread = threading.Thread(target=watch.run)
     thread.start()
     ends_s = time.monotonic() + REQUEST_S

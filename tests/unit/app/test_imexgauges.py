@@ -6,7 +6,7 @@ import pytest
 
 from nvdra_core.runtime.metrics import Registry
 from nvdra_node.app import imexgauges
-from nvdra_node.imex.ctl import DomainView
+from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from tests.scenario.imex.node import ImexNode, a_domain
 
 
@@ -33,15 +33,15 @@ def scraped() -> Scraped:
 
 
 def test_a_node_at_rest_says_that_nothing_runs(scraped):
-    scraped.node.turn()
+    scraped.node.reconcile()
     assert scraped.read() == {'nvdra_imex_state{state="stopped"}': 1.0}
 
 
 def test_a_running_daemon_its_claims_and_its_peers_are_counted(scraped):
     scraped.node.join("c1", "A")
     scraped.node.join("c2", "B")
-    scraped.node.supervisor.set_view(DomainView(own=2, connected=frozenset({5})))
-    scraped.node.turn()
+    scraped.node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
+    scraped.node.reconcile()
     scraped.writes = 4
     assert scraped.read() == {
         'nvdra_imex_state{state="ready"}': 1.0,
@@ -55,12 +55,12 @@ def test_a_running_daemon_its_claims_and_its_peers_are_counted(scraped):
 def test_an_end_that_nobody_asked_for_is_counted_and_a_stop_is_not(scraped):
     scraped.node.join("c1", "A")
     scraped.node.daemon.die()
-    scraped.node.turn()
+    scraped.node.reconcile()
     found = scraped.read()
     assert found["nvdra_imex_unplanned_ends"] == 1.0
     assert found['nvdra_imex_state{state="stopped"}'] == 1.0
     scraped.node.clock.advance(2)
-    scraped.node.turn()
+    scraped.node.reconcile()
     scraped.node.supervisor.leave("c1")
     scraped.node.join("c2", "B")
     found = scraped.read()

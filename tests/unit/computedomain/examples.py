@@ -12,12 +12,12 @@ from nvdra_node.checkpoint.claim import (
     ConfigSource,
     OpaqueConfig,
 )
-from nvdra_node.computedomain.model import DomainView, Membership, NodeView
+from nvdra_node.computedomain.model import DomainState, Membership, NodeView
 
 CLUSTER = "2b1c5d6e-0000-4000-8000-000000000007"
 VIEW = NodeView(
     fabric_state="Completed", cluster_uuid=CLUSTER, clique_id=f"{CLUSTER}.7", channel_count=2048,
-    domains={"A": DomainView(isolation="domain", is_ready=True), "S": DomainView(isolation="channel")},
+    domains={"A": DomainState(isolation="domain", is_ready=True), "S": DomainState(isolation="channel")},
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_node.computedomain import slices
-from nvdra_node.computedomain.model import DomainView, NodeView
+from nvdra_node.computedomain.model import DomainState, NodeView
 from nvdra_node.kubeletplugin.driver import Health
 from tests.unit.computedomain.examples import VIEW
 
@@ -54,19 +54,19 @@ def test_several_claims_may_share_it_when_that_is_set():
             Health.UNHEALTHY,
         ),
         (
-            replace(VIEW, domains={"A": DomainView(isolation="domain", reason="ImexFailed")}),
+            replace(VIEW, domains={"A": DomainState(isolation="domain", reason="ImexFailed")}),
             Health.UNHEALTHY,
         ),
         (
-            replace(VIEW, domains={"A": DomainView(isolation="domain", reason="ImexRestarted")}),
+            replace(VIEW, domains={"A": DomainState(isolation="domain", reason="ImexRestarted")}),
             Health.UNHEALTHY,
         ),
         (
-            replace(VIEW, domains={"A": DomainView(isolation="domain", reason="AddressLost")}),
+            replace(VIEW, domains={"A": DomainState(isolation="domain", reason="AddressLost")}),
             Health.UNHEALTHY,
         ),
         (
-            replace(VIEW, domains={"A": DomainView(isolation="domain", reason="ImexStarting")}),
+            replace(VIEW, domains={"A": DomainState(isolation="domain", reason="ImexStarting")}),
             Health.HEALTHY,
         ),
     ],

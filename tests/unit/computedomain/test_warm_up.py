@@ -12,17 +12,17 @@ import sys
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.computedomain.driver import ComputeDomainDriver
 from tests.fakes.supervisor import FakeSupervisor
-from nvdra_node.computedomain.link import Link
-from nvdra_node.computedomain.model import DomainView, NodeView
+from nvdra_node.computedomain.connection import SupervisorConnection
+from nvdra_node.computedomain.model import DomainState, NodeView
 
 supervisor, clock = FakeSupervisor(), SystemClock()
-link = Link(supervisor, clock)
-ComputeDomainDriver(link, supervisor, None, clock)
+connection = SupervisorConnection(supervisor, clock)
+ComputeDomainDriver(connection, supervisor, None, clock)
 def loaded():
     return "nvdra_core.api" in sys.modules
 found = [loaded()]
-for view in (NodeView(fabric_state="Completed"), NodeView(domains={"A": DomainView(isolation="domain")})):
-    link._take(view)
+for view in (NodeView(fabric_state="Completed"), NodeView(domains={"A": DomainState(isolation="domain")})):
+    connection._take(view)
     found.append(loaded())
 print(found)
 """

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nvdra_node.host.network import HostAddress, Interface, Network, Route
-from nvdra_node.imex.address import Choice, Facts, choose, internal_ips
+from nvdra_node.imex.sources.address import Choice, Facts, choose, internal_ips
 
 API = "10.0.0.100"
 LO = ("lo", "127.0.0.1"), ("lo", "::1")

@@ -66,44 +66,44 @@ class Node(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 5.0, 40.0]))
     def time_passes(self, seconds):
         self.node.clock.advance(seconds)
-        self.node.turn()
+        self.node.reconcile()
 
     @rule(state=STATES)
     def imex_says(self, state):
         self.node.daemon.state_now = self.node.daemon.starts_as = state
-        self.node.turn()
+        self.node.reconcile()
 
     @precondition(lambda self: self.node.daemon.unit.is_running)
     @rule()
     def imex_dies(self):
         self.node.daemon.die()
-        self.node.turn()
+        self.node.reconcile()
 
     @precondition(lambda self: self.node.daemon.unit.is_running)
     @rule()
     def imex_is_restarted_by_others(self):
         self.node.daemon.restart_by_hand()
-        self.node.turn()
+        self.node.reconcile()
 
     @rule()
     def the_supervisor_restarts(self):
         self.node.restart()
-        self.node.turn()
+        self.node.reconcile()
 
     @rule(without=st.sampled_from(["", "A", "B"]), slot=st.sampled_from([2, 2, 2, 9, None]))
     def the_controller_speaks(self, without, slot):
         self.node.assign(*(a_domain(uid) for uid in "AB" if uid != without), slot=slot)
-        self.node.turn()
+        self.node.reconcile()
 
     @rule(refuses=st.booleans())
     def systemd_answers_or_not(self, refuses):
         self.node.daemon.refuses = refuses
-        self.node.turn()
+        self.node.reconcile()
 
     @rule(is_full=st.booleans())
     def the_disk_is_full_or_not(self, is_full):
         self.node.files.full = {LAYOUT.directory} if is_full else set()
-        self.node.turn()
+        self.node.reconcile()
 
     @invariant()
     def a_promise_is_never_broken_by_us(self):
@@ -130,7 +130,7 @@ class Node(RuleBasedStateMachine):
             return
         started = self.node.supervisor.snapshot.memory.started
         if started is not None and started.invocation_id == self.node.daemon.unit.invocation_id:
-            config = self.node.files.read(self.node.supervisor._doors.store.layout.config)
+            config = self.node.files.read(self.node.supervisor._deps.store.layout.config)
             assert f"SERVER_PORT={started.run.port}\n".encode() in (config or b"")
 
 

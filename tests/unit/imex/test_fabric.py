@@ -10,8 +10,8 @@ from nvdra_core.api.fabric import FabricState
 from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
-from nvdra_node.imex import fabric
 from nvdra_node.imex.model import Fabric
+from nvdra_node.imex.sources import fabric
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.sim.api import SimRoot
@@ -29,7 +29,7 @@ def machine() -> FakeMachine:
 
 def look(machine: FakeMachine):
     clock = FakeClock()
-    return fabric.look(fake_host(machine, clock), clock)
+    return fabric.scan(fake_host(machine, clock), clock)
 
 
 def test_all_registered_gpus_make_the_clique(machine):
@@ -74,10 +74,10 @@ def test_gpus_in_several_cliques_are_a_failure(machine):
 def test_without_the_gate_a_gpu_that_is_not_registered_has_no_fabric(machine, sick):
     clock = FakeClock()
     machine.gpus[1].fabric = sick
-    assert fabric.look(fake_host(machine, clock), clock, is_strict=False).clique_id == CLIQUE
+    assert fabric.scan(fake_host(machine, clock), clock, is_strict=False).clique_id == CLIQUE
     for gpu in machine.gpus:
         gpu.fabric = sick
-    found = fabric.look(fake_host(machine, clock), clock, is_strict=False)
+    found = fabric.scan(fake_host(machine, clock), clock, is_strict=False)
     assert found.state is FabricState.NOT_SUPPORTED
 
 
@@ -117,12 +117,12 @@ def test_the_real_adapter_reads_it_from_the_library(tmp_path: Path):
         HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
     )
     try:
-        found = fabric.look(host, SystemClock())
+        found = fabric.scan(host, SystemClock())
         truth = root.profile.fabric
         assert found.clique_id == f"{truth.cluster_uuid}.{truth.clique_id}"
         assert found.driver_version == root.profile.driver_version
         root.set_gpu(1, fabric_state=2)
-        assert fabric.look(host, SystemClock()).state is FabricState.IN_PROGRESS
+        assert fabric.scan(host, SystemClock()).state is FabricState.IN_PROGRESS
     finally:
         host.close()
         root.destroy()
@@ -135,7 +135,7 @@ def test_a_box_without_fabric_is_not_supported_by_the_library_either(tmp_path: P
         HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
     )
     try:
-        assert fabric.look(host, SystemClock()).state is FabricState.NOT_SUPPORTED
+        assert fabric.scan(host, SystemClock()).state is FabricState.NOT_SUPPORTED
     finally:
         host.close()
         root.destroy()
@@ -148,10 +148,10 @@ class TestBelieved:
     SILENT = Fabric(message="nvml did not return in time", driver_version="580.1")
 
     def test_a_driver_that_does_not_answer_does_not_take_the_clique(self):
-        found = fabric.believed(self.SILENT, self.KNOWN)
+        found = fabric.with_previous(self.SILENT, self.KNOWN)
         assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
         assert found.message == "nvml did not return in time"
-        assert fabric.believed(self.KNOWN, found) == self.KNOWN, "its next answer counts again"
+        assert fabric.with_previous(self.KNOWN, found) == self.KNOWN, "its next answer counts again"
 
     @pytest.mark.parametrize(
         "seen",
@@ -163,10 +163,10 @@ class TestBelieved:
         ],
     )
     def test_an_answer_and_another_driver_count_at_once(self, seen):
-        assert fabric.believed(seen, self.KNOWN) == seen
+        assert fabric.with_previous(seen, self.KNOWN) == seen
 
     def test_before_the_first_answer_nothing_stands(self):
-        assert fabric.believed(self.SILENT, None) == self.SILENT
+        assert fabric.with_previous(self.SILENT, None) == self.SILENT
 
     def test_hung_gpus_leave_the_node_in_its_clique(self, machine):
         before = look(machine)
@@ -174,4 +174,4 @@ class TestBelieved:
             machine.hang(index)
         seen = look(machine)
         assert seen.state is FabricState.UNSET
-        assert fabric.believed(seen, before).clique_id == CLIQUE
+        assert fabric.with_previous(seen, before).clique_id == CLIQUE

@@ -1,4 +1,4 @@
-"""A process that is held: alive, ended, signalled; and systemd, which is not asked while it lives."""
+"""A process that is held: alive, ended, signalled; and systemd, which is not asked while it monitor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.host.systemctl import SystemctlUnits
+from nvdra_node.imex.daemon.process_monitor import ProcessMonitor
+from nvdra_node.imex.daemon.unit import SystemdClient
 from nvdra_node.imex.model import UnitActivity
-from nvdra_node.imex.process_monitor import Lives
-from nvdra_node.imex.unit import SystemdUnit
 from tests.fakes.host.commands import FakeCommands
 
 SHOW = "Id=nvdra-imex.service\nActiveState={state}\nInvocationID={run}\nResult=success\nMainPID={pid}\n"
@@ -27,16 +27,16 @@ class Machine:
 
     def __init__(self) -> None:
         self.ended = threading.Event()
-        self.lives = Lives()
-        self.lives.subscribe(self.ended.set)
+        self.monitor = ProcessMonitor()
+        self.monitor.subscribe(self.ended.set)
         self.process = subprocess.Popen(["sleep", "600"])
         self.state = "active"
         self.commands = FakeCommands(FakeClock(), {"/bin/systemctl": self._answer})
         path = Path("/bin/systemctl")
         units = SystemctlUnits(self.commands, path)
-        self.unit = SystemdUnit(units, self.commands, path, self.lives.hold)
+        self.unit = SystemdClient(units, self.commands, path, self.monitor.open)
         self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self.lives.run, args=(self.stopping,))
+        self.thread = threading.Thread(target=self.monitor.run, args=(self.stopping,))
         self.thread.start()
 
     def _answer(self, argv: Sequence[str]) -> CommandResult:
@@ -44,7 +44,7 @@ class Machine:
         return CommandResult(stdout=text if argv[1] == "show" else "", stderr="")
 
     def look(self) -> UnitActivity:
-        return self.unit.look(Deadline(5, FakeClock())).unit.activity
+        return self.unit.status(Deadline(5, FakeClock())).unit.activity
 
     def shows(self) -> int:
         return sum(argv[1] == "show" for argv in self.commands.history)
@@ -58,7 +58,7 @@ class Machine:
         self.process.kill()
         self.process.wait()
         self.stopping.set()
-        self.lives.stop()
+        self.monitor.stop()
         self.thread.join(GONE_S)
         assert not self.thread.is_alive()
 
@@ -108,5 +108,5 @@ def test_a_held_process_is_signalled_without_a_program(machine: Machine) -> None
 
 
 def test_without_a_number_nothing_is_held() -> None:
-    lives = Lives()
-    assert lives.hold(0) is None
+    monitor = ProcessMonitor()
+    assert monitor.open(0) is None

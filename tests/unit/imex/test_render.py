@@ -7,9 +7,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricSlot, slot_name
-from nvdra_node.imex import render
+from nvdra_node.imex.daemon import render
+from nvdra_node.imex.daemon.render import Layout
 from nvdra_node.imex.model import Run
-from nvdra_node.imex.render import Layout
 from tests.scenario.imex.node import CLIQUE, a_domain, a_spec
 from tests.sim.imex import settings
 

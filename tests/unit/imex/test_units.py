@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_node.imex import render
+from nvdra_node.imex.daemon import render
 
 UNITS = Path(__file__).parents[3] / "systemd"
 SERVICES = ("nvdra-imex", "nvdra-imex-supervisor", "nvdra-compute-domain-plugin")

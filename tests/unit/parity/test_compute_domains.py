@@ -17,7 +17,7 @@ from nvdra_core.runtime.clock import FakeClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain import slices
-from nvdra_node.computedomain.link import Link
+from nvdra_node.computedomain.connection import SupervisorConnection
 from nvdra_node.computedomain.model import NodeView
 from tests.fakes.supervisor import FakeSupervisor
 from tests.unit.chart import helm
@@ -44,14 +44,14 @@ def test_whoever_reads_the_clique_while_it_changes_reads_one_of_the_two():
         NodeView(fabric_state="Completed", cluster_uuid=c[:4], clique_id=c, channel_count=len(c))
         for c in cliques
     ]
-    link = Link(FakeSupervisor(), FakeClock())
-    link._take(views[0])
+    connection = SupervisorConnection(FakeSupervisor(), FakeClock())
+    connection._take(views[0])
     stopping = threading.Event()
     seen: set[tuple[str, str]] = set()
 
     def read() -> None:
         while not stopping.is_set():
-            [device] = slices.build(link.view, is_shared=False).devices
+            [device] = slices.build(connection.view, is_shared=False).devices
             told = device["attributes"]
             seen.add((told["cliqueID"]["string"], told["clusterUUID"]["string"]))
 
@@ -62,7 +62,7 @@ def test_whoever_reads_the_clique_while_it_changes_reads_one_of_the_two():
         for reader in readers:
             reader.start()
         for number in range(ROUNDS):
-            link._take(views[number % 2])
+            connection._take(views[number % 2])
     finally:
         stopping.set()
         for reader in readers:

@@ -17,9 +17,9 @@ from nvdra_core.errors import NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
 from nvdra_node.host.network import Network, Route
-from nvdra_node.imex import address
-from nvdra_node.imex.address import Choice, Facts
 from nvdra_node.imex.model import HostAddresses
+from nvdra_node.imex.sources import address
+from nvdra_node.imex.sources.address import Choice, Facts
 
 _LOG = log.get(__name__)
 
@@ -38,7 +38,7 @@ class AddressSources(msgspec.Struct, frozen=True, kw_only=True):
     """This host's Node object. Raises NvdraError."""
 
 
-class AddressWatch:
+class AddressMonitor:
     """See the module."""
 
     def __init__(
@@ -55,15 +55,15 @@ class AddressWatch:
         self._node_pause_s = MISSING_S
 
     def run(self, stopping: threading.Event) -> None:
-        """Look until ``stopping``."""
+        """UnitStatus until ``stopping``."""
         while not stopping.is_set():
-            self._clock.wait(stopping, self.look())
+            self._clock.wait(stopping, self.scan())
 
-    def look(self, *, may_ask: bool = True) -> float:
-        """One look; the seconds until the next. Without ``may_ask`` the API server is not asked."""
+    def scan(self, *, may_query_api: bool = True) -> float:
+        """One look; the seconds until the next. Without ``may_query_api`` the API server is not asked."""
         network = self._sources.network()
         choice = self._choose(network)
-        if choice.needs_node and may_ask:
+        if choice.needs_node and may_query_api:
             self._read_node()
             choice = self._choose(network)
         elif not choice.address:

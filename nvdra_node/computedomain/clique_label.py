@@ -31,7 +31,7 @@ AGAIN_S = 1800.0
 """10,000 nodes make twelve requests a second."""
 
 
-class CliqueLabel:
+class CliqueLabelWriter:
     """Owns one thread, in which ``run`` writes."""
 
     def __init__(

@@ -17,7 +17,7 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Resource, WriteOptions
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.imex import report
+from nvdra_node.imex.report import status as report
 
 _LOG = log.get(__name__)
 
@@ -68,7 +68,7 @@ class StatusWriter:
         self.writes = 0
         """Since start, for metrics."""
 
-    def hold_first(self, unsettled_s: Callable[[], float]) -> None:
+    def delay_first_write(self, unsettled_s: Callable[[], float]) -> None:
         """``unsettled_s``: how long after the start the first write waits for what is not known; 0: all is known."""
         self._unsettled_s = unsettled_s
 

@@ -38,8 +38,8 @@ Info = Mapping[str, Any]
 """Answer of the NVML operation ``fabric``."""
 
 
-def look(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
-    """The fabric now. Never raises for what the driver or a GPU does. ``is_strict``: see ``judge``."""
+def scan(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
+    """The fabric now. Never raises for what the driver or a GPU does. ``is_strict``: see ``evaluate``."""
     version = host.sysfs.driver_version()
     if version is None:
         return Fabric(message="the NVIDIA driver is not loaded")
@@ -55,10 +55,10 @@ def look(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
         problems += [problem] if problem else []
     if not is_strict:
         infos = [info for info in infos if is_attached(info)]
-    return judge(infos, problems, version)
+    return evaluate(infos, problems, version)
 
 
-def believed(seen: Fabric, before: Fabric | None) -> Fabric:
+def with_previous(seen: Fabric, before: Fabric | None) -> Fabric:
     """What stands after a look. Pure.
 
     One that got no answer says nothing of the fabric: what the same driver said before stands, with the reason. Else a
@@ -86,7 +86,7 @@ def is_attached(info: Info) -> bool:
     return bool(info["state"] == _COMPLETED and info["status"] == 0)
 
 
-def judge(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -> Fabric:
+def evaluate(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -> Fabric:
     """All GPUs' answers, and what could not be read -> the node's fabric. Pure."""
     registered = [info for info in infos if info["state"] == _COMPLETED]
     refused = [info for info in registered if info["status"] != 0]

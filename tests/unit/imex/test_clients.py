@@ -1,4 +1,4 @@
-"""The doors to systemd, nvidia-imex-ctl and openssl: what is run, and what is read out of the answers."""
+"""The deps to systemd, nvidia-imex-ctl and openssl: what is run, and what is read out of the answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.host.systemctl import SystemctlUnits, parse_show
-from nvdra_node.imex import fabric
 from nvdra_node.imex.certificate import Certificate
-from nvdra_node.imex.ctl import ImexCtl, read_domain, read_state
+from nvdra_node.imex.daemon.ctl import ImexCtl, parse_domain, parse_state
+from nvdra_node.imex.daemon.unit import SystemdClient, parse_unit
 from nvdra_node.imex.model import Run, UnitActivity
-from nvdra_node.imex.unit import SystemdUnit, read_unit
+from nvdra_node.imex.sources import fabric
 from tests.fakes.host.commands import FakeCommands, hang
 from tests.fakes.host.files import FakeFiles
 
@@ -51,16 +51,16 @@ def deadline(seconds=5.0):
 class TestUnit:
     def unit(self, **programs):
         self.commands = FakeCommands(FakeClock(), {f"/usr/bin/{k}": v for k, v in programs.items()})
-        return SystemdUnit(SystemctlUnits(self.commands, SYSTEMCTL), self.commands, JOURNALCTL)
+        return SystemdClient(SystemctlUnits(self.commands, SYSTEMCTL), self.commands, JOURNALCTL)
 
     def test_a_look_tells_the_unit_and_whoever_else_has_the_session(self):
-        look = self.unit(systemctl=answer(SHOW.format(foreign="active"))).look(deadline())
+        look = self.unit(systemctl=answer(SHOW.format(foreign="active"))).status(deadline())
         assert (look.unit.activity, look.unit.invocation_id) == (UnitActivity.ACTIVE, "4f2e")
         assert look.foreign == "nvidia-imex.service"
 
     def test_a_foreign_unit_that_is_not_there_is_nobody(self):
         assert (
-            self.unit(systemctl=answer(SHOW.format(foreign="inactive"))).look(deadline()).foreign
+            self.unit(systemctl=answer(SHOW.format(foreign="inactive"))).status(deadline()).foreign
             == ""
         )
 
@@ -77,12 +77,12 @@ class TestUnit:
 
     def test_systemd_that_fails_is_an_error(self):
         with pytest.raises(CommandError):
-            self.unit(systemctl=lambda argv: 1).look(deadline())
+            self.unit(systemctl=lambda argv: 1).status(deadline())
 
     def test_last_words_are_one_line_and_never_an_error(self):
         unit = self.unit(journalctl=answer("first\n\n  second \n"))
-        assert unit.last_words("4f2e", deadline()) == "first | second"
-        assert self.unit().last_words("4f2e", deadline()) == ""
+        assert unit.last_log_lines("4f2e", deadline()) == "first | second"
+        assert self.unit().last_log_lines("4f2e", deadline()) == ""
 
     @pytest.mark.parametrize(
         ("state", "activity"),
@@ -95,10 +95,10 @@ class TestUnit:
         ],
     )
     def test_every_state_of_systemd_is_one_of_ours(self, state, activity):
-        assert read_unit({"ActiveState": state}).activity is activity
+        assert parse_unit({"ActiveState": state}).activity is activity
 
     def test_how_it_ended_is_read(self):
-        unit = read_unit({"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "1"})
+        unit = parse_unit({"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "1"})
         assert (unit.result, unit.exit_status) == ("exit-code", 1)
 
     def test_units_that_systemd_does_not_know_are_left_out(self):
@@ -120,13 +120,13 @@ class TestCtl:
         "word", [s.value for s in ImexState if s.value and s.value != "STOPPED"]
     )
     def test_every_word_of_nvidia_is_known(self, word):
-        assert read_state(f"{word}\n").value == word
+        assert parse_state(f"{word}\n").value == word
 
     @pytest.mark.parametrize(
         "text", ["", "READY to fail\n", "not READY\n", "STOPPED\n", "ready\n", "READY\nx\n"]
     )
     def test_nothing_else_counts_as_an_answer(self, text):
-        assert read_state(text) is ImexState.UNAVAILABLE
+        assert parse_state(text) is ImexState.UNAVAILABLE
 
     def test_a_hang_and_a_failure_are_unavailable(self):
         assert self.ctl(hang).state(deadline()) is ImexState.UNAVAILABLE
@@ -180,7 +180,7 @@ class TestCtl:
             "1": {"status": "UNAVAILABLE", "host": "10.0.0.1", "version": "570.1"},
             "2": {"status": "READY", "host": "10.0.0.2", "connections": {"1": {"status": status}}},
         }
-        view = read_domain({"nodes": nodes}, RUN)
+        view = parse_domain({"nodes": nodes}, RUN)
         assert view.connected == frozenset()
         assert view.problems == (FabricPeer(slot=1, problem=problem, version="570.1"),)
 
@@ -189,12 +189,12 @@ class TestCtl:
         nodes = {
             "2": {"status": "READY", "host": host, "connections": {"0": {"status": "CONNECTED"}}}
         }
-        view = read_domain({"nodes": nodes}, replace(RUN, address="fd00::2"))
+        view = parse_domain({"nodes": nodes}, replace(RUN, address="fd00::2"))
         assert (view.own, view.connected) == (2, frozenset({0}))
 
     def test_a_daemon_that_took_another_id_is_seen(self):
         nodes = {"3": {"status": "READY", "host": "10.0.0.2", "connections": {}}}
-        assert read_domain({"nodes": nodes}, RUN).own == 3
+        assert parse_domain({"nodes": nodes}, RUN).own == 3
 
 
 class TestCertificate:
@@ -213,13 +213,13 @@ class TestCertificate:
     def test_it_is_there_once_the_controller_has_signed(self, tmp_path):
         certificate, told = self.make(tmp_path), []
         certificate.request()
-        assert not certificate.is_there
+        assert not certificate.is_complete
         signed = FabricCertificate(
             certificate="C", authorities="A", not_after="2030-01-01T00:00:00Z"
         )
         for _ in range(2):
-            certificate.take(signed, lambda: told.append("changed"))
-        assert certificate.is_there and told == ["changed"]
+            certificate.install(signed, lambda: told.append("changed"))
+        assert certificate.is_complete and told == ["changed"]
 
     def test_a_request_that_is_lost_is_made_again_for_the_same_key(self, tmp_path):
         self.make(tmp_path).request()
@@ -248,10 +248,10 @@ class TestCertificate:
             certificate="C", authorities="B", not_after="2030-01-01T00:00:00Z"
         )
         files.faults.fail_at = 4  # of "ca.pem": the three steps before are of "cert.pem"
-        certificate.take(signed, lambda: told.append("changed"))
+        certificate.install(signed, lambda: told.append("changed"))
         assert (told, files.read(Path("/tls/cert.pem"))) == ([], b"C")
         files.put(Path("/tls/ca.pem"), b"B")  # a person has helped
-        certificate.take(signed, lambda: told.append("changed"))
+        certificate.install(signed, lambda: told.append("changed"))
         assert told == ["changed"]
 
     def test_openssl_that_fails_is_an_error(self, tmp_path):

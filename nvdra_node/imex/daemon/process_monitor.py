@@ -1,7 +1,7 @@
-"""The daemon's process as the kernel tells of it: alive, and that it ended, without asking systemd. Used by ``unit``.
+"""Watches the daemon's process by pidfd, so that its end is known at once and without asking systemd. Used by ``unit``.
 
-A pidfd names one process for good: as long as it lives, the incarnation that systemd told is the one that runs, and no
-look at systemd is needed to know. When it ends, ``ended`` is called at once, from the thread that runs ``run``.
+A pidfd names one process even when its number is reused: while it lives, systemd's last InvocationID is still current.
+One thread runs ``run`` and calls the subscriber when a process has ended.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from nvdra_core.runtime import log
 _LOG = log.get(__name__)
 
 
-class Life(Protocol):
+class MonitoredProcess(Protocol):
     """One process, also after its end."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is there no more."""
+        """Whether it has ended."""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal. Raises OSError."""
 
     def close(self) -> None:
-        """Let go."""
+        """Release the pidfd."""
 
 
-class _Gone:
-    """A process that had ended before it could be held."""
+class _EndedProcess:
+    """A process that had ended before it was opened."""
 
     has_ended = True
 
@@ -41,11 +41,11 @@ class _Gone:
         raise ProcessLookupError("the process has ended")
 
     def close(self) -> None:
-        """See Life."""
+        """See MonitoredProcess."""
 
 
-class PidLife:
-    """See Life; by a pidfd, which it owns."""
+class PidfdProcess:
+    """See MonitoredProcess. Owns the pidfd."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -54,20 +54,20 @@ class PidLife:
 
     @property
     def has_ended(self) -> bool:
-        """See Life."""
+        """See MonitoredProcess."""
         return bool(self._poll.poll(0))
 
     def signal(self, number: signal.Signals) -> None:
-        """See Life."""
+        """See MonitoredProcess."""
         signal.pidfd_send_signal(self._fd, number)
 
     def close(self) -> None:
-        """See Life."""
+        """See MonitoredProcess."""
         os.close(self._fd)
 
 
-class Lives:
-    """Holds processes, and tells when one ends."""
+class ProcessMonitor:
+    """Opens processes and reports their end."""
 
     def __init__(self) -> None:
         self._ended: Callable[[], None] = lambda: None
@@ -76,32 +76,30 @@ class Lives:
         self._epoll.register(self._end_r, select.EPOLLIN)
 
     def subscribe(self, ended: Callable[[], None]) -> None:
-        """Call ``ended`` (cheap) when a held process has ended."""
+        """Call ``ended`` (cheap) when an open process has ended."""
         self._ended = ended
 
-    def hold(self, pid: int) -> Life | None:
-        """A process from now on; None where that cannot be had. The number must be a fresh one: numbers are used again,
-        though not before all others were.
-        """
+    def open(self, pid: int) -> MonitoredProcess | None:
+        """The process of a number that systemd has just reported; None where the kernel gives no pidfd."""
         if pid <= 0:
             return None
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
-            return _Gone()
+            return _EndedProcess()
         except OSError as error:
-            _LOG.info("the process of nvidia-imex cannot be held", v=2, pid=pid, error=str(error))
+            _LOG.info("cannot open a pidfd of nvidia-imex", v=2, pid=pid, error=str(error))
             return None
-        # Told once: a process that ended stays so. Closing the pidfd takes it out again.
+        # One event is enough: an ended process stays ended. Closing the pidfd unregisters it.
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
-        return PidLife(fd)
+        return PidfdProcess(fd)
 
     def run(self, stopping: threading.Event) -> None:
-        """Listen until ``stop``."""
+        """Wait for events until ``stop``."""
         while not stopping.is_set():
             if any(fd != self._end_r for fd, _ in self._epoll.poll()):
                 self._ended()
 
     def stop(self) -> None:
-        """End ``run``, whose ``stopping`` is set; from any thread."""
+        """Wake ``run`` after ``stopping`` was set; from any thread."""
         os.write(self._end_w, b"x")

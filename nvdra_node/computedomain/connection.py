@@ -15,7 +15,7 @@ from nvdra_core.runtime.clock import Clock
 from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.computedomain import effects
 from nvdra_node.computedomain.model import NodeView
-from nvdra_node.computedomain.supervisor import Held, SupervisorDoor
+from nvdra_node.computedomain.supervisor_client import HeldClaim, SupervisorClient
 
 _LOG = log.get(__name__)
 
@@ -23,10 +23,10 @@ RECONNECT_S = 1.0
 SYNC_S = 30.0
 
 
-class Link:
+class SupervisorConnection:
     """The view and its one writer. Safe for several threads."""
 
-    def __init__(self, supervisor: SupervisorDoor, clock: Clock) -> None:
+    def __init__(self, supervisor: SupervisorClient, clock: Clock) -> None:
         self._supervisor = supervisor
         self._clock = clock
         self._view = NodeView()
@@ -62,7 +62,7 @@ class Link:
                 _LOG.info("no word of the supervisor", v=1, error=str(error))
             self._clock.wait(stopping, RECONNECT_S)
 
-    def sync(self, known: Callable[[], list[Held]], stopping: threading.Event) -> None:
+    def sync(self, known: Callable[[], list[HeldClaim]], stopping: threading.Event) -> None:
         """Tell claims (``held``) until ``stopping``: after each new connection, soon once more, and every ``SYNC_S``.
 
         Whom the supervisor misses twice is gone, and must not hold the node for long.
@@ -103,12 +103,14 @@ class Link:
             changed()
 
 
-def held(records: Iterable[Record], boot_id: str, damaged: Iterable[str] = ()) -> list[Held]:
+def held_claims(
+    records: Iterable[Record], boot_id: str, damaged: Iterable[str] = ()
+) -> list[HeldClaim]:
     """The claims that hold a domain in this boot. Pure.
 
     ``damaged``: UIDs of claims that are prepared and have no usable record; the supervisor may know their domains.
     """
-    found = [Held(_of_unknown_domain(uid), True) for uid in damaged]
+    found = [HeldClaim(_of_unknown_domain(uid), True) for uid in damaged]
     for record in records:
         if record.boot_id != boot_id:
             continue
@@ -120,7 +122,7 @@ def held(records: Iterable[Record], boot_id: str, damaged: Iterable[str] = ()) -
                     "a record's effect is not understood", claim=record.name, error=repr(error)
                 )
                 join = _of_unknown_domain(record.uid)
-            found.append(Held(join, record.state is RecordState.COMPLETED))
+            found.append(HeldClaim(join, record.state is RecordState.COMPLETED))
     return found
 
 

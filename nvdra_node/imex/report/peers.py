@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nvdra_core.api.fabric import FabricPeer, PeerProblem, domain_named
-from nvdra_node.imex import render
+from nvdra_node.imex.daemon import render
 from nvdra_node.imex.replies import Snapshot
 
 MAX_REPORTED = 32

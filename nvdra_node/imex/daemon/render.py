@@ -1,7 +1,7 @@
 """A run -> the files that nvidia-imex reads. Pure. Called by ``store`` and by ``report`` (hash of the configuration).
 
 The list of nodes names all slots of the clique, filled or not, so it is the same on every node and never changes
-while a domain lives. Who is behind a name stands in a hosts file of the unit's own, which is changed in place:
+while a domain monitor. Who is behind a name stands in a hosts file of the unit's own, which is changed in place:
 nvidia-imex reads it again when it is told to (SIGUSR1). Slots that are empty are in no hosts file, and the unit's
 nsswitch.conf keeps them from DNS.
 """

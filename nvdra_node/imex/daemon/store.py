@@ -14,10 +14,10 @@ from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
 from nvdra_core.runtime import log
 from nvdra_node.host.ports import Files
-from nvdra_node.imex import render, statefile
+from nvdra_node.imex.daemon import render, statefile
+from nvdra_node.imex.daemon.render import Layout
+from nvdra_node.imex.daemon.statefile import StoredState
 from nvdra_node.imex.model import Holder, Memory, Run
-from nvdra_node.imex.render import Layout
-from nvdra_node.imex.statefile import Kept
 
 _LOG = log.get(__name__)
 
@@ -49,7 +49,7 @@ class Store:
         ):
             self._files.make_directory(path, mode=0o750)
 
-    def load(self, boot_id: str) -> Kept | None:
+    def load(self, boot_id: str) -> StoredState | None:
         """What is known of this boot; None when nothing is."""
         data = self._files.read(self.layout.state)
         if data is None:
@@ -96,7 +96,7 @@ class Store:
         self._is_encrypted = run.is_encrypted
         return self._told not in (None, self._mark(wanted))
 
-    def hosts_told(self) -> None:
+    def mark_reloaded(self) -> None:
         """The daemon reads hosts file and certificate as they are now."""
         if self._hosts is not None:
             self._told = self._mark(self._hosts)

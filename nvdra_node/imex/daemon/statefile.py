@@ -29,7 +29,7 @@ _RUNS = frozenset({"started", "last_run"})
 _MEMORY_FIELDS = tuple(n for n in Memory.__struct_fields__ if n not in _PROCESS_ONLY | _RUNS)
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class StoredState(msgspec.Struct, frozen=True, kw_only=True):
     """What an earlier supervisor of this boot left."""
 
     memory: Memory
@@ -58,13 +58,13 @@ def encode(boot_id: str, memory: Memory, holders: Iterable[Holder], hosts: str |
     return json.dumps(body).encode()
 
 
-def decode(data: bytes, boot_id: str) -> Kept | None:
+def decode(data: bytes, boot_id: str) -> StoredState | None:
     """What the file says of this boot; None: nothing. Raises ValueError, TypeError, KeyError where it is no state."""
     body = json.loads(data)
     if body["bootID"] != boot_id:
         return None
     holders = [_holder(item) for item in body["holders"]]
-    return Kept(
+    return StoredState(
         memory=_memory(body["memory"]),
         holders=tuple(holder for holder in holders if holder is not None),
         are_holders_complete=None not in holders,

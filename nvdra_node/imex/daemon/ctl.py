@@ -31,7 +31,7 @@ MAX_VERSION = 64
 MAX_QUOTED = 80
 
 
-class DomainView(msgspec.Struct, frozen=True):
+class ImexDomainStatus(msgspec.Struct, frozen=True):
     """What one daemon sees of its domain."""
 
     own: int | None
@@ -40,14 +40,14 @@ class DomainView(msgspec.Struct, frozen=True):
     """Ids of the peers it is connected to."""
     version: str = ""
     missing: frozenset[int] = frozenset()
-    """Peers that it has been without for a while (``watches.PeerWatch``); one that just joined is not among them."""
+    """Peers that it has been without for a while (``watches.PeerMonitor``); one that just joined is not among them."""
     problems: tuple[FabricPeer, ...] = ()
     """Peers that it is not connected to, by slot, as far as it tells of them."""
     is_unknown: bool = False
     """It has given no view for a while: nothing of an older one counts."""
 
 
-class CtlDoor(Protocol):
+class CtlClient(Protocol):
     """What may be asked."""
 
     def state(self, deadline: Deadline) -> ImexState:
@@ -56,7 +56,7 @@ class CtlDoor(Protocol):
     def problem(self) -> str:
         """Why the last ``state`` was UNAVAILABLE; empty where it was not, or the daemon itself says so."""
 
-    def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
+    def domain(self, run: Run, deadline: Deadline) -> ImexDomainStatus | None:
         """Its view of the domain that ``run`` belongs to; None when it gives none. Never raises."""
 
     def version(self, deadline: Deadline) -> str:
@@ -79,35 +79,35 @@ class ImexCtl:
         self._problem = ""
 
     def state(self, deadline: Deadline) -> ImexState:
-        """See CtlDoor."""
+        """See CtlClient."""
         try:
             result = self._commands.run([self._ctl, "-u", self._socket, "-q"], deadline)
         except HostError as error:
             _LOG.info("nvidia-imex-ctl -q failed", v=4, error=str(error))
             self._problem = str(error)
             return ImexState.UNAVAILABLE
-        state, text = read_state(result.stdout), result.stdout.strip()
+        state, text = parse_state(result.stdout), result.stdout.strip()
         is_odd = state is ImexState.UNAVAILABLE and text != state.value
         self._problem = f"nvidia-imex-ctl -q wrote {text[:MAX_QUOTED]!r}" if is_odd else ""
         return state
 
     def problem(self) -> str:
-        """See CtlDoor."""
+        """See CtlClient."""
         return self._problem
 
-    def domain(self, run: Run, deadline: Deadline) -> DomainView | None:
-        """See CtlDoor."""
+    def domain(self, run: Run, deadline: Deadline) -> ImexDomainStatus | None:
+        """See CtlClient."""
         if self._config is None:
             return None
         argv = [self._ctl, "-u", self._socket, "-c", str(self._config), "-N", "-j"]
         try:
-            return read_domain(json.loads(self._commands.run(argv, deadline).stdout), run)
+            return parse_domain(json.loads(self._commands.run(argv, deadline).stdout), run)
         except (HostError, ValueError, TypeError, AttributeError) as error:
             _LOG.info("nvidia-imex-ctl -N failed", v=2, error=str(error))
             return None
 
     def version(self, deadline: Deadline) -> str:
-        """See CtlDoor."""
+        """See CtlClient."""
         try:
             found = _VERSION.search(self._commands.run([self._imex, "--version"], deadline).stdout)
         except HostError as error:
@@ -116,13 +116,13 @@ class ImexCtl:
         return found[0] if found else ""
 
 
-def read_state(text: str) -> ImexState:
+def parse_state(text: str) -> ImexState:
     """Exactly one known word and a line's end; STOPPED is ours and never an answer. Pure."""
     state = _WORDS.get(text.rstrip("\n"), ImexState.UNAVAILABLE)
     return ImexState.UNAVAILABLE if state is ImexState.STOPPED else state
 
 
-def read_domain(body: Mapping[str, Any], run: Run) -> DomainView:
+def parse_domain(body: Mapping[str, Any], run: Run) -> ImexDomainStatus:
     """``-N -j`` -> view. Pure. Raises TypeError, ValueError or AttributeError for what is not of its form."""
     nodes: Mapping[str, Mapping[str, Any]] = body.get("nodes", {})
     ids = {
@@ -141,13 +141,13 @@ def read_domain(body: Mapping[str, Any], run: Run) -> DomainView:
     problems = tuple(
         FabricPeer(
             slot=slot,
-            problem=read_problem(status).value,
+            problem=parse_problem(status).value,
             version=_version(nodes.get(str(slot), {})),
         )
         for slot, status in sorted(others.items())
         if status != _CONNECTED
     )
-    return DomainView(
+    return ImexDomainStatus(
         own=own if ids else None,
         connected=frozenset(slot for slot, status in others.items() if status == _CONNECTED),
         version=_version(node),
@@ -167,7 +167,7 @@ def _version(node: Mapping[str, Any]) -> str:
     return str(node.get("version") or "")[:MAX_VERSION]
 
 
-def read_problem(status: str) -> PeerProblem:
+def parse_problem(status: str) -> PeerProblem:
     """A connection's status in ``-N -j`` -> what is wrong.
 
     NVIDIA's table calls two of them version mismatch and node map mismatch; how JSON spells them is not documented.

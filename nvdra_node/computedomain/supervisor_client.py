@@ -1,4 +1,4 @@
-"""The door to the IMEX supervisor of this node (``proto/supervisor_v1.proto``). Called by ``driver`` and ``link``."""
+"""Client of this node's IMEX supervisor (``proto/supervisor_v1.proto``). Called by ``driver`` and ``connection``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.computedomain.effects import JoinDomain
-from nvdra_node.computedomain.model import DomainView, Membership, NodeView
+from nvdra_node.computedomain.model import DomainState, Membership, NodeView
 from nvdra_node.rpc.messages import supervisor_v1 as pb
 
 CALL_S = 5.0
@@ -21,14 +21,14 @@ UNAVAILABLE_PAUSE_S = 1.0
 AGAIN_S = 0.05
 
 
-class Held(msgspec.Struct, frozen=True):
+class HeldClaim(msgspec.Struct, frozen=True):
     """A claim that has a record."""
 
     effect: JoinDomain
     is_prepared: bool
 
 
-class SupervisorDoor(Protocol):
+class SupervisorClient(Protocol):
     """What may be asked. All raise NotReadyError when the supervisor does not answer."""
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
@@ -38,7 +38,7 @@ class SupervisorDoor(Protocol):
     def leave(self, claim_uid: str) -> None:
         """The claim does not need its domain any more."""
 
-    def sync(self, held: Sequence[Held]) -> None:
+    def sync(self, held: Sequence[HeldClaim]) -> None:
         """Tell all claims that have a record."""
 
     def watch(self) -> Iterator[NodeView]:
@@ -48,7 +48,7 @@ class SupervisorDoor(Protocol):
         """End the connection."""
 
 
-class GrpcSupervisor:
+class GrpcSupervisorClient:
     """The real one, over its unix socket."""
 
     def __init__(self, socket: Path) -> None:
@@ -61,7 +61,7 @@ class GrpcSupervisor:
         self._watching: Any = None
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
-        """See SupervisorDoor."""
+        """See SupervisorClient."""
         request = pb.JoinRequest(
             claim=_claim(effect), domain_uid=effect.domain_uid, wait_ms=int(wait_s * 1000)
         )
@@ -82,11 +82,11 @@ class GrpcSupervisor:
         )
 
     def leave(self, claim_uid: str) -> None:
-        """See SupervisorDoor."""
+        """See SupervisorClient."""
         self._call("Leave", pb.LeaveRequest(claim_uid=claim_uid), pb.LeaveResponse, CALL_S)
 
-    def sync(self, held: Sequence[Held]) -> None:
-        """See SupervisorDoor."""
+    def sync(self, held: Sequence[HeldClaim]) -> None:
+        """See SupervisorClient."""
         request = pb.SyncRequest()
         for each in held:
             request.held.add(
@@ -97,7 +97,7 @@ class GrpcSupervisor:
         self._call("Sync", request, pb.SyncResponse, CALL_S)
 
     def watch(self) -> Iterator[NodeView]:
-        """See SupervisorDoor."""
+        """See SupervisorClient."""
         method = self._channel.unary_stream(
             f"/{pb.PACKAGE}.Supervisor/Watch",
             request_serializer=pb.WatchRequest.SerializeToString,
@@ -106,12 +106,12 @@ class GrpcSupervisor:
         self._watching = method(pb.WatchRequest())
         try:
             for state in self._watching:
-                yield read_state(state)
+                yield parse_state(state)
         except grpc.RpcError as error:
             raise self._unavailable(error) from error
 
     def close(self) -> None:
-        """See SupervisorDoor."""
+        """See SupervisorClient."""
         if self._watching is not None:
             self._watching.cancel()
         self._channel.close()
@@ -135,7 +135,7 @@ class GrpcSupervisor:
         )
 
 
-def read_state(state: Any) -> NodeView:
+def parse_state(state: Any) -> NodeView:
     """A NodeState message -> view."""
     return NodeView(
         fabric_state=state.fabric_state,
@@ -145,7 +145,7 @@ def read_state(state: Any) -> NodeView:
         channel_count=state.channel_count,
         imex_state=state.imex_state,
         domains={
-            domain.uid: DomainView(
+            domain.uid: DomainState(
                 isolation=domain.isolation,
                 is_ready=domain.ready,
                 reason=domain.reason,

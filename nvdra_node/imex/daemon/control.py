@@ -10,7 +10,9 @@ from nvdra_core.api.fabric import FabricNodeSpec, ImexState
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.imex.ctl import CtlDoor
+from nvdra_node.imex.daemon.ctl import CtlClient
+from nvdra_node.imex.daemon.store import Store
+from nvdra_node.imex.daemon.unit import UnitClient, UnitStatus
 from nvdra_node.imex.model import (
     Action,
     ActionKind,
@@ -20,8 +22,6 @@ from nvdra_node.imex.model import (
     Unit,
     UnitActivity,
 )
-from nvdra_node.imex.store import Store
-from nvdra_node.imex.unit import Look, UnitDoor
 
 _LOG = log.get(__name__)
 
@@ -35,11 +35,11 @@ RELOAD_S = 5.0
 """nvidia-imex heeds SIGUSR1 at most once in this time."""
 
 
-class Doors(msgspec.Struct, frozen=True, kw_only=True):
+class Dependencies(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor works with."""
 
-    unit: UnitDoor
-    ctl: CtlDoor
+    unit: UnitClient
+    ctl: CtlClient
     store: Store
     clock: Clock
     policy: Policy
@@ -50,87 +50,87 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daemon:
-    """Looks and acts through the doors. All raise HostError."""
+    """Looks and acts through the deps. All raise HostError."""
 
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
         self._ready = ("", float("-inf"))
         """The incarnation that said READY last, and until when that stands."""
-        self._owed = ""
+        self._reload_reason = ""
         self._reloaded_at_s = float("-inf")
 
-    def look(self, *, was_ready: bool, must_ask: bool = True) -> tuple[Look, ImexState]:
+    def observe(self, *, was_ready: bool, must_query: bool = True) -> tuple[UnitStatus, ImexState]:
         """The unit, and what its daemon says; about one and the same incarnation.
 
-        Without ``must_ask``, an answer READY of a moment ago stands.
+        Without ``must_query``, an answer READY of a moment ago stands.
         """
-        doors = self._doors
-        if doors.policy.mode is Mode.HOST_MANAGED:
-            return self._look_at_hosted(), doors.ctl.state(Deadline(STATE_S, doors.clock))
-        look = doors.unit.look(Deadline(LOOK_S, doors.clock))
+        deps = self._deps
+        if deps.policy.mode is Mode.HOST_MANAGED:
+            return self._observe_host_unit(), deps.ctl.state(Deadline(STATE_S, deps.clock))
+        look = deps.unit.status(Deadline(LOOK_S, deps.clock))
         if look.unit.activity is not UnitActivity.ACTIVE:
             return look, ImexState.UNSET
         incarnation, until_s = self._ready
         is_same = was_ready and incarnation == look.unit.invocation_id
-        if is_same and not must_ask and doors.clock.monotonic() < until_s:
+        if is_same and not must_query and deps.clock.monotonic() < until_s:
             return look, ImexState.READY
         self._ready = ("", float("-inf"))
-        imex = doors.ctl.state(Deadline(STATE_S, doors.clock))
+        imex = deps.ctl.state(Deadline(STATE_S, deps.clock))
         if imex is ImexState.READY and not was_ready:
-            again = doors.unit.look(Deadline(LOOK_S, doors.clock))
+            again = deps.unit.status(Deadline(LOOK_S, deps.clock))
             if again.unit != look.unit:
                 return again, ImexState.UNSET
         if imex is ImexState.READY:
-            self._ready = (look.unit.invocation_id, doors.clock.monotonic() + READY_S)
+            self._ready = (look.unit.invocation_id, deps.clock.monotonic() + READY_S)
         return look, imex
 
-    def _look_at_hosted(self) -> Look:
+    def _observe_host_unit(self) -> UnitStatus:
         """The host's own unit: only to see its restarts, so that a claim does not depend on systemd's answer."""
         try:
-            return self._doors.unit.look(Deadline(LOOK_S, self._doors.clock))
+            return self._deps.unit.status(Deadline(LOOK_S, self._deps.clock))
         except HostError as error:
             _LOG.info("unit of the host's nvidia-imex cannot be read", v=1, error=str(error))
-            return Look(Unit())
+            return UnitStatus(Unit())
 
     def act(self, action: Action, spec: FabricNodeSpec | None) -> None:
         """Carry out one action."""
-        doors, run = self._doors, action.run
+        deps, run = self._deps, action.run
         if action.kind is ActionKind.CLEAR_RECOVERY:
-            doors.store.clear_recovery()
+            deps.store.clear_recovery()
         elif action.kind is ActionKind.WRITE_CONFIG and run is not None:
-            doors.store.write_config(run, spec)
+            deps.store.write_config(run, spec)
         elif action.kind is ActionKind.START:
             _LOG.info("starting nvidia-imex", why=action.why, run=run)
-            self._owed, self._reloaded_at_s = "", float("-inf")  # it reads what there is
-            doors.unit.start(Deadline(START_S, doors.clock))
+            self._reload_reason, self._reloaded_at_s = "", float("-inf")  # it reads what there is
+            deps.unit.start(Deadline(START_S, deps.clock))
         elif action.kind is ActionKind.STOP:
             _LOG.info("stopping nvidia-imex", why=action.why)
-            doors.unit.stop(Deadline(STOP_S, doors.clock))
-        elif run is not None and spec is not None and doors.store.write_hosts(run, spec):
+            deps.unit.stop(Deadline(STOP_S, deps.clock))
+        elif run is not None and spec is not None and deps.store.write_hosts(run, spec):
             # Without the controller's word (a FabricNode that was deleted, a file that was damaged) its peers stay.
-            self.owe_reload(action.why)
+            self.request_reload(action.why)
 
-    def owe_reload(self, why: str) -> None:
+    def request_reload(self, why: str) -> None:
         """It is to read names and certificates again, at the next ``settle``."""
-        self._owed = why
+        self._reload_reason = why
 
-    def settle(self) -> float | None:
+    def send_due_reload(self) -> float | None:
         """Tell the running daemon to read again if that is owed and it would heed; seconds until it would.
 
         None: nothing is owed any more. What fails is owed still.
         """
-        doors = self._doors
-        if not self._owed:
+        deps = self._deps
+        if not self._reload_reason:
             return None
-        left_s = self._reloaded_at_s + RELOAD_S - doors.clock.monotonic()
+        left_s = self._reloaded_at_s + RELOAD_S - deps.clock.monotonic()
         if left_s > 0:
             return left_s
-        _LOG.info("telling nvidia-imex to connect again", v=1, why=self._owed)
-        doors.unit.reload(Deadline(LOOK_S, doors.clock))
-        self._owed, self._reloaded_at_s = "", doors.clock.monotonic()
-        doors.store.hosts_told()
+        _LOG.info("telling nvidia-imex to connect again", v=1, why=self._reload_reason)
+        deps.unit.reload(Deadline(LOOK_S, deps.clock))
+        self._reload_reason, self._reloaded_at_s = "", deps.clock.monotonic()
+        deps.store.mark_reloaded()
         return None
 
-    def last_words(self, invocation_id: str) -> str:
+    def last_log_lines(self, invocation_id: str) -> str:
         """What it wrote last. Never raises."""
-        return self._doors.unit.last_words(invocation_id, Deadline(LOOK_S, self._doors.clock))
+        return self._deps.unit.last_log_lines(invocation_id, Deadline(LOOK_S, self._deps.clock))

@@ -22,10 +22,11 @@ from nvdra_core.api.fabric import (
     ImexState,
     ImexStatus,
 )
-from nvdra_node.imex import peers, render
+from nvdra_node.imex.daemon import render
+from nvdra_node.imex.daemon.render import Layout
 from nvdra_node.imex.model import Holder, Mode, Readiness
-from nvdra_node.imex.render import Layout
 from nvdra_node.imex.replies import Snapshot
+from nvdra_node.imex.report import peers
 
 DEFAULT_HEARTBEAT_S = 10.0
 MAX_MESSAGE = 512
