@@ -43,9 +43,8 @@ class NoEdits:
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
-    log.configure(
-        verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
-    )
+    verbosity, style = settings.verbosity, settings.log_format
+    log.configure(verbosity=verbosity, style=style, journal=system.is_journal)
     settings = with_node_name(settings)
     _LOG.info("starting", settings=config.describe(settings))
     clock = SystemClock()
@@ -54,9 +53,8 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     workers = Workers(clock)
     supervisor = GrpcSupervisorClient(settings.imex_dir / SOCKET)
     connection = SupervisorConnection(supervisor, clock)
-    driver = ComputeDomainDriver(
-        connection, supervisor, sysfs, clock, is_shared=settings.shared_channels
-    )
+    is_shared = settings.shared_channels
+    driver = ComputeDomainDriver(connection, supervisor, sysfs, clock, is_shared=is_shared)
     around = Surroundings(
         settings=replace(settings, http_endpoint=settings.compute_domain_http_endpoint),
         api=DraApi(client),

@@ -78,8 +78,6 @@ class Supervisor:
             is_seen=False,
         )
 
-    # --- life
-
     def open(self) -> None:
         """Read what an earlier instance of this boot left. Touches no daemon. Raises FileError."""
         store = self._deps.store
@@ -111,8 +109,6 @@ class Supervisor:
     def snapshot(self) -> Snapshot:
         """The state after the last turn."""
         return self._snapshot
-
-    # --- news
 
     def set_fabric(self, fabric: Fabric) -> None:
         """What a look at the GPUs found."""
@@ -150,8 +146,6 @@ class Supervisor:
         self._must_reload = True
         self.trigger()
 
-    # --- claims
-
     def join(self, claim: Holder, deadline: Deadline) -> JoinReply:
         """Let a claim hold its domain, and wait until that is ready or the deadline has passed."""
         pass_done = threading.Event()
@@ -185,9 +179,8 @@ class Supervisor:
             if joined.refused:
                 return joined, True
             if claim.uid not in self._holders:
-                return replies.not_ready(
-                    joined, "ClaimLeft", "the claim was released meanwhile"
-                ), True
+                text = "the claim was released meanwhile"
+                return replies.not_ready(joined, "ClaimLeft", text), True
             if self._passes_finished < needed or self._is_stopping:
                 return replies.unverified(joined, self._problem), False
             if not joined.readiness.is_ready:
@@ -204,9 +197,8 @@ class Supervisor:
         with self._lock:
             gone = self._holders.pop(uid, None)
         if gone is not None:
-            _LOG.info(
-                "claim leaves", v=1, claim=f"{gone.namespace}/{gone.name}", domain=gone.domain_uid
-            )
+            name = f"{gone.namespace}/{gone.name}"
+            _LOG.info("claim leaves", v=1, claim=name, domain=gone.domain_uid)
             self.trigger()
 
     def sync(self, held: Iterable[Holder]) -> None:
@@ -222,9 +214,8 @@ class Supervisor:
                 self._holders[uid] = replace(old or holder, is_admitted=is_admitted)
             missing = self._holders.keys() - known.keys()
             for uid in missing & self._missing:
-                _LOG.warning(
-                    "a claim without a record is dropped", claim=self._holders.pop(uid).name
-                )
+                name = self._holders.pop(uid).name
+                _LOG.warning("dropping claim: the plugin has no record of it", claim=name)
             self._missing = missing - self._missing
             self._are_holders_known = True
         self.trigger()
