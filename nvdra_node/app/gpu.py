@@ -22,8 +22,8 @@ from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.owed import Owed
-from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
@@ -100,7 +100,7 @@ def _check_driver_files(look: FirstLook, common: CommonEdits, plugin: Plugin) ->
     return part
 
 
-def _wait_first(watch: Watch, driver_files: DriverFilesPart, timeout_s: float) -> None:
+def _wait_first(watch: Rescanner, driver_files: DriverFilesPart, timeout_s: float) -> None:
     """Wait for what the first publishing should know: the GPUs, and whether claims for them can be prepared."""
     limit = Deadline(timeout_s, SystemClock())
     if watch.wait_first(timeout_s) and watch.inventory.devices:

@@ -17,8 +17,8 @@ from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.dependencies import roots_of
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.gpu.discover import Limits
-from nvdra_node.gpu.rescan import Watch, WatchSettings
+from nvdra_node.gpu.inventory.rescan import Rescanner, RescanSettings
+from nvdra_node.gpu.inventory.scan import Limits
 from nvdra_node.host.host import Host, open_host
 
 _LOG = log.get(__name__)
@@ -32,7 +32,7 @@ class FirstLook(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     host: Host
     workers: Workers
-    watch: Watch
+    watch: Rescanner
 
     def stop(self) -> None:
         """End the looks and the NVML child; may be called again."""
@@ -50,7 +50,7 @@ def begun(settings: config.NodeConfig, system: SystemdEnvironment) -> Iterator[F
     clock = SystemClock()
     host = open_host(roots_of(settings))
     workers = Workers(clock)
-    watch = Watch(host, clock, watch_settings(settings), workers)
+    watch = Rescanner(host, clock, watch_settings(settings), workers)
     look = FirstLook(clock=clock, host=host, workers=workers, watch=watch)
     watch.start()
     try:
@@ -60,9 +60,9 @@ def begun(settings: config.NodeConfig, system: SystemdEnvironment) -> Iterator[F
         look.stop()
 
 
-def watch_settings(settings: config.NodeConfig) -> WatchSettings:
+def watch_settings(settings: config.NodeConfig) -> RescanSettings:
     """How often to look at the GPUs."""
-    return WatchSettings(
+    return RescanSettings(
         rescan_s=settings.rescan_interval_s,
         driver_poll_s=settings.driver_poll_s,
         limits=Limits(

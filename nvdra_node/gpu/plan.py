@@ -22,8 +22,9 @@ from nvdra_core.gates import FeatureGates, Gate
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
 from nvdra_node.checkpoint.claim import Claim, OpaqueConfig
 from nvdra_node.checkpoint.model import PreparedDevice, Record
-from nvdra_node.gpu import causes, edits, given
+from nvdra_node.gpu import edits, given
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
+from nvdra_node.gpu.inventory import causes
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.kubeletplugin.claims import config_choice, configkeys
 from nvdra_node.kubeletplugin.claims import effects as effect_rules

@@ -282,7 +282,7 @@ def test_restart_withdraws_no_cold_gpu(bed: Bed) -> None:
         wait_until("all GPUs seen", all_found, 60)
         wait_until("settled", lambda: "persistence mode is off" in bed.only.logged(mark), 30)
         assert counts | {len(offered(bed))} == {8}
-        assert "GPU sick" not in bed.only.logged(mark)
+        assert "GPU unhealthy" not in bed.only.logged(mark)
     finally:
         for number in range(8):
             bed.only.sim.set_gpu(number, cold_ms=0, persistence=1)

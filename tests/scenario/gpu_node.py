@@ -25,9 +25,9 @@ from nvdra_node.checkpoint.claim import (
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
-from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
 from nvdra_node.kubeletplugin.claims import recordcheck
@@ -131,7 +131,7 @@ class GpuNode:
                 self.files.put(Path(path), b"")
         self.restart()
 
-    def restart(self, look: bool = True) -> None:
+    def restart(self, scan: bool = True) -> None:
         records = RecordStore(self.state, self.files, recordcheck.check)
         records.load()
         toolkit = Toolkit(
@@ -142,11 +142,11 @@ class GpuNode:
         )
         specs = SpecFiles(self.cdi, CDI_KIND, self.files, self.common)
         specs.open()
-        self.watch = Watch(self.host, self.clock)
-        if look:
-            self.watch.tick()
+        self.rescanner = Rescanner(self.host, self.clock)
+        if scan:
+            self.rescanner.rescan_if_due()
         effects = Effects(self.host, Owed(self.state / "owed", self.files))
-        self.driver = GpuDriver(effects, self.watch, self.gates, SliceSettings(), HOOK)
+        self.driver = GpuDriver(effects, self.rescanner, self.gates, SliceSettings(), HOOK)
         self.deps = Dependencies(
             driver=self.driver,
             claims=self.claims,
@@ -157,11 +157,11 @@ class GpuNode:
         )
         self.transaction = Transaction(self.deps)
 
-    def look(self) -> None:
-        """Look, and again at a GPU that has not answered: by then it counts as hung."""
+    def rescan(self) -> None:
+        """Scan twice: a GPU that does not answer counts as hung in the second scan."""
         for _ in range(2):
-            self.watch.trigger("test")
-            self.watch.tick()
+            self.rescanner.trigger("test")
+            self.rescanner.rescan_if_due()
 
     def deadline(self, timeout_s: float = 45.0) -> Deadline:
         return Deadline(timeout_s, self.clock)

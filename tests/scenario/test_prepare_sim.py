@@ -16,9 +16,9 @@ from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
-from nvdra_node.gpu.rescan import Watch
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import open_host
@@ -49,8 +49,8 @@ class SimNode:
         self.sim, self.work = sim, work
         roots = HostRoots(driver=sim.path, dev=sim.path / "dev", proc=sim.proc, sys=sim.sys)
         self.host = open_host(roots)
-        self.watch = Watch(self.host, CLOCK)
-        self.watch.tick()
+        self.rescanner = Rescanner(self.host, CLOCK)
+        self.rescanner.rescan_if_due()
         self.hook = toolkit_dir / "nvidia-cdi-hook"
         kit = Toolkit(
             ctk=toolkit_dir / "nvidia-ctk",
@@ -69,7 +69,7 @@ class SimNode:
         self.deps = Dependencies(
             driver=GpuDriver(
                 Effects(self.host, Owed(work / "state/owed", files)),
-                self.watch,
+                self.rescanner,
                 gates,
                 SliceSettings(),
                 self.hook,
@@ -108,7 +108,7 @@ def node(tmp_path, toolkit_dir):
     sim.destroy()
 
 
-def test_a_claims_file_points_at_what_exists_on_the_host(node):
+def test_cdi_file_names_existing_host_paths(node):
     node.prepare(a_claim(devices=("gpu-3",)))
     (path,) = node.cdi_files()
     spec = json.loads(path.read_text())
@@ -158,7 +158,7 @@ def test_toolkit_of_1_17_prepares_claims(tmp_path, toolkit_dir):
     node.host.close()
 
 
-def test_the_whole_life_of_a_claim_leaves_nothing(node):
+def test_prepare_and_unprepare_leave_nothing(node):
     claim = a_claim(devices=("gpu-0", "gpu-7"))
     first = node.prepare(claim)
     assert node.prepare(claim) == first
@@ -167,7 +167,7 @@ def test_the_whole_life_of_a_claim_leaves_nothing(node):
     assert list((node.work / "state/claims").iterdir()) == []
 
 
-def test_a_time_slice_is_set_on_the_gpu_and_reset(node):
+def test_time_slice_is_set_on_gpu_and_reset(node):
     claim = a_claim(devices=("gpu-2",), configs=[interval("Long")])
     node.prepare(claim)
     assert node.smi("compute-policy", "-l").count("Long") == 1
@@ -181,13 +181,13 @@ def test_time_slice_comes_back_after_driver_reload(node):
     node.sim.unload_driver()
     node.sim.load_driver()
     assert "Long" not in node.smi("compute-policy", "-l")
-    node.watch.tick()
+    node.rescanner.rescan_if_due()
     (record,) = node.deps.records.all()
     assert node.transaction.renew_file(record, Deadline(20, CLOCK))
     assert node.smi("compute-policy", "-l").count("Long") == 1
 
 
-def test_hung_gpu_ends_its_claim_within_seconds_and_is_reset_later(node):
+def test_hung_gpu_unprepares_in_seconds_and_is_reset_later(node):
     claim = a_claim(devices=("gpu-2",), configs=[interval("Long")])
     node.prepare(claim)
     fault = node.sim.fault("*", gpu=2, hang=True)
@@ -203,27 +203,27 @@ def test_hung_gpu_ends_its_claim_within_seconds_and_is_reset_later(node):
     node.unprepare(plain)
 
 
-def test_a_lost_gpu_spoils_no_other(node):
+def test_lost_gpu_affects_no_other(node):
     node.sim.lose(5)
-    node.watch.trigger("test")
-    node.watch.tick()
+    node.rescanner.trigger("test")
+    node.rescanner.rescan_if_due()
     assert node.prepare(a_claim(devices=("gpu-4",)))
 
 
-def test_a_driver_that_is_unloaded_and_loaded_again_is_noticed(node):
+def test_driver_reload_is_noticed(node):
     node.prepare(a_claim())
     node.sim.unload_driver()
     node.unprepare(a_claim())
     node.sim.load_driver()
-    node.watch.tick()
+    node.rescanner.rescan_if_due()
     node.prepare(a_claim())
 
 
-def test_another_driver_version_brings_its_own_files(node):
+def test_driver_upgrade_replaces_library_mounts(node):
     node.prepare(a_claim("old"))
     node.sim.unload_driver()
     node.sim.load_driver("590.48.01")
-    node.watch.tick()
+    node.rescanner.rescan_if_due()
     node.prepare(a_claim("new", devices=("gpu-1",)))
     new, old = (path.read_text() for path in node.cdi_files())
     assert "libcuda.so.590.48.01" in new

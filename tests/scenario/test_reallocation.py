@@ -15,7 +15,7 @@ def world():
     return World()
 
 
-def test_the_new_devices_are_given_and_the_old_are_free(world):
+def test_reallocated_claim_gets_new_and_frees_old_devices(world):
     world.prepare(PLAIN)
     assert [d.device for d in world.prepare(MOVED)] == ["gpu-4"]
     world.assert_prepared(MOVED)
@@ -23,14 +23,14 @@ def test_the_new_devices_are_given_and_the_old_are_free(world):
     world.prepare(a_claim("c2"))
 
 
-def test_what_was_done_for_the_old_is_undone(world):
+def test_reallocation_undoes_old_effects(world):
     world.machine.settings["gpu-0/mode"] = "odd"
     world.prepare(WITH_EFFECTS)
     assert [d.device for d in world.prepare(MOVED)] == ["gpu-4"]
     assert world.machine.settings == {"gpu-0/mode": "odd"}
 
 
-def test_another_configuration_is_another_allocation(world):
+def test_changed_config_is_a_reallocation(world):
     world.machine.settings["gpu-0/mode"] = "odd"
     world.prepare(a_claim(set={"mode": "fast"}))
     slow = a_claim(set={"mode": "slow"})
@@ -40,14 +40,14 @@ def test_another_configuration_is_another_allocation(world):
     assert world.machine.settings == {"gpu-0/mode": "odd"}
 
 
-def test_other_annotations_are_no_other_allocation(world):
+def test_changed_annotations_are_no_reallocation(world):
     world.prepare(WITH_EFFECTS)
     world.faults.clear()
     world.prepare(replace(WITH_EFFECTS, annotations={"resource.kubernetes.io/x": "y"}))
     assert [step for step in world.faults.log if "apply" in step or "rename" in step] == []
 
 
-def test_claims_that_change_places_do_not_wait_for_each_other(world):
+def test_claims_that_swap_devices_do_not_deadlock(world):
     world.prepare(PLAIN)
     world.prepare(a_claim("c2", devices=("gpu-4",)))
     with pytest.raises(DeviceConflictError, match="gpu-4 is still prepared"):
@@ -57,7 +57,7 @@ def test_claims_that_change_places_do_not_wait_for_each_other(world):
     world.assert_prepared(MOVED)
 
 
-def test_what_cannot_be_undone_is_told_with_both(world):
+def test_failed_undo_error_names_both_allocations(world):
     world.prepare(WITH_EFFECTS)
     world.machine.is_stuck = True
     with pytest.raises(HostError, match=r"claim ns/claim-c1 .* gpu-4 .* gpu-0, .* is stuck"):
@@ -67,21 +67,21 @@ def test_what_cannot_be_undone_is_told_with_both(world):
     world.assert_prepared(MOVED)
 
 
-def test_with_the_api_down_the_record_answers(world):
+def test_record_answers_while_api_is_down(world):
     first = world.prepare(PLAIN)
     world.claims.add(MOVED)
     world.claims.is_down = True
     assert world.transaction.prepare(PLAIN.ref, Deadline(5, world.clock)) == first
 
 
-def test_a_claim_that_is_not_allocated_any_more_is_not_answered(world):
+def test_deallocated_claim_is_refused(world):
     world.prepare(PLAIN)
     world.claims.delete(PLAIN.ref)
     with pytest.raises(StaleClaimError):
         world.transaction.prepare(PLAIN.ref, Deadline(5, world.clock))
 
 
-def test_a_call_that_read_the_old_does_not_bring_it_back(world):
+def test_stale_read_does_not_restore_old_allocation(world):
     world.prepare(PLAIN)
     overtaking: list[bool] = []
 

@@ -28,7 +28,7 @@ def load_new_driver(node: GpuNode) -> None:
     node.files.replace(node.state / NEW_LIBRARY, b"")
     mount = {"hostPath": str(node.state / NEW_LIBRARY), "containerPath": NEW_LIBRARY}
     node.ctk_output = ctk_output(mounts=[mount])
-    node.look()
+    node.rescan()
 
 
 def only_record(node: GpuNode) -> Record:
@@ -40,7 +40,7 @@ def renew(node: GpuNode, record: Record) -> bool:
     return node.transaction.renew_file(record, node.deadline())
 
 
-def test_a_file_gets_the_libraries_of_the_new_driver_and_keeps_its_device(node: GpuNode) -> None:
+def test_renewed_file_has_new_libraries_and_same_device(node: GpuNode) -> None:
     before = node.cdi_spec()
     load_new_driver(node)
     assert renew(node, only_record(node))
@@ -49,11 +49,11 @@ def test_a_file_gets_the_libraries_of_the_new_driver_and_keeps_its_device(node: 
     assert after["devices"] == before["devices"]
 
 
-def test_a_file_that_is_right_is_not_written(node: GpuNode) -> None:
+def test_current_file_is_not_written(node: GpuNode) -> None:
     assert not renew(node, only_record(node))
 
 
-def test_a_claim_that_was_unprepared_meanwhile_gets_no_file(node: GpuNode) -> None:
+def test_unprepared_claim_gets_no_file(node: GpuNode) -> None:
     record = only_record(node)
     node.unprepare(a_claim())
     load_new_driver(node)
@@ -61,14 +61,14 @@ def test_a_claim_that_was_unprepared_meanwhile_gets_no_file(node: GpuNode) -> No
     assert node.cdi_spec() is None
 
 
-def test_a_claim_of_an_earlier_boot_waits_for_its_prepare(node: GpuNode) -> None:
+def test_claim_of_earlier_boot_is_not_renewed(node: GpuNode) -> None:
     node.machine.boot_id = "another"
     node.restart()
     load_new_driver(node)
     assert not renew(node, only_record(node))
 
 
-def test_a_device_that_is_gone_keeps_its_file_as_it_was(node: GpuNode) -> None:
+def test_missing_device_keeps_its_file(node: GpuNode) -> None:
     before = node.cdi_spec()
     load_new_driver(node)
     node.machine.remove(0)
@@ -102,9 +102,9 @@ class TestNumbersDealtOutAgain:
         node.machine.reload_driver()
         node.machine.gpus[0].drm, node.machine.gpus[1].drm = ("card1",), ("card0",)
 
-    def test_renewal_gives_the_cards_of_the_claims_own_gpu(self, two: GpuNode) -> None:
+    def test_renewal_updates_drm_nodes(self, two: GpuNode) -> None:
         self.swap_cards(two)
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         assert renew(two, only_record(two))
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
         (device,) = two.cdi_spec()["devices"]
@@ -112,20 +112,20 @@ class TestNumbersDealtOutAgain:
         address = two.machine.gpus[0].address
         assert hook["args"][-1] == f"../card1::/dev/dri/by-path/pci-{address}-card"
 
-    def test_repeated_prepare_gives_them_too(self, two: GpuNode) -> None:
+    def test_repeated_prepare_updates_drm_nodes(self, two: GpuNode) -> None:
         self.swap_cards(two)
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         two.prepare(a_claim())
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
 
-    def test_deleted_file_comes_back_with_them(self, two: GpuNode) -> None:
+    def test_deleted_file_is_rewritten_with_current_drm_nodes(self, two: GpuNode) -> None:
         self.swap_cards(two)
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         two.files.remove(two.cdi_path())
         assert filecheck.write_missing(two.transaction, two.deps) == 1
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
 
-    def test_nothing_is_written_until_gpus_are_read_again(self, two: GpuNode) -> None:
+    def test_nothing_is_written_before_rescan(self, two: GpuNode) -> None:
         self.swap_cards(two)
         two.files.remove(two.cdi_path())
         with pytest.raises(NotReadyError, match="not read yet"):
@@ -141,7 +141,7 @@ class TestNumbersDealtOutAgain:
 
     def test_file_that_names_another_gpu_is_removed(self, two: GpuNode) -> None:
         self.swap_gpus(two)
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         with pytest.raises(DeviceMovedError, match=r"is /dev/nvidia1 now .* delete the pod"):
             renew(two, only_record(two))
         assert two.cdi_spec() is None
@@ -157,7 +157,7 @@ class TestNumbersDealtOutAgain:
         assert record is not None
         return record.devices[0].details["uuid"]
 
-    def test_file_whose_number_another_gpu_took_is_removed(self, two: GpuNode) -> None:
+    def test_file_with_reused_minor_is_removed(self, two: GpuNode) -> None:
         two.machine.remove(0)
         two.machine.reload_driver()
         two.machine.gpus[0].minor = 0
@@ -169,11 +169,11 @@ class TestNumbersDealtOutAgain:
     def test_gpu_lost_before_the_start_keeps_its_file(self, two: GpuNode) -> None:
         two.machine.lose(0)
         two.restart()
-        assert [gpu.name for gpu in two.watch.inventory.devices] == ["gpu-1"]
+        assert [gpu.name for gpu in two.rescanner.inventory.devices] == ["gpu-1"]
         assert not renew(two, only_record(two))
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]
 
-    def test_gpu_lost_with_an_earlier_driver_is_gone(self, two: GpuNode) -> None:
+    def test_gpu_lost_under_earlier_driver_is_refused(self, two: GpuNode) -> None:
         """Its old minor is of no meaning, even while no other GPU has it."""
         two.machine.reload_driver()
         two.machine.lose(0)
@@ -181,48 +181,46 @@ class TestNumbersDealtOutAgain:
         with pytest.raises(HostError, match="not on this node any more"):
             renew(two, only_record(two))
 
-    def test_nothing_is_served_of_an_earlier_driver_before_gpus_are_read(
-        self, two: GpuNode
-    ) -> None:
+    def test_record_of_earlier_driver_waits_for_scan(self, two: GpuNode) -> None:
         two.machine.reload_driver()
-        two.restart(look=False)
+        two.restart(scan=False)
         with pytest.raises(NotReadyError, match="not read yet"):
             two.transaction.prepare(a_claim().ref, two.deadline(0.2))
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         two.prepare(a_claim())
 
-    def test_time_sliced_claim_whose_gpu_moved_is_not_given_the_other(self, two: GpuNode) -> None:
+    def test_time_sliced_claim_with_moved_gpu_is_refused(self, two: GpuNode) -> None:
         sliced = a_claim("sliced", ("gpu-1",), configs=[interval("Long")])
         two.prepare(sliced)
         self.swap_gpus(two)
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         with pytest.raises(DeviceMovedError, match="delete the pod"):
             two.prepare(sliced)
         assert two.time_slices == {}
 
-    def test_file_is_renewed_although_its_time_slice_cannot_be(self, two: GpuNode) -> None:
+    def test_file_is_renewed_despite_failing_time_slice(self, two: GpuNode) -> None:
         two.unprepare(a_claim())
         two.prepare(a_claim(configs=[interval("Long")]))
         self.swap_cards(two)
         two.machine.hang(0)
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         two.machine.heal(0)
-        two.watch.reload()
-        two.watch.tick()
+        two.rescanner.reload()
+        two.rescanner.rescan_if_due()
         two.commands.programs["nvidia-smi"] = hang
         with pytest.raises(HostError, match="did not end in time"):
             renew(two, only_record(two))
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
 
-    def test_record_of_an_earlier_release_gets_no_card_unread(self, two: GpuNode) -> None:
+    def test_record_of_earlier_release_waits_for_scan(self, two: GpuNode) -> None:
         """It does not say where the GPU is, so that its cards cannot be found before the GPUs are read."""
         record = only_record(two)
         (device,) = record.devices
         details = {"uuid": device.details["uuid"], "minor": 0}
         two.deps.records.put(replace(record, devices=(replace(device, details=details),)))
-        two.restart(look=False)
+        two.restart(scan=False)
         two.prepare(a_claim())
         assert self.nodes(two) == ["/dev/nvidia0"]
-        two.watch.tick()
+        two.rescanner.rescan_if_due()
         two.prepare(a_claim())
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]

@@ -55,7 +55,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
         answer = self.world.prepare(CLAIMS[uid])
         self.answered[uid] = answer
         self.stale.discard(uid)
-        known = {gpu.name: gpu.state for gpu in self.world.node.watch.inventory.devices}
+        known = {gpu.name: gpu.state for gpu in self.world.node.rescanner.inventory.devices}
         if any(known.get(device.device) is not GpuState.OK for device in answer):
             self.sick.add(uid)
 
@@ -108,13 +108,13 @@ class AnyGpuHistory(RuleBasedStateMachine):
     def hang(self, gpu, looks):
         self.world.machine.hang(gpu)
         if looks:
-            self.world.node.look()
+            self.world.node.rescan()
 
     @rule(gpu=gpus)
     def heal(self, gpu):
         self.world.machine.heal(gpu)
-        self.world.node.watch.reload()
-        self.world.node.watch.tick()
+        self.world.node.rescanner.reload()
+        self.world.node.rescanner.rescan_if_due()
         self.renew()  # as the service does whenever the GPUs changed
 
     @rule()
@@ -122,7 +122,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
         self.world.machine.reload_driver()
         self.world.set_exclusive()
         self.stale |= self.answered.keys()
-        self.world.node.watch.tick()
+        self.world.node.rescanner.rescan_if_due()
         self.renew()
 
     @rule()

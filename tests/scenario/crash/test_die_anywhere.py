@@ -81,7 +81,7 @@ class TestDyingInPrepare:
         world.unprepare(claim)
         world.assert_clean()
 
-    def test_sweep_leaves_nothing_of_a_claim_that_is_gone(self, claim, step, life):
+    def test_sweep_of_deleted_claim_leaves_nothing(self, claim, step, life):
         world = World()
         die(world, prepare, claim, step)
         LIVES_ON[life](world)
@@ -89,7 +89,7 @@ class TestDyingInPrepare:
         world.sweep_all()
         world.assert_clean()
 
-    def test_claim_allocated_anew_gets_its_new_device(self, claim, step, life):
+    def test_reallocated_claim_gets_new_device(self, claim, step, life):
         world = World()
         die(world, prepare, claim, step)
         LIVES_ON[life](world)
@@ -178,7 +178,7 @@ def test_failed_unprepare_can_be_repeated(claim, step):
     world.assert_clean()
 
 
-def test_restart_undoes_a_half_applied_attempt_before_applying_again():
+def test_restart_plan_undoes_half_applied_attempt():
     world = World()
     die(world, prepare, WITH_RESTART, 6)
     assert world.machine.settings

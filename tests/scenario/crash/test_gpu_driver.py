@@ -54,7 +54,7 @@ def load_driver(world, claim):
     world.prepare(claim)
     world.machine.reload_driver()
     world.set_exclusive()
-    world.node.watch.tick()
+    world.node.rescanner.rescan_if_due()
 
 
 def renew(world, claim):
@@ -128,7 +128,7 @@ class TestDyingInPrepare:
         LIVES_ON[life](world)
         give_to_next(world, claim)
 
-    def test_sweep_leaves_nothing_of_a_claim_that_is_gone(self, claim, step, life):
+    def test_sweep_of_deleted_claim_leaves_nothing(self, claim, step, life):
         world = die(nothing, prepare, claim, step)
         LIVES_ON[life](world)
         world.node.claims.delete(claim.ref)
@@ -179,7 +179,7 @@ class TestDyingWhileTheGpuHangs:
 @pytest.mark.parametrize("life", LIVES_ON)
 @pytest.mark.parametrize("act", [settle, lambda world, claim: world.prepare(NEXT)])
 @pytest.mark.parametrize("step", range(1, 7))
-def test_dying_while_a_debt_is_settled_converges(act, step, life):
+def test_crash_while_settling_converges(act, step, life):
     world = GpuWorld()
     owe(world, LONG)
     world.faults.clear()
@@ -237,11 +237,11 @@ class TestStepsThatFail:
         world.assert_prepared(claim)
         end(world, claim)
 
-    def test_next_claim_gets_the_gpu_as_new(self, stage, claim, step):
+    def test_next_claim_gets_clean_gpu(self, stage, claim, step):
         give_to_next(fail(*STAGES[stage][:2], claim, step), claim)
 
 
-def test_gpu_world_refuses_what_is_not_so():
+def test_gpu_bed_detects_wrong_state():
     """What the assertions above see: a slice too much, and one too little."""
     world = GpuWorld()
     world.prepare(LONG)
@@ -258,7 +258,7 @@ def test_gpu_world_refuses_what_is_not_so():
         world.assert_clean()
 
 
-def test_sharing_claims_survive_deaths_of_each_other():
+def test_sharing_claims_survive_crashes():
     one, two = (a_claim(uid, shares=(uid,), configs=[interval("Long")]) for uid in ("one", "two"))
     for step in range(1, 12):
         world = GpuWorld()

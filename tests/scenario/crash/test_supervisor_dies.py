@@ -29,7 +29,7 @@ def die_at(node: ImexNode, step: int, history: list[object]) -> bool:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_while_the_first_claim_comes(step: int) -> None:
+def test_crash_during_first_claim_keeps_daemon(step: int) -> None:
     node = ImexNode()
     die_at(node, step, [lambda: node.assign(a_domain()), lambda: node.join("c1")])
     node.assign(a_domain())
@@ -44,7 +44,7 @@ def test_while_the_first_claim_comes(step: int) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_while_a_domain_gives_way_to_the_next(step: int) -> None:
+def test_crash_during_domain_switch_converges(step: int) -> None:
     node = ImexNode()
     node.assign(a_domain("A"), a_domain("B"))
     node.join("a", "A")
@@ -59,7 +59,7 @@ def test_while_a_domain_gives_way_to_the_next(step: int) -> None:
 
 
 @pytest.mark.parametrize("step", range(1, 8))
-def test_while_peers_come(step: int) -> None:
+def test_crash_during_peer_changes_converges(step: int) -> None:
     node = ImexNode()
     node.assign(a_domain())
     node.join("c1")

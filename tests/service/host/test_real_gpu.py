@@ -8,7 +8,7 @@ import pytest
 
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.gpu import slices
-from nvdra_node.gpu.discover import discover
+from nvdra_node.gpu.inventory.discover import discover
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
@@ -24,14 +24,14 @@ pytestmark = [
 def test_every_gpu_of_this_machine_is_read_whole() -> None:
     host = open_host(HostRoots())
     try:
-        look = discover(host, SystemClock())
-        while look.waiting:  # without persistence mode the first use takes seconds
-            look = discover(host, SystemClock(), before=look.inventory)
+        result = discover(host, SystemClock())
+        while result.waiting:  # without persistence mode the first use takes seconds
+            result = discover(host, SystemClock(), before=result.inventory)
     finally:
         host.close()
-    assert look.complete and look.inventory.driver_version == host.sysfs.driver_version()
-    for gpu in look.inventory.devices:
+    assert result.is_complete and result.inventory.driver_version == host.sysfs.driver_version()
+    for gpu in result.inventory.devices:
         assert gpu.state is GpuState.OK, gpu.message
         assert "Unknown" not in (gpu.architecture, gpu.brand)
         assert host.sysfs.device_node(Path(f"/dev/nvidia{gpu.minor}")) is not None
-    assert slices.build(look.inventory, slices.SliceSettings()).health
+    assert slices.build(result.inventory, slices.SliceSettings()).health

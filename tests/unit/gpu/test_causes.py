@@ -1,4 +1,4 @@
-"""GPUs that are not offered, or run no CUDA program although NVML can read them: each with its cause."""
+"""GPUs that are not published, or run no CUDA programs although NVML can read them: each with its cause."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import NvmlError
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.gpu.discover import Limits
+from nvdra_node.gpu.inventory.scan import Limits
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.host.ports import NodeStat
 from tests.fakes.host.machine import FakeFabric
 from tests.unit.gpu.test_discover import World
 
 
-def test_gpu_that_nvml_never_lists_is_noted_with_its_address() -> None:
+def test_gpu_never_listed_by_nvml_is_noted_with_address() -> None:
     world = World(8)
     world.machine.gpus[3].is_listed = False
-    look = world.look()
-    assert len(look.inventory.devices) == 7
-    (note,) = look.inventory.notes
+    result = world.scan()
+    assert len(result.inventory.devices) == 7
+    (note,) = result.inventory.notes
     assert world.machine.gpus[3].address in note and "NVML does not list" in note
 
 
@@ -35,21 +35,21 @@ def test_gpu_that_nvml_never_lists_is_noted_with_its_address() -> None:
         ("vfio-pci", False, ""),
     ],
 )
-def test_gpu_that_is_not_nvidias_to_use_is_noted_as_such(
+def test_gpu_of_other_or_no_driver_is_noted(
     driver: str | None, is_excluded: bool, said: str
 ) -> None:
     world = World(2)
     gpu = world.machine.gpus[1]
     gpu.pci_driver, gpu.is_excluded, gpu.is_listed = driver, is_excluded, False
-    notes = world.look().inventory.notes
+    notes = world.scan().inventory.notes
     assert len(notes) == bool(said) and all(said in note for note in notes)
 
 
 @pytest.mark.parametrize(("action", "is_offered"), [(0, True), (3, True), (5, True), (1, False), (2, False), (4, False)])  # fmt: skip
-def test_gpu_that_asks_for_a_reset_is_not_healthy(action: int, is_offered: bool) -> None:
+def test_gpu_needing_recovery_is_failed(action: int, is_offered: bool) -> None:
     world = World(2)
     world.machine.gpus[1].recovery_action = action
-    notes = world.look().inventory.notes
+    notes = world.scan().inventory.notes
     assert (world.sick() == {}) is is_offered
     assert is_offered or f"recovery action {action}" in world.inventory.devices[1].message
     assert len(notes) == (action in (3, 5))
@@ -64,29 +64,29 @@ def test_gpu_that_asks_for_a_reset_is_not_healthy(action: int, is_offered: bool)
         (FakeFabric(status=999), r"fabric failed \(NVML status 999\)"),
     ],
 )
-def test_gpu_without_its_fabric_is_not_healthy(fabric: FakeFabric, said: str) -> None:
+def test_gpu_without_fabric_registration_is_failed(fabric: FakeFabric, said: str) -> None:
     world = World(2)
     world.machine.gpus[1].fabric = fabric
-    world.look()
+    world.scan()
     assert world.sick() == ({"gpu-1": GpuState.FAILED} if said else {})
     assert re.search(said, world.inventory.devices[1].message)
-    world.look(limits=Limits(fabric=False))
+    world.scan(limits=Limits(fabric=False))
     assert world.sick() == {}
 
 
-def test_why_there_is_no_driver_is_a_note() -> None:
+def test_missing_driver_is_explained_in_note() -> None:
     world = World(2)
     world.machine.unload_driver()
     world.machine.is_wsl = True
-    (note,) = world.look().inventory.notes
+    (note,) = world.scan().inventory.notes
     assert "WSL2" in note
 
 
 @pytest.mark.parametrize(("mode", "is_offered"), [(0, True), (2, False), (3, True)])
-def test_gpu_whose_compute_mode_is_prohibited_is_not_healthy(mode: int, is_offered: bool) -> None:
+def test_gpu_in_prohibited_compute_mode_is_failed(mode: int, is_offered: bool) -> None:
     world = World(2)
     world.machine.gpus[1].compute_mode = mode
-    world.look()
+    world.scan()
     assert (world.sick() == {}) is is_offered
     assert is_offered or "--compute-mode=DEFAULT" in world.inventory.devices[1].message
 
@@ -101,21 +101,21 @@ def test_gpu_whose_compute_mode_is_prohibited_is_not_healthy(mode: int, is_offer
         (None, "/dev/nvidia1 does not exist: run nvidia-modprobe -c 1"),
     ],
 )
-def test_gpu_without_its_device_node_is_not_healthy(stat: NodeStat | None, said: str) -> None:
+def test_gpu_without_valid_device_node_is_failed(stat: NodeStat | None, said: str) -> None:
     world = World(2)
-    before = world.look().inventory
+    before = world.scan().inventory
     world.machine.nodes["/dev/nvidia1"] = stat
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-1": GpuState.FAILED}
     assert said in world.inventory.devices[1].message
     del world.machine.nodes["/dev/nvidia1"]
-    assert world.look().inventory == before
+    assert world.scan().inventory == before
 
 
 @pytest.mark.parametrize(
     ("code", "said"), [(18, "reload the driver"), (9, "nvidia-modprobe -c 0 -u"), (999, "")]
 )
-def test_nvml_that_fails_as_a_whole_says_what_to_do(code: int, said: str) -> None:
+def test_nvml_failure_note_names_remedy(code: int, said: str) -> None:
     class Failing:
         hangs = 0
 
@@ -130,5 +130,5 @@ def test_nvml_that_fails_as_a_whole_says_what_to_do(code: int, said: str) -> Non
 
     world = World(1)
     world.host = replace(world.host, nvml=Failing())
-    (note,) = world.look().inventory.notes
+    (note,) = world.scan().inventory.notes
     assert note.startswith("nvml system failed") and said in note

@@ -1,4 +1,4 @@
-"""Discovery on a fake machine: no GPU spoils the look at another, and what was known is not forgotten."""
+"""GPU scans on a fake machine: faults stay with their GPU, known facts are kept."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import NotReadyError, UnknownDeviceError
 from nvdra_core.runtime.clock import FakeClock
-from nvdra_node.gpu.discover import Limits, Look, discover
-from nvdra_node.gpu.facts import pci_address
+from nvdra_node.gpu.inventory.discover import ScanResult, discover
+from nvdra_node.gpu.inventory.facts import pci_address
+from nvdra_node.gpu.inventory.scan import Limits
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from nvdra_node.gpu.plan import find_gpu
 from tests.fakes.host.host import fake_host
@@ -16,7 +17,7 @@ from tests.fakes.host.machine import FakeMachine, fake_gpus
 
 
 class World:
-    """A machine with some GPUs and one who looks at it, remembering the last look."""
+    """A machine with GPUs, and the inventory of the last scan."""
 
     def __init__(self, count: int = 8) -> None:
         self.clock = FakeClock()
@@ -24,10 +25,10 @@ class World:
         self.host = fake_host(self.machine, self.clock)
         self.inventory = Inventory(devices=(), driver_version=None)
 
-    def look(self, *, skip: tuple[int, ...] = (), limits: Limits | None = None) -> Look:
-        look = discover(self.host, self.clock, limits=limits, before=self.inventory, skip=skip)
-        self.inventory = look.inventory
-        return look
+    def scan(self, *, skip: tuple[int, ...] = (), limits: Limits | None = None) -> ScanResult:
+        result = discover(self.host, self.clock, limits=limits, before=self.inventory, skip=skip)
+        self.inventory = result.inventory
+        return result
 
     def states(self) -> dict[str, GpuState]:
         return {gpu.name: gpu.state for gpu in self.inventory.devices}
@@ -36,9 +37,9 @@ class World:
         return {name: state for name, state in self.states().items() if state is not GpuState.OK}
 
 
-def test_a_healthy_gpu_is_read_whole() -> None:
+def test_healthy_gpu_has_all_facts() -> None:
     world = World(1)
-    world.look()
+    world.scan()
     assert world.inventory == Inventory(
         devices=(
             Gpu(
@@ -66,56 +67,62 @@ def test_a_healthy_gpu_is_read_whole() -> None:
     )
 
 
-def test_no_driver_is_an_empty_inventory_and_nvml_is_not_asked() -> None:
+def test_no_driver_gives_empty_inventory_without_nvml() -> None:
     world = World()
-    world.look()
+    world.scan()
     world.machine.unload_driver()
     world.machine.calls.clear()
-    look = world.look()
-    assert look.complete and look.inventory.devices == () and look.inventory.driver_version is None
+    result = world.scan()
+    assert (
+        result.is_complete
+        and result.inventory.devices == ()
+        and result.inventory.driver_version is None
+    )
     assert world.machine.calls == []
 
 
-def test_no_gpu_is_fine() -> None:
+def test_driver_without_gpus_gives_empty_inventory() -> None:
     world = World(0)
-    look = world.look()
-    assert look.complete and look.inventory == Inventory(devices=(), driver_version="580.65.06")
+    result = world.scan()
+    assert result.is_complete and result.inventory == Inventory(
+        devices=(), driver_version="580.65.06"
+    )
 
 
-def test_one_hung_gpu_does_not_hide_the_others_and_costs_one_deadline() -> None:
+def test_hung_gpu_hides_no_other_and_costs_one_limit() -> None:
     world = World()
     world.machine.hang(3)
     start_s = world.clock.monotonic()
     limits = Limits()
-    look = world.look(limits=limits)
+    result = world.scan(limits=limits)
     assert world.clock.monotonic() - start_s == limits.step_s + limits.again_s
-    assert (look.waiting, look.hung, look.complete) == ((3,), (), False)
+    assert (result.waiting, result.hung, result.is_complete) == ((3,), (), False)
     assert list(world.states()) == [f"gpu-{n}" for n in (0, 1, 2, 4, 5, 6, 7)]
-    assert any("index 3" in note for note in look.inventory.notes)
+    assert any("index 3" in note for note in result.inventory.notes)
     world.clock.advance(60.0)
-    assert world.look().hung == (3,)
+    assert world.scan().hung == (3,)
 
 
-def test_slow_gpu_with_persistence_mode_is_hung_until_it_answers() -> None:
+def test_slow_persistent_gpu_is_hung_until_it_answers() -> None:
     world = World(2)
-    before = world.look().inventory
+    before = world.scan().inventory
     world.machine.hang(1)
-    world.look()
+    world.scan()
     assert world.sick() == {}
-    look = world.look()
-    assert world.sick() == {"gpu-1": GpuState.HUNG} and look.waiting == (1,)
+    result = world.scan()
+    assert world.sick() == {"gpu-1": GpuState.HUNG} and result.waiting == (1,)
     world.machine.heal(1)
-    assert world.look().inventory == before and world.host.nvml.hangs == 0
+    assert world.scan().inventory == before and world.host.nvml.hangs == 0
 
 
-def test_cold_gpu_stays_as_it_was_and_is_never_hung() -> None:
+def test_cold_gpu_keeps_its_state_and_is_never_hung() -> None:
     world = World(3)
     for gpu in world.machine.gpus[1:]:
         gpu.is_persistent, gpu.cold_s = False, 6.5
-    assert world.look().waiting == (1, 2) and list(world.states()) == ["gpu-0"]
+    assert world.scan().waiting == (1, 2) and list(world.states()) == ["gpu-0"]
     with pytest.raises(NotReadyError, match="gpu-2 was not read yet"):
         find_gpu(world.inventory, "gpu-2")
-    while not world.look().complete:
+    while not world.scan().is_complete:
         world.clock.advance(1.0)
     before = world.inventory
     assert world.sick() == {} and len(before.devices) == 3
@@ -123,49 +130,49 @@ def test_cold_gpu_stays_as_it_was_and_is_never_hung() -> None:
         find_gpu(world.inventory, "gpu-3")
     assert [note for note in before.notes if "persistence mode is off (gpu-1, gpu-2)" in note]
     world.host.nvml.close()  # nobody has them open any more
-    while not (look := world.look()).complete:
-        assert look.inventory.devices == before.devices
+    while not (result := world.scan()).is_complete:
+        assert result.inventory.devices == before.devices
     assert world.inventory == before and world.host.nvml.hangs == 0
 
 
 @pytest.mark.parametrize("state", [GpuState.LOST, GpuState.HUNG, GpuState.FAILED])
-def test_a_gpu_that_was_known_keeps_its_facts_and_recovers(state: GpuState) -> None:
+def test_known_gpu_keeps_facts_while_unhealthy(state: GpuState) -> None:
     world = World()
-    before = world.look().inventory
+    before = world.scan().inventory
     if state is GpuState.HUNG:
         world.machine.hang(3)
-        world.look()
+        world.scan()
     else:
         world.machine.fail(3, 15 if state is GpuState.LOST else 999)
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-3": state}
     gpu = world.inventory.devices[3]
     assert gpu.message
     assert replace(gpu, state=GpuState.OK, message="") == before.devices[3]
     world.machine.heal(3)
-    assert world.look().inventory == before
+    assert world.scan().inventory == before
 
 
-def test_a_gpu_lost_in_the_middle_of_reading_is_lost_even_when_never_known() -> None:
+def test_gpu_lost_during_first_read_is_lost() -> None:
     world = World(2)
     world.machine.fail(1, 15, "architecture")
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-1": GpuState.LOST}
     assert world.inventory.devices[1].architecture == "Unknown"
 
 
 @pytest.mark.parametrize("fact", ["minor", "uuid", "name", "pci_bus_id"])
-def test_a_gpu_that_cannot_be_told_from_others_is_a_note(fact: str) -> None:
+def test_unidentifiable_gpu_becomes_note(fact: str) -> None:
     world = World(2)
     world.machine.fail(1, 999, fact)
-    look = world.look()
-    assert list(world.states()) == ["gpu-0"] and len(look.inventory.notes) == 1
+    result = world.scan()
+    assert list(world.states()) == ["gpu-0"] and len(result.inventory.notes) == 1
 
 
-def test_a_gpu_whose_mig_mode_is_unknown_is_not_taken_for_a_full_one() -> None:
+def test_unknown_mig_mode_is_failed() -> None:
     world = World(1)
     world.machine.fail(0, 999, "mig_mode")
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-0": GpuState.FAILED}
 
 
@@ -180,33 +187,31 @@ def test_a_gpu_whose_mig_mode_is_unknown_is_not_taken_for_a_full_one() -> None:
         ("module_id", "module_id", None),
     ],
 )
-def test_a_missing_detail_is_noted_and_the_gpu_stays_well(
-    fact: str, field: str, value: object
-) -> None:
+def test_missing_detail_is_noted_and_gpu_stays_ok(fact: str, field: str, value: object) -> None:
     world = World(1)
     world.machine.fail(0, 999, fact)
-    look = world.look()
-    (gpu,) = look.inventory.devices
+    result = world.scan()
+    (gpu,) = result.inventory.devices
     assert gpu.state is GpuState.OK and getattr(gpu, field) == value
-    assert len(look.inventory.notes) == 1
+    assert len(result.inventory.notes) == 1
 
 
-def test_what_the_gpu_does_not_support_is_not_even_noted() -> None:
+def test_unsupported_facts_are_not_noted() -> None:
     world = World(1)
     gpu = world.machine.gpus[0]
     gpu.memory_bytes = gpu.addressing_mode = gpu.mig_mode = gpu.module_id = None
-    look = world.look()
-    assert look.inventory.notes == ()
-    assert look.inventory.devices[0].memory_bytes is None
-    assert not look.inventory.devices[0].mig_enabled
+    result = world.scan()
+    assert result.inventory.notes == ()
+    assert result.inventory.devices[0].memory_bytes is None
+    assert not result.inventory.devices[0].mig_enabled
 
 
-def test_enumerators_newer_than_this_release_are_unknown_and_not_fatal() -> None:
+def test_newer_enumerators_are_unknown() -> None:
     world = World(1)
     world.machine.gpus[0].architecture = 4711
     world.machine.gpus[0].brand = 4711
     world.machine.gpus[0].addressing_mode = 4711
-    (gpu,) = world.look().inventory.devices
+    (gpu,) = world.scan().inventory.devices
     assert (gpu.architecture, gpu.brand, gpu.addressing_mode) == ("Unknown", "Unknown", None)
     assert gpu.state is GpuState.OK
 
@@ -215,8 +220,8 @@ def test_enumerators_newer_than_this_release_are_unknown_and_not_fatal() -> None
 def test_display_gpus_are_skipped(name: str) -> None:
     world = World(2)
     world.machine.gpus[0].name = name
-    look = world.look()
-    assert list(world.states()) == ["gpu-1"] and look.inventory.notes == ()
+    result = world.scan()
+    assert list(world.states()) == ["gpu-1"] and result.inventory.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -228,92 +233,92 @@ def test_display_gpus_are_skipped(name: str) -> None:
         ("nonsense", "nonsense"),
     ],
 )
-def test_bus_ids_are_written_as_the_kernel_does(bus_id: str, address: str) -> None:
+def test_pci_address_has_kernel_spelling(bus_id: str, address: str) -> None:
     assert pci_address(bus_id) == address
 
 
-def test_a_gpu_unknown_to_sysfs_is_kept_without_numa_and_root() -> None:
+def test_gpu_missing_in_sysfs_has_no_numa_and_root() -> None:
     world = World(1)
     gpu = world.machine.gpus[0]
     gpu.pci_bus_id = "00000000:FF:00.0"
     host = replace(world.host, sysfs=fake_host(FakeMachine([]), world.clock).sysfs)
-    look = discover(host, world.clock)
-    assert look.inventory.devices[0].numa_node is None
-    assert any("0000:ff:00.0" in note for note in look.inventory.notes)
+    result = discover(host, world.clock)
+    assert result.inventory.devices[0].numa_node is None
+    assert any("0000:ff:00.0" in note for note in result.inventory.notes)
 
 
-def test_a_gpu_gone_from_the_bus_is_lost_and_the_others_move_up() -> None:
+def test_gpu_removed_from_bus_is_lost() -> None:
     world = World(3)
-    world.look()
+    world.scan()
     world.machine.remove(1)
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-1": GpuState.LOST}
     assert [gpu.index for gpu in world.inventory.devices] == [0, 1, 1]
 
 
-def test_a_gpu_given_to_another_driver_leaves_the_inventory() -> None:
+def test_gpu_bound_to_another_driver_leaves_inventory() -> None:
     world = World(3)
-    world.look()
+    world.scan()
     world.machine.gpus[1].pci_driver = "vfio-pci"
-    look = world.look()
+    result = world.scan()
     assert list(world.states()) == ["gpu-0", "gpu-2"]
-    assert any("vfio-pci" in note for note in look.inventory.notes)
+    assert any("vfio-pci" in note for note in result.inventory.notes)
 
 
-def test_an_unreadable_gpu_is_recognised_after_indices_moved() -> None:
+def test_unreadable_gpu_is_recognised_after_index_shift() -> None:
     world = World(4)
-    world.look()
+    world.scan()
     world.machine.gpus[0].pci_driver = "vfio-pci"
-    world.look()
+    world.scan()
     assert world.sick() == {}
     world.machine.lose(3)
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-3": GpuState.LOST}
 
 
-def test_a_new_gpu_with_the_name_of_a_lost_one_replaces_it() -> None:
+def test_new_gpu_replaces_lost_one_of_same_name() -> None:
     world = World(2)
-    world.look()
+    world.scan()
     world.machine.gpus[1].uuid = "GPU-ffffffff-0000-4000-8000-000000000000"
-    look = world.look()
-    assert [gpu.uuid[:12] for gpu in look.inventory.devices] == ["GPU-00000000", "GPU-ffffffff"]
-    assert any("is gone" in note for note in look.inventory.notes)
+    result = world.scan()
+    assert [gpu.uuid[:12] for gpu in result.inventory.devices] == ["GPU-00000000", "GPU-ffffffff"]
+    assert any("was replaced" in note for note in result.inventory.notes)
 
 
-def test_skipped_gpus_are_not_asked_and_stay_as_they_were() -> None:
+def test_skipped_gpus_are_not_asked_and_unchanged() -> None:
     world = World(3)
-    world.look()
+    world.scan()
     world.machine.hang(1)
-    world.look()
+    world.scan()
     world.clock.advance(60.0)
-    assert world.look().hung == (1,)
+    assert world.scan().hung == (1,)
     world.machine.calls.clear()
-    look = world.look(skip=(1,))
-    assert world.sick() == {"gpu-1": GpuState.HUNG} and look.complete and look.hung == ()
+    result = world.scan(skip=(1,))
+    assert world.sick() == {"gpu-1": GpuState.HUNG} and result.is_complete and result.hung == ()
     assert ("gpu", {"index": 1}) not in world.machine.calls
 
 
-def test_many_hung_gpus_end_at_the_total_limit_and_the_rest_stays_known() -> None:
+def test_many_hung_gpus_stop_at_total_limit() -> None:
     world = World(8)
-    world.look()
+    world.scan()
     for index in range(6):
         world.machine.hang(index)
     start_s = world.clock.monotonic()
-    look = world.look(limits=Limits(gpu_s=2.0, total_s=5.0))
+    result = world.scan(limits=Limits(gpu_s=2.0, total_s=5.0))
     assert world.clock.monotonic() - start_s <= 5.0
-    assert not look.complete
+    assert not result.is_complete
     assert len(world.inventory.devices) == 8
     assert world.states()["gpu-7"] is GpuState.OK
 
 
-def test_nvml_failing_as_a_whole_keeps_the_gpus_as_failed() -> None:
+def test_nvml_failure_keeps_known_gpus_as_failed() -> None:
     world = World(2)
-    world.look()
+    world.scan()
     broken = replace(world.host, nvml=_Broken())
-    look = discover(broken, world.clock, before=world.inventory)
-    assert not look.complete
-    assert [gpu.state for gpu in look.inventory.devices] == [GpuState.FAILED] * 2
-    assert look.inventory.driver_version == "580.65.06"
+    result = discover(broken, world.clock, before=world.inventory)
+    assert not result.is_complete
+    assert [gpu.state for gpu in result.inventory.devices] == [GpuState.FAILED] * 2
+    assert result.inventory.driver_version == "580.65.06"
 
 
 class _Broken:
@@ -333,14 +338,14 @@ class _Broken:
         """Nothing to end."""
 
 
-def test_sick_gpu_keeps_no_number_of_an_earlier_driver() -> None:
+def test_unhealthy_gpu_has_current_numbers() -> None:
     """What else is known of it stays: it cannot be read."""
     world = World(2)
-    world.look()
+    world.scan()
     world.machine.reload_driver()
     world.machine.gpus[0].minor, world.machine.gpus[1].minor = 1, 0
     world.machine.fail(0, 999, "mig_mode")
-    world.look()
+    world.scan()
     gpu = next(gpu for gpu in world.inventory.devices if gpu.uuid == world.machine.gpus[0].uuid)
     assert gpu.state is GpuState.FAILED and gpu.product_name
     assert (gpu.minor, gpu.driver_instance) == (1, "580.65.06@2")
@@ -350,15 +355,15 @@ def test_sick_gpu_keeps_no_number_of_an_earlier_driver() -> None:
 def test_unreadable_device_node_fails_its_gpu_alone() -> None:
     world = World(3)
     world.machine.unreadable_nodes.add("/dev/nvidia1")
-    world.look()
+    world.scan()
     assert world.sick() == {"gpu-1": GpuState.FAILED}
     assert "Permission denied" in world.inventory.devices[1].message
 
 
 @pytest.mark.parametrize(("deaths", "sick"), [(1, 0), (2, 3)])
-def test_killed_nvml_process_fails_gpus_only_if_the_next_dies(deaths: int, sick: int) -> None:
+def test_killed_nvml_process_is_retried_once(deaths: int, sick: int) -> None:
     world = World(3)
-    world.look()
+    world.scan()
     world.machine.nvml_deaths = deaths
-    world.look()
+    world.scan()
     assert len(world.sick()) == sick

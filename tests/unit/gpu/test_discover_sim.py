@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.gpu.discover import Look, discover
+from nvdra_node.gpu.inventory.discover import ScanResult, discover
+from nvdra_node.gpu.inventory.rescan import Rescanner, RescanSettings
 from nvdra_node.gpu.model import GpuState, Inventory
-from nvdra_node.gpu.rescan import Watch, WatchSettings
 from nvdra_node.host.child import Child
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
@@ -40,12 +40,12 @@ def host(root: SimRoot) -> Iterator[Host]:
     opened.close()
 
 
-def look(host: Host, before: Inventory | None = None) -> Look:
+def scan(host: Host, before: Inventory | None = None) -> ScanResult:
     return discover(host, CLOCK, before=before)
 
 
-def test_the_inventory_is_the_truth_of_the_simulator(root: SimRoot, host: Host) -> None:
-    inventory = look(host).inventory
+def test_inventory_matches_simulator_profile(root: SimRoot, host: Host) -> None:
+    inventory = scan(host).inventory
     truth = root.profile.gpus
     assert inventory.notes == () and inventory.driver_version == root.profile.driver_version
     assert [gpu.uuid for gpu in inventory.devices] == [gpu.uuid for gpu in truth]
@@ -54,27 +54,27 @@ def test_the_inventory_is_the_truth_of_the_simulator(root: SimRoot, host: Host) 
     assert [gpu.pcie_root for gpu in inventory.devices] == [gpu.path[0] for gpu in truth]
 
 
-def test_eight_gpus_are_read_within_20_ms_of_a_running_child(host: Host) -> None:
+def test_eight_gpus_are_read_within_20_ms(host: Host) -> None:
     host.nvml.call("system", Deadline(60, CLOCK))
     fastest_s = float("inf")
     patience = Deadline(60, CLOCK)
     while fastest_s >= 0.020 and patience.remaining_s():  # others use this machine's processors
         start_s = CLOCK.monotonic()
-        look(host)
+        scan(host)
         fastest_s = min(fastest_s, CLOCK.monotonic() - start_s)
     assert fastest_s < 0.020
 
 
-def test_gpu_whose_call_never_returns_hides_no_other(root: SimRoot) -> None:
+def test_hung_call_hides_no_other_gpu(root: SimRoot) -> None:
     host = open_host(roots(root), ChildSettings(hung_s=5.0))
     root.fault("nvmlDeviceGetMemoryInfo", gpu=3, hang=True)
     start_s = CLOCK.monotonic()
-    first = look(host)
+    first = scan(host)
     assert CLOCK.monotonic() - start_s < 5.0, "not the time that the call may take"
     assert [gpu.minor for gpu in first.inventory.devices] == [0, 1, 2, 4, 5, 6, 7]
     assert first.waiting == (3,) and not first.hung
     limit = Deadline(60, CLOCK)
-    while not (last := look(host, first.inventory)).hung and limit.remaining_s():
+    while not (last := scan(host, first.inventory)).hung and limit.remaining_s():
         assert len(last.inventory.devices) == 7
     assert last.hung == (3,) and not last.waiting
     assert len(last.inventory.devices) == 7 and host.nvml.stuck() == 0
@@ -97,102 +97,102 @@ def counted(root: SimRoot) -> Host:
     return replace(open_host(roots(root)), nvml=nvml)
 
 
-def test_cold_gpus_are_all_offered_and_no_child_is_killed(root: SimRoot) -> None:
+def test_cold_gpus_are_all_found_without_killing_a_child(root: SimRoot) -> None:
     for index in range(8):
         root.cool(index, 3.3)
     host = counted(root)
-    watch = Watch(host, CLOCK)
+    rescanner = Rescanner(host, CLOCK)
     start_s, all_there = CLOCK.monotonic(), threading.Event()
 
     def changed() -> None:
-        if len(watch.inventory.devices) == 8:
+        if len(rescanner.inventory.devices) == 8:
             all_there.set()
 
-    watch.subscribe(changed)
-    watch.start()
+    rescanner.subscribe(changed)
+    rescanner.start()
     try:
         assert all_there.wait(8 * 3.3 + 5.0)
         print(f"8 GPUs that take 3.3 s each: offered after {CLOCK.monotonic() - start_s:.1f} s")
-        assert watch.wait_settled(10.0)
-        assert {gpu.state for gpu in watch.inventory.devices} == {GpuState.OK}
+        assert rescanner.wait_settled(10.0)
+        assert {gpu.state for gpu in rescanner.inventory.devices} == {GpuState.OK}
         assert Counted.kills == 0 and host.nvml.hangs == 0
-        assert [note for note in watch.inventory.notes if "persistence mode is off" in note]
+        assert [note for note in rescanner.inventory.notes if "persistence mode is off" in note]
     finally:
-        watch.stop()
+        rescanner.stop()
         host.close()
 
 
-def test_warm_gpus_are_offered_while_cold_ones_wake_up(root: SimRoot) -> None:
+def test_warm_gpus_are_found_while_cold_ones_start(root: SimRoot) -> None:
     root.cool(0, 6.5)
     root.cool(5, 6.5)
     host = counted(root)
     start_s = CLOCK.monotonic()
-    first = look(host)
+    first = scan(host)
     assert CLOCK.monotonic() - start_s < 6.0
     assert [gpu.minor for gpu in first.inventory.devices] == [1, 2, 3, 4, 6, 7]
     assert first.waiting == (0, 5)
     limit, last = Deadline(60, CLOCK), first
-    while not last.complete and limit.remaining_s():
-        last = look(host, last.inventory)
+    while not last.is_complete and limit.remaining_s():
+        last = scan(host, last.inventory)
     assert len(last.inventory.devices) == 8 and Counted.kills == 0
     host.close()
 
 
-def test_a_lost_gpu_keeps_its_facts_and_comes_back(root: SimRoot, host: Host) -> None:
-    before = look(host).inventory
+def test_lost_gpu_keeps_facts_and_recovers(root: SimRoot, host: Host) -> None:
+    before = scan(host).inventory
     root.lose(3)
-    during = look(host, before).inventory
+    during = scan(host, before).inventory
     assert [gpu.state for gpu in during.devices].count(GpuState.OK) == 7
     assert during.devices[3].state is GpuState.LOST
     assert during.devices[3].uuid == root.profile.gpus[3].uuid
     root.find(3)
-    assert look(host, during).inventory == before
+    assert scan(host, during).inventory == before
 
 
-def test_a_gpu_given_to_vfio_leaves_and_the_others_stay(root: SimRoot, host: Host) -> None:
-    before = look(host).inventory
+def test_gpu_bound_to_vfio_leaves_inventory(root: SimRoot, host: Host) -> None:
+    before = scan(host).inventory
     root.bind(2, "vfio-pci")
-    after = look(host, before).inventory
+    after = scan(host, before).inventory
     assert [gpu.minor for gpu in after.devices] == [0, 1, 3, 4, 5, 6, 7]
     assert all(gpu.state is GpuState.OK for gpu in after.devices)
     root.bind(2, "nvidia")
-    assert look(host, after).inventory.devices == before.devices
+    assert scan(host, after).inventory.devices == before.devices
 
 
 def test_gpu_without_a_device_node_is_noted_as_unlisted(root: SimRoot, host: Host) -> None:
     (root.path / "dev/nvidia3").unlink()
-    found = look(host).inventory
+    found = scan(host).inventory
     assert len(found.devices) == 7
     (note,) = found.notes
     assert root.profile.gpus[3].bdf in note and "NVML does not list" in note
 
 
 @pytest.mark.parametrize("words", [{"recovery_action": 1}, {"fabric_state": 2}])
-def test_gpu_that_cannot_run_cuda_is_not_healthy(
+def test_gpu_that_cannot_run_cuda_is_failed(
     root: SimRoot, host: Host, words: dict[str, int]
 ) -> None:
     root.set_gpu(5, **words)
-    devices = look(host).inventory.devices
+    devices = scan(host).inventory.devices
     assert [gpu.minor for gpu in devices if gpu.state is GpuState.FAILED] == [5]
     root.set_gpu(5, recovery_action=0, fabric_state=3)
-    assert all(gpu.state is GpuState.OK for gpu in look(host).inventory.devices)
+    assert all(gpu.state is GpuState.OK for gpu in scan(host).inventory.devices)
 
 
-def test_the_watch_sees_the_driver_come_go_and_change(root: SimRoot, host: Host) -> None:
+def test_rescanner_follows_driver_unload_load_upgrade(root: SimRoot, host: Host) -> None:
     root.unload_driver(uninstall=True)
-    watch = Watch(host, CLOCK, WatchSettings())
-    watch.tick()
-    assert watch.inventory == Inventory(
-        devices=(), driver_version=None, notes=watch.inventory.notes
+    rescanner = Rescanner(host, CLOCK, RescanSettings())
+    rescanner.rescan_if_due()
+    assert rescanner.inventory == Inventory(
+        devices=(), driver_version=None, notes=rescanner.inventory.notes
     )
     root.load_driver()
-    watch.tick()
-    counts = [len(watch.inventory.devices)]
+    rescanner.rescan_if_due()
+    counts = [len(rescanner.inventory.devices)]
     root.unload_driver()
-    watch.tick()
-    counts.append(len(watch.inventory.devices))
+    rescanner.rescan_if_due()
+    counts.append(len(rescanner.inventory.devices))
     assert counts == [8, 0]
     root.load_driver("590.48.01")
-    watch.tick()
-    assert {gpu.driver_version for gpu in watch.inventory.devices} == {"590.48.01"}
-    assert all(gpu.state is GpuState.OK for gpu in watch.inventory.devices)
+    rescanner.rescan_if_due()
+    assert {gpu.driver_version for gpu in rescanner.inventory.devices} == {"590.48.01"}
+    assert all(gpu.state is GpuState.OK for gpu in rescanner.inventory.devices)

@@ -27,7 +27,7 @@ def verify(node, uid="c1"):
 
 
 class TestFullGpuEdits:
-    def test_the_gpus_node_is_given_with_its_numbers(self, node):
+    def test_edits_contain_gpu_node_with_numbers(self, node):
         node.prepare(a_claim(devices=("gpu-3",)))
         (device,) = node.cdi_spec()["devices"]
         assert device["name"] == "c1-gpu-3"
@@ -42,7 +42,7 @@ class TestFullGpuEdits:
             }
         ]
 
-    def test_drm_nodes_come_with_their_group_and_their_links(self, node):
+    def test_edits_contain_drm_nodes_groups_and_links(self, node):
         node.machine.nodes["/dev/dri/card1"] = NodeStat(major=226, minor=1, mode=0o660, gid=44)
         node.machine.nodes["/dev/dri/renderD128"] = NodeStat(
             major=226, minor=128, mode=0o666, gid=105
@@ -69,31 +69,31 @@ class TestFullGpuEdits:
             f"../renderD128::/dev/dri/by-path/pci-{address}-render",
         ]
 
-    def test_drm_nodes_that_are_not_in_dev_are_left_out(self, node):
+    def test_drm_nodes_missing_in_dev_are_omitted(self, node):
         node.prepare(a_claim())
         assert len(node.cdi_spec()["devices"][0]["containerEdits"]["deviceNodes"]) == 1
         assert node.cdi_spec()["cdiVersion"] == "0.5.0"
 
 
 class TestVerify:
-    def test_a_missing_device_node_is_waited_for_and_named(self, node):
+    def test_missing_device_node_is_retried_and_named(self, node):
         node.machine.gpus[0].pci_driver = "vfio-pci"
         with pytest.raises(NotReadyError, match="/dev/nvidia0 does not exist: run nvidia-modprobe"):
             node.prepare(a_claim())
         assert node.cdi_spec() is None
         assert record_of(node) is None
 
-    def test_a_node_with_wrong_numbers_is_refused(self, node):
+    def test_device_node_with_wrong_numbers_is_refused(self, node):
         node.prepare(a_claim())
         node.machine.nodes["/dev/nvidia0"] = NodeStat(major=195, minor=5, mode=0o666, gid=0)
         with pytest.raises(HostError, match="195:5 and should be 195:0"):
             node.prepare(a_claim())
 
     @pytest.mark.parametrize("fall", ["lose", "hang", "fail"])
-    def test_sick_gpu_is_given_while_its_device_node_exists(self, node, fall):
+    def test_unhealthy_gpu_is_prepared_while_its_node_exists(self, node, fall):
         """Pods that tolerate its taint, and monitoring pods that have admin access to all GPUs."""
         getattr(node.machine, fall)(0, *((999,) if fall == "fail" else ()))
-        node.look()
+        node.rescan()
         both = ("gpu-0", "gpu-1")
         node.prepare(a_claim("brave", devices=both))
         node.prepare(a_claim("monitor", devices=both, admin=True))
@@ -101,59 +101,59 @@ class TestVerify:
             edits = [device["containerEdits"] for device in node.cdi_spec(uid)["devices"]]
             assert [e["deviceNodes"][0]["path"] for e in edits] == ["/dev/nvidia0", "/dev/nvidia1"]
 
-    def test_gpu_that_got_lost_is_answered_as_before(self, node):
+    def test_lost_gpu_is_answered_from_record(self, node):
         before = node.prepare(a_claim())
         node.machine.lose(0)
-        node.look()
+        node.rescan()
         assert node.prepare(a_claim()) == before
         node.machine.gpus[0].pci_driver = None
         with pytest.raises(NotReadyError, match="/dev/nvidia0 does not exist"):
             node.prepare(a_claim())
         node.unprepare(a_claim())
 
-    def test_a_gpu_that_moved_to_another_node_is_refused(self, node):
+    def test_gpu_with_new_minor_is_refused(self, node):
         node.prepare(a_claim())
         node.machine.gpus[0].minor = 9
-        node.look()
+        node.rescan()
         with pytest.raises(HostError, match="is /dev/nvidia9 now"):
             verify(node)
 
-    def test_a_gpu_that_went_is_refused(self, node):
+    def test_removed_gpu_is_refused(self, node):
         node.prepare(a_claim())
         node.machine.remove(0)
         node.restart()
         with pytest.raises(HostError, match="not on this node any more"):
             verify(node)
 
-    def test_a_record_is_served_before_the_gpus_were_looked_at(self, node):
+    def test_record_is_served_before_first_scan(self, node):
         """A plugin restart with a hanging NVML must not stop pods that have their GPUs."""
         devices = node.prepare(a_claim())
-        node.restart(look=False)
-        assert node.watch.inventory.devices == ()
+        node.restart(scan=False)
+        assert node.rescanner.inventory.devices == ()
         assert node.prepare(a_claim()) == devices
 
 
 class TestTimeSlices:
-    def test_the_slice_is_set_and_reset_once_the_claim_goes(self, node):
+    def test_time_slice_is_set_and_reset(self, node):
         node.prepare(a_claim(configs=LONG))
         assert node.time_slices == {node.uuid(0): 3}
         node.unprepare(a_claim())
         assert node.time_slices == {}
 
-    def test_a_plain_claim_never_touches_the_slice(self, node):
+    def test_plain_claim_changes_no_setting(self, node):
         node.prepare(a_claim())
         node.unprepare(a_claim())
         assert [argv for argv in node.commands.history if "smi" in argv[0]] == []
         assert not [call for call in node.machine.calls if call[0] == "set_compute_mode"]
 
-    def test_the_compute_mode_is_put_back(self, node):
+    def test_compute_mode_is_restored(self, node):
         node.machine.gpus[0].compute_mode = 3
         node.prepare(a_claim(configs=LONG))
         assert node.machine.gpus[0].compute_mode == 0
         node.unprepare(a_claim())
         assert node.machine.gpus[0].compute_mode == 3
 
-    def test_the_last_of_several_claims_restores_what_the_first_found(self, node):
+    def test_last_sharing_claim_restores_original_state(self, node):
         node.machine.gpus[0].compute_mode = 3
         one = a_claim("one", shares=("s1",), configs=LONG)
         two = a_claim("two", shares=("s2",), configs=LONG)
@@ -166,27 +166,27 @@ class TestTimeSlices:
         assert node.time_slices == {}
         assert node.machine.gpus[0].compute_mode == 3
 
-    def test_an_admins_claim_leaves_the_owners_slice_alone(self, node):
+    def test_admin_claim_keeps_owners_time_slice(self, node):
         node.prepare(a_claim("owner", configs=LONG))
         admin = a_claim("admin", admin=True, configs=[interval("Short")])
         node.prepare(admin)
         node.unprepare(admin)
         assert node.time_slices == {node.uuid(0): 3}
 
-    def test_unprepare_works_without_the_driver(self, node):
+    def test_unprepare_succeeds_without_driver(self, node):
         node.prepare(a_claim(configs=LONG))
         node.machine.unload_driver()
         node.unprepare(a_claim())
         assert record_of(node) is None
 
-    def test_unprepare_works_with_a_lost_gpu(self, node):
+    def test_unprepare_succeeds_with_lost_gpu(self, node):
         node.prepare(a_claim(configs=LONG))
         node.machine.lose(0)
-        node.look()
+        node.rescan()
         node.unprepare(a_claim())
         assert record_of(node) is None
 
-    def test_after_a_reboot_nothing_of_the_old_boot_is_put_back(self, node):
+    def test_unprepare_after_reboot_restores_nothing(self, node):
         """The GPU may be another claim's by then."""
         node.machine.gpus[0].compute_mode = 3
         node.prepare(a_claim(configs=LONG))
@@ -196,7 +196,7 @@ class TestTimeSlices:
         assert node.time_slices == {}
         assert node.machine.gpus[0].compute_mode == 0
 
-    def test_after_a_reboot_the_slice_is_set_again(self, node):
+    def test_prepare_after_reboot_sets_time_slice_again(self, node):
         node.prepare(a_claim(configs=LONG))
         node.machine.reboot()
         node.restart()
@@ -211,18 +211,18 @@ class TestGpusWithoutTimeSlices:
         node.machine.gpus[0].has_time_slices = False
         return node
 
-    def test_the_default_is_fine(self, old):
+    def test_default_interval_is_prepared(self, old):
         old.prepare(a_claim(configs=[interval("Default")]))
         old.unprepare(a_claim())
 
-    def test_anything_else_is_an_error_and_unprepare_works(self, old):
+    def test_other_interval_fails_and_unprepare_succeeds(self, old):
         with pytest.raises(CommandError):
             old.prepare(a_claim(configs=LONG))
         old.unprepare(a_claim())
         assert record_of(old) is None
 
 
-def test_effects_are_read_as_they_were_written():
+def test_effect_survives_json_round_trip():
     effect = SetTimeSlice(uuid="GPU-1", time_slice=2, compute_mode=3)
     assert effects.decode(effect.to_json()) == effect
 
@@ -230,12 +230,12 @@ def test_effects_are_read_as_they_were_written():
 @pytest.mark.parametrize(
     "body", [{}, {"kind": "createMig"}, {"kind": "setTimeSlice"}, {"kind": ["x"]}]
 )
-def test_an_effect_of_another_release_is_refused_by_name(body):
+def test_unknown_effect_is_refused_by_name(body):
     with pytest.raises(HostError, match="record"):
         effects.decode(body)
 
 
-def test_a_record_with_an_unknown_effect_cannot_be_forgotten_silently(node):
+def test_record_with_unknown_effect_is_kept(node):
     record = Record(
         uid="c1",
         namespace="ns",

@@ -37,7 +37,7 @@ def test_full_and_vfio_names_parse_back() -> None:
 @pytest.mark.parametrize(
     "text", ["", "gpu", "gpu-", "gpu-x", "gpu-1-mig-1g5gb", "gpu-1\n", "cpu-1"]
 )
-def test_other_names_are_none_of_ours(text: str) -> None:
+def test_foreign_device_name_is_not_parsed(text: str) -> None:
     assert names.parse(text) is None
 
 

@@ -52,7 +52,7 @@ def owe(node: GpuNode) -> None:
 
 
 class TestUnprepare:
-    def test_hung_gpu_costs_seconds_and_owes_the_reset(self, node: GpuNode) -> None:
+    def test_hung_gpu_costs_seconds_and_owes_reset(self, node: GpuNode) -> None:
         node.machine.hang(0)
         began_s = node.clock.monotonic()
         node.unprepare(LONG)
@@ -61,9 +61,9 @@ class TestUnprepare:
         assert owed_files(node) == [f"{node.uuid(0)}.json"]
 
     @pytest.mark.parametrize("sickness", ["hang", "lose"])
-    def test_gpu_known_to_be_sick_is_not_asked(self, node: GpuNode, sickness: str) -> None:
+    def test_unhealthy_gpu_is_not_asked(self, node: GpuNode, sickness: str) -> None:
         getattr(node.machine, sickness)(0)
-        node.look()
+        node.rescan()
         runs, began_s = smi_runs(node), node.clock.monotonic()
         node.unprepare(LONG)
         assert smi_runs(node) == runs and node.clock.monotonic() == began_s
@@ -124,14 +124,14 @@ class TestNextClaim:
         node.prepare(PLAIN)
         assert settings(node) == (0, 3)
 
-    def test_sick_gpu_is_given_and_settled_when_it_answers(self, node: GpuNode) -> None:
+    def test_unhealthy_gpu_is_settled_when_it_answers(self, node: GpuNode) -> None:
         node.machine.hang(0)
-        node.look()
+        node.rescan()
         node.unprepare(LONG)
         node.prepare(PLAIN)
         node.machine.heal(0)
-        node.watch.reload()
-        node.watch.tick()
+        node.rescanner.reload()
+        node.rescanner.rescan_if_due()
         assert node.transaction.settle(5.0)
         assert settings(node) == (0, 3)
 
@@ -142,7 +142,7 @@ class TestNextClaim:
 
 
 class TestBackground:
-    def test_sweep_settles_and_comes_back_soon_until_it_could(self, node: GpuNode) -> None:
+    def test_sweep_settles_and_retries_soon_on_failure(self, node: GpuNode) -> None:
         sweep = Sweeper(node.transaction, node.deps, SweepTimes())
         owe(node)
         node.commands.programs["nvidia-smi"] = hang
@@ -176,7 +176,7 @@ class TestBackground:
         node.machine.reboot()
         getattr(node.machine, sickness)(0)
         node.restart()
-        node.look()
+        node.rescan()
         assert node.transaction.settle(5.0)
         assert owed_files(node) == []
 
@@ -213,7 +213,7 @@ class TestDriverLoadedAgain:
     def reload(self, node: GpuNode) -> None:
         node.machine.reload_driver()
         assert settings(node) == (0, 0)
-        node.watch.tick()
+        node.rescanner.rescan_if_due()
 
     def test_repeated_prepare_puts_the_slice_back(self, node: GpuNode) -> None:
         self.reload(node)
@@ -287,7 +287,7 @@ class TestDriverLoadedAgain:
         node.unprepare(LONG)
         assert settings(node) == (0, 2)
 
-    def test_claims_of_a_share_get_it_back_once_for_all(self) -> None:
+    def test_sharing_claims_restore_slice_after_reload(self) -> None:
         node = GpuNode(gpus=1)
         claims = [a_claim(u, shares=(u,), configs=[interval("Long")]) for u in ("one", "two")]
         for claim in claims:

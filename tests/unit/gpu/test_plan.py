@@ -36,19 +36,19 @@ def plan(claim, inventory=TWO, others=(), gates=ON):
     return planning.plan(claim, inventory, others, gates)
 
 
-def test_a_plain_gpu_is_held_and_nothing_is_changed():
+def test_plain_gpu_is_held_without_effects():
     result = plan(a_claim(devices=("gpu-1", "gpu-0")))
     assert result.holds == (a_gpu(0).hold, a_gpu(1).hold)
     assert result.effects == ()
     assert result.config_key == ""
 
 
-def test_an_unknown_device_is_named_with_those_that_exist():
+def test_unknown_device_error_lists_known_ones():
     with pytest.raises(UnknownDeviceError, match="gpu-7 is not on this node; it has gpu-0, gpu-1"):
         plan(a_claim(devices=("gpu-7",)))
 
 
-def test_a_node_without_gpus_yet_is_not_ready():
+def test_node_without_gpus_is_not_ready():
     with pytest.raises(NotReadyError, match="driver loaded") as error:
         plan(a_claim(), Inventory(devices=(), driver_version=None))
     assert error.value.retry_after_s
@@ -59,14 +59,14 @@ SICK = [GpuState.LOST, GpuState.HUNG, GpuState.FAILED]
 
 @pytest.mark.parametrize("admin", [False, True])
 @pytest.mark.parametrize("state", SICK)
-def test_sick_gpu_is_planned_as_its_taint_is_the_guard(state, admin):
+def test_unhealthy_gpu_is_planned(state, admin):
     inventory = an_inventory(a_gpu(0, state=state, message="XID 79"), a_gpu(1))
     result = plan(a_claim(devices=("gpu-0", "gpu-1"), admin=admin), inventory)
     assert result.holds == (() if admin else (a_gpu(0).hold, a_gpu(1).hold))
 
 
 @pytest.mark.parametrize("state", SICK)
-def test_time_slice_of_sick_gpu_is_refused_with_its_reason(state):
+def test_time_slice_of_unhealthy_gpu_is_refused(state):
     inventory = an_inventory(a_gpu(0, state=state, message="XID 79"), a_gpu(1))
     with pytest.raises(NotReadyError, match=f"gpu-0 .* is {state.value}, .* XID 79; reset it"):
         plan(a_claim(configs=[interval("Long")]), inventory)
@@ -74,7 +74,7 @@ def test_time_slice_of_sick_gpu_is_refused_with_its_reason(state):
     assert plan(a_claim(devices=("gpu-1",), configs=[interval("Long")]), inventory).effects
 
 
-def test_gpu_in_mig_mode_is_not_given_whole():
+def test_gpu_in_mig_mode_is_refused_whole():
     with pytest.raises(HostError, match="MIG mode"):
         plan(a_claim(), an_inventory(a_gpu(0, mig_enabled=True)))
 
@@ -82,7 +82,7 @@ def test_gpu_in_mig_mode_is_not_given_whole():
 @pytest.mark.parametrize(
     ("text", "number"), [("Default", 0), ("Short", 1), ("Medium", 2), ("Long", 3)]
 )
-def test_an_interval_becomes_one_time_slice_per_gpu(text, number):
+def test_interval_gives_one_effect_per_gpu(text, number):
     result = plan(a_claim(devices=("gpu-0", "gpu-1"), configs=[interval(text)]))
     assert [(e["uuid"], e["timeSlice"]) for e in result.effects] == [
         (a_gpu(0).uuid, number),
@@ -97,44 +97,44 @@ def test_an_interval_becomes_one_time_slice_per_gpu(text, number):
     "configs",
     [[], [{"apiVersion": API, "kind": "GpuConfig"}], [gpu_config()], [interval("Default")]],
 )
-def test_configs_that_mean_the_default_have_the_same_key(configs):
+def test_default_configs_have_empty_key(configs):
     assert plan(a_claim(configs=configs)).config_key == ""
 
 
 @pytest.mark.parametrize("config", [gpu_config(), gpu_config(timeSlicingConfig={})])
-def test_time_slicing_without_interval_means_default(config):
+def test_missing_interval_means_default(config):
     """Upstream crashes on the empty block, at every claim author's will."""
     (effect,) = plan(a_claim(configs=[config])).effects
     assert effect["timeSlice"] == 0
 
 
-def test_a_strategy_whose_gate_is_off_is_refused_by_the_gates_name():
+def test_strategy_with_gate_off_is_refused_by_name():
     with pytest.raises(InvalidConfigError, match="TimeSlicingSettings"):
         plan(a_claim(configs=[interval("Long")]), gates=OFF)
     with pytest.raises(InvalidConfigError, match="MPSSupport"):
         plan(a_claim(configs=[gpu_config("MPS")]), gates=OFF)
 
 
-def test_mps_is_refused_for_now_by_the_gates_name():
+def test_mps_is_refused_by_gate_name():
     with pytest.raises(InvalidConfigError, match="MPSSupport"):
         plan(a_claim(configs=[gpu_config("MPS")]))
 
 
-def test_the_last_entry_wins_and_main_requests_cover_sub_requests():
+def test_last_config_entry_wins():
     claim = a_claim(configs=[(["r0"], interval("Short")), ([], interval("Long"))])
     assert plan(claim).effects[0]["timeSlice"] == 3
     claim = a_claim(configs=[([], interval("Short")), (["r0"], interval("Long"))])
     assert plan(claim).effects[0]["timeSlice"] == 3
 
 
-def test_devices_with_different_configs_have_a_key_that_says_so():
+def test_different_configs_have_key_per_device():
     claim = a_claim(devices=("gpu-0", "gpu-1"), configs=[(["r1"], interval("Long"))])
     result = plan(claim)
     assert [effect["uuid"] for effect in result.effects] == [a_gpu(1).uuid]
     assert set(json.loads(result.config_key)) == {"gpu-0", "gpu-1"}
 
 
-def test_two_shares_of_one_gpu_configured_differently_are_refused():
+def test_shares_with_different_configs_are_refused():
     configs = [(["r0"], interval("Short")), (["r1"], interval("Long"))]
     claim = a_claim(devices=("gpu-0", "gpu-0"), shares=("s1", "s2"), configs=configs)
     with pytest.raises(InvalidConfigError, match=r"gpu-0 .*Short.*Long.*; use one config"):
@@ -166,25 +166,25 @@ def test_two_shares_of_one_gpu_configured_differently_are_refused():
         ),
     ],
 )
-def test_a_wrong_config_is_refused_with_claim_entry_and_value(config, words):
+def test_invalid_config_error_names_entry_and_value(config, words):
     with pytest.raises(InvalidConfigError, match=words):
         plan(a_claim(configs=[config]))
 
 
-def test_a_config_for_another_kind_of_device_is_an_error_only_when_it_names_the_request():
+def test_config_of_other_kind_fails_only_if_request_named():
     mig = {"apiVersion": API, "kind": "MigDeviceConfig"}
     assert plan(a_claim(configs=[mig])).effects == ()
     with pytest.raises(InvalidConfigError, match="r0"):
         plan(a_claim(configs=[(["r0"], mig)]))
 
 
-def test_admin_access_changes_nothing_and_holds_nothing():
+def test_admin_access_has_no_effects_and_holds():
     result = plan(a_claim(admin=True, configs=[interval("Long")], source=ConfigSource.CLASS))
     assert result.effects == ()
     assert result.holds == ()
 
 
-def test_the_original_state_is_taken_over_from_a_claim_that_shares_the_gpu():
+def test_original_state_is_adopted_from_sharing_claim():
     (effect,) = plan(a_claim(configs=[interval("Long")])).effects
     other = Record(
         uid="other",
@@ -197,7 +197,7 @@ def test_the_original_state_is_taken_over_from_a_claim_that_shares_the_gpu():
     assert plan(a_claim(configs=[interval("Long")]), others=[other]).effects == other.effects
 
 
-def test_two_shares_of_one_gpu_get_names_of_their_own():
+def test_shares_of_one_gpu_have_distinct_cdi_names():
     claim = a_claim(devices=("gpu-0", "gpu-0"), shares=("s1", "s2"))
     assert planning._cdi_names(claim) == ["c1-gpu-0-s1", "c1-gpu-0-s2"]
     assert planning._cdi_names(a_claim(shares=("s1",))) == ["c1-gpu-0"]

@@ -42,7 +42,7 @@ def one_device(gpu: Gpu, settings: SliceSettings = PLAIN) -> dict[str, Any]:
     return dict(device)
 
 
-def test_full_gpu_has_upstreams_attributes_and_capacity() -> None:
+def test_full_gpu_has_upstream_attributes_and_capacity() -> None:
     assert one_device(a_gpu()) == {
         "name": "gpu-0",
         "attributes": {
@@ -63,7 +63,7 @@ def test_full_gpu_has_upstreams_attributes_and_capacity() -> None:
     }
 
 
-def test_facts_the_machine_does_not_tell_are_left_out() -> None:
+def test_unknown_facts_are_omitted() -> None:
     device = one_device(
         a_gpu(memory_bytes=None, addressing_mode=None, numa_node=None, pcie_root=None)
     )
@@ -76,7 +76,7 @@ def test_facts_the_machine_does_not_tell_are_left_out() -> None:
     assert not missing & set(device["attributes"])
 
 
-def test_devices_are_ordered_by_minor_whatever_the_order_of_discovery() -> None:
+def test_devices_are_ordered_by_minor() -> None:
     gpus = [a_gpu(n) for n in (10, 2, 0)]
     assert [d["name"] for d in slices.build(an_inventory(*gpus), PLAIN).devices] == [
         "gpu-0",
@@ -90,19 +90,19 @@ def test_empty_inventory_gives_an_empty_pool() -> None:
     assert pool.devices == () and pool.health == ()
 
 
-def test_gpu_in_mig_mode_is_not_offered_as_a_full_gpu() -> None:
+def test_gpu_in_mig_mode_is_not_published_whole() -> None:
     inventory = an_inventory(a_gpu(mig_enabled=True), a_gpu(1))
     assert [d["name"] for d in slices.build(inventory, PLAIN).devices] == ["gpu-1"]
     assert any("MIG" in note for note in slices.explain(inventory, PLAIN))
 
 
-def test_numa_node_is_a_list_of_one_with_the_gate() -> None:
+def test_numa_node_is_list_with_gate() -> None:
     device = one_device(a_gpu(numa_node=1), SliceSettings(list_attributes=True))
     assert device["attributes"]["resource.kubernetes.io/numaNode"] == {"ints": [1]}
 
 
 @pytest.mark.parametrize(("module_id", "told"), [(3, {"int": 3}), (0, None), (None, None)])
-def test_module_id_is_told_with_its_gate_and_when_not_zero(module_id: Any, told: Any) -> None:
+def test_module_id_is_published_with_gate(module_id: Any, told: Any) -> None:
     gpu = a_gpu(module_id=module_id)
     device = one_device(gpu, SliceSettings(module_ids=True))
     assert device["attributes"].get("gpuModuleID") == told
@@ -117,16 +117,14 @@ def test_module_id_is_told_with_its_gate_and_when_not_zero(module_id: Any, told:
         ({"pci_address": "10000:01:00.0"}, "resource.kubernetes.io/pciBusID"),
     ],
 )
-def test_a_fact_the_api_would_refuse_costs_its_attribute_and_not_the_gpu(
-    facts: dict[str, Any], attribute: str
-) -> None:
+def test_invalid_fact_drops_only_its_attribute(facts: dict[str, Any], attribute: str) -> None:
     inventory = an_inventory(a_gpu(**facts))
     (device,) = slices.build(inventory, PLAIN).devices
     assert attribute not in device["attributes"]
     assert len(slices.explain(inventory, PLAIN)) == 1
 
 
-def test_long_strings_are_cut_at_a_character_and_named() -> None:
+def test_long_strings_are_cut_at_a_character() -> None:
     inventory = an_inventory(a_gpu(product_name="x" * 63 + "é"))
     (device,) = slices.build(inventory, PLAIN).devices
     assert device["attributes"]["productName"] == {"string": "x" * 63}
@@ -134,7 +132,7 @@ def test_long_strings_are_cut_at_a_character_and_named() -> None:
 
 
 @pytest.mark.parametrize("state", [GpuState.LOST, GpuState.HUNG, GpuState.FAILED])
-def test_a_sick_gpu_is_not_offered_without_taints_and_its_neighbour_is(state: GpuState) -> None:
+def test_unhealthy_gpu_is_withheld_without_taints(state: GpuState) -> None:
     pool = slices.build(an_inventory(a_gpu(state=state, message="why"), a_gpu(1)), PLAIN)
     assert [d["name"] for d in pool.devices] == ["gpu-1"]
     assert [(h.device, h.health) for h in pool.health] == [
@@ -152,15 +150,13 @@ def test_a_sick_gpu_is_not_offered_without_taints_and_its_neighbour_is(state: Gp
         (GpuState.FAILED, "gpu.nvidia.com/gpu-failed"),
     ],
 )
-def test_a_sick_gpu_is_offered_with_a_taint_that_blocks_new_claims(
-    state: GpuState, key: str
-) -> None:
+def test_unhealthy_gpu_is_published_tainted(state: GpuState, key: str) -> None:
     device = one_device(a_gpu(state=state), TAINTS)
     assert device["taints"] == [{"key": key, "effect": "NoSchedule"}]
     assert "taints" not in one_device(a_gpu(), TAINTS)
 
 
-def test_taints_of_others_are_added_in_stable_order_once_a_key() -> None:
+def test_taints_are_merged_by_key_in_stable_order() -> None:
     more = {
         "gpu-0": (
             Taint(key="gpu.nvidia.com/xid", value="79"),
@@ -179,7 +175,7 @@ def test_taints_of_others_are_added_in_stable_order_once_a_key() -> None:
     ("shares", "default", "least"),
     [("unlimited", "0", "0"), ("memory", "80Gi", "1Mi"), ("4", "0", "0")],
 )
-def test_shared_memory_has_a_request_policy(shares: str, default: str, least: str) -> None:
+def test_memory_shares_have_request_policy(shares: str, default: str, least: str) -> None:
     device = one_device(a_gpu(memory_bytes=80 * 2**30 + 4096), SliceSettings(shares=shares))
     assert device["allowMultipleAllocations"] is True
     assert device["capacity"]["memory"] == {
@@ -191,7 +187,7 @@ def test_shared_memory_has_a_request_policy(shares: str, default: str, least: st
     }
 
 
-def test_a_number_of_shares_is_a_capacity_of_its_own() -> None:
+def test_number_of_shares_is_separate_capacity() -> None:
     device = one_device(a_gpu(), SliceSettings(shares="4"))
     assert device["capacity"]["shares"] == {
         "value": "4",
@@ -199,20 +195,20 @@ def test_a_number_of_shares_is_a_capacity_of_its_own() -> None:
     }
 
 
-def test_one_share_has_no_step_for_there_is_no_room_for_one() -> None:
+def test_single_share_has_no_step() -> None:
     device = one_device(a_gpu(), SliceSettings(shares="1"))
     policy = {"default": "1", "validRange": {"min": "1", "max": "1"}}
     assert device["capacity"]["shares"] == {"value": "1", "requestPolicy": policy}
 
 
-def test_number_of_shares_limits_claims_without_known_memory() -> None:
+def test_share_number_applies_without_known_memory() -> None:
     device = one_device(a_gpu(memory_bytes=None), SliceSettings(shares="4"))
     assert device["allowMultipleAllocations"] is True
     assert device["capacity"].keys() == {"shares"}
     assert device["capacity"]["shares"]["value"] == "4"
 
 
-def test_shares_of_unknown_memory_are_offered_to_one_claim() -> None:
+def test_memory_shares_without_known_memory_are_exclusive() -> None:
     settings = SliceSettings(shares="memory")
     device = one_device(a_gpu(memory_bytes=None), settings)
     assert "allowMultipleAllocations" not in device and "capacity" not in device

@@ -33,30 +33,30 @@ def settings(text: str = "", **flags: str) -> config.NodeConfig:
     )
 
 
-def test_a_gpu_sick_at_the_first_look_is_tainted_in_the_first_pool():
+def test_gpu_unhealthy_at_start_is_tainted_in_first_pool():
     """Upstream publishes without taints first, and may overwrite those that came early."""
     node = GpuNode(gpus=2)
-    node.restart(look=False)
+    node.restart(scan=False)
     node.machine.fail(0, GPU_IS_LOST, "brand")
     pools = []
     effects = Effects(node.host, Owed(node.state / "owed", node.files))
-    driver = GpuDriver(effects, node.watch, node.gates, SliceSettings(taints=True), HOOK)
+    driver = GpuDriver(effects, node.rescanner, node.gates, SliceSettings(taints=True), HOOK)
     driver.subscribe(lambda: pools.append(driver.pool()))
     assert driver.pool().devices == ()
-    node.watch.tick()
+    node.rescanner.rescan_if_due()
     assert {device["name"]: device.get("taints") for device in pools[0].devices} == {
         "gpu-0": [{"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}],
         "gpu-1": None,
     }
 
 
-def test_a_gpu_that_came_back_with_another_minor_is_given_by_its_new_node():
+def test_gpu_with_new_minor_is_prepared_with_new_node():
     """Upstream keeps the edits of a UUID for minutes, with the minor that it had."""
     node = GpuNode(gpus=2)
     node.prepare(a_claim("before", devices=("gpu-1",)))
     node.unprepare(a_claim("before", devices=("gpu-1",)))
     node.machine.gpus[1].minor = 7
-    node.look()
+    node.rescan()
     (prepared,) = node.prepare(a_claim("after", devices=("gpu-7",)))
     assert prepared.details["uuid"] == node.uuid(1)
     (device,) = node.cdi_spec("after")["devices"]

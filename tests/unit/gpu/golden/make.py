@@ -12,7 +12,7 @@ from typing import Any
 
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.gpu import slices
-from nvdra_node.gpu.discover import discover
+from nvdra_node.gpu.inventory.discover import discover
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from tests.sim.api import SimRoot
@@ -27,9 +27,9 @@ def devices(path: Path, profile: str) -> list[Any]:
     roots = HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
     host = open_host(roots)
     try:
-        while not (look := discover(host, SystemClock())).complete:
+        while not (result := discover(host, SystemClock())).is_complete:
             pass  # this machine does other things as well
-        inventory = look.inventory
+        inventory = result.inventory
     finally:
         host.close()
     return list(slices.build(inventory, slices.SliceSettings()).devices)

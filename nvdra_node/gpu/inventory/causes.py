@@ -1,6 +1,6 @@
-"""Why a GPU is not offered, or is slow, in words for logs, health reports and events. Pure. Used by ``discover``.
+"""Texts for logs, health reports and events: why a GPU is not published or is slow, and the remedy. Pure.
 
-Texts have no running numbers: a device's message is news to the kubelet each time that it changes.
+Texts contain no counters or timestamps: each change of a device's message is sent to the kubelet.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ COLD = "the first use of a GPU without persistence mode takes seconds"
 
 
 def no_answer(limit_s: float) -> str:
-    """Of a GPU whose call goes on for longer than it may."""
-    return f"no answer within {limit_s:g} s; NVML is still being waited for"
+    """Message for a GPU whose call exceeded its limit."""
+    return f"no answer within {limit_s:g} s; NVML is the call is still in progress"
 
 
 def without_persistence(gpus: Sequence[Gpu]) -> list[str]:
-    """Which GPUs are cold whenever no pod uses them."""
+    """Note naming the GPUs that the driver deinitialises when no process uses them."""
     names = [gpu.name for gpu in gpus if gpu.persistence is False]
     if not names:
         return []
     return [
-        f"persistence mode is off ({', '.join(names)}): the first CUDA program of each pod and each look takes seconds"
+        f"persistence mode is off ({', '.join(names)}): the first CUDA program of each pod and each scan takes seconds"
         " longer; enable nvidia-persistenced.service"
     ]
 
@@ -38,7 +38,7 @@ _PROHIBITED = 2
 _GPU_MAJOR = 195
 _REMEDIES = {
     4: "the service may not open /dev/nvidiactl: check its mode and the unit's DeviceAllow",
-    9: "the kernel has the driver loaded: is /dev/nvidiactl there? run nvidia-modprobe -c 0 -u",
+    9: "the kernel has the driver loaded: does /dev/nvidiactl exist? run nvidia-modprobe -c 0 -u",
     18: "the driver's package was changed without loading the new driver: reboot, or reload the driver",
 }
 """NVML_ERROR_NO_PERMISSION, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH."""
@@ -50,7 +50,7 @@ _RECOVERY = {
     6: "drain this node, then reset the GPU's bus",
     7: "reboot this machine",
 }
-"""NVML_GPU_RECOVERY_ACTION_* after which no new claim should get the GPU, and what to do."""
+"""NVML_GPU_RECOVERY_ACTION_* after which no new claim should get the GPU, with the remedy."""
 _LIMITED = {
     3: "end the pods whose GPUs reach each other's memory",
     5: "its IMEX domain must be recovered: delete the pods of its ComputeDomain",
@@ -59,13 +59,13 @@ _LIMITED = {
 
 
 def needs_recovery(facts: Mapping[str, Any]) -> str:
-    """Why a GPU that NVML can read should get no new claim; empty when it asks for nothing."""
+    """Why a GPU that NVML can read should get no new claim; empty: no recovery needed."""
     action = facts.get("recovery_action", 0)
     return f"asks for recovery action {action}: {_RECOVERY[action]}" if action in _RECOVERY else ""
 
 
 def forbids_programs(facts: Mapping[str, Any]) -> str:
-    """Why the GPU's settings let no CUDA program start."""
+    """Why the GPU's compute mode lets no CUDA program start; empty when it does."""
     if facts.get("compute_mode") != _PROHIBITED:
         return ""
     return (
@@ -75,12 +75,12 @@ def forbids_programs(facts: Mapping[str, Any]) -> str:
 
 
 def node_path(minor: int) -> str:
-    """The GPU's device."""
+    """The GPU's device node."""
     return f"/dev/nvidia{minor}"
 
 
 def wrong_node(minor: int, stat: NodeStat | None) -> str:
-    """What is wrong with a GPU's device node; empty when it is as it must be."""
+    """What is wrong with a GPU's device node; empty when nothing is."""
     path, remedy = node_path(minor), f"run nvidia-modprobe -c {minor}"
     if stat is None:
         return f"{path} does not exist: {remedy}"
@@ -90,13 +90,13 @@ def wrong_node(minor: int, stat: NodeStat | None) -> str:
 
 
 def nvml_failed(error: NvdraError) -> str:
-    """NVML works on no GPU: its error, and what to do where the code tells."""
+    """Text for an NVML failure that affects all GPUs, with the remedy for known codes."""
     remedy = _REMEDIES.get(error.code, "") if isinstance(error, NvmlError) else ""
     return f"{error}: {remedy}" if remedy else str(error)
 
 
 def without_fabric(facts: Mapping[str, Any]) -> str:
-    """Why CUDA programs do not start on a GPU of an NVLink fabric; empty when it is registered or has none."""
+    """Why CUDA programs do not start on a GPU of an NVLink fabric; empty when registered or without fabric."""
     fabric = facts.get("fabric")
     if not fabric:
         return ""
@@ -111,14 +111,14 @@ def without_fabric(facts: Mapping[str, Any]) -> str:
 
 
 def limits(facts: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a GPU that can be used all the same."""
+    """Limitations of a GPU that remains usable."""
     action = facts.get("recovery_action", 0)
     return [f"asks for recovery action {action}: {_LIMITED[action]}"] if action in _LIMITED else []
 
 
 def unlisted(gpus: Sequence[PciGpu], known: Collection[str], listed: int) -> list[str]:
-    """GPUs of the PCI bus that are not offered although no other use was made of them. ``known``: addresses that NVML
-    told, now or before; ``listed``: how many GPUs NVML lists, some of which it may have told nothing of."""
+    """Notes on GPUs of the PCI bus that are not published and not in other use. ``known``: addresses that NVML has
+    reported; ``listed``: number of GPUs that NVML lists, including unreadable ones."""
     notes = [
         f"{gpu.address}: no kernel driver is bound to this GPU: see the kernel log (NVRM: probe failed), or bind it"
         for gpu in gpus

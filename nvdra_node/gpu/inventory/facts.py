@@ -1,4 +1,4 @@
-"""NVML's enumerators and spellings as this project writes them. Pure. Used by ``discover``."""
+"""Names of NVML's enumerators, as upstream publishes them. Pure."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ ADDRESSING_MODES: Mapping[int, str] = {0: "None", 1: "HMM", 2: "ATS"}
 
 def pci_address(bus_id: str) -> str:
     """NVML's bus id (``00000000:3B:00.0``) as the kernel writes it: lower case, at least four digits of domain."""
-    domain, _, rest = bus_id.lower().partition(":")
+    domain, _, function = bus_id.lower().partition(":")
     try:
-        return f"{int(domain, 16):04x}:{rest}"
+        return f"{int(domain, 16):04x}:{function}"
     except ValueError:
         return bus_id.lower()
 
 
 def named(names: Mapping[int, str], value: int | None) -> str:
-    """A number newer than this release is no error; upstream stops the node for it."""
+    """Name of an NVML enumerator; ``Unknown`` when it is missing or newer than this release."""
     return "Unknown" if value is None else names.get(value, "Unknown")
