@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -17,6 +17,8 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube import resourceapi
 from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE, Client
 from nvdra_core.kube.errors import TransportError
+from nvdra_core.kube.listwatch import ClientListWatch
+from nvdra_core.kube.reflector import WatchStream
 from nvdra_core.kube.resources import (
     CLAIMS,
     EVERYTHING,
@@ -28,7 +30,6 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
-from nvdra_core.kube.watch import Follow, Watch
 from nvdra_core.runtime.clock import Deadline
 
 RECHECK_S = 1800.0
@@ -86,7 +87,7 @@ class DraApi:
             claim = self.client.get(resource, name, namespace=namespace, deadline=deadline)
             return resourceapi.claim_from(claim, version)
 
-        return self._in_version(get, deadline)
+        return self.in_version(get, deadline)
 
     def list_slices(
         self, selector: Selector = EVERYTHING, *, deadline: Deadline | None = None
@@ -98,11 +99,11 @@ class DraApi:
             items = [resourceapi.slice_from(item, version) for item in found.items]
             return ObjectList(items, found.resource_version)
 
-        return self._in_version(list_in, deadline)
+        return self.in_version(list_in, deadline)
 
-    def follow_slices(self, selector: Selector = EVERYTHING) -> Follow:
-        """The selected slices, kept current, across changes of the served version."""
-        return Follow(self.client, _Slices(self, selector), SLICES.plural)
+    def slice_source(self, selector: Selector = EVERYTHING) -> SliceListWatch:
+        """The selected slices for a Reflector, as v1 across changes of the served version."""
+        return SliceListWatch(self, selector)
 
     def create_slice(
         self,
@@ -120,7 +121,7 @@ class DraApi:
             )
             return resourceapi.slice_from(stored, version)
 
-        return self._in_version(create, deadline)
+        return self.in_version(create, deadline)
 
     def update_slice(
         self,
@@ -138,7 +139,7 @@ class DraApi:
             )
             return resourceapi.slice_from(stored, version)
 
-        return self._in_version(update, deadline)
+        return self.in_version(update, deadline)
 
     def delete_slice(
         self,
@@ -154,7 +155,7 @@ class DraApi:
                 SLICES.at(version), name, preconditions=preconditions, deadline=deadline
             )
 
-        self._in_version(delete, deadline)
+        self.in_version(delete, deadline)
 
     def apply_claim_status(
         self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
@@ -167,7 +168,7 @@ class DraApi:
             stored = self.client.apply(resource, sent, options=options, deadline=deadline)
             return resourceapi.claim_from(stored, version)
 
-        return self._in_version(apply, deadline)
+        return self.in_version(apply, deadline)
 
     def patch_claim_status(
         self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None
@@ -180,9 +181,10 @@ class DraApi:
             stored = self.client.merge_patch(resource, body, options=options, deadline=deadline)
             return resourceapi.claim_from(stored, version)
 
-        return self._in_version(patch, deadline)
+        return self.in_version(patch, deadline)
 
-    def _in_version(self, call: Callable[[str], T], deadline: Deadline | None) -> T:
+    def in_version(self, call: Callable[[str], T], deadline: Deadline | None = None) -> T:
+        """``call`` with the served version; again with another one if the first is not served any more."""
         version = self.version(deadline)
         try:
             return call(version)
@@ -220,21 +222,27 @@ class DraApi:
         self._outages = self.client.transport.pool.outages
 
 
-class _Slices:
-    """ResourceSlices as v1, for ``Follow``."""
+class SliceListWatch:
+    """A ``reflector.ListerWatcher`` of ResourceSlices as v1."""
+
+    name = SLICES.plural
 
     def __init__(self, api: DraApi, selector: Selector) -> None:
         self._api = api
         self._selector = selector
-        self._version = ""
 
-    def list_now(self) -> ObjectList:
-        found = self._api.list_slices(self._selector)
-        self._version = self._api.version()
-        return found
+    def list_page(self, parameters: Mapping[str, str]) -> JsonObject:
+        """See ListerWatcher."""
+        return self._api.in_version(lambda version: self._at(version).list_page(parameters))
 
-    def watch_from(self, version: str) -> Watch:
-        return Watch(self._api.client, SLICES.at(self._version), "", self._selector, version)
+    def watch(self, parameters: Mapping[str, str], timeout_s: float) -> WatchStream:
+        """See ListerWatcher. An unserved version is a 404 of ``open``; the list after it finds the served one."""
+        return self._at(self._api.version()).watch(parameters, timeout_s)
 
-    def convert(self, obj: JsonObject) -> JsonObject:
-        return resourceapi.slice_from(obj, self._version)
+    def _at(self, version: str) -> ClientListWatch:
+        return ClientListWatch(
+            self._api.client,
+            SLICES.at(version),
+            selector=self._selector,
+            convert=lambda obj: resourceapi.slice_from(obj, version),
+        )

@@ -10,13 +10,15 @@ import calendar
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
+from nvdra_core.kube.listwatch import ClientListWatch
+from nvdra_core.kube.reflector import Reflector
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, Resource
-from nvdra_core.kube.watch import Listing, follow
+from nvdra_core.runtime.clock import SystemClock
 from tests.beds.cluster import wire
 from tests.beds.cluster.api import Cluster
 from tests.domain.trays import DRIVER, PLUGIN, SUPERVISOR, Tray
@@ -87,6 +89,26 @@ class Moments:
         }
 
 
+class _Taker:
+    """A Store that passes each object on with the time."""
+
+    def __init__(self, moments: Moments, take: Callable[[dict[str, Any], float], None]) -> None:
+        self._moments = moments
+        self._take = take
+
+    def replace(self, objects: Iterable[dict[str, Any]]) -> None:
+        for obj in objects:
+            self.put(obj)
+
+    def put(self, obj: dict[str, Any]) -> None:
+        with self._moments.changed:
+            self._take(obj, time.time())
+            self._moments.changed.notify_all()
+
+    def delete(self, obj: dict[str, Any]) -> None:
+        pass
+
+
 class Watcher:
     """Watches a namespace's pods and claims and all FabricNodes while it is entered."""
 
@@ -98,40 +120,31 @@ class Watcher:
             CLAIMS: self.moments.claim,
             FABRIC_NODES: self.moments.fabric_node,
         }
-        self._follows = {
-            follow(self._client, kind, namespace="" if kind is FABRIC_NODES else place): take
+        self._reflectors = [
+            Reflector(
+                ClientListWatch(
+                    self._client, kind, namespace="" if kind is FABRIC_NODES else place
+                ),
+                _Taker(self.moments, take),
+                SystemClock(),
+            )
             for kind, take in takers.items()
-        }
+        ]
         self._netns = cluster.layout.netns
-        self._listed = {id(one): threading.Event() for one in self._follows}
 
     def __enter__(self) -> Moments:
         with wire.inside(self._netns):
-            for one, take in self._follows.items():
-                threading.Thread(target=self._run, args=(one, take), daemon=True).start()
-        for listed in self._listed.values():
-            if not listed.wait(30):
+            for reflector in self._reflectors:
+                threading.Thread(target=reflector.run, daemon=True).start()
+        for reflector in self._reflectors:
+            if not reflector.synced.wait(30):
                 raise TimeoutError("the API server lists nothing")
         return self.moments
 
     def __exit__(self, *exc: object) -> None:
-        for one in self._follows:
-            one.stop()
+        for reflector in self._reflectors:
+            reflector.stop()
         self._client.close()
-
-    def _run(self, one: Any, take: Callable[[dict[str, Any], float], None]) -> None:
-        for news in one:
-            at_s = time.time()
-            with self.moments.changed:
-                objects = news.items if isinstance(news, Listing) else [news.obj]
-                for obj in objects if not self._is_gone(news) else ():
-                    take(obj, at_s)
-                self.moments.changed.notify_all()
-            self._listed[id(one)].set()
-
-    @staticmethod
-    def _is_gone(news: Any) -> bool:
-        return not isinstance(news, Listing) and news.type == "DELETED"
 
 
 def _wall(text: str) -> float:

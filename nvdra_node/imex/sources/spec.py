@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
 from nvdra_core.kube.client import Client
+from nvdra_core.kube.listwatch import ClientListWatch
+from nvdra_core.kube.reflector import Reflector
 from nvdra_core.kube.resources import Resource, Selector
-from nvdra_core.kube.watch import Follow, Listing, follow
 from nvdra_core.runtime import log
 from nvdra_node.imex.daemon.statefile import decode_spec
 
@@ -17,7 +18,7 @@ _LOG = log.get(__name__)
 
 
 class SpecReflector:
-    """Follows this node's FabricNode."""
+    """Keeps the supervisor's copy of this node's FabricNode spec current."""
 
     def __init__(
         self,
@@ -26,24 +27,33 @@ class SpecReflector:
         node: str,
         take: Callable[[FabricNodeSpec | None, int], None],
     ) -> None:
-        """``take`` gets each new spec with its generation; None: there is no object."""
-        self._node = node
+        """``take`` gets each new spec with its generation; None: the object does not exist."""
         self._take_spec = take
-        selector = Selector(fields=f"metadata.name={node}")
-        self._follow: Follow = follow(client, resource, selector=selector)
+        source = ClientListWatch(
+            client, resource, selector=Selector(fields=f"metadata.name={node}")
+        )
+        self._reflector = Reflector(source, self, client.transport.clock)
 
     def run(self) -> None:
-        """Follow until ``stop``."""
-        for news in self._follow:
-            if isinstance(news, Listing):
-                mine = [item for item in news.items if item["metadata"]["name"] == self._node]
-                self._take(mine[0] if mine else None)
-            else:
-                self._take(None if news.type == "DELETED" else news.obj)
+        """Watch until ``stop``."""
+        self._reflector.run()
 
     def stop(self) -> None:
         """End ``run``, from any thread."""
-        self._follow.stop()
+        self._reflector.stop()
+
+    def replace(self, objects: Iterable[dict[str, Any]]) -> None:
+        """See reflector.Store; the selector leaves at most one object."""
+        found = list(objects)
+        self._take(found[0] if found else None)
+
+    def put(self, obj: dict[str, Any]) -> None:
+        """See reflector.Store."""
+        self._take(obj)
+
+    def delete(self, obj: dict[str, Any]) -> None:
+        """See reflector.Store."""
+        self._take(None)
 
     def _take(self, obj: dict[str, Any] | None) -> None:
         if obj is None:

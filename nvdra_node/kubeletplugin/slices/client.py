@@ -6,15 +6,14 @@ Thin: picks selectors, field manager and preconditions, and turns versions aroun
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import permission, resourceapi, watch
+from nvdra_core.kube import permission
 from nvdra_core.kube.dra import DraApi
+from nvdra_core.kube.reflector import ListerWatcher
 from nvdra_core.kube.resources import (
     NODES,
-    SLICES,
     ObjectList,
     Preconditions,
     Selector,
@@ -25,16 +24,6 @@ from nvdra_node.kubeletplugin.slices.layout import JsonObject
 
 _GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-(?:alpha|beta|rc)(?![a-zA-Z-]))?")
 """Of what may follow, only Kubernetes' own words for a pre-release count; vendors add theirs (``-eks-1a2b``)."""
-
-
-class SliceEvents(Protocol):
-    """Changes of the slices: iterate in one thread, ``stop`` from another."""
-
-    def __iter__(self) -> Iterator[watch.Event]:
-        """Each change; raises ApiError (410: list again)."""
-
-    def stop(self) -> None:
-        """End the iteration."""
 
 
 class Slices(Protocol):
@@ -58,11 +47,8 @@ class Slices(Protocol):
     def delete(self, obj: JsonObject, deadline: Deadline) -> None:
         """Delete exactly this state of a slice; fine when it is gone. Raises ApiError 409 when it changed."""
 
-    def watch(self, resource_version: str, deadline: Deadline) -> SliceEvents:
-        """Changes since a list."""
-
-    def watch_all(self, told: Callable[[ObjectList], None], deadline: Deadline) -> SliceEvents:
-        """What there is, for ``told``, and then changes. Raises ApiError, also for a server that cannot."""
+    def source(self) -> ListerWatcher:
+        """All slices of the driver on the node, for a Reflector."""
 
 
 class KubeSlices:
@@ -115,26 +101,9 @@ class KubeSlices:
             if error.status != 404 or error.api_reason != "NotFound":
                 raise
 
-    def watch(self, resource_version: str, deadline: Deadline) -> SliceEvents:
+    def source(self) -> ListerWatcher:
         """See Slices."""
-        version = self._api.version(deadline)
-        return watch.watch(
-            self._api.client,
-            SLICES.at(version),
-            resource_version=resource_version,
-            selector=self._selector,
-        )
-
-    def watch_all(self, told: Callable[[ObjectList], None], deadline: Deadline) -> SliceEvents:
-        """See Slices."""
-        version = self._api.version(deadline)
-
-        def convert(found: ObjectList) -> None:
-            items = [resourceapi.slice_from(item, version) for item in found.items]
-            told(ObjectList(items, found.resource_version))
-
-        client = self._api.client
-        return watch.InitialWatch(client, SLICES.at(version), self._selector, convert)
+        return self._api.slice_source(self._selector)
 
 
 def withdraw(slices: Slices, deadline: Deadline) -> int:

@@ -140,7 +140,7 @@ class Publisher:
     def introduce(self) -> None:
         """Get to know the API server, our Node and our slices while the kubelet still takes its time. What fails here
         is tried again, and told, by the first attempt."""
-        self._watch.begin()  # meanwhile, on a connection of its own
+        self._watch.start()  # meanwhile, on a connection of its own
         try:
             self._identify(Deadline(INTRODUCE_S, self._clock))
         except NvdraError as error:

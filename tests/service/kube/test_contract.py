@@ -12,11 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import resourceapi, watch
+from nvdra_core.kube import resourceapi
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.kube.errors import RelistError
 from nvdra_core.kube.resources import (
     CLAIMS,
     NAMESPACES,
@@ -27,6 +26,7 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.service.kube.following import Follower
 from tests.service.kube.objects import (
     a_claim,
     a_device,
@@ -370,13 +370,12 @@ class TestFakeApi(KubernetesApiContract):
         yield client
         client.close()
 
-    def test_watch_from_a_forgotten_version_asks_for_a_list(
-        self, api: Client, server: FakeApiServer
-    ) -> None:
+    def test_compacted_version_is_relisted(self, api: Client, server: FakeApiServer) -> None:
         # A real server forgets after five minutes at the soonest.
         server.api.store.compact()
-        with pytest.raises(RelistError):
-            list(watch.watch(api, SLICES, resource_version="1"))
+        follower = Follower(api, version="1")
+        follower.wait_for("LIST ")
+        follower.stop()
 
 
 @pytest.mark.cluster

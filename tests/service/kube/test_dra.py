@@ -11,11 +11,11 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import RECHECK_S, DraApi
 from nvdra_core.kube.resources import Selector, WriteOptions
-from nvdra_core.kube.watch import Listing
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.waits import until
+from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation
 from tests.service.kube.patience import assert_unreachable
 
@@ -162,23 +162,22 @@ def test_name_that_would_change_the_path_is_never_sent(
     assert server.api.log.count() == 0
 
 
-def test_followed_slices_are_v1_across_an_upgrade(server: FakeApiServer, client: Client) -> None:
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_followed_slices_are_v1_across_an_upgrade(
+    server: FakeApiServer, client: Client, is_streaming: bool
+) -> None:
     server.api.router.serve_versions(("v1beta1",))
-    stream = DraApi(client).follow_slices(Selector("spec.nodeName=node-a"))
-    seen = []
-    for found in stream:
-        if isinstance(found, Listing):
-            seen.append([item["spec"]["devices"] for item in found.items])
-            if len(seen) == 1:
-                server.add(a_slice())
-        else:
-            assert found.obj["apiVersion"] == "resource.k8s.io/v1"
-            seen.append(found.obj["spec"]["devices"])
-            server.api.router.serve_versions(("v1",))
-            server.api.reader.end_watches()
-        if len(seen) == 3:
-            stream.stop()
-    assert seen == [[], [a_device()], [[a_device()]]]
+    source = DraApi(client).slice_source(Selector("spec.nodeName=node-a"))
+    follower = Follower(source, is_streaming=is_streaming)
+    follower.wait_for("LIST ")
+    server.add(a_slice())
+    follower.wait_for("PUT slice")
+    server.api.router.serve_versions(("v1",))
+    server.api.reader.end_watches()
+    follower.wait_for("LIST slice")
+    follower.stop()
+    assert [obj["apiVersion"] for obj in follower.objects] == ["resource.k8s.io/v1"] * 2
+    assert [obj["spec"]["devices"] for obj in follower.objects] == [[a_device()]] * 2
 
 
 def test_nobody_waits_for_anothers_question_beyond_his_own_deadline(

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.errors import ApiError, ConfigError
-from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NAMESPACES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
@@ -20,6 +19,7 @@ from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.pki import StoredAuthority
 from tests.lib.waits import until
 from tests.service.kube.conftest import ONCE
+from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_slice
 
 Connect = Callable[..., Client]
@@ -131,19 +131,13 @@ def test_watch_survives_the_rotation(connect: Connect, tmp_path: Path, kubelet_f
     with enforcing(tmp_path) as server:
         issue(server, kubelet_file, "first")
         client = connect(server.config(client_cert_file=str(kubelet_file)))
-        stream = watch.watch(client, SLICES, resource_version=client.list(SLICES).resource_version)
-        seen: list[str] = []
-        thread = threading.Thread(
-            target=lambda: seen.extend(event.obj["metadata"]["name"] for event in stream)
-        )
-        thread.start()
+        follower = Follower(client, version=client.list(SLICES).resource_version)
         issue(server, kubelet_file, "second")
         client.transport.credentials.refresh()
         server.add(a_slice("a"))
-        until(lambda: seen)
-        stream.stop()
-        thread.join()
-        assert seen == ["a"]
+        follower.wait_for("PUT a")
+        follower.stop()
+        assert follower.seen == ["PUT a"]
 
 
 def test_half_written_certificate_keeps_the_old_one(

@@ -1,60 +1,49 @@
-"""What the client relies on in watches; a part of the contract of ``test_contract``, which says on which servers."""
+"""What the Reflector relies on in watches; a part of the contract of ``test_contract``, which names the servers."""
 
 from __future__ import annotations
 
-import threading
-
-from nvdra_core.kube import resourceapi, watch
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
-from nvdra_core.kube.resources import SLICES, ObjectList, Selector
+from nvdra_core.kube.resources import JsonObject, Selector
+from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_slice
+
+
+def of_node(node: str) -> Selector:
+    return Selector(f"spec.nodeName={node},spec.driver=gpu.nvidia.com")
 
 
 class WatchRules:
     """The rules; fixtures are those of the contract."""
 
-    def test_watch_tells_changes_in_order(self, dra: DraApi, node: str) -> None:
-        selector = Selector(f"spec.nodeName={node}")
-        listed = dra.list_slices(selector)
+    def test_watch_reports_changes_in_order(self, dra: DraApi, node: str) -> None:
+        listed = dra.list_slices(of_node(node))
         stored = dra.create_slice(a_slice(f"{node}-1", node))
         stored = dra.update_slice({**stored, "spec": {**stored["spec"], "devices": []}})
         dra.delete_slice(f"{node}-1")
-        stream = watch.watch(
-            dra.client, SLICES, resource_version=listed.resource_version, selector=selector
-        )
-        seen = []
-        for event in stream:
-            seen.append(event.type)
-            if event.type == "DELETED":
-                stream.stop()
-        assert seen == ["ADDED", "MODIFIED", "DELETED"]
+        follower = Follower(dra.slice_source(of_node(node)), version=listed.resource_version)
+        follower.wait_for(f"DELETE {node}-1")
+        follower.stop()
+        assert follower.seen == [f"PUT {node}-1", f"PUT {node}-1", f"DELETE {node}-1"]
 
-    def test_watch_begins_with_what_there_is_and_goes_on(
-        self, api: Client, dra: DraApi, node: str
-    ) -> None:
-        selector = Selector(fields=f"spec.driver=gpu.nvidia.com,spec.nodeName={node}")
+    def test_streaming_list_equals_a_list(self, dra: DraApi, node: str) -> None:
         dra.create_slice(a_slice(f"{node}-0", node))
-        told: list[ObjectList] = []
-        stream = watch.InitialWatch(api, SLICES, selector, told.append)
-        # It says what there is before the first change, which it waits for.
-        threading.Timer(1.0, lambda: dra.create_slice(a_slice(f"{node}-1", node))).start()
-        event = next(iter(stream))
-        stream.stop()
-        assert (event.type, event.obj["metadata"]["name"]) == ("ADDED", f"{node}-1")
-        (found,) = told
-        listed = dra.list_slices(selector)
-        assert resourceapi.slice_from(found.items[0], "v1") == listed.items[0]
-        assert found.resource_version != listed.resource_version
+        follower = Follower(dra.slice_source(of_node(node)), is_streaming=True)
+        follower.wait_for(f"LIST {node}-0")
+        listed = dra.list_slices(of_node(node))
+        dra.create_slice(a_slice(f"{node}-1", node))
+        follower.wait_for(f"PUT {node}-1")
+        follower.stop()
+        assert without_type(follower.objects[0]) == without_type(listed.items[0])
 
-    def test_watch_of_everybody_hears_nothing_of_others(self, dra: DraApi, node: str) -> None:
+    def test_selected_watch_omits_other_objects(self, dra: DraApi, node: str) -> None:
         listed = dra.list_slices()
         dra.create_slice(a_slice(f"{node}-1", node, driver="other.example.com"))
         dra.create_slice(a_slice(f"{node}-2", node))
-        selector = Selector(f"spec.nodeName={node},spec.driver=gpu.nvidia.com")
-        stream = watch.watch(
-            dra.client, SLICES, resource_version=listed.resource_version, selector=selector
-        )
-        for event in stream:
-            assert event.obj["metadata"]["name"] == f"{node}-2"
-            stream.stop()
+        follower = Follower(dra.slice_source(of_node(node)), version=listed.resource_version)
+        follower.wait_for(f"PUT {node}-2")
+        follower.stop()
+        assert follower.seen == [f"PUT {node}-2"]
+
+
+def without_type(obj: JsonObject) -> JsonObject:
+    return {key: value for key, value in obj.items() if key not in {"kind", "apiVersion"}}

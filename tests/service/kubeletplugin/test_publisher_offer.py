@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 
-from nvdra_core.kube import watch
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.resources import SLICES
+from nvdra_core.kube.listwatch import ClientListWatch
+from nvdra_core.kube.reflector import Reflector, ReflectorSettings
+from nvdra_core.kube.resources import SLICES, JsonObject
 from tests.fakes.apiserver.server import FakeSettings
 from tests.lib.waits import until
-from tests.service.kubeletplugin.publishing import World, a_world, device
+from tests.service.kubeletplugin.publishing import CLOCK, World, a_world, device
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 OLD = FakeSettings(minor=35)
@@ -24,21 +26,25 @@ class Onlooker:
     def __init__(self, world: World) -> None:
         self.ever: set[str] = set()
         self._world = world
-        self._version = ""
         self._client = Client(world.server.config())
-        self._watch = watch.watch(self._client, SLICES, resource_version="1")
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        source = ClientListWatch(self._client, SLICES)
+        settings = ReflectorSettings(resource_version="1")
+        self._reflector = Reflector(source, self, CLOCK, settings)
+        self._thread = threading.Thread(target=self._reflector.run, daemon=True)
         self._thread.start()
 
-    def _look(self) -> None:
-        for event in self._watch:
-            self.ever |= {d["name"] for d in event.obj["spec"].get("devices", ())}
-            self._version = event.obj["metadata"]["resourceVersion"]
+    def replace(self, objects: Iterable[JsonObject]) -> None:
+        raise AssertionError("a state may have been missed")
+
+    def put(self, obj: JsonObject) -> None:
+        self.ever |= {d["name"] for d in obj["spec"].get("devices", ())}
+
+    delete = put
 
     def stop(self) -> None:
         versions = [obj["metadata"]["resourceVersion"] for obj in self._world.slices()]
-        until(lambda: self._version == max(versions, key=int))
-        self._watch.stop()
+        until(lambda: self._reflector.resource_version == max(versions, key=int))
+        self._reflector.stop()
         self._thread.join()
         self._client.close()
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvdra_core.kube.errors import TransportError
-from nvdra_core.kube.watch import LineSplitter
+from nvdra_core.kube.listwatch import LineSplitter
 from nvdra_core.kube.wire import Connection, chunk_size, parse_head
 from nvdra_core.runtime.clock import Deadline, SystemClock
 
