@@ -39,7 +39,7 @@ from nvdra_node.imex.daemon.unit import HOST_UNIT, UNIT, SystemdClient
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.report.writer import StatusWriter
-from nvdra_node.imex.service import LANES, SupervisorService
+from nvdra_node.imex.service import SupervisorService
 from nvdra_node.imex.sources import fabric
 from nvdra_node.imex.sources.address_monitor import AddressMonitor, AddressSources
 from nvdra_node.imex.sources.fabric_monitor import FabricMonitor
@@ -146,7 +146,7 @@ class Supervision:
         self._status.delay_first_write(lambda: report.unsettled_s(self.supervisor.snapshot))
         self._peers = PeerMonitor(self._ctl, self.clock, self.supervisor, self._status.changed)
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
-        self._server = UnixServer(settings.imex_dir / SOCKET, self._service.handlers(), LANES)
+        self._server = UnixServer(settings.imex_dir / SOCKET, [self._service.add_to])
         self._lock = sockets.InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
         self.registry = Registry()
         add_process_metrics(self.registry, self.clock, version=__version__)

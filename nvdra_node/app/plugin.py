@@ -178,8 +178,8 @@ class Plugin:
         )
         self.server = PluginServer(
             paths,
-            [*self.dra.handlers(), *self.health.handlers()],
-            self.registration.handlers(),
+            [self.dra.add_to, self.health.add_to],
+            [self.registration.add_to],
             clock,
         )
         self.check = SelfCheck(paths.registration, paths.dra)

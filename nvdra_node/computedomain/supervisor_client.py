@@ -13,7 +13,8 @@ from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import DomainState, Membership, NodeView
-from nvdra_node.rpc.messages import supervisor_v1 as pb
+from nvdra_node.rpc.messages import supervisor_v1_pb2 as pb
+from nvdra_node.rpc.messages.supervisor_v1_pb2_grpc import SupervisorStub
 
 CALL_S = 5.0
 """For calls that do not wait for anything, and for the way of those that do."""
@@ -58,6 +59,7 @@ class GrpcSupervisorClient:
         # The watch waits in its own thread. Otherwise a thread is kept for it, and both wake ten times a second.
         options += [("SingleThreadedUnaryStream", 1)]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
+        self._stub = SupervisorStub(self._channel)
         self._watching: Any = None
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
@@ -65,7 +67,7 @@ class GrpcSupervisorClient:
         request = pb.JoinRequest(
             claim=_claim(effect), domain_uid=effect.domain_uid, wait_ms=int(wait_s * 1000)
         )
-        answer = self._call("Join", request, pb.JoinResponse, wait_s + CALL_S)
+        answer = self._call(self._stub.Join, request, wait_s + CALL_S)
         if answer.outcome == pb.OUTCOME_REFUSED:
             raise ClaimError(f"claim {effect.namespace}/{effect.name}: {answer.message}")
         if answer.outcome != pb.OUTCOME_READY:
@@ -83,7 +85,7 @@ class GrpcSupervisorClient:
 
     def leave(self, claim_uid: str) -> None:
         """See SupervisorClient."""
-        self._call("Leave", pb.LeaveRequest(claim_uid=claim_uid), pb.LeaveResponse, CALL_S)
+        self._call(self._stub.Leave, pb.LeaveRequest(claim_uid=claim_uid), CALL_S)
 
     def sync(self, held: Sequence[HeldClaim]) -> None:
         """See SupervisorClient."""
@@ -94,16 +96,11 @@ class GrpcSupervisorClient:
                 domain_uid=each.effect.domain_uid,
                 prepared=each.is_prepared,
             )
-        self._call("Sync", request, pb.SyncResponse, CALL_S)
+        self._call(self._stub.Sync, request, CALL_S)
 
     def watch(self) -> Iterator[NodeView]:
         """See SupervisorClient."""
-        method = self._channel.unary_stream(
-            f"/{pb.PACKAGE}.Supervisor/Watch",
-            request_serializer=pb.WatchRequest.SerializeToString,
-            response_deserializer=pb.NodeState.FromString,
-        )
-        self._watching = method(pb.WatchRequest())
+        self._watching = self._stub.Watch(pb.WatchRequest())
         try:
             for state in self._watching:
                 yield parse_state(state)
@@ -116,12 +113,7 @@ class GrpcSupervisorClient:
             self._watching.cancel()
         self._channel.close()
 
-    def _call(self, name: str, request: Any, response: Any, timeout_s: float) -> Any:
-        method = self._channel.unary_unary(
-            f"/{pb.PACKAGE}.Supervisor/{name}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response.FromString,
-        )
+    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
             return method(request, timeout=timeout_s)
         except grpc.RpcError as error:

@@ -1,6 +1,6 @@
 """The supervisor's local API over gRPC (``proto/supervisor_v1.proto``). Built and started by ``app``.
 
-Only root can open the socket. Calls that wait (Join) have threads of their own (``LANES``), and each is cut to
+Only root can open the socket. Calls that wait (Join) are cut to
 ``MAX_WAIT_S``: the plugin asks again, and between two questions an unprepare of the same claim gets its turn.
 """
 
@@ -16,14 +16,12 @@ from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.imex.model import Holder
 from nvdra_node.imex.replies import JoinReply, Snapshot
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.rpc.callpool import DEFAULT_LANE, Laned
-from nvdra_node.rpc.messages import supervisor_v1 as pb
+from nvdra_node.rpc.messages import supervisor_v1_pb2 as pb
+from nvdra_node.rpc.messages import supervisor_v1_pb2_grpc as pb_grpc
 
 MAX_WAIT_S = 20.0
 MAX_WATCHES = 4
 WATCH_POLL_S = 5.0
-LANES = {"join": 256, DEFAULT_LANE: 16}
-"""Threads by lane. As many joins wait as the plugin has prepares; more wait in order."""
 
 
 class SupervisorService:
@@ -41,27 +39,9 @@ class SupervisorService:
         self._is_stopping = False
         supervisor.subscribe(self._changed)
 
-    def handlers(self) -> tuple[Any, ...]:
-        """Generic gRPC handlers."""
-        calls = {
-            "Join": (Laned("join", self.join), pb.JoinRequest, pb.JoinResponse),
-            "Leave": (self.leave, pb.LeaveRequest, pb.LeaveResponse),
-            "Sync": (self.sync, pb.SyncRequest, pb.SyncResponse),
-        }
-        methods = {
-            name: grpc.unary_unary_rpc_method_handler(
-                call,
-                request_deserializer=request.FromString,
-                response_serializer=response.SerializeToString,
-            )
-            for name, (call, request, response) in calls.items()
-        }
-        methods["Watch"] = grpc.unary_stream_rpc_method_handler(
-            self.watch,
-            request_deserializer=pb.WatchRequest.FromString,
-            response_serializer=pb.NodeState.SerializeToString,
-        )
-        return (grpc.method_handlers_generic_handler(f"{pb.PACKAGE}.Supervisor", methods),)
+    def add_to(self, server: Any) -> None:
+        """Add the service to a gRPC server."""
+        pb_grpc.add_SupervisorServicer_to_server(self, server)
 
     def stop(self) -> None:
         """End all watches."""
@@ -69,7 +49,7 @@ class SupervisorService:
             self._is_stopping = True
             self._news.notify_all()
 
-    def join(self, request: Any, context: Any) -> Any:
+    def Join(self, request: Any, context: Any) -> Any:
         """See the proto."""
         claim = Holder(
             self._clock.wall(),
@@ -85,12 +65,12 @@ class SupervisorService:
         joined = self._supervisor.join(claim, Deadline(wait_s, self._clock))
         return _join_response(joined, self._channel_count())
 
-    def leave(self, request: Any, context: Any) -> Any:
+    def Leave(self, request: Any, context: Any) -> Any:
         """See the proto."""
         self._supervisor.leave(request.claim_uid)
         return pb.LeaveResponse()
 
-    def sync(self, request: Any, context: Any) -> Any:
+    def Sync(self, request: Any, context: Any) -> Any:
         """See the proto."""
         now_s = self._clock.wall()
         self._supervisor.sync(
@@ -102,7 +82,7 @@ class SupervisorService:
         )  # fmt: skip
         return pb.SyncResponse()
 
-    def watch(self, request: Any, context: Any) -> Iterator[Any]:
+    def Watch(self, request: Any, context: Any) -> Iterator[Any]:
         """See the proto."""
         if not self._watches.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough watches are open")

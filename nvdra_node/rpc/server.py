@@ -6,40 +6,42 @@ a hidden name, which is renamed once it serves: a client that sees the socket al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from nvdra_core.errors import FileError
-from nvdra_node.rpc.callpool import CallLanes
 from nvdra_node.rpc.sockets import identity
 
-MAX_CALLS = 2048
-"""Calls of one server at the same time, running and waiting; above it gRPC answers RESOURCE_EXHAUSTED. Bounds memory: a
-waiting call takes 20 kB, a running one 45 kB with its thread."""
+MAX_CALLS = 1024
+"""Calls of one server at the same time, each with a thread, so that calls which wait starve no others; above it gRPC
+answers RESOURCE_EXHAUSTED. A node has at most some hundred pods, and each has one call at a time. A waiting call
+with its thread takes 45 kB."""
+
+AddService = Callable[[Any], None]
+"""Adds a service to a ``grpc.Server``; generated as ``add_...Servicer_to_server``."""
 
 
 class UnixServer:
     """See the module."""
 
-    def __init__(self, path: Path, handlers: Sequence[Any], lanes: Mapping[str, int]) -> None:
-        """``lanes``: threads by lane of the handlers (``callpool``)."""
+    def __init__(self, path: Path, services: Sequence[AddService]) -> None:
         self.path = path
-        self._handlers = handlers
-        self._lanes = lanes
-        self._pool: CallLanes | None = None
+        self._services = services
+        self._pool: ThreadPoolExecutor | None = None
         self._server: Any = None
         self._identity: tuple[int, int] | None = None
         """Of the bound socket: device and inode, not reused while it is open."""
 
     def start(self) -> None:
         """Serve, then rename the socket to ``path``. Raises FileError."""
-        self._pool = CallLanes(self._lanes, self.path.stem)
+        self._pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix=self.path.stem)
         self._server = grpc.server(self._pool, maximum_concurrent_rpcs=MAX_CALLS)
-        for handler in self._handlers:
-            self._server.add_generic_rpc_handlers((handler,))
+        for add in self._services:
+            add(self._server)
         # The kubelet ignores hidden names. This one is never longer than ``path``.
         hidden = self.path.with_name(f".{self.path.name.removesuffix('.sock')}")
         hidden.unlink(missing_ok=True)
@@ -72,4 +74,4 @@ class UnixServer:
         self._server.stop(grace_s).wait()
         self._server = None
         if self._pool is not None:
-            self._pool.close()
+            self._pool.shutdown(wait=False, cancel_futures=True)

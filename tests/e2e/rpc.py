@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from nvdra_node.rpc.messages import pluginregistration_v1 as registration
+from nvdra_node.rpc.messages import pluginregistration_v1_pb2
+from nvdra_node.rpc.messages.pluginregistration_v1_pb2_grpc import RegistrationStub
 from tests.e2e.bed import DRIVER, GpuNode
 from tests.service.kubeletplugin import kubelet
 
@@ -48,12 +49,6 @@ def ref(claim: Any) -> tuple[str, str, str]:
 
 
 def _get_info(channel: Any) -> Any:
-    info = kubelet.unary(
-        channel,
-        "pluginregistration.Registration/GetInfo",
-        registration.InfoRequest(),
-        registration.PluginInfo,
-        5.0,
-    )
+    info = RegistrationStub(channel).GetInfo(pluginregistration_v1_pb2.InfoRequest(), timeout=5.0)
     assert info.name == DRIVER
     return info

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nvdra_node.rpc.messages.dra_health_v1 import HEALTHY
+from nvdra_node.rpc.messages.dra_health_v1_pb2 import HEALTHY
 from tests.e2e import manifests as m
 from tests.e2e import rpc
 from tests.e2e.bed import Bed

@@ -1,8 +1,8 @@
-"""The health streams: what the kubelet shows as the health of a pod's devices (KEP-4680), v1alpha1 and v1.
+"""The health service: the health of devices, shown in the status of their pods (KEP-4680), v1alpha1 and v1.
 
-In: the driver's list of healths, and ``changed`` calls. Out: on each stream the complete list, at once, on each change,
-and again every third of its timeout, for a report that is not repeated decays to unknown. A stream holds a thread of
-the server, so their number has a cap: the newest wins, because a kubelet that came back is the one that listens.
+Each stream gets the complete list at once, on each change, and every third of its timeout: a report that is not
+repeated decays to unknown. A stream holds a thread, so their number is limited; the oldest is ended for a new one,
+as a kubelet that restarted leaves its old stream behind.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any
-
-import grpc
 
 from nvdra_core.runtime.clock import Clock
 from nvdra_node.kubeletplugin.driver import DeviceHealth
-from nvdra_node.rpc.messages import dra_health_v1, dra_health_v1alpha1
+from nvdra_node.rpc.messages import (
+    dra_health_v1_pb2,
+    dra_health_v1_pb2_grpc,
+    dra_health_v1alpha1_pb2,
+    dra_health_v1alpha1_pb2_grpc,
+)
 
 TIMEOUT_S = 30
-"""How long a report is good for. Kubelets before 1.35 do not read it and assume the same 30 seconds."""
+"""Validity of a report. Kubelets before 1.35 ignore the field and assume the same 30 seconds."""
 
 MAX_STREAMS = 8
 MESSAGE_LIMIT = 1024
@@ -29,27 +31,24 @@ MESSAGE_LIMIT = 1024
 class _Stream:
     """One open stream: woken by changes and by its end."""
 
-    __slots__ = ("_is_over", "wake")
+    __slots__ = ("is_ended", "wake")
 
     def __init__(self) -> None:
         self.wake = threading.Event()
-        self._is_over = False
+        self.is_ended = False
 
     def end(self) -> None:
-        self._is_over = True
+        self.is_ended = True
         self.wake.set()
-
-    def is_over(self) -> bool:
-        return self._is_over
 
 
 class HealthService:
-    """The health service of the DRA socket; see the module."""
+    """See the module."""
 
     def __init__(
         self, pool: str, healths: Callable[[], Sequence[DeviceHealth]], clock: Clock
     ) -> None:
-        """``healths`` gives the complete list and must not block; ``pool`` is the pool's name (the node's)."""
+        """``healths`` returns the complete list without blocking; ``pool`` is the pool's name (the node's)."""
         self._pool = pool
         self._healths = healths
         self._clock = clock
@@ -57,14 +56,20 @@ class HealthService:
         self._streams: deque[_Stream] = deque()
         self._is_stopped = False
 
+    def add_to(self, server: Any) -> None:
+        """Add both API versions to a gRPC server."""
+        v1, v1alpha1 = (_Servicer(self, pb) for pb in (dra_health_v1_pb2, dra_health_v1alpha1_pb2))
+        dra_health_v1_pb2_grpc.add_DRAResourceHealthServicer_to_server(v1, server)
+        dra_health_v1alpha1_pb2_grpc.add_DRAResourceHealthServicer_to_server(v1alpha1, server)
+
     def changed(self) -> None:
-        """Send the list again, now. Cheap; from any thread."""
+        """Send the list to all streams now. From any thread."""
         with self._lock:
             for stream in self._streams:
                 stream.wake.set()
 
     def stop(self) -> None:
-        """End all streams and take no new ones."""
+        """End all streams and accept no new ones."""
         with self._lock:
             self._is_stopped = True
             for stream in self._streams:
@@ -74,32 +79,16 @@ class HealthService:
         """For status."""
         return len(self._streams)
 
-    def handlers(self) -> tuple[Any, ...]:
-        """Generic gRPC handlers of both API versions."""
-        return tuple(self._handler(pb) for pb in (dra_health_v1, dra_health_v1alpha1))
-
-    def _handler(self, pb: Any) -> Any:
-        def watch(request: Any, context: Any) -> Iterator[Any]:
-            return self._watch(pb, context)
-
-        methods = {
-            "NodeWatchResources": grpc.unary_stream_rpc_method_handler(
-                watch,
-                request_deserializer=pb.NodeWatchResourcesRequest.FromString,
-                response_serializer=pb.NodeWatchResourcesResponse.SerializeToString,
-            )
-        }
-        return grpc.method_handlers_generic_handler(f"{pb.PACKAGE}.DRAResourceHealth", methods)
-
-    def _watch(self, pb: ModuleType, context: Any) -> Iterator[Any]:
+    def watch(self, pb: Any, context: Any) -> Iterator[Any]:
+        """Reports as messages of ``pb``, until the client, ``stop`` or a newer stream ends it."""
         stream = _Stream()
         if not context.add_callback(stream.end):
-            return  # the client is gone already
+            return  # the client has cancelled already
         self._open(stream)
         try:
             while True:
-                stream.wake.clear()  # before the look, so that an end or a change after it wakes us
-                if stream.is_over():
+                stream.wake.clear()  # before the check: an end or a change after it wakes this thread
+                if stream.is_ended:
                     return
                 yield self._report(pb)
                 self._clock.wait(stream.wake, TIMEOUT_S / 3)
@@ -116,7 +105,7 @@ class HealthService:
                 self._streams.popleft().end()
             self._streams.append(stream)
 
-    def _report(self, pb: ModuleType) -> Any:
+    def _report(self, pb: Any) -> Any:
         now_s = int(self._clock.wall())
         response = pb.NodeWatchResourcesResponse()
         for health in self._healths():
@@ -128,3 +117,15 @@ class HealthService:
                 message=health.message[:MESSAGE_LIMIT],
             )
         return response
+
+
+class _Servicer:
+    """The gRPC method of one API version; ``pb``: its messages."""
+
+    def __init__(self, service: HealthService, pb: Any) -> None:
+        self._service = service
+        self._pb = pb
+
+    def NodeWatchResources(self, request: Any, context: Any) -> Iterator[Any]:
+        """See the proto."""
+        return self._service.watch(self._pb, context)

@@ -1,12 +1,13 @@
-"""The registration service: tells the kubelet who we are, and hears whether it took us (pluginregistration v1).
+"""The registration service (pluginregistration v1) and the self-check of the plugin's sockets.
 
-GetInfo answers from a message made beforehand: no lock, no I/O, for the kubelet waits one second only. What the kubelet
-says about the outcome is kept for status and handed to two callbacks, which must return at once.
+GetInfo returns a message made beforehand, without locks or I/O: the kubelet allows it one second. The kubelet's
+report of the outcome is kept for status and passed to callbacks, which must not block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import msgspec
 from nvdra_core.errors import HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
-from nvdra_node.kubeletplugin.kubelet.service import SELF_CHECK
-from nvdra_node.rpc.messages import pluginregistration_v1 as pb
+from nvdra_node.rpc.messages import dra_v1_pb2, dra_v1_pb2_grpc
+from nvdra_node.rpc.messages import pluginregistration_v1_pb2 as pb
+from nvdra_node.rpc.messages import pluginregistration_v1_pb2_grpc as pb_grpc
 
 SUPPORTED_VERSIONS = (
     "v1.DRAPlugin",
@@ -27,11 +29,13 @@ SUPPORTED_VERSIONS = (
 )
 """The kubelet takes the first DRAPlugin that it knows. v1: >= 1.34; v1beta1: >= 1.32; health v1: >= 1.37."""
 
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+
 _LOG = log.get(__name__)
 
 
 class RegistrationState(msgspec.Struct, frozen=True):
-    """What the kubelet said last. ``is_registered`` None: nothing yet. ``at_s``: wall clock."""
+    """The kubelet's last report. ``is_registered`` None: none yet. ``at_s``: wall clock."""
 
     is_registered: bool | None = None
     error: str = ""
@@ -68,27 +72,16 @@ class Registration:
         """For health, status and metrics."""
         return self._state
 
-    def handlers(self) -> tuple[Any, ...]:
-        """Generic gRPC handlers for the registration socket."""
-        methods = {
-            "GetInfo": grpc.unary_unary_rpc_method_handler(
-                self._get_info,
-                request_deserializer=pb.InfoRequest.FromString,
-                response_serializer=pb.PluginInfo.SerializeToString,
-            ),
-            "NotifyRegistrationStatus": grpc.unary_unary_rpc_method_handler(
-                self._notify,
-                request_deserializer=pb.RegistrationStatus.FromString,
-                response_serializer=pb.RegistrationStatusResponse.SerializeToString,
-            ),
-        }
-        service = f"{pb.PACKAGE}.Registration"
-        return (grpc.method_handlers_generic_handler(service, methods),)
+    def add_to(self, server: Any) -> None:
+        """Add the service to a gRPC server."""
+        pb_grpc.add_RegistrationServicer_to_server(self, server)
 
-    def _get_info(self, request: Any, context: Any) -> Any:
+    def GetInfo(self, request: Any, context: Any) -> Any:
+        """See the proto."""
         return self._info
 
-    def _notify(self, request: Any, context: Any) -> Any:
+    def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:
+        """See the proto."""
         now_s = self._clock.wall()
         self._state = RegistrationState(request.plugin_registered, request.error, now_s)
         if request.plugin_registered:
@@ -104,7 +97,7 @@ class Registration:
 
 
 class SelfCheck:
-    """Asks our own sockets: GetInfo, as the kubelet does, and ``service.SELF_CHECK``. For watchdog and health."""
+    """Calls both sockets of this process: GetInfo, and a prepare of no claims. For watchdog and health."""
 
     def __init__(self, registration_socket: Path, dra_socket: Path) -> None:
         self._registration_socket = registration_socket
@@ -112,21 +105,19 @@ class SelfCheck:
 
     def __call__(self, timeout_s: float = 5.0) -> None:
         """Return when both answer; raises HostError naming the socket that does not."""
-        info = _ask(self._registration_socket, "pluginregistration.Registration/GetInfo", timeout_s)
-        if not info:
-            raise HostError(f"socket {self._registration_socket}: somebody else answers there")
-        _ask(self._dra_socket, f"{SELF_CHECK}/Ping", timeout_s)
+        with _connect(self._registration_socket) as channel:
+            pb_grpc.RegistrationStub(channel).GetInfo(pb.InfoRequest(), timeout=timeout_s)
+        with _connect(self._dra_socket) as channel:
+            request = dra_v1_pb2.NodePrepareResourcesRequest()
+            dra_v1_pb2_grpc.DRAPluginStub(channel).NodePrepareResources(request, timeout=timeout_s)
 
 
-def _ask(socket_path: Path, method: str, timeout_s: float) -> bytes:
-    """Send an empty message on a connection of its own; the raw answer."""
-    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
-    with grpc.insecure_channel(f"unix:{socket_path}", options=options) as channel:
-        call = channel.unary_unary(f"/{method}")
-        try:
-            answer: bytes = call(b"", timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise HostError(
-                f"socket {socket_path} does not answer: {error.code().name} {error.details()}"
-            ) from error
-    return answer
+@contextmanager
+def _connect(socket_path: Path) -> Iterator[Any]:
+    try:
+        with grpc.insecure_channel(f"unix:{socket_path}", options=_CHANNEL_OPTIONS) as channel:
+            yield channel
+    except grpc.RpcError as error:
+        raise HostError(
+            f"socket {socket_path} does not answer: {error.code().name} {error.details()}"
+        ) from error

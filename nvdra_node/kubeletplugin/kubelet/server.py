@@ -9,20 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.rpc import sockets
-from nvdra_node.rpc.callpool import DEFAULT_LANE
-from nvdra_node.rpc.server import UnixServer
+from nvdra_node.rpc.server import AddService, UnixServer
 
-DRA_LANES = {"prepare": 256, "unprepare": 256, DEFAULT_LANE: 16}
-"""Threads of the DRA service by lane: a thread for each call of 256 pods, and others for health and self-check."""
-
-REGISTRATION_LANES = {DEFAULT_LANE: 4}
 STOP_GRACE_S = 1.0
 _REMEDY = "remove the other DRA driver (its DaemonSet pod, for example) from this node first"
 
@@ -65,15 +59,15 @@ class PluginServer:
     def __init__(
         self,
         paths: SocketPaths,
-        dra_handlers: Sequence[Any],
-        registration_handlers: Sequence[Any],
+        dra_services: Sequence[AddService],
+        registration_services: Sequence[AddService],
         clock: Clock,
     ) -> None:
         self._paths = paths
         self._clock = clock
-        self._registration_handlers = registration_handlers
+        self._registration_services = registration_services
         self._lock = sockets.InstanceLock(paths.lock, clock)
-        self._dra = UnixServer(paths.dra, dra_handlers, DRA_LANES)
+        self._dra = UnixServer(paths.dra, dra_services)
         self._registration = self._new_registration()
         self._guard = threading.Lock()
         self._is_running = False
@@ -128,7 +122,7 @@ class PluginServer:
         self._lock.release()
 
     def _new_registration(self) -> UnixServer:
-        return UnixServer(self._paths.registration, self._registration_handlers, REGISTRATION_LANES)
+        return UnixServer(self._paths.registration, self._registration_services)
 
     def _make_directories(self) -> None:
         sockets.make_directory(self._paths.data_dir)

@@ -1,102 +1,67 @@
 """The DRA service: NodePrepareResources and NodeUnprepareResources, v1 and v1beta1 (KEP-4381).
 
-In: the kubelet's requests. Out: one answer per claim UID of the request, always; whatever goes wrong with a claim is
-the text of its answer and never the failure of the call. The work is the ``Transaction``'s. No call is refused because
-many run: a refusal costs the pod 60 to 90 s, so calls wait, inside their deadline. Each kind of call has a lane of the
-server's threads (``callpool``), so that prepares that wait (for a compute domain, say) starve neither unprepares nor
-health streams. ``drain`` refuses new work and waits for what runs.
+Every claim UID of a request gets a result; an error of one claim is the text of its result and never fails the call.
+The work is done by a ``Transaction``. Calls wait inside their deadline instead of being refused: after a refusal the
+kubelet retries only with the pod's next sync, 60 to 90 s later.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from contextlib import AbstractContextManager
-from types import ModuleType
 from typing import Any, Protocol
-
-import grpc
 
 from nvdra_core.errors import NotReadyError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.rpc.callpool import Laned
-from nvdra_node.rpc.messages import dra_v1, dra_v1beta1
+from nvdra_node.rpc.messages import (
+    dra_v1_pb2,
+    dra_v1_pb2_grpc,
+    dra_v1beta1_pb2,
+    dra_v1beta1_pb2_grpc,
+)
 
 CALL_LIMIT_S = 45.0
-"""The kubelet's own deadline for a call; longer ones are cut to it."""
+"""The kubelet's deadline of a call; longer ones are cut to it."""
 
 REPLY_MARGIN = 0.05
-"""Part of the deadline kept for the answer's way back: late answers are lost, and with them the cause."""
+"""Part of the deadline that is kept for sending the response: a late one is lost, and with it the error."""
 
-MAX_PARALLEL_CLAIMS = 8
-"""Claims of one call handled at the same time; they share fsyncs, and none waits behind a slow one."""
-
-MAX_CLAIM_THREADS = 64
-"""Threads for the claims of calls that have several, in total; a call that gets none handles its claims in turn."""
-
-SELF_CHECK = "nvdra.SelfCheck"
-"""A service beside the kubelet's, in no lane of theirs: whether this server answers does not depend on what they do."""
+MAX_CLAIM_THREADS = 256
+"""Threads for the claims of calls that have several; when all are busy, claims wait inside the call's deadline."""
 
 ERROR_LIMIT = 800
-"""Characters of an error: it lands in pod events."""
+"""Characters of an error, which appears in pod events."""
 
 _LOG = log.get(__name__)
 
+Result = Sequence[PreparedDevice] | str
+"""Of one claim: its devices (none for unprepare), or the text of an error."""
+
 
 class Transaction(Protocol):
-    """What does the work. Called for different claims, and for the same claim, from several threads at once."""
+    """Prepares and unprepares claims. Called from several threads, also for the same claim."""
 
     def prepare(self, ref: ClaimRef, deadline: Deadline) -> Sequence[PreparedDevice]:
-        """Prepare a claim, or answer again what was answered before. Raises NvdraError."""
+        """Prepare a claim; a repeated call returns the same devices. Raises NvdraError."""
 
     def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
-        """Take the preparation back; a claim never seen is fine. Raises NvdraError."""
+        """Undo the preparation, if there is one. Raises NvdraError."""
 
 
 class RequestMetrics(Protocol):
     """Where operations are counted (``nvdra_core.runtime.pluginmetrics``)."""
 
     def operation(self, operation: str) -> AbstractContextManager[None]:
-        """Around the work on one claim (``prepare``, ``unprepare``); an exception is its outcome and goes on."""
-
-
-Answer = Sequence[PreparedDevice] | str
-"""What a claim gets: its devices (none for unprepare), or the text of an error."""
-
-
-class _Batch:
-    """The claims of one call, handled by several threads or by the call's own."""
-
-    def __init__(self, claims: Sequence[ClaimRef], answer: Callable[[ClaimRef], Answer]) -> None:
-        self._left = deque(claims)
-        self._count = len(claims)
-        self._answer = answer
-        self.answers: dict[str, Answer] = {}
-        self.is_done = threading.Event()
-        self.has_threads = False
-
-    def work_off(self) -> None:
-        """Handle claims until none is left."""
-        while True:
-            try:
-                ref = self._left.popleft()
-            except IndexError:
-                return
-            self.answers[ref.uid] = self._answer(ref)
-            if len(self.answers) == self._count:
-                self.is_done.set()
-
-    def end(self) -> None:
-        """Begin no more claims."""
-        self._left.clear()
+        """Counts the work on one claim (``prepare``, ``unprepare``) with its outcome; exceptions pass through."""
 
 
 class DraService:
-    """The service behind the DRA socket; see the module."""
+    """See the module."""
 
     def __init__(
         self, driver: str, transaction: Transaction, metrics: RequestMetrics, clock: Clock
@@ -108,25 +73,31 @@ class DraService:
         self._idle = threading.Condition()
         self._running = 0
         self._is_draining = False
-        self._claim_threads = threading.BoundedSemaphore(MAX_CLAIM_THREADS)
+        self._claim_threads = futures.ThreadPoolExecutor(MAX_CLAIM_THREADS, "claim")
 
-    def prepare(self, refs: Iterable[ClaimRef], deadline: Deadline) -> dict[str, Answer]:
-        """An answer for each UID; never raises for what happens to a claim."""
+    def add_to(self, server: Any) -> None:
+        """Add both API versions to a gRPC server."""
+        v1, v1beta1 = _Servicer(self, dra_v1_pb2), _Servicer(self, dra_v1beta1_pb2)
+        dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(v1, server)
+        dra_v1beta1_pb2_grpc.add_DRAPluginServicer_to_server(v1beta1, server)
+
+    def prepare(self, refs: Iterable[ClaimRef], deadline: Deadline) -> dict[str, Result]:
+        """Prepare claims; a result for each UID."""
         return self._call(
             "prepare", refs, lambda ref: self._transaction.prepare(ref, deadline), deadline
         )
 
-    def unprepare(self, refs: Iterable[ClaimRef], deadline: Deadline) -> dict[str, Answer]:
-        """An answer for each UID; never raises for what happens to a claim."""
+    def unprepare(self, refs: Iterable[ClaimRef], deadline: Deadline) -> dict[str, Result]:
+        """Unprepare claims; a result for each UID."""
 
-        def undo(ref: ClaimRef) -> Answer:
+        def undo(ref: ClaimRef) -> Result:
             self._transaction.unprepare(ref, deadline)
             return ()
 
         return self._call("unprepare", refs, undo, deadline)
 
     def drain(self, deadline: Deadline) -> bool:
-        """Refuse new work and wait for what runs; False when some of it still ran at the deadline."""
+        """Refuse new calls and wait for running ones; False when some still run at the deadline."""
         with self._idle:
             self._is_draining = True
             while running := self._running:
@@ -137,12 +108,8 @@ class DraService:
                 self._idle.wait(remaining_s)
         return True
 
-    def handlers(self) -> tuple[Any, ...]:
-        """Generic gRPC handlers of both API versions, and of the self-check."""
-        return _handlers(dra_v1, self), _handlers(dra_v1beta1, self), _self_check()
-
     def deadline(self, context: Any) -> Deadline:
-        """The call's deadline, less the way back."""
+        """The call's deadline, less the time to send the response."""
         remaining_s = context.time_remaining()
         limit_s = CALL_LIMIT_S if remaining_s is None else min(max(0.0, remaining_s), CALL_LIMIT_S)
         return Deadline(limit_s * (1.0 - REPLY_MARGIN), self._clock)
@@ -151,9 +118,9 @@ class DraService:
         self,
         operation: str,
         refs: Iterable[ClaimRef],
-        work: Callable[[ClaimRef], Answer],
+        work: Callable[[ClaimRef], Result],
         deadline: Deadline,
-    ) -> dict[str, Answer]:
+    ) -> dict[str, Result]:
         claims = list({ref.uid: ref for ref in refs}.values())
         if not claims:
             return {}
@@ -163,146 +130,99 @@ class DraService:
                 return dict.fromkeys((ref.uid for ref in claims), refusal)
             self._running += 1
         try:
-            return self._answers(operation, claims, work, deadline)
+            if len(claims) == 1:
+                return {claims[0].uid: self._result(operation, claims[0], work)}
+            calls = {
+                ref.uid: self._claim_threads.submit(self._result, operation, ref, work)
+                for ref in claims
+            }
+            return _collect(operation, calls, deadline)
         finally:
             with self._idle:
                 self._running -= 1
                 self._idle.notify_all()
 
-    def _answers(
-        self,
-        operation: str,
-        claims: Sequence[ClaimRef],
-        work: Callable[[ClaimRef], Answer],
-        deadline: Deadline,
-    ) -> dict[str, Answer]:
-        def answer(ref: ClaimRef) -> Answer:
-            return self._answer(operation, ref, work)
-
-        if len(claims) == 1:
-            return {claims[0].uid: answer(claims[0])}
-        batch = _Batch(claims, answer)
-        # Threads of this call alone: a shared pool could fill up with claims that wait.
-        for _ in range(min(len(claims), MAX_PARALLEL_CLAIMS)):
-            if not self._start_claim_thread(operation, batch):
-                break
-            batch.has_threads = True
-        if not batch.has_threads:
-            batch.work_off()
-        self._clock.wait(batch.is_done, deadline.remaining_s())
-        batch.end()
-        late = f"{operation}: not done within the deadline; it will be tried again"
-        return {ref.uid: batch.answers.get(ref.uid, late) for ref in claims}
-
-    def _start_claim_thread(self, operation: str, batch: _Batch) -> bool:
-        """False: enough run, or the system gives no more."""
-        if not self._claim_threads.acquire(blocking=False):
-            return False
-
-        def work() -> None:
-            try:
-                batch.work_off()
-            finally:
-                self._claim_threads.release()
-
-        try:
-            threading.Thread(target=work, name=f"{operation}-claim", daemon=True).start()
-        except RuntimeError as error:
-            self._claim_threads.release()
-            _LOG.warning("no thread for a claim; the claims of the call take turns", error)
-            return False
-        return True
-
-    def _answer(self, operation: str, ref: ClaimRef, work: Callable[[ClaimRef], Answer]) -> Answer:
+    def _result(self, operation: str, ref: ClaimRef, work: Callable[[ClaimRef], Result]) -> Result:
         with log.operation():
             try:
                 with self._metrics.operation(operation):
-                    answer = work(ref)
+                    result = work(ref)
             except NvdraError as error:
                 _log_failure(operation, ref, error)
                 return error_text(str(error))
-            # The border: an error that escaped would fail all claims of the call. It is logged with its stack.
+            # An exception that escaped would fail all claims of the call.
             except Exception as error:  # noqa: BLE001
                 _LOG.error(f"{operation} failed", error, claim=ref)
                 kind = type(error).__name__
                 return f"internal error ({kind}); see the log of nvdra on this node"
-            _LOG.info(operation, v=4, claim=ref, devices=len(answer))
-            return answer
+            _LOG.info(operation, v=4, claim=ref, devices=len(result))
+            return result
+
+
+def _collect(
+    operation: str, calls: Mapping[ClaimUID, futures.Future[Result]], deadline: Deadline
+) -> dict[str, Result]:
+    done, late = futures.wait(calls.values(), deadline.remaining_s())
+    for call in late:
+        call.cancel()
+    error = f"{operation}: not done within the deadline; it will be tried again"
+    return {uid: call.result() if call in done else error for uid, call in calls.items()}
 
 
 def error_text(text: str) -> str:
-    """An error as it goes to the kubelet: one line, not empty, not long."""
+    """An error as the kubelet gets it: one line, not empty, at most ``ERROR_LIMIT`` characters."""
     line = " ".join(text.split()) or "unknown error"
     return line if len(line) <= ERROR_LIMIT else line[: ERROR_LIMIT - 3] + "..."
 
 
 def _log_failure(operation: str, ref: ClaimRef, error: NvdraError) -> None:
-    if isinstance(error, NotReadyError):  # what time heals is repeated every few seconds: no alarm
+    if isinstance(error, NotReadyError):  # retried every few seconds until it is ready: no warning
         _LOG.info(f"{operation}: not yet", claim=ref, reason=error.reason, error=error)
     else:
         _LOG.warning(f"{operation} failed", error, claim=ref)
 
 
+class _Servicer:
+    """The gRPC methods of one API version; ``pb``: its messages."""
+
+    def __init__(self, service: DraService, pb: Any) -> None:
+        self._service = service
+        self._pb = pb
+
+    def NodePrepareResources(self, request: Any, context: Any) -> Any:
+        """See the proto."""
+        results = self._service.prepare(_refs(request), self._service.deadline(context))
+        response = self._pb.NodePrepareResourcesResponse()
+        for uid, result in results.items():
+            entry = response.claims[uid]
+            if isinstance(result, str):
+                entry.error = result
+            else:
+                entry.devices.extend(self._device(device) for device in result)
+        return response
+
+    def NodeUnprepareResources(self, request: Any, context: Any) -> Any:
+        """See the proto."""
+        results = self._service.unprepare(_refs(request), self._service.deadline(context))
+        response = self._pb.NodeUnprepareResourcesResponse()
+        for uid, result in results.items():
+            entry = response.claims[uid]  # creates the entry; an empty one reports success
+            if isinstance(result, str):
+                entry.error = result
+        return response
+
+    def _device(self, device: PreparedDevice) -> Any:
+        message = self._pb.Device(
+            # The kubelet matches containers by main request, without the sub-request.
+            request_names=[device.request.partition("/")[0]],
+            pool_name=device.pool,
+            device_name=device.device,
+            cdi_device_ids=device.cdi_ids,
+        )
+        if device.share_id is not None and self._pb is dra_v1_pb2:
+            message.share_id = device.share_id
+        return message
+
+
 def _refs(request: Any) -> list[ClaimRef]:
     return [ClaimRef(c.namespace, c.name, ClaimUID(c.uid)) for c in request.claims]
-
-
-def _prepare_response(pb: ModuleType, answers: Mapping[str, Answer]) -> Any:
-    response = pb.NodePrepareResourcesResponse()
-    has_share_id = pb is dra_v1
-    for uid, answer in answers.items():
-        entry = response.claims[uid]
-        if isinstance(answer, str):
-            entry.error = answer
-            continue
-        for device in answer:
-            sent = entry.devices.add(
-                # The kubelet matches containers against main requests.
-                request_names=[device.request.partition("/")[0]],
-                pool_name=device.pool,
-                device_name=device.device,
-                cdi_device_ids=device.cdi_ids,
-            )
-            if has_share_id and device.share_id is not None:
-                sent.share_id = device.share_id
-    return response
-
-
-def _unprepare_response(pb: ModuleType, answers: Mapping[str, Answer]) -> Any:
-    response = pb.NodeUnprepareResourcesResponse()
-    for uid, answer in answers.items():
-        entry = response.claims[
-            uid
-        ]  # reading makes the entry, and an empty entry says that all is well
-        if isinstance(answer, str):
-            entry.error = answer
-    return response
-
-
-def _handlers(pb: Any, service: DraService) -> Any:
-    def prepare(request: Any, context: Any) -> Any:
-        return _prepare_response(pb, service.prepare(_refs(request), service.deadline(context)))
-
-    def unprepare(request: Any, context: Any) -> Any:
-        return _unprepare_response(pb, service.unprepare(_refs(request), service.deadline(context)))
-
-    methods = {
-        "NodePrepareResources": grpc.unary_unary_rpc_method_handler(
-            Laned("prepare", prepare),
-            request_deserializer=pb.NodePrepareResourcesRequest.FromString,
-            response_serializer=pb.NodePrepareResourcesResponse.SerializeToString,
-        ),
-        "NodeUnprepareResources": grpc.unary_unary_rpc_method_handler(
-            Laned("unprepare", unprepare),
-            request_deserializer=pb.NodeUnprepareResourcesRequest.FromString,
-            response_serializer=pb.NodeUnprepareResourcesResponse.SerializeToString,
-        ),
-    }
-    return grpc.method_handlers_generic_handler(f"{pb.PACKAGE}.DRAPlugin", methods)
-
-
-def _self_check() -> Any:
-    """Answers an empty message with one."""
-    return grpc.method_handlers_generic_handler(
-        SELF_CHECK, {"Ping": grpc.unary_unary_rpc_method_handler(lambda request, context: request)}
-    )

@@ -21,10 +21,10 @@ from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor_client import GrpcSupervisorClient, HeldClaim
 from nvdra_node.imex.report.writer import FORMING_S, LAZY_S, PEERS_S, StatusWriter
-from nvdra_node.imex.service import LANES, SupervisorService
+from nvdra_node.imex.service import SupervisorService
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
-from nvdra_node.rpc.messages import supervisor_v1 as pb
+from nvdra_node.rpc.messages import supervisor_v1_pb2 as pb
 from nvdra_node.rpc.server import UnixServer
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
@@ -265,7 +265,7 @@ class TestSocket:
         self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
         service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
         self.service = service
-        server = UnixServer(self.directory / "s.sock", service.handlers(), LANES)
+        server = UnixServer(self.directory / "s.sock", [service.add_to])
         stopping = threading.Event()
         loop = threading.Thread(target=node.supervisor.run, args=(stopping,))
         loop.start()
@@ -340,7 +340,7 @@ class TestSocket:
         request = pb.JoinRequest(
             claim=pb.Claim(namespace="ns", name="c1", uid="c1"), domain_uid="A", wait_ms=1000
         )
-        self.service.join(request, Gone())
+        self.service.Join(request, Gone())
         assert supervisor._holders == {}
 
     def test_a_supervisor_that_is_not_there_is_named(self):

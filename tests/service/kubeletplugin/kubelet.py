@@ -18,15 +18,25 @@ from typing import Any
 import grpc
 
 from nvdra_node.rpc.messages import (
-    dra_health_v1,
-    dra_health_v1alpha1,
-    dra_v1,
-    dra_v1beta1,
-    pluginregistration_v1,
+    dra_health_v1_pb2,
+    dra_health_v1_pb2_grpc,
+    dra_health_v1alpha1_pb2_grpc,
+    dra_v1_pb2,
+    dra_v1_pb2_grpc,
+    dra_v1beta1_pb2,
+    dra_v1beta1_pb2_grpc,
+    pluginregistration_v1_pb2,
 )
+from nvdra_node.rpc.messages.pluginregistration_v1_pb2_grpc import RegistrationStub
 
-DRA = {"v1.DRAPlugin": dra_v1, "v1beta1.DRAPlugin": dra_v1beta1}
-HEALTH = {"v1.DRAResourceHealth": dra_health_v1, "v1alpha1.DRAResourceHealth": dra_health_v1alpha1}
+DRA: dict[str, tuple[Any, Any]] = {
+    "v1.DRAPlugin": (dra_v1_pb2, dra_v1_pb2_grpc.DRAPluginStub),
+    "v1beta1.DRAPlugin": (dra_v1beta1_pb2, dra_v1beta1_pb2_grpc.DRAPluginStub),
+}
+HEALTH: dict[str, Any] = {
+    "v1.DRAResourceHealth": dra_health_v1_pb2_grpc.DRAResourceHealthStub,
+    "v1alpha1.DRAResourceHealth": dra_health_v1alpha1_pb2_grpc.DRAResourceHealthStub,
+}
 REGISTRATION_S = 60.0
 CALL_S = 45.0
 
@@ -54,12 +64,6 @@ class Answers:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-def unary(channel: Any, method: str, request: Any, answer: Any, timeout_s: float) -> Any:
-    """One call by its full method name."""
-    call = channel.unary_unary(f"/{method}", type(request).SerializeToString, answer.FromString)
-    return call(request, timeout=timeout_s)
-
-
 def connect(path: Path) -> Any:
     """A connection of its own."""
     return grpc.insecure_channel(f"unix:{path}", options=(("grpc.use_local_subchannel_pool", 1),))
@@ -71,7 +75,7 @@ class Plugin:
     def __init__(self, info: Any, version: str) -> None:
         self.info = info
         self.version = version
-        self.pb = DRA[version]
+        self.pb, self._stub = DRA[version]
         self.channel = connect(Path(info.endpoint))
 
     def close(self) -> None:
@@ -80,10 +84,7 @@ class Plugin:
     def prepare(self, *claims: tuple[str, str, str], timeout_s: float = CALL_S) -> Answers:
         """``claims`` are (namespace, name, uid)."""
         request = self.pb.NodePrepareResourcesRequest(claims=self._claims(claims))
-        method = f"{self.pb.PACKAGE}.DRAPlugin/NodePrepareResources"
-        answer = unary(
-            self.channel, method, request, self.pb.NodePrepareResourcesResponse, timeout_s
-        )
+        answer = self.stub().NodePrepareResources(request, timeout=timeout_s)
         found = self._checked(answer, claims)
         for uid, entry in answer.claims.items():
             if not entry.error:
@@ -93,35 +94,27 @@ class Plugin:
     def unprepare(self, *claims: tuple[str, str, str], timeout_s: float = CALL_S) -> Answers:
         """``claims`` are (namespace, name, uid)."""
         request = self.pb.NodeUnprepareResourcesRequest(claims=self._claims(claims))
-        method = f"{self.pb.PACKAGE}.DRAPlugin/NodeUnprepareResources"
-        answer = unary(
-            self.channel, method, request, self.pb.NodeUnprepareResourcesResponse, timeout_s
-        )
+        answer = self.stub().NodeUnprepareResources(request, timeout=timeout_s)
         return self._checked(answer, claims)
 
-    def begin(self, method: str, claim: tuple[str, str, str], channel: Any = None) -> Any:
-        """Begin ``NodePrepareResources`` or ``NodeUnprepareResources`` of one claim, without waiting for it."""
-        request = getattr(self.pb, f"{method}Request")(claims=self._claims((claim,)))
-        call = (channel or self.channel).unary_unary(
-            f"/{self.pb.PACKAGE}.DRAPlugin/{method}",
-            type(request).SerializeToString,
-            getattr(self.pb, f"{method}Response").FromString,
-        )
-        return call.future(request, timeout=CALL_S)
+    def begin(self, method: str, *claims: tuple[str, str, str], channel: Any = None) -> Any:
+        """Begin ``NodePrepareResources`` or ``NodeUnprepareResources`` without waiting; the call's future."""
+        request = getattr(self.pb, f"{method}Request")(claims=self._claims(claims))
+        return getattr(self.stub(channel), method).future(request, timeout=CALL_S)
 
     @contextmanager
     def health(self, version: str = "v1.DRAResourceHealth") -> Iterator[Any]:
         """A health stream: iterate it for reports."""
-        pb = HEALTH[version]
-        call = self.channel.unary_stream(
-            f"/{pb.PACKAGE}.DRAResourceHealth/NodeWatchResources",
-            pb.NodeWatchResourcesRequest.SerializeToString,
-            pb.NodeWatchResourcesResponse.FromString,
-        )(pb.NodeWatchResourcesRequest())
+        stub = HEALTH[version](self.channel)
+        call = stub.NodeWatchResources(dra_health_v1_pb2.NodeWatchResourcesRequest())
         try:
             yield call
         finally:
             call.cancel()
+
+    def stub(self, channel: Any = None) -> Any:
+        """A client of the DRA service."""
+        return self._stub(channel or self.channel)
 
     def _claims(self, claims: tuple[tuple[str, str, str], ...]) -> list[Any]:
         return [self.pb.Claim(namespace=ns, name=name, uid=uid) for ns, name, uid in claims]
@@ -173,27 +166,16 @@ class Kubelet:
         path = self.wait_for_socket(driver)
         with connect(path) as channel:
             started = time.monotonic()
-            info = unary(
-                channel,
-                "pluginregistration.Registration/GetInfo",
-                pluginregistration_v1.InfoRequest(),
-                pluginregistration_v1.PluginInfo,
-                REGISTRATION_S,
-            )
+            stub = RegistrationStub(channel)
+            info = stub.GetInfo(pluginregistration_v1_pb2.InfoRequest(), timeout=REGISTRATION_S)
             self.get_info_s.append(time.monotonic() - started)
             version = next((v for v in info.supported_versions if v in self.versions), "")
             if not version:
                 refuse = refuse or "no known version"
-            status = pluginregistration_v1.RegistrationStatus(
+            status = pluginregistration_v1_pb2.RegistrationStatus(
                 plugin_registered=not refuse, error=refuse
             )
-            unary(
-                channel,
-                "pluginregistration.Registration/NotifyRegistrationStatus",
-                status,
-                pluginregistration_v1.RegistrationStatusResponse,
-                REGISTRATION_S,
-            )
+            stub.NotifyRegistrationStatus(status, timeout=REGISTRATION_S)
         if info.type != "DRAPlugin" or info.name != driver or refuse:
             raise RegistrationError(f"{info.type} {info.name}: {refuse}")
         return Plugin(info, version)

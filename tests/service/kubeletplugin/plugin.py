@@ -109,8 +109,8 @@ class TestPlugin:
         self.service = DraService(DRIVER, self.transaction or self.ledger, self.counts, CLOCK)
         self.server = PluginServer(
             self.paths,
-            (*self.service.handlers(), *self.health.handlers()),
-            self.registration.handlers(),
+            (self.service.add_to, self.health.add_to),
+            (self.registration.add_to,),
             CLOCK,
         )
         self.selfcheck = SelfCheck(self.paths.registration, self.paths.dra)

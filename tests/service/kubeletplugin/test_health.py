@@ -13,7 +13,7 @@ import pytest
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
 from nvdra_node.kubeletplugin.kubelet import health
-from nvdra_node.rpc.messages import dra_health_v1
+from nvdra_node.rpc.messages import dra_health_v1_pb2
 from tests.lib.waits import until
 from tests.service.kubeletplugin.kubelet import Plugin
 from tests.service.kubeletplugin.plugin import TestPlugin
@@ -28,7 +28,7 @@ def test_the_list_comes_at_once_and_again_on_change(
     with registered.health(version) as stream:
         (device,) = next(stream).devices
         assert (device.device.pool_name, device.device.device_name) == ("node-1", "gpu-0")
-        assert device.health == dra_health_v1.HEALTHY
+        assert device.health == dra_health_v1_pb2.HEALTHY
         assert device.health_check_timeout_seconds == health.TIMEOUT_S
         assert 0 <= time.time() - device.last_updated_time < 60
         plugin.healths.append(
@@ -41,7 +41,7 @@ def test_the_list_comes_at_once_and_again_on_change(
             time.monotonic() - started_s < health.TIMEOUT_S / 3 / 2
         )  # before the periodic repetition
         assert first.device.device_name == "gpu-0"  # complete, not only what changed
-        assert second.health == dra_health_v1.UNHEALTHY and len(second.message) == 1024
+        assert second.health == dra_health_v1_pb2.UNHEALTHY and len(second.message) == 1024
 
 
 def test_a_stream_ends_when_the_client_cancels(plugin: TestPlugin, registered: Plugin) -> None:
@@ -93,7 +93,7 @@ class OpenCall:
 def test_the_list_is_repeated_every_third_of_its_timeout(directory: Path) -> None:
     clock = OneReport()
     service = health.HealthService("node-1", lambda: (), clock)
-    reports: Any = service._watch(dra_health_v1, OpenCall())
+    reports: Any = service.watch(dra_health_v1_pb2, OpenCall())
     next(reports)
     next(reports)
     assert clock.waited_s == [health.TIMEOUT_S / 3]

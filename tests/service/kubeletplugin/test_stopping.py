@@ -70,6 +70,21 @@ def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(directory: 
         server.api.faults.clear()
 
 
+def test_stop_during_prepare_with_hanging_api_is_prompt(directory: Path) -> None:
+    with FakeApiServer() as server:
+        add_node(server)
+        with a_service(directory, server) as process:
+            kubelet = Kubelet(directory / "registry").register(DRIVER)
+            server.api.faults.add(Fault(resource="resourceclaims", count=0, action="hang"))
+            call = kubelet.begin("NodePrepareResources", ("ns", "c", "uid-c"))
+            until(lambda: server.api.log.count("get", "resourceclaims"))
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+            assert call.exception() is not None or call.result().claims["uid-c"].error
+            kubelet.close()
+        server.api.faults.clear()
+
+
 def test_a_program_that_hangs_in_a_sick_driver_does_not_hold_up_the_end(directory: Path) -> None:
     version = directory / "proc/driver/nvidia/version"
     version.parent.mkdir(parents=True)

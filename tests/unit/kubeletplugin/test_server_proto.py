@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from nvdra_node.rpc.messages import (
-    dra_health_v1,
-    dra_health_v1alpha1,
-    dra_v1,
-    dra_v1beta1,
-    pluginregistration_v1,
+    dra_health_v1_pb2,
+    dra_health_v1alpha1_pb2,
+    dra_v1_pb2,
+    dra_v1beta1_pb2,
+    pluginregistration_v1_pb2,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,24 +24,27 @@ def test_regenerating_changes_nothing() -> None:
 
 
 def test_packages_are_the_kubelets() -> None:
-    assert pluginregistration_v1.PACKAGE == "pluginregistration"
-    assert dra_v1.PACKAGE == "k8s.io.kubelet.pkg.apis.dra.v1"
-    assert dra_v1beta1.PACKAGE == "k8s.io.kubelet.pkg.apis.dra.v1beta1"
-    assert (dra_health_v1.PACKAGE, dra_health_v1alpha1.PACKAGE) == ("v1", "v1alpha1")
+    assert pluginregistration_v1_pb2.DESCRIPTOR.package == "pluginregistration"
+    assert dra_v1_pb2.DESCRIPTOR.package == "k8s.io.kubelet.pkg.apis.dra.v1"
+    assert dra_v1beta1_pb2.DESCRIPTOR.package == "k8s.io.kubelet.pkg.apis.dra.v1beta1"
+    assert (dra_health_v1_pb2.DESCRIPTOR.package, dra_health_v1alpha1_pb2.DESCRIPTOR.package) == (
+        "v1",
+        "v1alpha1",
+    )
 
 
 def test_a_claim_on_the_wire_has_uid_second_and_name_third() -> None:
-    claim = dra_v1.Claim(namespace="a", uid="b", name="c")
+    claim = dra_v1_pb2.Claim(namespace="a", uid="b", name="c")
     assert claim.SerializeToString() == b"\n\x01a\x12\x01b\x1a\x01c"
 
 
 def test_an_absent_share_id_is_not_an_empty_one() -> None:
-    assert dra_v1.Device().SerializeToString() == b""
-    assert dra_v1.Device(share_id="").SerializeToString() == b"\x2a\x00"
+    assert dra_v1_pb2.Device().SerializeToString() == b""
+    assert dra_v1_pb2.Device(share_id="").SerializeToString() == b"\x2a\x00"
 
 
 def test_both_versions_have_the_same_bytes() -> None:
-    sent = dra_v1beta1.NodePrepareResourcesResponse()
+    sent = dra_v1beta1_pb2.NodePrepareResourcesResponse()
     sent.claims["u"].devices.add(request_names=["r"], pool_name="p", device_name="d")
-    seen = dra_v1.NodePrepareResourcesResponse.FromString(sent.SerializeToString())
+    seen = dra_v1_pb2.NodePrepareResourcesResponse.FromString(sent.SerializeToString())
     assert seen.claims["u"].devices[0].device_name == "d"
