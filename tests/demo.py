@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.beds.cluster import build, programs
+from tests.beds.cluster.artifacts import build, programs
+from tests.beds.cluster.driver import manifests as m
+from tests.beds.cluster.driver.gpu_bed import Bed
 from tests.beds.cluster.errors import ClusterError
-from tests.e2e import manifests as m
-from tests.e2e.bed import Bed
 from tests.lib.waits import WaitError, wait_until
 
 PLACE = "demo"

@@ -222,7 +222,7 @@ def command_test() -> None:
 
 def command_matrix() -> None:
     """Run what is too long for every run: the package under every systemd."""
-    argv = pytest("tests/packages/matrix.py", "-s", "--timeout", "1200")
+    argv = pytest("tests/packages/installed/matrix.py", "-s", "--timeout", "1200")
     run_steps([Step("packages under every systemd", 600, argv, cluster_obstacle())])
 
 
@@ -240,7 +240,7 @@ def command_bench() -> None:
 
 def command_domain() -> None:
     """Run a job over a whole rack with a ComputeDomain, and without."""
-    argv = tool("python", "-m", "tests.domain", "--nodes", "18")
+    argv = tool("python", "-m", "tests.bench.domain", "--nodes", "18")
     run_steps([Step("18 nodes", 240, argv, cluster_obstacle())])
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from nvdra_packages import pyc, sbom, scripts, tree, wheels
 from nvdra_packages.layout import ARCHES, LIBRARY, NAME, PACKAGING, Arch, BuildError, run
 from nvdra_packages.version import Release
-from tests.beds.cluster import build, programs
+from tests.beds.cluster.artifacts import build, programs
 
 FORMATS = ("deb", "rpm")
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.bench import proc
+from tests.bench.plugin import proc
 
 STOLEN_LIMIT = 2.0
 """% of all CPUs that the host may take from a calm round."""

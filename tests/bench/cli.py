@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.beds.cluster import capability
-from tests.beds.cluster.programs import cache_dir
-from tests.bench import plugin, pods, report
-from tests.bench.contender import BUILT_IN, Contender
+from tests.beds.cluster.artifacts.programs import cache_dir
+from tests.bench import pods, report
 from tests.bench.errors import BenchError
+from tests.bench.plugin import benchmark
+from tests.bench.plugin.contender import BUILT_IN, Contender
+from tests.bench.plugin.rounds import QUICK, Effort
 from tests.bench.report import Report
-from tests.bench.rounds import QUICK, Effort
 
 VS_HELP = f"""another plugin to put beside it: {", ".join(BUILT_IN)}, or a name and a command line with placeholders
 ({{kubeconfig}} {{service_kubeconfig}} {{node}} {{registry}} {{plugins}} {{cdi}} {{state}} {{run}} {{root}} {{ctk}}
@@ -91,7 +92,7 @@ def _contenders(args: argparse.Namespace) -> list[Contender]:
 def _plugin(args: argparse.Namespace) -> Report:
     contenders = _contenders(args)
     effort = QUICK if args.quick else Effort()
-    return plugin.compare(
+    return benchmark.compare(
         contenders,
         number=_rounds(args),
         effort=effort,

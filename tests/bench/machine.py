@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.beds.cluster import build, commands, programs
+from tests.beds.cluster import commands
+from tests.beds.cluster.artifacts import build, programs
 from tests.sim.api import SimRoot
 
 PROFILE = "h100x8"

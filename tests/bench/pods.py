@@ -19,11 +19,11 @@ from tests.beds.cluster import capability
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.errors import ClusterError
 from tests.bench import machine, measures
-from tests.bench.claims import GPUS
-from tests.bench.contender import DRIVER, REPOSITORY, Contender
 from tests.bench.errors import BenchError
 from tests.bench.machine import Machine
-from tests.bench.plugin import alternating
+from tests.bench.plugin.benchmark import alternating
+from tests.bench.plugin.claims import GPUS
+from tests.bench.plugin.contender import DRIVER, REPOSITORY, Contender
 from tests.bench.report import Report
 from tests.lib.waits import WaitError, wait_until
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench import calm, proc
+from tests.bench import calm
 from tests.bench.calm import Calm
+from tests.bench.plugin import proc
 
 QUIET = {"host_stolen": 0.1, "other_load": 0.0, "spin": 10.0}
 

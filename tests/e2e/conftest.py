@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.beds.cluster import capability
-from tests.e2e import manifests as m
-from tests.e2e.bed import Bed
-from tests.e2e.users import Pods
+from tests.beds.cluster.driver import manifests as m
+from tests.beds.cluster.driver.gpu_bed import Bed
+from tests.beds.cluster.driver.pods import Pods
 from tests.lib.waits import wait_until
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nvdra_packages import pack, version
 from nvdra_packages.layout import ARCHES, TOP
-from tests.packages import standins
+from tests.beds.host import standins
 
 RELEASE, NEXT = "0.1.0", "0.2.0"
 

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "packaging"))
 
 from tests.beds.cluster import capability, commands
 from tests.beds.cluster.errors import ClusterError
+from tests.beds.rack import hosts, releases, tools
+from tests.beds.rack.hosts import Rack
 from tests.lib.waits import WaitError
-from tests.rack import hosts, releases, tools
-from tests.rack.hosts import Rack
 from tests.rack.show import Show
 
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.errors import ClusterError
-from tests.e2e import manifests as m
+from tests.beds.rack import credential
+from tests.beds.rack.churn import Churn
+from tests.beds.rack.hosts import Rack
+from tests.beds.rack.playbooks import Run, play, show
+from tests.beds.rack.releases import BROKEN, NEXT, THIS, Releases
 from tests.lib.waits import wait_until
-from tests.rack import credential
-from tests.rack.churn import Churn
-from tests.rack.hosts import Rack
-from tests.rack.playbooks import Run, play, show
-from tests.rack.releases import BROKEN, NEXT, THIS, Releases
 
 PLACE = "rack"
 WAIT_S = 300.0

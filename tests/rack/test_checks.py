@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.rack import collection
+from tests.beds.rack import collection
 
 checks = collection.load("filter.checks")
 programs = collection.load("module_utils.cluster_programs")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvdra_packages.layout import TOP
-from tests.rack import tools
+from tests.beds.rack import tools
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.beds.cluster.layout import BRIDGE_ADDRESS
 from tests.beds.cluster.marks import needs_cluster
+from tests.beds.rack import credential, releases
+from tests.beds.rack.hosts import Rack
+from tests.beds.rack.playbooks import Run, play
 from tests.lib.waits import wait_until
-from tests.rack import credential, releases
-from tests.rack.hosts import Rack
-from tests.rack.playbooks import Run, play
 
 pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 

@@ -13,10 +13,10 @@ import yaml
 
 from nvdra_packages.layout import TOP
 from tests.beds.cluster.marks import needs_cluster
-from tests.rack import credential, releases
-from tests.rack.hosts import Rack
-from tests.rack.playbooks import play
-from tests.rack.releases import NEXT, THIS
+from tests.beds.rack import credential, releases
+from tests.beds.rack.hosts import Rack
+from tests.beds.rack.playbooks import play
+from tests.beds.rack.releases import NEXT, THIS
 
 pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 

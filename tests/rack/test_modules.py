@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.rack import tools
+from tests.beds.rack import tools
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

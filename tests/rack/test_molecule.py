@@ -10,8 +10,8 @@ import pytest
 
 from nvdra_packages.layout import TOP
 from tests.beds.cluster.marks import needs_cluster
-from tests.rack import releases, tools
-from tests.rack.hosts import Rack
+from tests.beds.rack import releases, tools
+from tests.beds.rack.hosts import Rack
 
 pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.beds.cluster.marks import needs_cluster
-from tests.rack import releases
-from tests.rack.hosts import Rack
+from tests.beds.rack import releases
+from tests.beds.rack.hosts import Rack
 from tests.rack.show import STEPS, Show
 
 pytestmark = [*needs_cluster(timeout_s=1800), pytest.mark.packages]

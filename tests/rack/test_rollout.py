@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.rack import collection
+from tests.beds.rack import collection
 
 rollout = collection.load("filter.rollout")
 

@@ -25,7 +25,7 @@ from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
-from tests.beds.cluster import programs
+from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
 from tests.fakes.driver import FakeClaims
 from tests.scenario.gpu_node import a_claim

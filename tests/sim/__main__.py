@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim import kernel, profile
+from tests.sim import profile
 from tests.sim.api import SimRoot
+from tests.sim.fs import kernel
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tests.sim import files, kernel, library, procfs, profile, state, sysfs, tree
+from tests.sim import library, profile, state
+from tests.sim.fs import files, kernel, procfs, sysfs, tree
 from tests.sim.profile import Gpu, Profile
 from tests.sim.state import ANY, EVENT_XID, MigInstance, State
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.sim import files, library
+from tests.sim import library
+from tests.sim.fs import files
 
 _FOOTER = struct.Struct("<8sQQ")
 _SUITES = ("sid", "bookworm")  # newest first

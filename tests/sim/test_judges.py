@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.beds.cluster import programs
+from tests.beds.cluster.artifacts import programs
 from tests.sim import profile, smi
 from tests.sim.api import SimRoot
 

@@ -11,9 +11,10 @@ import pytest
 
 from tests.lib.waits import wait_equal
 from tests.sim import __main__ as command_line
-from tests.sim import profile, sysfs
+from tests.sim import profile
 from tests.sim.api import SimRoot
 from tests.sim.client import Client, session
+from tests.sim.fs import sysfs
 
 
 @pytest.mark.parametrize("name", profile.names())

@@ -16,21 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from tests.beds.cluster import (
-    build,
-    commands,
-    control_plane,
-    lifecycle,
-    network,
-    processes,
-    programs,
-)
+from tests.beds.cluster import commands, lifecycle
 from tests.beds.cluster import layout as layouts
+from tests.beds.cluster.artifacts import build, programs
+from tests.beds.cluster.control import control_plane
+from tests.beds.cluster.control.wire import ApiClient, ApiError
 from tests.beds.cluster.errors import ClusterError, CommandError
 from tests.beds.cluster.layout import Layout
-from tests.beds.cluster.node import Node
-from tests.beds.cluster.processes import Process
-from tests.beds.cluster.wire import ApiClient, ApiError
+from tests.beds.cluster.machine import network, processes
+from tests.beds.cluster.machine.node import Node
+from tests.beds.cluster.machine.processes import Process
 
 __all__ = ["ApiClient", "ApiError", "Cluster", "ClusterError", "CommandError", "Node", "Process"]
 

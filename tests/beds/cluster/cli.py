@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.beds.cluster import build, capability, commands, lifecycle, programs
+from tests.beds.cluster import capability, commands, lifecycle
 from tests.beds.cluster import layout as layouts
 from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.artifacts import build, programs
 from tests.beds.cluster.errors import ClusterError
 from tests.lib.waits import WaitError
 

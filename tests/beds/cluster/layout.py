@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.beds.cluster import programs
+from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
 
 MAX_NODES = 18

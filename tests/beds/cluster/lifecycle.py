@@ -16,22 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
-from tests.beds.cluster import (
-    build,
-    capability,
-    cgroups,
-    control_plane,
-    host_image,
-    images,
-    network,
-    processes,
-)
+from tests.beds.cluster import capability
 from tests.beds.cluster import layout as layouts
+from tests.beds.cluster.artifacts import build, host_image, images
+from tests.beds.cluster.control import control_plane
+from tests.beds.cluster.control.wire import ApiClient
 from tests.beds.cluster.errors import ClusterError
 from tests.beds.cluster.layout import Layout
-from tests.beds.cluster.node import Node
-from tests.beds.cluster.systemd_node import SystemdNode
-from tests.beds.cluster.wire import ApiClient
+from tests.beds.cluster.machine import cgroups, network, processes
+from tests.beds.cluster.machine.node import Node
+from tests.beds.cluster.machine.systemd_node import SystemdNode
 from tests.lib.waits import WaitError, wait_until
 
 _UP = "up"

@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from tests.beds.cluster import capability, programs
+from tests.beds.cluster import capability
+from tests.beds.cluster.artifacts import programs
 
 
 def is_required() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.beds.cluster import layout as layouts
-from tests.beds.cluster import programs
+from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
 from tests.beds.cluster.layout import Layout
 

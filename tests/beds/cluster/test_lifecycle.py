@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.beds.cluster import cgroups, layout, lifecycle
+from tests.beds.cluster import layout, lifecycle
 from tests.beds.cluster.api import Cluster, ClusterError
+from tests.beds.cluster.machine import cgroups
 from tests.beds.cluster.marks import needs_cluster
 from tests.lib.waits import wait_until
 

@@ -12,8 +12,10 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
-from tests.beds.cluster import capability, programs, wire
+from tests.beds.cluster import capability
 from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.artifacts import programs
+from tests.beds.cluster.control import wire
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 
 BRISK = Backoff(first_s=0.02, limit_s=0.2)

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from tests.beds.cluster.api import ApiClient, Cluster
-from tests.beds.cluster.programs import NEWEST
+from tests.beds.cluster.artifacts.programs import NEWEST
 from tests.lib.pki import Identity, StoredAuthority
 from tests.lib.waits import wait_until
 from tests.unit.chart import helm

@@ -14,7 +14,7 @@ from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.computedomain.clique_label import LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
-from tests.beds.cluster import wire
+from tests.beds.cluster.control import wire
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster
 from tests.lib.waits import wait_until

@@ -32,10 +32,10 @@ from nvdra_node.kubeletplugin.claims.wait_events import LONG_S, EventSource, Wai
 from nvdra_node.kubeletplugin.slices import diff
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.diff import Target
-from tests.beds.cluster import wire
+from tests.beds.cluster.artifacts.programs import KUBERNETES
+from tests.beds.cluster.control import wire
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster
-from tests.beds.cluster.programs import KUBERNETES
 from tests.lib.waits import wait_until
 from tests.service.realapi.attackbed import (
     CHANNEL,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.beds.cluster.artifacts.programs import KUBERNETES, NEWEST
 from tests.beds.cluster.marks import needs_cluster
-from tests.beds.cluster.programs import KUBERNETES, NEWEST
 from tests.service.realapi import attacks, claimattacks
 from tests.service.realapi.attackbed import ADMIN, SIGNS, Attack, World, a_world
 

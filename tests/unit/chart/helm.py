@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.beds.cluster.programs import cache_dir
+from tests.beds.cluster.artifacts.programs import cache_dir
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "nvdra"
 VERSION = "4.3.1"

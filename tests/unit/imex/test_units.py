@@ -88,7 +88,7 @@ def capabilities(found: dict[str, list[str]]) -> set[str]:
 
 
 def test_no_units_capabilities_are_a_part_of_anothers():
-    """Or the other could look into it through /proc; see tests/e2e/systemd_probe.py for what is tried."""
+    """Or the other could look into it through /proc; see tests/beds/host/probe.py for what is tried."""
     names = [path.stem for path in UNITS.glob("*.service")]
     sets = {name: capabilities(unit(name)) for name in names}
     assert all(sets.values())

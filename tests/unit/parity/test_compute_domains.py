@@ -129,7 +129,7 @@ def roles(objects: list[dict[str, Any]]) -> list[dict[str, list[str]]]:
 
 
 def test_a_node_writes_no_node_and_lists_no_claims(roles):
-    """X2. What RBAC leaves open (which slices, which claim's status) policies pin: tests/e2e/test_identity.py."""
+    """X2. What RBAC leaves open (which slices, which claim's status) policies pin: tests/e2e/gpu/test_identity.py."""
     allowed = {
         (resource, verb)
         for rule in roles

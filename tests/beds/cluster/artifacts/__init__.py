@@ -1,0 +1,1 @@
+"""Builds and finds what a cluster runs: Kubernetes, container images, the host image."""

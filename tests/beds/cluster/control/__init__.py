@@ -1,0 +1,1 @@
+"""The control plane of a cluster, its credentials, and the client of its API."""

@@ -1,0 +1,286 @@
+"""A test bed: a real cluster, a simulated host per node, and the shipped service on each node.
+
+``Bed`` is what the end-to-end tests, the demo and the pod benchmark stand on. The service runs as the process that
+it is on a host: ``nvdra-node gpu`` with the node's own kubelet credential, in the node's namespaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.beds.cluster.api import Cluster
+from tests.beds.cluster.artifacts import build, programs
+from tests.beds.cluster.machine.node import Node
+from tests.beds.cluster.machine.processes import Process
+from tests.lib.waits import WaitError, wait_until
+from tests.sim.api import SimRoot
+
+TOP = Path(__file__).resolve().parents[4]
+DEVICE_CLASSES = TOP / "charts" / "nvdra" / "files" / "deviceclasses.yaml"
+DRIVER = "gpu.nvidia.com"
+SERVICE = "nvdra-gpu-plugin"
+
+
+@dataclass
+class GpuNode:
+    """One node of the bed: the cluster's node, its simulated host, and the service on it."""
+
+    node: Node
+    sim: SimRoot
+    flags: tuple[str, ...] = ()
+    service: Process | None = field(default=None)
+
+    @property
+    def name(self) -> str:
+        """Node name, which is also the pool's."""
+        return self.node.name
+
+    def argv(self) -> list[str]:
+        """The command that the unit runs, with the roots of the simulated host."""
+        toolkit = programs.NVIDIA.home()
+        root = self.sim.path
+        return [
+            sys.executable, "-m", "nvdra_node", "gpu",
+            "--node-name", self.name,
+            "--kubeconfig", str(self.node.kubeconfig),
+            "--driver-root", str(root),
+            "--dev-root", str(root / "dev"),
+            "--proc-root", str(self.sim.proc),
+            "--sys-root", str(self.sim.sys),
+            "--nvidia-ctk-path", str(toolkit / "nvidia-ctk"),
+            "--nvidia-cdi-hook-path", str(toolkit / "nvidia-cdi-hook"),
+            "--http-endpoint", "127.0.0.1:9899",
+            "-v", "4",
+            *self.flags,
+        ]  # fmt: skip
+
+    def start(self) -> Process:
+        """Start the service."""
+        self.service = self.node.popen(self.argv(), name=SERVICE, env={"PYTHONPATH": str(TOP)})
+        return self.service
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the service: orderly, or as a crash does."""
+        if self.service:
+            self.service.end(kill=kill)
+            self.service = None
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop and start the service."""
+        self.stop(kill=kill)
+        self.start()
+
+    def configure_kubelet(self, **settings: object) -> None:
+        """Change settings of the kubelet's configuration, and restart it."""
+        path = self.node.path("/var/lib/kubelet/config.yaml")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+        self.node.restart("kubelet")
+
+    def files(self, pattern: str) -> list[str]:
+        """Files of the node that match a glob, as the node names them."""
+        place, _, name = pattern.rpartition("/")
+        return sorted(str(p) for p in self.node.path(place).glob(name))
+
+    def leftovers(self) -> list[str]:
+        """Records, CDI files and temporary files of claims: empty when nothing is prepared."""
+        state = f"/var/lib/nvdra/{DRIVER}"
+        found = [*self.files("/run/cdi/*"), *self.files(f"{state}/claims/*")]
+        return [*found, *self.files(f"{state}/quarantine/*")]
+
+    def sockets(self) -> list[str]:
+        """Everything that the service put into the kubelet's directories, but for its lock file."""
+        found = [
+            *self.files("/var/lib/kubelet/plugins_registry/*"),
+            *self.files(f"/var/lib/kubelet/plugins/{DRIVER}/*"),
+        ]
+        return [path for path in found if not path.endswith("/nvdra.lock")]
+
+    def log_size(self) -> int:
+        """How much the service, and those before it, have logged: a mark for ``logged``."""
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def logged(self, since: int = 0) -> str:
+        """What was logged after a mark."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="replace")
+
+    def wait_registered(self, since: int, timeout_s: float = 30) -> None:
+        """Wait until the kubelet has registered the service again after a mark."""
+        wait_until(
+            "registered", lambda: "registered by the kubelet" in self.logged(since), timeout_s
+        )
+
+    @property
+    def _log(self) -> Path:
+        return self.node.layout.logs / f"{self.name}.{SERVICE}.log"
+
+
+class Bed:
+    """A cluster whose nodes have GPUs and run the service."""
+
+    def __init__(self, cluster: Cluster, nodes: Iterable[GpuNode]) -> None:
+        self.cluster = cluster
+        self.nodes = {gpu_node.name: gpu_node for gpu_node in nodes}
+
+    @classmethod
+    def up(
+        cls,
+        name: str,
+        *,
+        nodes: int = 1,
+        kubernetes: str = programs.NEWEST,
+        profile: str = "h100x8",
+        flags: tuple[str, ...] = (),
+        start: bool = True,
+        audit: bool = False,
+    ) -> Bed:
+        """Cluster up, device classes applied, one simulated host per node, services started."""
+        build.ensure(kubernetes)
+        cluster = Cluster.up(name, nodes, kubernetes, audit=audit)
+        try:
+            roots = sim_home(name)
+            shutil.rmtree(roots, ignore_errors=True)  # of a run that was killed
+            made = [
+                GpuNode(node, SimRoot.create(roots / node.name, profile, node=i), flags)
+                for i, node in enumerate(cluster.nodes)
+            ]
+            bed = cls(cluster, made)
+            cluster.apply(DEVICE_CLASSES.read_text())
+            if start:
+                for gpu_node in made:
+                    gpu_node.start()
+            return bed
+        except BaseException:
+            cluster.down()
+            shutil.rmtree(sim_home(name), ignore_errors=True)
+            raise
+
+    def down(self) -> None:
+        """Services, cluster and simulated hosts away."""
+        for gpu_node in self.nodes.values():
+            gpu_node.stop(kill=True)
+        self.cluster.down()
+        shutil.rmtree(sim_home(self.cluster.name), ignore_errors=True)
+
+    def __enter__(self) -> Bed:
+        self.cluster.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.down()
+
+    @property
+    def only(self) -> GpuNode:
+        """The node, where there is one."""
+        (gpu_node,) = self.nodes.values()
+        return gpu_node
+
+    # --- the API, as a user sees it
+
+    def apply(self, *manifests: Mapping[str, Any]) -> None:
+        """Apply objects."""
+        self.cluster.apply("\n---\n".join(json.dumps(m) for m in manifests))
+
+    def get(self, *what: str) -> Any:
+        """``kubectl get ... -o json``, parsed."""
+        return json.loads(self.cluster.kubectl("get", *what, "-o", "json"))
+
+    def slices(self) -> list[Any]:
+        """All ResourceSlices of the driver."""
+        found = self.cluster.client.get("/apis/resource.k8s.io/v1/resourceslices")["items"]
+        return [s for s in found if s["spec"]["driver"] == DRIVER]
+
+    def wipe_slices(self) -> bool:
+        """Delete all ResourceSlices of the driver, as a kubelet does when it misses the service."""
+        path = "/apis/resource.k8s.io/v1/resourceslices"
+        self.cluster.client.request("DELETE", f"{path}?fieldSelector=spec.driver%3D{DRIVER}")
+        return True
+
+    def devices(self, node: str) -> dict[str, Any]:
+        """Published devices of a node by name, of the newest generation only."""
+        own = [s["spec"] for s in self.slices() if s["spec"]["nodeName"] == node]
+        newest = max((s["pool"]["generation"] for s in own), default=0)
+        current = [s for s in own if s["pool"]["generation"] == newest]
+        return {d["name"]: d for s in current for d in s.get("devices") or ()}
+
+    def wait_for_devices(self, count: int | None = None, timeout_s: float = 30) -> None:
+        """Wait until every node offers its GPUs (or ``count``)."""
+        wanted = {
+            name: len(n.sim.profile.gpus) if count is None else count
+            for name, n in self.nodes.items()
+        }
+
+        def offered() -> dict[str, int]:
+            return {name: len(self.devices(name)) for name in wanted}
+
+        wait_until(f"GPUs offered: {wanted}", lambda: offered() == wanted, timeout_s)
+
+    def pod_phase(self, place: str, name: str) -> str:
+        """``status.phase`` of a pod; empty when there is none."""
+        return self.cluster.kubectl(
+            "get", "pod", "-n", place, name, "-o", "jsonpath={.status.phase}", check=False
+        ).strip()
+
+    def wait_running(self, place: str, *pods: str, timeout_s: float = 60) -> None:
+        """Wait until pods are Running; the message has their events."""
+
+        def waiting() -> dict[str, str]:
+            phases = {name: self.pod_phase(place, name) for name in pods}
+            return {name: phase for name, phase in phases.items() if phase != "Running"}
+
+        try:
+            wait_until(f"pods of {place} Running", lambda: not waiting(), timeout_s)
+        except WaitError as error:
+            raise WaitError(f"{error}; {waiting()}\n{self.events(place)}") from error
+
+    def events(self, place: str) -> str:
+        """Events of a namespace, oldest first."""
+        return self.cluster.kubectl(
+            "get", "events", "-n", place, "--sort-by=.lastTimestamp", check=False
+        )
+
+    def uuids(self, place: str, name: str, container: str = "ctr") -> list[str]:
+        """GPUs that the real ``nvidia-smi -L`` printed in the container, by UUID."""
+
+        def look() -> list[str]:
+            text = self.cluster.kubectl("logs", "-n", place, name, "-c", container, check=False)
+            return re.findall(r"GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)", text)
+
+        seen: list[str] = wait_until(
+            f"nvidia-smi -L printed in {place}/{name}/{container}", look, 20
+        )
+        return seen
+
+    def delete_namespace(self, place: str, timeout_s: float = 90) -> None:
+        """Delete a namespace's pods and wait until they are gone; the empty namespace goes by itself.
+
+        Its controller takes five seconds to look at what is empty already, and nobody needs to see it.
+        """
+        limit = f"--timeout={timeout_s:g}s"
+        self.cluster.kubectl("delete", "pods", "-n", place, "--all", "--wait=true", limit)
+        self.cluster.kubectl("delete", "namespace", place, "--wait=false")
+
+    def wait_clean(self, timeout_s: float = 30) -> None:
+        """Wait until no node has anything of a claim left."""
+
+        def left() -> list[str]:
+            return [f"{n.name}:{path}" for n in self.nodes.values() for path in n.leftovers()]
+
+        try:
+            wait_until("nothing left of any claim", lambda: not left(), timeout_s)
+        except WaitError as error:
+            raise WaitError(f"{error}: {left()}") from error
+
+
+def sim_home(name: str) -> Path:
+    """Where the simulated hosts of a bed are."""
+    return Path(os.environ.get("NVDRA_SIM_HOME", "/var/lib/nvdra-sim")) / name

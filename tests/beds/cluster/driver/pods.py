@@ -1,0 +1,142 @@
+"""What users and administrators see of pods, asked cheaply: by the API without kubectl, so that tests may ask often.
+
+Enter at ``Pods(bed, namespace)``. ``identity`` is what must not change while everything around a pod restarts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.beds.cluster.api import ApiError
+from tests.beds.cluster.driver.gpu_bed import Bed
+from tests.lib.waits import WaitError, wait_until
+
+PREPARE_FAILED = "FailedPrepareDynamicResources"
+_UUID = re.compile(r"UUID: (GPU-[0-9a-f-]+)")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One container's life: another one means that the pod was disturbed."""
+
+    container: str
+    id: str
+    started_at: str
+    restarts: int
+
+
+class Pods:
+    """The pods of one namespace."""
+
+    def __init__(self, bed: Bed, place: str) -> None:
+        self.bed = bed
+        self.place = place
+        self._api = bed.cluster.client
+        self._core = f"/api/v1/namespaces/{place}"
+
+    def names(self) -> list[str]:
+        """All pods."""
+        return [pod["metadata"]["name"] for pod in self._api.get(f"{self._core}/pods")["items"]]
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """The Pod object; None when there is none."""
+        return self._found(f"{self._core}/pods/{name}")
+
+    def claims(self) -> list[Any]:
+        """All ResourceClaims."""
+        path = f"/apis/resource.k8s.io/v1/namespaces/{self.place}/resourceclaims"
+        items: list[Any] = self._api.get(path)["items"]
+        return items
+
+    def claim_of(self, name: str) -> Any:
+        """The claim of a pod that has one, or is about to."""
+
+        def look() -> Any:
+            return (self.get(name) or {}).get("status", {}).get("resourceClaimStatuses")
+
+        (entry,) = wait_until(f"claim of {name} made", look, 30)
+        return next(c for c in self.claims() if c["metadata"]["name"] == entry["resourceClaimName"])
+
+    def identities(self) -> dict[str, list[Identity]]:
+        """Each pod's containers."""
+        pods = self._api.get(f"{self._core}/pods")["items"]
+        return {
+            pod["metadata"]["name"]: [
+                Identity(
+                    status["name"],
+                    status.get("containerID", ""),
+                    status["state"].get("running", {}).get("startedAt", "not running"),
+                    status["restartCount"],
+                )
+                for status in pod["status"].get("containerStatuses", ())
+            ]
+            for pod in pods
+        }
+
+    def create(self, manifest: dict[str, Any]) -> None:
+        """Create one pod."""
+        self._api.request("POST", f"{self._core}/pods", manifest)
+
+    def delete(self, name: str, *, force: bool = False) -> None:
+        """Ask for a pod's end and do not wait for it; ``force``: without asking its node."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        options = {**body, "gracePeriodSeconds": 0} if force else body
+        self._api.request("DELETE", f"{self._core}/pods/{name}", options)
+
+    def wait_gone(self, name: str, timeout_s: float = 30) -> None:
+        """Wait until a pod's object is gone."""
+        wait_until(f"pod {self.place}/{name} gone", lambda: self.get(name) is None, timeout_s)
+
+    def exec_gpus(self, name: str, container: str = "ctr") -> list[str]:
+        """GPUs that nvidia-smi shows inside a running container now, by UUID."""
+        text = self.bed.cluster.kubectl(
+            "exec", "-n", self.place, name, "-c", container, "--", "nvidia-smi", "-L"
+        )
+        return _UUID.findall(text)
+
+    def messages(self, name: str) -> list[str]:
+        """What the events of a pod say, oldest first."""
+        events = self._api.get(f"{self._core}/events")["items"]
+        own = [event for event in events if event["involvedObject"].get("name") == name]
+        own.sort(key=lambda event: event["metadata"]["creationTimestamp"])
+        return [f"{event['reason']}: {event['message']}" for event in own]
+
+    def wait_message(self, name: str, *words: str, timeout_s: float = 30) -> str:
+        """Wait for an event of a pod that has all ``words``, and return it."""
+
+        def look() -> str:
+            said = (text for text in self.messages(name) if all(word in text for word in words))
+            return next(said, "")
+
+        try:
+            found: str = wait_until(f"event of {name} with {words}", look, timeout_s)
+        except WaitError as error:
+            raise WaitError(f"{error}; events: {self.messages(name)}") from error
+        return found
+
+    def _found(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self._api.get(path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+
+
+def ignoring_outages(look: Callable[[], Any]) -> Callable[[], Any]:
+    """``look`` for ``wait_for`` while the API server comes and goes: not reachable, or not yet, counts as not seen."""
+
+    def careful() -> Any:
+        try:
+            return look()
+        except OSError:
+            return None
+        except ApiError as error:
+            if error.status not in (401, 403, 429) and error.status < 500:
+                raise
+            return None
+
+    return careful

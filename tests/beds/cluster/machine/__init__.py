@@ -1,0 +1,1 @@
+"""The nodes of a cluster: namespaces, cgroups, network, processes."""

@@ -1,0 +1,201 @@
+"""A host with one release of systemd on which the deb is installed, with an API server in memory and a small kubelet.
+
+Real kubelets run only on hosts with one of these releases (``tests.beds.host.package_host``); here the kubelet's side is played,
+and everything below it is real: the package, its scripts, dpkg, systemd, the sandboxes, the services.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nvdra_packages.layout import TOP
+from tests.beds.cluster.artifacts import host_image, programs
+from tests.beds.cluster.artifacts.build import install_packages
+from tests.beds.cluster.machine.processes import Process
+from tests.beds.host import standins
+from tests.beds.host.unit_bed import settings
+from tests.beds.host.units import UNIT
+from tests.beds.host.versions import Release, VersionHost, ensure
+from tests.beds.rack.releases import Releases
+from tests.lib.waits import WaitError, wait_until
+from tests.service.kube.objects import a_claim, an_allocation
+from tests.service.kubeletplugin import kubelet
+from tests.sim.api import SimRoot
+
+NODE = "node-1"
+DRIVER = "gpu.nvidia.com"
+PLACE = "team"
+CLAIMS = {"first": "gpu-0", "second": "gpu-1", "third": "gpu-2"}
+"""Name of a claim -> the device that it was allocated."""
+PORT = 18443
+DEBS = "/opt/packages"
+PATIENCE_S = 120.0
+
+_HOME = Path("/var/lib/nvdra-matrix")
+_PACKAGES = ("ca-certificates", "libstdc++6", "procps", "python3")
+"""What the deb depends on."""
+_ASK = """\
+import json, sys, urllib.request
+with urllib.request.urlopen(sys.argv[1]) as answer:
+    sys.stdout.write(answer.read().decode())
+"""
+
+
+class MatrixHost(VersionHost):
+    """See the module."""
+
+    def __init__(self, release: Release, home: Path, sim: SimRoot) -> None:
+        super().__init__(release, home, sim)
+        self._cgroup = f"nvdra-matrix.{release.name}"
+        self._api: Process | None = None
+
+    def system(self) -> Path:
+        """See VersionHost."""
+        return ensure(self.release, _PACKAGES)
+
+    def install_units(self) -> None:
+        """Nothing of ours is on the host: the package brings it."""
+        self.run(["rm", "-rf", "/usr/bin/nvdra-node", "/etc/nvdra"])
+        self.boot()
+
+    def bring(self, packages: Releases) -> None:
+        """Put the packages on the host, and the API server beside it."""
+        place = self._home / "packages"
+        home = programs.NVIDIA.home()
+        tools = {f"/usr/bin/{name}": home / name for name in ("nvidia-ctk", "nvidia-cdi-hook")}
+        made = standins.make(place, standins.TOOLKIT, files=tools, version=standins.TOOLKIT_VERSION)
+        target = self.path(DEBS)
+        target.mkdir(parents=True, exist_ok=True)
+        for name, deb in (
+            ("this", packages.this),
+            ("next", packages.next),
+            ("older", packages.older),
+        ):
+            shutil.copy(next(deb.glob("*.deb")), target / f"{name}.deb")
+        shutil.copy(made, target / "toolkit.deb")
+        self.write("/etc/dpkg/dpkg.cfg.d/unsafe-io", "force-unsafe-io\n")
+        self._start_api()
+
+    def _start_api(self) -> None:
+        objects: list[dict[str, Any]] = [
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        ]
+        for name, device in CLAIMS.items():
+            claim = a_claim(name, PLACE)
+            objects.append({**claim, "status": {"allocation": an_allocation(device, node=NODE)}})
+        path = self._home / "objects.json"
+        path.write_text(json.dumps(objects))
+        kubeconfig = self._home / "kubeconfig"
+        argv = [sys.executable, "-m", "tests.fakes.apiserver", "--port", str(PORT)]
+        argv += ["--objects", str(path), "--kubeconfig", str(kubeconfig)]
+        inside = ["nsenter", "-t", str(self._leader()), "-n", "--", *argv]
+        self._api = self._start(inside, "api", {"PYTHONPATH": str(TOP)})
+        wait_until("the API server", kubeconfig.exists, PATIENCE_S)
+
+    def configure(self) -> None:
+        """What an operator sets: here the simulated driver's places, and a credential."""
+        self.write("/etc/nvdra/config.yaml", f"{settings(self.sim)}nodeName: {NODE}\n")
+        text = (self._home / "kubeconfig").read_text()
+        self.write("/etc/nvdra/kubeconfig", text, mode=0o600)
+
+    def apt(self, *words: str, check: bool = True) -> str:
+        """Run apt-get; package files are named as they lie in ``DEBS``. What it printed, errors too."""
+        options = ["-y", "--allow-downgrades", "-o", "APT::Sandbox::User=root"]
+        names = [f"{DEBS}/{word}" if word.endswith(".deb") else word for word in words]
+        argv = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *names]
+        done = self.run(argv, check=check, timeout_s=300)
+        return f"{done.stdout}{done.stderr}"
+
+    def package(self) -> str:
+        """Version of the installed package; empty when it is not installed."""
+        argv = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "nvdra"]
+        state, _, version = self.run(argv, check=False).stdout.partition(" ")
+        return version if state == "installed" else ""
+
+    def begin(self) -> None:
+        """Everything an operator does to have the service run."""
+        self.apt("install", "this.deb", "toolkit.deb")
+        self.configure()
+        self.systemctl("enable", "--now", "nvdra.target")
+        try:
+            wait_until("eight devices published", lambda: len(self.devices()) == 8, PATIENCE_S)
+        except WaitError as error:
+            raise WaitError(f"{error}\n{self.journal()}") from error
+
+    def ask(self, path: str) -> Any:
+        """Ask the API server."""
+        argv = ["python3", "-IBc", _ASK, f"http://127.0.0.1:{PORT}{path}"]
+        return json.loads(self.run(argv).stdout)
+
+    def devices(self) -> list[str]:
+        """Names of the devices that the node offers."""
+        slices = self.ask("/apis/resource.k8s.io/v1/resourceslices")["items"]
+        return [device["name"] for item in slices for device in item["spec"].get("devices", ())]
+
+    @contextmanager
+    def plugin(self) -> Iterator[kubelet.Plugin]:
+        """The service as a kubelet sees it that has found its socket."""
+        registry = self.path("/var/lib/kubelet/plugins_registry")
+        found = kubelet.Kubelet(registry).register(DRIVER)
+        # It says where its socket is on the host.
+        found.channel.close()
+        found.channel = kubelet.connect(self.path(found.info.endpoint))
+        try:
+            yield found
+        finally:
+            found.close()
+
+    def claim(self, name: str) -> tuple[str, str, str]:
+        """Namespace, name and UID of a claim."""
+        path = f"/apis/resource.k8s.io/v1/namespaces/{PLACE}/resourceclaims/{name}"
+        return PLACE, name, self.ask(path)["metadata"]["uid"]
+
+    def prepare(self, *names: str) -> dict[str, list[kubelet.Prepared]]:
+        """Prepare claims; the devices of each."""
+        with self.plugin() as plugin:
+            answers = plugin.prepare(*(self.claim(name) for name in names))
+        assert answers.errors == {}
+        return answers.devices
+
+    def unprepare(self, *names: str) -> None:
+        """Release claims."""
+        with self.plugin() as plugin:
+            assert plugin.unprepare(*(self.claim(name) for name in names)).errors == {}
+
+    def kept(self) -> dict[str, bytes]:
+        """Content of all records and CDI files of claims."""
+        places = {f"/var/lib/nvdra/{DRIVER}/claims": "*.json", "/run/cdi": f"*{DRIVER}*"}
+        return {
+            str(path): path.read_bytes()
+            for place, pattern in places.items()
+            for path in self.path(place).glob(pattern)
+        }
+
+    def pid(self) -> str:
+        """Main process of the service; 0 when it does not run."""
+        return self.show("MainPID", UNIT)
+
+
+@contextmanager
+def booted(release: Release, packages: Releases) -> Iterator[MatrixHost]:
+    """A host of a release without the package; all gone afterwards."""
+    install_packages(packages=host_image.TOOLS)
+    home = _HOME / release.name
+    host = MatrixHost(release, home, SimRoot.create(home / "sim", "h100x8"))
+    host.end()
+    for name in ("pids", "root", "upper", "work", "packages"):
+        shutil.rmtree(home / name, ignore_errors=True)
+        (home / name).mkdir()
+    try:
+        host.start()
+        host.bring(packages)
+        yield host
+    finally:
+        host.end()
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Several hosts of a cluster, and Ansible on them."""

@@ -1,0 +1,56 @@
+"""Pods with a GPU that come and go all the time, so that a rollout meets a cluster at work."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from tests.beds.cluster.driver import manifests as m
+from tests.beds.cluster.driver.gpu_bed import Bed
+from tests.beds.cluster.errors import ClusterError
+from tests.lib.waits import WaitError, wait_until
+
+PLACE = "churn"
+START_S = 180.0
+"""A pod that meets a restarting service waits for the kubelet's next try."""
+
+
+@dataclass
+class Churn:
+    """Runs while it is entered; afterwards says how it went."""
+
+    bed: Bed
+    came: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Churn:
+        self.bed.apply(m.namespace(PLACE))
+        self.bed.apply(m.template(PLACE, "gpu", m.claim_spec()))
+        account = f"/api/v1/namespaces/{PLACE}/serviceaccounts/default"
+        wait_until(f"{account} is there", lambda: self.bed.cluster.client.says_ok(account), START_S)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="churn")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.bed.delete_namespace(PLACE, timeout_s=180)
+
+    def _run(self) -> None:
+        names = list(self.bed.nodes)
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            name = f"pod-{number}"
+            node = names[number % len(names)]
+            try:
+                self.bed.apply(m.pod(PLACE, name, templates={"gpu": "gpu"}, node=node))
+                self.bed.wait_running(PLACE, name, timeout_s=START_S)
+                self.came += 1
+            except (WaitError, ClusterError) as error:
+                self.failed.append(str(error))
+            self.bed.cluster.kubectl(
+                "delete", "pod", "-n", PLACE, name, "--wait=false", check=False
+            )

@@ -1,0 +1,183 @@
+"""Credentials of the nodes' own on a rack: the chart's rights, what the playbooks are told, and what is looked at after."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.beds.cluster.driver import manifests as m
+from tests.beds.rack.hosts import Rack
+from tests.unit.chart import helm
+
+PLACE, ACCOUNT = "nvdra", "nvdra-node"
+TOKEN = "/var/lib/nvdra/credential/token"
+RENEWAL = "nvdra-credential.service"
+LOOK_S = 0.03
+LOOKS = 4
+_BESIDE = ("Deployment", "PodDisruptionBudget")
+"""Of the chart: what runs in the cluster, and is no business of a node's credential."""
+_ABROAD = {
+    "another node's": ["--bound-object-kind", "Node", "--bound-object-name", "OTHER"],
+    "one bound to nothing": [],
+    "one for 8 days": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--duration", "192h"],
+    "one for another audience": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--audience", "vault"],
+}  # fmt: skip
+"""Tokens that a node must not get."""
+
+
+def set_up(rack: Rack) -> None:
+    """Install the chart as an administrator does, less its programs."""
+    for path in sorted((helm.CHART / "crds").iterdir()):
+        rack.cluster.apply(path.read_text())
+    rack.bed.apply(m.namespace(PLACE))
+    place = rack.home / "helm"
+    place.mkdir(exist_ok=True)
+    made = [obj for obj in helm.render(place, namespace=PLACE) if obj["kind"] not in _BESIDE]
+    rack.cluster.apply(yaml.safe_dump_all(made))
+
+
+def variables(rack: Rack) -> dict[str, Any]:
+    """What the playbook site is told: which credential, and how kubectl is run here."""
+    return {"nvdra_credential": "service_account", **kubectl(rack)}
+
+
+def kubectl(rack: Rack) -> dict[str, Any]:
+    """How kubectl is run on the machine that has the rack."""
+    layout = rack.cluster.layout
+    return {
+        "nvdra_kubectl": [*rack.cluster.enter, str(layout.program("kubectl"))],
+        "nvdra_kubeconfig": str(layout.admin_kubeconfig),
+    }
+
+
+def token(rack: Rack, host: str) -> str:
+    """The token that a host has."""
+    return rack.hosts[host].path(TOKEN).read_text().strip()
+
+
+def problems(rack: Rack, host: str) -> list[str]:
+    """What is wrong with the credential on a host: who it is, who else may read it, whether the API server takes it."""
+    node = rack.hosts[host]
+    found = []
+    for path in (TOKEN, "/etc/nvdra/kubeconfig"):
+        mode = node.path(path).stat().st_mode & 0o777
+        if mode != 0o600:
+            found.append(f"{path} has mode {mode:o}")
+    review = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": token(rack, host)},
+    }
+    said = rack.cluster.client.request(
+        "POST", "/apis/authentication.k8s.io/v1/tokenreviews", review
+    )
+    user = said["status"].get("user", {})
+    if user.get("username") != f"system:serviceaccount:{PLACE}:{ACCOUNT}":
+        found.append(f"user {user.get('username')}")
+    bound = user.get("extra", {}).get("authentication.kubernetes.io/node-name")
+    if bound != [host]:
+        found.append(f"bound to {bound}")
+    return found
+
+
+def trespasses(rack: Rack, host: str, other: str) -> list[str]:
+    """Tokens that the node got with its own one, and must not get."""
+    found = []
+    config = _kubeconfig(rack, host)
+    for what, words in _ABROAD.items():
+        known = {"OTHER": other, "OWN": host}
+        argv = ["--kubeconfig", str(config), "create", "token", ACCOUNT, "-n", PLACE]
+        said = rack.cluster.kubectl(*argv, *(known.get(w, w) for w in words), check=False)
+        if said.count(".") == 2 or "forbidden" not in said:
+            found.append(what)
+    return found
+
+
+def _kubeconfig(rack: Rack, host: str) -> Path:
+    """The administrator's, with the host's token in the place of the certificate."""
+    document = yaml.safe_load(rack.cluster.layout.admin_kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token(rack, host)}
+    path = rack.home / f"{host}.kubeconfig"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def make(rack: Rack, host: str, life: str) -> str:
+    """A token for a host with another life than the playbook's."""
+    argv = ["create", "token", ACCOUNT, "-n", PLACE, "--duration", life]
+    made = rack.cluster.kubectl(*argv, "--bound-object-kind", "Node", "--bound-object-name", host)
+    return made.strip()
+
+
+def renew(rack: Rack, host: str) -> str:
+    """Run the unit that renews; what it said."""
+    node = rack.hosts[host]
+    journal = ["journalctl", "--no-pager", "-o", "cat", "-u", RENEWAL]
+    # A cursor of an entry that the filter leaves out would cost the first entry after it.
+    seen = node.run([*journal, "--lines", "1", "--show-cursor"], check=False).stdout
+    last = seen.rpartition("-- cursor: ")
+    after = ["--after-cursor", last[2].strip()] if last[1] else []
+    node.run(["systemctl", "start", RENEWAL], check=False, timeout_s=120)
+    node.run(["journalctl", "--sync"])
+    # Without an entry it ends with 1.
+    said = node.run([*journal, *after], check=False).stdout
+    return "" if said.startswith("-- No entries --") else said
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """Tokens that are in the arguments or the environment of any process of this machine meanwhile."""
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        looks: dict[str, int] = {}
+        while not ended.wait(LOOK_S):
+            pids = {entry.name for entry in os.scandir("/proc") if entry.name.isdigit()}
+            looks = {pid: looks.get(pid, 0) + 1 for pid in pids}
+            for pid, count in looks.items():
+                # A process gets its arguments and its environment when it begins, or a moment later.
+                if count <= LOOKS:
+                    seen.update(_tokens(Path("/proc", pid, "cmdline")))
+                    seen.update(_tokens(Path("/proc", pid, "environ")))
+
+    thread = threading.Thread(target=look, name="watch for tokens")
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _tokens(path: Path) -> set[str]:
+    """The words of a file of /proc that look like a token of a ServiceAccount."""
+    try:
+        words = path.read_bytes().replace(b"\0", b" ").split()
+    except OSError:
+        return set()  # it ended, or is a thread of the kernel
+    return {w.decode(errors="replace") for w in words if b"eyJ" in w and w.count(b".") >= 2}
+
+
+def traces(rack: Rack, host: str, since: float) -> list[str]:
+    """Where the host's token can be read and should not: files of the playbooks' runs, journals, left-over files."""
+    secret = token(rack, host).encode()
+    node = rack.hosts[host]
+    written = [*(rack.home / "logs").glob("ansible-*.log"), *(rack.home / "ansible").rglob("*")]
+    found = [str(path) for path in written if path.is_file() and secret in path.read_bytes()]
+    journal = node.run(
+        ["journalctl", "--no-pager", "-o", "json", "--since", f"@{since:.0f}"]
+    ).stdout
+    if secret in journal.encode():
+        found.append("journal")
+    for place in ("/root", "/tmp", "/var/tmp", "/etc", "/var/log"):
+        argv = ["grep", "-rlsF", "--", secret.decode()[-40:], place]
+        found += node.run(argv, check=False).stdout.split()
+    return found

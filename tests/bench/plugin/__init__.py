@@ -1,0 +1,1 @@
+"""The kubelet plugin measured beside others: start, prepare, memory, CPU, requests."""

@@ -1,0 +1,1 @@
+"""ComputeDomains over several nodes."""

@@ -1,0 +1,112 @@
+"""The shipped units on every systemd that can be had: they mean the same from 247 on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.beds.host.units import IMEX_FILES, MAY, UNIT, UNITS, not_refused, same, units
+from tests.beds.host.versions import ANSWER, API_SERVER, RELEASES, VersionHost, booted
+from tests.lib.waits import wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+VERIFIES_RULES_FROM = 254
+OFFLINE_FROM = 250
+"""The first systemd-analyze that rates a file without a running manager."""
+
+
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda release: str(release.name))
+def host(able: None, request: pytest.FixtureRequest) -> Iterator[VersionHost]:
+    with booted(request.param) as made:
+        print(f"{request.param.name}: {made.version}")
+        yield made
+
+
+def test_the_release_is_the_one_that_is_meant(host: VersionHost) -> None:
+    assert int(host.version.split()[1]) >= host.release.systemd
+
+
+def test_systemd_has_nothing_to_say_about_the_units(host: VersionHost) -> None:
+    assert host.verify() == ""
+
+
+def test_no_unit_is_more_exposed_than_promised(host: VersionHost) -> None:
+    assert host.too_exposed() == {}
+    if host.release.systemd >= OFFLINE_FROM:
+        assert host.too_exposed("--offline=true") == {}
+
+
+def test_the_sandbox_allows_and_refuses_the_same(host: VersionHost) -> None:
+    bound = host.probe(API_SERVER)
+    unbound = host.probe(API_SERVER, unit=None)
+    failed = {name: said for name, said in bound["allowed"].items() if said != "ok"}
+    assert failed == {}
+    assert set(bound["devices"].values()) == {"ENXIO"}
+    assert not_refused(bound) == MAY[UNIT]
+    assert same(bound, unbound) <= {"run in real time"}
+    host.run(["sh", "-ec", IMEX_FILES])
+    for unit, may in MAY.items():
+        assert not_refused(host.probe(API_SERVER, unit)) == may, unit
+
+
+def test_classes_of_a_driver_loaded_later_are_allowed_without_a_restart(host: VersionHost) -> None:
+    host.unload_driver()
+    host.run(["mkdir", "-p", "/dev/nvidia-caps"])
+    host.systemctl("start", UNIT)
+    assert answers(host) == ["EPERM"]
+    host.load_driver()
+    wait_until("reloaded by nvdra-driver.service", lambda: len(answers(host)) == 2, 30)
+    host.systemctl("reload", UNIT)
+    wait_until("reloaded", lambda: len(answers(host)) == 3, 30)
+    assert answers(host)[-1] == "ok"
+    assert host.show("NRestarts") == "0"
+    assert len({line.split()[0] for line in lines(host)}) == 1, "one process all the while"
+
+
+def test_presets_enable_the_gpus_and_nothing_else(host: VersionHost) -> None:
+    names = [unit.name for unit in units() if "[Install]" in unit.read_text()]
+    host.systemctl("preset", *names)
+    states = {name: host.systemctl("is-enabled", name, check=False).strip() for name in names}
+    enabled = {name for name, state in states.items() if state == "enabled"}
+    assert enabled == {"nvdra.target", UNIT}
+    host.systemctl("disable", *enabled)
+
+
+def test_the_directory_of_cdi_files_is_there_after_a_boot(host: VersionHost) -> None:
+    host.run(["rm", "-rf", "/run/cdi"])
+    host.run(["systemd-tmpfiles", "--create", "nvdra.conf"])
+    assert host.run(["stat", "-c", "%a %u %g", "/run/cdi"]).stdout == "755 0 0\n"
+
+
+def test_udev_asks_for_the_unit_when_the_module_is_there(host: VersionHost) -> None:
+    # No module can be loaded here: one that the kernel has built in stands for nvidia.
+    module = host.run(
+        ["sh", "-c", "mkdir -p /run/sys && mount -t sysfs sys /run/sys && ls /run/sys/module"]
+    )
+    name = module.stdout.split()[0]
+    rule = (UNITS / "71-nvdra.rules").read_text()
+    host.write("/run/udev/rules.d/71-nvdra.rules", rule.replace('"nvidia"', f'"{name}"'))
+    script = "mount --rbind /run/sys /sys && udevadm test --action=add /sys/module/$0"
+    said = host.run(["unshare", "-m", "sh", "-c", script, name]).stdout
+    assert "SYSTEMD_WANTS=nvdra-driver.service" in said
+    assert "TAGS=:systemd:" in said
+    if host.release.systemd >= VERIFIES_RULES_FROM:
+        host.run(["udevadm", "verify", "/run/udev/rules.d/71-nvdra.rules"])
+
+
+def test_a_stopped_process_is_replaced(host: VersionHost) -> None:
+    host.systemctl("restart", UNIT)
+    pid = host.show("MainPID")
+    host.signal("STOP")
+    wait_until("another process", lambda: host.show("MainPID") not in ("0", pid), 60)
+
+
+def lines(host: VersionHost) -> list[str]:
+    return host.path(ANSWER).read_text().splitlines()
+
+
+def answers(host: VersionHost) -> list[str]:
+    """What the service said of making a node of a capability: at its start, and at each reload."""
+    return [line.split()[1] for line in lines(host)]

@@ -1,0 +1,1 @@
+"""The simulated host's files: /dev, /proc, /sys, the driver root."""
