@@ -103,9 +103,9 @@ class ComputeDomainDriver:
         except NotReadyError as error:
             _LOG.warning("the supervisor will miss the claim later", error, claim=join.name)
 
-    def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
+    def finish(self, claim: Claim, plan: Plan, effects: Sequence[Effect]) -> Prepared:
         """See Driver. Reads the channels' major as it is now."""
-        found = planning.membership(outcomes[0])
+        found = planning.membership(effects[0]["outcome"])
         return planning.finish(claim, found, self._sysfs.char_major(CHANNEL_CLASS))
 
     def owed(self) -> Sequence[str]:

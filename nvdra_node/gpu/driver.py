@@ -111,10 +111,10 @@ class GpuDriver:
                     " again; reset the GPU if that does not help"
                 ) from error
 
-    def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
+    def finish(self, claim: Claim, plan: Plan, effects: Sequence[Effect]) -> Prepared:
         """See Driver. Reads the device nodes as they are now; ``verify`` sees when what is known of a GPU is older."""
         inventory = self._source.inventory
-        driver = str(outcomes[0]["driver"]) if outcomes else self._instance()
+        driver = str(effects[0]["outcome"]["driver"]) if effects else self._instance()
         gpus = [planning.find_gpu(inventory, result.device) for result in claim.results]
         nodes = {gpu.uuid: self._nodes(gpu) for gpu in gpus}
         return planning.finish(claim, inventory, nodes, driver, self._edits)

@@ -40,6 +40,8 @@ class FakeMachine:
     """So many more applications answer NotReadyError (after they took effect)."""
     is_stuck: bool = False
     """Nothing can be undone."""
+    undone: list[Effect] = field(default_factory=list)
+    """Effects as ``undo`` got them."""
     on_apply: Callable[[], None] = field(default=lambda: None)
     """Called at the beginning of each application: lets a test hold it up."""
 
@@ -112,6 +114,7 @@ class FakeDriver:
             self._fail(f"undo {effect['target']}")
             if self._machine.is_stuck:
                 raise HostError(f"{effect['target']} is stuck")
+            self._machine.undone.append(effect)
             if effect["original"] is None:
                 self._machine.settings.pop(effect["target"], None)
             else:
@@ -124,7 +127,7 @@ class FakeDriver:
     def settle(self, holds: Sequence[str], deadline: Deadline) -> None:
         """See Driver."""
 
-    def finish(self, claim: Claim, plan: Plan, outcomes: Sequence[Outcome]) -> Prepared:
+    def finish(self, claim: Claim, plan: Plan, effects: Sequence[Effect]) -> Prepared:
         """See Driver."""
         named = [(f"{claim.ref.uid}-{result.device}", result) for result in claim.results]
         return Prepared(
@@ -144,7 +147,7 @@ class FakeDriver:
                     CdiDevice(
                         name=name,
                         edits=ContainerEdits(
-                            env=tuple(f"SET={outcome['value']}" for outcome in outcomes),
+                            env=tuple(f"SET={effect['outcome']['value']}" for effect in effects),
                             device_nodes=(DeviceNode(path=f"/dev/{result.device}"),),
                         ),
                     )

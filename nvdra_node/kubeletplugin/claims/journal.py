@@ -53,6 +53,20 @@ class Journal:
             self._deps.records.put(started)
         return started
 
+    def apply(self, started: Record, deadline: Deadline) -> Record:
+        """Apply the effects in order; returns the record with their outcomes.
+
+        An outcome is on disk before the next effect is applied; the last one is written with the completed record.
+        """
+        effects = list(started.effects)
+        for place, effect in enumerate(started.effects):
+            outcome = self._deps.driver.apply(effect, deadline)
+            effects[place] = effect_rules.with_outcome(effect, outcome)
+            written = self._deps.records.get(started.uid)
+            if effects[place] != effect and place + 1 < len(effects) and written is not None:
+                self._deps.records.put(replace(written, effects=tuple(effects)))
+        return replace(started, effects=tuple(effects))
+
     def demote(self, record: Record) -> None:
         """Half undone must not read as completed. A full disk does not stop an unprepare: ``verify`` guards as well."""
         if record.state is RecordState.COMPLETED:

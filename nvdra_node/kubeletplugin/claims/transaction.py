@@ -310,10 +310,10 @@ class Transaction:
         """Make the plan true. The caller holds the locks of the claim and of all holds, old and new."""
         driver = self._deps.driver
         started = self._journal.start(claim, plan, old, deadline)
-        outcomes = [driver.apply(effect, deadline) for effect in started.effects]
-        prepared = driver.finish(claim, plan, outcomes)
+        applied = self._journal.apply(started, deadline)
+        prepared = driver.finish(claim, plan, applied.effects)
         completed = replace(
-            started,
+            applied,
             state=RecordState.COMPLETED,
             devices=prepared.devices,
             cdi=spec.to_json(prepared.spec),
