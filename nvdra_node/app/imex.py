@@ -29,7 +29,7 @@ from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.host.units import BrokerUnits
-from nvdra_node.imex.certificate import Certificate
+from nvdra_node.imex.certificate import CertificateStore
 from nvdra_node.imex.daemon.control import Dependencies
 from nvdra_node.imex.daemon.ctl import ImexCtl
 from nvdra_node.imex.daemon.process_monitor import ProcessMonitor
@@ -121,7 +121,9 @@ class Supervision:
         self._units = BrokerUnits(settings.unit_broker_socket, self.clock)
         state = settings.state_dir / "imex"
         self._layout = Layout(settings.imex_dir, state / "tls", settings.imex_persist_dir)
-        self._certificate = Certificate(self._layout.tls, host.commands, self._files, self.clock)
+        self._certificate = CertificateStore(
+            self._layout.tls, host.commands, self._files, self.clock
+        )
         self._request = ""
         self._ctl = _ctl(settings, host, self._layout)
         deps = Dependencies(

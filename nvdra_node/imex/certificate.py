@@ -1,28 +1,31 @@
-"""The node's key and certificate for its IMEX peers. Called by ``app`` (once) and with each word of the controller.
+"""Key, request and certificate of this node for its IMEX peers. Called by ``app`` at the start and for each new spec.
 
-The key is made here, is readable by root alone and never leaves the node. The controller gets a request for a
-certificate in the FabricNode's status and answers in its spec; it alone chooses the names. A new certificate is written
-in place, and a running daemon is told to read it (SIGUSR1): rotation ends no connection that is in use.
+The key is made here, readable by root alone, and never leaves the node. The request goes to the controller in the
+FabricNode's status; the certificate comes back in its spec, with names that the controller chose. A new certificate is
+written in place and read by the running daemon on SIGUSR1, which keeps its connections.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from nvdra_core.api.fabric import FabricCertificate
-from nvdra_core.errors import CommandError, HostError, NvdraError
+from nvdra_core.errors import HostError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.host.ports import Commands, Files
 
 _LOG = log.get(__name__)
 
-OPENSSL_S = 30.0
+CHILD_S = 30.0
+_CHILD = "import sys; sys.path += sys.argv[2:]; from nvdra_node.imex.key_child import main; main(sys.argv[1])"
+_REQUEST = "-----BEGIN CERTIFICATE REQUEST-----"
 
 
-class Certificate:
-    """See the module."""
+class CertificateStore:
+    """The files of one directory (mode 0700); each has mode 0600. One thread at a time."""
 
     def __init__(self, directory: Path, commands: Commands, files: Files, clock: Clock) -> None:
         self._directory = directory
@@ -30,8 +33,8 @@ class Certificate:
         self._files = files
         self._clock = clock
         self._current: FabricCertificate | None = None
-        self._is_new = False
-        """A file was written that nobody has been told of."""
+        self._is_unreported = False
+        """A file was written since ``changed`` was called last."""
 
     @property
     def is_complete(self) -> bool:
@@ -40,61 +43,51 @@ class Certificate:
         return self._files.first_missing(paths) is None
 
     def request(self) -> str:
-        """The PEM request for a certificate; the key is made when there is none that openssl reads. Raises HostError or
-        FileError.
-        """
+        """The PEM certificate request. A missing or unreadable key is replaced. Raises HostError or FileError."""
         self._files.make_directory(self._directory, mode=0o700)
-        key, request = self._directory / "key.pem", self._directory / "request.pem"
-        if self._files.read(key) and not self._is_usable(key):
-            self._files.move(key, key.with_name("key.pem.damaged"))
-        if not self._files.read(key):
-            # What was asked for or signed is of a key that is no more.
-            for stale in (request, self._directory / "cert.pem"):
+        key, path = self._directory / "key.pem", self._directory / "request.pem"
+        new_key, text = self._run_child(key)
+        if new_key:
+            if self._files.read(key):
+                kept = key.with_name("key.pem.damaged")
+                _LOG.warning("IMEX key is damaged; made a new one", path=str(key), kept=str(kept))
+                self._files.move(key, kept)
+            # Both are of the key that is lost.
+            for stale in (path, self._directory / "cert.pem"):
                 self._files.remove(stale)
-            curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-            self._files.replace(key, self._openssl("genpkey", *curve), durable=True)
-        if known := self._files.read(request):
+            self._files.replace(key, new_key.encode(), durable=True)
+        if known := self._files.read(path):
             return known.decode()
-        # A key that is there stays: a signed certificate may be of it.
-        text = self._openssl("req", "-new", "-key", str(key), "-subj", "/CN=nvdra-imex")
-        self._files.replace(request, text, durable=True)
-        return text.decode()
+        self._files.replace(path, text.encode(), durable=True)
+        return text
 
-    def _is_usable(self, key: Path) -> bool:
-        """Whether openssl can read the key. Raises HostError when openssl itself does not run to its end."""
-        try:
-            self._openssl("pkey", "-in", str(key), "-pubout")
-        except CommandError as error:
-            if error.returncode is None:
-                raise
-            _LOG.warning("key of IMEX peers is damaged; making a new one", error, path=str(key))
-            return False
-        return True
+    def _run_child(self, key: Path) -> tuple[str, str]:
+        """PEM of a new key if the old one is missing or unusable, and of a request. Raises HostError."""
+        argv = [sys.executable, "-I", "-S", "-c", _CHILD, str(key), *sys.path]
+        output = self._commands.run(argv, Deadline(CHILD_S, self._clock)).stdout
+        new_key, begin, request = output.partition(_REQUEST)
+        if not begin:
+            raise HostError(f"{key}: the program that makes the certificate request printed none")
+        return new_key, begin + request
 
     def install(self, signed: FabricCertificate | None, changed: Callable[[], None]) -> None:
-        """Keep what the controller signed; ``changed`` is called when it is another one. Never raises NvdraError."""
+        """Write a certificate of the controller and call ``changed`` if it is new. Never raises NvdraError."""
         if signed is None or signed == self._current:
             return
         try:
             self._write("cert.pem", signed.certificate)
             self._write("ca.pem", signed.authorities)
         except NvdraError as error:
-            _LOG.warning("the certificate for IMEX peers is not written", error)
+            _LOG.warning("cannot write the IMEX certificate", error)
             return
         self._current = signed
-        if self._is_new:
-            self._is_new = False
-            _LOG.info("certificate for IMEX peers", not_after=signed.not_after)
+        if self._is_unreported:
+            self._is_unreported = False
+            _LOG.info("IMEX certificate installed", not_after=signed.not_after)
             changed()
 
     def _write(self, name: str, text: str) -> None:
         path = self._directory / name
         if self._files.read(path) != text.encode():
             self._files.replace(path, text.encode(), durable=True)
-            self._is_new = True
-
-    def _openssl(self, *arguments: str) -> bytes:
-        result = self._commands.run(["openssl", *arguments], Deadline(OPENSSL_S, self._clock))
-        if not result.stdout.startswith("-----BEGIN "):
-            raise HostError(f"openssl {arguments[0]} wrote no PEM")
-        return result.stdout.encode()
+            self._is_unreported = True

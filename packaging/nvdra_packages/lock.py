@@ -10,10 +10,10 @@ import hashlib
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import tomllib
 
@@ -23,6 +23,9 @@ TESTED = TOP / "tests" / "requirements.txt"
 
 SOURCES = frozenset({"sdnotify"})
 """Published as source only; pure Python."""
+
+UNUSED = frozenset({"pycparser"})
+"""Dependencies that nothing imports on a node: cffi needs it to compile declarations, and those here are compiled."""
 
 _HEAD = """\
 # What the packages carry beside our code: every wheel for every architecture and Python, by hash.
@@ -87,21 +90,38 @@ def pip_target(arch: Arch, python: str) -> list[str]:
     return ["--implementation", "cp", "--python-version", python, *words]
 
 
+def without_newer_abi3(names: Iterable[str]) -> Iterator[str]:
+    """Wheel file names without those that an abi3 wheel of an older Python covers: both have the same module names."""
+    oldest: dict[tuple[str, str], tuple[int, str]] = {}
+    for name in names:
+        found = re.fullmatch(r"(.+)-cp3(\d+)-abi3-(.+)\.whl", name)
+        if not found:
+            yield name
+            continue
+        place, minor = (found[1], found[3]), int(found[2])
+        oldest[place] = min(oldest.get(place, (minor, name)), (minor, name))
+    yield from (name for _, name in oldest.values())
+
+
 def make() -> str:
     """The text of the file, made anew with the tested versions; asks PyPI (about a minute)."""
     files: dict[tuple[str, str], set[str]] = defaultdict(set)
-    pip = [sys.executable, "-m", "pip", "download", "-q", "-c", str(TESTED)]
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as place, NamedTemporaryFile("w", suffix=".txt") as tested:
+        lines = TESTED.read_text().splitlines(keepends=True)
+        tested.writelines(n for n in lines if normal(n.partition("==")[0]) not in UNUSED)
+        tested.flush()
+        pip = [sys.executable, "-m", "pip", "download", "-q", "-c", tested.name]
         for arch in ARCHES:
             for python in PYTHONS:
                 names = [name for name in wanted() if name not in SOURCES]
                 target = pip_target(arch, python)
                 run([*pip, "-d", place, "--only-binary=:all:", *target, *names])
         run([*pip, "-d", place, "--no-deps", "--no-binary=:all:", *sorted(SOURCES)])
-        for path in Path(place).iterdir():
-            name, version = re.split("-", path.name.removesuffix(".tar.gz"))[:2]
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            files[normal(name), version].add(digest)
+        for file in without_newer_abi3(path.name for path in Path(place).iterdir()):
+            name, version = re.split("-", file.removesuffix(".tar.gz"))[:2]
+            if normal(name) not in UNUSED:
+                digest = hashlib.sha256(Path(place, file).read_bytes()).hexdigest()
+                files[normal(name), version].add(digest)
     return text_of(Pin(n, v, tuple(sorted(h))) for (n, v), h in sorted(files.items()))
 
 

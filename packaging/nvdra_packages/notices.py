@@ -11,10 +11,12 @@ from pathlib import Path
 
 from nvdra_packages import wheels as wheel_files
 from nvdra_packages.layout import MAINTAINER, NAME, SITE_PACKAGES, BuildError
-from nvdra_packages.lock import normal
+from nvdra_packages.lock import UNUSED, normal
 from nvdra_packages.version import Release
 
 LICENSES = {
+    "cffi": "MIT-0",
+    "cryptography": "Apache-2.0",  # or BSD-3-Clause, as the user chooses
     "grpcio": "Apache-2.0",
     "msgspec": "BSD-3-Clause",
     "nvidia-ml-py": "BSD-3-Clause",
@@ -78,20 +80,23 @@ def projects(wheels: Path) -> tuple[Project, ...]:
 
 
 def _read(path: Path) -> Project:
-    texts = {n: d.decode() for n, d in wheel_files.members(path) if n.endswith(_TEXTS)}
+    files = dict(wheel_files.members(path))
+    texts = {n: d.decode() for n, d in files.items() if n.endswith(_TEXTS)}
     metadata = next(text for name, text in texts.items() if name.endswith("METADATA"))
     head = HeaderParser().parsestr(metadata)
     needs = [n for n in head.get_all("Requires-Dist", []) if "extra ==" not in n]
+    needed = [normal(re.split(r"[<>=!~\[ ;(]", need)[0]) for need in needs]
     licences = [t for n, t in texts.items() if re.search(r"/LICENSE(\.txt)?$", n)]
     header = next((t for n, t in texts.items() if n == "pynvml.py"), "")
-    tops = {n.partition("/")[0] for n in texts if ".dist-info/" not in n and n.endswith(".py")}
+    code = [n for n in files if ".dist-info/" not in n and n.endswith((".py", ".so"))]
+    tops = {re.sub(r"(/|\.cpython-).*", "", name) for name in code}
     return Project(
         name=normal(head["Name"]),
         version=head["Version"],
         summary=head["Summary"],
         author=head["Author"]
         or re.sub(r" *<.*", "", head["Author-email"] or f"the {head['Name']} authors"),
-        needs=tuple(sorted(normal(re.split(r"[<>=!~\[ ;(]", need)[0]) for need in needs)),
+        needs=tuple(sorted(set(needed) - UNUSED)),
         license_text=licences[0] if licences else _comment(header),
         modules=tuple(sorted(tops)),
     )

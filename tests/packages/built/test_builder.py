@@ -201,6 +201,12 @@ def test_changelog_of_a_release_that_has_no_entry_is_what_is_not_released():
     assert "  * later\n" in notices.changelog(text, RELEASE)
 
 
+def test_abi3_wheel_of_the_oldest_python_is_kept_for_all():
+    names = [f"a-1-cp3{n}-abi3-{arch}.whl" for n in (11, 9) for arch in ("x86_64", "aarch64")]
+    names += ["b-1-cp310-cp310-x86_64.whl", "b-1-cp311-cp311-x86_64.whl", "c-1.tar.gz"]
+    assert sorted(lock.without_newer_abi3(names)) == sorted(names[2:])
+
+
 def test_a_project_whose_licence_nobody_read_ends_the_build():
     project = notices.Project("new", "1", "", "", (), "", ())
     with pytest.raises(BuildError, match=r"new: its licence is not in notices.LICENSES"):

@@ -37,7 +37,6 @@ pytestmark = needs_packages()
 PROVIDED = {
     "glibc": "2.34",
     "libstdc++": "11",
-    "openssl": "3.0",
     "systemd": "252",
     "util-linux": "2.37",
     standins.TOOLKIT: "1.19.1",

@@ -1,28 +1,23 @@
-"""The deps to systemd, nvidia-imex-ctl and openssl: what is run, and what is read out of the answers."""
+"""The clients of systemd and nvidia-imex-ctl: what they run, and how they parse the output."""
 
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from nvdra_core.api.fabric import FabricCertificate, FabricPeer, ImexState
-from nvdra_core.errors import CommandError, HostError
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
-from nvdra_node.host.commands import SystemCommands
-from nvdra_node.host.files import HostFiles
+from nvdra_core.api.fabric import FabricPeer, ImexState
+from nvdra_core.errors import CommandError
+from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.host.systemctl import SystemctlUnits, parse_show
-from nvdra_node.imex.certificate import Certificate
 from nvdra_node.imex.daemon.ctl import ImexCtl, parse_domain, parse_state
 from nvdra_node.imex.daemon.unit import SystemdClient, parse_unit
 from nvdra_node.imex.model import Run, UnitActivity
 from nvdra_node.imex.sources import fabric
 from tests.fakes.host.commands import FakeCommands, hang
-from tests.fakes.host.files import FakeFiles
 
 SYSTEMCTL, JOURNALCTL = Path("/usr/bin/systemctl"), Path("/usr/bin/journalctl")
 SHOW = """Id=nvdra-imex.service
@@ -195,70 +190,6 @@ class TestCtl:
     def test_a_daemon_that_took_another_id_is_seen(self):
         nodes = {"3": {"status": "READY", "host": "10.0.0.2", "connections": {}}}
         assert parse_domain({"nodes": nodes}, RUN).own == 3
-
-
-class TestCertificate:
-    def make(self, directory):
-        return Certificate(directory / "tls", SystemCommands(), HostFiles(), SystemClock())
-
-    def test_the_key_is_roots_alone_and_the_request_carries_no_secret(self, tmp_path):
-        request = self.make(tmp_path).request()
-        assert request.startswith("-----BEGIN CERTIFICATE REQUEST-----")
-        assert stat.S_IMODE((tmp_path / "tls/key.pem").stat().st_mode) == 0o600
-        assert "PRIVATE" not in request
-
-    def test_key_and_request_outlive_a_restart(self, tmp_path):
-        assert self.make(tmp_path).request() == self.make(tmp_path).request()
-
-    def test_it_is_there_once_the_controller_has_signed(self, tmp_path):
-        certificate, told = self.make(tmp_path), []
-        certificate.request()
-        assert not certificate.is_complete
-        signed = FabricCertificate(
-            certificate="C", authorities="A", not_after="2030-01-01T00:00:00Z"
-        )
-        for _ in range(2):
-            certificate.install(signed, lambda: told.append("changed"))
-        assert certificate.is_complete and told == ["changed"]
-
-    def test_a_request_that_is_lost_is_made_again_for_the_same_key(self, tmp_path):
-        self.make(tmp_path).request()
-        key = (tmp_path / "tls/key.pem").read_bytes()
-        (tmp_path / "tls/request.pem").unlink()
-        self.make(tmp_path).request()
-        assert (tmp_path / "tls/key.pem").read_bytes() == key
-
-    @pytest.mark.parametrize("damage", [b"\0" * 241, b"-----BEGIN PRIVATE KEY-----\nMIG"])
-    def test_damaged_key_is_set_aside_and_a_new_one_made(self, tmp_path, damage):
-        first = self.make(tmp_path).request()
-        key = tmp_path / "tls/key.pem"
-        key.write_bytes(damage)
-        (tmp_path / "tls/cert.pem").write_text("of the old key")
-        second = self.make(tmp_path).request()
-        assert second.startswith("-----BEGIN CERTIFICATE REQUEST-----") and second != first
-        assert key.with_name("key.pem.damaged").read_bytes() == damage
-        assert not (tmp_path / "tls/cert.pem").exists()
-        assert self.make(tmp_path).request() == second
-
-    def test_a_certificate_that_was_half_written_is_told_once_it_is_whole(self):
-        files, told = FakeFiles(), []
-        certificate = Certificate(Path("/tls"), FakeCommands(FakeClock(), {}), files, FakeClock())
-        files.put(Path("/tls/ca.pem"), b"A")
-        signed = FabricCertificate(
-            certificate="C", authorities="B", not_after="2030-01-01T00:00:00Z"
-        )
-        files.faults.fail_at = 4  # of "ca.pem": the three steps before are of "cert.pem"
-        certificate.install(signed, lambda: told.append("changed"))
-        assert (told, files.read(Path("/tls/cert.pem"))) == ([], b"C")
-        files.put(Path("/tls/ca.pem"), b"B")  # a person has helped
-        certificate.install(signed, lambda: told.append("changed"))
-        assert told == ["changed"]
-
-    def test_openssl_that_fails_is_an_error(self, tmp_path):
-        commands = FakeCommands(FakeClock(), {"openssl": answer("no PEM")})
-        certificate = Certificate(tmp_path / "tls", commands, HostFiles(), FakeClock())
-        with pytest.raises(HostError, match="no PEM"):
-            certificate.request()
 
 
 @pytest.mark.parametrize(
