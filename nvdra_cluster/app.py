@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvdra_cluster.control import metrics, reflectors
+from nvdra_cluster.control import reflectors
 from nvdra_cluster.control.controller import Controller
 from nvdra_cluster.control.leader_election import LeaderElector, LeaseSettings
+from nvdra_cluster.control.metrics import ControllerCollector
 from nvdra_cluster.control.reconciler import Reconciler
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.control.watching import Watching
@@ -25,8 +26,7 @@ from nvdra_core import __version__
 from nvdra_core.kube.client import Client
 from nvdra_core.runtime import endpoint, log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.runtime.metrics import Registry
-from nvdra_core.runtime.pluginmetrics import add_process_metrics
+from nvdra_core.runtime.metrics import new_registry
 from nvdra_core.runtime.service import Part, Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
@@ -68,7 +68,7 @@ class Manager:
         self._workers = workers
         self._clock = clock
         self._leading = threading.Event()
-        self.registry = Registry()
+        self.registry = new_registry(__version__)
         self.lease = LeaderElector(
             client=client,
             settings=_lease_settings(settings),
@@ -92,8 +92,7 @@ class Manager:
             Watching(client, interest, clock)
             for interest in reflectors.interests(self.cache, self.controller, settings.fabric)
         ]
-        add_process_metrics(self.registry, clock, version=__version__)
-        metrics.add(self.registry, self.cache, self.is_leading, ca_ends_s)
+        self.registry.register(ControllerCollector(self.cache, self.is_leading, ca_ends_s))
 
     def is_leading(self) -> bool:
         """Whether this replica may write now."""
@@ -197,7 +196,7 @@ class Manager:
         if settings.metrics_path:
             routes[settings.metrics_path] = endpoint.metrics_route(self.registry)
         address = endpoint.Address.parse(settings.http_endpoint)
-        return [endpoint.Endpoint(address, routes, self._clock)]
+        return [endpoint.Endpoint(address, routes)]
 
     def unready(self) -> list[str]:
         """Why this replica could not decide if it were asked to; empty when it could."""

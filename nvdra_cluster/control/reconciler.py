@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from prometheus_client import CollectorRegistry, Counter
+
 from nvdra_cluster.control.released_numbers import ReleasedNumbers
 from nvdra_cluster.control.reports import holds_nothing, holds_numbers, is_believed
 from nvdra_cluster.control.state.cache import Cache, Key, Kind
@@ -30,7 +32,6 @@ from nvdra_cluster.decide.writes import DOMAINS, Write
 from nvdra_cluster.settings import MAX_CHANNELS, FabricSettings, ImexMode
 from nvdra_core.api import ComputeDomainAssignment, FabricDomain, Isolation
 from nvdra_core.runtime import log
-from nvdra_core.runtime.metrics import Registry
 
 _LOG = log.get(__name__)
 
@@ -60,12 +61,13 @@ class Reconciler:
     """See the module."""
 
     def __init__(
-        self, cache: Cache, settings: FabricSettings, certify: Certify, registry: Registry
+        self, cache: Cache, settings: FabricSettings, certify: Certify, registry: CollectorRegistry
     ) -> None:
-        self._failures = registry.counter(
+        self._failures = Counter(
             "nvdra_controller_decision_failures_total",
             "Decisions that failed because of a bug, by what they were about.",
             ("what",),
+            registry=registry,
         )
         self._cache = cache
         self._wanted = self._settings = settings
@@ -157,7 +159,7 @@ class Reconciler:
             _LOG.error(
                 "cannot decide; it is left as it is", error, what=key.kind.value, key=key.name
             )
-            self._failures.inc(key.kind.value)
+            self._failures.labels(key.kind.value).inc()
             return None
 
     def _ended(self, key: Key, writes: Iterable[Write]) -> DomainView | None:

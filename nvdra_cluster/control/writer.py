@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from prometheus_client import CollectorRegistry, Counter
+
 from nvdra_cluster.control.event_correlator import EventCorrelator
 from nvdra_cluster.control.reconciler import Plan
 from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Delete, Merge, Write
@@ -19,7 +21,6 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject, Preconditions, WriteOptions
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.runtime.metrics import Registry
 
 _LOG = log.get(__name__)
 MANAGER = "nvdra-controller"
@@ -56,16 +57,21 @@ class Writer:
     """See the module. ``run`` is called by one thread."""
 
     def __init__(
-        self, client: Client, clock: Clock, leads_for_s: Callable[[], float], registry: Registry
+        self,
+        client: Client,
+        clock: Clock,
+        leads_for_s: Callable[[], float],
+        registry: CollectorRegistry,
     ) -> None:
         """``leads_for_s``: how long this replica is sure to be the leader yet; 0 when it is not."""
         self._client = client
         self._clock = clock
         self._leads_for_s = leads_for_s
-        self._counter = registry.counter(
+        self._counter = Counter(
             "nvdra_controller_writes_total",
             "Writes to the API, by resource, kind of write and outcome.",
             ("resource", "verb", "outcome"),
+            registry=registry,
         )
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="writer")
         self._stopped = threading.Event()
@@ -137,7 +143,7 @@ class Writer:
 
     def _count(self, write: Write, error: ApiError | None) -> None:
         outcome = "ok" if error is None else (error.api_reason or "no_answer")
-        self._counter.inc(write.resource.plural, type(write).__name__.lower(), outcome)
+        self._counter.labels(write.resource.plural, type(write).__name__.lower(), outcome).inc()
 
 
 def _is_bearable(write: Write, error: ApiError) -> bool:

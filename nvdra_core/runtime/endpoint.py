@@ -1,37 +1,36 @@
-"""The HTTP endpoint of a process: metrics and health, read-only, on the loopback unless configured
-otherwise.
+"""The HTTP endpoint of a process: metrics and health, read-only, on the loopback unless configured otherwise.
 
-Built by ``cli`` as a part of the service. A few lines over ``socketserver``: ``http.server`` would
-cost each process 1.2 MB. One request a connection, a few connections at a time, all with a timeout,
-so that a stuck or hostile reader cannot hold anything up.
+A bounded number of connections at a time, one request each, all with a timeout: a stuck or hostile reader cannot
+block the service or other readers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
 
-from nvdra_core.errors import ConfigError, DeadlineError, HostError
-from nvdra_core.runtime import log, metrics
-from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.errors import ConfigError, HostError
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Deadline
 
 _LOG = log.get(__name__)
 _MAX_CONNECTIONS = 8
 _TIMEOUT_S = 5.0
-_MAX_REQUEST = 16384
 _ACCEPT_PAUSE_S = 1.0
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"} | {
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-}
+_TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Response(msgspec.Struct, frozen=True):
-    """What a route answers."""
+    """What a route returns."""
 
     status: int
     body: bytes
@@ -41,24 +40,22 @@ class Response(msgspec.Struct, frozen=True):
 Route = Callable[[], Response]
 
 
-def metrics_route(registry: metrics.Registry) -> Route:
-    """Answers everything in ``registry`` as Prometheus text."""
-    return lambda: Response(200, registry.render(), metrics.CONTENT_TYPE)
+def metrics_route(registry: CollectorRegistry) -> Route:
+    """Serves everything in ``registry`` as Prometheus text."""
+    return lambda: Response(200, generate_latest(registry), _TEXT_FORMAT)
 
 
 def health_route(
     problems: Callable[[], list[str]], notes: Callable[[], Sequence[str]] = tuple
 ) -> Route:
-    """Answers 200 ``ok`` while ``problems`` finds none, else 503 and the problems, one a line; then
-    the notes, one a line.
-    """
+    """Serves 200 ``ok`` without problems, else 503 and the problems, one a line; then the notes, one a line."""
 
-    def answer() -> Response:
+    def serve() -> Response:
         found = problems()
         text = "\n".join([*(found or ["ok"]), *(f"note: {note}" for note in notes())])
         return Response(503 if found else 200, f"{text}\n".encode("utf-8", "backslashreplace"))
 
-    return answer
+    return serve
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -85,126 +82,163 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class Endpoint:
-    """A part of the service that answers GET and HEAD on its routes. ``start`` binds, ``stop``
-    closes.
-    """
+    """A part of the service that serves GET and HEAD on its routes. ``start`` binds, ``stop`` closes."""
 
     name = "http endpoint"
 
-    def __init__(self, address: Address, routes: Mapping[str, Route], clock: Clock) -> None:
+    def __init__(
+        self, address: Address, routes: Mapping[str, Route], timeout_s: float = _TIMEOUT_S
+    ) -> None:
+        """``timeout_s``: for reading a whole request, and for each write."""
         self._address = address
+        self._timeout_s = timeout_s
         self._routes = dict(routes)
-        self._clock = clock
-        self._listener: socket.socket | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
-        self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
 
     @property
     def address(self) -> Address:
-        """Where it listens; after ``start`` with the true port when 0 was asked for."""
+        """Where it listens; after ``start`` with the bound port if 0 was configured."""
         return self._address
 
     def start(self) -> None:
-        """Listen and serve. Raises ConfigError (this address can never be had) or HostError (in use
-        now).
-        """
-        self._listener = _listen(self._address)
-        self._address = Address(self._address.host, self._listener.getsockname()[1])
+        """Listen and serve. Raises ConfigError (not an address of this machine) or HostError (in use now)."""
+        listener = _listen(self._address)
+        self._address = Address(self._address.host, listener.getsockname()[1])
+        self._server = _Server(listener, self._routes, self._timeout_s)
         self._thread = threading.Thread(
-            target=self._accept, args=(self._listener,), name=self.name, daemon=True
+            target=self._server.serve_forever, name=self.name, daemon=True
         )
         self._thread.start()
         _LOG.info("serving HTTP", address=self._address, paths=",".join(self._routes))
 
     def stop(self, deadline: Deadline) -> None:
-        """Stop listening. Answers under way are not waited for: their readers come again."""
-        if self._listener is None or self._thread is None:
+        """Stop listening. Does not wait for requests in progress: their readers repeat them."""
+        if self._server is None or self._thread is None:
             return
-        self._stopping.set()
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept; closing alone would not
+        self._server.stop()
         self._thread.join(deadline.remaining_s())
-        self._listener.close()
-        self._listener = None
+        self._server = None
 
-    def _accept(self, listener: socket.socket) -> None:
-        while not self._stopping.is_set():
-            try:
-                peer, _ = listener.accept()
-            except OSError as error:
-                if not self._stopping.is_set():
-                    _LOG.warning("cannot accept an HTTP connection", error)
-                    self._stopping.wait(_ACCEPT_PAUSE_S)  # out of descriptors, say: do not spin
-                continue
-            if not self._slots.acquire(blocking=False):
-                peer.close()
-                continue
-            self._start_serving(peer)
 
-    def _start_serving(self, peer: socket.socket) -> None:
-        name = f"{self.name} connection"
+class _Server(ThreadingHTTPServer):
+    """A thread for each of at most _MAX_CONNECTIONS connections; more are closed at once."""
+
+    block_on_close = False
+
+    def __init__(
+        self, listener: socket.socket, routes: Mapping[str, Route], timeout_s: float
+    ) -> None:
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = (
+            listener  # bound without HTTPServer.server_bind, which asks DNS for the host's name
+        )
+        self.routes = routes
+        self.timeout_s = timeout_s
+        self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End serve_forever and close the listener."""
+        self._stopping.set()
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes serve_forever before its poll interval
+        self.shutdown()
+        self.server_close()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """See TCPServer. Pauses after an error such as EMFILE, or serve_forever would spin."""
         try:
-            threading.Thread(target=self._serve, args=(peer,), name=name, daemon=True).start()
-        except RuntimeError as error:
+            return self.socket.accept()
+        except OSError as error:
+            if not self._stopping.is_set():
+                _LOG.warning("cannot accept an HTTP connection", error)
+                self._stopping.wait(_ACCEPT_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """See ThreadingMixIn."""
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as error:  # no thread
             _LOG.warning("no thread for an HTTP connection; closing it", error)
-            peer.close()
+            self.shutdown_request(request)
             self._slots.release()
 
-    def _serve(self, peer: socket.socket) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """See ThreadingMixIn."""
         try:
-            with peer:
-                peer.sendall(self._reply(_read_request(peer, Deadline(_TIMEOUT_S, self._clock))))
-        except (OSError, DeadlineError) as error:
-            # Readers that hang up or dawdle are their own business.
-            _LOG.info("HTTP connection broke off", v=6, error=error)
-        except Exception as error:  # noqa: BLE001 - the border: no request may stop the process
-            _LOG.error("HTTP connection failed", error)
+            super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
 
-    def _reply(self, request: bytes) -> bytes:
-        words = request.partition(b"\n")[0].decode("latin-1").split()
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _render(Response(400, b"bad request\n"))
-        method, target, _version = words
-        return _render(self._answer(method, target.partition("?")[0]), with_body=method != "HEAD")
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """See BaseServer. Readers may disconnect or time out at any moment."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            _LOG.error("HTTP connection failed", error)
+        else:
+            _LOG.info("HTTP connection broke off", v=6, error=error)
 
-    def _answer(self, method: str, path: str) -> Response:
-        route = self._routes.get(path)
-        if route is None:
-            return Response(404, b"not found\n")
-        if method not in ("GET", "HEAD"):
-            return Response(405, b"method not allowed\n")
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request of one connection."""
+
+    server: _Server
+    server_version = "nvdra"
+    sys_version = ""
+    error_content_type = "text/plain"
+    error_message_format = "%(message)s\n"
+
+    def setup(self) -> None:
+        """See StreamRequestHandler."""
+        super().setup()
+        self.connection.settimeout(self.server.timeout_s)  # of each read and write
+
+    def handle(self) -> None:
+        """See BaseHTTPRequestHandler. ``timeout`` alone would let a client that sends byte by byte stay."""
+        self._read_limit = threading.Timer(self.server.timeout_s, self._end_reading)
+        self._read_limit.daemon = True
+        self._read_limit.start()
         try:
-            return route()
+            super().handle()
+        finally:
+            self._read_limit.cancel()
+
+    def _end_reading(self) -> None:
+        with contextlib.suppress(OSError):  # already closed
+            self.connection.shutdown(socket.SHUT_RD)
+
+    def do_GET(self) -> None:
+        """Serve the route of the path."""
+        self._read_limit.cancel()
+        route = self.server.routes.get(self.path.partition("?")[0])
+        if route is None:
+            self.send_error(404)
+            return
+        try:
+            response = route()
         except Exception as error:  # noqa: BLE001 - the border of a request: logged, answered
-            _LOG.error("HTTP request failed", error, path=path)
-            return Response(500, b"internal error; see the log\n")
+            _LOG.error("HTTP request failed", error, path=self.path)
+            self.send_error(500, "internal error; see the log")
+            return
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
 
+    def do_HEAD(self) -> None:
+        """As GET, without the body."""
+        self.do_GET()
 
-def _read_request(peer: socket.socket, deadline: Deadline) -> bytes:
-    """Everything up to the empty line; what is longer than a request of ours is cut and answered
-    400.
-    """
-    request = b""
-    while not request.endswith((b"\r\n\r\n", b"\n\n")) and len(request) < _MAX_REQUEST:
-        deadline.check("HTTP request")
-        peer.settimeout(deadline.remaining_s() or _TIMEOUT_S)
-        part = peer.recv(_MAX_REQUEST - len(request))
-        if not part:
-            break
-        request += part
-    return request
-
-
-def _render(response: Response, *, with_body: bool = True) -> bytes:
-    head = (
-        f"HTTP/1.1 {response.status} {_REASONS[response.status]}\r\n"
-        f"Content-Type: {response.content_type}\r\n"
-        f"Content-Length: {len(response.body)}\r\n"
-        "Connection: close\r\n\r\n"
-    )
-    return head.encode("latin-1") + (response.body if with_body else b"")
+    def log_message(self, format: str, *args: Any) -> None:
+        """See BaseHTTPRequestHandler."""
+        _LOG.info("HTTP request", v=6, peer=self.client_address[0], request=format % args)
 
 
 def _listen(address: Address) -> socket.socket:

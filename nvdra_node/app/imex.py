@@ -15,15 +15,14 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES, NODES
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.runtime.metrics import Registry
-from nvdra_core.runtime.pluginmetrics import add_process_metrics
+from nvdra_core.runtime.metrics import new_registry
 from nvdra_core.runtime.service import Part, Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
-from nvdra_node.app import imexgauges
 from nvdra_node.app.dependencies import checked_gates, load_kubeconfig, roots_of, with_node_name
 from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.imexgauges import ImexCollector
 from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
@@ -150,9 +149,8 @@ class Supervision:
         self._service = SupervisorService(self.supervisor, self.channel_count, self.clock)
         self._server = UnixServer(settings.imex_dir / SOCKET, [self._service.add_to])
         self._lock = sockets.InstanceLock(settings.imex_dir / "supervisor.lock", self.clock)
-        self.registry = Registry()
-        add_process_metrics(self.registry, self.clock, version=__version__)
-        imexgauges.add(self.registry, self.supervisor, lambda: self._status.writes)
+        self.registry = new_registry(__version__)
+        self.registry.register(ImexCollector(self.supervisor, lambda: self._status.writes))
         self._version: str | None = None
 
     def parts(self) -> list[Part]:
@@ -177,7 +175,6 @@ class Supervision:
                 self._settings.metrics_path,
                 Health(self.health),
                 self.registry,
-                self.clock,
             ),
         ]
 

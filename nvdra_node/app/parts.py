@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from nvdra_core.runtime import endpoint
-from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.runtime.metrics import Registry
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.runtime.service import Part
 
 
@@ -44,11 +44,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 def endpoint_parts(
-    address: str,
-    metrics_path: str,
-    health: Health,
-    registry: Registry,
-    clock: Clock,
+    address: str, metrics_path: str, health: Health, registry: CollectorRegistry
 ) -> list[Part]:
     """Health at ``/healthz`` and, unless their path is empty, metrics; nothing without an address."""
     if not address:
@@ -56,4 +52,4 @@ def endpoint_parts(
     routes = {"/healthz": endpoint.health_route(health.problems, health.notes)}
     if metrics_path:
         routes[metrics_path] = endpoint.metrics_route(registry)
-    return [endpoint.Endpoint(endpoint.Address.parse(address), routes, clock)]
+    return [endpoint.Endpoint(endpoint.Address.parse(address), routes)]

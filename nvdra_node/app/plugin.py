@@ -20,11 +20,10 @@ from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_core.runtime.metrics import Registry
-from nvdra_core.runtime.pluginmetrics import PluginMetrics, add_process_metrics
+from nvdra_core.runtime.metrics import new_registry
 from nvdra_core.runtime.service import Part
 from nvdra_core.runtime.workers import Workers
-from nvdra_node.app import gauges
+from nvdra_node.app.gauges import PluginCollector, PluginState
 from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
@@ -43,6 +42,7 @@ from nvdra_node.kubeletplugin.kubelet.health import HealthService
 from nvdra_node.kubeletplugin.kubelet.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.kubelet.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.kubelet.service import DraService
+from nvdra_node.kubeletplugin.metrics import PluginMetrics
 from nvdra_node.kubeletplugin.node_events import NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
@@ -107,15 +107,8 @@ class Plugin:
         self.readiness = Readiness()
         self._disk_suspected = threading.Event()
         self.rights = ClaimAccess(around.api, partial(self.readiness.report, "claims"), clock)
-        self.registry = Registry()
-        add_process_metrics(self.registry, clock, version=__version__)
-        self.metrics = PluginMetrics(
-            self.registry,
-            clock,
-            driver=driver.name,
-            node=settings.node_name,
-            device_types=around.device_types,
-        )
+        self.registry = new_registry(__version__)
+        self.metrics = PluginMetrics(self.registry, clock, driver.name)
         state_dir = settings.state_dir / driver.name
         self.records = RecordStore(state_dir, around.files, recordcheck.check)
         self.specs = SpecFiles(
@@ -137,15 +130,17 @@ class Plugin:
         self.transaction = Transaction(deps)
         self.sweep = Sweeper(self.transaction, deps, SweepTimes.every(settings.sweep_interval_s))
         self._assemble_sockets(driver)
-        owners = gauges.Owners(
+        state = PluginState(
             driver=driver,
             records=self.records,
             publisher=self.publisher,
-            boot_id=around.boot_id,
-            hangs=around.hangs,
             readiness=self.readiness,
+            hangs=around.hangs,
+            node=settings.node_name,
+            boot_id=around.boot_id,
+            device_types=around.device_types,
         )
-        gauges.add(self.registry, self.metrics, owners)
+        self.registry.register(PluginCollector(state))
 
     def _assemble_sockets(self, driver: Driver) -> None:
         settings, clock = self._around.settings, self._around.clock
@@ -213,7 +208,6 @@ class Plugin:
                 self._around.settings.metrics_path,
                 Health(self._unwell, self._around.notes),
                 self.registry,
-                self._around.clock,
             ),
         ]
 

@@ -20,12 +20,16 @@ LICENSES = {
     "grpcio": "Apache-2.0",
     "msgspec": "BSD-3-Clause",
     "nvidia-ml-py": "BSD-3-Clause",
+    "prometheus-client": "Apache-2.0 AND BSD-2-Clause",
     "protobuf": "BSD-3-Clause",
     "pyyaml": "MIT",
     "sdnotify": "MIT",
     "typing-extensions": "PSF-2.0",
 }
 """Project -> SPDX identifier, as somebody read it; a project that is not here ends the build."""
+
+_BUNDLED = ("prometheus_client/decorator.py", "BSD-2-Clause")
+"""A file of another project inside a wheel, and its licence; the text is the file's first comment."""
 
 _TEXTS = (".py", "METADATA", "LICENSE", "LICENSE.txt")
 
@@ -58,6 +62,8 @@ class Project:
     """Empty where the wheel has none."""
     modules: tuple[str, ...]
     """Top-level names below site-packages."""
+    bundled_text: str = ""
+    """The licence of the file ``_BUNDLED``, for the project that has it."""
 
     @property
     def license(self) -> str:
@@ -99,6 +105,7 @@ def _read(path: Path) -> Project:
         needs=tuple(sorted(set(needed) - UNUSED)),
         license_text=licences[0] if licences else _comment(header),
         modules=tuple(sorted(tops)),
+        bundled_text=_comment(texts.get(_BUNDLED[0], "").partition('\n"""')[0]),
     )
 
 
@@ -113,21 +120,27 @@ def copyright_text(wheels: Path) -> str:
     parts = [_OURS]
     for project in projects(wheels):
         files = " ".join(f"{SITE_PACKAGES}/{name}*" for name in (*project.modules, project.name))
-        text = f"Files: {files}\nCopyright: {_holder(project)}\n"
-        if project.license == "Apache-2.0":
+        text = f"Files: {files}\nCopyright: {_holder(project.license_text, project.author)}\n"
+        if project.license.startswith("Apache-2.0"):
             parts.append(f"{text}License: Apache-2.0\n")
         else:
             parts.append(
                 f"{text}License: {project.license}-{project.name}\n{_paragraphs(project.license_text)}"
             )
+        if project.bundled_text:
+            path, identifier = _BUNDLED
+            parts.append(
+                f"Files: {SITE_PACKAGES}/{path}\nCopyright: {_holder(project.bundled_text, project.author)}\n"
+                f"License: {identifier}\n{_paragraphs(project.bundled_text)}"
+            )
     return "\n".join([*parts, _APACHE])
 
 
-def _holder(project: Project) -> str:
-    """Who the licence text says, or else the author."""
-    found = re.search(r"^ *(Copyright .*)$", project.license_text, re.MULTILINE)
+def _holder(license_text: str, author: str) -> str:
+    """The holder that the licence text names, or else the author."""
+    found = re.search(r"^ *(Copyright .*)$", license_text, re.MULTILINE)
     is_filled_in = found and "[" not in found[1] and "{" not in found[1]
-    return found[1].strip() if found and is_filled_in else project.author
+    return found[1].strip() if found and is_filled_in else author
 
 
 def _paragraphs(text: str) -> str:

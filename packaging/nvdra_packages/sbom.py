@@ -44,6 +44,11 @@ def _own(ref: str, release: Release) -> dict[str, Any]:
     }
 
 
+def _license(identifier: str) -> dict[str, Any]:
+    """CycloneDX has identifiers and expressions such as ``A AND B`` in different fields."""
+    return {"expression": identifier} if " " in identifier else {"license": {"id": identifier}}
+
+
 def _component(project: notices.Project, ref: str, wheels: Path) -> dict[str, Any]:
     files = sorted(
         p for p in wheels.iterdir() if lock.normal(p.name).startswith(f"{project.name}-")
@@ -55,7 +60,7 @@ def _component(project: notices.Project, ref: str, wheels: Path) -> dict[str, An
         "name": project.name,
         "version": project.version,
         "description": project.summary,
-        "licenses": [{"license": {"id": project.license}}],
+        "licenses": [_license(project.license)],
         "externalReferences": [
             {
                 "type": "distribution",

@@ -163,7 +163,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made.end()
 
 
-METRICS = f'nvidia_dra_published_devices{{driver="{DRIVER}"}} 4\n'
+METRICS = f'nvidia_dra_published_devices{{driver="{DRIVER}"}} 4.0\n'
 
 
 def test_gate_counts_devices_where_the_metrics_are(service: Service, tmp_path: Path) -> None:

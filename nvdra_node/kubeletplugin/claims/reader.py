@@ -37,7 +37,7 @@ class ClaimApi(Protocol):
 
 
 class ReadMetrics(Protocol):
-    """Where reads are counted (``nvdra_core.runtime.pluginmetrics``)."""
+    """Where reads are counted (``kubeletplugin.metrics``)."""
 
     def claim_read(self, outcome: str = ...) -> None:
         """One read; ``outcome`` is the error's reason when it failed."""

@@ -54,7 +54,7 @@ class Transaction(Protocol):
 
 
 class RequestMetrics(Protocol):
-    """Where operations are counted (``nvdra_core.runtime.pluginmetrics``)."""
+    """Where operations are counted (``kubeletplugin.metrics``)."""
 
     def operation(self, operation: str) -> AbstractContextManager[None]:
         """Counts the work on one claim (``prepare``, ``unprepare``) with its outcome; exceptions pass through."""

@@ -55,7 +55,7 @@ class PoolSource(Protocol):
 
 
 class PublishMetrics(Protocol):
-    """Where attempts are counted (``nvdra_core.runtime.pluginmetrics``)."""
+    """Where attempts are counted (``kubeletplugin.metrics``)."""
 
     def publish(self) -> AbstractContextManager[None]:
         """Around an attempt that asks the API server; an exception is its outcome and goes on."""

@@ -200,7 +200,7 @@ def test_metrics_of_a_running_plugin_count_devices_and_damage(rack):
         return float(next(line for line in lines if line.startswith(metric)).split()[-1])
 
     prepared = (
-        f'nvidia_dra_prepared_devices{{node="{tray.name}",driver="{DRIVER}",device_type="channel"}}'
+        f'nvidia_dra_prepared_devices{{device_type="channel",driver="{DRIVER}",node="{tray.name}"}}'
     )
     rack.claim("c1", tray, rack.domain("a"))
     for _ in range(2):

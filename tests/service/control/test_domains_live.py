@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import generate_latest
 
 from nvdra_cluster.control.controller import STUCK_S
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
@@ -125,7 +126,7 @@ class TestClaimsByHand:
             liar.report(domains=[{"uid": uid, "ready": False, "claims": [held]}])
             rack.settle()
             assert not rack.spec("liar").get("domains")
-        metrics = rack.replicas[0].controller.registry.render().decode()
+        metrics = generate_latest(rack.replicas[0].controller.registry).decode()
         assert 'nvdra_controller_fabric_nodes{condition="refuted"} 1' in metrics
         wait_until("ready", lambda: is_ready(rack))
         assert [node["name"] for node in rack.status()["nodes"]] == ["a"]

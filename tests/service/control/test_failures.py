@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from nvdra_cluster.app import MAX_SILENCE_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
@@ -255,7 +256,9 @@ class TestLeaders:
         one, two = (replica.controller for replica in pair.replicas)
         assert (one.is_leading(), two.is_leading()) == (True, False)
         wait_until("the standby sees it too", lambda: len(two.cache.domains) == 1)
-        counts = [replica.controller.registry.render().decode() for replica in pair.replicas]
+        counts = [
+            generate_latest(replica.controller.registry).decode() for replica in pair.replicas
+        ]
         counted = 'nvidia_dra_compute_domain_info{status="NotReady"} 1'
         assert [counted in text for text in counts] == [True, False]
         assert ["writes_total{" in text for text in counts] == [True, False]

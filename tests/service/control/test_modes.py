@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import generate_latest
 
 from nvdra_cluster.control import controller
 from nvdra_cluster.control.controller import STUCK_S
@@ -136,7 +137,7 @@ def test_another_isolation_waits_for_the_last_domain_of_the_old_one():
 
 
 def metrics(rack: Rack) -> str:
-    return rack.replicas[0].controller.registry.render().decode()
+    return generate_latest(rack.replicas[0].controller.registry).decode()
 
 
 def test_metrics_count_domains_nodes_and_writes(rack: Rack):
@@ -152,7 +153,7 @@ def test_metrics_count_domains_nodes_and_writes(rack: Rack):
     assert 'nvidia_dra_compute_domain_info{status="NotReady"} 1' in text
     assert "nvdra_controller_leader 1" in text
     assert 'nvdra_controller_fabric_nodes{condition="all"} 1' in text
-    assert 'writes_total{resource="resourceclaimtemplates",verb="create",outcome="ok"} 2' in text
+    assert 'writes_total{outcome="ok",resource="resourceclaimtemplates",verb="create"} 2' in text
 
 
 def test_metrics_are_right_at_once_after_a_restart(rack: Rack):

@@ -1,11 +1,11 @@
-"""What the IMEX supervisor tells at a scrape, from a supervisor on a daemon in memory."""
+"""Metrics of the IMEX supervisor, from a supervisor on a daemon in memory."""
 
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from nvdra_core.runtime.metrics import Registry
-from nvdra_node.app import imexgauges
+from nvdra_node.app.imexgauges import ImexCollector
 from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from tests.scenario.imex.node import ImexNode, a_domain
 
@@ -17,12 +17,12 @@ class Scraped:
         self.node = ImexNode()
         self.node.assign(a_domain("A"), a_domain("B"))
         self.writes = 0
-        self._registry = Registry()
-        imexgauges.add(self._registry, self.node.supervisor, lambda: self.writes)
+        self._registry = CollectorRegistry()
+        self._registry.register(ImexCollector(self.node.supervisor, lambda: self.writes))
 
     def read(self) -> dict[str, float]:
         """Samples of now, those that are 0 left out."""
-        lines = self._registry.render().decode().splitlines()
+        lines = generate_latest(self._registry).decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples if float(value)}
 
@@ -32,12 +32,12 @@ def scraped() -> Scraped:
     return Scraped()
 
 
-def test_a_node_at_rest_says_that_nothing_runs(scraped):
+def test_idle_node_reports_a_stopped_daemon(scraped):
     scraped.node.reconcile()
     assert scraped.read() == {'nvdra_imex_state{state="stopped"}': 1.0}
 
 
-def test_a_running_daemon_its_claims_and_its_peers_are_counted(scraped):
+def test_running_daemon_claims_and_peers_are_counted(scraped):
     scraped.node.join("c1", "A")
     scraped.node.join("c2", "B")
     scraped.node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
@@ -52,7 +52,7 @@ def test_a_running_daemon_its_claims_and_its_peers_are_counted(scraped):
     }
 
 
-def test_an_end_that_nobody_asked_for_is_counted_and_a_stop_is_not(scraped):
+def test_unplanned_end_is_counted_and_a_stop_is_not(scraped):
     scraped.node.join("c1", "A")
     scraped.node.daemon.die()
     scraped.node.reconcile()

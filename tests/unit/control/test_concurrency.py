@@ -6,12 +6,13 @@ import sys
 import threading
 from collections.abc import Callable
 
-from nvdra_cluster.control import metrics
+from prometheus_client import CollectorRegistry, generate_latest
+
+from nvdra_cluster.control.metrics import ControllerCollector
 from nvdra_cluster.control.reconciler import Now, Reconciler
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.decide.model import NodeView
 from nvdra_cluster.decide.node.nodespecs import no_certificates
-from nvdra_core.runtime.metrics import Registry
 from tests.unit.decide.views import SETTINGS, a_claim, a_domain, a_fabric_node
 
 ROUNDS = 150
@@ -41,8 +42,8 @@ class Everybody:
     """All that touches the cache in a controller."""
 
     def __init__(self) -> None:
-        self.cache, self.registry = Cache(), Registry()
-        metrics.add(self.registry, self.cache, lambda: True, lambda: None)
+        self.cache, self.registry = Cache(), CollectorRegistry()
+        self.registry.register(ControllerCollector(self.cache, lambda: True, lambda: None))
         self.reconciler = Reconciler(self.cache, SETTINGS, no_certificates, self.registry)
 
     def nodes(self, number: int) -> None:
@@ -68,7 +69,7 @@ class Everybody:
 
     def scrapes(self, number: int) -> None:
         """A thread of the endpoint."""
-        self.registry.render()
+        generate_latest(self.registry)
 
 
 def test_watches_decisions_and_scrapes_do_not_disturb_each_other():
@@ -79,7 +80,7 @@ def test_watches_decisions_and_scrapes_do_not_disturb_each_other():
         assert run_together(made.nodes, made.domains, made.decisions, made.scrapes) == []
     finally:
         sys.setswitchinterval(before_s)
-    assert b"decision_failures_total{" not in made.registry.render()
+    assert b"decision_failures_total{" not in generate_latest(made.registry)
     cache = made.cache
     for left in (cache.fabrics, cache.domains, cache.claims):
         assert left == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
 
 from nvdra_cluster.control.reconciler import Now, Reconciler
 from nvdra_cluster.control.state.cache import Cache, Key, Kind
@@ -10,7 +11,6 @@ from nvdra_cluster.decide.model import FabricView, NodeView
 from nvdra_cluster.decide.node.nodespecs import no_certificates
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S, Numbers
 from nvdra_core.api import ComputeDomainAssignment, ComputeDomainStatus, FabricDomain, Isolation
-from nvdra_core.runtime.metrics import Registry
 from tests.unit.decide.views import (
     BY_CHANNEL,
     CLIQUE,
@@ -39,7 +39,7 @@ def a_controller(view: FabricView) -> tuple[Cache, Reconciler]:
     cache = Cache(lambda: NOW_S)
     cache.put_node(NodeView(view.name, f"uid-{view.name}"))
     cache.put_fabric(view)
-    return cache, Reconciler(cache, BY_CHANNEL, no_certificates, Registry())
+    return cache, Reconciler(cache, BY_CHANNEL, no_certificates, CollectorRegistry())
 
 
 def channel_of(cache: Cache, reconciler: Reconciler, uid: str, at_s: float) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from nvdra_cluster.control.reconciler import Plan
 from nvdra_cluster.control.state.cache import Key, Kind
@@ -15,7 +16,6 @@ from nvdra_cluster.decide.writes import FABRIC_NODES, Create
 from nvdra_core.kube.client import DEFAULT_WRITE, Client
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.runtime.metrics import Registry
 
 GROUPS = [
     Plan(Key(Kind.NODE, name), (Create(FABRIC_NODES, {"metadata": {"name": name}}),))
@@ -65,7 +65,7 @@ class Lead:
 @pytest.fixture
 def made() -> Iterator[tuple[Writer, NotedClient, Lead]]:
     client, lead = NotedClient(), Lead()
-    writer = Writer(client, SystemClock(), lead, Registry())
+    writer = Writer(client, SystemClock(), lead, CollectorRegistry())
     yield writer, client, lead
     writer.close()
 

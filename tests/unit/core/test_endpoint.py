@@ -2,26 +2,27 @@
 
 import contextlib
 import http.client
+import select
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
 from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.runtime import endpoint
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.runtime.metrics import Registry
 from nvdra_core.runtime.workers import Workers
 
 LOOPBACK = endpoint.Address("127.0.0.1", 0)
 
 
-class World:
-    """A running endpoint, and what its parts say."""
+class Running:
+    """A running endpoint and what its routes return."""
 
     def __init__(self) -> None:
-        self.registry = Registry()
+        self.registry = CollectorRegistry()
         self.problems: list[str] = []
         self.entered, self.leave = threading.Event(), threading.Event()
         routes = {
@@ -29,9 +30,9 @@ class World:
             "/healthz": endpoint.health_route(lambda: self.problems),
             "/broken": self._break,
             "/slow": self._wait,
-            "/odd": lambda: endpoint.Response(299, b""),
+            "/odd": lambda: endpoint.Response(200, "no bytes"),  # type: ignore[arg-type]  # a bug
         }
-        self.endpoint = endpoint.Endpoint(LOOPBACK, routes, SystemClock())
+        self.endpoint = endpoint.Endpoint(LOOPBACK, routes)
 
     def _break(self) -> endpoint.Response:
         raise RuntimeError("secret detail")
@@ -59,98 +60,92 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    world.endpoint.start()
-    yield world
-    world.leave.set()
-    world.endpoint.stop(Deadline(60, SystemClock()))
+def running() -> Iterator[Running]:
+    running = Running()
+    running.endpoint.start()
+    yield running
+    running.leave.set()
+    running.endpoint.stop(Deadline(60, SystemClock()))
 
 
-def test_metrics_are_served_as_prometheus_text(world):
-    world.registry.counter("x_total", "Things").inc()
-    status, body, content_type = world.ask("/metrics?name=x")
-    assert (status, body.splitlines()[-1], content_type) == (
+def test_metrics_are_served_as_prometheus_text(running):
+    Counter("x_total", "Things", registry=running.registry).inc()
+    status, body, content_type = running.ask("/metrics?name=x")
+    assert (status, body.splitlines()[2], content_type) == (
         200,
-        "x_total 1",
+        "x_total 1.0",
         "text/plain; version=0.0.4; charset=utf-8",
     )
 
 
-def test_health_is_ok_or_says_what_is_wrong(world):
-    assert world.ask("/healthz")[:2] == (200, "ok\n")
-    world.problems = ["worker a is dead", "odd \ud800"]
-    assert world.ask("/healthz")[:2] == (503, "worker a is dead\nodd \\ud800\n")
+def test_health_is_ok_or_lists_problems(running):
+    assert running.ask("/healthz")[:2] == (200, "ok\n")
+    running.problems = ["worker a is dead", "odd \ud800"]
+    assert running.ask("/healthz")[:2] == (503, "worker a is dead\nodd \\ud800\n")
 
 
-def test_head_has_the_length_and_no_body(world):
-    raw = world.send(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+def test_head_has_length_and_no_body(running):
+    raw = running.send(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"Content-Length: 3\r\n" in raw and raw.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
     ("path", "method", "status"),
-    [("/", "GET", 404), ("/metrics/", "GET", 404), ("/healthz", "POST", 405)],
+    [("/", "GET", 404), ("/metrics/", "GET", 404), ("/healthz", "POST", 501)],
 )
-def test_other_paths_and_methods_are_refused(world, path, method, status):
-    assert world.ask(path, method)[0] == status
+def test_other_paths_and_methods_are_refused(running, path, method, status):
+    assert running.ask(path, method)[0] == status
 
 
-def test_request_that_cannot_be_answered_stops_no_process(world):
+def test_bug_in_a_response_does_not_stop_the_service(running):
     workers = Workers(SystemClock())
     with workers.supervise_all():
-        assert world.send(b"GET /odd HTTP/1.1\r\n\r\n") == b""
-        assert world.ask("/healthz")[0] == 200
+        assert b"\r\n\r\n" in running.send(b"GET /odd HTTP/1.1\r\n\r\n")
+        assert running.ask("/healthz")[0] == 200
     assert workers.failure is None
 
 
-def test_a_failing_route_answers_500_without_details(world):
-    status, body, _ = world.ask("/broken")
+def test_failing_route_returns_500_without_details(running):
+    status, body, _ = running.ask("/broken")
     assert status == 500 and "secret" not in body
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\r\n\r\n", b"GET /healthz\r\n\r\n", b"\xff\xfe\x00" * 9000, b"GET  HTTP/1.1\r\n\r\n"],
+    [b"", b"\r\n\r\n", b"GET\r\n\r\n", b"\xff\xfe\x00" * 30000, b"GET  HTTP/1.1\r\n\r\n"],
 )
-def test_what_is_no_request_is_answered_400_and_harms_nobody(world, raw):
+def test_malformed_request_is_closed_and_others_served(running, raw):
     with contextlib.suppress(OSError):  # a flood may be cut by a reset
-        assert world.send(raw).startswith(b"HTTP/1.1 400")
-    assert world.ask("/healthz")[0] == 200
+        assert b"ok" not in running.send(raw)
+    assert running.ask("/healthz")[0] == 200
 
 
-class Sleepy(SystemClock):
-    """A clock on which every look takes four seconds."""
-
-    def __init__(self) -> None:
-        self._looks = 0
-
-    def monotonic(self) -> float:
-        self._looks += 1
-        return self._looks * 4.0
-
-
-def test_a_request_that_comes_in_drops_is_given_up():
-    dripping = endpoint.Endpoint(LOOPBACK, {}, Sleepy())
+def test_request_sent_byte_by_byte_times_out():
+    dripping = endpoint.Endpoint(LOOPBACK, {}, timeout_s=0.3)
     dripping.start()
     with socket.create_connection(("127.0.0.1", dripping.address.port), timeout=60) as peer:
-        peer.sendall(b"GET")
-        assert peer.recv(1) == b""
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                peer.sendall(b"x")
+            if select.select([peer], [], [], 0.1)[0]:
+                break
+        else:
+            pytest.fail("still connected after a minute")
     dripping.stop(Deadline(60, SystemClock()))
 
 
-def test_a_slow_reader_does_not_hold_up_others(world):
-    slow = threading.Thread(target=world.ask, args=("/slow",))
+def test_slow_route_does_not_block_others(running):
+    slow = threading.Thread(target=running.ask, args=("/slow",))
     slow.start()
-    assert world.entered.wait(60)
-    assert world.ask("/healthz")[0] == 200
-    world.leave.set()
+    assert running.entered.wait(60)
+    assert running.ask("/healthz")[0] == 200
+    running.leave.set()
     slow.join()
 
 
-def test_too_many_connections_are_hung_up_on_and_the_rest_still_served(world):
+def test_connections_over_the_limit_are_closed(running):
     with_nothing_to_say = [
-        socket.create_connection(("127.0.0.1", world.endpoint.address.port), timeout=60)
+        socket.create_connection(("127.0.0.1", running.endpoint.address.port), timeout=60)
         for _ in range(9)
     ]
     assert with_nothing_to_say[-1].recv(1) == b""
@@ -158,33 +153,33 @@ def test_too_many_connections_are_hung_up_on_and_the_rest_still_served(world):
         peer.close()
 
 
-def test_after_stop_nobody_answers_and_the_port_is_free(world):
+def test_stop_closes_and_frees_the_port(running):
     deadline = Deadline(60, SystemClock())
-    world.endpoint.stop(deadline)
+    running.endpoint.stop(deadline)
     with pytest.raises(ConnectionRefusedError):
-        world.ask("/healthz")
-    again = endpoint.Endpoint(world.endpoint.address, {}, SystemClock())
+        running.ask("/healthz")
+    again = endpoint.Endpoint(running.endpoint.address, {})
     again.start()
     again.stop(deadline)
 
 
-def test_an_address_in_use_is_a_host_error_that_says_which(world):
-    second = endpoint.Endpoint(world.endpoint.address, {}, SystemClock())
+def test_address_in_use_is_a_host_error_naming_it(running):
+    second = endpoint.Endpoint(running.endpoint.address, {})
     with pytest.raises(
         HostError,
-        match=rf"HTTP endpoint 127\.0\.0\.1:{world.endpoint.address.port}: cannot listen: .* in use",
+        match=rf"HTTP endpoint 127\.0\.0\.1:{running.endpoint.address.port}: cannot listen: .* in use",
     ):
         second.start()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
-def test_an_address_of_another_machine_is_a_config_error(host):
+def test_address_of_another_machine_is_a_config_error(host):
     with pytest.raises(ConfigError, match="choose an address and port of this machine"):
-        endpoint.Endpoint(endpoint.Address(host, 0), {}, SystemClock()).start()
+        endpoint.Endpoint(endpoint.Address(host, 0), {}).start()
 
 
-def test_stopping_what_was_never_started_is_fine():
-    endpoint.Endpoint(LOOPBACK, {}, SystemClock()).stop(Deadline(1, SystemClock()))
+def test_stop_without_start_does_nothing():
+    endpoint.Endpoint(LOOPBACK, {}).stop(Deadline(1, SystemClock()))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +191,7 @@ def test_stopping_what_was_never_started_is_fine():
         ("localhost:0", "localhost", 0),
     ],
 )
-def test_addresses_are_host_and_port(text, host, port):
+def test_address_is_parsed_as_host_and_port(text, host, port):
     address = endpoint.Address.parse(text)
     assert (address.host, address.port) == (host, port)
     assert endpoint.Address.parse(str(address)) == address
@@ -205,13 +200,13 @@ def test_addresses_are_host_and_port(text, host, port):
 @pytest.mark.parametrize(
     "text", ["", "8080", "host", "a:b", "::1:80", "a:65536", "a:-1", "a:\u0661", ":"]
 )
-def test_other_addresses_are_config_errors(text):
+def test_malformed_address_is_a_config_error(text):
     with pytest.raises(ConfigError, match=r"expected HOST:PORT such as 127\.0\.0\.1:8080"):
         endpoint.Address.parse(text)
 
 
-def test_everywhere_means_ipv4_too():
-    everywhere = endpoint.Endpoint(endpoint.Address("", 0), {}, SystemClock())
+def test_empty_host_listens_on_ipv4_too():
+    everywhere = endpoint.Endpoint(endpoint.Address("", 0), {})
     everywhere.start()
     with socket.create_connection(("127.0.0.1", everywhere.address.port), timeout=60):
         pass
