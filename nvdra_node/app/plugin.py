@@ -273,7 +273,7 @@ class Plugin:
         self._around.workers.spawn("publisher", self._publish)
 
     def _publish(self) -> None:
-        self.publisher.introduce()
+        self.publisher.prefetch()
         # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
         self._around.first_look(FIRST_LOOK_S)
         if self.publisher.has_devices():

@@ -1,1 +1,1 @@
-"""This driver's ResourceSlices on this node: laid out, compared, published, watched. Enter at ``publisher``."""
+"""Publishes the driver's ResourceSlices of this node. Entry: ``publisher``."""

@@ -1,7 +1,4 @@
-"""The API server as ``publisher`` needs it: this driver's ResourceSlices on this node, and the Node.
-
-Thin: picks selectors, field manager and preconditions, and turns versions around. All errors are ApiError.
-"""
+"""API client of ``publisher``: this driver's ResourceSlices on this node, and the Node. Raises ApiError."""
 
 from __future__ import annotations
 
@@ -23,29 +20,29 @@ from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kubeletplugin.slices.layout import JsonObject
 
 _GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-(?:alpha|beta|rc)(?![a-zA-Z-]))?")
-"""Of what may follow, only Kubernetes' own words for a pre-release count; vendors add theirs (``-eks-1a2b``)."""
+"""Only Kubernetes' own pre-release suffixes count; vendors add others (``-eks-1a2b``)."""
 
 
 class Slices(Protocol):
-    """What ``publisher`` asks for. Objects are resource.k8s.io/v1."""
+    """Objects are resource.k8s.io/v1."""
 
     def node_uid(self, deadline: Deadline) -> str:
-        """UID of the Node object. Raises ApiError 404 when the kubelet has not registered it yet."""
+        """UID of the Node object. Raises ApiError 404 before the kubelet has registered it."""
 
     def server_version(self, deadline: Deadline) -> tuple[int, int]:
         """Major and minor version of the API server."""
 
     def list(self, deadline: Deadline) -> ObjectList:
-        """All slices of the driver on the node, consistently."""
+        """All slices of the driver on the node, from one consistent list."""
 
     def create(self, body: JsonObject, deadline: Deadline, *, dry_run: bool = False) -> JsonObject:
-        """What was stored, or would have been."""
+        """The object as stored, or as a dry run would store it."""
 
     def update(self, body: JsonObject, deadline: Deadline) -> JsonObject:
-        """What was stored. Raises ApiError 409 when it changed meanwhile."""
+        """The object as stored. Raises ApiError 409 when it changed meanwhile."""
 
     def delete(self, obj: JsonObject, deadline: Deadline) -> None:
-        """Delete exactly this state of a slice; fine when it is gone. Raises ApiError 409 when it changed."""
+        """Delete a slice in this state; not found is success. Raises ApiError 409 when it changed."""
 
     def source(self) -> ListerWatcher:
         """All slices of the driver on the node, for a Reflector."""
@@ -107,22 +104,20 @@ class KubeSlices:
 
 
 def withdraw(slices: Slices, deadline: Deadline) -> int:
-    """Delete all slices of the driver on the node; their number. Raises ApiError.
-
-    Those that go meanwhile are fine: the kubelet deletes them itself half a minute after the plugin has ended.
-    """
+    """Delete all slices of the driver on the node; returns their number. Raises ApiError."""
+    # The kubelet deletes them too, 30 s after the plugin has ended.
     found = slices.list(deadline).items
     for obj in found:
         slices.delete(obj, deadline)
     return len(found)
 
 
-def parse_version(answer: dict[str, Any]) -> tuple[int, int]:
-    """Major and minor of ``/version``; a pre-release of x.y.0 is not yet x.y. Raises ApiError."""
-    text = str(answer.get("gitVersion"))
+def parse_version(response: dict[str, Any]) -> tuple[int, int]:
+    """Major and minor of a ``/version`` response; a pre-release of x.y.0 counts as x.(y-1). Raises ApiError."""
+    text = str(response.get("gitVersion"))
     match = _GIT_VERSION.match(text)
     if match is None:
-        raise ApiError(f"the API server's version {text[:40]!r} is not known", status=0)
+        raise ApiError(f"cannot parse the API server's version {text[:40]!r}", status=0)
     major, minor, patch = (int(match[group]) for group in (1, 2, 3))
-    is_before = bool(match[4]) and patch == 0 and minor > 0
-    return major, minor - 1 if is_before else minor
+    is_prerelease = bool(match[4]) and patch == 0 and minor > 0
+    return major, minor - 1 if is_prerelease else minor

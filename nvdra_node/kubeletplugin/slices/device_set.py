@@ -1,8 +1,8 @@
-"""What of a pool can be offered to this API server, as far as known. State of ``publisher``; does no I/O.
+"""Which devices of a pool can be published to this API server, as far as known. State of ``publisher``; no I/O.
 
-Knows which fields the server drops (feature gates that are off), which devices it refuses, and what it stored in the
-place of what was sent, so that the same thing is not written for ever. None of that is for good: servers are upgraded
-and gates turned on. ``probe`` says what to try again, ``tried`` and ``refused_again`` take the result.
+Tracks the fields that the server drops (feature gates that are off), the devices that it refuses, and what it stored
+in place of what was sent, so that the same content is not written again and again. All of it may change with an
+upgrade or a gate: ``probe`` returns what to try again, ``accepted`` and ``rejected`` take the outcome.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ BLOCKING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 _DEVICE_PATH = re.compile(r"spec\.devices\[(\d+)\]")
 
 
-def guards(device: Mapping[str, Any]) -> frozenset[str]:
-    """Gates without which a device would be offered to claims that must not get it."""
-    found = set()
+def required_gates(device: Mapping[str, Any]) -> frozenset[str]:
+    """Gates without which the scheduler would allocate a device to claims that must not get it."""
+    gates = set()
     if any(taint.get("effect") in BLOCKING_EFFECTS for taint in device.get("taints") or ()):
-        found.add("DRADeviceTaints")
+        gates.add("DRADeviceTaints")
     if device.get("consumesCounters"):
-        found.add("DRAPartitionableDevices")
+        gates.add("DRAPartitionableDevices")
     if device.get("bindingConditions"):
-        found.add("DRADeviceBindingConditions")
-    return frozenset(found)
+        gates.add("DRADeviceBindingConditions")
+    return frozenset(gates)
 
 
 def refused_devices(error: ApiError, body: JsonObject) -> list[JsonObject]:
-    """The devices of ``body`` that an Invalid answer names; none when it is about something else."""
+    """The devices of ``body`` that an Invalid response (422) names."""
     if error.status != 422:
         return []
     devices = body["spec"].get("devices") or []
@@ -43,66 +43,69 @@ def refused_devices(error: ApiError, body: JsonObject) -> list[JsonObject]:
     return [devices[index] for index in sorted(indexes) if index < len(devices)]
 
 
-class Offer:
+class DeviceSet:
     """See the module."""
 
     def __init__(self) -> None:
         self.dropped: frozenset[str] = frozenset()
-        self._proven: frozenset[str] = frozenset()
+        """Gates whose fields the server drops."""
+        self._confirmed: frozenset[str] = frozenset()
         self._refused: dict[str, tuple[JsonObject, str]] = {}
-        self._adopted: dict[int, tuple[Part, Part]] = {}
+        self._stored: dict[int, tuple[Part, Part]] = {}
+        """By index: a part as it was sent, and as the server stored it."""
         self._probes = 0
 
-    def reduce(self, pool: Pool) -> Pool:
-        """The pool without what cannot be offered."""
-        devices = tuple(device for device in pool.devices if not self._why_not(device))
+    def publishable(self, pool: Pool) -> Pool:
+        """The pool without the devices that are left out."""
+        devices = tuple(device for device in pool.devices if not self._reason(device))
         counters = pool.shared_counters
         if "DRAPartitionableDevices" in self.dropped:
             counters = ()
         return replace(pool, devices=devices, shared_counters=counters)
 
     def left_out(self, pool: Pool) -> dict[str, str]:
-        """The devices that ``reduce`` takes away, and why."""
-        return {d["name"]: why for d in pool.devices if (why := self._why_not(d))}
+        """The devices that ``publishable`` leaves out, and the reasons."""
+        return {d["name"]: reason for d in pool.devices if (reason := self._reason(d))}
 
-    def unproven(self, part: Part) -> frozenset[str]:
-        """Gates that guard devices of this part, and of which it is not known that the server has them."""
-        needed = frozenset(gate for device in part.get("devices", ()) for gate in guards(device))
-        return needed - self._proven - self.dropped
+    def unconfirmed(self, part: Part) -> frozenset[str]:
+        """Gates that devices of this part require, and that the server is not known to have or to lack."""
+        required = frozenset(
+            g for device in part.get("devices", ()) for g in required_gates(device)
+        )
+        return required - self._confirmed - self.dropped
 
-    def prove(self, gates: frozenset[str]) -> None:
-        """The server has these."""
-        self._proven |= gates
+    def confirm(self, gates: frozenset[str]) -> None:
+        """The server has these gates."""
+        self._confirmed |= gates
 
     def drop(self, gates: frozenset[str]) -> frozenset[str]:
-        """The server lacks these; returns the ones that are news."""
+        """The server lacks these gates; returns those that were not known to be lacking."""
         new = gates - self.dropped
         self.dropped |= gates
-        self._proven -= gates
+        self._confirmed -= gates
         return new
 
     def is_unsafe(self, gates: frozenset[str], part: Part) -> bool:
-        """Whether a part must not stay as it is without these gates."""
-        return any(gates & guards(device) for device in part.get("devices", ()))
+        """Whether a part has devices that must not be published without these gates."""
+        return any(gates & required_gates(device) for device in part.get("devices", ()))
 
-    def refuse(self, device: JsonObject, why: str) -> None:
-        """The server does not take this device as it is."""
-        self._refused[device["name"]] = (_timeless(device), why)
+    def refuse(self, device: JsonObject, reason: str) -> None:
+        """The server refused this device as it is."""
+        self._refused[device["name"]] = (_without_times(device), reason)
 
     def adopt(self, index: int, sent: Part, stored: JsonObject) -> None:
-        """What the server made of a part: this is what must be stored from now on."""
+        """The server stored a part differently: expect that from now on."""
         spec = stored["spec"]
         kept = {key: spec[key] for key in ("devices", "sharedCounters") if spec.get(key)}
-        self._adopted[index] = (sent, kept)
+        self._stored[index] = (sent, kept)
 
     def as_stored(self, parts: Sequence[Part]) -> tuple[Part, ...]:
-        """What the API server makes of the parts, as far as known."""
-        return tuple(
-            self._adopted[index][1]
-            if index in self._adopted and self._adopted[index][0] == part
-            else part
-            for index, part in enumerate(parts)
-        )
+        """The parts as the server is known to store them."""
+        expected = []
+        for index, part in enumerate(parts):
+            sent, stored = self._stored.get(index, (None, part))
+            expected.append(stored if sent == part else part)
+        return tuple(expected)
 
     @property
     def has_losses(self) -> bool:
@@ -110,55 +113,54 @@ class Offer:
         return bool(self.dropped or self._refused)
 
     def probe(self, parts: Sequence[Part]) -> Part | None:
-        """Of ``parts``, the layout of the whole pool, one to try again; each call another one. Devices that are refused
-        and fields that are dropped take turns, since a refusal of one device hides what becomes of the others."""
-        found: list[Part] = []
+        """One of ``parts`` (the layout of the whole pool) to try again; each call returns another one.
+
+        Refused devices and dropped fields are probed separately: a refusal of one device hides what happens to others.
+        """
+        probes: list[Part] = []
         for part in parts:
             devices = part.get("devices", ())
             if any(self._is_refused(device) for device in devices):
-                found.append(part)
-            taken = [device for device in devices if not self._is_refused(device)]
-            rest = (
-                {**part, "devices": taken}
-                if taken
-                else {k: v for k, v in part.items() if k != "devices"}
-            )
-            if self.dropped & diff.uses(rest) and rest:
-                found.append(rest)
-        if not found:
+                probes.append(part)
+            accepted = [device for device in devices if not self._is_refused(device)]
+            others = {key: value for key, value in part.items() if key != "devices"}
+            rest = {**others, "devices": accepted} if accepted else others
+            if rest and self.dropped & diff.uses(rest):
+                probes.append(rest)
+        if not probes:
             return None
         self._probes += 1
-        return found[self._probes % len(found)]
+        return probes[self._probes % len(probes)]
 
-    def tried(self, part: Part, dropped: frozenset[str]) -> bool:
-        """The server would store a probe, less these gates' fields; whether it takes more than before."""
+    def accepted(self, part: Part, dropped: frozenset[str]) -> bool:
+        """A probe succeeded, less the fields of ``dropped``; whether the server accepts more than before."""
         recovered = (self.dropped & diff.uses(part)) - dropped
         if recovered:
             self.dropped -= recovered
-            self._adopted.clear()
-        return self._admit(part, ()) or bool(recovered)
+            self._stored.clear()
+        return self._readmit(part, ()) or bool(recovered)
 
-    def refused_again(self, part: Part, devices: Sequence[JsonObject]) -> bool:
-        """The server refuses these devices of a probe; whether it takes others that it refused before."""
-        return bool(devices) and self._admit(part, [device["name"] for device in devices])
+    def rejected(self, part: Part, devices: Sequence[JsonObject]) -> bool:
+        """A probe failed because of ``devices``; whether the server accepts others that it refused before."""
+        return bool(devices) and self._readmit(part, [device["name"] for device in devices])
 
-    def _admit(self, part: Part, refused: Sequence[str]) -> bool:
+    def _readmit(self, part: Part, refused: Sequence[str]) -> bool:
         names = [d["name"] for d in part.get("devices", ()) if d["name"] not in refused]
-        admitted = [name for name in names if self._refused.pop(name, None) is not None]
-        return bool(admitted)
+        readmitted = [name for name in names if self._refused.pop(name, None) is not None]
+        return bool(readmitted)
 
     def _is_refused(self, device: Mapping[str, Any]) -> bool:
         known = self._refused.get(device["name"])
-        return known is not None and known[0] == _timeless(device)
+        return known is not None and known[0] == _without_times(device)
 
-    def _why_not(self, device: Mapping[str, Any]) -> str:
-        if lacking := sorted(guards(device) & self.dropped):
+    def _reason(self, device: Mapping[str, Any]) -> str:
+        if lacking := sorted(required_gates(device) & self.dropped):
             return f"the API server lacks {', '.join(lacking)}"
         return self._refused[device["name"]][1] if self._is_refused(device) else ""
 
 
-def _timeless(device: Mapping[str, Any]) -> JsonObject:
-    """A device without the times that a server added to its taints."""
+def _without_times(device: Mapping[str, Any]) -> JsonObject:
+    """A device without ``timeAdded`` of its taints, which the server sets."""
     if not device.get("taints"):
         return dict(device)
     taints = [{k: v for k, v in taint.items() if k != "timeAdded"} for taint in device["taints"]]

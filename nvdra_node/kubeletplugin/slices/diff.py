@@ -1,12 +1,11 @@
-"""What is stored and what should be -> what to write. Pure. Called by ``publisher``.
+"""Compares stored slices with the wanted ones and returns the writes. Pure; called by ``publisher``.
 
-Slices keep their place: the index at the front of the name says which part of the pool a slice has, as in the Go
-library, so either can take over from the other without deleting anything. All slices of a pool carry one generation;
-consumers look at the highest one only and use it when it is complete. So a change of one slice keeps the generation,
-any other change moves all slices to the next, and what is left over is deleted last: it is ignored by then, and a pool
-that shrinks to one slice is complete at every step.
+The index at the front of a slice's name is the index of its part, as in the Go library (either can take over from the
+other). Consumers use the slices of the highest generation, once they are complete. So a change of one slice keeps the
+generation, any other change moves all slices to the next one, and obsolete slices are deleted last: the pool is
+complete at every step.
 
-Equality is the API's: absent is empty, quantities count by value, the server's ``timeAdded`` of a taint is no change.
+Equality is the API's: absent equals empty, quantities compare by value, a ``timeAdded`` set by the server is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _INDEX = re.compile(r"([0-9a-f]{5,})-")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose pool it is. Pool and node have the same name."""
+    """The pool: its driver and node. Pool and node have the same name."""
 
     driver: str
     node: str
@@ -41,7 +40,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return spec.get("driver") == self.driver and spec.get("nodeName") == self.node
 
     def owner_references(self) -> list[JsonObject]:
-        """The Node: its slices go with it."""
+        """The Node: its slices are garbage collected with it."""
         return [
             {
                 "apiVersion": "v1",
@@ -70,7 +69,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diff(target: Target, parts: Sequence[Part], stored: Iterable[JsonObject]) -> Changes:
-    """What to write so that the pool is ``parts``. ``stored``: all slices of the driver on this node."""
+    """The writes that make the pool ``parts``. ``stored``: all slices of the driver on this node."""
     places, leftovers = _place(target, parts, stored)
     current = [generation(obj) for obj in (*places.values(), *leftovers)]
     highest = max(current, default=0)
@@ -94,18 +93,18 @@ def diff(target: Target, parts: Sequence[Part], stored: Iterable[JsonObject]) ->
 
 
 def generation(obj: JsonObject) -> int:
-    """Of the pool, as a slice says it."""
+    """The pool's generation in a slice; 0 if there is none."""
     value = ((obj.get("spec") or {}).get("pool") or {}).get("generation")
     return value if isinstance(value, int) else 0
 
 
 def name_prefix(target: Target, index: int, count: int) -> str:
-    """generateName of a slice: sorts by index, then tells people whose it is."""
+    """generateName of a slice: index, driver, node."""
     return f"{index:0{_width(count)}x}-{target.driver}-{target.node}-"
 
 
 def is_same(ours: Any, stored: Any) -> bool:
-    """Equality of devices and counter sets as the API sees it; see the module."""
+    """Whether devices or counter sets are equal for the API; see the module."""
     if isinstance(ours, Mapping) and stored is None:
         stored = {}
     elif isinstance(stored, Mapping) and ours is None:
@@ -126,7 +125,7 @@ def is_same(ours: Any, stored: Any) -> bool:
 
 
 def dropped(sent: JsonObject, stored: JsonObject) -> frozenset[str]:
-    """Feature gates that the API server seems to lack: it stored less than was sent. ``unknown``: something else."""
+    """Feature gates that the API server lacks, as it stored less than was sent; ``unknown`` for other differences."""
     mine, theirs = sent.get("spec") or {}, stored.get("spec") or {}
     if all(is_same(mine.get(key), theirs.get(key)) for key in CONTENT):
         return frozenset()
@@ -168,7 +167,7 @@ _GATED = {
 def _place(
     target: Target, parts: Sequence[Part], stored: Iterable[JsonObject]
 ) -> tuple[dict[int, JsonObject], list[JsonObject]]:
-    """The slice of each part, and the slices that have no place."""
+    """The slice of each part by index, and the slices that fit none."""
     places: dict[int, JsonObject] = {}
     leftovers: list[JsonObject] = []
     mine = [obj for obj in stored if target.owns(obj)]
@@ -178,14 +177,14 @@ def _place(
         is_usable = (spec.get("pool") or {}).get("name") == target.node and not any(
             spec.get(key) for key in NEVER_OURS
         )
-        if index is None or not is_usable or index in places or _is_going(obj):
+        if index is None or not is_usable or index in places or _is_deleted(obj):
             leftovers.append(obj)
         else:
             places[index] = obj
     return dict(sorted(places.items())), leftovers
 
 
-def _is_going(obj: JsonObject) -> bool:
+def _is_deleted(obj: JsonObject) -> bool:
     return obj["metadata"].get("deletionTimestamp") is not None
 
 
@@ -201,7 +200,7 @@ def _width(count: int) -> int:
 
 
 def _has(target: Target, obj: JsonObject, parts: Sequence[Part], index: int, highest: int) -> bool:
-    """Whether a stored slice is all that it should be, at the highest generation."""
+    """Whether a stored slice is up to date at the highest generation."""
     spec, part = obj["spec"], parts[index]
     pool = spec.get("pool") or {}
     return (
@@ -239,7 +238,7 @@ def new_slice(target: Target, parts: Sequence[Part], index: int, generation: int
 def _updated(
     target: Target, obj: JsonObject, parts: Sequence[Part], index: int, wanted: int
 ) -> JsonObject:
-    """The stored object with our content: what we do not know of it stays."""
+    """The stored object with the wanted content; other fields are kept."""
     old = obj["spec"]
     spec = {key: value for key, value in old.items() if key not in CONTENT}
     part = dict(parts[index])
@@ -253,7 +252,7 @@ def _updated(
 def keep_times(
     devices: Sequence[JsonObject], stored: Sequence[Mapping[str, Any]]
 ) -> list[JsonObject]:
-    """``devices`` with the ``timeAdded`` of taints that are there already: a new one would restart evictions."""
+    """``devices`` with ``timeAdded`` of the taints stored before: another time would restart evictions."""
     times = {
         (device["name"], *_taint_key(taint)): taint["timeAdded"]
         for device in stored

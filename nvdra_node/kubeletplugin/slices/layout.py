@@ -1,9 +1,9 @@
-"""Pool -> contents of its slices: which device and which counter set goes into which ResourceSlice. Pure.
+"""Distributes the devices and counter sets of a pool over ResourceSlices. Pure; called by ``publisher``.
 
-Called by ``publisher``. The order of devices is kept (the scheduler takes the first that fits). A slice holds 128
-devices, or 64 when one of them has taints, counters or lists. From Kubernetes 1.35 on counter sets are in slices of
-their own, eight in each; before, they live beside the devices that consume them. An empty pool is one empty slice: it
-says that the driver is here. Source: ResourceSlice of resource.k8s.io/v1, KEP-4815.
+Keeps the order of devices (the scheduler takes the first that fits). A slice holds 128 devices, or 64 when one of them
+has taints, counters or lists. Kubernetes >= 1.35 wants counter sets in slices of their own, eight in each; before, they
+are in the slice of the devices that consume them. An empty pool is one empty slice. Source: ResourceSlice of
+resource.k8s.io/v1, KEP-4815.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from nvdra_node.kubeletplugin.driver import Pool
 
 JsonObject = dict[str, Any]
 Part = dict[str, Any]
-"""``devices`` or ``sharedCounters`` of one slice, neither empty: the API takes an empty list for a value."""
+"""Content of one slice: ``devices`` and ``sharedCounters``; an empty list is left out, as in the API."""
 
 MAX_DEVICES = 128
-MAX_LOADED_DEVICES = 64
+MAX_EXTENDED_DEVICES = 64
 MAX_COUNTER_SETS = 8
 SPLIT_SINCE = (1, 35)
 LISTS = frozenset({"ints", "bools", "strings", "versions"})
 
 
 class PoolError(NvdraError):
-    """The driver built a pool that no API server can take: our bug. Nothing is published until the pool changes."""
+    """The driver built an invalid pool: a bug. Nothing is published until the pool changes."""
 
 
 def layout(pool: Pool, *, is_split: bool) -> tuple[Part, ...]:
-    """The contents of the slices, in order; never none. ``is_split``: counter sets apart. Raises PoolError."""
+    """The contents of the slices, at least one. ``is_split``: counter sets in slices of their own. Raises PoolError."""
     validate(pool)
     if not pool.shared_counters:
         parts = [{"devices": chunk} for chunk in _chunks(pool.devices)]
@@ -47,7 +47,7 @@ def layout(pool: Pool, *, is_split: bool) -> tuple[Part, ...]:
 
 
 def validate(pool: Pool) -> None:
-    """What must be right across slices, and the API server cannot check. Raises PoolError."""
+    """Check what spans slices, which the API server cannot. Raises PoolError."""
     _unique("device", (str(device.get("name")) for device in pool.devices))
     _unique("counter set", (str(entry.get("name")) for entry in pool.shared_counters))
     counters = {entry["name"]: entry.get("counters") or {} for entry in pool.shared_counters}
@@ -65,8 +65,8 @@ def validate(pool: Pool) -> None:
                 )
 
 
-def is_loaded(device: Mapping[str, Any]) -> bool:
-    """Whether a device takes the room of two."""
+def is_extended(device: Mapping[str, Any]) -> bool:
+    """Whether a device has fields that lower the limit of its slice."""
     if device.get("taints") or device.get("consumesCounters"):
         return True
     attributes = device.get("attributes") or {}
@@ -85,17 +85,17 @@ def _chunks(devices: Sequence[Mapping[str, Any]]) -> list[list[JsonObject]]:
     chunks: list[list[JsonObject]] = []
     limit = 0
     for device in devices:
-        loaded = is_loaded(device)
-        limit = min(limit, MAX_LOADED_DEVICES) if loaded else limit
+        extended = is_extended(device)
+        limit = min(limit, MAX_EXTENDED_DEVICES) if extended else limit
         if not chunks or len(chunks[-1]) >= limit:
             chunks.append([])
-            limit = MAX_LOADED_DEVICES if loaded else MAX_DEVICES
+            limit = MAX_EXTENDED_DEVICES if extended else MAX_DEVICES
         chunks[-1].append(dict(device))
     return chunks
 
 
 def _combined(pool: Pool) -> list[Part]:
-    """One slice for each group of counter sets that some device connects, then the devices without counters."""
+    """A slice for each group of counter sets with common devices, then the devices without counters."""
     groups = _groups(pool)
     free = [device for device in pool.devices if not device.get("consumesCounters")]
     parts: list[Part] = []
@@ -119,7 +119,7 @@ def _groups(pool: Pool) -> list[set[str]]:
         names = _sets_of(device)
         touched = [group for group in groups if group & names]
         if len(touched) > 1:
-            # In the place of the first, so that the order of the pool is kept.
+            # Merge into the first: keeps the order of the pool.
             touched[0].update(*touched[1:])
             groups = [g for g in groups if not any(g is other for other in touched[1:])]
     return groups

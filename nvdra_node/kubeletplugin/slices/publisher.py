@@ -1,14 +1,12 @@
-"""Keeps this driver's ResourceSlices as the driver wants them, against whoever changes or wipes them.
+"""Publishes the driver's pool as ResourceSlices and keeps them so, against foreign changes and deletions.
 
-In: ``driver.pool()``, woken by the driver's changes, by the kubelet's registration, and by a watch. Out: writes to the
-API server, and a ``PublishStatus``. Run by the composition root in one thread of its own, which never ends by itself:
-every failure is told, counted and tried again. At start it takes three requests: the Node, a watch that begins with a
-list, a write.
+Attempts are triggered by the driver, by the kubelet's registration, by a watch and by a periodic audit. Runs in one
+thread; failures are logged, counted and retried, and never end it. The result is a ``PublishStatus``.
 
-Nothing is ever offered that the API server would strip of what makes it safe: a taint that keeps claims from a sick
-GPU, counters that keep overlapping partitions apart. Whether the server keeps such fields is asked by a dry run first;
-where it does not, those devices are left out. A device that the server refuses is left out as well: it must not hide
-the others. What was dropped or refused is tried again from time to time, by a dry run.
+A device is never published without what makes it safe: a taint that keeps claims from an unhealthy GPU, counters that
+keep overlapping partitions apart. Whether the API server keeps such fields is tested by a dry run first; if it does
+not, those devices are left out. So is a device that the server refuses, which must not hide the others. Both are
+retested periodically, again by a dry run.
 """
 
 from __future__ import annotations
@@ -27,26 +25,27 @@ from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.kubeletplugin.driver import Pool
-from nvdra_node.kubeletplugin.slices import device_set, diff, layout
+from nvdra_node.kubeletplugin.slices import diff, layout
 from nvdra_node.kubeletplugin.slices.client import Slices
+from nvdra_node.kubeletplugin.slices.device_set import DeviceSet, refused_devices
 from nvdra_node.kubeletplugin.slices.layout import JsonObject, Part, PoolError
-from nvdra_node.kubeletplugin.slices.schedule import Pace
+from nvdra_node.kubeletplugin.slices.schedule import PublishSchedule
 from nvdra_node.kubeletplugin.slices.watch import SliceWatch
 
-INTRODUCE_S = 5.0
+PREFETCH_S = 5.0
 ATTEMPT_S = 20.0
 LISTING_S = 2.0
-"""How long to wait for a watch to say what there is, before it is asked for with a list."""
+"""How long to wait for the initial state of a new watch, before the slices are listed."""
 RETEST_S = 600.0
-"""For each request that trying again costs: gates are turned on, and control planes upgraded, while nodes run."""
+"""Between requests that retest what was dropped or refused: gates change and control planes are upgraded."""
 MAX_ROUNDS = 16
-"""Writes of one attempt begin anew when the server refused or dropped something; at most so often."""
+"""Restarts of one attempt: each time the server refused or dropped something."""
 
 _LOG = log.get(__name__)
 
 
 class PoolSource(Protocol):
-    """The part of ``driver.Driver`` that is needed."""
+    """The part of ``driver.Driver`` that is used."""
 
     name: str
 
@@ -58,27 +57,27 @@ class PublishMetrics(Protocol):
     """Where attempts are counted (``kubeletplugin.metrics``)."""
 
     def publish(self) -> AbstractContextManager[None]:
-        """Around an attempt that asks the API server; an exception is its outcome and goes on."""
+        """Counts an attempt that calls the API server, with its outcome; exceptions pass through."""
 
 
 class PublishStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What is published, for health, metrics and nvdractl. Times are wall clock, 0: never."""
+    """What is published, for health and metrics. Times are wall clock, 0: never."""
 
     is_published: bool = False
-    """The last attempt succeeded: what is stored is what the driver offers, less ``left_out``."""
+    """The last attempt succeeded: the pool is stored, less ``left_out``."""
     generation: int = 0
     slices: int = 0
     devices: int = 0
     succeeded_at_s: float = 0.0
     error: str = ""
     left_out: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Devices that cannot be offered, and why."""
+    """Devices that cannot be published, and the reasons."""
     dropped: frozenset[str] = frozenset()
-    """Feature gates that the API server lacks for what the driver offers."""
+    """Feature gates that the pool needs and the API server lacks."""
 
 
 class Publisher:
-    """See the module. Built without starting anything."""
+    """See the module."""
 
     def __init__(
         self,
@@ -92,130 +91,132 @@ class Publisher:
         self._slices = slices
         self._metrics = metrics
         self._clock = clock
-        self._pace = Pace(clock)
+        self._schedule = PublishSchedule(clock)
         self._wake = threading.Event()
-        self._stopped = False
+        self._is_stopped = False
         self._target = diff.Target(driver=source.name, node=node, node_uid="")
-        self._offer = device_set.Offer()
+        self._devices = DeviceSet()
         self._published: tuple[Part, ...] | None = None
         self._version: tuple[int, int] | None = None
-        self._retest_at_s = math.inf
+        self._retest_at = math.inf
         self._own_versions: deque[str] = deque(maxlen=256)
         self._watch = SliceWatch(slices, clock, self._wake.set)
         self._status = PublishStatus()
 
-    # What happened; each returns at once, from any thread.
+    # Triggers: do not block, from any thread.
 
     def changed(self) -> None:
-        """The pool may be another one: ``driver.subscribe(publisher.changed)``."""
-        self._pace.changed()
+        """The pool may have changed."""
+        self._schedule.changed()
         self._wake.set()
 
     def registered(self) -> None:
-        """The kubelet registered the plugin: look at the slices now and in half a minute."""
-        self._pace.registered()
+        """The kubelet registered the plugin: audit the slices now, and again in half a minute."""
+        self._schedule.registered()
         self._wake.set()
 
     def published(self) -> PublishStatus:
-        """The state of things."""
+        """The current status."""
         return self._status
 
     @property
-    def knows_slices(self) -> bool:
-        """Whether the watch has told what there is, and nothing has happened since: the next write needs no list."""
+    def has_listing(self) -> bool:
+        """Whether the watch has the stored slices, unchanged since: the first write needs no list."""
         return self._watch.has_listing()
 
     def has_devices(self) -> bool:
-        """Whether slices with devices were there before the first attempt, as far as the watch has told."""
+        """Whether the watch found slices with devices, before the first attempt."""
         return self._watch.has_devices()
 
     def stop(self) -> None:
         """End ``run``; the slices stay."""
-        self._stopped = True
+        self._is_stopped = True
         self._watch.stop()
         self._wake.set()
 
     # The thread.
 
-    def introduce(self) -> None:
-        """Get to know the API server, our Node and our slices while the kubelet still takes its time. What fails here
-        is tried again, and told, by the first attempt."""
-        self._watch.start()  # meanwhile, on a connection of its own
+    def prefetch(self) -> None:
+        """Read the Node and the stored slices before the registration. The first attempt retries what fails here."""
+        self._watch.start()  # concurrently, on its own connection
         try:
-            self._identify(Deadline(INTRODUCE_S, self._clock))
+            self._identify(Deadline(PREFETCH_S, self._clock))
         except NvdraError as error:
             _LOG.info("Node not read yet", v=2, error=str(error))
 
     def run(self) -> None:
-        """Publish until ``stop``. Raises only what is a bug."""
-        while not self._stopped:
+        """Publish until ``stop``."""
+        while not self._is_stopped:
             self._wake.clear()
-            self._heed_events()
-            if self._pace.due_in_s() <= 0.0:
+            self._take_events()
+            if self._schedule.due_in_s() <= 0.0:
                 self.attempt()
-            if not self._stopped:
-                self._clock.wait(self._wake, self._pace.due_in_s())
+            if not self._is_stopped:
+                self._clock.wait(self._wake, self._schedule.due_in_s())
         self._watch.join()
 
     def attempt(self) -> None:
-        """Bring what is stored in line once, or plan the next try. Never raises NvdraError."""
-        is_check = self._pace.begin()
+        """Publish the pool once, or schedule a retry. Never raises NvdraError."""
+        is_audit = self._schedule.begin()
         deadline = Deadline(ATTEMPT_S, self._clock)
         with log.operation():
             try:
-                wrote = self._publish(deadline, is_check=is_check)
+                wrote = self._publish(deadline, is_audit=is_audit)
             except PoolError as error:
-                self._fail(error)  # waiting does not help: the next pool may be right
+                self._fail(error)  # no retry: only another pool can be valid
             except NvdraError as error:
-                if self._stopped:
-                    return  # no news: what it waited for was ended
+                if self._is_stopped:
+                    return  # the request was cancelled
                 self._fail(error)
-                self._pace.failed(error.retry_after_s if isinstance(error, ApiError) else None)
+                self._schedule.failed(error.retry_after_s if isinstance(error, ApiError) else None)
             else:
-                self._pace.succeeded(wrote=wrote)
+                self._schedule.succeeded(wrote=wrote)
 
-    def _heed_events(self) -> None:
+    def _take_events(self) -> None:
         for event in self._watch.take():
             if event.is_gap:
-                self._pace.meddled()
+                self._schedule.changed_externally()
             elif event.version not in self._own_versions:
-                self._pace.meddled()
+                self._schedule.changed_externally()
                 if event.is_deletion:
-                    # The Node itself may be another one now, and its garbage was collected.
+                    # Possibly garbage collected because the Node was recreated, with another UID.
                     self._target = replace(self._target, node_uid="")
 
-    def _publish(self, deadline: Deadline, *, is_check: bool) -> bool:
-        """One attempt; True when something was written."""
+    def _publish(self, deadline: Deadline, *, is_audit: bool) -> bool:
+        """One attempt; whether something was written."""
         pool = self._source.pool()
-        if is_check:
+        if is_audit:
             self._version = None  # the API server may have been upgraded
             self._retest(pool, deadline)
-        if not is_check and self._lay_out(self._offer.reduce(pool), deadline) == self._published:
+        if (
+            not is_audit
+            and self._layout(self._devices.publishable(pool), deadline) == self._published
+        ):
             return False
         with self._metrics.publish():
             for _ in range(MAX_ROUNDS):
-                parts = self._lay_out(self._offer.reduce(pool), deadline)
-                if not self._is_kept(parts, deadline):
+                parts = self._layout(self._devices.publishable(pool), deadline)
+                if not self._are_kept(parts, deadline):
                     continue
                 if (changes := self._write(parts, deadline)) is not None:
                     self._succeed(pool, parts, changes)
                     return bool(changes)
-            raise ApiError("the API server refuses one device after the other", status=422)
+            raise ApiError(f"the API server refuses devices in {MAX_ROUNDS} attempts", status=422)
 
     def _retest(self, pool: Pool, deadline: Deadline) -> None:
-        """Try one part of what was dropped or refused again, if it is time. Never raises for what the server says."""
+        """Retest one part of what was dropped or refused, if it is due. Never raises NvdraError."""
         now_s = self._clock.monotonic()
-        if not self._offer.has_losses:
-            self._retest_at_s = now_s + RETEST_S
-        elif now_s >= self._retest_at_s:
-            self._retest_at_s = now_s + RETEST_S * (2 if pool.shared_counters else 1)
+        if not self._devices.has_losses:
+            self._retest_at = now_s + RETEST_S
+        elif now_s >= self._retest_at:
+            self._retest_at = now_s + RETEST_S * (2 if pool.shared_counters else 1)
             try:
                 self._probe(pool, deadline)
             except NvdraError as error:
-                _LOG.info("what was left out was not tried again", v=2, error=str(error))
+                _LOG.info("retest of devices left out failed", v=2, error=str(error))
 
     def _probe(self, pool: Pool, deadline: Deadline) -> None:
-        part = self._offer.probe(self._lay_out(pool, deadline))
+        part = self._devices.probe(self._layout(pool, deadline))
         if part is None:
             return
         self._identify(deadline)
@@ -223,39 +224,39 @@ class Publisher:
         try:
             stored = self._slices.create(body, deadline, dry_run=True)
         except ApiError as error:
-            takes_more = self._offer.refused_again(part, device_set.refused_devices(error, body))
+            accepts_more = self._devices.rejected(part, refused_devices(error, body))
         else:
-            takes_more = self._offer.tried(part, diff.dropped(body, stored))
-        if takes_more:
-            _LOG.info("the API server takes what it dropped or refused; offering it")
+            accepts_more = self._devices.accepted(part, diff.dropped(body, stored))
+        if accepts_more:
+            _LOG.info("the API server accepts what it dropped or refused before; publishing it")
 
-    def _lay_out(self, allowed: Pool, deadline: Deadline) -> tuple[Part, ...]:
-        if allowed.shared_counters and self._version is None:
+    def _layout(self, pool: Pool, deadline: Deadline) -> tuple[Part, ...]:
+        if pool.shared_counters and self._version is None:
             self._version = self._slices.server_version(deadline)
         is_split = self._version is None or self._version >= layout.SPLIT_SINCE
-        return layout.layout(allowed, is_split=is_split)
+        return layout.layout(pool, is_split=is_split)
 
-    def _is_kept(self, parts: tuple[Part, ...], deadline: Deadline) -> bool:
-        """Whether the server keeps what makes the devices safe; asked once for each field, before it matters."""
+    def _are_kept(self, parts: tuple[Part, ...], deadline: Deadline) -> bool:
+        """Whether the server keeps the fields that make the devices safe; a dry run for each gate, once."""
         for index, part in enumerate(parts):
-            if not (unproven := self._offer.unproven(part)):
+            if not (unconfirmed := self._devices.unconfirmed(part)):
                 continue
             self._identify(deadline)
             body = diff.new_slice(self._target, parts, index, generation=1)
-            stored = self._guarded(body, lambda b: self._slices.create(b, deadline, dry_run=True))
+            stored = self._send(body, lambda b: self._slices.create(b, deadline, dry_run=True))
             if stored is None:
                 return False
-            if gates := diff.dropped(body, stored) & unproven:
+            if gates := diff.dropped(body, stored) & unconfirmed:
                 self._drop(gates)
                 return False
-            self._offer.prove(unproven)
+            self._devices.confirm(unconfirmed)
         return True
 
     def _write(self, parts: tuple[Part, ...], deadline: Deadline) -> diff.Changes | None:
-        """List, compare, write. None: something was refused, begin anew."""
+        """List, compare, write. None: a device was refused or is unsafe; start again without it."""
         self._identify(deadline)
         listing = self._watch.listing(LISTING_S) or self._slices.list(deadline)
-        wanted = self._offer.as_stored(parts)
+        wanted = self._devices.as_stored(parts)
         changes = diff.diff(self._target, wanted, listing.items)
         for index, body in changes.update:
             if not self._put(parts, index, body, lambda b: self._slices.update(b, deadline)):
@@ -276,29 +277,29 @@ class Publisher:
         body: JsonObject,
         write: Callable[[JsonObject], JsonObject],
     ) -> bool:
-        stored = self._guarded(body, write)
+        stored = self._send(body, write)
         if stored is None:
             return False
         self._own_versions.append(stored["metadata"].get("resourceVersion", ""))
         if gates := diff.dropped(body, stored):
-            self._offer.adopt(index, parts[index], stored)
+            self._devices.adopt(index, parts[index], stored)
             self._drop(gates)
-            return not self._offer.is_unsafe(gates, parts[index])
+            return not self._devices.is_unsafe(gates, parts[index])
         return True
 
-    def _guarded(
+    def _send(
         self, body: JsonObject, write: Callable[[JsonObject], JsonObject]
     ) -> JsonObject | None:
-        """What was stored; None when the server refuses a device, which is left out from now on."""
+        """What was stored; None when the server refuses devices, which are then left out."""
         try:
             return write(body)
         except ApiError as error:
-            refused = device_set.refused_devices(error, body)
+            refused = refused_devices(error, body)
             if not refused:
                 raise
             for device in refused:
                 _LOG.warning("device refused by the API server", error, device=device["name"])
-                self._offer.refuse(device, str(error))
+                self._devices.refuse(device, str(error))
             return None
 
     def _identify(self, deadline: Deadline) -> None:
@@ -307,7 +308,7 @@ class Publisher:
             self._target = replace(self._target, node_uid=uid)
 
     def _drop(self, gates: frozenset[str]) -> None:
-        if new := self._offer.drop(gates):
+        if new := self._devices.drop(gates):
             _LOG.warning("fields dropped by the API server", gates=",".join(sorted(new)))
 
     def _succeed(self, pool: Pool, parts: tuple[Part, ...], changes: diff.Changes) -> None:
@@ -318,8 +319,8 @@ class Publisher:
             slices=len(parts),
             devices=sum(len(part.get("devices", ())) for part in parts),
             succeeded_at_s=self._clock.wall(),
-            left_out=self._offer.left_out(pool),
-            dropped=self._offer.dropped,
+            left_out=self._devices.left_out(pool),
+            dropped=self._devices.dropped,
         )
         if changes:
             _LOG.info(
@@ -329,7 +330,7 @@ class Publisher:
             )  # fmt: skip
 
     def _fail(self, error: NvdraError) -> None:
-        if str(error) != self._status.error:  # once, and not with every try
+        if str(error) != self._status.error:  # not for each retry
             _LOG.warning("slices not published", error, driver=self._target.driver)
         self._status = replace(self._status, is_published=False, error=str(error))
         self._published = None

@@ -22,7 +22,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("trouble", ["nvml hangs", "no driver", "no API server"])
-def test_pod_ends_while_what_the_plugin_needs_is_missing(directory: Path, trouble: str) -> None:
+def test_unprepare_works_without_dependencies(directory: Path, trouble: str) -> None:
     """P-7. Sockets come before NVML, and an unprepare asks neither it nor the API server."""
     with a_gpu_service(directory) as service:
         service.start()
@@ -44,7 +44,7 @@ def test_pod_ends_while_what_the_plugin_needs_is_missing(directory: Path, troubl
         assert service.cdi_files() == []
 
 
-def test_requests_to_the_api_server_are_few_and_known(directory: Path) -> None:
+def test_api_requests_of_a_service_are_bounded(directory: Path) -> None:
     """P-31. Three at start, two for each claim (it is read, and its status written), none while nothing happens."""
     with a_gpu_service(directory) as service:
         log = service.server.api.log

@@ -22,7 +22,7 @@ VERSIONS = ("v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_list_comes_at_once_and_again_on_change(
+def test_health_list_is_sent_at_once_and_on_change(
     plugin: TestPlugin, registered: Plugin, version: str
 ) -> None:
     with registered.health(version) as stream:
@@ -44,14 +44,14 @@ def test_the_list_comes_at_once_and_again_on_change(
         assert second.health == dra_health_v1_pb2.UNHEALTHY and len(second.message) == 1024
 
 
-def test_a_stream_ends_when_the_client_cancels(plugin: TestPlugin, registered: Plugin) -> None:
+def test_health_stream_ends_when_client_cancels(plugin: TestPlugin, registered: Plugin) -> None:
     with registered.health() as stream:
         next(stream)
         assert plugin.health.open_streams() == 1
     until(lambda: plugin.health.open_streams() == 0)
 
 
-def test_streams_end_when_the_plugin_stops(plugin: TestPlugin, registered: Plugin) -> None:
+def test_health_streams_end_on_stop(plugin: TestPlugin, registered: Plugin) -> None:
     with registered.health() as stream:
         next(stream)
         plugin.health.stop()
@@ -60,7 +60,7 @@ def test_streams_end_when_the_plugin_stops(plugin: TestPlugin, registered: Plugi
         assert list(late) == []
 
 
-def test_the_newest_streams_win_over_the_oldest(plugin: TestPlugin, registered: Plugin) -> None:
+def test_oldest_health_stream_is_ended_above_limit(plugin: TestPlugin, registered: Plugin) -> None:
     managers = [registered.health() for _ in range(health.MAX_STREAMS + 1)]
     streams = []
     for manager in managers:
@@ -90,7 +90,7 @@ class OpenCall:
         return True
 
 
-def test_the_list_is_repeated_every_third_of_its_timeout(directory: Path) -> None:
+def test_health_list_is_repeated_every_third_of_timeout(directory: Path) -> None:
     clock = OneReport()
     service = health.HealthService("node-1", lambda: (), clock)
     reports: Any = service.watch(dra_health_v1_pb2, OpenCall())

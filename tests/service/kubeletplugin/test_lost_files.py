@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-def test_a_deleted_cdi_file_comes_back_by_itself(directory: Path) -> None:
+def test_deleted_cdi_file_is_written_again(directory: Path) -> None:
     with a_gpu_service(directory) as service:
         service.start()
         until(service.is_published)

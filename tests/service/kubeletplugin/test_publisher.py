@@ -24,7 +24,7 @@ from tests.service.kubeletplugin.publishing import (
 )
 
 
-def test_the_first_slice_takes_a_node_a_list_and_a_post() -> None:
+def test_first_slice_takes_get_list_and_create() -> None:
     with a_world(device(0), device(1)) as world:
         world.start()
         until(world.slices)
@@ -42,9 +42,9 @@ def test_the_first_slice_takes_a_node_a_list_and_a_post() -> None:
         assert (status.generation, status.slices, status.devices) == (1, 1, 2)
 
 
-def test_who_was_introduced_asks_for_its_node_no_more() -> None:
+def test_prefetched_node_is_not_read_again() -> None:
     with a_world(device(0)) as world:
-        world.publisher.introduce()
+        world.publisher.prefetch()
         assert world.count("get", "nodes") == 1
         world.start()
         until(lambda: world.publisher.published().is_published)
@@ -60,11 +60,11 @@ def requests(
 
 def introduced(world: World) -> None:
     """Introduce the publisher, and wait until its watch has said what there is."""
-    world.publisher.introduce()
-    until(lambda: world.publisher.knows_slices)
+    world.publisher.prefetch()
+    until(lambda: world.publisher.has_listing)
 
 
-def test_who_was_introduced_publishes_with_three_requests() -> None:
+def test_prefetch_publishes_with_three_requests() -> None:
     with a_world(device(0)) as world:
         introduced(world)
         world.start()
@@ -75,7 +75,7 @@ def test_who_was_introduced_publishes_with_three_requests() -> None:
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_who_was_introduced_keeps_what_is_right_and_corrects_what_is_not() -> None:
+def test_prefetched_slices_are_kept_or_updated() -> None:
     with a_world(device(0)) as world:
         world.publisher.attempt()
         (before,) = world.slices()
@@ -91,19 +91,19 @@ def test_who_was_introduced_keeps_what_is_right_and_corrects_what_is_not() -> No
         assert world.devices() == ["gpu-1"] and obj["spec"]["pool"]["generation"] == 1
 
 
-def test_what_happens_after_the_introduction_is_listed_anew() -> None:
+def test_change_after_prefetch_causes_list() -> None:
     with a_world(device(0)) as world:
         introduced(world)
         other = World(world.server, device(7))
         other.publisher.attempt()
         other.stop()
-        until(lambda: not world.publisher.knows_slices)
+        until(lambda: not world.publisher.has_listing)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
         assert len(world.slices()) == 1
 
 
-def test_a_conflict_after_the_introduction_is_looked_at_again() -> None:
+def test_conflict_after_prefetch_is_retried() -> None:
     with a_world(device(0)) as world:
         world.publisher.attempt()
         world.publisher.stop()
@@ -126,10 +126,10 @@ def test_a_conflict_after_the_introduction_is_looked_at_again() -> None:
         Fault(verb="watch", action="cut", count=3),
     ],
 )
-def test_a_server_whose_watch_does_not_begin_with_a_list_is_listed(fault: Fault) -> None:
+def test_server_without_initial_events_is_listed(fault: Fault) -> None:
     with a_world(device(0)) as world:
         world.server.api.faults.add(fault)
-        world.publisher.introduce()
+        world.publisher.prefetch()
         world.start()
         until(lambda: world.publisher.published().is_published)
         until(lambda: world.count("watch") > fault.count)
@@ -138,18 +138,18 @@ def test_a_server_whose_watch_does_not_begin_with_a_list_is_listed(fault: Fault)
 
 
 @pytest.mark.parametrize("version", ["v1beta2", "v1beta1"])
-def test_an_introduction_to_an_older_api_ends_well(version: str) -> None:
+def test_prefetch_works_with_older_api(version: str) -> None:
     with a_world(device(0), settings=FakeSettings(minor=33, versions=(version,))) as world:
-        world.publisher.introduce()
+        world.publisher.prefetch()
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
         world.wipe()
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_an_introduction_that_fails_is_made_up_for_by_the_first_attempt() -> None:
+def test_failed_prefetch_is_retried_by_first_attempt() -> None:
     with a_world(device(0), node=False) as world:
-        world.publisher.introduce()
+        world.publisher.prefetch()
         assert world.publisher.published().error == ""
         uid = add_node(world.server)
         world.start()
@@ -157,9 +157,9 @@ def test_an_introduction_that_fails_is_made_up_for_by_the_first_attempt() -> Non
         assert world.slices()[0]["metadata"]["ownerReferences"][0]["uid"] == uid
 
 
-def test_a_node_that_is_made_anew_after_the_introduction_owns_the_slices() -> None:
+def test_node_recreated_after_prefetch_owns_slices() -> None:
     with a_world(device(0)) as world:
-        world.publisher.introduce()
+        world.publisher.prefetch()
         world.client.delete(NODES, NODE)
         uid = add_node(world.server)
         world.start()
@@ -171,7 +171,7 @@ def test_a_node_that_is_made_anew_after_the_introduction_owns_the_slices() -> No
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
-def test_every_api_version_is_served(version: str) -> None:
+def test_slices_are_published_in_every_api_version(version: str) -> None:
     settings = FakeSettings(minor=33 if version != "v1" else 36, versions=(version,))
     with a_world(device(0), settings=settings) as world:
         world.start()
@@ -180,14 +180,14 @@ def test_every_api_version_is_served(version: str) -> None:
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_an_empty_pool_is_an_empty_slice() -> None:
+def test_empty_pool_is_published_as_empty_slice() -> None:
     with a_world() as world:
         world.start()
         until(world.slices)
         assert "devices" not in world.slices()[0]["spec"]
 
 
-def test_a_restart_writes_nothing_and_keeps_the_slices() -> None:
+def test_restart_writes_nothing() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.publisher.published().is_published)
@@ -202,7 +202,7 @@ def test_a_restart_writes_nothing_and_keeps_the_slices() -> None:
         assert world.count("create") == world.count("update") == 0
 
 
-def test_a_change_is_one_list_and_one_update_and_no_change_is_nothing() -> None:
+def test_change_takes_one_list_and_one_update() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.count("watch"))
@@ -220,7 +220,7 @@ WITHIN_S = 60.0
 """The watch takes 1 to 10 s by the publisher's clock, an audit 240 s."""
 
 
-def test_a_wipe_by_the_kubelet_is_answered_within_seconds() -> None:
+def test_wiped_slices_are_restored_within_seconds() -> None:
     clock = PacedClock(8.0)
     with a_world(*map(device, range(200)), clock=clock) as world:
         world.start()
@@ -234,7 +234,7 @@ def test_a_wipe_by_the_kubelet_is_answered_within_seconds() -> None:
             assert clock.monotonic() - wiped_at_s < WITHIN_S, "and not with the next audit"
 
 
-def test_a_registration_brings_wiped_slices_back_at_once() -> None:
+def test_registration_restores_wiped_slices() -> None:
     never = PacedClock(0.001)  # nothing happens here after a pause
     with a_world(device(0), clock=never) as world:
         world.start()
@@ -245,7 +245,7 @@ def test_a_registration_brings_wiped_slices_back_at_once() -> None:
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_what_somebody_else_wrote_is_put_right() -> None:
+def test_foreign_update_is_corrected() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.count("watch"))
@@ -255,7 +255,7 @@ def test_what_somebody_else_wrote_is_put_right() -> None:
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_a_node_that_is_made_anew_owns_the_slices() -> None:
+def test_recreated_node_owns_slices() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.count("watch"))
@@ -266,7 +266,7 @@ def test_a_node_that_is_made_anew_owns_the_slices() -> None:
         assert world.slices()[0]["metadata"]["ownerReferences"][0]["uid"] == uid
 
 
-def test_a_node_that_does_not_exist_yet_is_waited_for() -> None:
+def test_missing_node_is_waited_for() -> None:
     with a_world(device(0), node=False) as world:
         world.start()
         until(lambda: "not found" in world.publisher.published().error)
@@ -289,7 +289,7 @@ def test_a_node_that_does_not_exist_yet_is_waited_for() -> None:
         Fault(verb="get", resource="nodes", action="reset", count=3),
     ],
 )
-def test_a_failing_server_delays_and_never_doubles(fault: Fault) -> None:
+def test_server_failure_delays_without_duplicates(fault: Fault) -> None:
     with a_world(*map(device, range(130))) as world:
         world.server.api.faults.add(fault)
         world.start()
@@ -298,7 +298,7 @@ def test_a_failing_server_delays_and_never_doubles(fault: Fault) -> None:
         assert len(world.slices()) == 2
 
 
-def test_a_conflict_is_looked_at_again() -> None:
+def test_conflict_is_retried() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.count("watch"))
@@ -307,7 +307,7 @@ def test_a_conflict_is_looked_at_again() -> None:
         until(lambda: world.devices() == ["gpu-1"])
 
 
-def test_a_server_that_is_gone_for_a_while_is_no_hot_loop() -> None:
+def test_unavailable_server_is_retried_with_backoff() -> None:
     clock = PacedClock(8.0)
     with a_world(device(0), clock=clock) as world:
         world.server.api.faults.add(Fault(code=403, count=0))
@@ -321,7 +321,7 @@ def test_a_server_that_is_gone_for_a_while_is_no_hot_loop() -> None:
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_lost_connections_lose_no_wipe() -> None:
+def test_wipe_during_lost_connection_is_detected() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.count("watch"))
@@ -330,7 +330,7 @@ def test_lost_connections_lose_no_wipe() -> None:
         until(lambda: world.devices() == ["gpu-0"])
 
 
-def test_slices_of_another_driver_stay() -> None:
+def test_slices_of_another_driver_are_kept() -> None:
     with a_world(device(0)) as world:
         other = {
             "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
@@ -345,7 +345,7 @@ def test_slices_of_another_driver_stay() -> None:
         assert [obj["metadata"]["name"] for obj in world.slices()] == ["other"]
 
 
-def test_slices_that_the_kubelet_wipes_meanwhile_do_not_stop_their_withdrawal() -> None:
+def test_withdraw_ignores_slices_already_deleted() -> None:
     with a_world(*(device(number) for number in range(200))) as world:
 
         class Wiped(KubeSlices):
@@ -362,7 +362,7 @@ def test_slices_that_the_kubelet_wipes_meanwhile_do_not_stop_their_withdrawal() 
         assert world.slices() == []
 
 
-def test_a_pool_that_is_wrong_is_told_and_the_next_one_is_published() -> None:
+def test_invalid_pool_is_reported_and_next_published() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.devices() == ["gpu-0"])

@@ -41,7 +41,7 @@ def settle(world: World) -> None:
         ({"allowMultipleAllocations": True}, "DRAConsumableCapacity"),
     ],
 )
-def test_gate_that_is_turned_on_later_is_used(more: dict[str, Any], gate: str) -> None:
+def test_gate_enabled_later_is_used(more: dict[str, Any], gate: str) -> None:
     clock = FakeClock()
     with a_world(device(0), device(1, **more), settings=OLD, clock=clock) as world:
         settle(world)
@@ -55,7 +55,7 @@ def test_gate_that_is_turned_on_later_is_used(more: dict[str, Any], gate: str) -
         assert (status.dropped, status.left_out) == (frozenset(), {})
 
 
-def test_gate_that_stays_off_costs_less_than_a_request_in_ten_minutes() -> None:
+def test_retests_take_at_most_one_request_in_10_min() -> None:
     clock = FakeClock()
     devices = [device(n, taints=[TAINT], allowMultipleAllocations=True) for n in range(200)]
     healthy = device(999, allowMultipleAllocations=True)
@@ -68,7 +68,7 @@ def test_gate_that_stays_off_costs_less_than_a_request_in_ten_minutes() -> None:
         assert world.devices() == ["gpu-999"]
 
 
-def test_gates_that_come_one_after_the_other_are_both_used() -> None:
+def test_gates_enabled_one_by_one_are_both_used() -> None:
     clock = FakeClock()
     both = device(1, taints=[TAINT], allowMultipleAllocations=True)
     with a_world(device(0), both, settings=OLD, clock=clock) as world:
@@ -81,7 +81,7 @@ def test_gates_that_come_one_after_the_other_are_both_used() -> None:
         assert stored["taints"] and stored["allowMultipleAllocations"]
 
 
-def test_device_that_is_taken_later_is_offered() -> None:
+def test_device_accepted_later_is_published() -> None:
     """The effect None of a taint is invalid before Kubernetes 1.35."""
     clock = FakeClock()
     settings = FakeSettings(minor=34, gates=(("DRADeviceTaints", True),))
@@ -97,7 +97,7 @@ def test_device_that_is_taken_later_is_offered() -> None:
         assert world.publisher.published().left_out == {}
 
 
-def test_device_that_stays_refused_hides_no_gate() -> None:
+def test_refused_device_does_not_block_gate_retest() -> None:
     clock = FakeClock()
     bad = device(1, attributes={"driverVersion": {"version": "580.65.06"}})
     sick = device(2, taints=[TAINT])
@@ -110,7 +110,7 @@ def test_device_that_stays_refused_hides_no_gate() -> None:
         assert list(world.publisher.published().left_out) == ["gpu-1"]
 
 
-def test_server_that_does_not_answer_a_retest_changes_nothing() -> None:
+def test_failed_retest_changes_nothing() -> None:
     clock = FakeClock()
     with a_world(device(0), device(1, taints=[TAINT]), settings=OLD, clock=clock) as world:
         settle(world)
@@ -140,5 +140,5 @@ def test_server_that_does_not_answer_a_retest_changes_nothing() -> None:
         ("v1.35.1-rc.0", (1, 35)),
     ],
 )
-def test_version_of_a_vendor_is_no_prerelease(text: str, expected: tuple[int, int]) -> None:
+def test_vendor_version_suffix_is_no_prerelease(text: str, expected: tuple[int, int]) -> None:
     assert parse_version({"gitVersion": text}) == expected

@@ -12,9 +12,7 @@ from tests.service.kubeletplugin.kubelet import Kubelet, RegistrationError
 from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 
 
-def test_the_kubelet_learns_name_endpoint_and_versions_best_first(
-    plugin: TestPlugin, kubelet: Kubelet
-) -> None:
+def test_get_info_returns_name_endpoint_and_versions(plugin: TestPlugin, kubelet: Kubelet) -> None:
     seen = kubelet.register(DRIVER)
     assert seen.info.type == "DRAPlugin" and seen.info.name == DRIVER
     assert seen.info.endpoint == str(plugin.paths.dra)
@@ -45,9 +43,7 @@ def test_old_and_new_kubelets_find_a_version(
     seen.close()
 
 
-def test_a_refusal_is_answered_with_an_error_and_reported(
-    plugin: TestPlugin, kubelet: Kubelet
-) -> None:
+def test_refused_registration_is_answered_with_error(plugin: TestPlugin, kubelet: Kubelet) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         kubelet.register(DRIVER, refuse="DRA is off")
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -58,14 +54,12 @@ def test_a_refusal_is_answered_with_an_error_and_reported(
     assert plugin.registration.state.is_registered is True
 
 
-def test_a_kubelet_that_knows_no_version_says_so(plugin: TestPlugin) -> None:
+def test_kubelet_without_common_version_refuses(plugin: TestPlugin) -> None:
     with pytest.raises(grpc.RpcError, match="no known version"):
         Kubelet(plugin.paths.registry_dir, ("v9.DRAPlugin",)).register(DRIVER)
 
 
-def test_get_info_is_answered_in_50_ms_while_prepares_wait(
-    plugin: TestPlugin, kubelet: Kubelet
-) -> None:
+def test_get_info_takes_50_ms_while_prepares_wait(plugin: TestPlugin, kubelet: Kubelet) -> None:
     seen = kubelet.register(DRIVER)
     with ThreadPoolExecutor(20) as pool:
         waiting = [pool.submit(seen.prepare, ("ns", f"slow-{n}", f"uid-{n}")) for n in range(20)]

@@ -13,7 +13,7 @@ from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 A, B = ("ns", "a", "uid-a"), ("ns", "b", "uid-b")
 
 
-def test_prepared_device_carries_the_main_request_and_its_cdi_id(registered: Plugin) -> None:
+def test_response_has_main_request_and_cdi_id(registered: Plugin) -> None:
     answers = registered.prepare(A)
     (device,) = answers.devices["uid-a"]
     assert device.requests == ["gpu"]
@@ -21,9 +21,7 @@ def test_prepared_device_carries_the_main_request_and_its_cdi_id(registered: Plu
     assert device.cdi_ids == ["k8s.gpu.nvidia.com/claim=uid-a-gpu-0"]
 
 
-def test_share_id_reaches_v1_and_is_left_out_of_v1beta1(
-    plugin: TestPlugin, kubelet: Kubelet
-) -> None:
+def test_share_id_is_in_v1_only(plugin: TestPlugin, kubelet: Kubelet) -> None:
     share = ("ns", "share", "uid-s")
     for versions, expected in ((("v1.DRAPlugin",), "5e1f"), (("v1beta1.DRAPlugin",), None)):
         seen = Kubelet(plugin.paths.registry_dir, versions).register(DRIVER)
@@ -32,40 +30,36 @@ def test_share_id_reaches_v1_and_is_left_out_of_v1beta1(
         seen.close()
 
 
-def test_a_bad_claim_fails_alone_with_one_line(registered: Plugin, plugin: TestPlugin) -> None:
+def test_failed_claim_does_not_fail_others(registered: Plugin, plugin: TestPlugin) -> None:
     answers = registered.prepare(A, ("ns", "bad", "uid-x"), B)
     assert set(answers.devices) == {"uid-a", "uid-b"}
     assert answers.errors == {"uid-x": "claim bad is gone; delete the pod"}
     assert ("prepare", "stale_claim") in plugin.counts.finished
 
 
-def test_an_unexpected_error_is_a_stable_text_of_its_claim(registered: Plugin) -> None:
+def test_unexpected_error_is_reported_without_details(registered: Plugin) -> None:
     errors = registered.prepare(("ns", "bug", "uid-x"), A).errors
     assert list(errors) == ["uid-x"]
     assert "KeyError" in errors["uid-x"] and "0x7f3a" not in errors["uid-x"]
 
 
-def test_empty_request_is_answered_with_an_empty_map(
-    registered: Plugin, plugin: TestPlugin
-) -> None:
+def test_empty_request_returns_empty_map(registered: Plugin, plugin: TestPlugin) -> None:
     assert registered.prepare().devices == {}
     assert registered.unprepare().errors == {}
     assert plugin.counts.finished == []
 
 
-def test_a_uid_sent_twice_is_handled_once(registered: Plugin, plugin: TestPlugin) -> None:
+def test_duplicate_uid_is_handled_once(registered: Plugin, plugin: TestPlugin) -> None:
     assert set(registered.prepare(A, A).devices) == {"uid-a"}
     assert plugin.ledger.calls == ["uid-a"]
 
 
-def test_unprepare_of_an_unknown_claim_succeeds(registered: Plugin, plugin: TestPlugin) -> None:
+def test_unprepare_of_unknown_claim_succeeds(registered: Plugin, plugin: TestPlugin) -> None:
     assert registered.unprepare(("ns", "never", "uid-n")).errors == {}
     assert plugin.counts.finished == [("unprepare", "success")]
 
 
-def test_claims_of_one_call_are_handled_side_by_side(
-    registered: Plugin, plugin: TestPlugin
-) -> None:
+def test_claims_of_one_call_run_in_parallel(registered: Plugin, plugin: TestPlugin) -> None:
     slow = [("ns", f"slow-{n}", f"uid-{n}") for n in range(4)]
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(registered.prepare, *slow)
@@ -75,7 +69,7 @@ def test_claims_of_one_call_are_handled_side_by_side(
     assert plugin.ledger.most_running == 4
 
 
-def test_the_callers_deadline_is_handed_down_with_time_for_the_answer(
+def test_call_deadline_is_passed_on_less_reply_margin(
     registered: Plugin, plugin: TestPlugin
 ) -> None:
     claims = ("ns", "slow", "uid-a"), ("ns", "slow-bad", "uid-b")
@@ -91,14 +85,12 @@ def test_the_callers_deadline_is_handed_down_with_time_for_the_answer(
     assert all(0 < seconds <= 0.97 * timeout_s for seconds in plugin.ledger.deadlines_s)
 
 
-def test_a_deadline_longer_than_the_kubelets_is_cut(registered: Plugin, plugin: TestPlugin) -> None:
+def test_deadline_is_cut_to_45_s(registered: Plugin, plugin: TestPlugin) -> None:
     registered.prepare(A, timeout_s=500.0)
     assert 40 < plugin.ledger.deadlines_s[0] <= 45
 
 
-def test_stop_finishes_running_calls_and_refuses_new_ones(
-    registered: Plugin, plugin: TestPlugin
-) -> None:
+def test_stop_drains_running_calls_and_refuses_new(registered: Plugin, plugin: TestPlugin) -> None:
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(registered.prepare, ("ns", "slow", "uid-a"))
         until(lambda: plugin.ledger.running)

@@ -43,7 +43,7 @@ def served_by(path: Path) -> Iterator[None]:
         yield
 
 
-def test_stop_leaves_no_socket_and_a_new_instance_keeps_its_own(directory: Path) -> None:
+def test_stop_removes_only_own_sockets(directory: Path) -> None:
     first, second = TestPlugin(directory), TestPlugin(directory)
     first.start()
     first.stop()
@@ -56,13 +56,13 @@ def test_stop_leaves_no_socket_and_a_new_instance_keeps_its_own(directory: Path)
     second.stop()
 
 
-def test_a_second_instance_is_told_who_holds_the_lock(plugin: TestPlugin, directory: Path) -> None:
+def test_second_instance_fails_with_lock_holder_pid(plugin: TestPlugin, directory: Path) -> None:
     with pytest.raises(LockTimeoutError, match=rf"another instance.*pid {os.getpid()}"):
         TestPlugin(directory).start(timeout_s=0.1)
     plugin.selfcheck()
 
 
-def test_a_second_instance_waits_for_the_first_to_go(directory: Path) -> None:
+def test_second_instance_waits_for_first_to_stop(directory: Path) -> None:
     first, second = TestPlugin(directory), TestPlugin(directory)
     first.start()
     threading.Timer(0.1, first.stop).start()
@@ -71,16 +71,14 @@ def test_a_second_instance_waits_for_the_first_to_go(directory: Path) -> None:
     second.stop()
 
 
-def test_waiting_for_the_lock_ends_when_the_process_stops(
-    plugin: TestPlugin, directory: Path
-) -> None:
+def test_stop_ends_waiting_for_lock(plugin: TestPlugin, directory: Path) -> None:
     stopping = threading.Event()
     stopping.set()
     with pytest.raises(LockTimeoutError):
         TestPlugin(directory).server.start(Deadline(60, CLOCK), stopping)
 
 
-def test_a_killed_instance_is_replaced_at_once(directory: Path) -> None:
+def test_killed_instance_is_replaced(directory: Path) -> None:
     argv = [sys.executable, "-c", SERVE, str(directory)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "serving\n"
@@ -93,7 +91,7 @@ def test_a_killed_instance_is_replaced_at_once(directory: Path) -> None:
     after.stop()
 
 
-def test_dead_socket_loses_its_name_though_the_start_fails(directory: Path) -> None:
+def test_stale_socket_is_removed_if_start_fails(directory: Path) -> None:
     plugin = TestPlugin(directory)
     plugin.paths.registry_dir.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:
@@ -104,7 +102,7 @@ def test_dead_socket_loses_its_name_though_the_start_fails(directory: Path) -> N
 
 
 @pytest.mark.parametrize("which", ["dra", "registration"])
-def test_a_socket_that_another_driver_serves_is_not_stolen(directory: Path, which: str) -> None:
+def test_socket_served_by_another_driver_is_kept(directory: Path, which: str) -> None:
     plugin = TestPlugin(directory)
     path = getattr(plugin.paths, which)
     with served_by(path):
@@ -116,7 +114,7 @@ def test_a_socket_that_another_driver_serves_is_not_stolen(directory: Path, whic
     plugin.stop()
 
 
-def test_something_else_than_a_socket_is_named_and_kept(directory: Path) -> None:
+def test_file_in_place_of_socket_is_reported_and_kept(directory: Path) -> None:
     plugin = TestPlugin(directory)
     plugin.paths.data_dir.mkdir(parents=True)
     plugin.paths.dra.write_text("mine")
@@ -125,7 +123,7 @@ def test_something_else_than_a_socket_is_named_and_kept(directory: Path) -> None
     assert plugin.paths.dra.read_text() == "mine"
 
 
-def test_a_socket_path_of_108_bytes_is_a_configuration_error_and_107_works(directory: Path) -> None:
+def test_socket_path_over_107_bytes_is_config_error(directory: Path) -> None:
     def paths(length: int) -> SocketPaths:
         name = "d" * (length - len(str(directory)) - len("/-reg.sock"))
         return SocketPaths(driver=name, data_dir=directory / "x", registry_dir=directory)
@@ -140,16 +138,14 @@ def test_a_socket_path_of_108_bytes_is_a_configuration_error_and_107_works(direc
         probe.bind(str(paths(107).registration))
 
 
-def test_sockets_are_for_root_only_and_appear_served(plugin: TestPlugin) -> None:
+def test_sockets_are_root_only(plugin: TestPlugin) -> None:
     for path in (plugin.paths.dra, plugin.paths.registration):
         assert path.stat().st_mode & 0o777 == 0o600
     names = {p.name for p in plugin.paths.registry_dir.iterdir()}
     assert names == {f"{DRIVER}-reg.sock"}
 
 
-def test_register_again_makes_a_new_socket_of_the_same_name(
-    plugin: TestPlugin, kubelet: Kubelet
-) -> None:
+def test_register_again_replaces_socket(plugin: TestPlugin, kubelet: Kubelet) -> None:
     before = plugin.paths.registration.stat()
     plugin.server.register_again()
     after = plugin.paths.registration.stat()
@@ -157,9 +153,7 @@ def test_register_again_makes_a_new_socket_of_the_same_name(
     kubelet.register(DRIVER).close()
 
 
-def test_register_again_brings_back_an_emptied_registry_directory(
-    plugin: TestPlugin, kubelet: Kubelet
-) -> None:
+def test_register_again_recreates_registry_directory(plugin: TestPlugin, kubelet: Kubelet) -> None:
     plugin.paths.registration.unlink()
     plugin.paths.registry_dir.rmdir()
     assert not plugin.server.has_sockets()
@@ -171,9 +165,7 @@ def test_register_again_brings_back_an_emptied_registry_directory(
 
 
 @pytest.mark.parametrize("which", ["dra", "registration"])
-def test_a_socket_that_another_driver_takes_over_is_noticed_and_left_to_it(
-    plugin: TestPlugin, which: str
-) -> None:
+def test_socket_taken_over_is_detected_and_kept(plugin: TestPlugin, which: str) -> None:
     path = getattr(plugin.paths, which)
     assert plugin.server.has_sockets()
     path.unlink()  # as gRPC for Go does before it binds
@@ -187,13 +179,13 @@ def test_a_socket_that_another_driver_takes_over_is_noticed_and_left_to_it(
             client.connect(str(path))
 
 
-def test_nothing_is_registered_after_stop(plugin: TestPlugin) -> None:
+def test_register_again_after_stop_does_nothing(plugin: TestPlugin) -> None:
     plugin.stop()
     plugin.server.register_again()
     assert not plugin.paths.registration.exists()
 
 
-def test_selfcheck_is_cheap_and_leaves_nothing_open(plugin: TestPlugin) -> None:
+def test_selfcheck_is_fast_and_leaks_no_descriptors(plugin: TestPlugin) -> None:
     plugin.selfcheck()
     before = len(list(Path("/proc/self/fd").iterdir()))
 

@@ -58,7 +58,7 @@ def a_service(
             process.kill()
 
 
-def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(directory: Path) -> None:
+def test_hanging_api_does_not_delay_stop(directory: Path) -> None:
     with FakeApiServer() as server:
         add_node(server)
         server.api.faults.add(Fault(count=0, action="hang"))
@@ -70,7 +70,7 @@ def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(directory: 
         server.api.faults.clear()
 
 
-def test_stop_during_prepare_with_hanging_api_is_prompt(directory: Path) -> None:
+def test_prepare_hanging_in_api_does_not_delay_stop(directory: Path) -> None:
     with FakeApiServer() as server:
         add_node(server)
         with a_service(directory, server) as process:
@@ -85,7 +85,7 @@ def test_stop_during_prepare_with_hanging_api_is_prompt(directory: Path) -> None
         server.api.faults.clear()
 
 
-def test_a_program_that_hangs_in_a_sick_driver_does_not_hold_up_the_end(directory: Path) -> None:
+def test_hanging_nvidia_ctk_does_not_delay_stop(directory: Path) -> None:
     version = directory / "proc/driver/nvidia/version"
     version.parent.mkdir(parents=True)
     version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Mon\n")
@@ -100,7 +100,7 @@ def test_a_program_that_hangs_in_a_sick_driver_does_not_hold_up_the_end(director
             assert process.wait(PATIENCE_S) == 0
 
 
-def test_the_imex_supervisor_ends_as_soon(directory: Path) -> None:
+def test_hanging_api_does_not_delay_imex_supervisor_stop(directory: Path) -> None:
     (directory / "imex").mkdir()
     with FakeApiServer() as server:
         server.api.faults.add(Fault(count=0, action="hang"))

@@ -17,13 +17,13 @@ from nvdra_node.rpc.messages import (
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_regenerating_changes_nothing() -> None:
+def test_generated_code_is_up_to_date() -> None:
     argv = [sys.executable, str(ROOT / "proto" / "generate.py"), "--check"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_packages_are_the_kubelets() -> None:
+def test_proto_packages_match_kubelet() -> None:
     assert pluginregistration_v1_pb2.DESCRIPTOR.package == "pluginregistration"
     assert dra_v1_pb2.DESCRIPTOR.package == "k8s.io.kubelet.pkg.apis.dra.v1"
     assert dra_v1beta1_pb2.DESCRIPTOR.package == "k8s.io.kubelet.pkg.apis.dra.v1beta1"
@@ -33,17 +33,17 @@ def test_packages_are_the_kubelets() -> None:
     )
 
 
-def test_a_claim_on_the_wire_has_uid_second_and_name_third() -> None:
+def test_claim_wire_format_matches_kubelet() -> None:
     claim = dra_v1_pb2.Claim(namespace="a", uid="b", name="c")
     assert claim.SerializeToString() == b"\n\x01a\x12\x01b\x1a\x01c"
 
 
-def test_an_absent_share_id_is_not_an_empty_one() -> None:
+def test_absent_share_id_differs_from_empty() -> None:
     assert dra_v1_pb2.Device().SerializeToString() == b""
     assert dra_v1_pb2.Device(share_id="").SerializeToString() == b"\x2a\x00"
 
 
-def test_both_versions_have_the_same_bytes() -> None:
+def test_v1beta1_bytes_parse_as_v1() -> None:
     sent = dra_v1beta1_pb2.NodePrepareResourcesResponse()
     sent.claims["u"].devices.add(request_names=["r"], pool_name="p", device_name="d")
     seen = dra_v1_pb2.NodePrepareResourcesResponse.FromString(sent.SerializeToString())

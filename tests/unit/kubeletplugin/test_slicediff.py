@@ -53,7 +53,7 @@ def shape(parts: tuple[dict[str, Any], ...]) -> list[tuple[int, int]]:
 # What goes where
 
 
-def test_an_empty_pool_is_one_slice_without_a_list_of_devices() -> None:
+def test_empty_pool_is_one_slice_without_devices() -> None:
     assert parts_of() == ({},)
 
 
@@ -77,26 +77,26 @@ def test_slices_hold_128_devices_or_64_with_taints(
     assert [count for count, _ in shape(parts_of(*devices))] == expected
 
 
-def test_counters_and_lists_halve_the_room_as_well() -> None:
+def test_counters_and_lists_lower_slice_limit() -> None:
     listed = device(0, attributes={"numaNode": {"ints": [0]}})
-    assert layout.is_loaded(listed)
-    assert layout.is_loaded(consumer(0, 0))
-    assert not layout.is_loaded(device(0))
+    assert layout.is_extended(listed)
+    assert layout.is_extended(consumer(0, 0))
+    assert not layout.is_extended(device(0))
 
 
-def test_from_1_35_on_counter_sets_are_apart_and_eight_in_a_slice() -> None:
+def test_counter_sets_are_in_own_slices_since_1_35() -> None:
     devices = [consumer(n, n % 9) for n in range(70)]
     assert shape(parts_of(*devices, sets=9)) == [(0, 8), (0, 1), (64, 0), (6, 0)]
 
 
-def test_before_1_35_counter_sets_are_beside_their_devices() -> None:
+def test_counter_sets_are_with_devices_before_1_35() -> None:
     devices = [consumer(0, 1), consumer(1, 0), device(2), consumer(3, 0)]
     parts = parts_of(*devices, sets=3, is_split=False)
     assert shape(parts) == [(2, 1), (1, 1), (0, 1), (1, 0)]
     assert [d["name"] for d in parts[0]["devices"]] == ["gpu-1", "gpu-3"]
 
 
-def test_before_1_35_sets_that_a_device_connects_are_in_one_slice() -> None:
+def test_connected_counter_sets_share_slice_before_1_35() -> None:
     devices = [consumer(0, 0), consumer(1, 0, 2), consumer(2, 1)]
     assert shape(parts_of(*devices, sets=3, is_split=False)) == [(2, 2), (1, 1)]
 
@@ -108,9 +108,7 @@ def test_before_1_35_sets_that_a_device_connects_are_in_one_slice() -> None:
         ([consumer(0, 5)], "there is no counter set set-5"),
     ],
 )
-def test_pools_that_are_wrong_as_a_whole_are_named(
-    devices: list[dict[str, Any]], message: str
-) -> None:
+def test_invalid_pool_is_reported(devices: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(PoolError, match=message):
         parts_of(*devices, sets=1)
 
@@ -125,7 +123,7 @@ SIZES = st.integers(0, 400)
     st.sets(st.integers(0, 399)),
     st.sampled_from([33, 34, 35, 36]),
 )
-def test_no_device_is_ever_lost_and_no_limit_broken(
+def test_layout_keeps_all_devices_within_limits(
     count: int, bad: set[int], shared: set[int], minor: int
 ) -> None:
     sets = 12
@@ -147,7 +145,7 @@ def test_no_device_is_ever_lost_and_no_limit_broken(
 # Names, owners, generations
 
 
-def test_a_new_slice_is_named_as_the_go_library_names_it_and_owned_by_the_node() -> None:
+def test_new_slice_has_go_library_name_and_node_owner() -> None:
     store = SliceStore()
     changes = store.publish(parts_of(device(0)))
     ((_, body),) = changes.create
@@ -169,18 +167,18 @@ def test_a_new_slice_is_named_as_the_go_library_names_it_and_owned_by_the_node()
     }
 
 
-def test_names_widen_beyond_16_to_the_5th_slices() -> None:
+def test_name_index_widens_beyond_16_to_the_5th_slices() -> None:
     assert diff.name_prefix(TARGET, 10, 16**5) == "0000a-gpu.nvidia.com-node-1-"
     assert diff.name_prefix(TARGET, 10, 16**5 + 1) == "00000a-gpu.nvidia.com-node-1-"
 
 
-def test_nothing_is_written_when_nothing_changed() -> None:
+def test_unchanged_pool_writes_nothing() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0), device(1)))
     assert not store.publish(parts_of(device(0), device(1)))
 
 
-def test_a_change_of_one_slice_is_one_update_of_the_same_generation() -> None:
+def test_change_of_one_slice_keeps_generation() -> None:
     store = SliceStore()
     store.publish(parts_of(*map(device, range(200))))
     changes = store.publish(parts_of(*map(device, range(199)), device(199, capacity={})))
@@ -191,14 +189,14 @@ def test_a_change_of_one_slice_is_one_update_of_the_same_generation() -> None:
     assert (changes.generation, changes.create, changes.delete) == (1, (), ())
 
 
-def test_a_change_of_several_slices_moves_all_to_the_next_generation() -> None:
+def test_change_of_several_slices_raises_generation() -> None:
     store = SliceStore()
     store.publish(parts_of(*map(device, range(300))))
     changes = store.publish(parts_of(*map(device, range(1, 301))))
     assert (changes.generation, len(changes.update), len(changes.create)) == (2, 3, 0)
 
 
-def test_growth_keeps_the_slices_that_are_there() -> None:
+def test_growing_pool_keeps_existing_slices() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     (name,) = store.objects
@@ -207,7 +205,7 @@ def test_growth_keeps_the_slices_that_are_there() -> None:
     assert changes.generation == 2 and len(store.objects) == 2
 
 
-def test_a_pool_that_shrinks_to_one_slice_is_complete_at_every_step() -> None:
+def test_shrinking_pool_is_complete_at_every_step() -> None:
     store = SliceStore()
     store.publish(parts_of(*map(device, range(300))))
     changes = diff.diff(TARGET, parts_of(device(7)), store.objects.values())
@@ -216,7 +214,7 @@ def test_a_pool_that_shrinks_to_one_slice_is_complete_at_every_step() -> None:
     assert len(store.objects) == 1
 
 
-def test_a_half_done_change_is_finished_without_deleting() -> None:
+def test_interrupted_change_is_completed_without_delete() -> None:
     store = SliceStore()
     store.publish(parts_of(*map(device, range(300))))
     before = set(store.objects)
@@ -227,7 +225,7 @@ def test_a_half_done_change_is_finished_without_deleting() -> None:
     assert store.pool() == [f"gpu-{n}" for n in range(1, 301)]
 
 
-def test_two_slices_of_one_place_become_one() -> None:
+def test_duplicate_slices_of_one_index_are_merged() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     ((name, obj),) = store.objects.items()
@@ -243,7 +241,7 @@ def test_two_slices_of_one_place_become_one() -> None:
 @pytest.mark.parametrize(
     "name", ["node-1-gpu.nvidia.com-abcde", "00007-gpu.nvidia.com-node-1-abcde"]
 )
-def test_slices_without_a_place_are_deleted(name: str) -> None:
+def test_slices_without_valid_index_are_deleted(name: str) -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     ((_, obj),) = store.objects.items()
@@ -253,7 +251,7 @@ def test_slices_without_a_place_are_deleted(name: str) -> None:
     assert name not in store.objects and store.pool() == ["gpu-0"]
 
 
-def test_slices_of_other_drivers_and_nodes_are_never_touched() -> None:
+def test_slices_of_other_drivers_and_nodes_are_kept() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     for key, value in (("driver", "other.example.com"), ("nodeName", "node-2")):
@@ -262,7 +260,7 @@ def test_slices_of_other_drivers_and_nodes_are_never_touched() -> None:
         assert not diff.diff(TARGET, parts_of(device(0)), [*store.objects.values(), other])
 
 
-def test_another_pool_of_this_driver_on_this_node_goes() -> None:
+def test_other_pool_of_same_driver_and_node_is_deleted() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     other = copy.deepcopy(next(iter(store.objects.values())))
@@ -272,7 +270,7 @@ def test_another_pool_of_this_driver_on_this_node_goes() -> None:
     assert [obj["metadata"]["name"] for obj in changes.delete] == ["00000-other"]
 
 
-def test_a_node_that_was_made_anew_owns_the_slices_again() -> None:
+def test_slices_get_owner_reference_of_recreated_node() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     changes = store.publish(
@@ -282,7 +280,7 @@ def test_a_node_that_was_made_anew_owns_the_slices_again() -> None:
     assert body["metadata"]["ownerReferences"][0]["uid"] == "new"
 
 
-def test_what_others_wrote_into_a_slice_survives_an_update() -> None:
+def test_update_keeps_foreign_fields() -> None:
     store = SliceStore()
     store.publish(parts_of(device(0)))
     ((name, obj),) = store.objects.items()
@@ -316,12 +314,12 @@ def test_what_others_wrote_into_a_slice_survives_an_update() -> None:
         ({"value": {"string": "x"}}, {"value": {"string": "x"}}, True),
     ],
 )
-def test_equality_is_the_apis(ours: Any, stored: Any, same: bool) -> None:
+def test_is_same_follows_api_equality(ours: Any, stored: Any, same: bool) -> None:
     assert diff.is_same(ours, stored) is same
     assert diff.is_same(stored, ours) is same
 
 
-def test_the_time_of_a_taint_that_stays_is_kept_and_a_new_one_has_none() -> None:
+def test_stored_taint_time_is_kept() -> None:
     store = SliceStore()
     store.publish(parts_of(tainted(0), device(1)))
     ((name, obj),) = store.objects.items()
@@ -345,13 +343,13 @@ def test_the_time_of_a_taint_that_stays_is_kept_and_a_new_one_has_none() -> None
         (tainted(0), tainted(0), set()),
     ],
 )  # fmt: skip
-def test_what_the_server_dropped_names_the_gate(
+def test_dropped_field_names_its_gate(
     ours: dict[str, Any], stored: dict[str, Any], gates: set[str]
 ) -> None:
     sent, kept = ({"spec": {"devices": [d]}} for d in (ours, stored))
     assert diff.dropped(sent, kept) == gates
 
 
-def test_dropped_counter_sets_name_the_gate() -> None:
+def test_dropped_counter_sets_name_their_gate() -> None:
     sent = {"spec": {"sharedCounters": [counter_set(0)]}}
     assert diff.dropped(sent, {"spec": {}}) == {"DRAPartitionableDevices"}

@@ -58,7 +58,7 @@ def a_partition(number: int, of: int) -> dict[str, object]:
     return device(number, consumesCounters=[{"counterSet": f"set-{of}", "counters": counters}])
 
 
-def test_a_taint_is_published_where_the_server_keeps_it_and_its_time_stays() -> None:
+def test_taint_is_published_and_keeps_its_time() -> None:
     with a_world(device(0), device(1, taints=[TAINT])) as world:
         world.start()
         until(lambda: world.devices() == ["gpu-0", "gpu-1"])
@@ -68,7 +68,7 @@ def test_a_taint_is_published_where_the_server_keeps_it_and_its_time_stays() -> 
         assert world.slices()[0]["spec"]["devices"][1]["taints"] == [taint]
 
 
-def test_a_sick_device_is_never_offered_where_the_server_drops_taints() -> None:
+def test_tainted_device_is_left_out_if_taints_are_dropped() -> None:
     with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
         onlooker = Onlooker(world)
         world.start()
@@ -84,7 +84,7 @@ def test_a_sick_device_is_never_offered_where_the_server_drops_taints() -> None:
         assert not any(d.get("taints") for o in world.slices() for d in o["spec"]["devices"])
 
 
-def test_a_device_seen_sick_at_the_start_was_never_visible() -> None:
+def test_device_tainted_at_start_is_never_visible() -> None:
     with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
         onlooker = Onlooker(world)
         world.start()
@@ -94,7 +94,7 @@ def test_a_device_seen_sick_at_the_start_was_never_visible() -> None:
         assert onlooker.ever == {"gpu-0"}
 
 
-def test_partitions_are_not_offered_where_the_server_drops_counters() -> None:
+def test_partitions_are_left_out_if_counters_are_dropped() -> None:
     with a_world(device(0), settings=OLD) as world:
         onlooker = Onlooker(world)
         world.start()
@@ -108,9 +108,7 @@ def test_partitions_are_not_offered_where_the_server_drops_counters() -> None:
 
 
 @pytest.mark.parametrize(("minor", "expected"), [(34, 12), (36, 2 + 1)])
-def test_counter_sets_are_laid_out_as_the_servers_version_wants_it(
-    minor: int, expected: int
-) -> None:
+def test_counter_set_layout_follows_server_version(minor: int, expected: int) -> None:
     settings = FakeSettings(minor=minor, gates=(("DRAPartitionableDevices", True),))
     partitions = [a_partition(n, n) for n in range(12)]
     with a_world(settings=settings) as world:
@@ -120,7 +118,7 @@ def test_counter_sets_are_laid_out_as_the_servers_version_wants_it(
         assert len(world.slices()) == expected
 
 
-def test_one_device_that_the_server_refuses_does_not_hide_the_others() -> None:
+def test_refused_device_does_not_hide_others() -> None:
     bad = device(1, attributes={"driverVersion": {"version": "580.65.06"}})
     with a_world(device(0), bad, device(2)) as world:
         world.start()
@@ -132,7 +130,7 @@ def test_one_device_that_the_server_refuses_does_not_hide_the_others() -> None:
         until(lambda: world.publisher.published().left_out == {})
 
 
-def test_what_the_server_drops_is_written_once_and_told() -> None:
+def test_dropped_field_is_written_once_and_reported() -> None:
     shared = device(0, allowMultipleAllocations=True)
     with a_world(shared, settings=OLD) as world:
         world.start()

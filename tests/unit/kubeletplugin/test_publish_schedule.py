@@ -1,4 +1,4 @@
-"""When slices are published: at once, again, and never in a hot loop."""
+"""Publish schedule: immediate on changes, with backoff after failures, audits in between."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.slices import schedule
-from nvdra_node.kubeletplugin.slices.schedule import Pace
+from nvdra_node.kubeletplugin.slices.schedule import PublishSchedule
 
 
 @pytest.fixture
@@ -16,23 +16,24 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def idle(clock: FakeClock) -> Pace:
-    """Nothing to do but the audit."""
-    made = Pace(clock, Backoff(first_s=0.25, limit_s=schedule.RETRY_LIMIT_S, random=lambda: 0.5))
+def idle(clock: FakeClock) -> PublishSchedule:
+    """A schedule after its first success: only the periodic audit is due."""
+    backoff = Backoff(first_s=0.25, limit_s=schedule.RETRY_LIMIT_S, random=lambda: 0.5)
+    made = PublishSchedule(clock, backoff)
     assert made.due_in_s() == 0 and made.begin()
     made.succeeded(wrote=False)
     assert made.due_in_s() == schedule.AUDIT_S
     return made
 
 
-def test_a_change_is_published_at_once_without_looking(idle: Pace) -> None:
+def test_pool_change_is_due_at_once_without_audit(idle: PublishSchedule) -> None:
     idle.changed()
     assert idle.due_in_s() == 0 and not idle.begin()
     assert idle.due_in_s() == schedule.AUDIT_S
 
 
-def test_a_pool_that_changes_all_the_time_is_written_twice_a_second(
-    idle: Pace, clock: FakeClock
+def test_continuous_changes_are_written_twice_a_second(
+    idle: PublishSchedule, clock: FakeClock
 ) -> None:
     writes = 0
     for _ in range(1000):
@@ -45,19 +46,19 @@ def test_a_pool_that_changes_all_the_time_is_written_twice_a_second(
     assert 19 <= writes <= 21
 
 
-def test_a_registration_is_followed_by_a_look_at_once_and_after_half_a_minute(
-    idle: Pace, clock: FakeClock
+def test_registration_audits_at_once_and_after_30_s(
+    idle: PublishSchedule, clock: FakeClock
 ) -> None:
     idle.registered()
     assert idle.due_in_s() == 0 and idle.begin()
     idle.succeeded(wrote=False)
-    assert idle.due_in_s() == pytest.approx(30)
-    clock.advance(30)
+    assert idle.due_in_s() == pytest.approx(schedule.POST_REGISTRATION_AUDIT_S)
+    clock.advance(schedule.POST_REGISTRATION_AUDIT_S)
     assert idle.due_in_s() == 0 and idle.begin()
     assert idle.due_in_s() == schedule.AUDIT_S
 
 
-def test_a_registration_ends_a_back_off(idle: Pace) -> None:
+def test_registration_ends_backoff(idle: PublishSchedule) -> None:
     for _ in range(8):
         idle.failed()
     assert idle.due_in_s() > 10
@@ -65,28 +66,24 @@ def test_a_registration_ends_a_back_off(idle: Pace) -> None:
     assert idle.due_in_s() == 0
 
 
-def test_the_wipe_of_a_kubelet_that_starts_again_is_answered_quickly(
-    idle: Pace, clock: FakeClock
-) -> None:
+def test_registration_resets_foreign_change_delay(idle: PublishSchedule, clock: FakeClock) -> None:
     for _ in range(8):
-        idle.meddled()
+        idle.changed_externally()
         clock.advance(idle.due_in_s())
         idle.begin()
     idle.registered()
     idle.begin()
-    idle.meddled()
-    assert idle.due_in_s() == schedule.SETTLE_S
+    idle.changed_externally()
+    assert idle.due_in_s() == schedule.FOREIGN_CHANGE_DELAY_S
 
 
-def test_failures_are_retried_with_growing_pauses_and_for_ever(
-    idle: Pace, clock: FakeClock
-) -> None:
+def test_failures_are_retried_with_backoff_forever(idle: PublishSchedule, clock: FakeClock) -> None:
     pauses = []
     for _ in range(50):
         idle.failed()
         pauses.append(idle.due_in_s())
         idle.changed()
-        assert idle.due_in_s() == pauses[-1]  # changes do not get round it
+        assert idle.due_in_s() == pauses[-1]  # a change does not shorten the backoff
         clock.advance(pauses[-1])
         assert idle.begin()
     assert 0.1 < pauses[0] < 0.3
@@ -97,43 +94,41 @@ def test_failures_are_retried_with_growing_pauses_and_for_ever(
     assert idle.due_in_s() == pytest.approx(pauses[0])
 
 
-def test_the_server_says_when_to_come_back(idle: Pace) -> None:
+def test_retry_after_overrides_shorter_backoff(idle: PublishSchedule) -> None:
     idle.failed(retry_after_s=40.0)
     assert idle.due_in_s() == 40
 
 
-def test_a_wipe_in_pieces_is_answered_once_after_a_second(idle: Pace, clock: FakeClock) -> None:
+def test_several_foreign_deletions_cause_one_audit(idle: PublishSchedule, clock: FakeClock) -> None:
     for _ in range(5):
-        idle.meddled()
-    assert idle.due_in_s() == pytest.approx(schedule.SETTLE_S)
-    clock.advance(schedule.SETTLE_S)
+        idle.changed_externally()
+    assert idle.due_in_s() == pytest.approx(schedule.FOREIGN_CHANGE_DELAY_S)
+    clock.advance(schedule.FOREIGN_CHANGE_DELAY_S)
     assert idle.begin()
     assert idle.due_in_s() == schedule.AUDIT_S
 
 
-def test_somebody_who_keeps_meddling_is_answered_ever_more_slowly_but_within_15_s(
-    idle: Pace, clock: FakeClock
-) -> None:
+def test_repeated_foreign_changes_back_off_to_10_s(idle: PublishSchedule, clock: FakeClock) -> None:
     pauses = []
     for _ in range(8):
-        idle.meddled()
+        idle.changed_externally()
         pauses.append(idle.due_in_s())
         clock.advance(pauses[-1])
         assert idle.begin()
         idle.succeeded(wrote=True)
     assert pauses == pytest.approx([1, 2, 4, 8, 10, 10, 10, 10])
-    clock.advance(schedule.CALM_S)
-    idle.meddled()
-    assert idle.due_in_s() == pytest.approx(schedule.SETTLE_S)
+    clock.advance(schedule.FOREIGN_CHANGE_RESET_S)
+    idle.changed_externally()
+    assert idle.due_in_s() == pytest.approx(schedule.FOREIGN_CHANGE_DELAY_S)
 
 
-def test_a_change_does_not_swallow_a_look_that_is_still_to_come(idle: Pace) -> None:
-    idle.meddled()
+def test_pool_change_keeps_pending_audit(idle: PublishSchedule) -> None:
+    idle.changed_externally()
     idle.changed()
     assert not idle.begin()
-    assert idle.due_in_s() == pytest.approx(schedule.SETTLE_S)
+    assert idle.due_in_s() == pytest.approx(schedule.FOREIGN_CHANGE_DELAY_S)
 
 
-def test_all_is_looked_at_from_time_to_time(idle: Pace, clock: FakeClock) -> None:
+def test_audit_is_periodic(idle: PublishSchedule, clock: FakeClock) -> None:
     clock.advance(schedule.AUDIT_S)
     assert idle.due_in_s() == 0 and idle.begin()
