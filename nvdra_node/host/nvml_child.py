@@ -17,8 +17,6 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from nvdra_node.host import nvml_ops
-
 IDLE_STATUS = 75
 """Exit status after idle time: a request that was sent meanwhile was not begun and can be sent again."""
 
@@ -33,6 +31,9 @@ def main(library: str, idle_s: float) -> None:
     os.dup2(2, 1)
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    # Here, because the parent imports this module too and must not load pynvml.
+    from nvdra_node.host import nvml_ops
+
     session = nvml_ops.Session(library)
     while True:
         try:
