@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_cluster.decide.model import DOMAIN_LABEL
-from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.resources import CLAIMS, SLICES
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib import objects
 from tests.lib.waits import wait_until
 
 Json = dict[str, Any]
@@ -74,32 +73,19 @@ def a_status(index: int, beat: int = 0) -> Json:
 def fill(server: FakeApiServer, nodes: int) -> None:
     """Nodes as the kubelet writes them, with images; slices and FabricNodes."""
     for name in (NAMESPACE, TEAM):
-        server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        server.add(objects.obj("Namespace", name))
     images = [
         {"names": [f"registry.example/team/image-{n}@sha256:{n:064x}"], "sizeBytes": n}
         for n in range(50)
     ]
     for index in range(nodes):
         name = node_name(index)
-        server.add({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {f"label-{n}": "x" * 20 for n in range(20)}},
-            "status": {"images": images, "conditions": [{"type": "Ready", "status": "True"}]},
-        })  # fmt: skip
-        device = {
-            "name": "channel-0",
-            "attributes": {"type": {"string": "channel"}, "id": {"int": 0}},
-        }
-        server.add({
-            "apiVersion": SLICES.api_version, "kind": "ResourceSlice", "metadata": {"name": f"slice-{name}"},
-            "spec": {
-                "driver": DRIVER, "nodeName": name, "devices": [device],
-                "pool": {"name": name, "generation": 1, "resourceSliceCount": 1},
-            },
-        })  # fmt: skip
-        server.add({
-            "apiVersion": FABRIC_NODES.api_version, "kind": "FabricNode", "metadata": {"name": name},
-            "status": a_status(index),
-        })  # fmt: skip
+        labels = {f"label-{n}": "x" * 20 for n in range(20)}
+        status = {"images": images, "conditions": [{"type": "Ready", "status": "True"}]}
+        server.add(objects.obj("Node", name, meta={"labels": labels}, status=status))
+        channel = objects.channel()
+        server.add(objects.resource_slice(f"slice-{name}", name, [channel], driver=DRIVER))
+        server.add(objects.obj("FabricNode", name, status=a_status(index)))
 
 
 class Program:
@@ -135,20 +121,12 @@ def specs_with_slot(server: FakeApiServer) -> int:
     return sum(1 for node in nodes if (node.get("spec") or {}).get("slot") is not None)
 
 
-def a_domain(name: str) -> Json:
-    return {
-        "apiVersion": DOMAINS.api_version, "kind": "ComputeDomain",
-        "metadata": {"name": name, "namespace": TEAM},
-        "spec": {"numNodes": 0, "channel": {"resourceClaimTemplate": {"name": f"{name}-channel"}}},
-    }  # fmt: skip
-
-
 def measure_domains(server: FakeApiServer, domains: int) -> Json:
     """Create all at once; wait for the last template and for the last status."""
     server.api.log.clear()
     began_s = time.monotonic()
     for index in range(domains):
-        server.add(a_domain(f"domain-{index}"))
+        server.add(objects.domain(f"domain-{index}", TEAM))
     seconds_until("templates", lambda: len(server.objects("resourceclaimtemplates")) == domains)
     templates_s = time.monotonic() - began_s
 
@@ -172,20 +150,18 @@ def measure_joins(server: FakeApiServer, client: Client) -> Json:
     taken_ms = []
     for index in range(JOINS):
         node = node_name(index)
-        result = {"request": "channel", "driver": DRIVER, "pool": node, "device": "channel-0"}
-        here = {"key": "metadata.name", "operator": "In", "values": [node]}
-        server.add({
-            "apiVersion": CLAIMS.api_version, "kind": "ResourceClaim",
-            "metadata": {"name": f"claim-{index}", "namespace": TEAM, "labels": {DOMAIN_LABEL: domain["uid"]}},
-            "spec": {"devices": {"requests": [{"name": "channel", "exactly": {"deviceClassName": "c", "allocationMode": "ExactCount", "count": 1}}]}},
-            "status": {
-                "allocation": {
-                    "devices": {"results": [result]},
-                    "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
-                },
-                "reservedFor": [{"resource": "pods", "name": "p", "uid": f"p{index}"}],
+        result = objects.result("channel-0", node, "channel", DRIVER)
+        claim = objects.claim(
+            f"claim-{index}",
+            TEAM,
+            objects.request("channel", "c"),
+            meta={"labels": {DOMAIN_LABEL: domain["uid"]}},
+            status={
+                "allocation": objects.allocation(result, node=node),
+                "reservedFor": objects.reserved_for("p", f"p{index}"),
             },
-        })  # fmt: skip
+        )
+        server.add(claim)
         began_s = time.monotonic()
         kind = server.api.router.kinds["fabric.nvdra.io", "fabricnodes"]
 

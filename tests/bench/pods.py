@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tests.beds.cluster import capability
 from tests.beds.cluster.api import Cluster
@@ -25,6 +24,8 @@ from tests.bench.plugin.benchmark import alternating
 from tests.bench.plugin.claims import GPUS
 from tests.bench.plugin.contender import DRIVER, REPOSITORY, Contender
 from tests.bench.report import Report
+from tests.lib import objects
+from tests.lib.objects import Object
 from tests.lib.waits import WaitError, wait_until
 
 CLUSTER = "bench"
@@ -38,8 +39,6 @@ _PODS = "/api/v1/namespaces/default/pods"
 _ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 _CLAIMS = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
 _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
-
-Object = dict[str, Any]
 
 
 def compare(contenders: Sequence[Contender], *, number: int, work: Path) -> Report:
@@ -141,49 +140,34 @@ def _wait(is_true: Callable[[], bool], what: str, explain: Callable[[], str] = s
 
 def _setting_up() -> list[Object]:
     selector = {"cel": {"expression": f"device.driver == '{DRIVER}'"}}
-    request = {"name": "gpu", "exactly": {"deviceClassName": DRIVER}}
+    spec = objects.claim_spec(objects.request("gpu", DRIVER))
     return [
-        {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "DeviceClass",
-            "metadata": {"name": DRIVER},
-            "spec": {"selectors": [selector]},
-        },
-        {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaimTemplate",
-            "metadata": {"name": "one-gpu", "namespace": "default"},
-            "spec": {"spec": {"devices": {"requests": [request]}}},
-        },
+        objects.obj("DeviceClass", DRIVER, spec={"selectors": [selector]}),
+        objects.template("one-gpu", "default", spec),
     ]
 
 
 def _manifest(*, gpus: bool) -> str:
-    container: Object = {
-        "name": "main",
+    kind, templates = ("gpu", {"gpu": "one-gpu"}) if gpus else ("plain", {})
+    container = objects.container("main", "", templates) | {
         "image": IMAGE,
         "imagePullPolicy": "Never",
         "command": ["sleep", "9999"],
+        "args": [],
     }
-    spec: Object = {"containers": [container], "terminationGracePeriodSeconds": 1}
-    if gpus:
-        container["resources"] = {"claims": [{"name": "gpu"}]}
-        spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]
-    kind = "gpu" if gpus else "plain"
-    pods = [
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": f"{kind}-{number}", "namespace": "default"},
-            "spec": spec,
-        }
-        for number in range(GPUS)
-    ]
-    return _json(pods)
+    names = (f"{kind}-{number}" for number in range(GPUS))
+    return _json(
+        [
+            objects.pod(
+                n, "default", container, templates=templates, terminationGracePeriodSeconds=1
+            )
+            for n in names
+        ]
+    )
 
 
-def _json(objects: Sequence[Object]) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+def _json(items: Sequence[Object]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,6 @@ from tests.beds.cluster import capability
 from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.gpu_bed import Bed
 from tests.beds.cluster.driver.pods import Pods
-from tests.lib.waits import wait_until
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +50,7 @@ def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
     title = re.sub("[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
     name = f"{title[:40].strip('-')}-{zlib.crc32(title.encode()) & 0xFFFF:04x}"
-    bed.apply(m.namespace(name))
-    # Its controller makes it, and until then no pod is admitted.
-    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-    wait_until(f"{account} is there", lambda: bed.cluster.client.says_ok(account), 60)
+    bed.create_namespace(name)
     yield name
     bed.delete_namespace(name)
     bed.wait_clean()

@@ -95,9 +95,8 @@ class Show:
     def pods_on_all(self) -> str:
         """One pod with a GPU on each host; they stay for the steps that follow."""
         bed = self.rack.bed
-        bed.apply(m.namespace(PLACE))
+        bed.create_namespace(PLACE)
         bed.apply(m.template(PLACE, "gpu", m.claim_spec()))
-        wait_until("the namespace takes pods", self.takes_pods, WAIT_S)
         pods = [m.pod(PLACE, n, templates={"gpu": "gpu"}, node=n) for n in self.names]
         bed.apply(*pods)
         bed.wait_running(PLACE, *self.names, timeout_s=WAIT_S)
@@ -293,11 +292,6 @@ class Show:
         return [
             n for n, (since, again) in before.items() if now[n][0] != since and now[n][1] <= again
         ]
-
-    def takes_pods(self) -> bool:
-        """Whether the namespace has its ServiceAccount."""
-        path = f"/api/v1/namespaces/{PLACE}/serviceaccounts/default"
-        return self.rack.cluster.client.says_ok(path)
 
     def workloads(self, but: str = "") -> dict[str, Any]:
         """Containers with their starts and restarts, and the records and CDI files of their claims, by host."""

@@ -18,13 +18,13 @@ from nvdra_packages.layout import TOP
 from tests.beds.cluster.artifacts import host_image, programs
 from tests.beds.cluster.artifacts.build import install_packages
 from tests.beds.cluster.machine.processes import Process
-from tests.beds.host import standins
+from tests.beds.host import debian, standins
 from tests.beds.host.unit_bed import settings
 from tests.beds.host.units import UNIT
 from tests.beds.host.versions import Release, VersionHost, ensure
 from tests.beds.rack.releases import Releases
+from tests.lib import objects
 from tests.lib.waits import WaitError, wait_until
-from tests.service.kube.objects import a_claim, an_allocation
 from tests.service.kubeletplugin import kubelet
 from tests.sim.api import SimRoot
 
@@ -83,14 +83,13 @@ class MatrixHost(VersionHost):
         self._start_api()
 
     def _start_api(self) -> None:
-        objects: list[dict[str, Any]] = [
-            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
-        ]
+        stored = [objects.obj("Node", NODE)]
         for name, device in CLAIMS.items():
-            claim = a_claim(name, PLACE)
-            objects.append({**claim, "status": {"allocation": an_allocation(device, node=NODE)}})
+            allocation = objects.allocation(objects.result(device, NODE), node=NODE)
+            claim = objects.claim(name, PLACE, objects.request(), status={"allocation": allocation})
+            stored.append(claim)
         path = self._home / "objects.json"
-        path.write_text(json.dumps(objects))
+        path.write_text(json.dumps(stored))
         kubeconfig = self._home / "kubeconfig"
         argv = [sys.executable, "-m", "tests.fakes.apiserver", "--port", str(PORT)]
         argv += ["--objects", str(path), "--kubeconfig", str(kubeconfig)]
@@ -105,18 +104,12 @@ class MatrixHost(VersionHost):
         self.write("/etc/nvdra/kubeconfig", text, mode=0o600)
 
     def apt(self, *words: str, check: bool = True) -> str:
-        """Run apt-get; package files are named as they lie in ``DEBS``. What it printed, errors too."""
-        options = ["-y", "--allow-downgrades", "-o", "APT::Sandbox::User=root"]
-        names = [f"{DEBS}/{word}" if word.endswith(".deb") else word for word in words]
-        argv = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *names]
-        done = self.run(argv, check=check, timeout_s=300)
-        return f"{done.stdout}{done.stderr}"
+        """Run apt-get; package files are named as they lie in ``DEBS``."""
+        return debian.apt(self, DEBS, *words, check=check)
 
     def package(self) -> str:
         """Version of the installed package; empty when it is not installed."""
-        argv = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "nvdra"]
-        state, _, version = self.run(argv, check=False).stdout.partition(" ")
-        return version if state == "installed" else ""
+        return debian.installed_version(self)
 
     def begin(self) -> None:
         """Everything an operator does to have the service run."""

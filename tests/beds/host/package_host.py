@@ -14,8 +14,9 @@ from pathlib import Path
 from tests.beds.cluster import lifecycle
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.artifacts import programs
-from tests.beds.cluster.driver.gpu_bed import DEVICE_CLASSES, Bed, GpuNode, sim_home
-from tests.beds.host import standins
+from tests.beds.cluster.driver.base import sim_home
+from tests.beds.cluster.driver.gpu_bed import DEVICE_CLASSES, Bed, GpuNode
+from tests.beds.host import debian, standins
 from tests.packages.conftest import Packages
 from tests.sim.api import SimRoot
 
@@ -43,15 +44,11 @@ class PackageHost(GpuNode):
 
     def apt(self, *words: str) -> str:
         """Run apt-get; package files are named as they lie in ``PACKAGES_DIR``."""
-        options = ["-y", "--allow-downgrades", "-o", "APT::Sandbox::User=root"]
-        names = [f"{PACKAGES_DIR}/{word}" if word.endswith(".deb") else word for word in words]
-        return self.sh("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *names)
+        return debian.apt(self.node, PACKAGES_DIR, *words)
 
     def version(self) -> str:
         """The installed package's version; empty when it is not installed."""
-        query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "nvdra"]
-        status, _, version = self.sh(*query, check=False).partition(" ")
-        return version if status == "installed" else ""
+        return debian.installed_version(self.node)
 
     def pid(self) -> int:
         """Main process of the service; 0 when it does not run."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from tests.beds.cluster import lifecycle
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.artifacts import programs
-from tests.beds.cluster.driver.gpu_bed import DEVICE_CLASSES, TOP, Bed, GpuNode, sim_home
+from tests.beds.cluster.driver.base import sim_home
+from tests.beds.cluster.driver.gpu_bed import DEVICE_CLASSES, TOP, Bed, GpuNode
 from tests.beds.cluster.machine.node import Node
 from tests.beds.host.units import UnitHost
 from tests.lib.waits import wait_until

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.gpu_bed import Bed
 from tests.beds.cluster.errors import ClusterError
-from tests.lib.waits import WaitError, wait_until
+from tests.lib.waits import WaitError
 
 PLACE = "churn"
 START_S = 180.0
@@ -24,10 +24,8 @@ class Churn:
     failed: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Churn:
-        self.bed.apply(m.namespace(PLACE))
+        self.bed.create_namespace(PLACE)
         self.bed.apply(m.template(PLACE, "gpu", m.claim_spec()))
-        account = f"/api/v1/namespaces/{PLACE}/serviceaccounts/default"
-        wait_until(f"{account} is there", lambda: self.bed.cluster.client.says_ok(account), START_S)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="churn")
         self._thread.start()

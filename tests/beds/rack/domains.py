@@ -10,8 +10,6 @@ from typing import Any
 import yaml
 
 from nvdra_packages.layout import TOP
-from tests.beds.cluster.api import ApiError
-from tests.beds.cluster.driver import domain_manifests
 from tests.beds.cluster.driver import manifests as m
 from tests.beds.rack import credential
 from tests.beds.rack.hosts import Rack
@@ -79,13 +77,11 @@ def channels(rack: Rack) -> set[str]:
 
 def start_job(rack: Rack) -> None:
     """A ComputeDomain over all hosts, with a pod that has its channel on each."""
-    rack.bed.apply(m.namespace(JOB))
-    account = f"/api/v1/namespaces/{JOB}/serviceaccounts/default"
-    wait_until("the namespace takes pods", lambda: rack.cluster.client.says_ok(account), 120)
-    rack.bed.apply(domain_manifests.domain(JOB, "train", nodes=len(rack.hosts)))
+    rack.bed.create_namespace(JOB)
+    rack.bed.apply(m.domain(JOB, "train", nodes=len(rack.hosts)))
     template = f"/apis/resource.k8s.io/v1/namespaces/{JOB}/resourceclaimtemplates/train-channel"
     wait_until("the template", lambda: rack.cluster.client.says_ok(template), 120)
-    rack.bed.apply(*(domain_manifests.worker(JOB, name, "train", node=name) for name in rack.hosts))
+    rack.bed.apply(*(m.worker(JOB, name, "train", node=name) for name in rack.hosts))
 
 
 def containers(rack: Rack) -> dict[str, Any]:
@@ -100,8 +96,4 @@ def containers(rack: Rack) -> dict[str, Any]:
 def is_gone(rack: Rack) -> bool:
     """Whether the job's ComputeDomain is no more."""
     path = f"/apis/resource.nvidia.com/v1beta1/namespaces/{JOB}/computedomains/train"
-    try:
-        rack.cluster.client.get(path)
-    except ApiError as error:
-        return error.status == 404
-    return False
+    return rack.bed.find(path) is None

@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.beds.cluster import commands, lifecycle
+from tests.beds.cluster import lifecycle
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.artifacts import build, programs
-from tests.beds.cluster.driver.gpu_bed import DEVICE_CLASSES, Bed, GpuNode, sim_home
+from tests.beds.cluster.driver.base import sim_home
+from tests.beds.cluster.driver.gpu_bed import DEVICE_CLASSES, Bed, GpuNode
 from tests.beds.cluster.machine.node import Node
+from tests.beds.host import debian, standins
 from tests.sim.api import SimRoot
 from tests.sim.imex import install as sim_imex
 
@@ -25,7 +27,6 @@ SSH = Path(__file__).with_name("ssh.py")
 NAME = "rack"
 PROFILE = "gb200-nvl4"
 PROC_DEVICES = "/run/proc-devices"
-TOOLKIT = "nvidia-container-toolkit-base"
 _IMEX = {"nvidia-imex": "--nogpu", "nvidia-imex-ctl": ""}
 """NVIDIA's programs of a fabric, simulated; the kernel's session would be a file that the sandbox keeps read-only."""
 
@@ -114,9 +115,7 @@ class Rack:
 
     def version(self, host: str) -> str:
         """Version of the package that is installed; empty when none is."""
-        argv = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "nvdra"]
-        state, _, version = self.hosts[host].run(argv, check=False).stdout.partition(" ")
-        return version if state == "installed" else ""
+        return debian.installed_version(self.hosts[host])
 
     def inventory(self) -> dict[str, Any]:
         """What an operator writes for these racks, as data: ranges of hosts, and what is special about them."""
@@ -149,7 +148,9 @@ class Rack:
     def _install_standins(self) -> None:
         """What the package depends on and no registry here has; its programs are bound in."""
         with tempfile.TemporaryDirectory() as scratch:
-            package = _standin(Path(scratch)).read_bytes()
+            package = standins.make(
+                Path(scratch), standins.TOOLKIT, version=standins.TOOLKIT_VERSION
+            ).read_bytes()
 
         def install(item: tuple[str, Node]) -> None:
             name, node = item
@@ -176,18 +177,6 @@ def down(name: str) -> None:
     """Everything of a rack away, whole or half."""
     lifecycle.down(name)
     shutil.rmtree(sim_home(name), ignore_errors=True)
-
-
-def _standin(scratch: Path) -> Path:
-    """A package that has the toolkit's name and nothing in it."""
-    control = scratch / "root" / "DEBIAN" / "control"
-    control.parent.mkdir(parents=True)
-    control.write_text(
-        f"Package: {TOOLKIT}\nVersion: 1.19.1-1\nArchitecture: all\n"
-        f"Maintainer: tests <tests@nvdra.example>\nDescription: stands in for {TOOLKIT}\n"
-    )
-    commands.run(["dpkg-deb", "-Znone", "-b", scratch / "root", scratch / "toolkit.deb"])
-    return scratch / "toolkit.deb"
 
 
 def _write_ssh(home: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.beds.cluster.driver import audit
-from tests.beds.cluster.driver import domain_manifests as dm
+from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.domain_bed import DomainBed
 from tests.beds.cluster.driver.trays import BROKER, PLUGIN, SUPERVISOR
 from tests.beds.cluster.machine import cgroups
@@ -206,9 +206,9 @@ def _calm(pairs: list[dict[str, Round]]) -> int:
 
 def _job(bed: DomainBed, place: str, domain: str) -> Round:
     count = len(bed.trays)
-    manifests = [dm.worker(place, f"worker-{i}", domain) for i in range(count)]
+    manifests = [m.worker(place, f"worker-{i}", domain) for i in range(count)]
     if domain:
-        manifests.insert(0, dm.domain(place, domain, nodes=count))
+        manifests.insert(0, m.domain(place, domain, nodes=count))
     with Watcher(bed.cluster, place) as moments:
         cpu_s, machine_s, started_s = _services_cpu_s(bed), _machine_cpu_s(), time.time()
         bed.apply(*manifests)

@@ -11,11 +11,11 @@ from typing import Any
 
 from tests.bench.plugin.contender import DRIVER, NODE
 from tests.bench.plugin.loadclient import Claim
+from tests.lib import objects
+from tests.lib.objects import Object
 
 NAMESPACE = "bench"
 GPUS = 8
-
-Object = dict[str, Any]
 
 
 class ClaimMaker:
@@ -51,30 +51,15 @@ class ClaimMaker:
 
 
 def _object(claim: Claim, device: str, *, admin: bool) -> Object:
-    request: Object = {
-        "deviceClassName": DRIVER,
-        "allocationMode": "ExactCount",
-        "count": 1,
-    }
-    result: Object = {"request": "gpu", "driver": DRIVER, "pool": NODE, "device": device}
-    if admin:
-        request["adminAccess"] = result["adminAccess"] = True
-    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [NODE]}]}
-    pod = {"resource": "pods", "name": f"pod-{claim['name']}", "uid": f"uid-{claim['name']}"}
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaim",
-        "metadata": {
-            "name": claim["name"],
-            "namespace": claim["namespace"],
-            "finalizers": ["resource.kubernetes.io/delete-protection"],
+    access: dict[str, Any] = {"adminAccess": True} if admin else {}
+    result = objects.result(device, NODE, driver=DRIVER, **access)
+    return objects.claim(
+        claim["name"],
+        claim["namespace"],
+        objects.request("gpu", DRIVER, allocationMode="ExactCount", count=1, **access),
+        meta={"finalizers": ["resource.kubernetes.io/delete-protection"]},
+        status={
+            "allocation": objects.allocation(result, node=NODE),
+            "reservedFor": objects.reserved_for(f"pod-{claim['name']}"),
         },
-        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": request}]}},
-        "status": {
-            "allocation": {
-                "devices": {"results": [result]},
-                "nodeSelector": {"nodeSelectorTerms": [term]},
-            },
-            "reservedFor": [pod],
-        },
-    }
+    )

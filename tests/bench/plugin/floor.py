@@ -20,6 +20,7 @@ from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import CLAIMS, SLICES
 from tests.bench.plugin.claims import GPUS
 from tests.bench.plugin.contender import DRIVER
+from tests.lib import objects
 
 PREPARE, UNPREPARE = "NodePrepareResources", "NodeUnprepareResources"
 DEVICE_FIELD, POOL_FIELD = 3, 2
@@ -36,7 +37,12 @@ def main() -> int:
         "pluginregistration.Registration",
         _registration(endpoint),
     )
-    client.create(SLICES, _slice(node))
+    client.create(
+        SLICES,
+        objects.resource_slice(
+            f"{node}-{DRIVER}", node, map(objects.device, (f"gpu-{n}" for n in range(GPUS)))
+        ),
+    )
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     for server in (registrar, dra):
         server.stop(None).wait()
@@ -75,17 +81,6 @@ def _dra(client: Client, node: str) -> dict[str, Callable[[bytes], bytes]]:
         return b"".join(_entry(uid, b"") for _, uid, _ in _claims(request))
 
     return {PREPARE: prepare, UNPREPARE: unprepare}
-
-
-def _slice(node: str) -> dict[str, object]:
-    pool = {"name": node, "generation": 1, "resourceSliceCount": 1}
-    devices = [{"name": f"gpu-{number}"} for number in range(GPUS)]
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceSlice",
-        "metadata": {"name": f"{node}-{DRIVER}"},
-        "spec": {"driver": DRIVER, "nodeName": node, "pool": pool, "devices": devices},
-    }
 
 
 def _entry(uid: str, answer: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.beds.cluster.driver import chart
-from tests.beds.cluster.driver import domain_manifests as dm
+from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.domain_bed import DomainBed
 from tests.beds.cluster.machine import cgroups
 from tests.lib.waits import wait_until
@@ -67,7 +67,7 @@ def kill(bed: DomainBed, name: str) -> None:
 def serves(bed: DomainBed, place: str, name: str, timeout_s: float = 90) -> float:
     """Create a domain and wait until it has its template; seconds that it took. Deletes it again."""
     started = time.monotonic()
-    bed.apply(dm.domain(place, name))
+    bed.apply(m.domain(place, name))
     templates = f"/apis/resource.k8s.io/v1/namespaces/{place}/resourceclaimtemplates"
     wait_until(
         f"template of {name}", lambda: bed.api.says_ok(f"{templates}/{name}-channel"), timeout_s

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.beds.cluster.driver import domain_manifests as dm
+from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.domain_bed import DomainBed
 from tests.beds.cluster.driver.trays import PLUGIN, SUPERVISOR
 from tests.lib.waits import wait_until
@@ -37,8 +37,8 @@ def place(bed: DomainBed, request: pytest.FixtureRequest) -> Iterator[str]:
 
 def run_job(bed: DomainBed, place: str, name: str, **options: str) -> None:
     """A domain over both nodes and its two pods, applied together as users do."""
-    workers = [dm.worker(place, pod, name, node=node) for pod, node in WORKERS.items()]
-    bed.apply(dm.domain(place, name, nodes=2, **options), *workers)
+    workers = [m.worker(place, pod, name, node=node) for pod, node in WORKERS.items()]
+    bed.apply(m.domain(place, name, nodes=2, **options), *workers)
 
 
 def channels(bed: DomainBed, place: str, pod: str) -> list[str]:
@@ -97,9 +97,9 @@ def test_a_pod_starts_once_imex_is_ready_and_is_told_before_why_not(
 def test_a_second_domain_waits_for_the_nodes_of_the_first(bed: DomainBed, place: str) -> None:
     run_job(bed, place, "first")
     bed.wait_running(place, 2)
-    other = dm.worker(place, "other", "second", node=FIRST)
+    other = m.worker(place, "other", "second", node=FIRST)
     del other["spec"]["affinity"]
-    bed.apply(dm.domain(place, "second"), other)
+    bed.apply(m.domain(place, "second"), other)
     wait_until("no device is free", lambda: event(bed, place, "other", "FailedScheduling"), 60)
     bed.cluster.kubectl("delete", "pod", "-n", place, *WORKERS, "--timeout=60s")
     wait_until("it runs", lambda: bed.phases(place) == {"other": "Running"}, 120)

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.beds.cluster.api import ApiClient
-from tests.beds.cluster.driver import auditlog
+from tests.beds.cluster.driver import audit
 from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.gpu_bed import TOP, Bed, GpuNode
 from tests.beds.cluster.driver.pods import Pods, ignoring_outages
@@ -54,7 +54,7 @@ def documented() -> set[tuple[str, str]]:
 
 def test_a_whole_life_needs_every_documented_right_and_no_other(bed: Bed, pods: Pods) -> None:
     live_a_whole_life(bed, pods)
-    asked = auditlog.requests(bed, OWN)
+    asked = audit.requests_of_node(bed.cluster.layout.audit_log, OWN)
     refused = [a for a in asked if a.code == 403]
     print(collections.Counter(f"{a.verb} {a.resource} {a.code}" for a in asked))
     used, allowed = {(a.verb, a.resource) for a in asked if a not in refused}, documented()
@@ -114,7 +114,7 @@ def test_what_is_asked_for_is_the_nodes_own(bed: Bed, pods: Pods) -> None:
         pods.create(m.pod(pods.place, node, templates={"gpu": "gpu"}, node=node))
     bed.wait_running(pods.place, OWN, OTHER)
     for node in (OWN, OTHER):
-        asked = auditlog.requests(bed, node)
+        asked = audit.requests_of_node(bed.cluster.layout.audit_log, node)
         slices = {s["metadata"]["name"] for s in bed.slices() if s["spec"]["nodeName"] == node}
         claim = pods.claim_of(node)["metadata"]["name"]
         assert {a.name for a in asked if a.resource == "nodes"} == {node}

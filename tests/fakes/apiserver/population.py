@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.lib import objects
+
 JsonObject = dict[str, Any]
 
 
@@ -38,40 +40,18 @@ def _claim(pattern: ClaimPattern, number: int) -> JsonObject:
     chosen = [
         pattern.devices[(number * size + index) % len(pattern.devices)] for index in range(size)
     ]
-    results = [
-        {
-            "request": "gpu",
-            "driver": pattern.driver,
-            "pool": pattern.pool or pattern.node,
-            "device": device,
-        }
-        for device in chosen
-    ]
-    exactly = {
-        "deviceClassName": pattern.device_class,
-        "allocationMode": "ExactCount",
-        "count": size,
-    }
-    node = {"key": "metadata.name", "operator": "In", "values": [pattern.node]}
-    allocation: JsonObject = {
-        "devices": {"results": results},
-        "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [node]}]},
-    }
-    if pattern.config:
-        allocation["devices"]["config"] = pattern.config
-    pod = {
-        "resource": "pods",
-        "name": f"pod-{name}",
-        "uid": f"00000000-0000-4000-8000-{number:012d}",
-    }
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaim",
-        "metadata": {
-            "name": name,
-            "namespace": pattern.namespace,
-            "finalizers": ["resource.kubernetes.io/delete-protection"],
+    pool = pattern.pool or pattern.node
+    results = [objects.result(device, pool, driver=pattern.driver) for device in chosen]
+    request = objects.request("gpu", pattern.device_class, allocationMode="ExactCount", count=size)
+    allocation = objects.allocation(*results, node=pattern.node, config=pattern.config)
+    pod_uid = f"00000000-0000-4000-8000-{number:012d}"
+    return objects.claim(
+        name,
+        pattern.namespace,
+        request,
+        meta={"finalizers": ["resource.kubernetes.io/delete-protection"]},
+        status={
+            "allocation": allocation,
+            "reservedFor": objects.reserved_for(f"pod-{name}", pod_uid),
         },
-        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}},
-        "status": {"allocation": allocation, "reservedFor": [pod]},
-    }
+    )

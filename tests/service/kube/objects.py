@@ -4,59 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-DRIVER = "gpu.nvidia.com"
+from tests.lib import objects
+from tests.lib.objects import GPU_DRIVER as DRIVER
+from tests.lib.objects import Object
+from tests.lib.objects import device as a_device
+
+__all__ = [
+    "DRIVER",
+    "a_claim",
+    "a_device",
+    "a_device_status",
+    "a_slice",
+    "an_allocation",
+    "owned_slice",
+]
 
 
-def a_device(name: str = "gpu-0", **fields: Any) -> dict[str, Any]:
-    return {"name": name, "attributes": {"index": {"int": 0}}, **fields}
+def a_slice(name: str = "slice", node: str = "node-a", **spec: Any) -> Object:
+    return objects.resource_slice(name, node, **spec)
 
 
-def a_slice(name: str = "slice", node: str = "node-a", **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceSlice",
-        "metadata": {"name": name},
-        "spec": {
-            "driver": DRIVER,
-            "nodeName": node,
-            "pool": {"name": node, "generation": 1, "resourceSliceCount": 1},
-            "devices": [a_device()],
-            **spec,
-        },
-    }
+def owned_slice(name: str = "slice", node: str = "node-a", **spec: Any) -> Object:
+    return objects.resource_slice(name, node, owner_uid="1", **spec)
 
 
-def owned_slice(name: str = "slice", node: str = "node-a", **spec: Any) -> dict[str, Any]:
-    obj = a_slice(name, node, **spec)
-    owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": "1", "controller": True}
-    obj["metadata"]["ownerReferences"] = [owner]
-    return obj
+def a_claim(name: str = "claim", namespace: str = "default", count: int = 1) -> Object:
+    request = objects.request(allocationMode="ExactCount", count=count)
+    return objects.claim(name, namespace, request)
 
 
-def a_claim(name: str = "claim", namespace: str = "default", count: int = 1) -> dict[str, Any]:
-    exactly = {"deviceClassName": DRIVER, "allocationMode": "ExactCount", "count": count}
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaim",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}},
-    }
-
-
-def an_allocation(*devices: str, node: str = "node-a", driver: str = DRIVER) -> dict[str, Any]:
-    results = [
-        {"request": "gpu", "driver": driver, "pool": node, "device": device} for device in devices
-    ]
-    field = {"key": "metadata.name", "operator": "In", "values": [node]}
-    return {
-        "devices": {"results": results},
-        "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [field]}]},
-    }
+def an_allocation(*devices: str, node: str = "node-a", driver: str = DRIVER) -> Object:
+    results = [objects.result(device, node, driver=driver) for device in devices]
+    return objects.allocation(*results, node=node)
 
 
 def a_device_status(
     device: str, *, ready: str = "True", pool: str = "node-a", **more: Any
-) -> dict[str, Any]:
+) -> Object:
     condition = {
         "type": "Ready",
         "status": ready,

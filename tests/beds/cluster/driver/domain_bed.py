@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.beds.cluster.api import ApiError, Cluster
+from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.artifacts import build, programs
 from tests.beds.cluster.driver import chart
-from tests.beds.cluster.driver import manifests as m
-from tests.beds.cluster.driver.gpu_bed import sim_home
+from tests.beds.cluster.driver.base import ClusterBed, sim_home
 from tests.beds.cluster.driver.trays import DRIVER, Tray
 from tests.lib.waits import WaitError, wait_until
 from tests.sim.api import SimRoot
@@ -26,11 +24,11 @@ FABRIC_NODES = "/apis/fabric.nvdra.io/v1alpha1/fabricnodes"
 Json = dict[str, Any]
 
 
-class DomainBed:
+class DomainBed(ClusterBed):
     """A cluster with the controller in it, and trays."""
 
     def __init__(self, cluster: Cluster, trays: Iterable[Tray]) -> None:
-        self.cluster = cluster
+        super().__init__(cluster)
         self.api = cluster.client
         self.trays = {tray.name: tray for tray in trays}
         self.is_shared = False
@@ -89,20 +87,6 @@ class DomainBed:
         kubelets = {"allowKubeletCredential": True}
         chart.install(self.cluster, {"controller": controller, "node": kubelets, **values})
 
-    def down(self) -> None:
-        """Everything away."""
-        self.cluster.down()
-        for tray in self.trays.values():
-            tray.sim.destroy()
-        shutil.rmtree(sim_home(self.cluster.name), ignore_errors=True)
-
-    def __enter__(self) -> DomainBed:
-        self.cluster.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.down()
-
     # --- what is there
 
     def wait_ready(self, timeout_s: float = 120) -> None:
@@ -145,10 +129,7 @@ class DomainBed:
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
         """A namespace for users; at its end its pods and domains are gone, and nothing of them is left."""
-        self.apply(m.namespace(name))
-        # Its controller makes it, and until then no pod is admitted.
-        account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        wait_until(f"{account} is there", lambda: self.api.says_ok(account), 60)
+        self.create_namespace(name)
         yield name
         for kind in ("pods", "computedomains"):
             self.cluster.kubectl(
@@ -159,11 +140,7 @@ class DomainBed:
 
     def domain(self, place: str, name: str) -> Json | None:
         """A ComputeDomain; None when there is none."""
-        return self._found(f"{DOMAINS}/namespaces/{place}/computedomains/{name}")
-
-    def apply(self, *manifests: Mapping[str, Any]) -> None:
-        """Apply objects."""
-        self.cluster.apply("\n---\n".join(json.dumps(m) for m in manifests))
+        return self.find(f"{DOMAINS}/namespaces/{place}/computedomains/{name}")
 
     def pods(self, place: str) -> dict[str, Json]:
         """All pods of a namespace."""
@@ -183,8 +160,7 @@ class DomainBed:
         try:
             wait_until(f"{count} pods of {place} Running", running, timeout_s)
         except WaitError as error:
-            events = self.cluster.kubectl("get", "events", "-n", place, check=False)
-            raise WaitError(f"{error}: {self.phases(place)}\n{events}") from error
+            raise WaitError(f"{error}: {self.phases(place)}\n{self.events(place)}") from error
 
     def wait_domain_gone(self, place: str, name: str, timeout_s: float = 90) -> None:
         """Wait until a domain is gone with everything that was made for it: template, clique, members."""
@@ -200,20 +176,8 @@ class DomainBed:
 
         wait_until(f"nothing left of {name}", lambda: not left(), timeout_s)
 
-    def wait_clean(self, timeout_s: float = 60) -> None:
-        """Wait until no node has anything of a claim left, and no IMEX runs that is one domain's."""
-
-        def left() -> list[str]:
-            found = [f"{t.name}:{path}" for t in self.trays.values() for path in t.leftovers()]
-            running = [] if self.is_shared else [t for t in self.trays.values() if t.imex()["pid"]]
-            return found + [f"{t.name}: nvidia-imex" for t in running]
-
-        wait_until("nothing left of any claim", lambda: not left(), timeout_s)
-
-    def _found(self, path: str) -> Json | None:
-        try:
-            return self.api.get(path)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            return None
+    def leftovers(self) -> list[str]:
+        """See ClusterBed; with isolation ``domain`` a running nvidia-imex too."""
+        found = [f"{t.name}:{path}" for t in self.trays.values() for path in t.leftovers()]
+        running = [] if self.is_shared else [t for t in self.trays.values() if t.imex()["pid"]]
+        return found + [f"{t.name}: nvidia-imex" for t in running]

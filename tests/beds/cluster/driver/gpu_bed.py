@@ -7,17 +7,17 @@ it is on a host: ``nvdra-node gpu`` with the node's own kubelet credential, in t
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.artifacts import build, programs
+from tests.beds.cluster.driver.base import ClusterBed, sim_home
 from tests.beds.cluster.machine.node import Node
 from tests.beds.cluster.machine.processes import Process
 from tests.lib.waits import WaitError, wait_until
@@ -124,11 +124,11 @@ class GpuNode:
         return self.node.layout.logs / f"{self.name}.{SERVICE}.log"
 
 
-class Bed:
+class Bed(ClusterBed):
     """A cluster whose nodes have GPUs and run the service."""
 
     def __init__(self, cluster: Cluster, nodes: Iterable[GpuNode]) -> None:
-        self.cluster = cluster
+        super().__init__(cluster)
         self.nodes = {gpu_node.name: gpu_node for gpu_node in nodes}
 
     @classmethod
@@ -165,30 +165,16 @@ class Bed:
             raise
 
     def down(self) -> None:
-        """Services, cluster and simulated hosts away."""
+        """See ClusterBed."""
         for gpu_node in self.nodes.values():
             gpu_node.stop(kill=True)
-        self.cluster.down()
-        shutil.rmtree(sim_home(self.cluster.name), ignore_errors=True)
-
-    def __enter__(self) -> Bed:
-        self.cluster.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.down()
+        super().down()
 
     @property
     def only(self) -> GpuNode:
         """The node, where there is one."""
         (gpu_node,) = self.nodes.values()
         return gpu_node
-
-    # --- the API, as a user sees it
-
-    def apply(self, *manifests: Mapping[str, Any]) -> None:
-        """Apply objects."""
-        self.cluster.apply("\n---\n".join(json.dumps(m) for m in manifests))
 
     def get(self, *what: str) -> Any:
         """``kubectl get ... -o json``, parsed."""
@@ -242,12 +228,6 @@ class Bed:
         except WaitError as error:
             raise WaitError(f"{error}; {waiting()}\n{self.events(place)}") from error
 
-    def events(self, place: str) -> str:
-        """Events of a namespace, oldest first."""
-        return self.cluster.kubectl(
-            "get", "events", "-n", place, "--sort-by=.lastTimestamp", check=False
-        )
-
     def uuids(self, place: str, name: str, container: str = "ctr") -> list[str]:
         """GPUs that the real ``nvidia-smi -L`` printed in the container, by UUID."""
 
@@ -269,18 +249,6 @@ class Bed:
         self.cluster.kubectl("delete", "pods", "-n", place, "--all", "--wait=true", limit)
         self.cluster.kubectl("delete", "namespace", place, "--wait=false")
 
-    def wait_clean(self, timeout_s: float = 30) -> None:
-        """Wait until no node has anything of a claim left."""
-
-        def left() -> list[str]:
-            return [f"{n.name}:{path}" for n in self.nodes.values() for path in n.leftovers()]
-
-        try:
-            wait_until("nothing left of any claim", lambda: not left(), timeout_s)
-        except WaitError as error:
-            raise WaitError(f"{error}: {left()}") from error
-
-
-def sim_home(name: str) -> Path:
-    """Where the simulated hosts of a bed are."""
-    return Path(os.environ.get("NVDRA_SIM_HOME", "/var/lib/nvdra-sim")) / name
+    def leftovers(self) -> list[str]:
+        """See ClusterBed."""
+        return [f"{n.name}:{path}" for n in self.nodes.values() for path in n.leftovers()]

@@ -1,19 +1,23 @@
-"""Manifests that the end-to-end tests apply: what users of the NVIDIA DRA driver write, in its published shapes."""
+"""Manifests that users apply, in upstream's published shapes: pods with GPUs, and jobs with a ComputeDomain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Manifest = dict[str, Any]
+from tests.lib import objects
+from tests.lib.objects import GPU_DRIVER
+
+Manifest = objects.Object
 
 SHOW_GPUS = "nvidia-smi -L; trap 'exit 0' TERM; sleep 9999 & wait"
+SHOW_CHANNELS = "ls -l /dev/nvidia-caps-imex-channels; trap 'exit 0' TERM; sleep 9999 & wait"
 
 
 def namespace(name: str, *, admin_access: bool = False) -> Manifest:
     """A namespace; with ``admin_access`` its claims may ask for devices in use."""
     labels = {"resource.kubernetes.io/admin-access": "true"} if admin_access else {}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    return objects.obj("Namespace", name, meta={"labels": labels})
 
 
 def claim_spec(
@@ -24,43 +28,23 @@ def claim_spec(
     config: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
     """``spec`` of a claim with one request ``gpu`` of the class gpu.nvidia.com."""
-    exactly: Manifest = {"deviceClassName": "gpu.nvidia.com"}
-    if cel:
-        exactly["selectors"] = [{"cel": {"expression": cel}}]
+    exactly: Manifest = {"selectors": [{"cel": {"expression": cel}}]} if cel else {}
     if count:
         exactly["count"] = count
     if admin:
         exactly["adminAccess"] = True
-    devices: Manifest = {"requests": [{"name": "gpu", "exactly": exactly}]}
-    if config:
-        devices["config"] = [
-            {
-                "requests": ["gpu"],
-                "opaque": {"driver": "gpu.nvidia.com", "parameters": dict(parameters)},
-            }
-            for parameters in config
-        ]
-    return {"devices": devices}
+    entries = [objects.opaque(dict(one), requests=["gpu"]) for one in config]
+    return objects.claim_spec(objects.request("gpu", GPU_DRIVER, **exactly), config=entries)
 
 
 def template(place: str, name: str, spec: Manifest) -> Manifest:
     """A ResourceClaimTemplate."""
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaimTemplate",
-        "metadata": {"namespace": place, "name": name},
-        "spec": {"spec": spec},
-    }
+    return objects.template(name, place, spec)
 
 
 def claim(place: str, name: str, spec: Manifest) -> Manifest:
     """A ResourceClaim."""
-    return {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaim",
-        "metadata": {"namespace": place, "name": name},
-        "spec": spec,
-    }
+    return objects.obj("ResourceClaim", name, place, spec=spec)
 
 
 def pod(
@@ -71,42 +55,44 @@ def pod(
     claims: Mapping[str, str] | None = None,
     containers: Mapping[str, Sequence[str]] | None = None,
     extended: int = 0,
-    node: str | None = None,
+    node: str = "",
     command: str = SHOW_GPUS,
 ) -> Manifest:
     """A pod. ``templates`` and ``claims``: name in the pod -> object; ``containers``: name -> names in the pod."""
-    sources = [
-        *({"name": k, "resourceClaimTemplateName": v} for k, v in (templates or {}).items()),
-        *({"name": k, "resourceClaimName": v} for k, v in (claims or {}).items()),
-    ]
-    wanted = containers or {"ctr": [source["name"] for source in sources]}
-    spec: Manifest = {
-        "terminationGracePeriodSeconds": 5,
-        "containers": [_container(c, names, extended, command) for c, names in wanted.items()],
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    }
-    if sources:
-        spec["resourceClaims"] = sources
-    if node:
-        spec["nodeSelector"] = {"kubernetes.io/hostname": node}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"namespace": place, "name": name, "labels": {"app": "pod"}},
-        "spec": spec,
-    }
+    wanted = containers or {"ctr": [*(templates or {}), *(claims or {})]}
+    limits = {"limits": {"nvidia.com/gpu": str(extended)}} if extended else {}
+    toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    return objects.pod(
+        name,
+        place,
+        *(objects.container(c, command, names, **limits) for c, names in wanted.items()),
+        claims=claims,
+        templates=templates,
+        labels={"app": "pod"},
+        node=node,
+        tolerations=[toleration],
+    )
 
 
-def _container(name: str, claims: Sequence[str], extended: int, command: str) -> Manifest:
-    resources: Manifest = {}
-    if claims:
-        resources["claims"] = [{"name": c} for c in claims]
-    if extended:
-        resources["limits"] = {"nvidia.com/gpu": str(extended)}
-    return {
-        "name": name,
-        "image": "ubuntu:22.04",
-        "command": ["bash", "-c"],
-        "args": [command],
-        "resources": resources,
+def domain(place: str, name: str, *, nodes: int = 0, mode: str = "Single") -> Manifest:
+    """A ComputeDomain whose template is called ``NAME-channel``."""
+    return objects.domain(name, place, nodes=nodes, allocationMode=mode)
+
+
+def worker(place: str, name: str, domain: str = "", *, node: str = "") -> Manifest:
+    """A pod of a job, at most one on each node; with ``domain`` it has a channel of that ComputeDomain."""
+    one_per_node = {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"job": "job"}},
     }
+    rule = {"requiredDuringSchedulingIgnoredDuringExecution": [one_per_node]}
+    templates = {"channel": f"{domain}-channel"} if domain else {}
+    return objects.pod(
+        name,
+        place,
+        objects.container("ctr", SHOW_CHANNELS, templates),
+        templates=templates,
+        labels={"job": "job"},
+        node=node,
+        affinity={"podAntiAffinity": rule},
+    )

@@ -43,7 +43,7 @@ class Pods:
 
     def get(self, name: str) -> dict[str, Any] | None:
         """The Pod object; None when there is none."""
-        return self._found(f"{self._core}/pods/{name}")
+        return self.bed.find(f"{self._core}/pods/{name}")
 
     def claims(self) -> list[Any]:
         """All ResourceClaims."""
@@ -116,14 +116,6 @@ class Pods:
         except WaitError as error:
             raise WaitError(f"{error}; events: {self.messages(name)}") from error
         return found
-
-    def _found(self, path: str) -> dict[str, Any] | None:
-        try:
-            return self._api.get(path)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            return None
 
 
 def ignoring_outages(look: Callable[[], Any]) -> Callable[[], Any]:
