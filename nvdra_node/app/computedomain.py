@@ -115,7 +115,9 @@ def _held(plugin: Plugin, boot_id: str) -> list[HeldClaim]:
     """
     records = plugin.records
     damaged = [
-        uid for uid in plugin.specs.uids() if records.get(uid) is None and records.is_put_aside(uid)
+        uid
+        for uid in plugin.specs.uids()
+        if records.get(uid) is None and records.is_quarantined(uid)
     ]
     return held_claims(records.all(), boot_id, damaged)
 

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.kubeletplugin.driver import Health
+from nvdra_node.kubeletplugin.driver import Health, PoolSource
 from nvdra_node.kubeletplugin.readiness import Readiness
-from nvdra_node.kubeletplugin.slices.publisher import PoolSource, PublishStatus
+from nvdra_node.kubeletplugin.slices.publisher import PublishStatus
 
 UNKNOWN_TYPE = "unknown"
 

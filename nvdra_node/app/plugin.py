@@ -29,11 +29,12 @@ from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin.claims import filecheck, recordcheck
+from nvdra_node.kubeletplugin.claims import filecheck
 from nvdra_node.kubeletplugin.claims.access import ClaimAccess
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.reader import ClaimReader
-from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter, Told
+from nvdra_node.kubeletplugin.claims.reporting import ReportingHandler
+from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from nvdra_node.kubeletplugin.claims.wait_events import EventSource, WaitEvents
@@ -44,7 +45,7 @@ from nvdra_node.kubeletplugin.kubelet.server import PluginServer, SocketPaths
 from nvdra_node.kubeletplugin.kubelet.service import DraService
 from nvdra_node.kubeletplugin.metrics import PluginMetrics
 from nvdra_node.kubeletplugin.node_events import NodeEvents
-from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
+from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.publisher import Publisher
 
@@ -110,7 +111,7 @@ class Plugin:
         self.registry = new_registry(__version__)
         self.metrics = PluginMetrics(self.registry, clock, driver.name)
         state_dir = settings.state_dir / driver.name
-        self.records = RecordStore(state_dir, around.files, recordcheck.check)
+        self.records = RecordStore(state_dir, around.files)
         self.specs = SpecFiles(
             settings.cdi_root, around.cdi_kind, around.files, around.driver_files
         )
@@ -160,9 +161,8 @@ class Plugin:
             clock,
         )
         self.status = ClaimStatusWriter(self._around.api, driver.name, clock)
-        told = Told(self.transaction, self.status)
-        work = WatchedWork(told, self._prepare_failed)
-        self.dra = DraService(driver.name, work, self.metrics, clock)
+        handler = ReportingHandler(self.transaction, self.status, self._prepare_failed)
+        self.dra = DraService(driver.name, handler, self.metrics, clock)
         self.health = HealthService(settings.node_name, lambda: driver.pool().health, clock)
         self.registration = Registration(
             driver.name,
@@ -328,7 +328,7 @@ class Plugin:
         """Check that records and CDI files can be written, and report the result; whether they can."""
         settings, name = self._around.settings, self._deps.driver.name
         probes = (settings.state_dir / name / "probe", settings.cdi_root / f"nvdra-probe-{name}")
-        cause = unwritable(self._around.files, probes)
+        cause = write_fault(self._around.files, probes)
         self.readiness.report("directories", cause)
         return not cause
 
@@ -349,7 +349,7 @@ class Plugin:
 
     def _status_parts(self) -> list[Part]:
         if self._around.settings.claim_status == "off":
-            self.status.turn_off()
+            self.status.disable()
             return []
         return [
             FunctionPart(

@@ -1,12 +1,14 @@
-"""Container edits as data (CNCF CDI specification 0.5 to 0.7). Pure; made by drivers, rendered by ``spec``."""
+"""Container edits as in CDI files (CNCF CDI specification 0.5 to 0.7). Made by drivers, rendered by ``spec``."""
 
 from __future__ import annotations
 
 import msgspec
 
+from nvdra_core.openstruct import OpenStruct
 
-class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A device node to make in the container. ``host_path`` None: the same path."""
+
+class DeviceNode(OpenStruct, frozen=True, kw_only=True):
+    """A device node to create in the container. ``host_path`` None: the same path."""
 
     path: str
     host_path: str | None = None
@@ -18,7 +20,7 @@ class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
     gid: int | None = None
 
 
-class Mount(msgspec.Struct, frozen=True, kw_only=True):
+class Mount(OpenStruct, frozen=True, kw_only=True):
     """A bind mount from the host into the container."""
 
     host_path: str
@@ -26,7 +28,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ("ro", "nosuid", "nodev", "rbind", "rprivate")
 
 
-class Hook(msgspec.Struct, frozen=True, kw_only=True):
+class Hook(OpenStruct, frozen=True, kw_only=True):
     """An OCI hook; ``args`` begin with arg0."""
 
     hook_name: str
@@ -35,7 +37,7 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
 
 
-class ContainerEdits(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerEdits(OpenStruct, frozen=True, kw_only=True):
     """All edits of one device, or of all devices of a spec."""
 
     env: tuple[str, ...] = ()
@@ -45,19 +47,19 @@ class ContainerEdits(msgspec.Struct, frozen=True, kw_only=True):
     additional_gids: tuple[int, ...] = ()
 
 
-class CdiDevice(msgspec.Struct, frozen=True, kw_only=True):
+class CdiDevice(OpenStruct, frozen=True, kw_only=True):
     """One named device of a claim's spec; ``name`` is unique in the spec (claim UID + device)."""
 
     name: str
-    edits: ContainerEdits
+    edits: ContainerEdits = msgspec.field(name="containerEdits")
 
 
-class ClaimSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a claim's CDI file says, less the part that all claims share."""
+class ClaimSpec(OpenStruct, frozen=True, kw_only=True):
+    """A claim's CDI file without the edits that all claims share."""
 
     devices: tuple[CdiDevice, ...]
-    with_driver_files: bool = True
-    """False: leave the driver's common edits out (passthrough, channels)."""
+    with_driver_files: bool = msgspec.field(default=True, name="driverFiles")
+    """False: without the driver's common edits (passthrough)."""
 
 
 def nvidia_hook(program: str, *arguments: str) -> Hook:

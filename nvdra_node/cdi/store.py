@@ -8,13 +8,14 @@ Files of other vendors are never touched, nor files under our name that another 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from nvdra_core.errors import FileError
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi import spec
+from nvdra_node.cdi.edits import ClaimSpec
 from nvdra_node.host.files import TEMP_SUFFIX
 from nvdra_node.host.ports import Files
 
@@ -48,7 +49,7 @@ class SpecFiles:
         self._files = files
         self._driver_files = driver_files
 
-    def write(self, uid: str, cdi: Mapping[str, Any], deadline: Deadline) -> None:
+    def write(self, uid: str, cdi: ClaimSpec, deadline: Deadline) -> None:
         """Write a claim's file, replacing an old one. Raises FileError, or what the driver's files need."""
         data = self._render(cdi, deadline)
         try:
@@ -60,7 +61,7 @@ class SpecFiles:
             self._files.make_directory(self._directory)
             self._files.replace(self.path(uid), data, mode=0o644)
 
-    def repair(self, uid: str, cdi: Mapping[str, Any], deadline: Deadline) -> bool:
+    def repair(self, uid: str, cdi: ClaimSpec, deadline: Deadline) -> bool:
         """Write a claim's file again unless it is there as it must be; returns whether it had to."""
         if self._files.read(self.path(uid)) == self._render(cdi, deadline):
             return False
@@ -98,7 +99,8 @@ class SpecFiles:
     def _is_ours(self, name: str) -> bool:
         return (self._files.read(self._directory / name) or b"").startswith(_OURS)
 
-    def _render(self, cdi: Mapping[str, Any], deadline: Deadline) -> bytes:
-        wants_driver = cdi.get("driverFiles", True)
-        common = self._driver_files.current(deadline) if wants_driver else spec.WITHOUT_DRIVER
+    def _render(self, cdi: ClaimSpec, deadline: Deadline) -> bytes:
+        common = spec.WITHOUT_DRIVER
+        if cdi.with_driver_files:
+            common = self._driver_files.current(deadline)
         return spec.render(self._kind, cdi, common)

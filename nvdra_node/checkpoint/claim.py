@@ -1,6 +1,6 @@
-"""A ResourceClaim as a driver sees it: only its own results and configs, decoded and checked.
+"""A ResourceClaim as a driver sees it and as its record keeps it: this driver's results and configs only.
 
-Built by ``claims`` from the API object, read by ``plan`` of every driver. Pure data (resource.k8s.io/v1, KEP-4381).
+Data only (resource.k8s.io/v1, KEP-4381). Built by ``kubeletplugin.claims.reader``, read by ``plan`` of every driver.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from enum import Enum
 from typing import Any, NewType
 
 import msgspec
+
+from nvdra_core.openstruct import OpenStruct
 
 ClaimUID = NewType("ClaimUID", str)
 
@@ -32,7 +34,24 @@ class ClaimRef(msgspec.Struct, frozen=True):
         return f"{self.namespace}/{self.name} (uid {self.uid})"
 
 
-class OpaqueConfig(msgspec.Struct, frozen=True, kw_only=True):
+class AllocationResult(OpenStruct, frozen=True, kw_only=True):
+    """One device allocated to this claim (``status.allocation.devices.results``)."""
+
+    request: str
+    """``req`` or ``req/sub`` (prioritized list)."""
+    pool: str
+    device: str
+    admin_access: bool = False
+    share_id: str | None = msgspec.field(default=None, name="shareID")
+    consumed_capacity: Mapping[str, str] = {}
+
+    @property
+    def main_request(self) -> str:
+        """The request without its sub-request: what the kubelet matches containers against."""
+        return self.request.partition("/")[0]
+
+
+class OpaqueConfig(OpenStruct, frozen=True, kw_only=True):
     """One entry of ``status.allocation.devices.config`` meant for this driver."""
 
     source: ConfigSource
@@ -44,29 +63,42 @@ class OpaqueConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Position in the claim's config list, for error messages."""
 
 
-class AllocationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One device allocated to this claim (``status.allocation.devices.results``)."""
+class Allocation(OpenStruct, frozen=True, kw_only=True):
+    """What was allocated to a claim, reduced to what one driver may act on."""
 
-    request: str
-    """``req`` or ``req/sub`` (prioritized list)."""
-    pool: str
-    device: str
-    admin_access: bool = False
-    share_id: str | None = None
-    consumed_capacity: Mapping[str, str] = msgspec.field(default_factory=dict)
-
-    @property
-    def main_request(self) -> str:
-        """The request without its sub-request: what the kubelet matches containers against."""
-        return self.request.partition("/")[0]
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """An allocated claim, reduced to what one driver may act on."""
-
-    ref: ClaimRef
     results: tuple[AllocationResult, ...]
     configs: tuple[OpaqueConfig, ...] = ()
     """Class entries first, then claim entries, in the claim's order: later beats earlier."""
-    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
+    annotations: Mapping[str, str] = {}
     """Those of Kubernetes itself (``resource.kubernetes.io/pod-claim-name``): users' own may be of any size."""
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """In the order of the results."""
+        return tuple(result.device for result in self.results)
+
+    def is_same(self, other: Allocation) -> bool:
+        """Whether both are the same allocation.
+
+        Annotations may change within one; a config's index depends on other drivers' configs; a share's capacity is
+        covered by its UUID, which is new with each allocation.
+        """
+        return _identity(self) == _identity(other)
+
+
+class Claim(Allocation, frozen=True, kw_only=True):
+    """An allocated claim."""
+
+    ref: ClaimRef
+
+    @property
+    def allocation(self) -> Allocation:
+        """What a record keeps beside the claim's identity."""
+        return Allocation(results=self.results, configs=self.configs, annotations=self.annotations)
+
+
+def _identity(allocation: Allocation) -> list[Any]:
+    return [
+        [(r.request, r.pool, r.device, r.share_id, r.admin_access) for r in allocation.results],
+        [(config.source, config.requests, config.parameters) for config in allocation.configs],
+    ]

@@ -1,27 +1,29 @@
 """Record <-> the bytes of its file. Pure. Used by ``store`` alone.
 
-A file is one line of JSON whose beginning never changes, whatever the release::
+A file is one line of JSON whose beginning is the same in all releases::
 
     {"schema":1,"checksum":"crc32:9ae0daaf","record":{...}}
 
-The checksum covers the bytes of ``record`` as they stand, so verifying needs no re-encoding and a field more or less
-breaks nothing (upstream's #1080, #1326). An older schema is brought up step by step through ``Upgrades``; a newer one
-is refused by name, and its file is left whole for the release that wrote it. ``decode_newer`` gets
-out of it what protects its devices meanwhile.
+The checksum covers the bytes of ``record``, so verifying needs no re-encoding, and fields that a release adds or drops
+do not invalidate it (upstream's #1080, #1326). An older schema is converted step by step through ``Upgrades``. A newer
+one is refused, and its file is left unchanged for the release that wrote it; ``decode_newer`` extracts what protects
+its devices meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import fields
 
 from nvdra_core.errors import RecordError
+from nvdra_core.openstruct import OpenStruct, convert, from_json, to_json
+from nvdra_node.checkpoint.claim import Allocation, AllocationResult
 from nvdra_node.checkpoint.model import SCHEMA_VERSION, PreparedDevice, Record, RecordState
 
 Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
@@ -31,10 +33,15 @@ UPGRADES: Upgrades = {}
 """Empty: schema 1 is the first."""
 
 UNKNOWN = "?"
-"""Namespace or name of a claim that a newer record does not say in a way that is known here."""
+"""Namespace or name of a claim that a newer record does not contain in a known form."""
+
+_HEAD = re.compile(rb'\{"schema":(\d{1,9}),"checksum":"crc32:([0-9a-f]{8})","record":')
+_TAIL = b"}\n"
+
+T = TypeVar("T", bound=OpenStruct)
 
 
-class Newer(msgspec.Struct, frozen=True):
+class NewerRecord(msgspec.Struct, frozen=True):
     """What is readable of a record of a newer schema."""
 
     record: Record
@@ -44,48 +51,34 @@ class Newer(msgspec.Struct, frozen=True):
     """All of it has the form that this release knows, so this release can undo it."""
 
 
-_encode_json = json.JSONEncoder(separators=(",", ":")).encode
-_HEAD = re.compile(rb'\{"schema":(\d{1,9}),"checksum":"crc32:([0-9a-f]{8})","record":')
-_TAIL = b"}\n"
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
-
-
-_RECORD_KEYS = {_camel(name): name for name in Record.__struct_fields__ if name != "unknown"}
-_DEVICE_KEYS = {
-    _camel(name): name for name in PreparedDevice.__struct_fields__ if name != "unknown"
-}
-_REQUIRED = {
-    field.name
-    for kind in (Record, PreparedDevice)
-    for field in msgspec.structs.fields(kind)
-    if field.required
-}
-
-
 def encode(record: Record) -> bytes:
-    """The file's bytes. Empty fields are left out."""
-    body = _encode_fields(record, _RECORD_KEYS)
-    body["state"] = record.state.value
-    if record.devices:
-        body["devices"] = [_encode_fields(device, _DEVICE_KEYS) for device in record.devices]
-    text = _encode_json(body).encode()
+    """The file's bytes. Raises RecordError when a value cannot be written as JSON."""
+    try:
+        text = msgspec.json.encode(to_json(record))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RecordError(f"record of claim {record.ref} cannot be written: {error}") from error
     head = f'{{"schema":{SCHEMA_VERSION},"checksum":"crc32:{zlib.crc32(text):08x}","record":'
     return head.encode() + text + _TAIL
 
 
 def decode(data: bytes, *, upgrades: Upgrades = UPGRADES) -> Record:
-    """The record in a file. Raises RecordError saying what is wrong with it."""
+    """The record in a file. Raises RecordError naming the field that is wrong."""
     schema, text = _open(data)
     if schema > SCHEMA_VERSION:
         raise RecordError(
             f"it has schema {schema}, this release reads up to {SCHEMA_VERSION}: "
             "written by a newer release, which can read it"
         )
-    return _decode_body(_checked(data, text), schema, upgrades)
+    try:
+        body = _parse(data, text)
+        for version in range(schema, SCHEMA_VERSION):
+            body = upgrades[version](body)
+        record = from_json(body, Record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(f"its content is not a record of schema {schema}: {error}") from error
+    if record.state is RecordState.COMPLETED and record.cdi is None:
+        raise RecordError("its content is not a record: cdi: missing from a completed record")
+    return record
 
 
 def is_newer(data: bytes) -> bool:
@@ -94,18 +87,17 @@ def is_newer(data: bytes) -> bool:
     return head is not None and int(head[1]) > SCHEMA_VERSION
 
 
-def decode_newer(data: bytes) -> Newer:
-    """What a file of a newer schema still tells. Raises RecordError when not even its claim."""
+def decode_newer(data: bytes) -> NewerRecord:
+    """What is readable of a file of a newer schema. Raises RecordError when it does not even name its claim."""
     schema, text = _open(data)
-    try:
-        body = json.loads(_checked(data, text))
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            record = _decode_record(body)
-            if not record.unknown and not any(device.unknown for device in record.devices):
-                return Newer(record, schema, is_whole=True)
-        return Newer(_readable(body), schema, is_whole=False)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RecordError(f"schema {schema} has nothing known in it: {error!r}") from error
+    body = _parse(data, text)
+    with contextlib.suppress(ValueError):
+        record = from_json(body, Record)
+        if not record.unknown and not any(device.unknown for device in record.devices):
+            return NewerRecord(record, schema, is_whole=True)
+    if not isinstance(body, dict) or not isinstance(body.get("uid"), str):
+        raise RecordError(f"schema {schema} has no claim uid that this release can read")
+    return NewerRecord(_readable(body), schema, is_whole=False)
 
 
 def _open(data: bytes) -> tuple[int, bytes]:
@@ -116,107 +108,54 @@ def _open(data: bytes) -> tuple[int, bytes]:
     return int(head[1]), data[head.end() : -len(_TAIL)]
 
 
-def _checked(data: bytes, text: bytes) -> bytes:
+def _parse(data: bytes, text: bytes) -> Any:
     head = _HEAD.match(data)
     if head is None or not data.endswith(_TAIL) or zlib.crc32(text) != int(head[2], 16):
         raise RecordError("its checksum is wrong: truncated or garbled")
-    return text
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"its record is not JSON: {error}") from error
 
 
 def _readable(body: Mapping[str, Any]) -> Record:
-    """A record with those fields that have a known form. What is not known of a device excludes others from it."""
-    devices = [_readable_device(entry) for entry in _objects(body, "devices")]
-    results = [entry for entry in _objects(body.get("claim"), "results") if _text(entry, "device")]
-    holds = body.get("holds")
-    return Record(
-        uid=_all_texts([body["uid"]])[0],
-        namespace=_text(body, "namespace") or UNKNOWN,
-        name=_text(body, "name") or UNKNOWN,
-        state=RecordState.COMPLETED if body.get("state") == "completed" else RecordState.STARTED,
-        boot_id=_text(body, "bootId"),
-        effects=tuple(_objects(body, "effects")),
+    """A record with those fields that have a known form."""
+    devices = [
+        _salvage(each, PreparedDevice, request="", pool="", device="", cdi_ids=())
+        for each in _items(body, "devices", dict)
+    ]
+    claim = body.get("claim")
+    results = [
+        _salvage(each, AllocationResult, request="", pool="", device="")
+        for each in (_items(claim, "results", dict) if isinstance(claim, dict) else ())
+    ]
+    record = _salvage(
+        {key: value for key, value in body.items() if key not in ("devices", "claim", "cdi")},
+        Record,
+        namespace=UNKNOWN,
+        name=UNKNOWN,
+        state=RecordState.STARTED,
+        boot_id="",
+        effects=tuple(_items(body, "effects", dict)),
+        holds=tuple(_items(body, "holds", str)),
+    )
+    return msgspec.structs.replace(
+        record,
         devices=tuple(device for device in devices if device.device),
-        holds=tuple(each for each in holds if isinstance(each, str))
-        if isinstance(holds, list)
-        else (),
-        config_key=_text(body, "configKey"),
-        claim={"results": results},
+        claim=Allocation(results=tuple(result for result in results if result.device)),
     )
 
 
-def _readable_device(body: Mapping[str, Any]) -> PreparedDevice:
-    ids = body.get("cdiIds")
-    return PreparedDevice(
-        request=_text(body, "request"),
-        pool=_text(body, "pool"),
-        device=_text(body, "device"),
-        cdi_ids=tuple(_all_texts(ids)) if isinstance(ids, list) else (),
-        share_id=_text(body, "shareId") or None,
-        admin_access=body.get("adminAccess") is True,
-    )
+def _salvage(body: Mapping[str, Any], kind: type[T], **defaults: Any) -> T:
+    """A struct with those fields that can be read, the others by default."""
+    for field in fields(kind):
+        if field.encode_name in body:
+            with contextlib.suppress(ValueError):
+                defaults[field.name] = convert(body[field.encode_name], field.type)
+    return kind(**defaults)
 
 
-def _objects(body: Any, key: str) -> list[dict[str, Any]]:
-    found = body.get(key) if isinstance(body, dict) else None
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-
-
-def _text(body: Mapping[str, Any], key: str) -> str:
+def _items(body: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    """Those items of a list that have a type."""
     found = body.get(key)
-    return found if isinstance(found, str) else ""
-
-
-def _all_texts(values: list[Any]) -> list[str]:
-    return list(_all(str, values))
-
-
-def _decode_body(text: bytes, schema: int, upgrades: Upgrades) -> Record:
-    try:
-        body = json.loads(text)
-        for version in range(schema, SCHEMA_VERSION):
-            body = upgrades[version](body)
-        return _decode_record(body)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RecordError(f"its content is not a record of schema {schema}: {error!r}") from error
-
-
-def _decode_record(body: dict[str, Any]) -> Record:
-    known, unknown = _split(body, _RECORD_KEYS)
-    known["state"] = RecordState(known["state"])
-    known["devices"] = tuple(_decode_device(device) for device in known.get("devices", ()))
-    known["effects"] = tuple(_all(dict, known.get("effects", ())))
-    known["holds"] = tuple(_all(str, known.get("holds", ())))
-    _all(dict, [known.get("claim", {}), known.get("cdi", {})])
-    _all(dict, known.get("claim", {}).get("results", ()))
-    _all(str, [known[name] for name in ("uid", "namespace", "name", "boot_id")])
-    return Record(**known, unknown=unknown)
-
-
-def _decode_device(body: dict[str, Any]) -> PreparedDevice:
-    known, unknown = _split(body, _DEVICE_KEYS)
-    known["cdi_ids"] = tuple(_all(str, known["cdi_ids"]))
-    _all(str, [known[name] for name in ("request", "pool", "device")])
-    return PreparedDevice(**known, unknown=unknown)
-
-
-def _all(kind: type, values: Iterable[Any]) -> Iterable[Any]:
-    """``values``, all of which must be of that kind. A text is no list of texts."""
-    if isinstance(values, str) or not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"expected only {kind.__name__}, got {values!r}")
-    return values
-
-
-def _encode_fields(value: Record | PreparedDevice, keys: Mapping[str, str]) -> dict[str, Any]:
-    body = dict(value.unknown)
-    for key, name in keys.items():
-        content = getattr(value, name)
-        if content or name in _REQUIRED:
-            body[key] = content
-    return body
-
-
-def _split(
-    body: Mapping[str, Any], keys: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    known = {name: body[key] for key, name in keys.items() if key in body}
-    return known, {key: value for key, value in body.items() if key not in keys}
+    return [each for each in found if isinstance(each, kind)] if isinstance(found, list) else []

@@ -1,7 +1,7 @@
 """The record of one claim: what was started, what was promised. Stored by ``store``, written by the transaction.
 
-States: *started* (effects may have been applied, in whole or in part) and *completed* (the answer was, or could have
-been, given). No record: nothing was done.
+States: *started* (effects may have been applied, in whole or in part) and *completed* (the reply was, or could have
+been, sent). No record: nothing was done.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-import msgspec
+from nvdra_core.openstruct import OpenStruct
+from nvdra_node.cdi.edits import ClaimSpec
+from nvdra_node.checkpoint.claim import Allocation, Claim, ClaimRef, ClaimUID
 
 SCHEMA_VERSION = 1
 
@@ -22,8 +24,8 @@ class RecordState(str, Enum):
     COMPLETED = "completed"
 
 
-class PreparedDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One device as it was given to a claim: what the kubelet is told, again and again the same."""
+class PreparedDevice(OpenStruct, frozen=True, kw_only=True):
+    """One prepared device of a claim: the kubelet gets the same reply to every repeated call."""
 
     request: str
     """Main request name (no sub-request)."""
@@ -34,13 +36,11 @@ class PreparedDevice(msgspec.Struct, frozen=True, kw_only=True):
     admin_access: bool = False
     kind: str = "unknown"
     """Metric label ``device_type``: gpu, mig, vfio, channel, daemon."""
-    details: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """What verify and undo need and only acting told (UUIDs, minors). JSON."""
-    unknown: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """Fields of a later release: kept, written back unchanged."""
+    details: Mapping[str, Any] = {}
+    """JSON that verify and undo need and that is known only once effects were applied (UUIDs, minors)."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(OpenStruct, frozen=True, kw_only=True):
     """Everything this node knows of one claim."""
 
     uid: str
@@ -55,13 +55,26 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     holds: tuple[str, ...] = ()
     """Physical things this claim uses (``gpu:<uuid>``), also while only started."""
     config_key: str = ""
-    """Canonical text of the effective configuration of its devices (``kubeletplugin.configkeys``): claims may share a
-    device only when they want it configured alike."""
-    claim: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """What the claim asked for, as JSON (``kubeletplugin.claimjson``): lets a node whose API server is down prepare a
-    claim it knows again after a reboot."""
-    cdi: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """The devices of the claim's CDI file as JSON (``cdi.spec``): lets a vanished file be made again without asking
-    anybody."""
-    unknown: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """Fields of a later release: kept, written back unchanged."""
+    """Canonical text of the effective configuration of its devices (see ``claims.config_choice``)."""
+    claim: Allocation | None = None
+    """What was allocated: a node whose API server is down prepares a known claim again after a reboot."""
+    cdi: ClaimSpec | None = None
+    """The devices of the claim's CDI file. Set in every completed record."""
+
+    @property
+    def ref(self) -> ClaimRef:
+        """The claim's identity."""
+        return ClaimRef(self.namespace, self.name, ClaimUID(self.uid))
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """Devices that the claim was given and, while it is only started, what it was allocated."""
+        allocated = self.claim.device_names if self.claim is not None else ()
+        return (*(device.device for device in self.devices), *allocated)
+
+    def to_claim(self) -> Claim:
+        """The claim as it was when the record was written."""
+        kept = self.claim or Allocation(results=())
+        return Claim(
+            ref=self.ref, results=kept.results, configs=kept.configs, annotations=kept.annotations
+        )

@@ -1,31 +1,27 @@
-"""The records of this node's claims: read once at start, then memory is the truth and files follow it.
+"""The records of this node's claims: read once at start; then memory is authoritative and the files follow it.
 
-One file per claim, ``<state>/claims/<uid>.json``. Used by the transaction (which holds the claim's lock, so two writes
-of one claim never meet), by ``sweep`` and by status output.
+One file per claim, ``<state>/claims/<uid>.json``. Thread safe; the transaction holds the claim's lock, so two writes of
+one claim never overlap. Searches by device and by hold use an index: their cost does not grow with the claims held.
 
-What is flushed and why:
+Durability:
 
-- The *file* is flushed before its name appears: after a power failure a name never stands on garbage.
-- The *directory* is not. A name that is lost (a new record) or that returns (a removed one) can only do so through a
-  power failure; then the boot id is another one, all that effects changed is gone with the kernel, no record is served
-  or counted as holding a device before it was verified, and the sweep asks the API about each. So a plain prepare
-  costs one flush and an unprepare none.
-- Concurrent commits share the disk's flush without a leader of ours: each caller flushes its own small file, and the
-  file system's journal commits them together. ``syncfs`` would save some more but waits for everybody's dirty pages,
-  such as an image being pulled to the same disk.
+- A *file* is flushed before its name appears: after a power failure a name never refers to garbage.
+- The *directory* is not flushed. A new name that is lost, or a removed one that returns, requires a power failure; the
+  boot id is another one then, all effects are gone with the kernel, no record is served or counts as holding a device
+  before it was verified, and the sweep checks each with the API. So a prepare costs one flush and an unprepare none.
+- Concurrent commits share the disk's flush: each caller flushes its own small file, and the file system's journal
+  commits them together. ``syncfs`` would also wait for unrelated dirty pages, such as those of an image pull.
 
-Lookups by device and by hold go through indexes: their cost does not grow with the claims held.
-
-A file that is no usable record is put into quarantine. One that a newer release wrote (before a downgrade) still tells
-which devices its claim has: ``newer`` and ``sharing`` know them, until the claim is unprepared, prepared again, or a
-release starts that can read it, which takes it back.
+A file that is no usable record is moved to quarantine. One of a newer release (before a downgrade) still protects its
+devices: ``newer`` and ``sharing`` include it until the claim is unprepared or prepared again, or a release that can
+read it starts and restores it.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -33,24 +29,23 @@ import msgspec
 from nvdra_core.errors import FileError, RecordError
 from nvdra_core.runtime import log
 from nvdra_node.checkpoint import codec
-from nvdra_node.checkpoint.codec import Newer
+from nvdra_node.checkpoint.codec import NewerRecord
 from nvdra_node.checkpoint.model import Record
+from nvdra_node.checkpoint.quarantine import Quarantine, Quarantined, home_name
 from nvdra_node.host.files import TEMP_SUFFIX
 from nvdra_node.host.ports import Files
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 _SUFFIX = ".json"
-_REASON = ".reason"
 
 
-class Quarantined(msgspec.Struct, frozen=True):
-    """A file that was no usable record."""
+class _Newer(msgspec.Struct, frozen=True):
+    """A record of a newer release, in quarantine."""
 
     path: Path
-    """Where it is now; its reason stands beside it in ``<name>.reason``."""
-    reason: str
+    content: NewerRecord
 
 
 def is_valid_uid(uid: str) -> bool:
@@ -58,40 +53,36 @@ def is_valid_uid(uid: str) -> bool:
     return _UID.fullmatch(uid) is not None
 
 
-def _believe(record: Record) -> None:
-    """The check of a store that has none."""
-
-
 class RecordStore:
-    """All records of one driver on this node. Thread safe."""
+    """All records of one driver on this node."""
 
-    def __init__(
-        self, state_dir: Path, files: Files, check: Callable[[Record], None] = _believe
-    ) -> None:
-        """``check`` raises RecordError for a record that is whole and makes no sense."""
+    def __init__(self, state_dir: Path, files: Files) -> None:
         self._claims_dir = state_dir / "claims"
-        self._quarantine_dir = state_dir / "quarantine"
         self._files = files
-        self._check = check
+        self._quarantine = Quarantine(state_dir / "quarantine", files)
         self._lock = threading.Lock()
         self._records: dict[str, Record] = {}
+        self._newer: dict[str, _Newer] = {}
         self._index: dict[str, set[str]] = {}
-        self._unreadable: dict[str, str] = {}
-        self._put_aside: frozenset[str] = frozenset()
-        self._newer: dict[str, tuple[Path, Newer]] = {}
-        self.quarantined: tuple[Quarantined, ...] = ()
-        """What lies in quarantine, of this start and of earlier ones, for status, doctor and metrics."""
+        """Claim UIDs by device and hold."""
+        self._stuck: dict[str, Quarantined] = {}
+        """Unusable files that could not be moved to quarantine, by claim UID."""
         self.writes = 0
         """Records written since start, for metrics."""
 
-    def load(self) -> None:
-        """Read all records. Bad files are moved to ``quarantine`` and named; they never stop the others.
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """Unusable files, of this start and of earlier ones, for status, doctor and metrics."""
+        return (*self._stuck.values(), *self._quarantine.content)
 
-        Raises FileError when the state directory itself cannot be made or listed.
+    def load(self) -> None:
+        """Read all records. Unusable files are moved to quarantine and do not affect the others.
+
+        Raises FileError when the state directory cannot be created or listed.
         """
         self._files.make_directory(self._claims_dir, mode=0o700)
-        self._take_back()
-        stuck: list[Quarantined] = []
+        self._quarantine.load()
+        self._restore()
         for name in self._files.names(self._claims_dir):
             path = self._claims_dir / name
             if name.endswith(TEMP_SUFFIX):
@@ -100,27 +91,24 @@ class RecordStore:
             try:
                 self._remember(self._read(path))
             except (RecordError, FileError) as error:
-                stuck += self._quarantine(path, str(error))
-        lying = self._names_put_aside()
-        self._put_aside = frozenset(name.partition(_SUFFIX)[0] for name in lying)
-        self.quarantined = (*stuck, *(self._quarantined(name) for name in lying))
-        for name in lying:
-            self._guard(self._quarantine_dir / name)
+                self._set_aside(path, f"{path}: {error}")
+        for bad in self._quarantine.content:
+            self._protect(bad.path)
 
-    def is_put_aside(self, uid: str) -> bool:
-        """Whether a record of this claim is in quarantine: the claim may be in use although it has no record."""
-        return uid in self._put_aside or uid in self._unreadable
+    def is_quarantined(self, uid: str) -> bool:
+        """Whether this claim has an unusable record: it may be in use although it has no record."""
+        return uid in self._stuck or self._quarantine.has(uid + _SUFFIX)
 
-    def newer(self, uid: str) -> Newer | None:
+    def newer(self, uid: str) -> NewerRecord | None:
         """What is readable of the record that a newer release wrote for this claim; None when there is none."""
         with self._lock:
             found = self._newer.get(uid)
-        return found[1] if found is not None else None
+        return found.content if found is not None else None
 
     def all_newer(self) -> tuple[Record, ...]:
-        """What is readable of the records of newer releases, if it names the claim; in no order."""
+        """What is readable of the records of newer releases, if it names the claim; unordered."""
         with self._lock:
-            found = [newer.record for _, newer in self._newer.values()]
+            found = [newer.content.record for newer in self._newer.values()]
         return tuple(each for each in found if codec.UNKNOWN not in (each.namespace, each.name))
 
     def get(self, uid: str) -> Record | None:
@@ -129,46 +117,44 @@ class RecordStore:
             return self._records.get(uid)
 
     def all(self) -> tuple[Record, ...]:
-        """All records, in no order."""
+        """All records, unordered."""
         with self._lock:
             return tuple(self._records.values())
 
     def sharing(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
-        """The records of other claims that have one of these device names or holds, sorted by UID; of those of newer
+        """Records of other claims that have one of these device names or holds, sorted by UID; of those of newer
         releases what is readable."""
-        keys = [_device_key(device) for device in devices]
-        keys += holds
         with self._lock:
             uids: set[str] = set()
-            for key in keys:
+            for key in (*map(_device_key, devices), *holds):
                 uids |= self._index.get(key, set())
             uids.discard(uid)
-            return tuple(self._known(other) for other in sorted(uids))
+            return tuple(self._any(other) for other in sorted(uids))
 
     def put(self, record: Record) -> None:
-        """Write a record durably, then remember it. Raises FileError; then the previous record still stands."""
+        """Write a record durably, then remember it. Raises FileError; then the previous record is still valid."""
         path = self._path(record.uid)
-        if (reason := self._unreadable.get(record.uid)) is not None:
+        if (stuck := self._stuck.get(record.uid)) is not None:
             raise FileError(
-                f"{path} holds an unusable record ({reason}) and could not be moved away: move it by hand",
+                f"{path} is an unusable record ({stuck.reason}) and could not be moved away: move it by hand",
                 path=str(path),
             )
         self._files.replace(path, codec.encode(record), durable=True)
         self.writes += 1
         self._remember(record)
         try:
-            self._forget_newer(record.uid)
+            self._remove_newer(record.uid)
         except FileError as error:  # this release's record counts from now on
-            _log.warning("a record stays in quarantine", error, uid=record.uid)
+            _LOG.warning("record not removed from quarantine", error, uid=record.uid)
 
     def remove(self, uid: str) -> None:
-        """Forget a record, also one of a newer release; fine when there is none. Raises FileError; then it still
-        stands."""
-        self._forget_newer(uid)
+        """Remove a record, also one of a newer release; success when there is none. Raises FileError; then it is still
+        valid."""
+        self._remove_newer(uid)
         self._files.remove(self._path(uid))
         with self._lock:
             if (old := self._records.pop(uid, None)) is not None:
-                self._unindex(old)
+                self._remove_from_index(old)
 
     def _path(self, uid: str) -> Path:
         if not is_valid_uid(uid):
@@ -178,125 +164,89 @@ class RecordStore:
         return self._claims_dir / (uid + _SUFFIX)
 
     def _read(self, path: Path, name: str = "") -> Record:
-        """``name``: the file's, if it is to be another than it is."""
+        """``name``: the name that the file should have, if not its own."""
         name = name or path.name
         uid = name.removesuffix(_SUFFIX)
         if uid == name or not is_valid_uid(uid):
             raise RecordError("its name is not <claim uid>.json")
         record = codec.decode(self._files.read(path) or b"")
         if record.uid != uid:
-            raise RecordError(f"it says it is of claim uid {record.uid}")
-        self._check(record)
+            raise RecordError(f"uid: it is of claim uid {record.uid}")
         return record
 
-    def _take_back(self) -> None:
-        """Move files out of quarantine that this release can read; remove them where their claim was prepared again."""
+    def _restore(self) -> None:
+        """Move files out of quarantine that this release can read; remove those whose claim was prepared again."""
         prepared = set(self._files.names(self._claims_dir))
-        for name in self._names_put_aside():
-            path, home = self._quarantine_dir / name, name.partition(_SUFFIX)[0] + _SUFFIX
+        for path in [bad.path for bad in self._quarantine.content]:
+            home = home_name(path.name)
             try:
                 if home in prepared:
                     self._remove_superseded(path, home)
                     continue
                 self._read(path, home)
-                self._files.move(path, self._claims_dir / home)
-                self._files.remove(path.with_name(name + _REASON))
+                self._quarantine.move_back(path, self._claims_dir / home)
             except (RecordError, FileError) as error:
-                _log.info("a record stays in quarantine", v=2, path=path, error=str(error))
+                _LOG.info("record stays in quarantine", v=2, path=path, error=str(error))
                 continue
             prepared.add(home)
-            _log.info("record taken back from quarantine", path=path)
+            _LOG.info("record restored from quarantine", path=path)
 
     def _remove_superseded(self, path: Path, home: str) -> None:
-        """Or it would be taken back when the claim is long gone. Raises RecordError for a damaged one, which stays."""
+        """Otherwise it would be restored when its claim is long deleted. Raises RecordError for a damaged one, which
+        stays."""
         if not codec.is_newer(self._files.read(path) or b""):
             self._read(path, home)
         self._read(self._claims_dir / home)
-        self._files.remove(path)
-        self._files.remove(path.with_name(path.name + _REASON))
-        _log.info("record in quarantine removed: its claim was prepared again", path=path)
+        self._quarantine.remove(path)
+        _LOG.info("record removed from quarantine: its claim was prepared again", path=path)
 
-    def _guard(self, path: Path) -> None:
-        """Keep the devices of a newer release's record, if its claim has no record of ours."""
-        uid = path.name.partition(_SUFFIX)[0]
+    def _set_aside(self, path: Path, reason: str) -> None:
+        try:
+            self._quarantine.add(path, reason)
+        except FileError as error:
+            _LOG.error(
+                "unusable record cannot be moved to quarantine", error, path=path, why=reason
+            )
+            self._stuck[path.name.removesuffix(_SUFFIX)] = Quarantined(path, reason)
+
+    def _protect(self, path: Path) -> None:
+        """Index the devices of a newer release's record, if its claim has no record of ours."""
+        uid = home_name(path.name).removesuffix(_SUFFIX)
         try:
             data = self._files.read(path) or b""
             if uid in self._records or uid in self._newer or not codec.is_newer(data):
                 return
             newer = codec.decode_newer(data)
         except (RecordError, FileError) as error:
-            _log.warning("devices of a record in quarantine are not known", error, path=path)
+            _LOG.warning("cannot read the devices of a record in quarantine", error, path=path)
             return
         if newer.record.uid != uid:
             return
         with self._lock:
-            self._newer[uid] = path, newer
+            self._newer[uid] = _Newer(path, newer)
             self._add_to_index(newer.record)
 
-    def _forget_newer(self, uid: str) -> None:
+    def _remove_newer(self, uid: str) -> None:
         with self._lock:
             found = self._newer.get(uid)
         if found is None:
             return
-        path, newer = found
-        self._files.remove(path)
-        self._files.remove(path.with_name(path.name + _REASON))
+        self._quarantine.remove(found.path)
         with self._lock:
             del self._newer[uid]
             if uid not in self._records:
-                self._unindex(newer.record)
-        self.quarantined = tuple(each for each in self.quarantined if each.path != path)
-        self._put_aside = frozenset(name.partition(_SUFFIX)[0] for name in self._names_put_aside())
+                self._remove_from_index(found.content.record)
 
-    def _known(self, uid: str) -> Record:
+    def _any(self, uid: str) -> Record:
         """The caller holds the lock."""
-        return self._records[uid] if uid in self._records else self._newer[uid][1].record
-
-    def _quarantine(self, path: Path, reason: str) -> list[Quarantined]:
-        """Move a file away; the file where it is, if that fails."""
-        target = self._quarantine_dir / path.name
-        taken = set(self._files.names(self._quarantine_dir))
-        count = 1
-        while target.name in taken:
-            count += 1
-            target = self._quarantine_dir / f"{path.name}.{count}"
-        try:
-            self._files.make_directory(self._quarantine_dir, mode=0o700)
-            self._files.move(path, target)
-        except FileError as error:
-            _log.error("an unusable record cannot be moved away", error, path=path, why=reason)
-            self._unreadable[path.name.removesuffix(_SUFFIX)] = reason
-            return [Quarantined(path, reason)]
-        _log.error("record put into quarantine", RecordError(reason), path=target)
-        try:
-            self._files.replace(target.with_name(target.name + _REASON), f"{reason}\n".encode())
-        except FileError as error:
-            _log.warning("the reason of a quarantine stands in the log only", error)
-        return []
-
-    def _quarantined(self, name: str) -> Quarantined:
-        path = self._quarantine_dir / name
-        try:
-            reason = self._files.read(path.with_name(name + _REASON)) or b""
-        except FileError as error:
-            reason = str(error).encode()
-        return Quarantined(path, reason.decode(errors="replace").strip())
-
-    def _names_put_aside(self) -> tuple[str, ...]:
-        """Of this start and of earlier ones: their pods may run for months."""
-        try:
-            names = self._files.names(self._quarantine_dir)
-        except FileError as error:
-            _log.error("the quarantine cannot be listed", error)
-            return ()
-        return tuple(name for name in names if not name.endswith((_REASON, TEMP_SUFFIX)))
+        return self._records[uid] if uid in self._records else self._newer[uid].content.record
 
     def _remember(self, record: Record) -> None:
         with self._lock:
             if (old := self._records.get(record.uid)) is not None:
-                self._unindex(old)
+                self._remove_from_index(old)
             elif record.uid in self._newer:
-                self._unindex(self._newer[record.uid][1].record)
+                self._remove_from_index(self._newer[record.uid].content.record)
             self._records[record.uid] = record
             self._add_to_index(record)
 
@@ -304,7 +254,7 @@ class RecordStore:
         for key in _keys(record):
             self._index.setdefault(key, set()).add(record.uid)
 
-    def _unindex(self, record: Record) -> None:
+    def _remove_from_index(self, record: Record) -> None:
         for key in _keys(record):
             uids = self._index[key]
             uids.discard(record.uid)
@@ -317,8 +267,4 @@ def _device_key(device: str) -> str:
 
 
 def _keys(record: Record) -> set[str]:
-    """Index keys: what the claim was given and, while it is only started, what it asked for."""
-    keys = {_device_key(device.device) for device in record.devices}
-    keys |= {_device_key(str(r.get("device"))) for r in record.claim.get("results", ())}
-    keys |= set(record.holds)
-    return keys
+    return {*map(_device_key, record.device_names), *record.holds}

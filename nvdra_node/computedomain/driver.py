@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from nvdra_core.errors import NotReadyError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.cdi.edits import ClaimSpec
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
@@ -115,7 +116,7 @@ class ComputeDomainDriver:
     def settle(self, holds: Sequence[str], deadline: Deadline) -> None:
         """See Driver."""
 
-    def edits(self, record: Record) -> Mapping[str, Any]:
+    def edits(self, record: Record) -> ClaimSpec:
         """See Driver. The channels' major is another one after each load of the NVIDIA driver."""
         return planning.cdi(record, self._sysfs.char_major(CHANNEL_CLASS))
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from nvdra_core.errors import HostError, InvalidConfigError, UnknownDeviceError
 from nvdra_core.gates import FeatureGates
-from nvdra_node.cdi import spec as cdi_spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
 from nvdra_node.checkpoint.claim import AllocationResult, Claim, OpaqueConfig
 from nvdra_node.checkpoint.model import PreparedDevice, Record
@@ -189,14 +188,14 @@ def given_channels(device: PreparedDevice, major: int | None) -> range:
     return channels
 
 
-def cdi(record: Record, major: int | None) -> dict[str, Any]:
+def cdi(record: Record, major: int | None) -> ClaimSpec:
     """The devices of a prepared claim's CDI file with the major that channels have now. Raises HostError."""
-    names = [device["name"] for device in record.cdi["devices"]]
+    names = [device.name for device in record.cdi.devices] if record.cdi else []
     devices = [
         CdiDevice(name=name, edits=_edits(given_channels(device, major), major))
         for name, device in zip(names, record.devices, strict=True)
     ]
-    return cdi_spec.to_json(ClaimSpec(devices=tuple(devices)))
+    return ClaimSpec(devices=tuple(devices))
 
 
 def _check_major(given: range, major: int | None) -> None:

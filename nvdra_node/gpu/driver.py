@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from nvdra_core.errors import DeviceMovedError, EffectLostError, HostError, NotReadyError
 from nvdra_core.gates import FeatureGates
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.cdi import spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record
@@ -132,7 +131,7 @@ class GpuDriver:
                     f"{device.device} ({device.uuid}) has lost its time slice, as the NVIDIA driver was loaded again"
                 )
 
-    def edits(self, record: Record) -> Mapping[str, Any]:
+    def edits(self, record: Record) -> ClaimSpec:
         """See Driver."""
         devices = []
         for device in map(given.read, record.devices):
@@ -140,7 +139,7 @@ class GpuDriver:
             place = device if gpu is None else gpu
             made = edits.full_gpu(place, self._nodes(place), self._edits)
             devices.append(CdiDevice(name=device.cdi_name, edits=made))
-        return spec.to_json(ClaimSpec(devices=tuple(devices)))
+        return ClaimSpec(devices=tuple(devices))
 
     def _verify_device(self, device: Given) -> None:
         gpu = self._gpu(device.uuid)

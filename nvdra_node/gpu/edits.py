@@ -72,9 +72,10 @@ def full_gpu(gpu: Placed, nodes: GpuNodes, settings: EditSettings) -> ContainerE
 
 
 def _node(path: str, stat: NodeStat, settings: EditSettings) -> DeviceNode:
+    host_path = f"{settings.dev}/{path.removeprefix('/dev/')}"
     return DeviceNode(
         path=path,
-        host_path=f"{settings.dev}/{path.removeprefix('/dev/')}",
+        host_path=host_path if host_path != path else None,
         major=stat.major,
         minor=stat.minor,
         file_mode=stat.mode,

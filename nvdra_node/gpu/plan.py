@@ -26,7 +26,7 @@ from nvdra_node.gpu import edits, given
 from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.inventory import causes
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
-from nvdra_node.kubeletplugin.claims import config_choice, configkeys
+from nvdra_node.kubeletplugin.claims import config_choice
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
 from nvdra_node.kubeletplugin.driver import Plan, Prepared
 
@@ -49,7 +49,7 @@ def plan(claim: Claim, inventory: Inventory, others: Sequence[Record], gates: Fe
     return Plan(
         holds=tuple(sorted({gpu.hold for gpu, _ in used})),
         effects=effect_rules.adopt(effects.values(), others),
-        config_key=configkeys.join(_keys(claim, used)),
+        config_key=config_choice.join_keys(_keys(claim, used)),
     )
 
 

@@ -37,7 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Hardware to lock and record, sorted: ``gpu:<uuid>``, of a part also ``gpu:<uuid>/<part>`` (see ``overlap``)."""
     effects: tuple[Effect, ...] = ()
     config_key: str = ""
-    """See ``configkeys``."""
+    """See ``config_choice.join_keys``."""
     restart: bool = False
     """True: a half-applied attempt cannot be resumed and is undone before the next (MIG)."""
 
@@ -76,14 +76,18 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     health: tuple[DeviceHealth, ...] = msgspec.field(default=())
 
 
-class Driver(Protocol):
-    """What a driver implements. All methods are called from several threads at once."""
+class PoolSource(Protocol):
+    """The devices of a driver."""
 
     name: str
     """Driver name, ``gpu.nvidia.com``."""
 
     def pool(self) -> Pool:
         """What to publish now, from the last discovery. Cheap and never blocks."""
+
+
+class Driver(PoolSource, Protocol):
+    """What a driver implements. All methods are called from several threads at once."""
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` (cheap, from any thread) whenever ``pool()`` may have changed."""
@@ -129,6 +133,6 @@ class Driver(Protocol):
         a CDI file is written again.
         """
 
-    def edits(self, record: Record) -> Mapping[str, Any]:
-        """The devices of a completed record's CDI file as JSON (``cdi.spec``), with current device numbers: they change
-        with each load of a kernel driver. Called after ``verify``. Raises HostError, NotReadyError."""
+    def edits(self, record: Record) -> ClaimSpec:
+        """The CDI file of a completed record for the host as it is now: device numbers may have changed with a reload
+        of the NVIDIA driver. Called after ``verify``. Raises HostError, NotReadyError."""

@@ -1,8 +1,7 @@
-"""Whether this node can prepare any claim at all, and what follows from a no: its devices are not offered.
+"""Whether this node can prepare any claim at all; if not, its devices are withheld or tainted.
 
-Checks (driver files, directories) report their result by subject, from any thread. While one of them fails,
-``GuardedPool`` gives the publisher no devices, or tainted ones, so that the scheduler sends no pod here; pods that run
-are not touched.
+Checks (driver files, directories) report their result by subject, from any thread. While one fails, ``GuardedPool``
+gives the publisher no devices, or tainted ones, so that the scheduler sends no pod here. Running pods are not affected.
 """
 
 from __future__ import annotations
@@ -14,20 +13,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from nvdra_core.errors import ApiError, FileError
+from nvdra_core.errors import FileError
 from nvdra_core.runtime import log
-from nvdra_core.runtime.clock import Deadline
-from nvdra_node.checkpoint.claim import ClaimRef
-from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin.claims.status_writer import Work
-from nvdra_node.kubeletplugin.driver import Pool
-from nvdra_node.kubeletplugin.slices.publisher import PoolSource
+from nvdra_node.kubeletplugin.driver import Pool, PoolSource
 
 TAINT = "prepare-blocked"
 """Key, after ``<driver>/``."""
 _PROBE = b"nvdra\n" * 512
-"""As much as a small record, so that a full file system shows."""
+"""As long as a small record, so that a full file system is detected."""
 _LOG = log.get(__name__)
 
 
@@ -37,6 +31,7 @@ class Readiness:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._causes: dict[str, str] = {}
+        """By subject."""
         self._changed: list[Callable[[], None]] = []
 
     def report(self, subject: str, cause: str) -> None:
@@ -58,7 +53,7 @@ class Readiness:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Why no claim can be prepared; empty: nothing is known against it."""
+        """Why no claim can be prepared; empty: no check failed."""
         return tuple(cause for _, cause in sorted(self._causes.items()))
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -67,10 +62,10 @@ class Readiness:
 
 
 class GuardedPool:
-    """See publisher.PoolSource: a driver's pool as long as claims can be prepared."""
+    """A driver's pool, without devices or with tainted ones while a check fails."""
 
     def __init__(self, driver: PoolSource, readiness: Readiness, *, taints: bool) -> None:
-        """``taints``: show the devices with a taint, instead of none."""
+        """``taints``: publish the devices with a taint, instead of none."""
         self.name = driver.name
         self._driver = driver
         self._readiness = readiness
@@ -90,28 +85,8 @@ class GuardedPool:
         return {**device, "taints": sorted(taints, key=lambda taint: str(taint["key"]))}
 
 
-class WatchedWork:
-    """See claimstatus.Work: the same, which reports errors of prepares that the next one would meet as well."""
-
-    def __init__(self, work: Work, failed: Callable[[FileError | ApiError], None]) -> None:
-        self._work = work
-        self._failed = failed
-
-    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
-        """See Work."""
-        try:
-            return self._work.prepare(ref, deadline)
-        except (FileError, ApiError) as error:
-            self._failed(error)
-            raise
-
-    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
-        """See Work."""
-        self._work.unprepare(ref, deadline)
-
-
-def unwritable(files: Files, probes: Iterable[Path]) -> str:
-    """Why a file cannot be written, by writing each of ``probes`` and removing it; empty when all can."""
+def write_fault(files: Files, probes: Iterable[Path]) -> str:
+    """Why one of ``probes`` cannot be written, found by writing and removing each; empty when all can."""
     try:
         for probe in probes:
             files.make_directory(probe.parent)

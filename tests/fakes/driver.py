@@ -7,9 +7,8 @@ per entry and device. ``admin_access`` results get no effects and no holds.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from nvdra_core.errors import (
     ApiError,
@@ -165,8 +164,9 @@ class FakeDriver:
             if self._machine.settings.get(effect["target"]) != effect["value"]:
                 raise HostError(f"{effect['target']} is not {effect['value']}")
 
-    def edits(self, record: Record) -> Mapping[str, Any]:
+    def edits(self, record: Record) -> ClaimSpec:
         """See Driver. Nothing is numbered here."""
+        assert record.cdi is not None
         return record.cdi
 
     def _fail(self, what: str) -> None:

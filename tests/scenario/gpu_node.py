@@ -30,7 +30,6 @@ from nvdra_node.gpu.owed import Owed
 from nvdra_node.gpu.plan import CDI_KIND
 from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
-from nvdra_node.kubeletplugin.claims import recordcheck
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.fakes.driver import FakeClaims
@@ -132,7 +131,7 @@ class GpuNode:
         self.restart()
 
     def restart(self, scan: bool = True) -> None:
-        records = RecordStore(self.state, self.files, recordcheck.check)
+        records = RecordStore(self.state, self.files)
         records.load()
         toolkit = Toolkit(
             ctk=CTK, hook=HOOK, roots=self.host.roots, cache=self.state / "cdi-common.json"

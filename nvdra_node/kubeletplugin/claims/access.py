@@ -1,7 +1,7 @@
-"""Whether the API server lets this node read ResourceClaims at all: without that no claim can be prepared.
+"""Whether the API server lets this node read ResourceClaims: without that no claim can be prepared.
 
-A prepare that was refused reports it, and the devices are withheld, so that no further prepare would find out when it
-is over: until then a claim that need not exist is asked for every few seconds. Driven by ``app``.
+A refused prepare reports it, and the devices are withheld, so no further prepare would notice when reading is allowed
+again. Until then ``probe``, called every few seconds by ``app``, reads a claim that need not exist.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 
 PROBE = ("default", "nvdra-probe")
-"""Namespace and name of the claim that is asked for. Whether it exists does not matter."""
+"""Namespace and name of the claim that is read. Whether it exists does not matter."""
 PROBE_S = 5.0
 
 
 class ClaimAccess:
-    """See the module. ``failed`` from any thread, ``probe`` from one."""
+    """Thread safe; ``probe`` is called by one thread."""
 
     def __init__(self, claims: ClaimApi, report: Callable[[str], None], clock: Clock) -> None:
-        """``report`` gets why claims cannot be read; empty: they can."""
+        """``report`` gets the cause why claims cannot be read; empty: they can."""
         self._claims = claims
         self._report = report
         self._clock = clock
         self._lock = threading.Lock()
-        """A refusal that is reported after the end of an earlier one would last: nothing asks whether it is over."""
+        """Held while reporting: a refusal reported after the end of an earlier one would never be retracted."""
         self._is_refused = False
 
     def failed(self, error: ApiError) -> None:
@@ -38,12 +38,12 @@ class ClaimAccess:
         with self._lock:
             self._is_refused = True
             self._report(
-                f"the API server lets this node read no ResourceClaim ({error.status}): renew its credential, or"
+                f"the API server refuses this node to read ResourceClaims ({error.status}): renew its credential, or"
                 " install the chart nvdra, which grants the right"
             )
 
     def probe(self) -> None:
-        """While refused: ask again. An API server that does not answer changes nothing."""
+        """While refused: read again. No answer, or a server error, changes nothing."""
         if not self._is_refused:
             return
         try:
@@ -57,8 +57,8 @@ class ClaimAccess:
 
 
 def is_refusal(error: ApiError) -> bool:
-    """Whether the credential is worth nothing, or may read no claim. Pure.
+    """Whether the credential is invalid, or may read no claim. Pure.
 
-    That this claim is none of the node's (the node authorizer) is a refusal of another kind.
+    A 403 of the node authorizer concerns one claim only and is no such refusal.
     """
     return error.status == 401 or (error.status == 403 and is_of_right(error))

@@ -1,28 +1,53 @@
-"""Which opaque config counts for which allocated device. Pure. Called by the ``plan`` of every driver.
+"""Which opaque config applies to which allocated device, and the configuration key that records keep. Pure.
 
-Precedence: the driver's defaults < device class < claim, and within one source the later entry wins. An entry is for a
-result when it names no request, the result's request, or its main request (``req`` covers ``req/sub``). An entry whose
-kind does not fit the device is an error when it names exactly that request, and is passed over when it is for several:
-it may be meant for the others. What the parameters say is the driver's business: nothing here decodes them.
+Called by the ``plan`` of every driver. Precedence: driver defaults < device class < claim; within one source the later
+entry wins. An entry applies to a result when it names no request, the result's request, or its main request (``req``
+covers ``req/sub``). An entry of another kind than the device takes is an error when it names exactly that request, and
+is skipped when it names several: it may be meant for the others. Parameters are decoded by the driver, not here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 
 from nvdra_core.errors import InvalidConfigError
 from nvdra_node.checkpoint.claim import AllocationResult, Claim, OpaqueConfig
 
 KindMatches = Callable[[OpaqueConfig, AllocationResult], bool]
-"""Whether a config is of the kind that the result's device takes. Called for entries that count only."""
+"""Whether a config is of the kind that the result's device takes. Called only for entries that apply."""
 
 
 def choose(claim: Claim, kind_matches: KindMatches) -> tuple[OpaqueConfig | None, ...]:
-    """For each of ``claim.results``, in order, its config; None: the driver's default.
+    """The config of each of ``claim.results``, in order; None: the driver's default.
 
     Raises InvalidConfigError naming request, device and entry.
     """
     return tuple(_choose(claim, result, kind_matches) for result in claim.results)
+
+
+def join_keys(keys: Mapping[str, str]) -> str:
+    """``Record.config_key`` of a claim: the key itself if all devices have the same, else JSON of device -> key.
+
+    The empty key is the default configuration. Records of earlier releases always have a single key.
+    """
+    different = set(keys.values())
+    if len(different) > 1:
+        return json.dumps(keys, sort_keys=True)
+    return different.pop() if different else ""
+
+
+def device_key(text: str, device: str) -> str:
+    """The key of one device in what ``join_keys`` made."""
+    if not text.startswith("{"):
+        return text
+    try:
+        keys = json.loads(text)
+    except ValueError:
+        return text
+    key = keys.get(device)
+    # A single key is a JSON object as well, of apiVersion, kind and settings.
+    return key if isinstance(key, str) else text
 
 
 def _choose(

@@ -1,9 +1,8 @@
-"""What a record says of effects: which were started, which may be undone, what to restore. Called by ``transaction``,
-which holds the locks of the claim and of what it holds.
+"""Effects in records: which were started, which may be undone, what to restore.
 
-The plan of a claim is on disk before its effects are applied. A claim that is prepared and whose effects are applied
-again, because they went with the driver, stays "completed" meanwhile: its record names them already, and verification
-fails until all of them are in effect.
+Called by ``transaction``, which holds the locks of the claim and of its holds. A plan is on disk before its effects are
+applied. A prepared claim whose effects are applied again (they were lost with the NVIDIA driver) stays "completed"
+meanwhile: its record names them already, and verification fails until all of them are in effect.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from msgspec.structs import replace
 from nvdra_core.errors import FileError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.checkpoint.claim import Claim, ClaimRef, ClaimUID
+from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record, RecordState
-from nvdra_node.kubeletplugin.claims import claimjson, downgrade
+from nvdra_node.kubeletplugin.claims import downgrade
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.driver import Effect, Plan
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Journal:
@@ -32,7 +31,7 @@ class Journal:
         self._deps = deps
 
     def start(self, claim: Claim, plan: Plan, old: Record | None, deadline: Deadline) -> Record:
-        """Undo what an earlier attempt did and this plan does not want; journal what will be applied."""
+        """Undo what an earlier attempt did and this plan does not need; journal what will be applied."""
         kept = self._undo_leftovers(plan, old, deadline)
         started = Record(
             uid=claim.ref.uid,
@@ -43,7 +42,7 @@ class Journal:
             effects=tuple(self._capture(effect, kept, deadline) for effect in plan.effects),
             holds=plan.holds,
             config_key=plan.config_key,
-            claim=claimjson.encode(claim),
+            claim=claim.allocation,
             unknown=old.unknown if old else {},
         )
         if old is not None and self._is_repeated(plan, old):
@@ -68,27 +67,22 @@ class Journal:
         return replace(started, effects=tuple(effects))
 
     def demote(self, record: Record) -> None:
-        """Half undone must not read as completed. A full disk does not stop an unprepare: ``verify`` guards as well."""
+        """Mark a half-undone claim as started. A full disk does not stop an unprepare: ``verify`` guards as well."""
         if record.state is RecordState.COMPLETED:
             try:
                 self._deps.records.put(replace(record, state=RecordState.STARTED))
             except FileError as error:
-                _log.warning(
-                    "cannot journal that it is being undone: undoing",
-                    error,
-                    claim=record_ref(record),
-                )
+                _LOG.warning("cannot journal the undoing; undoing anyway", error, claim=record.ref)
 
     def releasable(self, record: Record) -> Sequence[Effect]:
         """Those of a record's effects that must be undone with it, last first."""
-        devices = [device.device for device in record.devices]
-        devices += [str(result.get("device")) for result in record.claim.get("results", ())]
-        effects = self._deps.driver.release(record, self.others(record.uid, devices, record.holds))
+        others = self.others(record.uid, record.device_names, record.holds)
+        effects = self._deps.driver.release(record, others)
         is_of_this_boot = record.boot_id == self._deps.boot_id
         return [effect for effect in effects if is_of_this_boot or effect.get("persistent")]
 
     def others(self, uid: str, devices: Iterable[str], holds: Iterable[str]) -> tuple[Record, ...]:
-        """Other claims with these devices or holds. Records of an earlier boot hold nothing: all they did is gone."""
+        """Records of other claims with these devices or holds, written in this boot: earlier ones hold nothing."""
         return tuple(
             record
             for record in self._deps.records.sharing(uid, devices, holds)
@@ -96,14 +90,14 @@ class Journal:
         )
 
     def _undo_leftovers(self, plan: Plan, old: Record | None, deadline: Deadline) -> list[Effect]:
-        """Undo what ``old`` did and the plan does not want; return its effects whose journal entry is still right."""
+        """Undo what ``old`` did and the plan does not need; its effects whose captured state is still valid."""
         if old is None:
             return []
         for effect in self.releasable(old):
             if plan.restart or effect_rules.find(effect, plan.effects) is None:
                 self._deps.driver.undo(effect, deadline)
         if plan.restart or old.boot_id != self._deps.boot_id:
-            return []  # what was captured in another boot, or is undone, is no original any more
+            return []
         return list(old.effects)
 
     def _is_repeated(self, plan: Plan, old: Record) -> bool:
@@ -118,12 +112,7 @@ class Journal:
         )
 
     def _capture(self, effect: Effect, kept: Iterable[Effect], deadline: Deadline) -> Effect:
-        """With what to restore; a claim that shares the device may have told it already."""
+        """The effect with the state to restore, taken over from ``kept`` where that has it."""
         if effect_rules.ORIGINAL not in effect:
             effect = effect_rules.find(effect, kept) or effect
         return self._deps.driver.capture(effect, deadline)
-
-
-def record_ref(record: Record) -> ClaimRef:
-    """The claim of a record."""
-    return ClaimRef(record.namespace, record.name, ClaimUID(record.uid))

@@ -1,8 +1,7 @@
-"""Locks in this process: one per claim, one per physical thing that a claim holds. Used by ``transaction``.
+"""Locks of one process: one per claim, one per hold. Used by ``transaction``.
 
-A set of keys is taken as a whole or waited for as a whole, in the order of arrival, so nobody starves and two sets
-cannot wait for each other. The transaction takes a claim's key first and its holds second, and never a claim's key
-while it has holds: no cycle is possible.
+A set of keys is granted as a whole, in the order of arrival: no starvation, and two sets cannot wait for each other.
+The transaction takes a claim's key first and its holds second, never the reverse: no deadlock is possible.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from nvdra_core.runtime.clock import Clock, Deadline
 
 
 class _Ticket:
-    """A place in the queue. ``event`` is for who must wait, which is rare."""
+    """A place in the queue."""
 
-    __slots__ = ("event", "is_granted", "keys", "owner")
+    __slots__ = ("granted", "keys", "owner")
 
     def __init__(self, keys: frozenset[str], owner: str) -> None:
         self.keys = keys
         self.owner = owner
-        self.is_granted = False
-        self.event: threading.Event | None = None
+        self.granted = threading.Event()
 
 
 class Locks:
@@ -38,7 +36,7 @@ class Locks:
 
     @contextmanager
     def held(self, keys: Iterable[str], owner: str, deadline: Deadline) -> Iterator[None]:
-        """Hold all ``keys``. ``owner`` is for the messages of those who wait.
+        """Hold all ``keys``. ``owner`` appears in the errors of those who wait.
 
         Raises LockTimeoutError naming the holder when the deadline passes first.
         """
@@ -56,35 +54,30 @@ class Locks:
         with self._mutex:
             self._queue.append(ticket)
             self._grant()
-            if ticket.is_granted:
-                return
-            granted = ticket.event = threading.Event()
-        if self._clock.wait(granted, deadline.remaining_s()):
+        if self._clock.wait(ticket.granted, deadline.remaining_s()):
             return
         with self._mutex:
-            if granted.is_set():
+            if ticket.granted.is_set():
                 return
             self._queue.remove(ticket)
-            in_the_way = self._in_the_way(ticket)
+            blockers = self._blockers(ticket)
             self._grant()
-        raise LockTimeoutError(f"{ticket.owner}: waited too long for {in_the_way}")
+        raise LockTimeoutError(f"{ticket.owner}: waited too long for {blockers}")
 
     def _grant(self) -> None:
-        """Hand keys to whoever is first in the queue for all of theirs. Caller holds the mutex."""
+        """Grant each ticket whose keys are all free and not wanted by an earlier one. Caller holds the mutex."""
         wanted_earlier: set[str] = set()
         waiting: list[_Ticket] = []
         for ticket in self._queue:
             if ticket.keys.isdisjoint(self._owners) and ticket.keys.isdisjoint(wanted_earlier):
                 self._owners.update(dict.fromkeys(ticket.keys, ticket.owner))
-                ticket.is_granted = True
-                if ticket.event is not None:
-                    ticket.event.set()
+                ticket.granted.set()
             else:
                 wanted_earlier |= ticket.keys
                 waiting.append(ticket)
         self._queue = waiting
 
-    def _in_the_way(self, ticket: _Ticket) -> str:
+    def _blockers(self, ticket: _Ticket) -> str:
         held = sorted(key for key in ticket.keys if key in self._owners)
         if not held:
             return f"{', '.join(sorted(ticket.keys))}: others are queued before it"

@@ -1,16 +1,18 @@
-"""Where claims are read: one GET, then everything checked that the rest of the code relies on.
+"""Reads ResourceClaims: one GET, one typed decoding, and the checks that the rest of the code relies on.
 
-In: what the kubelet sent. Out: a ``Claim`` with this driver's results and configs only. Called by ``transaction`` and
-``sweep``. Fields that we do not know pass by; fields that we know have the right type or the error names their path.
-StaleClaimError always means that nothing on this node may be prepared for that UID any more.
+Called by ``transaction`` and ``sweep``; thread safe. A StaleClaimError always means that nothing on this node may be
+prepared for that UID any more. Unknown fields are ignored; a known field of a wrong type is a ClaimError naming it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Annotated, Any, Protocol
+
+import msgspec
 
 from nvdra_core.errors import ApiError, ClaimError, NvdraError, StaleClaimError
+from nvdra_core.openstruct import convert
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.checkpoint.claim import (
     AllocationResult,
@@ -21,10 +23,11 @@ from nvdra_node.checkpoint.claim import (
 )
 
 JsonObject = dict[str, Any]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 
-_DEVICES = "status.allocation.devices"
+_CONFIG = "status.allocation.devices.config"
 _ANNOTATIONS = "resource.kubernetes.io/"
-"""What claims are kept with, in records and in memory: users may write 256 KB of others."""
+"""Prefix of the annotations that are kept, in records and in memory: users may write 256 KB of others."""
 
 
 class ClaimApi(Protocol):
@@ -44,7 +47,7 @@ class ReadMetrics(Protocol):
 
 
 class ClaimReader:
-    """Reads claims of one driver on one node. Thread safe."""
+    """Reads claims of one driver on one node."""
 
     def __init__(self, api: ClaimApi, driver: str, node: str, metrics: ReadMetrics) -> None:
         self._api = api
@@ -53,7 +56,7 @@ class ClaimReader:
         self._metrics = metrics
 
     def fetch(self, ref: ClaimRef, deadline: Deadline) -> Claim:
-        """The claim of exactly this UID. Raises StaleClaimError, ClaimError, ApiError."""
+        """The claim of exactly this UID. Raises StaleClaimError, ClaimError, ApiError, DeadlineError."""
         deadline.check(f"reading claim {ref}")
         try:
             claim = self._fetch(ref, deadline)
@@ -73,28 +76,74 @@ class ClaimReader:
         return decode(obj, ref, driver=self._driver, node=self._node)
 
 
+class _ApiStruct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A part of a ResourceClaim (resource.k8s.io/v1), as far as it is read. Go writes some empty fields as null."""
+
+
+class _Result(_ApiStruct, frozen=True):
+    driver: Text
+    request: Text
+    pool: Text
+    device: Text
+    admin_access: bool | None = None
+    share_id: str | None = msgspec.field(default=None, name="shareID")
+    consumed_capacity: dict[str, str | int | float] | None = None
+
+
+class _Opaque(_ApiStruct, frozen=True):
+    driver: Text
+    parameters: dict[str, Any]
+
+
+class _Config(_ApiStruct, frozen=True):
+    source: str
+    requests: tuple[str, ...] | None = None
+    opaque: _Opaque | None = None
+
+
+class _Devices(_ApiStruct, frozen=True):
+    results: tuple[_Result, ...]
+    config: tuple[_Config, ...] | None = None
+
+
+class _Allocation(_ApiStruct, frozen=True):
+    devices: _Devices | None = None
+
+
+class _Status(_ApiStruct, frozen=True):
+    allocation: _Allocation | None = None
+
+
+class _Metadata(_ApiStruct, frozen=True):
+    uid: Text
+    annotations: dict[str, str] | None = None
+
+
+class _ResourceClaim(_ApiStruct, frozen=True):
+    metadata: _Metadata
+    status: _Status | None = None
+
+
 def decode(obj: JsonObject, ref: ClaimRef, *, driver: str, node: str) -> Claim:
-    """A ResourceClaim (v1 JSON) as ``driver`` on ``node`` sees it. Pure. Raises StaleClaimError, ClaimError."""
-    reader = _Reader(f"claim {ref.namespace}/{ref.name}")
-    metadata = reader.object(obj, "metadata", "metadata")
-    uid = reader.text(metadata, "uid", "metadata.uid")
-    if uid != ref.uid:
-        raise StaleClaimError(f"claim {ref} was replaced by one of the same name (uid {uid})")
-    status = reader.object(obj, "status", "status", optional=True)
-    allocation = reader.object(status, "allocation", "status.allocation", optional=True)
-    if not allocation:
+    """A ResourceClaim (v1 JSON) as ``driver`` on ``node`` uses it. Pure. Raises StaleClaimError, ClaimError."""
+    try:
+        claim = convert(obj, _ResourceClaim)
+    except ValueError as error:
+        raise ClaimError(f"claim {ref.namespace}/{ref.name}: {error}") from error
+    if claim.metadata.uid != ref.uid:
+        raise StaleClaimError(
+            f"claim {ref} was replaced by one of the same name (uid {claim.metadata.uid})"
+        )
+    allocation = claim.status.allocation if claim.status is not None else None
+    if allocation is None or allocation.devices is None:
         raise StaleClaimError(f"claim {ref} is not allocated")
-    devices = reader.object(allocation, "devices", _DEVICES)
-    results = tuple(_results(reader, devices, driver))
+    devices = allocation.devices
+    results = tuple(_to_result(result) for result in devices.results if result.driver == driver)
     _check_results(ref, results, driver=driver, node=node)
-    configs = sorted(
-        _configs(reader, devices, driver), key=lambda c: c.source is ConfigSource.CLAIM
-    )
+    configs = sorted(_configs(ref, devices, driver), key=lambda c: c.source is ConfigSource.CLAIM)
     annotations = {
-        name: str(value)
-        for name, value in reader.object(
-            metadata, "annotations", "metadata.annotations", optional=True
-        ).items()
+        name: value
+        for name, value in (claim.metadata.annotations or {}).items()
         if name.startswith(_ANNOTATIONS)
     }
     return Claim(ref=ref, results=results, configs=tuple(configs), annotations=annotations)
@@ -113,112 +162,35 @@ def _check_results(
             )
 
 
-def _results(reader: _Reader, devices: JsonObject, driver: str) -> Iterator[AllocationResult]:
-    for path, entry in reader.objects(devices, "results", f"{_DEVICES}.results"):
-        if reader.text(entry, "driver", f"{path}.driver") != driver:
-            continue
-        capacity = reader.object(
-            entry, "consumedCapacity", f"{path}.consumedCapacity", optional=True
-        )
-        yield AllocationResult(
-            request=reader.text(entry, "request", f"{path}.request"),
-            pool=reader.text(entry, "pool", f"{path}.pool"),
-            device=reader.text(entry, "device", f"{path}.device"),
-            admin_access=reader.flag(entry, "adminAccess", f"{path}.adminAccess"),
-            share_id=reader.text(entry, "shareID", f"{path}.shareID", optional=True) or None,
-            consumed_capacity={name: str(value) for name, value in capacity.items()},
-        )
+def _to_result(result: _Result) -> AllocationResult:
+    return AllocationResult(
+        request=result.request,
+        pool=result.pool,
+        device=result.device,
+        admin_access=result.admin_access is True,
+        share_id=result.share_id or None,
+        consumed_capacity={
+            name: str(value) for name, value in (result.consumed_capacity or {}).items()
+        },
+    )
 
 
-def _configs(reader: _Reader, devices: JsonObject, driver: str) -> Iterator[OpaqueConfig]:
-    for index, (path, entry) in enumerate(
-        reader.objects(devices, "config", f"{_DEVICES}.config", optional=True)
-    ):
-        opaque = reader.object(entry, "opaque", f"{path}.opaque", optional=True)
-        if not opaque:
-            # A kind of config that a later API version added, and that may be meant for us.
-            raise reader.wrong(f"{path}.opaque", "missing; this release knows opaque configs only")
-        if reader.text(opaque, "driver", f"{path}.opaque.driver") != driver:
+def _configs(ref: ClaimRef, devices: _Devices, driver: str) -> Iterator[OpaqueConfig]:
+    for index, config in enumerate(devices.config or ()):
+        where = f"claim {ref.namespace}/{ref.name}: {_CONFIG}[{index}]"
+        if config.opaque is None:
+            # A kind of config that a later API version added, and that may be meant for this driver.
+            raise ClaimError(f"{where}.opaque: missing; this release knows opaque configs only")
+        if config.opaque.driver != driver:
             continue
+        try:
+            source = ConfigSource(config.source)
+        except ValueError as error:
+            # Who wrote it decides what it may ask for: never guess.
+            raise ClaimError(f"{where}.source: {config.source!r} is not known") from error
         yield OpaqueConfig(
-            source=_source(reader, entry, path),
-            requests=tuple(reader.texts(entry, "requests", f"{path}.requests")),
-            parameters=reader.object(opaque, "parameters", f"{path}.opaque.parameters"),
+            source=source,
+            requests=config.requests or (),
+            parameters=config.opaque.parameters,
             index=index,
         )
-
-
-def _source(reader: _Reader, entry: JsonObject, path: str) -> ConfigSource:
-    text = reader.text(entry, "source", f"{path}.source")
-    try:
-        return ConfigSource(text)
-    except ValueError as error:
-        # Who wrote it decides what it may ask for: never guess.
-        raise reader.wrong(f"{path}.source", f"{text!r} is not known") from error
-
-
-class _Reader:
-    """Takes values out of JSON and says what is wrong with them, by path."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def wrong(self, path: str, why: str) -> ClaimError:
-        """The error to raise."""
-        return ClaimError(f"{self._what}: {path}: {why}")
-
-    def object(
-        self, values: Mapping[str, Any], key: str, path: str, *, optional: bool = False
-    ) -> JsonObject:
-        value = values.get(key)
-        if value is None and optional:
-            return {}
-        if not isinstance(value, dict):
-            raise self.wrong(path, _mistyped(value, "an object"))
-        return value
-
-    def objects(
-        self, values: Mapping[str, Any], key: str, path: str, *, optional: bool = False
-    ) -> Iterator[tuple[str, JsonObject]]:
-        """Each object of a list with its path."""
-        found = values.get(key)
-        if found is None and optional:
-            return
-        if not isinstance(found, list):
-            raise self.wrong(path, _mistyped(found, "a list"))
-        for index, value in enumerate(found):
-            if not isinstance(value, dict):
-                raise self.wrong(f"{path}[{index}]", _mistyped(value, "an object"))
-            yield f"{path}[{index}]", value
-
-    def text(
-        self, values: Mapping[str, Any], key: str, path: str, *, optional: bool = False
-    ) -> str:
-        value = values.get(key)
-        if optional and value is None:
-            return ""
-        if not isinstance(value, str) or not (value or optional):
-            raise self.wrong(path, _mistyped(value, "a text"))
-        return value
-
-    def texts(self, values: Mapping[str, Any], key: str, path: str) -> list[str]:
-        found = values.get(key)
-        if found is None:
-            return []
-        if not isinstance(found, list) or not all(isinstance(value, str) for value in found):
-            raise self.wrong(path, _mistyped(found, "a list of texts"))
-        return found
-
-    def flag(self, values: Mapping[str, Any], key: str, path: str) -> bool:
-        value = values.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(path, _mistyped(value, "true or false"))
-        return value is True
-
-
-def _mistyped(value: Any, wanted: str) -> str:
-    if value is None:
-        return f"missing; {wanted} is needed"
-    if value == "":
-        return f"empty; {wanted} is needed"
-    return f"{type(value).__name__} instead of {wanted}"

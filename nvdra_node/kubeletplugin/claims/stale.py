@@ -1,4 +1,4 @@
-"""Whether a claim still lives, as the API server says. Used by ``transaction`` and ``sweep``."""
+"""Whether the API server still has a claim. Used by ``transaction`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from nvdra_core.runtime.clock import Deadline
 from nvdra_node.checkpoint.claim import Claim, ClaimRef
 
 _NO_POD_NAMES_IT = "no relationship found between node"
-"""The node authorizer's words (kubernetes plugin/pkg/auth/authorizer/node)."""
+"""Text of the node authorizer (kubernetes plugin/pkg/auth/authorizer/node)."""
 
 
 class ClaimSource(Protocol):
-    """Where claims are read (``claims``)."""
+    """Reads claims (``reader.ClaimReader``)."""
 
     def fetch(self, ref: ClaimRef, deadline: Deadline) -> Claim:
-        """The claim of exactly this UID. Raises StaleClaimError, ApiError, DeadlineError."""
+        """The claim of exactly this UID. Raises StaleClaimError, ClaimError, ApiError, DeadlineError."""
 
 
 class UnnamedClaimError(StaleClaimError):
-    """No pod on this node names the claim, says the API server. It says so for a moment after its own start, too."""
+    """The API server says that no pod on this node names the claim: it does so also briefly after its own start."""
 
 
-def why_gone(claims: ClaimSource, ref: ClaimRef, deadline: Deadline) -> StaleClaimError | None:
-    """Why nothing may be prepared for a claim any more; None while it lives. Raises NvdraError if nobody can tell.
+def why_stale(claims: ClaimSource, ref: ClaimRef, deadline: Deadline) -> StaleClaimError | None:
+    """Why nothing may be prepared for a claim any more; None: it exists. Raises NvdraError when that is unknown.
 
-    With the kubelet's credential a node may read only the claims that its pods name: one that is gone is forbidden
-    then, and not unknown. An UnnamedClaimError is to be believed only when it was heard for a while.
+    With the kubelet's credential a node may read only the claims that its pods name: reading a deleted one is
+    forbidden (403) then. An UnnamedClaimError counts only after a grace time.
     """
     try:
         claims.fetch(ref, deadline)

@@ -1,13 +1,12 @@
-"""Tells in each claim's status what its devices are: ``status.devices`` with a Ready condition (KEP-4817).
+"""Writes ``status.devices`` of prepared claims, with a Ready condition (KEP-4817).
 
-For people and controllers; nothing depends on it. So it is done after the kubelet has its answer, in a thread of its
-own, from a bounded queue in which the newest word on a claim replaces older ones. While the API server forbids it the
-queue waits, and one write in ten minutes asks again. Entries are merged by server-side apply under this driver's own
-field manager: other drivers' entries are theirs. Entries of devices that a claim no longer has are removed by the API
-server.
+Informational: written after the kubelet has its reply, by a thread, from a bounded queue in which a newer status of a
+claim replaces the older. While the API server forbids it the queue is kept and tried once in ten minutes. Entries are
+merged by server-side apply under this driver's own field manager; the API server removes entries of devices that a
+claim no longer has.
 
-A claim whose opaque parameters were not sent in the order of their names takes no apply: the API server sorts them
-meanwhile, sees another allocation, and answers 422. Its status is read, merged here, and patched.
+The API server answers 422 to an apply for a claim whose opaque parameters are not sorted by name: it sorts them and
+sees another allocation. Then the status is read, merged here, and patched.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ JOIN_S = 2.0
 CONFLICT = 409
 INVALID = 422
 HOPELESS = frozenset({400, 404, CONFLICT, INVALID})
-"""The claim is gone or is another one, or never takes what we say: not tried again."""
+"""The claim was deleted or replaced, or the status is invalid: not tried again."""
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class StatusApi(Protocol):
@@ -61,8 +60,8 @@ class StatusApi(Protocol):
         """JSON merge patch. Raises ApiError, 409 when the claim has changed since its resourceVersion."""
 
 
-class _Word(msgspec.Struct, frozen=True):
-    """What to say of a claim."""
+class _StatusUpdate(msgspec.Struct, frozen=True):
+    """A status to write."""
 
     ref: ClaimRef
     devices: tuple[PreparedDevice, ...]
@@ -71,7 +70,7 @@ class _Word(msgspec.Struct, frozen=True):
 
 
 class ClaimStatusWriter:
-    """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
+    """Queues and writes statuses. ``start`` and ``stop`` are called by ``app``."""
 
     def __init__(self, api: StatusApi, driver: str, clock: Clock) -> None:
         self._api = api
@@ -79,45 +78,45 @@ class ClaimStatusWriter:
         self._clock = clock
         self._options = WriteOptions(field_manager=f"nvdra-{driver}", force=True)
         self._lock = threading.Lock()
-        self._queue: OrderedDict[str, _Word] = OrderedDict()
+        self._queue: OrderedDict[str, _StatusUpdate] = OrderedDict()
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._backoff = Backoff(first_s=0.5, limit_s=10.0)
         self._permission = Permission(clock)
-        self._is_wanted = True
+        self._is_enabled = True
         self.lost = 0
-        """Words dropped because the queue was full or the tries used up."""
+        """Statuses dropped because the queue was full or the last try failed."""
 
     @property
     def is_on(self) -> bool:
-        """False while the API server forbids it, and where nobody wants it."""
-        return self._is_wanted and self._permission.is_granted
+        """False while the API server forbids it, or disabled."""
+        return self._is_enabled and self._permission.is_granted
 
-    def turn_off(self) -> None:
-        """Say nothing, ever."""
-        self._is_wanted = False
+    def disable(self) -> None:
+        """Write nothing, ever."""
+        self._is_enabled = False
 
     def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
-        """Say that a claim's devices are ready. Returns at once; never raises."""
+        """A claim's devices are ready: queue its status. Returns at once; never raises."""
         with self._lock:
-            if not self._is_wanted or not devices or self._stopped.is_set():
+            if not self._is_enabled or not devices or self._stopped.is_set():
                 return
-            self._enqueue(_Word(ref, tuple(devices), self._clock.wall()))
+            self._enqueue(_StatusUpdate(ref, tuple(devices), self._clock.wall()))
         self._wake.set()
 
     def forget(self, ref: ClaimRef) -> None:
-        """The claim was unprepared: what is still queued of it is not said any more."""
+        """The claim was unprepared: drop its queued status."""
         with self._lock:
             self._queue.pop(ref.uid, None)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="claim-status", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is queued is not written."""
+        """Stop the thread; what is queued is not written."""
         with self._lock:
             self._stopped.set()
             self._queue.clear()
@@ -126,18 +125,18 @@ class ClaimStatusWriter:
             self._thread.join(JOIN_S)
 
     def write_next(self) -> float:
-        """Write one word; seconds until the next one may be written. For the thread, and for tests."""
+        """Write one status; seconds until the next one may be written. For the thread, and for tests."""
         if quiet_s := self._permission.quiet_s:
             return quiet_s
         with self._lock:
             if not self._queue:
                 return 0.0
-            word = self._queue.popitem(last=False)[1]
+            update = self._queue.popitem(last=False)[1]
         try:
-            body = to_status(word.ref, word.devices, driver=self._driver, at_s=word.at_s)
+            body = to_status(update.ref, update.devices, driver=self._driver, at_s=update.at_s)
             self._write(body, Deadline(WRITE_S, self._clock))
         except ApiError as error:
-            return self._failed(word, error)
+            return self._failed(update, error)
         self._permission.succeeded()
         return 0.0
 
@@ -150,7 +149,7 @@ class ClaimStatusWriter:
             self._patch(body, error, limit)
 
     def _patch(self, body: JsonObject, refusal: ApiError, limit: Deadline) -> None:
-        """See the module. Raises ``refusal`` for another claim of the same name."""
+        """Merge and patch (see the module). Raises ``refusal`` for another claim of the same name."""
         options = WriteOptions(field_manager=self._options.field_manager)
         ref = body["metadata"]
         for left in reversed(range(MAX_TRIES)):
@@ -173,33 +172,33 @@ class ClaimStatusWriter:
                 if pause_s := self.write_next():
                     self._clock.wait(self._stopped, pause_s)
 
-    def _failed(self, word: _Word, error: ApiError) -> float:
+    def _failed(self, update: _StatusUpdate, error: ApiError) -> float:
         is_forbidden = self._permission.failed(error)
         if quiet_s := self._permission.quiet_s:
-            if is_of_right(error):  # it says nothing about this claim
-                self._put_back(word)
-            _log.warning("statuses of claims are not written for a while", error, pause_s=RETEST_S)
+            if is_of_right(error):  # of all claims, not of this one
+                self._put_back(update)
+            _LOG.warning("API server forbids statuses of claims; pausing", error, pause_s=RETEST_S)
             return quiet_s
-        if is_forbidden or error.status in HOPELESS or word.tries + 1 >= MAX_TRIES:
+        if is_forbidden or error.status in HOPELESS or update.tries + 1 >= MAX_TRIES:
             self.lost += 1
-            _log.info("status of claim not written", v=2, claim=word.ref, error=error)
+            _LOG.info("status of claim not written", v=2, claim=update.ref, error=error)
             return 0.0
-        self._put_back(_Word(word.ref, word.devices, word.at_s, word.tries + 1))
-        return max(self._backoff.pause_s(word.tries), error.retry_after_s or 0.0)
+        self._put_back(_StatusUpdate(update.ref, update.devices, update.at_s, update.tries + 1))
+        return max(self._backoff.pause_s(update.tries), error.retry_after_s or 0.0)
 
-    def _put_back(self, word: _Word) -> None:
-        """Say it later, unless there is a newer one."""
+    def _put_back(self, update: _StatusUpdate) -> None:
+        """Write it later, unless there is a newer one."""
         with self._lock:
-            if word.ref.uid not in self._queue and not self._stopped.is_set():
-                self._enqueue(word)
+            if update.ref.uid not in self._queue and not self._stopped.is_set():
+                self._enqueue(update)
 
-    def _enqueue(self, word: _Word) -> None:
+    def _enqueue(self, update: _StatusUpdate) -> None:
         """The caller holds the lock."""
-        self._queue.pop(word.ref.uid, None)
+        self._queue.pop(update.ref.uid, None)
         if len(self._queue) >= MAX_QUEUED:
             self._queue.popitem(last=False)
             self.lost += 1
-        self._queue[word.ref.uid] = word
+        self._queue[update.ref.uid] = update
 
 
 def to_status(
@@ -250,35 +249,6 @@ def _entry(device: PreparedDevice, driver: str, at_s: float) -> JsonObject:
 
 
 def _data(device: PreparedDevice) -> Mapping[str, Any]:
-    """What the device is, and what its containers are given."""
+    """The device's details and CDI names."""
     details = {key: value for key, value in device.details.items() if value is not None}
     return {**details, "kind": device.kind, "cdiDeviceIDs": list(device.cdi_ids)}
-
-
-class Work(Protocol):
-    """The part of ``transaction`` that is told about."""
-
-    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
-        """See transaction."""
-
-    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
-        """See transaction."""
-
-
-class Told:
-    """A transaction whose results are told in the claims' status."""
-
-    def __init__(self, work: Work, status: ClaimStatusWriter) -> None:
-        self._work = work
-        self._status = status
-
-    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
-        """See transaction."""
-        devices = self._work.prepare(ref, deadline)
-        self._status.prepared(ref, devices)
-        return devices
-
-    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
-        """See transaction."""
-        self._work.unprepare(ref, deadline)
-        self._status.forget(ref)

@@ -1,12 +1,13 @@
-"""Tells the pods of a claim that takes long what it waits for: one Event for each pod and cause.
+"""Pod events that say what a claim waits for while its prepare takes long: one Event for each pod and cause.
 
-The kubelet's own event says it only when the call has failed, after 45 s, and a call that failed is tried again a
-minute later; so a prepare goes on waiting, and says meanwhile for what. Called by ``transaction``; written by a thread
-of its own, from a bounded queue, and left for a while when the API server forbids it: nothing depends on it.
+The kubelet reports it only when the call has failed, after 45 s, and repeats a failed call a minute later; so a prepare
+keeps waiting and reports meanwhile. Called by ``transaction``; a thread writes from a bounded queue, and pauses while
+the API server forbids it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -24,9 +25,9 @@ from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 
 JsonObject = dict[str, Any]
 REASON = "WaitingForDevice"
-LONG_S = 8.0
-"""What is ready sooner needs no words: nodes of a job that starts wait for each other for some seconds."""
-AGAIN_S = 15.0
+MIN_WAIT_S = 8.0
+"""Shorter waits are normal: the nodes of a starting job wait for each other for some seconds."""
+MIN_INTERVAL_S = 15.0
 """Between two events of a claim, of which the second has another cause."""
 MAX_CLAIMS = 256
 MAX_PODS = 8
@@ -34,7 +35,7 @@ WRITE_S = 10.0
 JOIN_S = 2.0
 MESSAGE_LIMIT = 1000
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class EventApi(Protocol):
@@ -47,17 +48,17 @@ class EventApi(Protocol):
 
 
 class NoWaitEvents:
-    """Tells nobody."""
+    """Writes no events."""
 
-    def waits(self, ref: ClaimRef, cause: str, waited_s: float) -> None:
+    def waiting(self, ref: ClaimRef, cause: str, waited_s: float) -> None:
         """See WaitEvents."""
 
     def done(self, ref: ClaimRef) -> None:
         """See WaitEvents."""
 
 
-class _Word(msgspec.Struct, frozen=True):
-    """What to say of a claim."""
+class _WaitEvent(msgspec.Struct, frozen=True):
+    """What to write about a claim."""
 
     ref: ClaimRef
     cause: str
@@ -72,7 +73,7 @@ class EventSource(msgspec.Struct, frozen=True):
 
 
 class WaitEvents:
-    """See the module. Built without starting; ``start`` and ``stop`` by the composition root."""
+    """Queues and writes the events. ``start`` and ``stop`` are called by ``app``."""
 
     def __init__(
         self, claims: ClaimApi, events: EventApi, source: EventSource, clock: Clock
@@ -82,8 +83,8 @@ class WaitEvents:
         self._source = source
         self._clock = clock
         self._lock = threading.Lock()
-        self._queue: OrderedDict[str, _Word] = OrderedDict()
-        self._told: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._queue: OrderedDict[str, _WaitEvent] = OrderedDict()
+        self._reported: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -94,33 +95,35 @@ class WaitEvents:
         """False while the API server forbids it."""
         return self._permission.is_granted
 
-    def waits(self, ref: ClaimRef, cause: str, waited_s: float) -> None:
+    def waiting(self, ref: ClaimRef, cause: str, waited_s: float) -> None:
         """A claim still waits. Returns at once; never raises."""
+        if not self.is_on or waited_s < MIN_WAIT_S:
+            return
         now_s = self._clock.monotonic()
         with self._lock:
-            told, at_s = self._told.get(ref.uid, ("", float("-inf")))
-            if not self.is_on or waited_s < LONG_S or told == cause or now_s - at_s < AGAIN_S:
+            reported, at_s = self._reported.get(ref.uid, ("", -math.inf))
+            if reported == cause or now_s - at_s < MIN_INTERVAL_S:
                 return
-            self._told[ref.uid] = (cause, now_s)
-            self._queue[ref.uid] = _Word(ref, cause, self._clock.wall())
-            for known in (self._told, self._queue):
+            self._reported[ref.uid] = (cause, now_s)
+            self._queue[ref.uid] = _WaitEvent(ref, cause, self._clock.wall())
+            for known in (self._reported, self._queue):
                 while len(known) > MAX_CLAIMS:
                     known.popitem(last=False)
         self._wake.set()
 
     def done(self, ref: ClaimRef) -> None:
-        """A claim waits no more; what is still queued of it is not said."""
+        """A claim waits no longer; a queued event of it is dropped."""
         with self._lock:
             self._queue.pop(ref.uid, None)
-            self._told.pop(ref.uid, None)
+            self._reported.pop(ref.uid, None)
 
     def start(self) -> None:
-        """Begin to write."""
-        self._thread = threading.Thread(target=self._run, name="claim-waiting", daemon=True)
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="wait-events", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is queued is not written."""
+        """Stop the thread; what is queued is not written."""
         self._stopped.set()
         self._wake.set()
         if self._thread is not None:
@@ -131,24 +134,26 @@ class WaitEvents:
         with self._lock:
             if not self._queue:
                 return
-            word = self._queue.popitem(last=False)[1]
+            event = self._queue.popitem(last=False)[1]
         limit = Deadline(WRITE_S, self._clock)
         try:
-            claim = self._claims.get_claim(word.ref.namespace, word.ref.name, deadline=limit)
+            claim = self._claims.get_claim(event.ref.namespace, event.ref.name, deadline=limit)
         except NvdraError as error:
-            _failed(word, error)
+            _failed(event, error)
             return
         try:
-            for pod in pods_of(claim, word.ref.uid):
-                body = to_event(pod, word.ref, word.cause, self._source, word.at_s)
+            for pod in pods_of(claim, event.ref.uid):
+                body = to_event(pod, event.ref, event.cause, self._source, event.at_s)
                 self._events.create(EVENTS, body, deadline=limit)
                 self._permission.succeeded()
         except ApiError as error:
             self._permission.failed(error)
             if self.is_on:
-                _failed(word, error)
+                _failed(event, error)
             else:
-                _log.warning("events of waiting claims rest for a while", error, pause_s=RETEST_S)
+                _LOG.warning(
+                    "API server forbids events of waiting claims; pausing", error, pause_s=RETEST_S
+                )
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -158,12 +163,12 @@ class WaitEvents:
                 self.write_next()
 
 
-def _failed(word: _Word, error: NvdraError) -> None:
-    _log.info("event of a waiting claim not written", v=2, claim=word.ref, error=error)
+def _failed(event: _WaitEvent, error: NvdraError) -> None:
+    _LOG.info("event of a waiting claim not written", v=2, claim=event.ref, error=error)
 
 
 def pods_of(claim: JsonObject, uid: str) -> list[JsonObject]:
-    """The pods that a claim of this UID is reserved for, as references; none when it is another claim. Pure."""
+    """The pods that a claim of this UID is reserved for; none when it is another claim. Pure."""
     if claim.get("metadata", {}).get("uid") != uid:
         return []
     reserved = claim.get("status", {}).get("reservedFor") or ()

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.kubeletplugin.driver import Pool
+from nvdra_node.kubeletplugin.driver import Pool, PoolSource
 from nvdra_node.kubeletplugin.slices import diff, layout
 from nvdra_node.kubeletplugin.slices.client import Slices
 from nvdra_node.kubeletplugin.slices.device_set import DeviceSet, refused_devices
@@ -42,15 +42,6 @@ MAX_ROUNDS = 16
 """Restarts of one attempt: each time the server refused or dropped something."""
 
 _LOG = log.get(__name__)
-
-
-class PoolSource(Protocol):
-    """The part of ``driver.Driver`` that is used."""
-
-    name: str
-
-    def pool(self) -> Pool:
-        """See Driver."""
 
 
 class PublishMetrics(Protocol):

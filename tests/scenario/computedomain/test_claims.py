@@ -190,7 +190,8 @@ def test_nvidias_runtime_hook_is_not_told_anything(node):
     """A channel goes into containers whose GPUs come from elsewhere, such as the device plugin."""
     from nvdra_node.app.computedomain import NoEdits
     from nvdra_node.cdi import spec
+    from nvdra_node.cdi.edits import ClaimSpec
 
     common = NoEdits().current(Deadline(1.0, FakeClock()))
     assert common.edits == b"{}"
-    assert b"VISIBLE" not in spec.render("v/c", {"devices": []}, common)
+    assert b"VISIBLE" not in spec.render("v/c", ClaimSpec(devices=()), common)

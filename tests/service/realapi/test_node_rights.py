@@ -28,7 +28,7 @@ from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.kubeletplugin import node_events
 from nvdra_node.kubeletplugin.claims import status_writer
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
-from nvdra_node.kubeletplugin.claims.wait_events import LONG_S, EventSource, WaitEvents
+from nvdra_node.kubeletplugin.claims.wait_events import MIN_WAIT_S, EventSource, WaitEvents
 from nvdra_node.kubeletplugin.slices import diff
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.diff import Target
@@ -181,7 +181,7 @@ def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) 
     api = DraApi(client)
     claim = client.get(CLAIMS, "mine", namespace=TEAM)
     waiting = WaitEvents(api, client, EventSource(f"nvdra-{GPU}", OWN), CLOCK)
-    waiting.waits(ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"])), "cold", LONG_S)
+    waiting.waiting(ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"])), "cold", MIN_WAIT_S)
     waiting.write_next()
     events = world.get(EVENTS.path(namespace=TEAM))["items"]
     assert "claim mine is not prepared yet: cold" in [event["message"] for event in events]

@@ -1,4 +1,4 @@
-"""CDI files: the text that container runtimes read."""
+"""The contents of CDI files."""
 
 import json
 
@@ -24,10 +24,10 @@ def a_spec(**edits):
 
 
 def render(claim_spec, common=COMMON):
-    return json.loads(spec.render(KIND, spec.to_json(claim_spec), common))
+    return json.loads(spec.render(KIND, claim_spec, common))
 
 
-def test_a_spec_is_complete():
+def test_rendered_spec_has_all_fields():
     edits = {
         "env": ("B=2",),
         "device_nodes": (
@@ -77,8 +77,8 @@ def test_a_spec_is_complete():
     }
 
 
-def test_json_in_a_yaml_file_is_yaml():
-    data = spec.render(KIND, spec.to_json(a_spec(env=('QUOTE="x": y',))), COMMON)
+def test_rendered_spec_is_yaml():
+    data = spec.render(KIND, a_spec(env=('QUOTE="x": y',)), COMMON)
     assert yaml.safe_load(data) == json.loads(data)
 
 
@@ -91,15 +91,15 @@ def test_json_in_a_yaml_file_is_yaml():
         ({}, "0.10.0", "0.10.0"),
     ],
 )
-def test_the_version_is_the_lowest_that_has_all_fields(edits, common, version):
+def test_version_is_the_lowest_that_has_all_fields(edits, common, version):
     common = spec.Common(b"{}", spec.parse_version(common))
     assert render(a_spec(**edits), common)["cdiVersion"] == version
 
 
 def test_equal_input_gives_equal_bytes():
-    one, two = (spec.render(KIND, spec.to_json(a_spec(env=("A=1",))), COMMON) for _ in range(2))
+    one, two = (spec.render(KIND, a_spec(env=("A=1",)), COMMON) for _ in range(2))
     assert one == two
 
 
-def test_nvidia_ctk_has_the_hooks_one_level_down():
+def test_hook_of_nvidia_ctk_is_a_subcommand():
     assert nvidia_hook("/x/nvidia-ctk", "chmod").args == ("nvidia-ctk", "hook", "chmod")

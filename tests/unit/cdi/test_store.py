@@ -1,4 +1,4 @@
-"""CDI files on disk: whole, ours alone, and the errors of a bad directory."""
+"""CDI files on disk: names, modes, repair, and errors of the directory."""
 
 import os
 import stat
@@ -8,7 +8,6 @@ import pytest
 
 from nvdra_core.errors import FileError
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.cdi import spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits
 from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
 from nvdra_node.host.files import HostFiles
@@ -16,7 +15,7 @@ from tests.fakes.host.files import FakeFiles
 
 CDI = Path("/run/cdi")
 KIND = "k8s.gpu.nvidia.com/claim"
-SPEC = spec.to_json(ClaimSpec(devices=(CdiDevice(name="u1-gpu-0", edits=ContainerEdits()),)))
+SPEC = ClaimSpec(devices=(CdiDevice(name="u1-gpu-0", edits=ContainerEdits()),))
 
 
 def deadline():
@@ -29,7 +28,7 @@ def store_on(files, directory=CDI):
     return store
 
 
-def test_a_file_is_world_readable_and_named_as_upstreams(tmp_path):
+def test_file_is_world_readable_and_named_as_upstreams(tmp_path):
     store = store_on(HostFiles(), tmp_path / "cdi")
     mask = os.umask(0o077)
     try:
@@ -41,7 +40,7 @@ def test_a_file_is_world_readable_and_named_as_upstreams(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_a_directory_that_went_is_made_again(tmp_path):
+def test_deleted_directory_is_created_again(tmp_path):
     store = store_on(HostFiles(), tmp_path / "cdi")
     (tmp_path / "cdi").rmdir()
     store.write("u1", SPEC, deadline())
@@ -51,7 +50,7 @@ def test_a_directory_that_went_is_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("where", "words"), [("read_only", "read-only"), ("full", "free some space")]
 )
-def test_a_directory_that_takes_no_file_is_named_with_the_remedy(where, words):
+def test_failed_write_names_directory_and_remedy(where, words):
     files = FakeFiles()
     store = store_on(files)
     getattr(files, where).add(CDI)
@@ -61,7 +60,7 @@ def test_a_directory_that_takes_no_file_is_named_with_the_remedy(where, words):
     assert files.paths() == ()
 
 
-def test_only_our_own_files_are_ours():
+def test_uids_ignores_files_of_other_programs():
     files = FakeFiles()
     store = store_on(files)
     store.write("u1", SPEC, deadline())
@@ -72,7 +71,7 @@ def test_only_our_own_files_are_ours():
     assert store.uids() == ("u1",)
 
 
-def test_unfinished_files_go_at_the_start_and_those_of_others_stay():
+def test_open_removes_only_our_unfinished_files():
     files = FakeFiles()
     ours, other = CDI / ".k8s.gpu.nvidia.com-claim_u1.yaml.tmp", CDI / ".other.yaml.tmp"
     files.put(ours, b"{")
@@ -81,7 +80,7 @@ def test_unfinished_files_go_at_the_start_and_those_of_others_stay():
     assert files.paths() == (other,)
 
 
-def test_repair_writes_only_what_is_not_as_it_must_be():
+def test_repair_writes_only_missing_or_changed_files():
     files = FakeFiles()
     store = store_on(files)
     store.write("u1", SPEC, deadline())

@@ -7,12 +7,15 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import FileError, RecordError
+from nvdra_node.cdi.edits import ClaimSpec
+from nvdra_node.checkpoint.claim import Allocation, AllocationResult
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore, is_valid_uid
 from nvdra_node.host.files import HostFiles
 from tests.fakes.host.files import FakeFiles
 
 STATE = Path("/state")
+ASKED = Allocation(results=(AllocationResult(request="r", pool="p", device="gpu-5"),))
 
 
 def a_record(uid="u1", device="gpu-0", hold="gpu:0", state=RecordState.COMPLETED):
@@ -24,6 +27,7 @@ def a_record(uid="u1", device="gpu-0", hold="gpu:0", state=RecordState.COMPLETED
         boot_id="b",
         holds=(hold,),
         devices=(PreparedDevice(request="r", pool="p", device=device, cdi_ids=("k=v",)),),
+        cdi=ClaimSpec(devices=()),
     )
 
 
@@ -81,8 +85,8 @@ def test_a_claim_whose_record_was_put_aside_is_known_for_good(any_store):
     store._files.replace(store._path("u1"), b"garbage")
     for _ in range(2):
         again = any_store()
-        assert again.is_put_aside("u1")
-        assert not again.is_put_aside("u2")
+        assert again.is_quarantined("u1")
+        assert not again.is_quarantined("u2")
 
 
 def test_a_full_disk_keeps_no_bad_file_out_of_quarantine():
@@ -206,9 +210,7 @@ def test_lookups_follow_devices_and_holds():
 
 def test_what_a_started_claim_asked_for_is_found():
     store = a_store(FakeFiles())
-    store.put(
-        replace(a_record("u1"), devices=(), holds=(), claim={"results": [{"device": "gpu-5"}]})
-    )
+    store.put(replace(a_record("u1"), devices=(), holds=(), claim=ASKED))
     assert [record.uid for record in store.sharing("", ["gpu-5"], [])] == ["u1"]
 
 

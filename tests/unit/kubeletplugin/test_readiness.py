@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
-from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
-from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_core.errors import ApiError
+from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.node_events import REPEAT_S, RETRY_S, NodeEvents
-from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, WatchedWork, unwritable
+from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
 from tests.fakes.host.files import FakeFiles
 
 SICK = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
@@ -70,42 +67,10 @@ def test_every_cause_must_go_and_each_change_is_told(readiness: Readiness) -> No
 def test_a_directory_that_takes_no_file_is_named(kind: str) -> None:
     files = FakeFiles()
     probes = (Path("/var/lib/nvdra/d/probe"), Path("/run/cdi/probe-d"))
-    assert unwritable(files, probes) == "" and files.paths() == ()
+    assert write_fault(files, probes) == "" and files.paths() == ()
     getattr(files, kind).add(Path("/run/cdi"))
-    assert "probe-d" in unwritable(files, probes)
+    assert "probe-d" in write_fault(files, probes)
     assert files.paths() == ()
-
-
-class Work:
-    def __init__(self, error: NvdraError | None) -> None:
-        self.error = error
-
-    def prepare(self, ref: ClaimRef, deadline: Deadline) -> tuple[PreparedDevice, ...]:
-        if self.error is not None:
-            raise self.error
-        return ()
-
-    def unprepare(self, ref: ClaimRef, deadline: Deadline) -> None:
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize(
-    ("error", "is_reported"),
-    [
-        (None, False),
-        (HostError("GPU is lost"), False),
-        (FileError("disk full", path="/x"), True),
-        (ApiError("no", status=403), True),
-    ],
-)
-def test_prepare_that_fails_as_the_next_one_would_is_reported(
-    error: NvdraError | None, is_reported: bool
-) -> None:
-    reports: list[NvdraError] = []
-    work = WatchedWork(Work(error), reports.append)
-    with contextlib.suppress(NvdraError):
-        work.prepare(ClaimRef("ns", "c", ClaimUID("c1")), Deadline(1.0, FakeClock()))
-    assert bool(reports) is is_reported
 
 
 class Api:

@@ -1,4 +1,4 @@
-"""Reading a claim: identity first, only our own devices, and errors that name the path."""
+"""Reading a claim: identity, own devices only, and errors that name path and value."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 DEVICES = "status.allocation.devices"
 
 
-def test_only_own_results_and_configs_are_seen_class_before_claim() -> None:
+def test_claim_has_own_results_and_configs_class_first() -> None:
     claim = decode(an_allocated_claim())
     (result,) = claim.results
     assert (result.device, result.request, result.main_request) == ("gpu-0", "g/big", "g")
@@ -80,7 +80,7 @@ def test_only_own_results_and_configs_are_seen_class_before_claim() -> None:
     assert claim.annotations == {"resource.kubernetes.io/pod-claim-name": "gpus"}
 
 
-def test_shares_and_admin_access_are_read() -> None:
+def test_share_and_admin_access_are_read() -> None:
     more = {
         "shareID": "s-1",
         "adminAccess": True,
@@ -93,7 +93,7 @@ def test_shares_and_admin_access_are_read() -> None:
     assert result.consumed_capacity == {"memory": "10Gi", "shares": "1"}
 
 
-def test_fields_of_later_releases_pass_by() -> None:
+def test_unknown_fields_are_ignored() -> None:
     obj = changed(f"{DEVICES}.results.0.skipNodeOperations", ["*"])
     obj["status"]["allocation"]["later"] = obj["spec"] = {"x": [1]}
     assert decode(obj).results[0].device == "gpu-0"
@@ -109,7 +109,7 @@ def test_fields_of_later_releases_pass_by() -> None:
         (f"{DEVICES}.results.0.driver", "other.example.com", "no device of gpu.nvidia.com"),
     ],
 )
-def test_what_this_node_may_not_prepare_is_stale(path: str, value: Any, message: str) -> None:
+def test_claim_not_allocated_to_this_node_is_stale(path: str, value: Any, message: str) -> None:
     with pytest.raises(StaleClaimError) as caught:
         decode(changed(path, value))
     assert message in str(caught.value)
@@ -118,22 +118,42 @@ def test_what_this_node_may_not_prepare_is_stale(path: str, value: Any, message:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (f"{DEVICES}.results", None, f"{DEVICES}.results: missing; a list is needed"),
-        (f"{DEVICES}.results.0", 7, f"{DEVICES}.results[0]: int instead of an object"),
-        (f"{DEVICES}.results.0.device", 7, f"{DEVICES}.results[0].device: int instead of a text"),
-        (f"{DEVICES}.results.0.device", "", f"{DEVICES}.results[0].device: empty"),
-        (f"{DEVICES}.results.0.adminAccess", "yes", "adminAccess: str instead of true or false"),
+        (f"{DEVICES}.results", None, f"{DEVICES}: object missing required field `results`"),
+        (f"{DEVICES}.results.0", 7, f"{DEVICES}.results[0]: expected `object`, got `int` (7)"),
+        (
+            f"{DEVICES}.results.0.device",
+            7,
+            f"{DEVICES}.results[0].device: expected `str`, got `int` (7)",
+        ),
+        (
+            f"{DEVICES}.results.0.device",
+            "",
+            f'{DEVICES}.results[0].device: expected `str` of length >= 1 ("")',
+        ),
+        (
+            f"{DEVICES}.results.0.adminAccess",
+            "yes",
+            'adminAccess: expected `bool | null`, got `str` ("yes")',
+        ),
         (f"{DEVICES}.config.0.source", "FromMars", "config[0].source: 'FromMars' is not known"),
         (
             f"{DEVICES}.config.1.opaque",
             None,
             "config[1].opaque: missing; this release knows opaque",
         ),
-        (f"{DEVICES}.config.0.requests", "g", "config[0].requests: str instead of a list of texts"),
-        (f"{DEVICES}.config.0.opaque.parameters", [], "parameters: list instead of an object"),
+        (
+            f"{DEVICES}.config.0.requests",
+            "g",
+            'config[0].requests: expected `array | null`, got `str` ("g")',
+        ),
+        (
+            f"{DEVICES}.config.0.opaque.parameters",
+            [],
+            "parameters: expected `object`, got `array` ([])",
+        ),
     ],
 )
-def test_a_wrong_field_is_named_by_its_path(path: str, value: Any, message: str) -> None:
+def test_wrong_field_is_named_by_path_and_value(path: str, value: Any, message: str) -> None:
     with pytest.raises(ClaimError) as caught:
         decode(changed(path, value))
     assert message in str(caught.value) and "claim ns/train" in str(caught.value)
@@ -154,7 +174,7 @@ PATHS = st.sampled_from(
 
 
 @given(PATHS, JSON)
-def test_whatever_the_api_sends_the_error_is_one_of_ours(path: str, value: Any) -> None:
+def test_any_json_gives_a_claim_or_our_error(path: str, value: Any) -> None:
     with contextlib.suppress(NvdraError):
         decode(changed(path, value))
 
@@ -184,14 +204,14 @@ class Outcomes:
         self.seen.append(outcome)
 
 
-def test_a_fetch_is_one_request() -> None:
+def test_fetch_is_one_request() -> None:
     api, outcomes = Api(an_allocated_claim()), Outcomes()
     claim = reader.ClaimReader(api, DRIVER, NODE, outcomes).fetch(REF, Deadline(5, FakeClock()))
     assert claim.results[0].device == "gpu-0"
     assert (api.requests, outcomes.seen) == (1, ["success"])
 
 
-def test_a_deleted_claim_is_stale_and_an_unreachable_api_is_not() -> None:
+def test_only_a_deleted_claim_is_stale() -> None:
     gone = ApiError("gone", status=404, api_reason="NotFound")
     for error, expected in (
         (gone, StaleClaimError),
@@ -207,7 +227,7 @@ def test_a_deleted_claim_is_stale_and_an_unreachable_api_is_not() -> None:
         assert outcomes.seen == [expected.reason]
 
 
-def test_no_request_is_made_when_the_time_is_over() -> None:
+def test_fetch_after_the_deadline_makes_no_request() -> None:
     api = Api(an_allocated_claim())
     with pytest.raises(DeadlineError):
         reader.ClaimReader(api, DRIVER, NODE, Outcomes()).fetch(REF, Deadline(0, FakeClock()))

@@ -64,7 +64,7 @@ def test_refusal_lasts_until_a_probe_is_answered(
 ) -> None:
     rights.failed(refusal)
     (text,) = reports
-    assert f"read no ResourceClaim ({refusal.status})" in text
+    assert f"to read ResourceClaims ({refusal.status})" in text
     for still in (refusal, ApiError("down", status=0), ApiError("slow down", status=429)):
         api.answer = still
         rights.probe()

@@ -12,9 +12,9 @@ from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.kubeletplugin.claims.wait_events import (
-    AGAIN_S,
-    LONG_S,
     MAX_PODS,
+    MIN_INTERVAL_S,
+    MIN_WAIT_S,
     REASON,
     EventSource,
     WaitEvents,
@@ -63,7 +63,7 @@ def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
     api = Api("a", "b")
     made, clock = waiting(api)
     for second in range(12):
-        made.waits(REF, CAUSE, LONG_S + second)
+        made.waiting(REF, CAUSE, MIN_WAIT_S + second)
         made.write_next()
         clock.advance(3)
     text = f"claim channel is not prepared yet: {CAUSE}"
@@ -75,7 +75,7 @@ def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
 def test_event_names_the_node_that_wrote_it():
     api = Api("a")
     made, _ = waiting(api)
-    made.waits(REF, CAUSE, LONG_S)
+    made.waiting(REF, CAUSE, MIN_WAIT_S)
     made.write_next()
     [event] = api.events
     assert event["source"] == {"component": "nvdra-test", "host": "node-1"}
@@ -85,9 +85,9 @@ def test_event_names_the_node_that_wrote_it():
 def test_what_is_ready_soon_needs_no_words():
     api = Api("a")
     made, _ = waiting(api)
-    made.waits(REF, CAUSE, LONG_S - 1)
+    made.waiting(REF, CAUSE, MIN_WAIT_S - 1)
     made.write_next()
-    made.waits(REF, CAUSE, LONG_S)
+    made.waiting(REF, CAUSE, MIN_WAIT_S)
     made.done(REF)
     made.write_next()
     assert not api.events
@@ -97,11 +97,11 @@ def test_another_cause_is_told_after_a_while():
     api = Api("a")
     made, clock = waiting(api)
     for cause in (CAUSE, "x", "y"):
-        made.waits(REF, cause, 10)
+        made.waiting(REF, cause, 10)
         made.write_next()
     assert len(api.events) == 1
-    clock.advance(AGAIN_S)
-    made.waits(REF, "z", 30)
+    clock.advance(MIN_INTERVAL_S)
+    made.waiting(REF, "z", 30)
     made.write_next()
     assert told(api)[1][1].endswith(": z")
 
@@ -109,7 +109,7 @@ def test_another_cause_is_told_after_a_while():
 def test_pods_of_another_claim_of_the_name_and_things_that_are_no_pods_hear_nothing():
     other = Api("a", uid="c-2")
     made, _ = waiting(other)
-    made.waits(REF, CAUSE, 10)
+    made.waiting(REF, CAUSE, 10)
     made.write_next()
     assert not other.events
     api = Api(*(f"p{number}" for number in range(MAX_PODS + 3)))
@@ -117,7 +117,7 @@ def test_pods_of_another_claim_of_the_name_and_things_that_are_no_pods_hear_noth
         0, {"apiGroup": "x", "resource": "pods", "name": "x", "uid": "x"}
     )
     made, _ = waiting(api)
-    made.waits(REF, CAUSE, 10)
+    made.waiting(REF, CAUSE, 10)
     made.write_next()
     assert len(api.events) == MAX_PODS
     assert "x" not in [name for name, _ in told(api)]
@@ -130,10 +130,10 @@ def test_it_is_given_up_when_it_is_always_forbidden_and_never_fails(status: int,
     made, clock = waiting(api)
     for _ in range(permission.LIMIT):
         assert made.is_on
-        made.waits(REF, CAUSE, 10)
+        made.waiting(REF, CAUSE, 10)
         made.write_next()
         made.done(REF)
-        clock.advance(AGAIN_S)
+        clock.advance(MIN_INTERVAL_S)
     assert made.is_on is is_on
 
 
@@ -143,7 +143,7 @@ def test_a_namespace_that_is_going_does_not_turn_it_off():
     for _ in range(2 * permission.LIMIT):
         for refused in (True, False):
             api.error = ApiError("being terminated", status=403) if refused else None
-            made.waits(REF, CAUSE, 10)
+            made.waiting(REF, CAUSE, 10)
             made.write_next()
             made.done(REF)
     assert made.is_on and len(api.events) == 2 * permission.LIMIT
@@ -154,7 +154,7 @@ def test_reads_that_are_refused_say_nothing_of_events():
     api.claim_error = ApiError("no pod names it", status=403)
     made, _ = waiting(api)
     for _ in range(2 * permission.LIMIT):
-        made.waits(REF, CAUSE, 10)
+        made.waiting(REF, CAUSE, 10)
         made.write_next()
         made.done(REF)
     assert made.is_on
