@@ -12,6 +12,8 @@ import msgspec
 
 from nvdra_core.api.fabric import FabricNodeSpec, FabricState, ImexState
 
+ADDRESS_REMEDY = "set imexAddress in /etc/nvdra/config.yaml"
+
 
 class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     """NVLink fabric of this node, all GPUs together."""
@@ -94,7 +96,12 @@ class Holder(msgspec.Struct, frozen=True, order=True):
     name: str
     uid: str
     is_admitted: bool = False
-    """It was told that the domain is ready: its pod may run, and the daemon must not be touched."""
+    """Its prepare call got the reply "ready": its pod may run, and the daemon must not be touched."""
+
+    @property
+    def full_name(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):

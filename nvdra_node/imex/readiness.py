@@ -15,8 +15,7 @@ from nvdra_node.imex.decide import (
     slot_count_of,
     target,
 )
-from nvdra_node.imex.model import Memory, Mode, Readiness, Situation, Started
-from nvdra_node.imex.sources.address import SET_IT
+from nvdra_node.imex.model import ADDRESS_REMEDY, Memory, Mode, Readiness, Situation, Started
 
 RESTARTED = "ImexRestarted"
 """Reason of a domain whose claims may start, and whose earlier ones lost what they shared."""
@@ -150,7 +149,7 @@ def _what_is_missing(domain: FabricDomain, situation: Situation) -> Readiness:
             f" runs with {count} slots: it takes more when its pods have ended on all nodes at once",
         )
     if not situation.addresses.chosen:
-        message = situation.addresses.message or f"no address for IMEX peers was found; {SET_IT}"
+        message = situation.addresses.message or f"no address for IMEX peers was found; {ADDRESS_REMEDY}"
         return _wait("NoAddress", message)
     return _wait(
         "WaitingForCertificate",

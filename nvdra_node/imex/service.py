@@ -62,18 +62,18 @@ class SupervisorService:
             # Whoever asked is gone, and may have released the claim since: nobody would release it again.
             return pb.JoinResponse(outcome=pb.OUTCOME_WAIT)
         wait_s = min(request.wait_ms / 1000, MAX_WAIT_S)
-        joined = self._supervisor.join(claim, Deadline(wait_s, self._clock))
+        joined = self._supervisor.claims.join(claim, Deadline(wait_s, self._clock))
         return _join_response(joined, self._channel_count())
 
     def Leave(self, request: Any, context: Any) -> Any:
         """See the proto."""
-        self._supervisor.leave(request.claim_uid)
+        self._supervisor.claims.leave(request.claim_uid)
         return pb.LeaveResponse()
 
     def Sync(self, request: Any, context: Any) -> Any:
         """See the proto."""
         now_s = self._clock.wall()
-        self._supervisor.sync(
+        self._supervisor.claims.sync(
             Holder(
                 now_s, held.domain_uid, held.claim.namespace, held.claim.name, held.claim.uid,
                 held.prepared,

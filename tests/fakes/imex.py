@@ -102,7 +102,7 @@ class FakeDaemon:
         self.asked.append("state")
         return self.state_now if self.unit.is_running else ImexState.UNAVAILABLE
 
-    def problem(self) -> str:
+    def last_error(self) -> str:
         """See CtlClient."""
         return self.ctl_problem
 

@@ -1,4 +1,4 @@
-"""The daemon as the supervisor handles it: one look, one action at a time. Called by ``supervisor`` alone."""
+"""Observes and controls the IMEX daemon through its clients. Called by ``supervisor``, in its thread."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ from nvdra_node.imex.model import (
 
 _LOG = log.get(__name__)
 
-LOOK_S = 5.0
-STATE_S = 2.0
-START_S = 15.0
-STOP_S = 40.0
-READY_S = 4.5
-"""How long an answer READY stands where nobody waits for one; a little less than the pause between two looks."""
-RELOAD_S = 5.0
-"""nvidia-imex heeds SIGUSR1 at most once in this time."""
+STATUS_TIMEOUT_S = 5.0
+STATE_TIMEOUT_S = 2.0
+START_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 40.0
+READY_TTL_S = 4.5
+"""How long an answer READY is reused while no claim waits; a little less than ``STEADY_POLL_S``."""
+STOPPED_TTL_S = 15.0
+"""How long a status without a daemon is reused while none is needed; half of ``IDLE_POLL_S``."""
+RELOAD_INTERVAL_S = 5.0
+"""nvidia-imex ignores a SIGUSR1 that follows another within this time."""
+_NEVER = float("-inf")
 
 
 class Dependencies(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,87 +53,109 @@ class Dependencies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daemon:
-    """Looks and acts through the deps. All raise HostError."""
+    """See the module. ``request_reload`` is safe for any thread."""
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self._ready = ("", float("-inf"))
-        """The incarnation that said READY last, and until when that stands."""
+        self._ready = ("", _NEVER)
+        """InvocationID whose last answer was READY, and until when that is reused."""
+        self._stopped = (UnitStatus(Unit()), _NEVER)
+        """Last status without a daemon, and until when it is reused."""
         self._reload_reason = ""
-        self._reloaded_at_s = float("-inf")
+        """Empty: no reload is due."""
+        self._reloaded_at_s = _NEVER
+
+    def recent_stopped_status(self) -> UnitStatus | None:
+        """The last status, if it is recent and had no daemon."""
+        status, until_s = self._stopped
+        return status if self._deps.clock.monotonic() < until_s else None
 
     def observe(self, *, was_ready: bool, must_query: bool = True) -> tuple[UnitStatus, ImexState]:
-        """The unit, and what its daemon says; about one and the same incarnation.
+        """Status of the unit and state of its daemon, both of one incarnation. Raises HostError.
 
-        Without ``must_query``, an answer READY of a moment ago stands.
+        Without ``must_query`` a recent answer READY is reused.
         """
         deps = self._deps
+        self._stopped = (self._stopped[0], _NEVER)
         if deps.policy.mode is Mode.HOST_MANAGED:
-            return self._observe_host_unit(), deps.ctl.state(Deadline(STATE_S, deps.clock))
-        look = deps.unit.status(Deadline(LOOK_S, deps.clock))
-        if look.unit.activity is not UnitActivity.ACTIVE:
-            return look, ImexState.UNSET
-        incarnation, until_s = self._ready
-        is_same = was_ready and incarnation == look.unit.invocation_id
+            return self._observe_host_unit(), deps.ctl.state(Deadline(STATE_TIMEOUT_S, deps.clock))
+        status = self._unit_status()
+        unit = status.unit
+        if unit.activity is not UnitActivity.ACTIVE:
+            if unit.activity in (UnitActivity.INACTIVE, UnitActivity.FAILED):
+                self._stopped = (status, deps.clock.monotonic() + STOPPED_TTL_S)
+            return status, ImexState.UNSET
+        invocation_id, until_s = self._ready
+        is_same = was_ready and invocation_id == unit.invocation_id
         if is_same and not must_query and deps.clock.monotonic() < until_s:
-            return look, ImexState.READY
-        self._ready = ("", float("-inf"))
-        imex = deps.ctl.state(Deadline(STATE_S, deps.clock))
+            return status, ImexState.READY
+        self._ready = ("", _NEVER)
+        imex = deps.ctl.state(Deadline(STATE_TIMEOUT_S, deps.clock))
         if imex is ImexState.READY and not was_ready:
-            again = deps.unit.status(Deadline(LOOK_S, deps.clock))
-            if again.unit != look.unit:
+            again = self._unit_status()
+            if again.unit != unit:
                 return again, ImexState.UNSET
         if imex is ImexState.READY:
-            self._ready = (look.unit.invocation_id, deps.clock.monotonic() + READY_S)
-        return look, imex
+            self._ready = (unit.invocation_id, deps.clock.monotonic() + READY_TTL_S)
+        return status, imex
+
+    def _unit_status(self) -> UnitStatus:
+        return self._deps.unit.status(Deadline(STATUS_TIMEOUT_S, self._deps.clock))
 
     def _observe_host_unit(self) -> UnitStatus:
-        """The host's own unit: only to see its restarts, so that a claim does not depend on systemd's answer."""
+        """The host's own unit, only to see its restarts: no claim waits for systemd's answer."""
         try:
-            return self._deps.unit.status(Deadline(LOOK_S, self._deps.clock))
+            return self._unit_status()
         except HostError as error:
-            _LOG.info("unit of the host's nvidia-imex cannot be read", v=1, error=str(error))
+            _LOG.info("cannot read the host's nvidia-imex unit", v=1, error=str(error))
             return UnitStatus(Unit())
 
     def act(self, action: Action, spec: FabricNodeSpec | None) -> None:
-        """Carry out one action."""
+        """Carry out one action. Raises HostError or FileError."""
         deps, run = self._deps, action.run
+        self._stopped = (self._stopped[0], _NEVER)
         if action.kind is ActionKind.CLEAR_RECOVERY:
             deps.store.clear_recovery()
         elif action.kind is ActionKind.WRITE_CONFIG and run is not None:
             deps.store.write_config(run, spec)
         elif action.kind is ActionKind.START:
             _LOG.info("starting nvidia-imex", why=action.why, run=run)
-            self._reload_reason, self._reloaded_at_s = "", float("-inf")  # it reads what there is
-            deps.unit.start(Deadline(START_S, deps.clock))
+            self._reload_reason, self._reloaded_at_s = "", _NEVER  # it reads the present files
+            deps.unit.start(Deadline(START_TIMEOUT_S, deps.clock))
         elif action.kind is ActionKind.STOP:
             _LOG.info("stopping nvidia-imex", why=action.why)
-            deps.unit.stop(Deadline(STOP_S, deps.clock))
+            deps.unit.stop(Deadline(STOP_TIMEOUT_S, deps.clock))
         elif run is not None and spec is not None and deps.store.write_hosts(run, spec):
-            # Without the controller's word (a FabricNode that was deleted, a file that was damaged) its peers stay.
+            # Without a spec (FabricNode deleted, file damaged) the daemon keeps its peers.
             self.request_reload(action.why)
 
     def request_reload(self, why: str) -> None:
-        """It is to read names and certificates again, at the next ``settle``."""
+        """Have the daemon read names and certificates again, at the next ``send_due_reload``."""
         self._reload_reason = why
 
     def send_due_reload(self) -> float | None:
-        """Tell the running daemon to read again if that is owed and it would heed; seconds until it would.
+        """Signal the running daemon if a reload is due and possible; seconds until it is possible, None without one.
 
-        None: nothing is owed any more. What fails is owed still.
+        Raises HostError; the reload stays due.
         """
-        deps = self._deps
-        if not self._reload_reason:
+        deps, why = self._deps, self._reload_reason
+        if not why:
             return None
-        left_s = self._reloaded_at_s + RELOAD_S - deps.clock.monotonic()
+        left_s = self._reloaded_at_s + RELOAD_INTERVAL_S - deps.clock.monotonic()
         if left_s > 0:
             return left_s
-        _LOG.info("telling nvidia-imex to connect again", v=1, why=self._reload_reason)
-        deps.unit.reload(Deadline(LOOK_S, deps.clock))
-        self._reload_reason, self._reloaded_at_s = "", deps.clock.monotonic()
+        _LOG.info("reloading nvidia-imex", v=1, why=why)
+        self._reload_reason = ""  # before the signal: a request that comes meanwhile counts
+        try:
+            deps.unit.reload(Deadline(STATUS_TIMEOUT_S, deps.clock))
+        except HostError:
+            self._reload_reason = why
+            raise
+        self._reloaded_at_s = deps.clock.monotonic()
         deps.store.mark_reloaded()
         return None
 
     def last_log_lines(self, invocation_id: str) -> str:
-        """What it wrote last. Never raises."""
-        return self._deps.unit.last_log_lines(invocation_id, Deadline(LOOK_S, self._deps.clock))
+        """The end of its log. Never raises."""
+        deadline = Deadline(STATUS_TIMEOUT_S, self._deps.clock)
+        return self._deps.unit.last_log_lines(invocation_id, deadline)

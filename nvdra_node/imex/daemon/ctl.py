@@ -53,7 +53,7 @@ class CtlClient(Protocol):
     def state(self, deadline: Deadline) -> ImexState:
         """The daemon's state; UNAVAILABLE when it gives no answer. Never raises."""
 
-    def problem(self) -> str:
+    def last_error(self) -> str:
         """Why the last ``state`` was UNAVAILABLE; empty where it was not, or the daemon itself says so."""
 
     def domain(self, run: Run, deadline: Deadline) -> ImexDomainStatus | None:
@@ -91,7 +91,7 @@ class ImexCtl:
         self._problem = f"nvidia-imex-ctl -q wrote {text[:MAX_QUOTED]!r}" if is_odd else ""
         return state
 
-    def problem(self) -> str:
+    def last_error(self) -> str:
         """See CtlClient."""
         return self._problem
 

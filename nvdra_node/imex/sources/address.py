@@ -17,8 +17,7 @@ import msgspec
 
 from nvdra_core.api.addresses import is_peer_address
 from nvdra_node.host.network import HostAddress, Network, Route
-
-SET_IT = "set imexAddress in /etc/nvdra/config.yaml"
+from nvdra_node.imex.model import ADDRESS_REMEDY
 
 _CONTAINER = re.compile(
     r"antrea-gw|br-[0-9a-f]{12}$|cali|cbr\d|cilium_|cni|docker|flannel|genev_sys|ip6tnl|kube-bridge|lxc|lxdbr"
@@ -78,7 +77,7 @@ def choose(facts: Facts) -> Choice:
         refused.append(facts.node_problem or "the Node's InternalIP is not known yet")
     elif not internal:
         refused.append("the Node has no InternalIP")
-    text = f"no address for IMEX peers: {'; '.join(refused)}; {SET_IT}"
+    text = f"no address for IMEX peers: {'; '.join(refused)}; {ADDRESS_REMEDY}"
     return Choice(message=text, needs_node=facts.node is None)
 
 

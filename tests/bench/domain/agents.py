@@ -138,7 +138,7 @@ class Agent:
         reader = claim_reader.ClaimReader(self._api, DRIVER, self.name, _Uncounted())
         reader.fetch(ref, deadline)
         holder = Holder(time.time(), domain_uid, ref.namespace, ref.name, ref.uid)
-        joined = self.supervisor.join(holder, deadline)
+        joined = self.supervisor.claims.join(holder, deadline)
         self.times.released_s = time.monotonic()
         if not joined.readiness.is_ready:
             raise RuntimeError(f"{joined.readiness.reason} {joined.refused}")

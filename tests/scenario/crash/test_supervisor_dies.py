@@ -48,9 +48,9 @@ def test_crash_during_domain_switch_converges(step: int) -> None:
     node = ImexNode()
     node.assign(a_domain("A"), a_domain("B"))
     node.join("a", "A")
-    died = die_at(node, step, [lambda: node.supervisor.leave("a"), lambda: node.join("b", "B")])
+    died = die_at(node, step, [lambda: node.claims.leave("a"), lambda: node.join("b", "B")])
     for _ in range(2):  # the plugin tells its claims
-        node.supervisor.sync([a_claim("b", "B")])
+        node.claims.sync([a_claim("b", "B")])
     node.clock.advance(2)
     node.reconcile()
     assert node.ask(a_claim("b", "B")).readiness.is_ready, died

@@ -15,7 +15,7 @@ from nvdra_core.api.fabric import (
     FabricState,
     Isolation,
 )
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Clock, Deadline, FakeClock
 from nvdra_node.imex.daemon.control import Dependencies
 from nvdra_node.imex.daemon.render import Layout
 from nvdra_node.imex.daemon.store import Store
@@ -76,8 +76,12 @@ class ReconcilingClock(FakeClock):
 class ImexNode:
     """One supervisor on one machine; ``restart`` starts another on the same machine."""
 
-    def __init__(self, policy: Policy | None = None, address: str = "10.0.0.2") -> None:
+    def __init__(
+        self, policy: Policy | None = None, address: str = "10.0.0.2", clock: Clock | None = None
+    ) -> None:
+        """``clock``: the supervisor's, if it is not ``self.clock``."""
         self.clock = ReconcilingClock()
+        self.supervisors_clock = clock or self.clock
         self.files = FakeFiles()
         self.daemon = FakeDaemon()
         self.policy = policy or Policy()
@@ -89,12 +93,13 @@ class ImexNode:
     def start(self) -> None:
         deps = Dependencies(
             unit=self.daemon, ctl=self.daemon, store=Store(self.files, LAYOUT, SPEC_PATH),
-            clock=self.clock, policy=self.policy, boot_id=f"boot-{self.boot}",
+            clock=self.supervisors_clock, policy=self.policy, boot_id=f"boot-{self.boot}",
             addresses=HostAddresses(chosen=self.address),
             has_certificate=lambda: self.files.read(CERTIFICATE_PATH) is not None,
         )  # fmt: skip
         self.supervisor = Supervisor(deps)
         self.supervisor.open()
+        self.claims = self.supervisor.claims
         self.clock.on_wait = self.supervisor.reconcile_once
 
     def restart(self) -> None:
@@ -121,7 +126,7 @@ class ImexNode:
         return self.ask(a_claim(uid, domain, namespace, since_s=self.clock.wall()))
 
     def ask(self, claim: Holder) -> JoinReply:
-        return self.supervisor.join(claim, Deadline(0.35, self.clock))
+        return self.supervisor.claims.join(claim, Deadline(0.35, self.clock))
 
     def serves(self) -> str | None:
         run = self.supervisor.snapshot.run

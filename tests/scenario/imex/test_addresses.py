@@ -130,7 +130,7 @@ def test_lost_address_is_said_and_its_claims_are_left_alone(node, host):
     assert (domain.ready, domain.reason) == (False, "AddressLost")
     assert "10.0.0.2" in domain.message and "ns/claim-c1" in domain.message
     assert node.daemon.history == ["start"]
-    node.supervisor.leave("c1")
+    node.claims.leave("c1")
     assert node.join("c2").readiness.is_ready
     assert node.daemon.history == ["start", "stop", "start"]
     assert b"BIND_INTERFACE_IP=10.0.0.9" in node.files.read(LAYOUT.config)

@@ -45,7 +45,7 @@ class TestPeers:
         node.reconcile()
         assert node.daemon.history == ["start"]
         assert node.ask(a_claim("c1")).readiness.reason == "SlotChanged"
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         assert node.join("c2").readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"]
 
@@ -63,7 +63,7 @@ class TestFabricThatChanges:
             node.reconcile()
             assert node.daemon.history == ["start"]
             assert not node.join("c2").readiness.is_ready
-            node.supervisor.leave("c2")
+            node.claims.leave("c2")
         node.supervisor.set_fabric(FABRIC)
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
@@ -95,8 +95,8 @@ class TestHostManaged:
         assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
         assert "c1" in told.message
         assert node.ask(a_claim("c3")).readiness.is_ready, "the same domain's go together"
-        node.supervisor.leave("c1")
-        node.supervisor.leave("c3")
+        node.claims.leave("c1")
+        node.claims.leave("c3")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
     def test_it_is_looked_at_often_while_a_claim_waits_for_it_and_its_end_is_seen_soon(self):

@@ -72,7 +72,7 @@ class TestState:
         node.clock.advance(10 * node.policy.linger_s)
         assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
         assert node.daemon.history == ["start"]
-        node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
+        node.claims.sync([prepared("c1", "A"), a_claim("c2", "B")])
         node.reconcile()
         assert node.ask(a_claim("c1", "A")).readiness.is_ready
         assert node.daemon.history == ["start"]
@@ -87,7 +87,7 @@ class TestState:
     def nobody_is_disturbed(self, node: ImexNode) -> None:
         """Not before the claims are known, and not then, as one of them uses it; and who waits is told why."""
         assert not node.join("c2", "B").readiness.is_ready
-        node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
+        node.claims.sync([prepared("c1", "A"), a_claim("c2", "B")])
         node.reconcile()
         told = node.ask(a_claim("c2", "B")).readiness
         assert (told.reason, "until ns/claim-c1 is gone" in told.message) == ("ImexUnknown", True)
@@ -96,15 +96,15 @@ class TestState:
     def test_once_its_claim_is_gone_the_node_serves_who_waits(self, node):
         damage(node, b"{")
         node.join("c2", "B")
-        node.supervisor.sync([prepared("c1", "A"), a_claim("c2", "B")])
+        node.claims.sync([prepared("c1", "A"), a_claim("c2", "B")])
         node.reconcile()
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"] and node.serves() == "B"
 
     def test_what_is_written_next_can_be_read_again(self, node):
         damage(node, b"{")
-        node.supervisor.sync([])
+        node.claims.sync([])
         node.reconcile()
         assert node.join("c3", "A").readiness.is_ready
         node.restart()

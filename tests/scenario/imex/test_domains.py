@@ -98,7 +98,7 @@ class TestTenants:
         node.assign(a_domain())
         joined = node.join("c1", namespace="attacker")
         assert "own namespace only" in joined.refused
-        assert node.daemon.history == [] and node.supervisor._holders == {}
+        assert node.daemon.history == [] and node.claims.holders == {}
 
     def test_it_is_refused_also_when_the_domain_becomes_known_later(self, node):
         node.join("c1", namespace="attacker")
@@ -106,7 +106,7 @@ class TestTenants:
         node.reconcile()
         assert node.daemon.history == []
         assert node.ask(a_claim("c1", namespace="attacker")).refused
-        assert node.supervisor._holders == {}
+        assert node.claims.holders == {}
 
     def test_a_domain_that_is_being_deleted_takes_no_new_claim_and_keeps_the_old(self, node):
         node.assign(a_domain())
@@ -132,7 +132,7 @@ class TestTwoDomains:
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.join("c2", "B")
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.reconcile()
         assert node.serves() == "B"
         assert node.daemon.history == ["start", "stop", "start"]
@@ -141,8 +141,8 @@ class TestTwoDomains:
         node.assign(a_domain())
         for uid in ("c1", "c2", "c3"):
             assert node.join(uid).readiness.is_ready
-        node.supervisor.leave("c2")
-        node.supervisor.leave("c1")
+        node.claims.leave("c2")
+        node.claims.leave("c1")
         node.reconcile()
         assert node.daemon.history == ["start"]
 
@@ -161,7 +161,7 @@ class TestTwoDomains:
         domain = a_domain("A", channel=3, isolation=Isolation.CHANNEL, port=50000)
         node.assign(domain, shared_port=50000)
         assert node.join("c1", "A").readiness.is_ready
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.assign(shared_port=50000)
         node.clock.advance(1000)
         node.reconcile()
@@ -172,7 +172,7 @@ class TestTwoDomains:
         node.daemon.starts_as = ImexState.WAITING_FOR_PEERS
         node.join("c1", "A")
         node.join("c2", "B")
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.reconcile()
         assert node.serves() == "B"
 
@@ -187,7 +187,7 @@ class TestTwoDomains:
         told = node.join("c2", "B").readiness
         assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
         assert "ns/claim-c1" in told.message and node.daemon.history == ["start"]
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
 
@@ -195,7 +195,7 @@ class TestEndOfUse:
     def test_it_lingers_for_the_next_job_of_the_domain(self, node):
         node.assign(a_domain())
         node.join("c1")
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.reconcile()
         assert node.daemon.history == ["start"]
         assert node.join("c2").readiness.is_ready
@@ -204,7 +204,7 @@ class TestEndOfUse:
     def test_after_the_linger_it_is_stopped(self, node):
         node.assign(a_domain())
         node.join("c1")
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.reconcile()
         node.clock.advance(31)
         node.reconcile()

@@ -48,7 +48,7 @@ class TestAbruptEnd:
         waiting = node.join("c2")
         assert waiting.readiness.reason == "ImexHeld" and "ns/claim-c1" in waiting.readiness.message
         assert node.daemon.history == ["start"]
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.reconcile()
         assert node.ask(a_claim("c2")).readiness.is_ready
 
@@ -58,7 +58,7 @@ class TestAbruptEnd:
         node.files.put(LAYOUT.persist / "persist.dat", b"peers of A")
         node.daemon.die()
         node.reconcile()
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.clock.advance(2)
         node.join("c2", "B")
         assert node.serves() == "B"
@@ -104,7 +104,7 @@ class TestRestartsOfTheSupervisor:
         node.join("c2", "B")
         assert node.daemon.history == ["start"]
         prepared = replace(a_claim("c1", "A"), is_admitted=True)
-        node.supervisor.sync([prepared, a_claim("c2", "B")])
+        node.claims.sync([prepared, a_claim("c2", "B")])
         node.reconcile()
         assert node.daemon.history == ["start"]
 
@@ -113,17 +113,17 @@ class TestRestartsOfTheSupervisor:
         node.join("c1", "A")
         node.join("c2", "B")
         for _ in range(2):
-            node.supervisor.sync([a_claim("c2", "B")])
+            node.claims.sync([a_claim("c2", "B")])
             node.reconcile()
         assert node.serves() == "B"
 
     def test_a_claim_that_is_just_coming_survives_one_list_without_it(self, node):
         node.assign(a_domain())
         node.join("c1")
-        node.supervisor.sync([])
-        node.supervisor.sync([a_claim("c1")])
-        node.supervisor.sync([])
-        assert set(node.supervisor._holders) == {"c1"}
+        node.claims.sync([])
+        node.claims.sync([a_claim("c1")])
+        node.claims.sync([])
+        assert set(node.claims.holders) == {"c1"}
 
     def test_an_end_while_nobody_looked_is_noticed(self, node):
         node.assign(a_domain())
@@ -151,7 +151,7 @@ class TestReboot:
         node.join("c1")
         node.reboot()
         node.reconcile()
-        assert node.daemon.history == ["start"] and node.supervisor._holders == {}
+        assert node.daemon.history == ["start"] and node.claims.holders == {}
 
     def test_a_known_claim_is_served_again_without_the_controller(self, node):
         node.assign(a_domain())
@@ -164,7 +164,7 @@ class TestSystemdThatFails:
     def test_a_stop_that_fails_is_repeated(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.join("c2", "B")
         node.daemon.refuses = True
         node.reconcile()

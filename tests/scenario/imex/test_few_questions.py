@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from nvdra_core.api.fabric import ImexState
+from nvdra_node.imex.daemon.control import STOPPED_TTL_S
 from nvdra_node.imex.schedule import FIRST_POLL_S, STARTING_POLL_S, STEADY_POLL_S
-from nvdra_node.imex.supervisor import STOPPED_S
 from tests.scenario.imex.node import a_claim, a_domain
 
 
@@ -24,7 +24,7 @@ def test_news_asks_nobody_while_no_daemon_runs_and_none_is_needed(node):
         node.assign(slot=number)
         node.reconcile()
     assert asked(node) == {}
-    node.clock.advance(STOPPED_S)
+    node.clock.advance(STOPPED_TTL_S)
     node.reconcile(1)
     assert asked(node) == {"show": 1}
 

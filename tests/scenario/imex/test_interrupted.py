@@ -86,7 +86,7 @@ def test_it_is_said_until_the_interrupted_claims_are_released(node, end):
     assert node.join("c2").readiness.is_ready
     domain = domain_of(node)
     assert domain.reason == "ImexRestarted" and "claim-c2" not in domain.message
-    node.supervisor.leave("c1")
+    node.claims.leave("c1")
     assert (domain_of(node).ready, domain_of(node).reason) == (True, "")
 
 
@@ -110,7 +110,7 @@ def test_end_while_the_supervisor_was_down_is_said(node, end):
 
 def test_starts_and_stops_of_ours_are_not_said(node):
     assert domain_of(node).reason == ""
-    node.supervisor.leave("c1")
+    node.claims.leave("c1")
     node.reconcile()
     node.clock.advance(node.policy.linger_s + 1)
     node.reconcile()
@@ -160,7 +160,7 @@ class TestHostManaged:
         assert (domain.ready, domain.reason) == (True, "ImexRestarted")
         assert "ns/claim-c1" in domain.message and status(node).imex.restarts == 1
         assert node.daemon.history == []
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         assert node.join("c2").readiness.is_ready
         assert domain_of(node).reason == ""
 

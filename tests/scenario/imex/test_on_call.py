@@ -8,7 +8,7 @@ import pytest
 
 from nvdra_core.api.fabric import FabricSlot, ImexState
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.imex.daemon.control import RELOAD_S
+from nvdra_node.imex.daemon.control import RELOAD_INTERVAL_S
 from nvdra_node.imex.model import Holder, HostAddresses, Policy
 from tests.scenario.imex.node import (
     CERTIFICATE_PATH,
@@ -39,7 +39,7 @@ class TestNothingIsPromised:
     def test_to_a_question_that_leaves_no_time_for_a_look(self, node):
         node.assign(a_domain())
         node.join("c1")
-        assert not node.supervisor.join(a_claim("c2"), Deadline(0, node.clock)).readiness.is_ready
+        assert not node.claims.join(a_claim("c2"), Deadline(0, node.clock)).readiness.is_ready
 
     def test_while_a_turn_takes_longer_than_the_question(self, node):
         node.assign(a_domain())
@@ -51,7 +51,7 @@ class TestNothingIsPromised:
         node.assign(a_domain())
 
         def turn():
-            node.supervisor.leave("c1")
+            node.claims.leave("c1")
             node.supervisor.reconcile_once()
 
         node.join("c0")
@@ -66,7 +66,7 @@ class TestNothingIsPromised:
             node.supervisor.reconcile_once(),
             node.files.full.add(LAYOUT.directory),
         )
-        node.supervisor._holders["c2"] = a_claim("c2")
+        node.supervisor._state.holders["c2"] = a_claim("c2")
         node.reconcile()
         told = node.ask(a_claim("c2")).readiness
         assert (told.is_ready, told.reason) == (False, "StateNotWritten")
@@ -145,8 +145,8 @@ class TestReload:
             pauses_s.append(node.supervisor.reconcile_once())
             node.clock.advance(0.2)
         assert node.daemon.history == ["start", "reload"]
-        assert max(pauses_s[1:]) <= RELOAD_S, "and is not forgotten"
-        node.clock.advance(RELOAD_S)
+        assert max(pauses_s[1:]) <= RELOAD_INTERVAL_S, "and is not forgotten"
+        node.clock.advance(RELOAD_INTERVAL_S)
         node.reconcile()
         assert node.daemon.history == ["start", "reload", "reload"]
         assert b"10.0.0.10" in node.files.read(LAYOUT.hosts)
@@ -158,7 +158,7 @@ class TestReload:
         node.supervisor.reload_daemon()
         node.reconcile()
         node.daemon.refuses_to = set()
-        node.supervisor.leave("c1")
+        node.claims.leave("c1")
         node.join("c2", "B")
         assert node.daemon.history[-1] == "start" and node.serves() == "B"
 
@@ -205,13 +205,13 @@ class TestDamagedRecords:
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         for _ in range(3):
-            node.supervisor.sync([Holder(0.0, "", "", "", "c1", True)])
+            node.claims.sync([Holder(0.0, "", "", "", "c1", True)])
             node.clock.advance(60)
             node.reconcile()
         assert node.join("c2", "B").readiness.reason == "OtherDomainActive"
         assert node.daemon.history == ["start"]
         for _ in range(2):  # its pod has ended
-            node.supervisor.sync([a_claim("c2", "B")])
+            node.claims.sync([a_claim("c2", "B")])
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
     def test_no_daemon_is_taken_from_them_when_our_state_is_lost_too(self, node):
@@ -220,7 +220,7 @@ class TestDamagedRecords:
         node.files.remove(LAYOUT.state)
         node.restart()
         for _ in range(3):
-            node.supervisor.sync([Holder(0.0, "", "", "", "c1", True)])
+            node.claims.sync([Holder(0.0, "", "", "", "c1", True)])
             node.clock.advance(60)
             node.reconcile()
         assert not node.join("c2", "B").readiness.is_ready

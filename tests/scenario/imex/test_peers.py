@@ -129,7 +129,7 @@ class TestSlotCount:
         assert node.daemon.history == ["start"]
         assert (node.files.read(LAYOUT.nodes) or b"").count(b"\n") == 18
         for uid in ("c1", "c2"):
-            node.supervisor.leave(uid)
+            node.claims.leave(uid)
         assert node.join("c3", "B").readiness.is_ready
         assert (node.files.read(LAYOUT.nodes) or b"").count(b"\n") == 36
         assert b"10.0.0.20" in (node.files.read(LAYOUT.hosts) or b"")

@@ -94,7 +94,7 @@ def test_more_claims_than_the_schema_admits_are_left_out(node, bounds):
     """A status that the API server refuses is no sign of life: a tenant with many pods would have the node lost."""
     in_one = bounds["items"]["properties"]["claims"]["maxItems"]
     claims = [Holder(0.0, "A", "ns", f"c{i}", f"uid-{i:04d}", True) for i in range(in_one + 50)]
-    node.supervisor.sync(claims)
+    node.claims.sync(claims)
     node.reconcile()
     [domain] = status(node).domains
     assert len(domain.claims) == in_one
@@ -104,7 +104,7 @@ def test_more_domains_than_the_schema_admits_leave_the_served_one(node, bounds):
     node.assign(a_domain("z"))
     claims = [Holder(1.0, f"d{i:03d}", "ns", f"c{i}", f"uid-{i:04d}") for i in range(5 * 300)]
     claims = [replace(claim, domain_uid=f"d{i % 300:03d}") for i, claim in enumerate(claims)]
-    node.supervisor.sync([Holder(0.0, "z", "ns", "c", "uid-z", True), *claims])
+    node.claims.sync([Holder(0.0, "z", "ns", "c", "uid-z", True), *claims])
     node.reconcile()
     found = status(node)
     assert len(found.domains) == bounds["maxItems"]

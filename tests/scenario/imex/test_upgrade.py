@@ -23,7 +23,7 @@ def test_the_running_daemon_goes_on_and_the_next_start_has_the_new_configuration
     assert node.join("c2").readiness.is_ready
     assert (node.daemon.history, node.files.read(LAYOUT.config)) == (["start"], before)
     for uid in ("c1", "c2"):
-        node.supervisor.leave(uid)
+        node.claims.leave(uid)
     node.reconcile()
     node.clock.advance(node.policy.linger_s + 1)
     node.reconcile()

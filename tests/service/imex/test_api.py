@@ -259,8 +259,7 @@ class Gone:
 class TestSocket:
     @pytest.fixture
     def supervisor(self) -> Iterator[Supervisor]:
-        node = ImexNode()
-        node.supervisor._deps = replace(node.supervisor._deps, clock=SystemClock())
+        node = ImexNode(clock=SystemClock())
         self.node = node
         self.directory = Path(tempfile.mkdtemp(prefix="nvdra-"))
         service = SupervisorService(node.supervisor, lambda: 2048, SystemClock())
@@ -312,12 +311,12 @@ class TestSocket:
         self.join("c1")
         self.join("c2")
         self.client.leave("c1")
-        assert set(supervisor._holders) == {"c2"}
+        assert set(supervisor.claims.holders) == {"c2"}
         effect = JoinDomain(domain_uid="A", namespace="ns", name="c3", uid="c3")
         for _ in range(2):
             self.client.sync([HeldClaim(effect, True)])
-        assert set(supervisor._holders) == {"c3"}
-        assert supervisor._holders["c3"].is_admitted
+        assert set(supervisor.claims.holders) == {"c3"}
+        assert supervisor.claims.holders["c3"].is_admitted
 
     def test_100_waiting_joins_hold_up_no_leave(self, supervisor):
         def wait(number):
@@ -328,12 +327,12 @@ class TestSocket:
         with ThreadPoolExecutor(100) as pool:
             joins = [pool.submit(wait, number) for number in range(100)]
             patience = Deadline(30.0, SystemClock())
-            while len(supervisor._waiting) < 100:
+            while supervisor.claims.waiting_count < 100:
                 patience.check("all joins wait")
             self.client.leave("c0")
             assert not joins[1].done()
             self.node.assign(a_domain())
-        assert len(supervisor._holders) == 99
+        assert len(supervisor.claims.holders) == 99
 
     def test_a_question_whose_caller_has_gone_holds_nothing(self, supervisor):
         self.node.assign(a_domain())
@@ -341,7 +340,7 @@ class TestSocket:
             claim=pb.Claim(namespace="ns", name="c1", uid="c1"), domain_uid="A", wait_ms=1000
         )
         self.service.Join(request, Gone())
-        assert supervisor._holders == {}
+        assert supervisor.claims.holders == {}
 
     def test_a_supervisor_that_is_not_there_is_named(self):
         client = GrpcSupervisorClient(Path("/tmp/nvdra-no-such.sock"))

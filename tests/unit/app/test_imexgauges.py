@@ -61,7 +61,7 @@ def test_unplanned_end_is_counted_and_a_stop_is_not(scraped):
     assert found['nvdra_imex_state{state="stopped"}'] == 1.0
     scraped.node.clock.advance(2)
     scraped.node.reconcile()
-    scraped.node.supervisor.leave("c1")
+    scraped.node.claims.leave("c1")
     scraped.node.join("c2", "B")
     found = scraped.read()
     assert found["nvdra_imex_unplanned_ends"] == 1.0

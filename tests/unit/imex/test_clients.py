@@ -140,7 +140,7 @@ class TestCtl:
         """Another release of the program may not know an option."""
         ctl = self.ctl(program)
         ctl.state(deadline())
-        assert problem in ctl.problem() and bool(problem) == bool(ctl.problem())
+        assert problem in ctl.last_error() and bool(problem) == bool(ctl.last_error())
 
     def test_the_hosts_own_daemon_is_not_asked_for_its_domain(self):
         assert self.ctl(hang, config=None).domain(RUN, deadline()) is None

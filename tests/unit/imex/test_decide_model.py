@@ -48,7 +48,7 @@ class Node(RuleBasedStateMachine):
         domain = self.of_claim.setdefault(uid, domain)
         clock = self.node.clock
         deadline = Deadline(0.35 if has_time else 0.0, clock)
-        if not self.node.supervisor.join(a_claim(uid, domain), deadline).readiness.is_ready:
+        if not self.node.claims.join(a_claim(uid, domain), deadline).readiness.is_ready:
             return
         self.promised[uid] = domain
         daemon = self.node.daemon
@@ -59,7 +59,7 @@ class Node(RuleBasedStateMachine):
 
     @rule(uid=CLAIMS)
     def leave(self, uid):
-        self.node.supervisor.leave(uid)
+        self.node.claims.leave(uid)
         self.promised.pop(uid, None)
         self.of_claim.pop(uid, None)
 
@@ -130,7 +130,7 @@ class Node(RuleBasedStateMachine):
             return
         started = self.node.supervisor.snapshot.memory.started
         if started is not None and started.invocation_id == self.node.daemon.unit.invocation_id:
-            config = self.node.files.read(self.node.supervisor._deps.store.layout.config)
+            config = self.node.files.read(LAYOUT.config)
             assert f"SERVER_PORT={started.run.port}\n".encode() in (config or b"")
 
 
