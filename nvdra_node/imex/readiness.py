@@ -149,7 +149,9 @@ def _what_is_missing(domain: FabricDomain, situation: Situation) -> Readiness:
             f" runs with {count} slots: it takes more when its pods have ended on all nodes at once",
         )
     if not situation.addresses.chosen:
-        message = situation.addresses.message or f"no address for IMEX peers was found; {ADDRESS_REMEDY}"
+        message = (
+            situation.addresses.message or f"no address for IMEX peers was found; {ADDRESS_REMEDY}"
+        )
         return _wait("NoAddress", message)
     return _wait(
         "WaitingForCertificate",
