@@ -1,4 +1,4 @@
-"""``python packaging/build.py``: the door to ``nvdra_packages`` that needs no path set."""
+"""``python packaging/build.py``: ``nvdra_packages`` without PYTHONPATH."""
 
 import sys
 from pathlib import Path

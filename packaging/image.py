@@ -1,4 +1,4 @@
-"""``python packaging/image.py``: the door to ``imagebuild`` that needs no path set."""
+"""``python packaging/image.py``: ``imagebuild`` without PYTHONPATH."""
 
 import sys
 from pathlib import Path

@@ -269,7 +269,7 @@ def command_format() -> None:
 
 
 def command_proto() -> None:
-    """Make the protobuf code anew."""
+    """Generate the protobuf code."""
     run_steps([Step("protobuf code", 3, tool("python", "proto/generate.py"))])
 
 

@@ -1,4 +1,4 @@
-"""The builder's commands: ``image.py [image]`` makes the image, ``image.py lock`` pins its wheels anew."""
+"""The builder's commands: ``image.py [image]`` makes the image, ``image.py lock`` pins its wheels again."""
 
 from __future__ import annotations
 

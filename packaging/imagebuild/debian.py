@@ -36,7 +36,7 @@ PACKAGES = (
 """Python and the libraries that it and our wheels load; without what their dependencies bring to install themselves."""
 
 _UNUSABLE = ("_curses", "_curses_panel", "_dbm", "_sqlite3", "nis", "readline", "_crypt")
-"""Compiled modules of Python whose libraries are not in the image, or which nobody here may want."""
+"""Compiled modules of Python whose libraries are not in the image, or which are not needed."""
 _LEFT_OUT = (
     "etc/cron.daily", "etc/default", "etc/dpkg", "etc/update-motd.d", "usr/bin/locale-check",
     "usr/lib/python3.11/ensurepip", "usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3",
@@ -95,7 +95,7 @@ def unpack(debs: tuple[Deb, ...], root: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             for member in tar:
                 _place(tar, member, root)
-        # Where programs that look for known defects find the packages of an image without dpkg.
+        # Where vulnerability scanners find the packages of an image without dpkg.
         record = root / "var/lib/dpkg/status.d" / deb.name
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(deb.control)

@@ -70,7 +70,7 @@ def tag(release: Release) -> str:
 
 
 def names(archive: Path) -> list[str]:
-    """Paths of the files of every layer of an archive, for whoever wants to look."""
+    """Paths of the files of every layer of an archive."""
     found: list[str] = []
     with tarfile.open(archive) as outer:
         for member in outer:

@@ -52,7 +52,7 @@ def wanted() -> tuple[str, ...]:
 
 
 def make_lock() -> str:
-    """The text of the file, made anew with the tested versions; asks PyPI."""
+    """The text of the file, generated from the tested versions; asks PyPI."""
     files: dict[tuple[str, str], set[str]] = defaultdict(set)
     pip = [sys.executable, "-m", "pip", "download", "-q", "-c", str(lock.TESTED)]
     with TemporaryDirectory() as place:

@@ -1,4 +1,4 @@
-"""The builder's commands: ``build.py [packages]`` makes all four packages, ``build.py lock`` pins the wheels anew."""
+"""The builder's commands: ``build.py [packages]`` makes all four packages, ``build.py lock`` pins the wheels again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pinned wheels: reads ``packaging/requirements-node.txt``, and makes it anew.
+"""The pinned wheels: reads ``packaging/requirements-node.txt``, and generates it.
 
 The file has every hash of every wheel for all architectures and Pythons, in the format of ``pip --require-hashes``.
 Versions are those that the tests run with (``tests/requirements.txt``).
@@ -104,7 +104,7 @@ def without_newer_abi3(names: Iterable[str]) -> Iterator[str]:
 
 
 def make() -> str:
-    """The text of the file, made anew with the tested versions; asks PyPI (about a minute)."""
+    """The text of the file, generated from the tested versions; asks PyPI (about a minute)."""
     files: dict[tuple[str, str], set[str]] = defaultdict(set)
     with TemporaryDirectory() as place, NamedTemporaryFile("w", suffix=".txt") as tested:
         lines = TESTED.read_text().splitlines(keepends=True)

@@ -14,13 +14,13 @@ def page(command: str, module: str, function: str, release: Release) -> str:
     """The page in troff, section 8."""
     program = f"import sys; sys.path.insert(0, {str(TOP)!r}); from {module} import {function}; {function}()"
 
-    def told(*words: str) -> str:
+    def help_text(*words: str) -> str:
         env = {"COLUMNS": "72", "LC_ALL": "C.UTF-8"}
         return run([sys.executable, "-IBc", program, *words, "--help"], env=env).replace(
             "-c ", f"{command} ", 1
         )
 
-    general = told()
+    general = help_text()
     names = re.findall(r"^    ([a-z][a-z-]+)\s", general, re.MULTILINE)
     date = time.strftime("%Y-%m-%d", time.gmtime(release.epoch))
     summary = " ".join(general.split("\n\n")[1].split())
@@ -28,7 +28,7 @@ def page(command: str, module: str, function: str, release: Release) -> str:
         f'.TH {command.upper()} 8 "{date}" "nvdra {release.version}" "nvdra"',
         f".SH NAME\n{command} \\- {_escaped(summary)}",
         f".SH DESCRIPTION\n{_preformatted(general)}",
-        *(f".SH COMMAND {name.upper()}\n{_preformatted(told(name))}" for name in names),
+        *(f".SH COMMAND {name.upper()}\n{_preformatted(help_text(name))}" for name in names),
         f".SH FILES\n.TP\n/{CONFIG}\nsettings\n.TP\n/{DOCS}\ndocumentation",
         ".SH SEE ALSO\n.BR systemctl (1),\n.BR journalctl (1)",
     ]

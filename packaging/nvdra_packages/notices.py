@@ -26,7 +26,7 @@ LICENSES = {
     "sdnotify": "MIT",
     "typing-extensions": "PSF-2.0",
 }
-"""Project -> SPDX identifier, as somebody read it; a project that is not here ends the build."""
+"""Project -> SPDX identifier, read by a person; a project that is not here ends the build."""
 
 _BUNDLED = ("prometheus_client/decorator.py", "BSD-2-Clause")
 """A file of another project inside a wheel, and its licence; the text is the file's first comment."""
@@ -67,7 +67,7 @@ class Project:
 
     @property
     def license(self) -> str:
-        """SPDX identifier. Raises BuildError for a project that nobody has looked at."""
+        """SPDX identifier. Raises BuildError for a project without an entry."""
         if self.name not in LICENSES:
             raise BuildError(
                 f"{self.name}: its licence is not in notices.LICENSES; read it and add it"

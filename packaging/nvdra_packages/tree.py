@@ -1,6 +1,6 @@
-"""Lays out what a package installs: a directory that looks as the root of a host will.
+"""Lays out what a package installs: a directory tree as it will be on a host.
 
-``site_packages`` is made once per architecture and kept in the cache; ``stage`` makes the rest anew in each build.
+``site_packages`` is made once per architecture and kept in the cache; ``stage`` makes the rest in each build.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ CPU time are measured. Prints one JSON object:
 - ``start_s``: start of the process to the first write (everything listed), and its CPU time.
 - ``slots_s``: until every node has its slot; ``slot_writes`` is what that cost.
 - ``templates_s``: from the first of so many domains that are created at once to the last template.
-- ``join_ms``: from the allocation of a claim to the node being told of the domain (median, worst).
+- ``join_ms``: from the allocation of a claim to the domain in the FabricNode (median, worst).
 - ``heartbeat_cpu_ms``: CPU time that one heartbeat of a node costs the controller.
 - ``rss_mib``: resident memory at the end, and its peak.
 """
@@ -130,10 +130,10 @@ def measure_domains(server: FakeApiServer, domains: int) -> Json:
     seconds_until("templates", lambda: len(server.objects("resourceclaimtemplates")) == domains)
     templates_s = time.monotonic() - began_s
 
-    def told() -> bool:
+    def have_statuses() -> bool:
         return all(d.get("status") for d in server.objects("computedomains", "resource.nvidia.com"))
 
-    seconds_until("statuses", told)
+    seconds_until("statuses", have_statuses)
     log = server.api.log
     writes = sum(log.count(verb) for verb in ("create", "patch", "update", "delete"))
     return {
@@ -165,11 +165,11 @@ def measure_joins(server: FakeApiServer, client: Client) -> Json:
         began_s = time.monotonic()
         kind = server.api.router.kinds["fabric.nvdra.io", "fabricnodes"]
 
-        def is_told() -> bool:
+        def has_domain() -> bool:
             entry = server.api.store.find(kind, "", node)  # noqa: B023
             return bool(entry and (entry.obj.get("spec") or {}).get("domains"))
 
-        seconds_until("the node is told", is_told, interval_s=0.002)
+        seconds_until("the FabricNode names the domain", has_domain, interval_s=0.002)
         taken_ms.append((time.monotonic() - began_s) * 1000)
     return {"median": round(statistics.median(taken_ms), 1), "worst": round(max(taken_ms), 1)}
 

@@ -31,7 +31,7 @@ class Machine:
     def env(self) -> dict[str, str]:
         """Return the environment of a plugin on it: a plain one, so that nothing of the caller's speeds it up.
 
-        The variable is upstream's own for simulated hardware; nobody else reads it.
+        The variable is upstream's own for simulated hardware.
         """
         return commands.base_env({"ALT_PROC_DEVICES_PATH": str(self._sim.proc / "devices")})
 

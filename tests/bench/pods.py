@@ -1,7 +1,7 @@
 """The same eight pods with and without a GPU each, on one node of a real cluster: from apply to the last one Running.
 
 A GPU pod cannot be faster than a plain one, so the measure is the ratio of the two in the same round. Each round starts
-the plugin anew and takes both kinds of pods, in alternating order.
+the plugin again and takes both kinds of pods, in alternating order.
 """
 
 from __future__ import annotations

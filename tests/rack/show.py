@@ -105,7 +105,7 @@ class Show:
         return f"{len(self.names)} pods Running, each with a GPU of its own"
 
     def own_credential(self) -> str:
-        """Each node gets a token of its own and uses it, and nobody sees it; a second run asks for no new one."""
+        """Each node gets and uses a token of its own that appears in no process list or log; a second run requests none."""
         before, began_s = self.workloads(), time.time()
         credential.set_up(self.rack)
         variables = {"nvdra_package_dir": self.releases.this, **credential.variables(self.rack)}
@@ -124,7 +124,7 @@ class Show:
         need(done.status == 0 and not done.hosts_with("changed"), failure(done))
         need(not self.restarted(starts), f"restarted: {self.restarted(starts)}")
         self.need_undisturbed(before)
-        return "a token bound to its own Node on each host, seen by nobody; a second run changes nothing"
+        return "a token bound to its own Node on each host, in no process list or log; a second run changes nothing"
 
     def renew_credential(self) -> str:
         """A node gets itself another token when a quarter of the life has passed; the service takes it as it runs."""
@@ -225,7 +225,7 @@ class Show:
         need(self.is_cordoned(host), f"{host} takes pods")
         done = play(self.rack, "drain", *only, variables={**kubectl, "nvdra_drain_undo": True})
         need(done.status == 0 and not self.is_cordoned(host), failure(done))
-        # The rollouts before went back to the kubelet's credential, which is what they were told.
+        # The rollouts before went back to the kubelet's credential, as their variables said.
         variables = {"nvdra_package_dir": self.releases.this, **credential.variables(self.rack)}
         done = play(self.rack, "site", *only, variables=variables)
         need(done.status == 0, failure(done))
@@ -259,7 +259,7 @@ class Show:
         need(not left, f"left: {left}")
         return "refused while claims were prepared; then nothing is left"
 
-    # What they look at
+    # Observations
 
     def play(self, playbook: str, **variables: Any) -> Run:
         """Run a playbook on all hosts."""
@@ -287,7 +287,7 @@ class Show:
         return found
 
     def restarted(self, before: dict[str, tuple[int, int]]) -> list[str]:
-        """Hosts whose service was restarted by somebody. What the watchdog does on a busy machine is not meant."""
+        """Hosts whose service was restarted, but for restarts by the watchdog on a busy machine."""
         now = self.starts(but=next(iter(set(self.names) - set(before)), ""))
         return [
             n for n, (since, again) in before.items() if now[n][0] != since and now[n][1] <= again

@@ -43,7 +43,7 @@ def commands(document: str, title: str = "") -> list[str]:
 
 
 class Typist:
-    """Types commands, and looks what became of it."""
+    """Runs a page's commands and checks the results."""
 
     def __init__(self, rack: Rack, packages: releases.Releases) -> None:
         self.rack = rack
@@ -66,7 +66,7 @@ class Typist:
             done = play(self.rack, playbook, *options, variables=given)
             assert done.status == 0, f"{line}\n{done.text}"
             return
-        assert line.startswith(ON_THE_HOST), f"nobody knows where to type: {line}"
+        assert line.startswith(ON_THE_HOST), f"the page does not say where to type: {line}"
         found = self.rack.hosts[HOST].run(["sh", "-c", line], check=False)
         is_done = found.returncode == INACTIVE and line.startswith("systemctl status")
         assert found.returncode == 0 or is_done, f"{line}\n{found.stdout}{found.stderr}"

@@ -46,7 +46,7 @@ def run(
 
 
 def a_token() -> str:
-    """A token bound to a Node, as far as the module looks at it."""
+    """A token bound to a Node: the claims that the module reads."""
     claims = {"kubernetes.io": {"node": {"name": NODE}}, "padding": "x" * 40}
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"eyJhbGciOiJSUzI1NiJ9.{payload}.c2lnbmF0dXJlLW9mLXRoZS1ub2Rl"

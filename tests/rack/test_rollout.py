@@ -167,7 +167,7 @@ def test_a_host_has_one_imex_and_it_is_said_whose(
     found = rollout.problems(a_host(units=units), policy)
     assert [word in problem for problem in found] == ([True] if word else [])
     assert rollout.problems(a_host(units=units), POLICY) == [], (
-        "without ComputeDomains it is nobody's business"
+        "without ComputeDomains it is left alone"
     )
 
 

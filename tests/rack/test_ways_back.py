@@ -1,4 +1,4 @@
-"""A rollout to a host that somebody set up by hand, and each way back: of an upgrade, of settings, of a removal."""
+"""A rollout to a host that was set up by hand, and each way back: of an upgrade, of settings, of a removal."""
 
 from __future__ import annotations
 

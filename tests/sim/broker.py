@@ -15,7 +15,7 @@ from nvdra_node.broker.policy import SUPERVISOR
 
 
 def main(path: str) -> int:
-    """Serve until told to stop."""
+    """Serve until SIGTERM."""
     with open(path) as file:
         text = file.read()
     settings = config.load(

@@ -1,6 +1,6 @@
 """pynvml on one simulated root, as a shipped program would have it on a real host.
 
-`session` is for tests that look at the library from their own process; `Client` is a second process that stays alive,
+`session` is for tests that load the library into their own process; `Client` is a second process that stays alive,
 so that a test can change the root and see what a running program gets.
 """
 

@@ -41,7 +41,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @pytest.fixture(autouse=True, scope="module")
 def no_collection() -> Iterator[None]:
-    """Syntax trees are many objects and no garbage: looking at them again and again takes longer than parsing."""
+    """Syntax trees are many objects and no garbage: collecting them takes longer than parsing."""
     gc.disable()
     yield
     gc.enable()
@@ -87,7 +87,7 @@ def every_class() -> Iterator[tuple[Path, ast.ClassDef]]:
 
 @cache
 def definitions(path: Path) -> tuple[Function | ast.ClassDef, ...]:
-    """All classes and functions of a module, however deep; without a look at expressions, where none are."""
+    """All classes and functions of a module, however deep; expressions are skipped, as they hold none."""
     found: list[Function | ast.ClassDef] = []
     left: list[ast.AST] = [tree(path)]
     while left:
@@ -169,7 +169,7 @@ def test_every_shipped_package_says_what_it_is_for():
 
 
 def test_errors_are_of_one_family():
-    """So that whoever catches NvdraError has caught all that a module border lets through."""
+    """Catching NvdraError catches every error that crosses a module border."""
     ours = error_names()
     foreign = {
         f"{name(path)}::{cls.name}"

@@ -1,4 +1,4 @@
-"""The door to commands that end by themselves: argv in, output out, `CommandError` otherwise."""
+"""Runs commands to their end: returns their output, raises `CommandError` when they fail."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _taken(layout: Layout, say: build.Say) -> Iterator[None]:
 
 def _remove_left(layout: Layout, say: build.Say) -> None:
     """Remove a cluster whose program was killed, or which ended with the machine; `ClusterError`
-    when the one of this name is somebody's.
+    when the one of this name is in use.
     """
     if not layout.home.exists():
         return

@@ -1,4 +1,4 @@
-"""Stops every thread of a process but its first, as a lock that nobody lets go of would: ``systemd_freeze.py PID``.
+"""Stops every thread of a process but its first, as a deadlock would: ``freeze.py PID``.
 
 Run by ``test_systemd`` on the test host, with nothing but Python's standard library. Prints how many threads it holds,
 and ends when the process has ended.

@@ -24,7 +24,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYS_FINIT_MODULE, _SYS_BPF, _SYS_KEYCTL, _SYS_PERF_EVENT_OPEN = 313, 321, 250, 298
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _PTRACE_SEIZE = 0x4206
-"""Unlike PTRACE_ATTACH it stops nobody."""
+"""Unlike PTRACE_ATTACH it stops no process."""
 _KUBELET = "/var/lib/kubelet"
 _TOKEN = "/var/lib/nvdra/credential/token"
 
@@ -287,7 +287,7 @@ def _try(probe: Probe) -> str:
         probe()
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, repr(error))
-    except Exception as error:  # noqa: BLE001 - an answer like any other, for whoever reads it
+    except Exception as error:  # noqa: BLE001 - reported like any other answer
         return repr(error)
     return "ok"
 

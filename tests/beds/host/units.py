@@ -190,7 +190,7 @@ class UnitHost:
         self.machine.run(["sh", "-c", "rm -rf /dev/nvidia*"])
 
     def _show_devices(self) -> None:
-        """systemd looks classes of devices up in /proc/devices. Written in place, for a mount stays on its file."""
+        """systemd reads device classes from /proc/devices. Written in place, as a bind mount keeps its inode."""
         self.write(PROC_DEVICES, (self.sim.proc / "devices").read_text())
 
     def systemctl(self, *words: str, check: bool = True) -> str:

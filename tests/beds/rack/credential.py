@@ -1,4 +1,4 @@
-"""Credentials of the nodes' own on a rack: the chart's rights, what the playbooks are told, and what is looked at after."""
+"""Nodes' own credentials on a rack: the chart's rights, variables of the playbooks, and checks afterwards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.unit.chart import helm
 PLACE, ACCOUNT = "nvdra", "nvdra-node"
 TOKEN = "/var/lib/nvdra/credential/token"
 RENEWAL = "nvdra-credential.service"
-LOOK_S = 0.03
-LOOKS = 4
+SAMPLE_INTERVAL_S = 0.03
+SAMPLES = 4
 _BESIDE = ("Deployment", "PodDisruptionBudget")
 """Of the chart: what runs in the cluster, and is no business of a node's credential."""
 _ABROAD = {
@@ -44,7 +44,7 @@ def set_up(rack: Rack) -> None:
 
 
 def variables(rack: Rack) -> dict[str, Any]:
-    """What the playbook site is told: which credential, and how kubectl is run here."""
+    """Variables of the playbook site: which credential, and how kubectl is run here."""
     return {"nvdra_credential": "service_account", **kubectl(rack)}
 
 
@@ -137,18 +137,18 @@ def watched() -> Iterator[set[str]]:
     seen: set[str] = set()
     ended = threading.Event()
 
-    def look() -> None:
-        looks: dict[str, int] = {}
-        while not ended.wait(LOOK_S):
+    def sample() -> None:
+        samples: dict[str, int] = {}
+        while not ended.wait(SAMPLE_INTERVAL_S):
             pids = {entry.name for entry in os.scandir("/proc") if entry.name.isdigit()}
-            looks = {pid: looks.get(pid, 0) + 1 for pid in pids}
-            for pid, count in looks.items():
+            samples = {pid: samples.get(pid, 0) + 1 for pid in pids}
+            for pid, count in samples.items():
                 # A process gets its arguments and its environment when it begins, or a moment later.
-                if count <= LOOKS:
+                if count <= SAMPLES:
                     seen.update(_tokens(Path("/proc", pid, "cmdline")))
                     seen.update(_tokens(Path("/proc", pid, "environ")))
 
-    thread = threading.Thread(target=look, name="watch for tokens")
+    thread = threading.Thread(target=sample, name="watch for tokens")
     thread.start()
     try:
         yield seen
@@ -158,7 +158,7 @@ def watched() -> Iterator[set[str]]:
 
 
 def _tokens(path: Path) -> set[str]:
-    """The words of a file of /proc that look like a token of a ServiceAccount."""
+    """Words of a file of /proc that have the form of a ServiceAccount token."""
     try:
         words = path.read_bytes().replace(b"\0", b" ").split()
     except OSError:

@@ -15,7 +15,7 @@ from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.domain_bed import DomainBed
 from tests.beds.cluster.driver.trays import BROKER, PLUGIN, SUPERVISOR
 from tests.beds.cluster.machine import cgroups
-from tests.bench import calm
+from tests.bench import noise
 from tests.bench.domain.timeline import Moments, Watcher
 from tests.lib.waits import wait_until
 
@@ -42,7 +42,7 @@ class Round:
     gone_s: float = 0.0
     """From the deletion of the pods to nothing being left of them."""
     signs: dict[str, float] = field(default_factory=dict)
-    """Of disturbance by others: "host_stolen", "spin" (``tests.bench.calm``)."""
+    """Of disturbance by others: "host_stolen", "spin" (``tests.bench.noise``)."""
 
     def span(self, first: str, last: str) -> float:
         """Seconds from the first node's one step to the last node's other."""
@@ -76,7 +76,7 @@ class Result:
     isolation: str = "domain"
     plain: list[Round] = field(default_factory=list)
     domain: list[Round] = field(default_factory=list)
-    calmness: str = ""
+    noise_note: str = ""
     """Which rounds these are, of those taken."""
 
     @property
@@ -121,7 +121,7 @@ class Result:
             "kubernetes": self.kubernetes,
             "isolation": self.isolation,
             "imex": "made up: READY as soon as it runs",
-            "calmness": self.calmness,
+            "noise_note": self.noise_note,
             "applyToLastRunningSeconds": {
                 "plain": [round(one.apply_to_running_s, 3) for one in self.plain],
                 "domain": [round(one.apply_to_running_s, 3) for one in self.domain],
@@ -159,16 +159,16 @@ def run(
     with bed, bed.namespace("team") as place:
         _pair(bed, place, "to warm up", is_turned=False)
         ends_s = time.monotonic() + patience_s
-        while len(pairs) < rounds or (_calm(pairs) < rounds and time.monotonic() < ends_s):
+        while len(pairs) < rounds or (_quiet(pairs) < rounds and time.monotonic() < ends_s):
             title = f"round {len(pairs) + 1} of {rounds}"
             if len(pairs) >= rounds:
-                title += f", {_calm(pairs)} calm so far"
+                title += f", {_quiet(pairs)} quiet so far"
             pairs.append(_pair(bed, place, title, is_turned=bool(len(pairs) % 2)))
-    chosen, calmness = calm.choose({"pairs": _signs(pairs)}, rounds)
+    chosen, noise_note = noise.choose({"pairs": _signs(pairs)}, rounds)
     counted = [pairs[int(signs["number"])] for signs in chosen["pairs"]]
     return Result(
         nodes, kubernetes, isolation, [pair[""] for pair in counted],
-        [pair[NAME] for pair in counted], calmness,
+        [pair[NAME] for pair in counted], noise_note,
     )  # fmt: skip
 
 
@@ -176,9 +176,9 @@ def _pair(bed: DomainBed, place: str, title: str, *, is_turned: bool) -> dict[st
     """One job of each kind, by its domain's name; every second time in the other order, so that drift hits both."""
     found = {}
     for domain in (NAME, "") if is_turned else ("", NAME):
-        before = calm.Calm.read()
+        before = noise.Noise.read()
         found[domain] = one = _job(bed, place, domain)
-        one.signs = before.until(calm.Calm.read())
+        one.signs = before.until(noise.Noise.read())
         kind = "with a domain" if domain else "plain"
         _say(f"{title}, {kind}: {one.apply_to_running_s:.2f} s")
         if slowest := one.slowest():
@@ -200,8 +200,8 @@ def _signs(pairs: list[dict[str, Round]]) -> list[dict[str, float]]:
     ]
 
 
-def _calm(pairs: list[dict[str, Round]]) -> int:
-    return len(calm.calm_rounds({"pairs": _signs(pairs)})["pairs"]) if pairs else 0
+def _quiet(pairs: list[dict[str, Round]]) -> int:
+    return len(noise.quiet_rounds({"pairs": _signs(pairs)})["pairs"]) if pairs else 0
 
 
 def _job(bed: DomainBed, place: str, domain: str) -> Round:

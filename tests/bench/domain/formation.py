@@ -77,7 +77,7 @@ def _kind(request: audit.Request) -> str:
 
 
 def _install(cluster: Cluster, work: Path) -> None:
-    """The chart's objects less the Deployment; and nobody who would miss kubelets and pods."""
+    """The chart's objects less the Deployment, without the controllers that need kubelets and pods."""
     for path in sorted((helm.CHART / "crds").iterdir()):
         cluster.apply(path.read_text())
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")

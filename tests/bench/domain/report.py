@@ -54,7 +54,7 @@ def figures(result: Result) -> str:
         f"{result.nodes} nodes, Kubernetes {result.kubernetes}, isolation {result.isolation}, {len(domain)} rounds;"
         " nvidia-imex is made up"
     )
-    return "\n".join([head, result.calmness, *lines])
+    return "\n".join([head, result.noise_note, *lines])
 
 
 def misses(result: Result) -> list[str]:

@@ -57,15 +57,15 @@ def test_the_first_moment_of_a_step_counts_and_pods_run_once() -> None:
     result = {"driver": "compute-domain.nvidia.com", "pool": "n"}
     moments.claim({"status": {"allocation": {"devices": {"results": [result]}}}}, SINCE_S + 1.5)
     moments.claim({"status": {}}, SINCE_S + 1.6)
-    told = {
+    fabric_node = {
         "metadata": {"name": "n"},
         "spec": {"domains": [{}]},
         "status": {"domains": [{"ready": True}]},
     }
-    moments.fabric_node(told, SINCE_S + 1.75)
+    moments.fabric_node(fabric_node, SINCE_S + 1.75)
     assert moments.running == {"w"}
     assert moments.steps(SINCE_S) == {
-        "n": {"scheduled": 1.0, "running": 2.0, "allocated": 1.5, "told": 1.75, "ready": 1.75}
+        "n": {"scheduled": 1.0, "running": 2.0, "allocated": 1.5, "assigned": 1.75, "ready": 1.75}
     }
 
 
@@ -89,12 +89,12 @@ def test_figures_are_compared_round_by_round_with_their_goals() -> None:
     assert result.document()["firstPrepareToLastReleaseSeconds"] == [0.25, 0.25]
 
 
-def test_a_pair_is_calm_when_both_of_its_jobs_were() -> None:
+def test_a_pair_is_quiet_when_both_of_its_jobs_were() -> None:
     quiet, slow = {"host_stolen": 0.5, "spin": 6.0}, {"host_stolen": 0.5, "spin": 9.0}
     pairs = []
     for plain, domain in ((quiet, quiet), (quiet, slow), (slow, quiet)):
         pair = {"": a_round(4.0), bench.NAME: a_round(5.0)}
         pair[""].signs, pair[bench.NAME].signs = plain, domain
         pairs.append(pair)
-    assert bench._calm(pairs) == 1
+    assert bench._quiet(pairs) == 1
     assert [signs["number"] for signs in bench._signs(pairs)] == [0, 1, 2]

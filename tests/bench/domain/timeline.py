@@ -1,4 +1,4 @@
-"""When what happened on which node while a job forms, as somebody sees it who watches the API; wall clock, seconds.
+"""Times of the steps of a forming job on each node, seen by watching the API; wall clock, seconds.
 
 One watch per kind, in the cluster's network namespace; the moments are those at which a change arrived here. What the
 services themselves did, between a claim's allocation and its channel, their logs tell (``Moments.of_logs``).
@@ -24,11 +24,11 @@ from tests.beds.cluster.control import wire
 from tests.beds.cluster.driver.trays import DRIVER, PLUGIN, SUPERVISOR, Tray
 
 PODS = Resource("", "v1", "pods")
-STEPS = ("scheduled", "allocated", "asked", "told", "ready", "prepared", "running")
+STEPS = ("scheduled", "allocated", "asked", "assigned", "ready", "prepared", "running")
 """What happens to a pod's node, in the order of the table.
 
 scheduled: the pod has its node; allocated: the claim has the node's channel; asked: the claim waits at the supervisor;
-told: the controller names the domain in the FabricNode; ready: the node says that the domain is; prepared: the
+assigned: the controller names the domain in the FabricNode; ready: the node says that the domain is; prepared: the
 kubelet has its answer; running: the pod is Running.
 """
 _LINE = re.compile(r"^(\S+)Z \w \S+: (.*)$")
@@ -69,7 +69,7 @@ class Moments:
         """A FabricNode as it is now."""
         name = obj["metadata"]["name"]
         if (obj.get("spec") or {}).get("domains"):
-            self.note(name, "told", at_s)
+            self.note(name, "assigned", at_s)
         if any(domain.get("ready") for domain in (obj.get("status") or {}).get("domains") or ()):
             self.note(name, "ready", at_s)
 

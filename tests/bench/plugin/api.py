@@ -36,12 +36,15 @@ class Api:
         ]
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=REPOSITORY)
         try:
-            told = self._next_line(START_TIMEOUT_S, "the API server does not start")
+            answered = self._next_line(START_TIMEOUT_S, "the API server does not start")
         except BenchError:
             self.__exit__()
             raise
-        self.kubeconfigs = {"kubeconfig": told["kubelet"], "service_kubeconfig": told["service"]}
-        self._control = told["control"]
+        self.kubeconfigs = {
+            "kubeconfig": answered["kubelet"],
+            "service_kubeconfig": answered["service"],
+        }
+        self._control = answered["control"]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,8 +67,8 @@ class Api:
 
     def wait_for_slice(self, timeout_s: float) -> int:
         """Return when the first ResourceSlice was stored, in ns since the epoch; ask once."""
-        told = self._next_line(timeout_s, "the plugin published no ResourceSlice")
-        return int(told["slice_ns"])
+        answered = self._next_line(timeout_s, "the plugin published no ResourceSlice")
+        return int(answered["slice_ns"])
 
     def _next_line(self, timeout_s: float, otherwise: str) -> dict[str, Any]:
         out = self._process.stdout
@@ -74,12 +77,12 @@ class Api:
         line = out.readline()
         if not line:
             raise BenchError(f"{otherwise}: the API server has ended")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        answered: dict[str, Any] = json.loads(line)
+        return answered
 
     def _ask(self, word: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         url = f"{self._control}/_fake/{word}"
         with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=30) as answer:
-            told: dict[str, Any] = json.loads(answer.read())
-        return told
+            answered: dict[str, Any] = json.loads(answer.read())
+        return answered

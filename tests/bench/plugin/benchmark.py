@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import calm, machine, measures
+from tests.bench import machine, measures, noise
 from tests.bench.plugin import loadclient, rounds, syscounts
 from tests.bench.plugin.contender import Contender
 from tests.bench.plugin.rounds import Bench, Effort
@@ -26,7 +26,7 @@ def compare(
     work: Path,
     patience_s: float = 0.0,
 ) -> Report:
-    """Measure every contender in `number` interleaved calm rounds; the first is the one that is judged.
+    """Measure every contender in `number` interleaved quiet rounds; the first is the one that is judged.
 
     Rounds that others disturbed are repeated and left out: at most as many again, or as often as `patience_s` allows.
     """
@@ -37,8 +37,8 @@ def compare(
     )
     try:
         taken = _rounds(bench, contenders, number, patience_s)
-        counted, calmness = calm.choose(taken, number)
-        notes = [f"median (min..max); {_disk(base)}", calmness]
+        counted, noise_note = noise.choose(taken, number)
+        notes = [f"median (min..max); {_disk(base)}", noise_note]
         results: dict[str, dict[str, list[float]]] = {one.name: {} for one in contenders}
         for name, of_one in counted.items():
             for values in of_one:
@@ -60,16 +60,16 @@ def compare(
 def _rounds(
     bench: Bench, contenders: Sequence[Contender], number: int, patience_s: float
 ) -> dict[str, list[Mapping[str, float]]]:
-    """Return the values of all rounds: `number`, and more while too few of them were calm."""
+    """Return the values of all rounds: `number`, and more while too few of them were quiet."""
     taken: dict[str, list[Mapping[str, float]]] = {one.name: [] for one in contenders}
     ends_s = time.monotonic() + patience_s
     for index, order in enumerate(alternating(contenders, MOST_ROUNDS)):
-        calm_ones = min(map(len, calm.calm_rounds(taken).values())) if index >= number else 0
+        quiet = min(map(len, noise.quiet_rounds(taken).values())) if index >= number else 0
         is_patient = index < 2 * number or time.monotonic() < ends_s
-        if calm_ones >= number or not is_patient:
+        if quiet >= number or not is_patient:
             break
         for one in order:
-            again = f", {calm_ones} calm so far" if index >= number else ""
+            again = f", {quiet} quiet so far" if index >= number else ""
             _say(f"round {index + 1} of {number}{again}: {one.name}")
             place = bench.work / f"{index}-{contenders.index(one)}"
             taken[one.name].append(rounds.measure(bench, one, place))

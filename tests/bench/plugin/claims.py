@@ -1,7 +1,7 @@
 """Allocated ResourceClaims as the scheduler leaves them, one GPU each. Pure.
 
 More claims than GPUs are held with admin access, the one way in which several claims may hold one whole GPU; the GPU
-that latencies are measured on is held by nobody else.
+that latencies are measured on is held by no other claim.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Site:
 
     @property
     def registry(self) -> Path:
-        """Where the kubelet looks for registration sockets."""
+        """Directory of the registration sockets."""
         return self.base / "reg"
 
     @property

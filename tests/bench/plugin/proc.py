@@ -85,7 +85,7 @@ def written_bytes(pids: Iterable[int], root: Path = Path("/proc")) -> int:
 def different_pages(pids: Iterable[int]) -> int | None:
     """Return the bytes of physical memory that some processes hold together, each page counted once.
 
-    This is what they would cost on a machine where nobody else maps the same files; PSS gives part of those pages to
+    This is what they would cost on a machine where no other process maps the same files; PSS gives part of those pages to
     the benchmark's own Python processes. None without the privilege to see page frames.
     """
     try:

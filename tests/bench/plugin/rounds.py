@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import measures
-from tests.bench.calm import Calm
 from tests.bench.machine import Machine
+from tests.bench.noise import Noise
 from tests.bench.plugin import proc
 from tests.bench.plugin.api import Api
 from tests.bench.plugin.claims import GPUS, ClaimMaker
@@ -137,7 +137,7 @@ def started(
 def measure(bench: Bench, contender: Contender, base: Path) -> Values:
     """Run one round and return its values."""
     work = Work.plan(bench.effort)
-    before = Calm.read()
+    before = Noise.read()
     with started(bench, contender, base) as up:
         work.maker.store(up.api.add)
         time.sleep(bench.effort.settle_s)
@@ -152,7 +152,7 @@ def measure(bench: Bench, contender: Contender, base: Path) -> Values:
         values |= _held(up, work)
         values["other_load"] = _Meter.read(up).others_since(since)
         values |= _memory(up, "after")
-    values |= before.until(Calm.read())
+    values |= before.until(Noise.read())
     values["prepare_growth"] = (
         values[f"prepare_p50_{measures.HELD[-1]}"] / values[f"prepare_p50_{measures.HELD[0]}"]
     )

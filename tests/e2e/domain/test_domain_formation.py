@@ -20,6 +20,4 @@ def test_a_domain_forms_with_few_writes_and_none_refused() -> None:
     assert found["requests"]["patch resourceclaims/status 200"] == AGENTS
     assert found["writesPerNode"] <= MOST_WRITES
     own = {kind for kind in found["requests"] if kind.startswith("list ")}
-    assert not own & {"list fabricnodes 200", "list resourceclaims 200"}, (
-        "nobody lists while it forms"
-    )
+    assert not own & {"list fabricnodes 200", "list resourceclaims 200"}, "no lists while it forms"

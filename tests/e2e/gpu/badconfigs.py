@@ -118,4 +118,4 @@ ACCEPTED: dict[str, Json] = {
     "null-interval": time_slicing({"interval": None}),
     "long": time_slicing({"interval": "Long"}),
 }
-"""Configs that look as bad as some of those, and are fine."""
+"""Valid configs that resemble some of those."""

@@ -21,10 +21,10 @@ from tests.lib.waits import WaitError, wait_until
 
 PROGRAMS = ("service", "kubelet", "containerd", "apiserver")
 WIPERS = ("service", "kubelet", "apiserver")
-"""After whose start slices may have to be written anew; containerd has nothing to do with them."""
+"""Programs after whose start slices may be written again; containerd has nothing to do with them."""
 
 _CONTROL_PLANE = ("scheduler", "controller-manager", "apiserver")
-"""Fall and rise together: the clients wait half a minute before they look for the API server again, and in that time no
+"""Restarted together: the clients wait half a minute before they connect to the API server again, and in that time no
 pod would come or go."""
 
 MOST_DOWN_S = 2.0
@@ -67,7 +67,7 @@ class Passers:
         self._chance = chance
         self._made = 0
         self.here: list[str] = []
-        """Those that were not told to go."""
+        """Pods that no test has deleted."""
 
     def change(self) -> None:
         """One comes, or one goes, or both."""

@@ -1,4 +1,4 @@
-"""Wrong configs, damaged records, a full disk: a clear word in the pod's event, nothing lost, nobody else affected."""
+"""Wrong configs, damaged records, a full disk: a clear event, nothing lost, no other pod affected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_wrong_config_is_named_in_the_event_of_its_pod_alone(bed: Bed, pod
 def wait_all_refused(pods: Pods) -> dict[str, str]:
     """What the event says of each pod whose config is wrong."""
 
-    def look() -> dict[str, str]:
+    def refusals() -> dict[str, str]:
         path = f"/api/v1/namespaces/{pods.place}/events"
         events = pods.bed.cluster.client.get(path)["items"]
         found = {
@@ -73,7 +73,7 @@ def wait_all_refused(pods: Pods) -> dict[str, str]:
         }
         return found if found.keys() >= REFUSED.keys() else {}
 
-    found: dict[str, str] = wait_until("all wrong configs refused", look, 90, 0.5)
+    found: dict[str, str] = wait_until("all wrong configs refused", refusals, 90, 0.5)
     return found
 
 

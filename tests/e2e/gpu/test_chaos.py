@@ -32,7 +32,7 @@ BREATH_S = 5.0
 """Between two restarts, so that most pods live through some before they go."""
 
 SETTLED_S = 120.0
-"""The kubelet looks once a minute for claims whose pods went while it was down."""
+"""The kubelet lists claims of pods that were deleted during its downtime once a minute."""
 
 
 def test_restarts_at_random_disturb_no_pod_and_leave_nothing(bed: Bed, pods: Pods) -> None:
@@ -76,7 +76,7 @@ def start_steady_pods(bed: Bed, pods: Pods) -> dict[str, list[Identity]]:
 
 
 def wait_undisturbed(pods: Pods, steady: dict[str, list[Identity]]) -> None:
-    """All containers are the same ones and run; a kubelet that just started may not have told yet."""
+    """All containers are the same ones and run; a kubelet that just started may not have reported yet."""
 
     def disturbed() -> dict[str, list[Identity]]:
         now = pods.identities()

@@ -1,4 +1,4 @@
-"""GPUs fall off the bus, hang and come back: the others are given out all the while, and nobody waits for a sick one."""
+"""GPUs fall off the bus, hang and come back: the others stay allocatable, and no call waits for an unhealthy one."""
 
 from __future__ import annotations
 
@@ -128,11 +128,16 @@ def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Po
     pods.create(m.pod(pods.place, "pod", claims={"all": "all"}))
     bed.wait_running(pods.place, "pod")
     before = pods.identities()
-    wait_equal("health in the pod's status", lambda: told(pods, "pod"), {"Healthy": 8}, ASK_AGAIN_S)
+    wait_equal(
+        "health in the pod's status",
+        lambda: reported_health(pods, "pod"),
+        {"Healthy": 8},
+        ASK_AGAIN_S,
+    )
     make_three_sick(bed)
     wait_equal(
         "health in the pod's status",
-        lambda: told(pods, "pod"),
+        lambda: reported_health(pods, "pod"),
         {"Healthy": 5, "Unhealthy": 3},
         ASK_AGAIN_S,
     )
@@ -143,7 +148,12 @@ def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Po
     assert re.search("^hung: no answer within 2 s", sick[gpu(HUNG)])
     assert re.search("^failed: nvmlDeviceGetUUID: .*999", sick[gpu(FAILED)])
     bed.only.sim.clear()
-    wait_equal("health in the pod's status", lambda: told(pods, "pod"), {"Healthy": 8}, ASK_AGAIN_S)
+    wait_equal(
+        "health in the pod's status",
+        lambda: reported_health(pods, "pod"),
+        {"Healthy": 8},
+        ASK_AGAIN_S,
+    )
     assert not said_by_stream(bed)
     assert pods.identities() == before
 
@@ -155,7 +165,7 @@ def said_by_stream(bed: Bed) -> dict[str, str]:
     return {d.device.device_name: d.message for d in devices if d.health != HEALTHY}
 
 
-def told(pods: Pods, name: str) -> dict[str, int]:
+def reported_health(pods: Pods, name: str) -> dict[str, int]:
     """How many devices of a pod have which health, as its status says."""
     counts: dict[str, int] = {}
     pod = pods.get(name) or {}
@@ -173,7 +183,7 @@ def test_calls_are_answered_while_nvml_hangs_and_once_it_was_given_up(bed: Bed, 
     mark = bed.only.log_size()
     slot = bed.only.sim.fault(hang=True)
     look_now(bed)
-    wait_until("a look that hangs", lambda: bed.only.sim.fault_hits(slot), 20, 0.01)
+    wait_until("a rescan that hangs", lambda: bed.only.sim.fault_hits(slot), 20, 0.01)
     started = time.monotonic()
     pods.create(m.pod(pods.place, "late", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "late")
@@ -192,13 +202,13 @@ def test_calls_are_answered_while_nvml_hangs_and_once_it_was_given_up(bed: Bed, 
         assert not answers.errors
         promised("NodeUnprepareResources", [undone], RPC_S)
         promised("NodePrepareResources", [fresh], RPC_S)
-    assert "sick" not in bed.only.logged(mark), "the look was over before the calls were"
+    assert "sick" not in bed.only.logged(mark), "the rescan ended before the calls"
     assert len(offered(bed)) == 8
     calls_once_nvml_was_given_up(bed, pods)
 
 
 def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
-    """Goes on from there: the look ends, and no GPU is any good."""
+    """Continues the test before: the rescan ends, and no GPU is healthy."""
     claim = rpc.ref(pods.claim_of("early"))
     before = pods.identities()
     wait_until("no GPU offered", lambda: not offered(bed), 60)

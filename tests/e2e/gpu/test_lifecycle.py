@@ -1,4 +1,4 @@
-"""Pods end and the service comes and goes in any order: nothing hangs, nothing is left, nobody notices a restart."""
+"""Pods end and the service restarts in any order: nothing hangs, nothing is left, no container is disturbed."""
 
 from __future__ import annotations
 

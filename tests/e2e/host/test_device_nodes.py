@@ -18,7 +18,7 @@ from tests.sim.fs.tree import MAJOR_NVIDIA, MAJOR_UVM
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-# nvidia-modprobe looks at a real /proc and makes nodes in the real /dev: both are this namespace's own.
+# nvidia-modprobe reads /proc and makes nodes in /dev: both are this namespace's own.
 WORLD = """\
 set -e
 mount -t tmpfs dev /dev

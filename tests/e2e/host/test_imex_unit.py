@@ -127,9 +127,9 @@ def test_the_doors_read_what_this_systemd_says(started: ImexHost, tmp_path: Path
     units = SystemctlUnits(commands, tmp_path / "systemctl")
     unit = SystemdClient(units, commands, tmp_path / "journalctl")
     deadline = Deadline(60.0, SystemClock())
-    look = unit.status(deadline)
-    assert (look.unit.activity, look.foreign) == (UnitActivity.ACTIVE, "")
-    assert "Identified this node" in unit.last_log_lines(look.unit.invocation_id, deadline)
+    status = unit.status(deadline)
+    assert (status.unit.activity, status.foreign) == (UnitActivity.ACTIVE, "")
+    assert "Identified this node" in unit.last_log_lines(status.unit.invocation_id, deadline)
     started.systemctl("kill", "--signal=SIGKILL", "nvdra-imex.service")
     wait_until(
         "it is noticed",
@@ -138,4 +138,4 @@ def test_the_doors_read_what_this_systemd_says(started: ImexHost, tmp_path: Path
     )
     ended = unit.status(Deadline(60.0, SystemClock())).unit
     assert (ended.activity, ended.exit_status) == (UnitActivity.FAILED, 9)
-    assert ended.invocation_id == look.unit.invocation_id, "it is not started again"
+    assert ended.invocation_id == status.unit.invocation_id, "it is not started again"

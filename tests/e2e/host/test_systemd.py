@@ -165,8 +165,8 @@ def test_what_a_taken_over_service_would_try_is_refused(answers: Answers) -> Non
 
 
 def test_it_is_the_sandbox_that_refuses(answers: Answers, unbound: Answers) -> None:
-    """So that the list above cannot be of things that nobody may do."""
-    # The kernel gives real time to no cgroup here, whoever asks.
+    """Shows that the list above is of things that are possible without the sandbox."""
+    # The kernel gives no cgroup real time here.
     assert same(answers, unbound) <= {"run in real time"}
 
 

@@ -1,4 +1,4 @@
-"""The unit broker under a real systemd: what the supervisor reaches through it, and nobody else."""
+"""The unit broker under a real systemd: what the supervisor alone reaches through it."""
 
 from __future__ import annotations
 

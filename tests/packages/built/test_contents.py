@@ -107,11 +107,11 @@ def test_rpm_installs_what_the_deb_does(packages: Packages, arch):
 @by_arch
 def test_compiled_modules_need_only_libraries_that_are_depended_on(unpacked: dict[str, Path], arch):
     for module in sorted(unpacked[arch.name].rglob("*.so")):
-        told = subprocess.run(
+        headers = subprocess.run(
             ["objdump", "-p", module], check=True, capture_output=True, text=True
         ).stdout
-        assert set(re.findall(r"NEEDED +(\S+)", told)) <= DEPENDED_ON, module
-        versions = re.findall(r"GLIBC_(\d+)\.(\d+)", told)
+        assert set(re.findall(r"NEEDED +(\S+)", headers)) <= DEPENDED_ON, module
+        versions = re.findall(r"GLIBC_(\d+)\.(\d+)", headers)
         assert max((int(a), int(b)) for a, b in versions) <= OLDEST_GLIBC, module
 
 

@@ -60,7 +60,7 @@ def host(bare: MatrixHost) -> MatrixHost:
 def wait_for_another(host: MatrixHost, unit: str, pid: str) -> None:
     """Until a unit's main process runs and is not ``pid``."""
     seen = ("0", pid)
-    wait_until(f"{unit} anew", lambda: host.show("MainPID", unit) not in seen, PATIENCE_S)
+    wait_until(f"{unit} runs again", lambda: host.show("MainPID", unit) not in seen, PATIENCE_S)
 
 
 @pytest.mark.parametrize("release", UNFIT, ids=lambda release: str(release.name))

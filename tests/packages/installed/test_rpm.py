@@ -84,8 +84,8 @@ def root(packages: Packages, tmp_path: Path) -> Iterator[RpmRoot]:
 @pytest.fixture
 def installed(root: RpmRoot, packages: Packages) -> RpmRoot:
     root.provide("python3", "3.12.5")
-    told = root.rpm("-i", packages.rpm)
-    assert told.stderr == ""
+    done = root.rpm("-i", packages.rpm)
+    assert done.stderr == ""
     return root
 
 
@@ -178,11 +178,11 @@ def signed(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_signed_rpm_is_good_where_its_key_is_known(root: RpmRoot, signed: SignedRpm):
-    told = root.rpm("-K", signed.path, check=False)
-    assert (told.returncode, "SIGNATURES NOT OK" in told.stdout) == (1, True)
+    done = root.rpm("-K", signed.path, check=False)
+    assert (done.returncode, "SIGNATURES NOT OK" in done.stdout) == (1, True)
     root.rpm("--import", signed.public)
-    told = root.rpm("-Kv", signed.path)
-    assert re.search(rf"Header V4 RSA/SHA256 Signature, key ID {signed.key[-8:]}: OK", told.stdout)
+    done = root.rpm("-Kv", signed.path)
+    assert re.search(rf"Header V4 RSA/SHA256 Signature, key ID {signed.key[-8:]}: OK", done.stdout)
     known = root.rpm("-q", "gpg-pubkey", "--qf", "%{VERSION}\n").stdout.split()
     assert [key for key in known if signed.key.endswith(key)], "as the playbooks compare it"
 
@@ -193,8 +193,8 @@ def test_signed_rpm_that_was_changed_is_refused(root: RpmRoot, signed: SignedRpm
     data[-1000] ^= 1
     changed = tmp_path / signed.path.name
     changed.write_bytes(data)
-    told = root.rpm("-K", changed, check=False)
-    assert (told.returncode, "NOT OK" in told.stdout) == (1, True)
+    done = root.rpm("-K", changed, check=False)
+    assert (done.returncode, "NOT OK" in done.stdout) == (1, True)
 
 
 def test_signer_of_an_rpm_is_read_without_rpm(packages: Packages, signed: SignedRpm):
@@ -206,8 +206,8 @@ def test_signer_of_an_rpm_is_read_without_rpm(packages: Packages, signed: Signed
 
 
 def test_rpm_without_a_key_is_not_signed(root: RpmRoot, packages: Packages):
-    told = root.rpm("-Kv", packages.rpm)
-    assert "Signature" not in told.stdout
+    done = root.rpm("-Kv", packages.rpm)
+    assert "Signature" not in done.stdout
 
 
 _IMPORT = """\

@@ -2,7 +2,7 @@
 
 In: plain files of `<root>/sys/bus/pci`, watched with inotify. Out: a GPU's `driver` link, its node, its vfio group.
 Called by: `SimRoot.pci_kernel()` and `python -m tests.sim kernel ROOT`. Unlike the real sysfs it answers some
-milliseconds after the write and never with an error: a program under test has to look at the result, as it should.
+milliseconds after the write and never with an error: a program under test has to read the result.
 """
 
 from __future__ import annotations

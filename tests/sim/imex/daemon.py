@@ -262,7 +262,7 @@ def main() -> int:
         return 0
     exit_status = control.get("exit_status")
     if exit_status is not None:
-        sys.stderr.write(control.text("exit_message", "failing as told") + "\n")
+        sys.stderr.write(control.text("exit_message", "failing as configured") + "\n")
         return int(str(exit_status))
     if not arguments.nogpu and not kernel.has_fabric(root):
         sys.stderr.write("No fabric devices found: nothing to do\n")

@@ -13,7 +13,7 @@ FABRIC_CAPABILITY = "proc/driver/nvidia/capabilities/fabric-imex-mgmt"
 RECORD_BYTES = 512
 """Of one size, so that who reads while it is written never finds a part of it."""
 LOOK_S = 0.5
-"""Far longer than ``state`` holds the session to see whether somebody has it."""
+"""Far longer than ``state`` holds the session to see whether it is held."""
 
 
 class SessionInUseError(Exception):

@@ -1,4 +1,4 @@
-"""What the simulated programs are told: NVIDIA's configuration file, and our own file of settings and faults."""
+"""Inputs of the simulated programs: NVIDIA's configuration file, and our own file of settings and faults."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def root() -> Path:
 
 @dataclass
 class Control:
-    """Our own settings and faults, read anew on each question."""
+    """Our own settings and faults, read again on each request."""
 
     path: Path
 

@@ -52,8 +52,8 @@ def test_whoever_reads_the_clique_while_it_changes_reads_one_of_the_two():
     def read() -> None:
         while not stopping.is_set():
             [device] = slices.build(connection.view, is_shared=False).devices
-            told = device["attributes"]
-            seen.add((told["cliqueID"]["string"], told["clusterUUID"]["string"]))
+            attributes = device["attributes"]
+            seen.add((attributes["cliqueID"]["string"], attributes["clusterUUID"]["string"]))
 
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # at nearly every step another thread has its turn

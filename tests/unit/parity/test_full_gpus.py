@@ -107,7 +107,7 @@ def test_shares_without_their_gate_are_refused_before_anything_starts(shares: st
 
 
 def test_slices_of_upstreams_plugin_are_taken_over_in_place():
-    """A node that changes over loses no slice: whoever watches sees one update, and no device goes."""
+    """A node that migrates loses no slice: watchers see one update, and no device is removed."""
     target = diff.Target(driver="gpu.nvidia.com", node="node", node_uid="n1")
     spec = {
         "driver": "gpu.nvidia.com",

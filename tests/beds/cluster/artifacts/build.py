@@ -1,9 +1,8 @@
 """Builds what `programs` names, once per version, into the cache; called by the command line and by
 `Cluster.up`.
 
-Asks the Go module proxy, PyPI (for Go itself) and Debian's archive for what is missing, and nobody
-when all is there. A build happens in a temporary directory and is moved into place whole, so one
-that is cut short leaves nothing behind that looks finished. Two sessions that build the same
+Downloads what is missing from the Go module proxy, PyPI (Go itself) and Debian's archive. A build happens in a temporary directory and is moved into place whole, so one
+that is cut short leaves nothing that counts as finished. Two sessions that build the same
 program wait for each other.
 """
 

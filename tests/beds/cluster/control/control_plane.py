@@ -69,9 +69,7 @@ def prepare(layout: Layout) -> None:
 
 
 def start_all(layout: Layout) -> None:
-    """Start everything; returns when the API server is ready and the others run. Without nodes there
-    is nothing to schedule and nobody to send packets.
-    """
+    """Start everything and wait until the API server is ready; without nodes no scheduler and no proxy."""
     for component in COMPONENTS if layout.nodes else COMPONENTS[:3]:
         start(layout, component)
 

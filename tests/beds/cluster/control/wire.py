@@ -1,7 +1,7 @@
 """A small client of the API server, which listens in a network namespace of its own; for waiting
 and for tests.
 
-A socket belongs to the namespace in which it was made, whoever uses it afterwards. So a thread that
+A socket belongs to the namespace in which it was made, whichever thread uses it afterwards. So a thread that
 ends right away enters the namespace and connects, and the caller gets the connected socket.
 """
 

@@ -231,20 +231,17 @@ class Bed(ClusterBed):
     def uuids(self, place: str, name: str, container: str = "ctr") -> list[str]:
         """GPUs that the real ``nvidia-smi -L`` printed in the container, by UUID."""
 
-        def look() -> list[str]:
+        def printed() -> list[str]:
             text = self.cluster.kubectl("logs", "-n", place, name, "-c", container, check=False)
             return re.findall(r"GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)", text)
 
         seen: list[str] = wait_until(
-            f"nvidia-smi -L printed in {place}/{name}/{container}", look, 20
+            f"nvidia-smi -L printed in {place}/{name}/{container}", printed, 20
         )
         return seen
 
     def delete_namespace(self, place: str, timeout_s: float = 90) -> None:
-        """Delete a namespace's pods and wait until they are gone; the empty namespace goes by itself.
-
-        Its controller takes five seconds to look at what is empty already, and nobody needs to see it.
-        """
+        """Delete a namespace, and wait for the end of its pods only: its controller takes 5 s for the empty namespace."""
         limit = f"--timeout={timeout_s:g}s"
         self.cluster.kubectl("delete", "pods", "-n", place, "--all", "--wait=true", limit)
         self.cluster.kubectl("delete", "namespace", place, "--wait=false")

@@ -98,18 +98,18 @@ def serve(root: Path, entries: dict[str, Callable[[], int]], *, is_instant: bool
     """Answer until killed."""
     path = root / SOCKET
     path.unlink(missing_ok=True)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a call's process
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.bind(str(path))
-        door.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
         while True:
-            connection, _ = door.accept()
+            connection, _ = listener.accept()
             words, files, _, _ = socket.recv_fds(connection, 65536, 2)
             if is_instant and _is_question(words):
                 _answer_here(connection, words, files, entries)
             elif os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                door.close()
+                listener.close()
                 _answer(connection, words, files, entries)
             connection.close()
             for file in files:

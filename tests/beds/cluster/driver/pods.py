@@ -54,10 +54,10 @@ class Pods:
     def claim_of(self, name: str) -> Any:
         """The claim of a pod that has one, or is about to."""
 
-        def look() -> Any:
+        def statuses() -> Any:
             return (self.get(name) or {}).get("status", {}).get("resourceClaimStatuses")
 
-        (entry,) = wait_until(f"claim of {name} made", look, 30)
+        (entry,) = wait_until(f"claim of {name} made", statuses, 30)
         return next(c for c in self.claims() if c["metadata"]["name"] == entry["resourceClaimName"])
 
     def identities(self) -> dict[str, list[Identity]]:
@@ -107,23 +107,23 @@ class Pods:
     def wait_message(self, name: str, *words: str, timeout_s: float = 30) -> str:
         """Wait for an event of a pod that has all ``words``, and return it."""
 
-        def look() -> str:
+        def matching() -> str:
             said = (text for text in self.messages(name) if all(word in text for word in words))
             return next(said, "")
 
         try:
-            found: str = wait_until(f"event of {name} with {words}", look, timeout_s)
+            found: str = wait_until(f"event of {name} with {words}", matching, timeout_s)
         except WaitError as error:
             raise WaitError(f"{error}; events: {self.messages(name)}") from error
         return found
 
 
-def ignoring_outages(look: Callable[[], Any]) -> Callable[[], Any]:
-    """``look`` for ``wait_for`` while the API server comes and goes: not reachable, or not yet, counts as not seen."""
+def ignoring_outages(observe: Callable[[], Any]) -> Callable[[], Any]:
+    """``observe`` for `wait_until` while the API server restarts: an unreachable or unready server counts as not yet."""
 
     def careful() -> Any:
         try:
-            return look()
+            return observe()
         except OSError:
             return None
         except ApiError as error:

@@ -254,7 +254,7 @@ def _parse(path: str, facts: Facts) -> str | None:
 
 
 def token_is_wanting(facts: Facts, account: str, node_uid: str, now_s: float) -> bool:
-    """Whether a node must be brought a token: it has none, one of somebody else, or one that it does not renew.
+    """Whether a node needs a new token: it has none, one of another subject, or one that it does not renew.
 
     ``facts``: those of the token that is there. A node begins to renew after a quarter of the life; one that has let
     half of it pass could not.

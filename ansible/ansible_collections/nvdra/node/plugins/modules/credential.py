@@ -1,10 +1,9 @@
 #!/usr/bin/python
 """Puts a node's own credential in place: token, certificate of the cluster, kubeconfig; or takes it away again.
 
-Each file is replaced whole and can be read by root alone. What services need to start anew for is told apart from
-what they find by themselves: a new token or certificate is read while they run, a new kubeconfig is not. The token
-comes in a file that the action plugin of the same name has written: Ansible may write a module's arguments to files.
-Standard library only.
+Each file is replaced atomically and readable by root alone. Services read a new token or certificate while they run;
+a new kubeconfig needs a restart, which the result says. The token comes in a file that the action plugin of the same
+name has written, as Ansible may write a module's arguments to files. Standard library only.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ options:
     type: path
     default: /var/lib/nvdra/credential
   kubeconfig:
-    description: Where the services look for the kubeconfig.
+    description: Where the services read the kubeconfig.
     type: path
     default: /etc/nvdra/kubeconfig
 """
@@ -75,7 +74,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 needs_restart:
-  description: Whether the services must start anew to use it.
+  description: Whether the services must restart to use it.
   returned: always
   type: bool
 backup_file:
@@ -197,7 +196,7 @@ def _read(path: Path) -> str:
 
 
 def _replace(path: Path, content: str) -> None:
-    """A reader sees the old file or the new one, and nobody but root sees either."""
+    """Replace atomically: a reader sees the old file or the new one; only root can read it."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

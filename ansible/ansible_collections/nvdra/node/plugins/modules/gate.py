@@ -105,7 +105,7 @@ class Gate:
         self.plugins = Path(module.params["plugins_dir"])
         self.devices: dict[str, int] = {}
 
-    def look(self) -> tuple[list[str], list[str]]:
+    def observe(self) -> tuple[list[str], list[str]]:
         """Everything that is wrong now, and the main process of each service."""
         found, processes = [], []
         for service in self.module.params["services"]:
@@ -126,7 +126,7 @@ class Gate:
         return {key: value for key, _, value in (line.partition("=") for line in out.splitlines())}
 
     def silent_sockets(self, driver: str) -> list[str]:
-        """Sockets of a driver on which nobody listens."""
+        """Sockets of a driver without a listener."""
         if not driver:
             return []
         paths = [
@@ -220,7 +220,7 @@ def main() -> None:
     began_s = time.monotonic()
     well_since_s, processes = began_s, [""]
     while True:
-        (problems, seen), now_s = gate.look(), time.monotonic()
+        (problems, seen), now_s = gate.observe(), time.monotonic()
         if problems or seen != processes:
             well_since_s, processes = now_s, seen
         elif now_s - well_since_s >= module.params["settle_s"]:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What a rollout must know of one host, in one look: run on the host by every playbook of the collection.
+"""State of one host that a rollout needs, read at once: run on the host by every playbook of the collection.
 
 Out: the fact ``nvdra_node``. Changes nothing. Runs on Python 3.8 and later with nothing but the standard library.
 """
@@ -22,7 +22,7 @@ DOCUMENTATION = r"""
 module: node_facts
 short_description: Tell what a rollout of nvdra must know of a host
 description:
-  - Looks at the package, the units, the NVIDIA driver, the kubelet and who else serves the GPUs. Changes nothing.
+  - Reads the state of the package, the units, the NVIDIA driver, the kubelet and who else serves the GPUs. Changes nothing.
 author: nvdra maintainers (@nvdra)
 options:
   proc_root:
@@ -58,7 +58,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Read the state of the host
   nvdra.node.node_facts:
     units: [nvdra-gpu-plugin.service, nvidia-imex.service]
 """
@@ -74,7 +74,7 @@ TOKEN = Path("/var/lib/nvdra/credential/token")
 
 
 def main() -> None:
-    """Look, and answer."""
+    """Read the state and return it."""
     arguments = {
         "proc_root": {"type": "path", "default": "/proc"},
         "kubelet_dir": {"type": "path", "default": "/var/lib/kubelet"},

@@ -1,8 +1,7 @@
-"""How calm the machine was during a round, so that one that others disturbed can be repeated and left out.
+"""Measures how much others disturbed a benchmark round, so that such rounds are repeated and left out.
 
-Two signs: CPU time that the host of a virtual machine gave to others ("steal" of /proc/stat, proc(5)), and a loop
-that always does the same, run before and after. The second also shows a neighbour on the same core, which nothing
-else tells of. Linux only; the judging part is pure.
+Two signs: CPU time that the host of a virtual machine gave to others ("steal" of /proc/stat, proc(5)), and a fixed
+loop, timed before and after, which also shows a neighbour on the same core. Linux only; judging is pure.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from dataclasses import dataclass
 from tests.bench.plugin import proc
 
 STOLEN_LIMIT = 2.0
-"""% of all CPUs that the host may take from a calm round."""
+"""% of all CPUs that the host may take from a quiet round."""
 OTHERS_LIMIT = 0.2
-"""Cores that other processes here may keep busy during a calm round."""
+"""Cores that other processes here may keep busy during a quiet round."""
 SPIN_LIMIT = 1.25
-"""How much longer the loop may take than in the calmest round of the run."""
+"""How much longer the loop may take than in the quietest round of the run."""
 
 _SPINS = 9
 _SPIN_STEPS = 100_000
@@ -31,7 +30,7 @@ Rounds = Mapping[str, Sequence[Values]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calm:
+class Noise:
     """The signs at one moment."""
 
     at_s: float
@@ -39,11 +38,11 @@ class Calm:
     spin_ms: float
 
     @staticmethod
-    def read() -> Calm:
+    def read() -> Noise:
         """Run the loop and read the clocks; takes about 0.1 s."""
-        return Calm(spin_ms=_spin_ms(), at_s=time.monotonic(), stolen_s=proc.stolen_s())
+        return Noise(spin_ms=_spin_ms(), at_s=time.monotonic(), stolen_s=proc.stolen_s())
 
-    def until(self, after: Calm) -> dict[str, float]:
+    def until(self, after: Noise) -> dict[str, float]:
         """Return the measures "host_stolen" (%) and "spin" (ms, the slower of the two)."""
         cpus = (after.at_s - self.at_s) * (os.cpu_count() or 1)
         return {
@@ -52,7 +51,7 @@ class Calm:
         }
 
 
-def are_calm(rounds: Sequence[Values], best_spin_ms: float) -> list[bool]:
+def are_quiet(rounds: Sequence[Values], best_spin_ms: float) -> list[bool]:
     """Return for each round whether neither the host nor anybody here disturbed it."""
     return [
         one["host_stolen"] <= STOLEN_LIMIT
@@ -62,11 +61,11 @@ def are_calm(rounds: Sequence[Values], best_spin_ms: float) -> list[bool]:
     ]
 
 
-def calm_rounds(rounds: Rounds) -> dict[str, list[Values]]:
-    """Return the calm rounds of each contender; the calmest round of any is what all are held against."""
+def quiet_rounds(rounds: Rounds) -> dict[str, list[Values]]:
+    """Return the quiet rounds of each contender; the quietest round of any is what all are held against."""
     best = min(one["spin"] for taken in rounds.values() for one in taken)
     return {
-        name: [one for one, is_calm in zip(taken, are_calm(taken, best), strict=True) if is_calm]
+        name: [one for one, is_quiet in zip(taken, are_quiet(taken, best), strict=True) if is_quiet]
         for name, taken in rounds.items()
     }
 
@@ -74,16 +73,16 @@ def calm_rounds(rounds: Rounds) -> dict[str, list[Values]]:
 def choose(rounds: Rounds, wanted: int) -> tuple[dict[str, list[Values]], str]:
     """Return the rounds that count for each contender, and a line that says which.
 
-    These are the calm ones if every contender has at least half of those wanted; else all, and the line says so.
+    These are the quiet ones if every contender has at least half of those wanted; else all, and the line says so.
     """
-    calm = calm_rounds(rounds)
+    quiet = quiet_rounds(rounds)
     counts = ", ".join(
-        f"{name} {len(calm[name])} of {len(taken)}" for name, taken in rounds.items()
+        f"{name} {len(quiet[name])} of {len(taken)}" for name, taken in rounds.items()
     )
-    if min(map(len, calm.values())) * 2 >= wanted:
-        return calm, f"calm rounds, which count: {counts}"
+    if min(map(len, quiet.values())) * 2 >= wanted:
+        return quiet, f"quiet rounds, which count: {counts}"
     every = {name: list(taken) for name, taken in rounds.items()}
-    return every, f"the machine was NOT calm, so all rounds count: calm were {counts}"
+    return every, f"the machine was NOT quiet, so all rounds count: quiet were {counts}"
 
 
 def _spin_ms() -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench import calm
-from tests.bench.calm import Calm
+from tests.bench import noise
+from tests.bench.noise import Noise
 from tests.bench.plugin import proc
 
 QUIET = {"host_stolen": 0.1, "other_load": 0.0, "spin": 10.0}
@@ -16,29 +16,29 @@ QUIET = {"host_stolen": 0.1, "other_load": 0.0, "spin": 10.0}
 )
 def test_a_disturbed_round_is_left_out(disturbance: dict[str, float]) -> None:
     disturbed = QUIET | disturbance
-    chosen, line = calm.choose({"ours": [QUIET, disturbed, QUIET]}, wanted=3)
+    chosen, line = noise.choose({"ours": [QUIET, disturbed, QUIET]}, wanted=3)
     assert chosen == {"ours": [QUIET, QUIET]}
-    assert line == "calm rounds, which count: ours 2 of 3"
+    assert line == "quiet rounds, which count: ours 2 of 3"
 
 
-def test_the_calmest_round_of_any_contender_is_the_standard() -> None:
+def test_the_quietest_round_of_any_contender_is_the_standard() -> None:
     slow = QUIET | {"spin": 14.0}
-    chosen, line = calm.choose({"ours": [slow, slow], "other": [QUIET, QUIET]}, wanted=2)
-    assert chosen["ours"] == [slow, slow], "none of ours was calm, so all count"
-    assert "NOT calm" in line
+    chosen, line = noise.choose({"ours": [slow, slow], "other": [QUIET, QUIET]}, wanted=2)
+    assert chosen["ours"] == [slow, slow], "none of ours was quiet, so all count"
+    assert "NOT quiet" in line
     assert "ours 0 of 2, other 2 of 2" in line
 
 
-def test_all_rounds_count_when_too_few_were_calm() -> None:
+def test_all_rounds_count_when_too_few_were_quiet() -> None:
     stolen = QUIET | {"host_stolen": 9.0}
-    chosen, line = calm.choose({"ours": [QUIET, stolen, stolen, stolen]}, wanted=4)
+    chosen, line = noise.choose({"ours": [QUIET, stolen, stolen, stolen]}, wanted=4)
     assert len(chosen["ours"]) == 4
-    assert "NOT calm" in line
+    assert "NOT quiet" in line
 
 
 def test_signs_are_read_from_this_machine() -> None:
-    before = Calm.read()
-    signs = before.until(Calm.read())
+    before = Noise.read()
+    signs = before.until(Noise.read())
     assert signs["spin"] > 0
     assert 0 <= signs["host_stolen"] <= 100
     assert proc.stolen_s() >= before.stolen_s
