@@ -20,9 +20,9 @@ from ansible_collections.nvdra.node.plugins.module_utils import cluster_programs
 
 DOCUMENTATION = r"""
 module: node_facts
-short_description: Tell what a rollout of nvdra must know of a host
+short_description: Read the state of a host that a rollout of nvdra needs
 description:
-  - Reads the state of the package, the units, the NVIDIA driver, the kubelet and who else serves the GPUs. Changes nothing.
+  - Reads the state of package, units, NVIDIA driver, kubelet and other GPU drivers. Changes nothing.
 author: nvdra maintainers (@nvdra)
 options:
   proc_root:
