@@ -10,7 +10,7 @@ import pytest
 
 from nvdra_core.errors import DeviceConflictError, HostError, RecordError
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
-from tests.scenario.gpu_node import GpuNode, a_claim
+from tests.beds.memory.gpu_node import GpuNode, a_claim
 
 TIME_SLICED = {
     "apiVersion": "resource.nvidia.com/v1beta1",

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.kubeletplugin.claims import filecheck
-from tests.scenario.crash.world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
+from tests.beds.memory.claim_world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nvdra_core.errors import NvdraError
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
-from tests.scenario.gpu_node import GpuNode, a_claim
+from tests.beds.memory.gpu_node import GpuNode, a_claim
 
 TIME_SLICED = {
     "apiVersion": "resource.nvidia.com/v1beta1",

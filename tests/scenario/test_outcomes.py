@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.errors import HostError
-from tests.scenario.crash.world import World, a_claim
+from tests.beds.memory.claim_world import World, a_claim
 
 CLAIM = a_claim(set={"mode": "fast", "clock": "3"})
 

@@ -27,8 +27,8 @@ from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
+from tests.beds.memory.gpu_node import a_claim
 from tests.fakes.driver import FakeClaims
-from tests.scenario.gpu_node import a_claim
 from tests.sim.api import SimRoot
 from tests.unit.gpu.test_plan import interval
 

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import DeviceConflictError, HostError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline
-from tests.scenario.crash.world import PLAIN, WITH_EFFECTS, World, a_claim
+from tests.beds.memory.claim_world import PLAIN, WITH_EFFECTS, World, a_claim
 
 MOVED = a_claim(devices=("gpu-4",))
 

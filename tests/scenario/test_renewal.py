@@ -9,8 +9,8 @@ from nvdra_core.errors import DeviceMovedError, HostError, NotReadyError
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin.claims import filecheck
+from tests.beds.memory.gpu_node import GpuNode, a_claim, ctk_output
 from tests.fakes.host.commands import hang
-from tests.scenario.gpu_node import GpuNode, a_claim, ctk_output
 from tests.unit.gpu.test_plan import interval
 
 NEW_LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.590.1"

@@ -7,7 +7,7 @@ import pytest
 
 from nvdra_core.errors import DeviceConflictError, LockTimeoutError
 from nvdra_core.runtime.clock import SystemClock
-from tests.scenario.crash.world import WITH_EFFECTS, World, a_claim
+from tests.beds.memory.claim_world import WITH_EFFECTS, World, a_claim
 
 
 class TestTogether:

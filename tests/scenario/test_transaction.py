@@ -15,7 +15,15 @@ from nvdra_core.errors import (
 )
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.checkpoint.model import RecordState
-from tests.scenario.crash.world import CDI, PLAIN, STATE, WITH_EFFECTS, WITH_RESTART, World, a_claim
+from tests.beds.memory.claim_world import (
+    CDI,
+    PLAIN,
+    STATE,
+    WITH_EFFECTS,
+    WITH_RESTART,
+    World,
+    a_claim,
+)
 
 
 @pytest.fixture

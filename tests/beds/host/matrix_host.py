@@ -23,9 +23,9 @@ from tests.beds.host.unit_bed import settings
 from tests.beds.host.units import UNIT
 from tests.beds.host.versions import Release, VersionHost, ensure
 from tests.beds.rack.releases import Releases
+from tests.beds.services import kubelet
 from tests.lib import objects
 from tests.lib.waits import WaitError, wait_until
-from tests.service.kubeletplugin import kubelet
 from tests.sim.api import SimRoot
 
 NODE = "node-1"

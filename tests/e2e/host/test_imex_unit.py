@@ -20,8 +20,8 @@ from nvdra_node.imex.model import Run, UnitActivity
 from tests.beds.cluster.artifacts import host_image
 from tests.beds.cluster.artifacts.build import install_packages
 from tests.beds.host.versions import RELEASES, Release, VersionHost
+from tests.beds.memory.imex_node import CLIQUE, a_domain, a_spec
 from tests.lib.waits import wait_until
-from tests.scenario.imex.node import CLIQUE, a_domain, a_spec
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
 

@@ -18,9 +18,9 @@ from nvdra_node.computedomain.connection import (
 )
 from nvdra_node.computedomain.model import DomainState, NodeView
 from nvdra_node.computedomain.supervisor_client import HeldClaim
+from tests.beds.memory.channel_node import ChannelNode
 from tests.fakes.host.files import Faults
 from tests.fakes.supervisor import FakeSupervisor
-from tests.scenario.computedomain.node import ChannelNode
 from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters
 
 

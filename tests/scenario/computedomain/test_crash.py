@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.beds.memory.channel_node import ChannelNode
 from tests.fakes.host.files import Crash
-from tests.scenario.computedomain.node import ChannelNode
 from tests.unit.computedomain.examples import a_claim
 
 CLAIM = a_claim()

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_node.computedomain.connection import held_claims
-from tests.scenario.computedomain.node import STATE, ChannelNode
+from tests.beds.memory.channel_node import STATE, ChannelNode
 from tests.unit.computedomain.examples import a_claim, joined, parameters
 
 RECORD = STATE / "claims" / "c1.json"

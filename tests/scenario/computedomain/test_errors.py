@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from nvdra_core.errors import NvdraError
-from tests.scenario.computedomain.node import ChannelNode
+from tests.beds.memory.channel_node import ChannelNode
 from tests.unit.computedomain.examples import a_claim
 
 CLAIM = a_claim()

@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nvdra_core.errors import NvdraError
 from nvdra_node.gpu.model import GpuState
+from tests.beds.memory.gpu_node import a_claim
+from tests.beds.memory.gpu_world import EXCLUSIVE, GpuWorld, slices
 from tests.fakes.host.files import Crash
-from tests.scenario.crash.gpu_world import EXCLUSIVE, GpuWorld, slices
-from tests.scenario.gpu_node import a_claim
 from tests.unit.gpu.test_plan import interval
 
 LONG = interval("Long")

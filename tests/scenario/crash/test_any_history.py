@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from nvdra_core.errors import NvdraError
 from nvdra_node.checkpoint.model import RecordState
+from tests.beds.memory.claim_world import World, a_claim
 from tests.fakes.host.files import Crash
-from tests.scenario.crash.world import World, a_claim
 
 DEVICES = ("gpu-0", "gpu-1", "gpu-2")
 CLAIMS = [

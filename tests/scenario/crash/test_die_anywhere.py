@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import NvdraError
+from tests.beds.memory.claim_world import PLAIN, WITH_EFFECTS, WITH_RESTART, World, a_claim
 from tests.fakes.host.files import Crash
-from tests.scenario.crash.world import PLAIN, WITH_EFFECTS, WITH_RESTART, World, a_claim
 
 CLAIMS = {"plain": PLAIN, "effects": WITH_EFFECTS, "restart": WITH_RESTART}
 LIVES_ON = {

@@ -5,9 +5,9 @@ import contextlib
 import pytest
 
 from nvdra_core.errors import NvdraError
+from tests.beds.memory.gpu_node import a_claim
+from tests.beds.memory.gpu_world import CLAIMS, LONG, PLAIN, GpuWorld
 from tests.fakes.host.files import Crash
-from tests.scenario.crash.gpu_world import CLAIMS, LONG, PLAIN, GpuWorld
-from tests.scenario.gpu_node import a_claim
 from tests.unit.gpu.test_plan import interval
 
 LIVES_ON = {

@@ -6,8 +6,8 @@ import pytest
 
 from nvdra_core.api.fabric import FabricSlot
 from nvdra_node.imex.daemon.render import hosts
+from tests.beds.memory.imex_node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain, a_spec
 from tests.fakes.host.files import Crash
-from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain, a_spec
 
 STEPS = range(1, 18)
 

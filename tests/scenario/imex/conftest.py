@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scenario.imex.node import ImexNode
+from tests.beds.memory.imex_node import ImexNode
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from nvdra_core.errors import ApiError
 from nvdra_node.host.network import HostAddress, Network, Route
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.address_monitor import MAX_NODE_PAUSE_S, AddressMonitor, AddressSources
-from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
 LOOPBACK = Route(source="127.0.0.1", targets=("127.0.0.1",))
 

@@ -7,14 +7,7 @@ from msgspec.structs import replace
 from nvdra_core.api.fabric import FabricState
 from nvdra_node.imex.model import Fabric, Mode, Policy
 from nvdra_node.imex.schedule import STARTING_POLL_S, STEADY_POLL_S
-from tests.scenario.imex.node import (
-    CLUSTER,
-    FABRIC,
-    LAYOUT,
-    ImexNode,
-    a_claim,
-    a_domain,
-)
+from tests.beds.memory.imex_node import CLUSTER, FABRIC, LAYOUT, ImexNode, a_claim, a_domain
 
 
 class TestPeers:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_node.imex.model import Holder
-from tests.scenario.imex.node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import LAYOUT, SPEC_PATH, ImexNode, a_claim, a_domain
 
 GARBAGE = [b"", b"\0" * 200, b"\xff\xfe{", b"{", b"null", b"[]", b'"text"', b"{}"]
 HOLDER = {"since_s": 1.0, "domain_uid": "A", "namespace": "ns", "name": "claim-c1", "uid": "c1"}

@@ -6,13 +6,7 @@ import pytest
 
 from nvdra_core.api.fabric import ImexState, Isolation
 from nvdra_node.imex.model import Fabric, Policy
-from tests.scenario.imex.node import (
-    LAYOUT,
-    NO_FABRIC,
-    ImexNode,
-    a_claim,
-    a_domain,
-)
+from tests.beds.memory.imex_node import LAYOUT, NO_FABRIC, ImexNode, a_claim, a_domain
 
 
 class TestFirstClaim:

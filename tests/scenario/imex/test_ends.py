@@ -6,12 +6,7 @@ from msgspec.structs import replace
 
 from nvdra_core.api.fabric import ImexState
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
-from tests.scenario.imex.node import (
-    LAYOUT,
-    ImexNode,
-    a_claim,
-    a_domain,
-)
+from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
 
 class TestAbruptEnd:

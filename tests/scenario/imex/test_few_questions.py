@@ -7,7 +7,7 @@ from collections import Counter
 from nvdra_core.api.fabric import ImexState
 from nvdra_node.imex.daemon.control import STOPPED_TTL_S
 from nvdra_node.imex.schedule import FIRST_POLL_S, STARTING_POLL_S, STEADY_POLL_S
-from tests.scenario.imex.node import a_claim, a_domain
+from tests.beds.memory.imex_node import a_claim, a_domain
 
 
 def asked(node):

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
 from nvdra_node.imex.report import status as report
-from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain
 
 
 def status(node: ImexNode) -> FabricNodeStatus:

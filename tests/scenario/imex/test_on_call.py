@@ -10,7 +10,7 @@ from nvdra_core.api.fabric import FabricSlot, ImexState
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.imex.daemon.control import RELOAD_INTERVAL_S
 from nvdra_node.imex.model import Holder, HostAddresses, Policy
-from tests.scenario.imex.node import (
+from tests.beds.memory.imex_node import (
     CERTIFICATE_PATH,
     LAYOUT,
     SPEC_PATH,

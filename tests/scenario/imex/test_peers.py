@@ -11,7 +11,7 @@ from nvdra_core.api.fabric import FabricNodeStatus, FabricPeer, FabricSlot, Isol
 from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.peer_monitor import LASTING_S, PEERS_S, UNKNOWN_AFTER, PeerMonitor
-from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
 SLOTS = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7, 20))
 

@@ -22,9 +22,9 @@ from nvdra_node.imex.report import status as report
 from nvdra_node.imex.service import node_state
 from nvdra_node.imex.sources import fabric
 from nvdra_node.kubeletplugin.driver import Health
+from tests.beds.memory.imex_node import FABRIC, LAYOUT, ImexNode, a_domain
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
-from tests.scenario.imex.node import FABRIC, LAYOUT, ImexNode, a_domain
 from tests.sim.api import SimRoot
 from tests.unit.decide import views
 

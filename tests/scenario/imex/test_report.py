@@ -16,7 +16,7 @@ from nvdra_node.imex.model import Holder
 from nvdra_node.imex.replies import OBSERVATION_MAX_AGE_S
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.peer_monitor import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerMonitor
-from tests.scenario.imex.node import CLIQUE, FABRIC, LAYOUT, ImexNode, a_domain, a_spec
+from tests.beds.memory.imex_node import CLIQUE, FABRIC, LAYOUT, ImexNode, a_domain, a_spec
 
 CRDS = Path(__file__).resolve().parents[3] / "charts" / "nvdra" / "crds"
 MACHINE = report.Machine(boot_id="boot-1", imex_version="580", channel_count=2048)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nvdra_node.imex.model import Policy
-from tests.scenario.imex.node import CERTIFICATE_PATH, LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import CERTIFICATE_PATH, LAYOUT, ImexNode, a_claim, a_domain
 
 WITH_TLS = b"IMEX_ENABLE_AUTH_ENCRYPTION=1"
 

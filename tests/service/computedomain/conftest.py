@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.computedomain.rack import Rack
+from tests.beds.services.tray_rack import Rack
 
 
 @pytest.fixture

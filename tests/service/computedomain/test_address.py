@@ -8,8 +8,8 @@ from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host import network
 from nvdra_node.host.ports import HostRoots
+from tests.beds.services.tray_rack import Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.computedomain.rack import Rack, Tray
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
+from tests.beds.services.tray_rack import DRIVER
 from tests.lib.waits import wait_until
-from tests.service.computedomain.rack import DRIVER
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 

@@ -13,10 +13,10 @@ from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
 from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from tests.beds.services.replica import Replica
+from tests.beds.services.tray_rack import Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.computedomain.rack import Rack, Tray
 from tests.service.computedomain.test_channels import peers_of
-from tests.service.control.replica import Replica
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 

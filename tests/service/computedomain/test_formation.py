@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.beds.services.tray_rack import Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.computedomain.rack import Rack, Tray
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 

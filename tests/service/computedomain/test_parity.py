@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from nvdra_node.computedomain import driver
+from tests.beds.services.tray_rack import DRIVER, Rack, Tray
 from tests.fakes.apiserver.faults import Fault
 from tests.lib.waits import wait_until
-from tests.service.computedomain.rack import DRIVER, Rack, Tray
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 

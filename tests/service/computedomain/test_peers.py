@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.beds.services.tray_rack import Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.computedomain.rack import Rack, Tray
 from tests.sim.imex import install
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]

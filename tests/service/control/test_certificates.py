@@ -12,8 +12,8 @@ from prometheus_client import generate_latest
 
 from nvdra_core.api.fabric import slot_name
 from nvdra_core.kube.resources import Resource
+from tests.beds.services.controller_rack import CLIQUE, NAMESPACE, Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.control.rack import CLIQUE, NAMESPACE, Rack, Tray
 from tests.unit.control.test_ca import a_request
 
 DAY_S = 86400.0

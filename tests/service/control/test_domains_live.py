@@ -12,8 +12,8 @@ from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, FABRIC_NODES, TEMPLATES
 from nvdra_cluster.settings import FabricSettings, PortRange
 from nvdra_core.kube.resources import CLAIMS
+from tests.beds.services.controller_rack import CLIQUE, NAMESPACE, TEAM, Rack
 from tests.lib.waits import wait_until
-from tests.service.control.rack import CLIQUE, NAMESPACE, TEAM, Rack
 
 
 @pytest.fixture

@@ -12,15 +12,9 @@ from prometheus_client import generate_latest
 from nvdra_cluster.app import MAX_SILENCE_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_core.kube.resources import LEASES, NODES
+from tests.beds.services.controller_rack import EAGER_LEASE, NAMESPACE, TEAM, Rack, Tray
 from tests.fakes.apiserver.faults import Fault
 from tests.lib.waits import wait_until
-from tests.service.control.rack import (
-    EAGER_LEASE,
-    NAMESPACE,
-    TEAM,
-    Rack,
-    Tray,
-)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from nvdra_cluster.decide.writes import DOMAINS
 from nvdra_cluster.settings import FabricSettings, ImexMode
 from nvdra_core.api import Isolation
 from nvdra_core.kube.resources import JsonObject
+from tests.beds.services.controller_rack import TEAM, Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.control.rack import TEAM, Rack, Tray
 
 BY_CHANNEL = FabricSettings(isolation=Isolation.CHANNEL)
 BY_HOST = FabricSettings(mode=ImexMode.HOST_MANAGED)

@@ -8,8 +8,8 @@ import pytest
 
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.kube.resources import NODES
+from tests.beds.services.controller_rack import Rack, Tray
 from tests.lib.waits import wait_until
-from tests.service.control.rack import Rack, Tray
 from tests.unit.control.test_ca import a_request
 
 LABEL = "node-restriction.kubernetes.io/nvlink-rack"

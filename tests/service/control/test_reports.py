@@ -19,9 +19,9 @@ from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import Isolation
 from nvdra_core.kube.resources import CLAIMS
+from tests.beds.services.controller_rack import CLIQUE, DRIVER, TEAM, Rack, Tray
 from tests.fakes.apiserver.faults import Fault
 from tests.lib.waits import wait_until
-from tests.service.control.rack import CLIQUE, DRIVER, TEAM, Rack, Tray
 from tests.service.control.test_failures import a_member
 
 

@@ -12,9 +12,9 @@ from nvdra_cluster.control.released_numbers import NAME, OLD_S
 from nvdra_cluster.control.state.heartbeats import GRACE_S, SILENCE_S, format_time
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_cluster.decide.writes import CONFIG_MAPS, DOMAINS
+from tests.beds.services.controller_rack import NAMESPACE, TEAM, Rack, Tray
 from tests.fakes.apiserver.faults import Fault
 from tests.lib.waits import wait_until
-from tests.service.control.rack import NAMESPACE, TEAM, Rack, Tray
 from tests.service.control.test_failures import a_member
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import Isolation
+from tests.beds.services.controller_rack import Rack
 from tests.lib.waits import wait_until
-from tests.service.control.rack import Rack
 
 
 def test_number_of_slots_can_be_raised_while_imex_runs():

@@ -11,11 +11,11 @@ from nvdra_cluster.control.watching import LASTED_S, TROUBLE_S, Interest, Watchi
 from nvdra_cluster.decide.writes import DOMAINS
 from nvdra_core.kube.client import Client
 from nvdra_core.runtime.clock import FakeClock
+from tests.beds.services.controller_rack import Rack
+from tests.beds.services.replica import FAST
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib.waits import wait_until
-from tests.service.control.rack import Rack
-from tests.service.control.replica import FAST
 
 ENOUGH = 8
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.beds.services.controller_rack import Rack
 from tests.lib.waits import wait_until
-from tests.service.control.rack import Rack
 
 COUNT = 12
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.imex.fleet import ImexHost
+from tests.beds.services.imex_fleet import ImexHost
 
 
 def free_port() -> int:

@@ -26,10 +26,10 @@ from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
 from nvdra_node.rpc.messages import supervisor_v1_pb2 as pb
 from nvdra_node.rpc.server import UnixServer
+from tests.beds.memory.imex_node import ImexNode, a_domain
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib.waits import wait_until
-from tests.scenario.imex.node import ImexNode, a_domain
 
 NODE = "node"
 

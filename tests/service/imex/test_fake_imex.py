@@ -6,8 +6,8 @@ import json
 import signal
 import time
 
+from tests.beds.services.imex_fleet import DAEMON_TIMEOUT_S
 from tests.lib.waits import wait_until
-from tests.service.imex.fleet import DAEMON_TIMEOUT_S
 from tests.sim.imex import commands, install
 
 

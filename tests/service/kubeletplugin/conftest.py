@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.kubeletplugin.kubelet import Kubelet, Plugin
-from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
+from tests.beds.services.kubelet import Kubelet, Plugin
+from tests.beds.services.plugin import DRIVER, TestPlugin
 
 
 @pytest.fixture

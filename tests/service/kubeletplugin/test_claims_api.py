@@ -19,10 +19,10 @@ from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.claims import status_writer
 from nvdra_node.kubeletplugin.claims.reader import ClaimReader
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
+from tests.beds.services.publishing import DRIVER, NODE
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.waits import until
-from tests.service.kubeletplugin.publishing import DRIVER, NODE
 
 CLOCK = SystemClock()
 OTHER = "nic.example.com"

@@ -14,9 +14,9 @@ from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health
 from nvdra_node.kubeletplugin.kubelet import health
 from nvdra_node.rpc.messages import dra_health_v1_pb2
+from tests.beds.services.kubelet import Plugin
+from tests.beds.services.plugin import TestPlugin
 from tests.lib.waits import until
-from tests.service.kubeletplugin.kubelet import Plugin
-from tests.service.kubeletplugin.plugin import TestPlugin
 
 VERSIONS = ("v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth")
 

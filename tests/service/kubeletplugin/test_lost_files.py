@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.beds.services.gpu_service import a_gpu_service
 from tests.lib.waits import until
-from tests.service.kubeletplugin.gpu_service import a_gpu_service
 
 pytestmark = [
     pytest.mark.sim,

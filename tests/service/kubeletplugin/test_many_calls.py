@@ -15,10 +15,10 @@ import pytest
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.kubeletplugin.kubelet.service import MAX_CLAIM_THREADS
 from nvdra_node.rpc.server import MAX_CALLS
+from tests.beds.memory.gpu_node import GpuNode, a_claim
+from tests.beds.services.kubelet import Kubelet, Plugin, connect
+from tests.beds.services.plugin import CLOCK, DRIVER, TestPlugin
 from tests.lib.waits import until
-from tests.scenario.gpu_node import GpuNode, a_claim
-from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, connect
-from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
 
 PREPARE, UNPREPARE = "NodePrepareResources", "NodeUnprepareResources"
 MANY = 600
@@ -131,7 +131,7 @@ def rss_kb(pid: int) -> int:
 
 
 def test_1000_waiting_calls_take_at_most_60_mb(directory: Path) -> None:
-    argv = [sys.executable, "-m", "tests.service.kubeletplugin.serving", str(directory)]
+    argv = [sys.executable, "-m", "tests.beds.services.serving", str(directory)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None
         process.stdout.readline()

@@ -9,10 +9,7 @@ import pytest
 from nvdra_core.kube.resources import NODES, ObjectList
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kubeletplugin.slices.client import KubeSlices, withdraw
-from tests.fakes.apiserver.faults import Fault
-from tests.fakes.apiserver.server import FakeSettings
-from tests.lib.waits import until
-from tests.service.kubeletplugin.publishing import (
+from tests.beds.services.publishing import (
     CLOCK,
     DRIVER,
     NODE,
@@ -22,6 +19,9 @@ from tests.service.kubeletplugin.publishing import (
     add_node,
     device,
 )
+from tests.fakes.apiserver.faults import Fault
+from tests.fakes.apiserver.server import FakeSettings
+from tests.lib.waits import until
 
 
 def test_first_slice_takes_get_list_and_create() -> None:

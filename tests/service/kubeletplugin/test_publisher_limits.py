@@ -12,9 +12,9 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import Reflector, ReflectorSettings
 from nvdra_core.kube.resources import SLICES, JsonObject
+from tests.beds.services.publishing import CLOCK, World, a_world, device
 from tests.fakes.apiserver.server import FakeSettings
 from tests.lib.waits import until
-from tests.service.kubeletplugin.publishing import CLOCK, World, a_world, device
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 OLD = FakeSettings(minor=35)

@@ -9,9 +9,9 @@ import pytest
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.slices.client import parse_version
 from nvdra_node.kubeletplugin.slices.schedule import AUDIT_S
+from tests.beds.services.publishing import World, a_world, device
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeSettings
-from tests.service.kubeletplugin.publishing import World, a_world, device
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 OLD = FakeSettings(minor=35)

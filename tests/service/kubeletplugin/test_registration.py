@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from tests.beds.services.kubelet import Kubelet, RegistrationError
+from tests.beds.services.plugin import DRIVER, TestPlugin
 from tests.lib.waits import until
-from tests.service.kubeletplugin.kubelet import Kubelet, RegistrationError
-from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 
 
 def test_get_info_returns_name_endpoint_and_versions(plugin: TestPlugin, kubelet: Kubelet) -> None:

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+from tests.beds.services.kubelet import Kubelet, Plugin
+from tests.beds.services.plugin import DRIVER, TestPlugin
 from tests.lib.waits import until
-from tests.service.kubeletplugin.kubelet import Kubelet, Plugin
-from tests.service.kubeletplugin.plugin import DRIVER, TestPlugin
 
 A, B = ("ns", "a", "uid-a"), ("ns", "b", "uid-b")
 

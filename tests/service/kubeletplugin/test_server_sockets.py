@@ -19,14 +19,14 @@ import pytest
 from nvdra_core.errors import ConfigError, HostError, LockTimeoutError
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kubeletplugin.kubelet.server import SocketPaths
+from tests.beds.services.kubelet import Kubelet
+from tests.beds.services.plugin import CLOCK, DRIVER, TestPlugin
 from tests.lib.waits import until
-from tests.service.kubeletplugin.kubelet import Kubelet
-from tests.service.kubeletplugin.plugin import CLOCK, DRIVER, TestPlugin
 
 SERVE = """
 import sys, threading
 from pathlib import Path
-from tests.service.kubeletplugin.plugin import TestPlugin
+from tests.beds.services.plugin import TestPlugin
 TestPlugin(Path(sys.argv[1])).start()
 print("serving", flush=True)
 threading.Event().wait()

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.beds.services.kubelet import Kubelet
+from tests.beds.services.plugin import DRIVER
+from tests.beds.services.publishing import NODE, PATIENCE_S, add_node
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib.waits import until
-from tests.service.kubeletplugin.kubelet import Kubelet
-from tests.service.kubeletplugin.plugin import DRIVER
-from tests.service.kubeletplugin.publishing import NODE, PATIENCE_S, add_node
 
 BOOT_ID = "11111111-2222-4333-8444-555555555555"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.service.realapi.attackbed import (
+from tests.beds.services.attackbed import (
     ADMIN,
     APPLY,
     DOMAINS,

@@ -9,16 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.beds.services.attackbed import KUBELET, NODE_RULES, POLICY, RBAC, TOKEN, UNBOUND, Attack
 from tests.service.realapi import attacks
-from tests.service.realapi.attackbed import (
-    KUBELET,
-    NODE_RULES,
-    POLICY,
-    RBAC,
-    TOKEN,
-    UNBOUND,
-    Attack,
-)
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "user" / "security.md"
 BEGIN, END = "<!-- attacks: begin -->\n", "<!-- attacks: end -->\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
-from tests.service.realapi.attackbed import (
+from tests.beds.services.attackbed import (
     APPLY,
     CHANNEL,
     GPU,

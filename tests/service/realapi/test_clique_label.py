@@ -17,8 +17,7 @@ from nvdra_node.computedomain.model import NodeView
 from tests.beds.cluster.control import wire
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster
-from tests.lib.waits import wait_until
-from tests.service.realapi.attackbed import (
+from tests.beds.services.attackbed import (
     APPLY,
     KUBELET,
     MERGE,
@@ -29,6 +28,7 @@ from tests.service.realapi.attackbed import (
     World,
     a_world,
 )
+from tests.lib.waits import wait_until
 
 pytestmark = needs_cluster(timeout_s=300, has_nodes=False)
 

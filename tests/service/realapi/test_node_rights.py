@@ -36,8 +36,7 @@ from tests.beds.cluster.artifacts.programs import KUBERNETES
 from tests.beds.cluster.control import wire
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster
-from tests.lib.waits import wait_until
-from tests.service.realapi.attackbed import (
+from tests.beds.services.attackbed import (  # fmt: skip
     CHANNEL,
     GPU,
     KUBELET,
@@ -50,10 +49,9 @@ from tests.service.realapi.attackbed import (
     Request,
     World,
     a_world,
-)  # fmt: skip
-from tests.service.realapi.attackbed import (
-    FABRIC_NODES as FABRIC_PATH,
 )
+from tests.beds.services.attackbed import FABRIC_NODES as FABRIC_PATH
+from tests.lib.waits import wait_until
 
 pytestmark = needs_cluster(timeout_s=300, has_nodes=False)
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.beds.cluster.artifacts.programs import KUBERNETES, NEWEST
 from tests.beds.cluster.marks import needs_cluster
+from tests.beds.services.attackbed import ADMIN, SIGNS, Attack, World, a_world
 from tests.service.realapi import attacks, claimattacks
-from tests.service.realapi.attackbed import ADMIN, SIGNS, Attack, World, a_world
 
 pytestmark = needs_cluster(timeout_s=300, has_nodes=False)
 

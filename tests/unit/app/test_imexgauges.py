@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from nvdra_node.app.imexgauges import ImexCollector
 from nvdra_node.imex.daemon.ctl import ImexDomainStatus
-from tests.scenario.imex.node import ImexNode, a_domain
+from tests.beds.memory.imex_node import ImexNode, a_domain
 
 
 class Scraped:

@@ -13,8 +13,8 @@ from nvdra_core.errors import CommandError, HostError, NotReadyError
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.cdi.nvidia import join_links, reduce_edits
 from nvdra_node.host.ports import CommandResult
+from tests.beds.memory.gpu_node import CTK, HOOK, LIBRARY, GpuNode, ctk_output
 from tests.fakes.host.commands import hang
-from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, ctk_output
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

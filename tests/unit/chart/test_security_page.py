@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.beds.services.attackbed import KUBELET, POLICY, TOKEN, Attack, Request
 from tests.fakes.apiserver.auth import SERVICE_RULES
 from tests.service.realapi import attacks, attacktable
-from tests.service.realapi.attackbed import KUBELET, POLICY, TOKEN, Attack, Request
 from tests.unit.chart import helm
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.settings import FabricSettings, PortRange
 from nvdra_core.api import Isolation
-from tests.unit.control.world import SLOT_REUSE_DELAY_S, Machine, World
+from tests.beds.memory.controller_world import SLOT_REUSE_DELAY_S, Machine, World
 from tests.unit.decide.views import CLIQUE, OTHER_CLIQUE
 
 NODES = ["a", "bb", "ccc", "dddd", "eeeee"]

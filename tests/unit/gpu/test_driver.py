@@ -7,7 +7,7 @@ from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.gpu import effects
 from nvdra_node.gpu.effects import SetTimeSlice
 from nvdra_node.host.ports import NodeStat
-from tests.scenario.gpu_node import GpuNode, a_claim
+from tests.beds.memory.gpu_node import GpuNode, a_claim
 from tests.unit.gpu.test_plan import interval
 
 LONG = [interval("Long")]

@@ -12,10 +12,10 @@ from nvdra_core.errors import EffectLostError, FileError, HostError
 from nvdra_node.gpu.apply import UNDO_S
 from nvdra_node.gpu.owed import Debt, Owed
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
+from tests.beds.memory.gpu_node import GpuNode, a_claim
 from tests.fakes.host.commands import hang
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.host.smi import FakeSmi
-from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.unit.gpu.test_plan import interval
 
 LONG = a_claim(configs=[interval("Long")])

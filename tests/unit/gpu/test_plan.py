@@ -15,7 +15,7 @@ from nvdra_node.checkpoint.claim import ConfigSource
 from nvdra_node.checkpoint.model import Record, RecordState
 from nvdra_node.gpu import plan as planning
 from nvdra_node.gpu.model import GpuState, Inventory
-from tests.scenario.gpu_node import a_claim
+from tests.beds.memory.gpu_node import a_claim
 from tests.unit.gpu.test_slices import a_gpu, an_inventory
 
 OFF = FeatureGates.parse("")

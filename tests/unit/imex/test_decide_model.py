@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from nvdra_core.api.fabric import ImexState
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.imex.model import AfterAbruptEnd, Policy
-from tests.scenario.imex.node import LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
 DOMAINS = st.sampled_from("AB")
 CLAIMS = st.sampled_from([f"c{n}" for n in range(4)])

@@ -10,7 +10,7 @@ from nvdra_core.api.fabric import FabricSlot, slot_name
 from nvdra_node.imex.daemon import render
 from nvdra_node.imex.daemon.render import Layout
 from nvdra_node.imex.model import Run
-from tests.scenario.imex.node import CLIQUE, a_domain, a_spec
+from tests.beds.memory.imex_node import CLIQUE, a_domain, a_spec
 from tests.sim.imex import settings
 
 LAYOUT = Layout(Path("/run/nvdra/imex"), Path("/var/lib/nvdra/imex/tls"))

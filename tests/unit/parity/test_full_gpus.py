@@ -18,9 +18,9 @@ from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices import diff, layout
+from tests.beds.memory.gpu_node import CTK, HOOK, LIBRARY, GpuNode, a_claim
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.host.machine import GPU_IS_LOST
-from tests.scenario.gpu_node import CTK, HOOK, LIBRARY, GpuNode, a_claim
 from tests.unit.gpu.test_slices import a_gpu
 
 A_NODE = NodeStat(major=195, minor=0, mode=0o666, gid=0)

@@ -11,7 +11,7 @@ from typing import Any
 from nvdra_node.rpc.messages import pluginregistration_v1_pb2
 from nvdra_node.rpc.messages.pluginregistration_v1_pb2_grpc import RegistrationStub
 from tests.beds.cluster.driver.gpu_bed import DRIVER, GpuNode
-from tests.service.kubeletplugin import kubelet
+from tests.beds.services import kubelet
 
 SERVICE = "v1.DRAPlugin"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
+from tests.beds.memory.gpu_node import GpuNode, a_claim
 from tests.fakes.host.files import FakeFiles, Faults
-from tests.scenario.gpu_node import GpuNode, a_claim
 from tests.unit.gpu.test_plan import interval
 
 EXCLUSIVE = 3
@@ -26,7 +26,7 @@ def slices(claim: Claim) -> dict[str, int]:
 
 
 class GpuWorld:
-    """One process on one machine; see ``tests.scenario.crash.world.World``, whose methods this has."""
+    """One process on one machine; see ``tests.beds.memory.claim_world.World``, whose methods this has."""
 
     def __init__(self) -> None:
         self.faults = Faults()

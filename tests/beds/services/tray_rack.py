@@ -22,9 +22,9 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from tests.beds.services.kubelet import Kubelet, Plugin, RegistrationError
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib.waits import wait_until
-from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
 

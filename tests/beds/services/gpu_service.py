@@ -14,11 +14,11 @@ from typing import Any
 
 import grpc
 
+from tests.beds.memory.gpu_node import ctk_output
+from tests.beds.services.kubelet import Kubelet, Plugin, RegistrationError
+from tests.beds.services.publishing import DRIVER, NODE, add_node
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib.waits import until
-from tests.scenario.gpu_node import ctk_output
-from tests.service.kubeletplugin.kubelet import Kubelet, Plugin, RegistrationError
-from tests.service.kubeletplugin.publishing import DRIVER, NODE, add_node
 from tests.sim.api import SimRoot
 
 TOP = Path(__file__).parents[3]

@@ -1,4 +1,4 @@
-"""A plugin in a process of its own, to measure: ``python -m tests.service.kubeletplugin.serving DIRECTORY``.
+"""A plugin in a process of its own, to measure: ``python -m tests.beds.services.serving DIRECTORY``.
 
 Claims named ``slow`` are prepared once there is a file ``go`` in the directory. Ends with its standard input.
 """
@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.service.kubeletplugin.plugin import CLOCK, TestPlugin
+from tests.beds.services.plugin import CLOCK, TestPlugin
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from nvdra_cluster.settings import ControllerSettings, FabricSettings, LeaseTime
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject
+from tests.beds.services.replica import FAST, Replica, ShiftedClock
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib.waits import wait_until
-from tests.service.control.replica import FAST, Replica, ShiftedClock
 
 CLIQUE = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"
 NAMESPACE = "nvdra"

@@ -1,0 +1,1 @@
+"""A node or a controller in this process: shipped code on a fake host and a fake API."""
