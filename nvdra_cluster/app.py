@@ -1,7 +1,6 @@
-"""The controller, assembled: watches, leadership, loop, metrics. Called by ``cli``; nothing starts before ``run``.
+"""Assembles the controller: reflectors, leader election, reconcile loop, metrics. Nothing starts before ``run``.
 
-Order: watches first, and only a replica that has seen everything strives for the lead. When it has it, it
-lists everything once more before it decides.
+Only a replica whose reflectors have synced runs for leader. A new leader relists everything before its first decision.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from nvdra_cluster.control import reflectors
 from nvdra_cluster.control.controller import Controller
 from nvdra_cluster.control.leader_election import LeaderElector, LeaseSettings
 from nvdra_cluster.control.metrics import ControllerCollector
-from nvdra_cluster.control.reconciler import Reconciler
+from nvdra_cluster.control.reconciler import CertificateIssuer, Reconciler
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.control.watching import Watching
 from nvdra_cluster.control.writer import Writer
-from nvdra_cluster.decide.node.nodespecs import Certify, no_certificates
 from nvdra_cluster.settings import ControllerSettings
 from nvdra_core import __version__
 from nvdra_core.kube.client import Client
@@ -34,7 +32,7 @@ from nvdra_core.runtime.workers import Workers
 _LOG = log.get(__name__)
 SYNC_POLL_S = 0.5
 MAX_SILENCE_S = 180.0
-"""A round of the loop may wait for an API server that does not answer."""
+"""One pass of the reconcile loop may wait this long for an API server that does not answer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +67,7 @@ class Manager:
         self._clock = clock
         self._leading = threading.Event()
         self.registry = new_registry(__version__)
-        self.lease = LeaderElector(
+        self.elector = LeaderElector(
             client=client,
             settings=_lease_settings(settings),
             clock=clock,
@@ -77,11 +75,11 @@ class Manager:
             stopping=workers.stopping,
         )
         self.cache = Cache(clock.monotonic)
-        certify, refresh, ca_ends_s = _certificates(settings, client, clock, self.cache)
+        issuer, refresh, ca_ends_s = _certificates(settings, client, clock, self.cache)
         self.writer = Writer(client, clock, self.leads_for_s, self.registry)
         self.controller = Controller(
             cache=self.cache,
-            reconciler=Reconciler(self.cache, settings.fabric, certify, self.registry),
+            reconciler=Reconciler(self.cache, settings.fabric, self.registry, issuer),
             writer=self.writer,
             client=client,
             clock=clock,
@@ -99,13 +97,13 @@ class Manager:
         return self.leads_for_s() > 0.0
 
     def leads_for_s(self) -> float:
-        """How long it may yet, without another word from the API."""
+        """Seconds until leadership ends unless the Lease is renewed."""
         if not self._settings.is_elected:
             return math.inf if self._leading.is_set() else 0.0
-        return self.lease.leads_for_s()
+        return self.elector.leads_for_s()
 
     def is_synced(self) -> bool:
-        """Whether everything has been seen once."""
+        """Whether every reflector has listed its objects once."""
         return all(watching.synced.is_set() for watching in self.watchings)
 
     def parts(self) -> list[Part]:
@@ -136,14 +134,13 @@ class Manager:
 
     def _start(self) -> None:
         if self._settings.is_elected:
-            self._workers.spawn("lease", self._strive)
-        self._workers.spawn("loop", self._lead)
+            self._workers.spawn("lease", self._run_for_leader)
+        self._workers.spawn("controller", self._lead)
 
     def _stop(self) -> None:
         self._leading.set()
-        self.controller.verifier.wake()
-        with self.cache.changed:
-            self.cache.changed.notify_all()
+        self.controller.report_verifier.wake()
+        self.cache.queue.shut_down()
         self.writer.stop()
 
     def _wait_for_sync(self) -> None:
@@ -151,34 +148,34 @@ class Manager:
             while not self._workers.stopping.is_set() and not watching.synced.wait(SYNC_POLL_S):
                 continue
 
-    def _strive(self) -> None:
+    def _run_for_leader(self) -> None:
         self._wait_for_sync()
-        self.lease.run(self._leading.set)
+        self.elector.run(self._leading.set)
 
     def _lead(self) -> None:
         self._wait_for_sync()
         if not self._settings.is_elected:
             self._leading.set()
         self._leading.wait()
-        # From here on: a leader that cannot read everything must be ended, so that another can lead.
-        sign_of_life = self._workers.heartbeat("controller loop", MAX_SILENCE_S)
+        # A leader that cannot read everything must end, so that another replica can lead.
+        heartbeat = self._workers.heartbeat("reconcile loop", MAX_SILENCE_S)
         try:
             if self._settings.is_elected:
-                self._look_anew()
+                self._relist()
             if self._workers.stopping.is_set():
                 return
-            _LOG.info("deciding", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
+            _LOG.info("reconciling", domains=len(self.cache.domains), nodes=len(self.cache.fabrics))
             self._workers.spawn("verifier", self._verify)
-            self.controller.lead(sign_of_life)
+            self.controller.lead(heartbeat)
         finally:
             self.writer.close()
-            self.lease.idle.set()
+            self.elector.idle.set()
 
     def _verify(self) -> None:
-        self.controller.verifier.run(self._workers.stopping)
+        self.controller.report_verifier.run(self._workers.stopping)
 
-    def _look_anew(self) -> None:
-        """See all that the leader before us wrote: our watches may be behind."""
+    def _relist(self) -> None:
+        """List everything the previous leader wrote: the watches may lag."""
         for watching in self.watchings:
             watching.look_anew()
         for watching in self.watchings:
@@ -199,21 +196,22 @@ class Manager:
         return [endpoint.Endpoint(address, routes)]
 
     def unready(self) -> list[str]:
-        """Why this replica could not decide if it were asked to; empty when it could."""
+        """Why this replica could not lead; empty when it could."""
         return [problem for watching in self.watchings if (problem := watching.problem())]
 
 
 def _certificates(
     settings: ControllerSettings, client: Client, clock: Clock, cache: Cache
-) -> tuple[Certify, Callable[[], None], Callable[[], float | None]]:
-    """Who issues certificates, what reads its CA, and when that expires."""
+) -> tuple[CertificateIssuer | None, Callable[[], None], Callable[[], float | None]]:
+    """The issuer of certificates, its refresh, and the expiry of its CA."""
     if not settings.issues_certificates:
-        return no_certificates, lambda: None, lambda: None
-    # Imported here: cryptography costs 15 MB, which a cluster without TLS between peers can save.
+        return None, lambda: None, lambda: None
+    # Imported here: cryptography takes 15 MB, which a cluster without TLS between peers does not need.
     from nvdra_cluster.control.certificates.signer import CertificateSigner
 
-    certifier = CertificateSigner(client, settings.fabric.namespace, clock, cache.told_authorities)
-    return certifier, certifier.refresh, certifier.ca_ends_s
+    namespace = settings.fabric.namespace
+    signer = CertificateSigner(client, namespace, clock, cache.trusted_authorities)
+    return signer, signer.refresh, signer.ca_ends_s
 
 
 def _lease_settings(settings: ControllerSettings) -> LeaseSettings:
@@ -229,7 +227,7 @@ def _lease_settings(settings: ControllerSettings) -> LeaseSettings:
 
 
 def micro_time(wall_s: float) -> str:
-    """RFC 3339 with microseconds, as a Lease wants it."""
+    """RFC 3339 with microseconds, as a Lease requires."""
     whole = int(wall_s)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
     return f"{text}.{int((wall_s - whole) * 1e6):06}Z"

@@ -1,29 +1,29 @@
-"""Reads once more what may still hold a ComputeDomain, right before it is let go. Called by ``loop``.
+"""Reads from the API what may still hold a ComputeDomain, right before its finalizer is removed.
 
-A watch may be behind, and a finalizer that is off cannot be put back. Read are the domain's claims, and the
-reports of those nodes that were told of the domain: no other node prepares a claim of it.
+A watch may lag, and a removed finalizer cannot be put back. Reads the domain's claims, and the reports of the nodes
+whose specs name the domain: no other node prepares its claims. Called by ``controller``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from nvdra_cluster.control.state import decode
 from nvdra_cluster.control.state.cache import Cache
+from nvdra_cluster.control.state.fabric_handler import FabricNodeHandler
 from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView
 from nvdra_cluster.decide.writes import FABRIC_NODES
 from nvdra_core.api.fabric import domain_named
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
-from nvdra_core.kube.resources import CLAIMS, JsonObject, Selector
+from nvdra_core.kube.resources import CLAIMS, Selector
 from nvdra_core.runtime.clock import Clock, Deadline
 
-ASK_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 3.0
 REPORTS_TIMEOUT_S = 30.0
-"""For all reports of one domain: nobody else is served meanwhile, and the rest is tried again later."""
-MANY = 200
-"""From so many nodes on, all are listed, in pages: one by one they would take longer."""
+"""For all reports of one domain: no other key is processed meanwhile; the rest is read at the retry."""
+SINGLE_READ_LIMIT = 200
+"""Above this number of nodes all FabricNodes are listed in pages, which is faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +33,12 @@ class DeletionCheck:
     cache: Cache
     client: Client
     clock: Clock
-    observe_fabric: Callable[[JsonObject], None]
-    forget_fabric: Callable[[str], None]
+    fabric_handler: FabricNodeHandler
 
-    def read(self, domain: DomainView) -> None:
-        """Bring the cache up to date about the domain. Raises ApiError."""
+    def refresh(self, domain: DomainView) -> None:
+        """Update the cache with everything that may hold the domain. Raises ApiError."""
         selector = Selector(labels=f"{DOMAIN_LABEL}={domain.uid}")
-        deadline = Deadline(ASK_TIMEOUT_S, self.clock)
+        deadline = Deadline(READ_TIMEOUT_S, self.clock)
         claims = self.client.list(
             CLAIMS, namespace=domain.namespace, selector=selector, deadline=deadline
         )
@@ -50,14 +49,14 @@ class DeletionCheck:
     def _read_reports(self, uid: str) -> None:
         with self.cache.lock:
             views = self.cache.fabrics.values()
-            told = sorted(view.name for view in views if domain_named(view.spec, uid))
+            assigned = sorted(view.name for view in views if domain_named(view.spec, uid))
         deadline = Deadline(REPORTS_TIMEOUT_S, self.clock)
-        if len(told) <= MANY:
-            for name in told:
-                self._read_report(name, min(ASK_TIMEOUT_S, deadline.remaining_s()))
+        if len(assigned) <= SINGLE_READ_LIMIT:
+            for name in assigned:
+                self._read_report(name, min(READ_TIMEOUT_S, deadline.remaining_s()))
             return
         for obj in self.client.list(FABRIC_NODES, deadline=deadline).items:
-            self.observe_fabric(obj)
+            self.fabric_handler.on_response(obj)
 
     def _read_report(self, name: str, timeout_s: float) -> None:
         try:
@@ -65,6 +64,6 @@ class DeletionCheck:
         except ApiError as error:
             if error.status != 404 or error.api_reason != "NotFound":
                 raise
-            self.forget_fabric(name)
+            self.fabric_handler.on_delete(name)
         else:
-            self.observe_fabric(obj)
+            self.fabric_handler.on_response(obj)

@@ -1,8 +1,6 @@
-"""Notices a CustomResourceDefinition of another release: the API server drops fields that it does not know.
+"""Detects a CustomResourceDefinition of another release: the API server drops fields it does not know.
 
-Called by ``loop``.
-Helm leaves definitions that are there as they are, also those of another driver's chart; without a word
-the conditions of domains would simply be missing.
+Helm never upgrades existing definitions, and another driver's chart may have installed them. Called by ``responses``.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ _LOG = log.get(__name__)
 
 
 def dropped(write: Write, stored: JsonObject) -> tuple[str, ...]:
-    """Fields of ``spec`` or ``status`` that were written and are not there."""
+    """Fields of ``spec`` or ``status`` that were written and not stored."""
     if not isinstance(write, Merge):
         return ()
     return tuple(
@@ -30,22 +28,22 @@ def dropped(write: Write, stored: JsonObject) -> tuple[str, ...]:
 
 
 class DroppedFieldDetector:
-    """Says each dropped field once."""
+    """Logs each dropped field once."""
 
     def __init__(self) -> None:
-        self.told: set[tuple[str, str]] = set()
+        self.logged: set[tuple[str, str]] = set()
 
-    def look(self, write: Write, stored: JsonObject) -> None:
-        """Compare the answer to a write with what was written."""
+    def check(self, write: Write, stored: JsonObject) -> None:
+        """Compare the response with what was written."""
         plural = write.resource.plural
-        news = [field for field in dropped(write, stored) if (plural, field) not in self.told]
-        if news:
-            self.told |= {(plural, field) for field in news}
+        new = [name for name in dropped(write, stored) if (plural, name) not in self.logged]
+        if new:
+            self.logged |= {(plural, name) for name in new}
             _LOG.warning(
-                "the API server drops fields: the CustomResourceDefinition is of another release; "
+                "API server drops fields: the CustomResourceDefinition is of another release; "
                 "apply those of this chart (charts/nvdra/crds)",
                 kind=plural,
-                fields=", ".join(news),
+                fields=", ".join(new),
             )
 
 

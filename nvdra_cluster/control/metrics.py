@@ -1,4 +1,4 @@
-"""Metrics of the controller that are states: read from the cache at each scrape."""
+"""Gauges of the controller, read from the cache at each scrape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nvdra_core.api import ComputeDomainState
 
 
 class ControllerCollector(Collector):
-    """``ca_ends_s``: when the CA of IMEX peers expires, in seconds since the epoch.
+    """``ca_ends_s``: expiry of the CA of IMEX peers, in seconds since the epoch.
 
     ``nvidia_dra_compute_domain_info`` is upstream's. It counts on the leader only, so that a sum over replicas
     counts each domain once.
@@ -38,7 +38,7 @@ class ControllerCollector(Collector):
             "nvdra_controller_leader", "1 on the replica that leads", float(is_leading)
         )
         yield GaugeMetricFamily(
-            "nvdra_controller_due_decisions", "Decisions that wait to be taken", self._cache.due()
+            "nvdra_controller_due_decisions", "Keys in the work queue", len(self._cache.queue)
         )
         yield self._fabric_nodes()
         yield self._expiries(is_leading)
@@ -89,7 +89,7 @@ class ControllerCollector(Collector):
 
 
 def _first_expiry_s(cache: Cache) -> float | None:
-    """When the first certificate of a node expires; None where no node has one."""
+    """Expiry of the first node certificate; None without any."""
     with cache.lock:
         given = [view.spec.certificate for view in cache.fabrics.values()]
     # RFC 3339 in UTC: the order of the texts is that of the times.

@@ -1,8 +1,8 @@
-"""Ports and channels of domains that went lately, in a ConfigMap: a later process lets them cool, too.
+"""Ports and channels of recently deleted domains, in a ConfigMap, so that their reuse delay survives a restart.
 
-Read by ``loop`` before the first decision. ``reconcile`` adds a number with the writes that let its domain go, before
-the last of them. Times are there to forget old entries: a process that reads one lets it cool anew, longer and never
-shorter. Where the ConfigMap cannot be read, no number is given out until all that may be in use are cold.
+``controller`` reads it before the first decision; ``reconciler`` adds a number before the finalizer is removed. Times
+only expire old entries: a process that reads an entry starts the full delay again. If the ConfigMap cannot be read,
+no number is allocated until the longest delay has passed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NAME = "nvdra-imex-released"
 READ_TIMEOUT_S = 5.0
 SAME_S = 60.0
 OLD_S = 5 * NUMBER_REUSE_DELAY_S
-"""An entry of so long ago, or in the future, is forgotten."""
+"""Entries older than this, or in the future, are dropped."""
 
 
 class ReleasedNumbers:
     """See the module. One thread."""
 
     def __init__(self, namespace: str, *, is_used: bool = True) -> None:
-        """``is_used``: whether domains have numbers of their own at all."""
+        """``is_used``: False where domains share the host's IMEX."""
         self._namespace = namespace
         self._is_used = is_used
         self._entries: dict[str, str] = {}
@@ -36,7 +36,7 @@ class ReleasedNumbers:
         self._is_there = False
 
     def read(self, client: Client, clock: Clock) -> bool:
-        """Take over what is recorded, and make the ConfigMap if there is none; returns whether it could be read."""
+        """Load the entries, and create a missing ConfigMap; whether it could be read."""
         if not self._is_used:
             return True
         deadline = Deadline(READ_TIMEOUT_S, clock)
@@ -47,7 +47,7 @@ class ReleasedNumbers:
                 self._create(client, deadline)
                 return True
             _LOG.warning(
-                "cannot read which ports were released lately; giving none out for a while",
+                "cannot read recently released ports; allocating none for a while",
                 error, config_map=f"{self._namespace}/{NAME}", wait_s=NUMBER_REUSE_DELAY_S,
             )  # fmt: skip
             return False
@@ -57,33 +57,33 @@ class ReleasedNumbers:
         return True
 
     def _create(self, client: Client, deadline: Deadline) -> None:
-        """Make it now: two domains that go at the same time would each try to."""
+        """Create it now, as two domains deleted at the same time would both try to."""
         try:
             self.note(client.create(CONFIG_MAPS, self._body({}), deadline=deadline))
         except ApiError as error:
-            _LOG.info("cannot make the record of released ports; trying again", error=error)
+            _LOG.info("cannot create the record of released ports; retrying", error=error)
 
     def _body(self, data: dict[str, str]) -> JsonObject:
         metadata = {"name": NAME, "namespace": self._namespace}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
     def note(self, stored: JsonObject | None) -> None:
-        """The ConfigMap as it is now; None when it is gone."""
+        """Take over the stored ConfigMap; None: it does not exist."""
         self._is_there = stored is not None
         if stored is None:
             return
         data = {str(k): str(v) for k, v in (stored.get("data") or {}).items()}
-        # Answers to writes at the same time come in any order: what one does not have yet is kept.
+        # Responses to concurrent writes arrive in any order: entries missing in one are kept.
         newest_s = max((parse_time(text) or 0.0 for text in data.values()), default=0.0)
         kept = {k: v for k, v in self._entries.items() if not _is_old(v, newest_s)}
         self._entries = kept | data
 
     def recent(self) -> list[str]:
-        """Numbers that were released lately."""
+        """Numbers that were released recently."""
         return list(self._entries)
 
     def has(self, number: str, now: str) -> bool:
-        """Whether this release of the number is recorded: its domain goes in several decisions."""
+        """Whether this release is recorded already: a domain's deletion takes several decisions."""
         at_s, now_s = parse_time(self._entries.get(number, "")), parse_time(now)
         return at_s is not None and now_s is not None and abs(now_s - at_s) <= SAME_S
 

@@ -1,9 +1,8 @@
 """Verifies node reports that no watched claim confirms, by reading their claims from the API. One thread of its own.
 
-A claim made by hand does not carry the domain's label, so no watch of ours sees it; the node's report does. A node
-that was taken over can report what it likes, as long and as often as it likes. So each node has a budget of reads,
-a pass has a limit, the domains that are being deleted come first, and what was refuted is verified again with
-growing pauses. Nothing else waits for this thread.
+A claim created by hand has no domain label, so no watch sees it. A compromised node can report anything at any rate, so
+each node has a read budget, a pass has a limit, reports that hold a deletion come first, and refuted reports are
+verified again with backoff. Nothing else waits for this thread.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.control.state import decode
 from nvdra_cluster.control.state.cache import Cache, Key, Kind
 from nvdra_cluster.control.state.rate_limit import TokenBucket
 from nvdra_cluster.control.state.report_state import Pair
 from nvdra_cluster.decide.domain import readiness
+from nvdra_cluster.decide.domain.reports import UNCONFIRMED_HOLD_S
 from nvdra_core.api import FabricClaim
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
@@ -30,15 +29,15 @@ READ_TIMEOUT_S = 3.0
 PASS_LIMIT = 100
 """Reads in one pass."""
 CASE_LIMIT = 8
-"""Claims of one report that are read before it is refuted; one confirms it."""
+"""Claims of one report that are read before it is refuted; a single one can confirm it."""
 NODE_BURST = 32
 NODE_READS_PER_S = 2.0
 """For one node: a report that a deletion waits for is refuted within four seconds."""
 POLL_S = 1.0
 API_PAUSE_S = 5.0
-"""After a read that was not answered."""
+"""After a read that failed."""
 UNREAD_PAUSE_S = 15.0
-"""So much longer the report of that claim waits: it may be the claim that cannot be read."""
+"""Additional pause of that report: its claim may be the one that cannot be read."""
 
 
 @dataclass(slots=True)
@@ -48,19 +47,19 @@ class _Case:
     claims: tuple[FabricClaim, ...] = ()
     """As reported."""
     read: set[FabricClaim] = field(default_factory=set)
-    """Those that did not confirm it. They count on when the claims change: a report that changes all the time
-    would never be refuted.
+    """Those that did not confirm it; kept when the claims change, as a report that changes all the time would never be
+    refuted.
     """
     refusals: int = 0
-    again_s: float = 0.0
+    retry_at_s: float = 0.0
 
 
 @dataclass(slots=True)
-class _Books:
+class _Records:
     """What the verifier remembers."""
 
     cases: dict[Pair, _Case] = field(default_factory=dict)
-    budgets: dict[str, TokenBucket] = field(default_factory=dict)
+    buckets: dict[str, TokenBucket] = field(default_factory=dict)
 
 
 class ReportVerifier:
@@ -70,7 +69,7 @@ class ReportVerifier:
         self._cache = cache
         self._client = client
         self._clock = clock
-        self._books = _Books()
+        self._records = _Records()
         self._backoff = Backoff(first_s=30.0, limit_s=UNCONFIRMED_HOLD_S)
         self._pause_until_s = 0.0
         self._wake = threading.Event()
@@ -78,25 +77,25 @@ class ReportVerifier:
     def run(self, stopping: threading.Event) -> None:
         """Verify until ``stopping``."""
         while not stopping.is_set():
-            self.resolve()
+            self.verify_pending()
             self._clock.wait(self._wake, POLL_S)
             self._wake.clear()
 
     def wake(self) -> None:
-        """Begin the next pass now."""
+        """Start the next pass now."""
         self._wake.set()
 
     def is_idle(self) -> bool:
-        """Whether nothing waits to be verified now."""
+        """Whether no report is due."""
         return not self._due(self._clock.monotonic())
 
-    def look_again(self) -> None:
-        """Verify again what was refuted: a claim may have been allocated after the report."""
+    def requeue_refuted(self) -> None:
+        """Verify refuted reports again: a claim may have been allocated after the report."""
         with self._cache.lock:
             for pair in self._cache.report_states.refuted:
-                self._cache.report_states.ask(pair, is_urgent=False)
+                self._cache.report_states.request(pair, is_urgent=False)
 
-    def resolve(self) -> None:
+    def verify_pending(self) -> None:
         """One pass."""
         reads = 0
         now_s = self._clock.monotonic()
@@ -107,25 +106,24 @@ class ReportVerifier:
         self._forget_old()
 
     def _due(self, now_s: float) -> list[Pair]:
-        """Reports to verify now, those first that the deletion of a domain waits for."""
+        """Reports that are due; those that hold a deletion come first."""
         with self._cache.lock:
             report_states = self._cache.report_states
             pending = sorted(
                 report_states.pending, key=lambda pair: not report_states.pending[pair]
             )
-            cases = self._books.cases
+            cases = self._records.cases
             return [
                 pair
                 for pair in pending
                 if pair not in cases
-                or cases[pair].again_s <= now_s
+                or cases[pair].retry_at_s <= now_s
                 or cases[pair].claims != self._claims(pair)
             ]
 
     def _claims(self, pair: Pair) -> tuple[FabricClaim, ...]:
-        """The claims of a report that may confirm it: those of the domain's namespace, if the domain is there.
-
-        One without a name is none: to read it would be to list the namespace.
+        """The claims that may confirm a report: those in the domain's namespace, if the domain exists. Claims without a
+        name are ignored: reading one would list the namespace.
         """
         name, uid = pair
         domain = self._cache.domains.get(uid)
@@ -135,26 +133,26 @@ class ReportVerifier:
         return tuple(c for c in named if domain is None or c.namespace == domain.namespace)
 
     def _verify(self, pair: Pair, limit: int) -> int:
-        """Read claims of one report until one confirms it, or enough were read, or there is no budget left; returns
-        how many were read.
+        """Read claims of one report until one confirms it, CASE_LIMIT were read, or the budget is spent; returns the
+        number of reads.
         """
         with self._cache.lock:
             claims = self._claims(pair)
-        case = self._books.cases.setdefault(pair, _Case())
+        case = self._records.cases.setdefault(pair, _Case())
         case.claims = claims
         reads = 0
         for claim in claims:
             if claim in case.read or len(case.read) >= CASE_LIMIT:
                 continue
-            if reads >= limit or not self._budget(pair[0]).take(self._clock.monotonic()):
+            if reads >= limit or not self._bucket(pair[0]).take(self._clock.monotonic()):
                 return reads
             reads += 1
             try:
                 is_true = self._confirms(claim, *pair)
             except ApiError as error:
-                _LOG.info("cannot read a claim that a node reports", v=2, node=pair[0], error=error)
+                _LOG.info("cannot read reported claim", v=2, node=pair[0], error=error)
                 self._pause_until_s = self._clock.monotonic() + API_PAUSE_S
-                case.again_s = self._pause_until_s + UNREAD_PAUSE_S  # the others come first
+                case.retry_at_s = self._pause_until_s + UNREAD_PAUSE_S  # other reports come first
                 return PASS_LIMIT
             if is_true:
                 self._settle(pair, case, is_true=True)
@@ -163,16 +161,16 @@ class ReportVerifier:
         self._settle(pair, case, is_true=False)
         return reads
 
-    def _budget(self, name: str) -> TokenBucket:
+    def _bucket(self, name: str) -> TokenBucket:
         new = TokenBucket(NODE_BURST, NODE_READS_PER_S, NODE_BURST, self._clock.monotonic())
-        return self._books.budgets.setdefault(name, new)
+        return self._records.buckets.setdefault(name, new)
 
     def _confirms(self, claim: FabricClaim, name: str, uid: str) -> bool:
         deadline = Deadline(READ_TIMEOUT_S, self._clock)
         try:
             obj = self._client.get(CLAIMS, claim.name, namespace=claim.namespace, deadline=deadline)
         except ApiError as error:
-            if error.status in (400, 404, 422):  # a name that no claim can have, too
+            if error.status in (400, 404, 422):  # also for an invalid name
                 return False
             raise
         view = decode.claim(obj)
@@ -183,20 +181,20 @@ class ReportVerifier:
         now_s = self._clock.monotonic()
         case.read.clear()
         case.refusals = 0 if is_true else case.refusals + 1
-        case.again_s = now_s + self._backoff.pause_s(max(0, case.refusals - 1))
+        case.retry_at_s = now_s + self._backoff.pause_s(max(0, case.refusals - 1))
         with self._cache.lock:
             report_states = self._cache.report_states
             if report_states.pending.pop(pair, None) is None:
-                return  # the node does not report the domain any more
+                return  # no longer reported
             if is_true:
                 report_states.confirm(pair)
             else:
                 report_states.refute(pair, now_s)
-                _LOG.warning("no claim confirms the report of a node", node=name, domain=uid)
-            self._cache.mark(Key(Kind.DOMAIN, uid), self._cache.home_key(name))
+                _LOG.warning("node report not confirmed by any claim", node=name, domain=uid)
+            self._cache.enqueue(Key(Kind.DOMAIN, uid), self._cache.home_key(name))
 
     def _forget_old(self) -> None:
-        """Drop what is about reports that are gone."""
+        """Drop records of reports that no longer exist."""
         with self._cache.lock:
             fabrics, report_states = self._cache.fabrics, self._cache.report_states
             known = (
@@ -204,6 +202,6 @@ class ReportVerifier:
                 | report_states.confirmed
                 | report_states.refuted.keys()
             )
-            books = self._books
-            books.cases = {pair: case for pair, case in books.cases.items() if pair in known}
-            books.budgets = {n: one for n, one in books.budgets.items() if n in fabrics}
+            records = self._records
+            records.cases = {pair: case for pair, case in records.cases.items() if pair in known}
+            records.buckets = {n: one for n, one in records.buckets.items() if n in fabrics}

@@ -1,7 +1,7 @@
-"""Carries writes out, several decisions at a time, and says what came of each. The only module that writes.
+"""Sends the writes of plans, several plans at a time, and returns the outcomes. The only module that writes.
 
-Writes of one decision go one after another; the first failure ends it. Everything is done in the
-name of the leader: a writer that is no longer the leader refuses, and no write outlasts the Lease.
+The writes of one plan are sent in order; the first failure ends the plan. Only the leader writes, and no write outlasts
+the Lease.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ PARALLEL = 8
 TIMEOUT_S = 15.0
 OPTIONS = WriteOptions(field_manager=MANAGER)
 BEST_EFFORT = frozenset({"events"})
-"""A lost one is a pity and no failure."""
+"""Failures of these do not fail the plan."""
 REFUSALS = frozenset({403, 404, 413, 422})
-"""A try again would be answered the same: no right, no namespace, a quota."""
+"""Retrying does not help: no permission, no namespace, a quota."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a decision's writes."""
+    """The result of a plan's writes."""
 
-    group: Plan
+    plan: Plan
     stored: tuple[tuple[Write, JsonObject | None], ...] = ()
-    """Each write that was done, with the object as it is now; None when it is gone."""
+    """Each successful write with the stored object; None when the object does not exist."""
     failed: Write | None = None
     error: ApiError | None = None
 
@@ -50,7 +50,7 @@ class _Progress:
 
 
 class NotLeaderError(ApiError):
-    """The write was not sent, because another replica may be the leader by now."""
+    """The write was not sent: another replica may lead by now."""
 
 
 class Writer:
@@ -63,7 +63,7 @@ class Writer:
         leads_for_s: Callable[[], float],
         registry: CollectorRegistry,
     ) -> None:
-        """``leads_for_s``: how long this replica is sure to be the leader yet; 0 when it is not."""
+        """``leads_for_s``: remaining seconds of leadership; 0 when not leading."""
         self._client = client
         self._clock = clock
         self._leads_for_s = leads_for_s
@@ -78,35 +78,35 @@ class Writer:
         self._events = EventCorrelator()
 
     def stop(self) -> None:
-        """End after the writes under way."""
+        """Refuse further writes; those in flight end."""
         self._stopped.set()
 
     def close(self) -> None:
-        """End the threads. Nothing may be written any more."""
+        """End the threads, after the last ``run``."""
         self._pool.shutdown(wait=False)
 
-    def run(self, groups: Sequence[Plan]) -> list[Outcome]:
-        """Do all; returns when all are done. Never raises for an API that says no."""
-        if len(groups) == 1:
-            return [self._run(groups[0])]
-        return list(self._pool.map(self._run, groups))
+    def run(self, plans: Sequence[Plan]) -> list[Outcome]:
+        """Send all and wait for the responses. API errors are in the outcomes."""
+        if len(plans) == 1:
+            return [self._run(plans[0])]
+        return list(self._pool.map(self._run, plans))
 
-    def _run(self, group: Plan) -> Outcome:
+    def _run(self, plan: Plan) -> Outcome:
         progress = _Progress()
-        for decided in group.writes:
-            write = self._events.counted(decided, self._clock.monotonic())
+        for decided in plan.writes:
+            write = self._events.correlate(decided, self._clock.monotonic())
             try:
                 stored = self._write(write)
             except ApiError as error:
                 self._count(write, error)
-                self._events.note(decided, None, self._clock.monotonic())
-                if _is_bearable(write, error):
+                self._events.record(decided, None, self._clock.monotonic())
+                if _is_tolerable(write, error):
                     continue
-                return Outcome(group, tuple(progress.stored), write, error)
+                return Outcome(plan, tuple(progress.stored), write, error)
             self._count(write, None)
-            self._events.note(decided, stored, self._clock.monotonic())
+            self._events.record(decided, stored, self._clock.monotonic())
             progress.stored.append((write, stored))
-        return Outcome(group, tuple(progress.stored))
+        return Outcome(plan, tuple(progress.stored))
 
     def _write(self, write: Write) -> JsonObject | None:
         left_s = 0.0 if self._stopped.is_set() else self._leads_for_s()
@@ -123,14 +123,14 @@ class Writer:
                 **write.patch,
                 "metadata": {**metadata, "name": write.name, **write.patch["metadata"]},
             }
-            return _or_gone(
+            return _or_missing(
                 lambda: client.merge_patch(resource, body, options=OPTIONS, deadline=deadline)
             )
         return self._delete(write, deadline)
 
     def _delete(self, write: Delete, deadline: Deadline) -> JsonObject | None:
         preconditions = Preconditions(uid=write.uid)
-        _or_gone(
+        _or_missing(
             lambda: self._client.delete(
                 write.resource,
                 write.name,
@@ -146,22 +146,22 @@ class Writer:
         self._counter.labels(write.resource.plural, type(write).__name__.lower(), outcome).inc()
 
 
-def _is_bearable(write: Write, error: ApiError) -> bool:
-    """Whether the writes after a failed one may go on."""
+def _is_tolerable(write: Write, error: ApiError) -> bool:
+    """Whether the plan continues after this failure."""
     if write.resource.plural in BEST_EFFORT:
-        _LOG.info("an event was not written", v=4, error=error)
+        _LOG.info("event not written", v=4, error=error)
         return True
     if write.resource == CONFIG_MAPS and error.status in REFUSALS:
         _LOG.warning(
-            "cannot record a released port; only this process keeps it unused for a while",
+            "cannot record released port; its reuse delay ends with this process",
             error, config_map="/".join(write.key[1:]),
         )  # fmt: skip
         return True
     return False
 
 
-def _or_gone(call: Callable[[], JsonObject | None]) -> JsonObject | None:
-    """What ``call`` returns; None when the object is not there any more."""
+def _or_missing(call: Callable[[], JsonObject | None]) -> JsonObject | None:
+    """The result of ``call``; None when the object does not exist."""
     try:
         return call()
     except ApiError as error:

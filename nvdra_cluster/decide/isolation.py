@@ -38,6 +38,6 @@ def message(wanted: FabricSettings, kept: FabricSettings) -> str:
     )
 
 
-def tell(domains: Sequence[DomainView], text: str, now: str) -> list[Create]:
+def events_for(domains: Sequence[DomainView], text: str, now: str) -> list[Create]:
     """An event for some of the domains that keep the old isolation."""
-    return [events.warn(domain, REASON, text, now) for domain in domains[:TOLD]]
+    return [events.warning(domain, REASON, text, now) for domain in domains[:TOLD]]

@@ -18,15 +18,15 @@ from nvdra_core.api import ComputeDomainAssignment, Isolation
 NUMBER_REUSE_DELAY_S = 120.0
 
 
-class Numbers:
+class NumberAllocator:
     """See the module. Not safe for several threads."""
 
     def __init__(self, settings: FabricSettings) -> None:
         self._settings = settings
         self._given: dict[str, ComputeDomainAssignment] = {}
         self._holder: dict[tuple[str, int], str] = {}
-        self._cooling: dict[tuple[str, int], float] = {}
-        self._closed_until_s = -math.inf
+        self._reserved: dict[tuple[str, int], float] = {}
+        self._suspended_until_s = -math.inf
 
     def of(self, domain_uid: str) -> ComputeDomainAssignment | None:
         """What the domain has."""
@@ -43,7 +43,7 @@ class Numbers:
         for assignment in recorded:
             key = _key(assignment)
             is_ours = assignment.isolation is self._settings.isolation
-            if not is_ours or self._cooling.get(key, now_s) > now_s:
+            if not is_ours or self._reserved.get(key, now_s) > now_s:
                 continue
             if self._holder.setdefault(key, domain_uid) == domain_uid or _is_shared(key):
                 self._given[domain_uid] = assignment
@@ -58,8 +58,8 @@ class Numbers:
             return known
         if self.problem(now_s):
             return None
-        self._cooling = {key: until for key, until in self._cooling.items() if until > now_s}
-        taken = self._holder.keys() | self._cooling.keys()
+        self._reserved = {key: until for key, until in self._reserved.items() if until > now_s}
+        taken = self._holder.keys() | self._reserved.keys()
         chosen = assignments.choose(
             self._settings,
             ports={number for kind, number in taken if kind == "port"},
@@ -71,26 +71,26 @@ class Numbers:
             self._holder.setdefault(_key(chosen), domain_uid)
         return chosen
 
-    def close(self, now_s: float) -> None:
+    def suspend(self, now_s: float) -> None:
         """Give out nothing new for NUMBER_REUSE_DELAY_S: which numbers cool is not known."""
-        self._closed_until_s = now_s + NUMBER_REUSE_DELAY_S
+        self._suspended_until_s = now_s + NUMBER_REUSE_DELAY_S
 
     def problem(self, now_s: float) -> str:
         """Why nothing new is given out at all; empty when it is."""
-        if now_s >= self._closed_until_s:
+        if now_s >= self._suspended_until_s:
             return ""
         return (
             "the controller has just started and cannot read which ports were released lately; it gives one out "
             f"within {NUMBER_REUSE_DELAY_S:.0f} s. Its log names the ConfigMap"
         )
 
-    def cool(self, names: Iterable[str], now_s: float) -> None:
+    def reserve(self, names: Iterable[str], now_s: float) -> None:
         """Let numbers cool that an earlier process released, but for those that domains have."""
         for text in names:
             kind, _, number = text.partition("-")
             key = (kind, int(number)) if number.isdecimal() else ("", 0)
             if kind in ("port", "channel") and key not in self._holder:
-                self._cooling[key] = now_s + NUMBER_REUSE_DELAY_S
+                self._reserved[key] = now_s + NUMBER_REUSE_DELAY_S
 
     def release(self, domain_uid: str, now_s: float) -> None:
         """The domain is gone; its number cools for NUMBER_REUSE_DELAY_S."""
@@ -100,7 +100,7 @@ class Numbers:
         key = _key(assignment)
         if self._holder.get(key) == domain_uid:
             del self._holder[key]
-            self._cooling[key] = now_s + NUMBER_REUSE_DELAY_S
+            self._reserved[key] = now_s + NUMBER_REUSE_DELAY_S
 
 
 def name_of(assignment: ComputeDomainAssignment) -> str:

@@ -1,13 +1,11 @@
-"""The CA of IMEX peers and the certificates it issues. No API, no clock: times come in, values go out.
+"""The CA of IMEX peers and the certificates it issues. No API and no clock: times come in, values go out.
 
-A node makes its own key and asks with a CSR; the names in the certificate are chosen here: the slot's
-host name, which differs between cliques, and nothing that the node could choose. So a node can be
-no other slot, and a certificate of one clique is worth nothing in another.
+A node creates its own key and sends a CSR; the certificate carries only the host name of the node's slot, chosen here
+and different in each clique. So a node cannot pose as another slot or clique.
 
-Rotation of the CA takes two steps, because peers must trust the new one before anybody shows a
-certificate of it: ``next`` is told to all, and OVERLAP later it signs; the old one stays trusted
-until it expires. Where the old one's key was lost the new one signs at once for those who have nothing; the others
-keep what they have for OVERLAP, and are told of both.
+CA rotation takes two steps, as peers must trust the new CA before certificates of it are in use: ``next`` is announced
+to all, and OVERLAP later it signs; the old one stays trusted until it expires. After a loss of the key the new CA signs
+at once for nodes without a certificate; the others keep theirs for OVERLAP and trust both.
 """
 
 from __future__ import annotations
@@ -28,17 +26,17 @@ from nvdra_core.errors import NvdraError
 CA_LIFETIME = timedelta(days=3 * 365)
 LEAF_LIFETIME = timedelta(days=30)
 OVERLAP = timedelta(days=2)
-"""Any node that is up takes a new list of CAs within seconds; one that was down gets it when it is back."""
+"""Running nodes install a new CA bundle within seconds, others when they are back."""
 BACKDATED = timedelta(hours=1)
-"""For nodes whose clocks are behind."""
+"""For nodes whose clocks are slow."""
 MIN_RSA_BITS = 2048
 COMMON_NAME = "nvdra IMEX CA"
 OLD_LIMIT = 4
-"""Old CAs that are trusted besides a new one, the last ones: no list may grow without bound."""
+"""Old CAs that stay trusted besides a new one, the latest ones."""
 
 
 class InvalidRequestError(NvdraError):
-    """A node's certificate request cannot be honoured."""
+    """A node's certificate request is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +54,16 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """All CAs that count now."""
+    """All CAs in force."""
 
     current: Signer
     next: Signer | None = None
     previous: str = ""
-    """Certificates only; empty when there is none. Several where CAs were lost."""
+    """Certificates only; empty when there is none. Several after losses of CAs."""
 
     @property
     def bundle(self) -> str:
-        """PEM of every CA that peers shall trust."""
+        """PEM of every CA that peers trust."""
         parts = [
             self.current.certificate,
             self.next.certificate if self.next else "",
@@ -74,7 +72,7 @@ class Authority:
         return "".join(parts)
 
     def to_data(self) -> dict[str, str]:
-        """As texts of a Secret."""
+        """Texts of the Secret."""
         data = {"ca.crt": self.current.certificate, "ca.key": self.current.key}
         if self.next is not None:
             data |= {"next.crt": self.next.certificate, "next.key": self.next.key}
@@ -82,9 +80,7 @@ class Authority:
 
     @classmethod
     def from_data(cls, data: Mapping[str, str]) -> Authority | None:
-        """Read what ``to_data`` wrote; None without a CA that can sign. A second one that makes no sense is
-        left out.
-        """
+        """Read what ``to_data`` wrote; None without a CA that can sign. Other invalid CAs are left out."""
         current = _signer(data.get("ca.crt", ""), data.get("ca.key", ""))
         if current is None:
             return None
@@ -94,7 +90,7 @@ class Authority:
 
 
 def _signer(certificate: str, key: str) -> Signer | None:
-    """A CA; None when it cannot sign, or when the key is another's: what it signs would never fit."""
+    """A CA; None when it cannot sign, or the key is not that of the certificate."""
     found = Signer(certificate, key)
     try:
         is_whole = found.parsed.public_key() == _load_key(found).public_key()
@@ -104,15 +100,15 @@ def _signer(certificate: str, key: str) -> Signer | None:
 
 
 def parse_all(text: str) -> list[x509.Certificate]:
-    """Every certificate of a PEM; none of one that makes no sense."""
+    """Every certificate of a PEM; none of an invalid one."""
     try:
         return x509.load_pem_x509_certificates(text.encode())
     except ValueError:
         return []
 
 
-def begun(bundles: Iterable[str], now: datetime) -> Authority:
-    """A new CA. ``bundles``: what peers were told to trust, whose CAs they go on to trust."""
+def create(bundles: Iterable[str], now: datetime) -> Authority:
+    """A new CA. ``bundles``: what peers trust now and continue to trust."""
     found = {_pem(one): one for text in set(bundles) for one in parse_all(text)}
     counting = [one for one in found.values() if _is_of_ours(one) and one.not_valid_after_utc > now]
     latest = sorted(counting, key=lambda one: one.not_valid_before_utc)[-OLD_LIMIT:]
@@ -125,20 +121,20 @@ def _is_of_ours(certificate: x509.Certificate) -> bool:
     return is_named and certificate.issuer == certificate.subject
 
 
-def rotated(authority: Authority | None, now: datetime) -> Authority:
-    """The authority as it should be now: a new one, one with a successor, or the same."""
+def rotate(authority: Authority | None, now: datetime) -> Authority:
+    """The authority to use from now on: a new one, one with a successor, or the same."""
     if authority is None:
         return Authority(make_ca(now))
     current = authority.current.parsed
     if current.not_valid_after_utc <= now:
         return Authority(authority.next or make_ca(now))
-    if current.not_valid_before_utc > now:  # made by a replica whose clock was fast
+    if current.not_valid_before_utc > now:  # created by a replica whose clock was fast
         return Authority(make_ca(now), None, authority.current.certificate)
-    return _in_turn(authority, now)
+    return _rotate_valid(authority, now)
 
 
-def _in_turn(authority: Authority, now: datetime) -> Authority:
-    """One whose CA is valid: whether its successor is to be announced, or to sign."""
+def _rotate_valid(authority: Authority, now: datetime) -> Authority:
+    """Rotate while the CA is valid: announce a successor, or let it sign."""
     if authority.next is not None:
         if now < _known_at(authority.next):
             return authority
@@ -153,7 +149,7 @@ def _in_turn(authority: Authority, now: datetime) -> Authority:
 
 
 def _known_at(signer: Signer) -> datetime:
-    """When every peer has been told of a CA."""
+    """When every peer trusts a CA."""
     return signer.parsed.not_valid_before_utc + BACKDATED + OVERLAP
 
 
@@ -188,14 +184,14 @@ def issue(
     """A certificate for the key in ``request`` (PEM CSR), for ``names`` and nothing else. Raises
     InvalidRequestError.
     """
-    asked = parse_request(request)
+    csr = parse_request(request)
     signer = authority.current.parsed
     ends = _ends(authority, now)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
         .issuer_name(signer.subject)
-        .public_key(asked.public_key())
+        .public_key(csr.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
         .not_valid_after(ends)
@@ -226,28 +222,30 @@ def issue(
 
 
 def _ends(authority: Authority, now: datetime) -> datetime:
-    """Of a certificate that is issued now: never after its CA."""
+    """Expiry of a certificate issued now: never after its CA."""
     return min(now + LEAF_LIFETIME, authority.current.parsed.not_valid_after_utc)
 
 
 def parse_request(text: str) -> x509.CertificateSigningRequest:
-    """A node's CSR: well formed, signed with its own key, a key that is strong enough."""
+    """Decode a CSR; raises InvalidRequestError unless it is self-signed with a strong key."""
     try:
-        asked = x509.load_pem_x509_csr(text.encode())
-        key = asked.public_key()
-        is_signed = asked.is_signature_valid
+        csr = x509.load_pem_x509_csr(text.encode())
+        key = csr.public_key()
+        is_signed = csr.is_signature_valid
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidRequestError(f"not a certificate request: {error}") from error
+        raise InvalidRequestError(f"certificate request: not a PEM CSR: {error}") from error
     if not is_signed:
-        raise InvalidRequestError("the certificate request is not signed with its own key")
+        raise InvalidRequestError("certificate request: not signed with its own key")
     is_strong = isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS
     is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in (
         "secp256r1",
         "secp384r1",
     )
     if not is_strong and not is_curve:
-        raise InvalidRequestError("the key must be EC P-256 or P-384, or RSA of 2048 bits or more")
-    return asked
+        raise InvalidRequestError(
+            "certificate request: weak key; use EC P-256 or P-384, or RSA of 2048 bits or more"
+        )
+    return csr
 
 
 def renewal(
@@ -257,33 +255,33 @@ def renewal(
     names: tuple[str, ...],
     now: datetime | None = None,
 ) -> datetime | None:
-    """When ``given`` must be renewed; None when it does not fit (any more): another key, other names,
-    another CA, or not valid yet ``now``. Raises InvalidRequestError.
+    """When ``given`` must be renewed; None when it does not match: another key, other names, another CA, or not valid
+    yet ``now``. Raises InvalidRequestError.
     """
-    asked = parse_request(request)
+    csr = parse_request(request)
     try:
         found = x509.load_pem_x509_certificate(given.certificate.encode())
         is_current = _is_issued_by(found, authority.current.parsed)
         alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (ValueError, x509.ExtensionNotFound):
         return None
-    if not is_current and not _counts_yet(authority, found, now):
+    if not is_current and not _is_still_valid(authority, found, now):
         return None
     if tuple(alternative.value.get_values_for_type(x509.DNSName)) != names:
         return None
-    if found.public_key() != asked.public_key() or given.authorities != authority.bundle:
+    if found.public_key() != csr.public_key() or given.authorities != authority.bundle:
         return None
     begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
     if now is not None and begins > now:
         return None  # issued by a replica whose clock was fast
     due = begins + (ends - begins) * 2 / 3
     if now is not None and _ends(authority, now) <= ends:
-        due = ends  # a new one would end no later
+        due = ends  # a new one would not last longer
     return due if is_current else min(due, _known_at(authority.current))
 
 
-def _counts_yet(authority: Authority, found: x509.Certificate, now: datetime | None) -> bool:
-    """Whether a certificate of an old CA is as good as one of the current CA, which some peers do not know."""
+def _is_still_valid(authority: Authority, found: x509.Certificate, now: datetime | None) -> bool:
+    """Whether a certificate of an old CA still counts, as some peers do not trust the current CA yet."""
     if now is None or now >= _known_at(authority.current):
         return False
     return any(

@@ -1,17 +1,16 @@
-"""Certificates for FabricNodes, with the CA in a Secret of the controller's namespace. Called by ``nodespecs``.
+"""Issues certificates for FabricNodes; the CA is in a Secret of the controller's namespace. One thread.
 
-The CA is read or made by the leader, at its start and at every resync; until it is there, nodes keep
-the certificates they have. A Secret that somebody deleted is written again from memory; one that cannot be
-read is never written over. One that is gone with all who knew it is followed by a new CA, besides which nodes
-trust the old one: its certificate is in what they were told. Checking one costs a signature, so what was found
-is remembered.
+The leader reads or creates the CA at its start and at every resync; until then nodes keep their certificates. A deleted
+Secret is written again from memory; an unreadable one is never overwritten. If the CA's key is lost with every
+replica, a new CA follows, and nodes trust the old one too, from the bundles in their specs. Checking a certificate
+costs a signature, so results are cached.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -20,9 +19,8 @@ from msgspec.structs import replace
 
 from nvdra_cluster.control.certificates import ca
 from nvdra_cluster.control.certificates.ca import Authority, InvalidRequestError
-from nvdra_cluster.decide.model import FabricView
-from nvdra_core.api import FabricCertificate, FabricNodeSpec
-from nvdra_core.api.fabric import slot_name
+from nvdra_cluster.decide.node.nodespecs import CertificateRequest
+from nvdra_core.api import FabricCertificate
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import JsonObject, Resource
@@ -36,24 +34,24 @@ SECRET_NAME = "nvdra-imex-ca"  # noqa: S105 - a name, not a password
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a certificate was found to be."""
+    """Cached result of checking a certificate."""
 
-    question: tuple[str, ...]
+    inputs: tuple[str, ...]
     renew_at: datetime
 
 
 class CertificateSigner:
-    """See the module. ``__call__`` is a ``nodespecs.Certify``; one thread."""
+    """See the module."""
 
     def __init__(
         self,
         client: Client,
         namespace: str,
         clock: Clock,
-        told: Callable[[], Iterable[str]] = tuple,
+        trusted: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """``told``: the CAs that nodes were told to trust, each a PEM of one or more."""
-        self._told = told
+        """``trusted``: the CA bundles (PEM) in the specs of nodes."""
+        self._trusted = trusted
         self._client = client
         self._namespace = namespace
         self._clock = clock
@@ -62,83 +60,82 @@ class CertificateSigner:
         self._refused: dict[str, str] = {}
 
     def refresh(self) -> None:
-        """Read the CA, make it if there is none, rotate it when it is time. Raises ApiError."""
+        """Read the CA, create a missing one, rotate an old one. Raises ApiError."""
         found = self._read()
         authority = Authority.from_data(_texts(found)) if found is not None else self._authority
         if authority is None and found is not None and found.get("data"):
             _LOG.warning(
-                "the Secret holds no CA that can be used, and is left as it is; nodes keep what they have. "
-                "Put it back, or delete it to have a new CA made",
-                name=SECRET_NAME,
+                "CA secret is unusable and was not changed; existing node certificates stay valid. "
+                "Restore it, or delete it to have a new CA created",
+                secret=SECRET_NAME,
             )
             return
         now = self._now()
-        wanted = ca.rotated(authority, now) if authority else ca.begun(self._told(), now)
+        wanted = ca.rotate(authority, now) if authority else ca.create(self._trusted(), now)
         if wanted != authority or found is None:
             self._store(wanted, found)
-            _LOG.info("the CA of IMEX peers was written", is_new=authority is None)
+            _LOG.info("CA of IMEX peers stored", is_new=authority is None)
             if authority is None and wanted.previous:
                 _LOG.warning(
-                    "the CA's key was lost, and a new CA made; nodes trust the old one on until it expires. "
-                    "Where the key may have been stolen, remove previous.crt from the Secret",
-                    name=SECRET_NAME,
+                    "CA key was lost and a new CA created; nodes trust the old one until it expires. "
+                    "If the key may have been stolen, remove previous.crt from the Secret",
+                    secret=SECRET_NAME,
                 )
         if wanted != self._authority:
             self._authority = wanted
             self._known.clear()
 
     def ca_ends_s(self) -> float | None:
-        """When the CA that signs expires, in seconds since the epoch; None where there is none. From any thread."""
+        """Expiry of the signing CA in seconds since the epoch; None without a CA. From any thread."""
         authority = self._authority
         return authority.current.parsed.not_valid_after_utc.timestamp() if authority else None
 
-    def __call__(self, view: FabricView, spec: FabricNodeSpec) -> FabricCertificate | None:
-        """The certificate for the node in its slot; the one it has while that is good."""
-        given, request = view.spec.certificate, view.status.imex.certificate_request
-        if self._authority is None or not request or spec.slot is None:
-            return given
-        names = (slot_name(spec.clique_id, spec.slot),)
-        question = (
-            request,
-            *names,
-            given.certificate if given else "",
-            given.authorities if given else "",
-        )
-        known = self._known.get(view.name)
-        if known is not None and known.question == question and self._now() < known.renew_at:
-            return given
-        try:
-            return self._decide(view, question, names)
-        except InvalidRequestError as error:
-            if self._refused.get(view.name) != request:
-                self._refused[view.name] = request
-                _LOG.warning("a node's certificate request is refused", error, node=view.name)
-            return given
+    def issue(self, requests: Sequence[CertificateRequest]) -> dict[str, FabricCertificate]:
+        """New certificates by node; nodes whose certificate stays are left out."""
+        issued: dict[str, FabricCertificate] = {}
+        for one in requests:
+            found = self._answer(one)
+            if found is not None and found != one.current:
+                issued[one.node] = found
+        return issued
 
-    def _decide(
-        self, view: FabricView, question: tuple[str, ...], names: tuple[str, ...]
-    ) -> FabricCertificate | None:
+    def _answer(self, one: CertificateRequest) -> FabricCertificate | None:
+        """The certificate that the node should have; the current one while that is valid."""
+        current = one.current
         if self._authority is None:
-            return view.spec.certificate
-        given, request, now = view.spec.certificate, question[0], self._now()
-        if given is not None:
-            renew_at = ca.renewal(self._authority, given, request, names, now)
-            if renew_at is None and self._differs_in_authorities_only(given, request, names):
-                return replace(given, authorities=self._authority.bundle)
-            if renew_at is not None and now < renew_at:
-                self._known[view.name] = _Known(question, renew_at)
-                return given
-        _LOG.info("issuing a certificate", v=1, node=view.name, name=names[0])
-        return ca.issue(self._authority, request, names, now)
+            return current
+        bundle = current.authorities if current else ""
+        inputs = (one.request, one.dns_name, current.certificate if current else "", bundle)
+        known = self._known.get(one.node)
+        if known is not None and known.inputs == inputs and self._now() < known.renew_at:
+            return current
+        try:
+            return self._sign(self._authority, one, inputs)
+        except InvalidRequestError as error:
+            if self._refused.get(one.node) != one.request:
+                self._refused[one.node] = one.request
+                _LOG.warning("refusing certificate request", error, node=one.node)
+            return current
 
-    def _differs_in_authorities_only(
-        self, given: FabricCertificate, request: str, names: tuple[str, ...]
+    def _sign(
+        self, authority: Authority, one: CertificateRequest, inputs: tuple[str, ...]
+    ) -> FabricCertificate:
+        now, names = self._now(), (one.dns_name,)
+        if one.current is not None:
+            renew_at = ca.renewal(authority, one.current, one.request, names, now)
+            if renew_at is not None and now < renew_at:
+                self._known[one.node] = _Known(inputs, renew_at)
+                return one.current
+            updated = replace(one.current, authorities=authority.bundle)
+            if renew_at is None and self._is_valid(authority, updated, one):
+                return updated  # a successor of the CA was announced: the certificate itself stays
+        _LOG.info("issuing certificate", v=1, node=one.node, name=one.dns_name)
+        return ca.issue(authority, one.request, names, now)
+
+    def _is_valid(
+        self, authority: Authority, given: FabricCertificate, one: CertificateRequest
     ) -> bool:
-        """A successor of the CA was announced: the certificate itself stays."""
-        if self._authority is None or given.authorities == self._authority.bundle:
-            return False
-        updated = replace(given, authorities=self._authority.bundle)
-        renew_at = ca.renewal(self._authority, updated, request, names, self._now())
+        renew_at = ca.renewal(authority, given, one.request, (one.dns_name,), self._now())
         return renew_at is not None and self._now() < renew_at
 
     def _now(self) -> datetime:

@@ -1,8 +1,7 @@
-"""Everything the controller knows, with indexes, and which decisions are due because of a change.
+"""Cache of all watched objects, with indexes; each change queues the keys whose decisions depend on it.
 
-Watches and the answers to our own writes come in through ``put_*`` and ``drop_*``; an older version
-of an object never replaces a newer one. ``control.reconciler`` takes due keys and asks for snapshots.
-One lock guards it all; no method blocks on anything else.
+Reflectors and responses to our own writes call ``put_*`` and ``drop_*``; an older version of an object never replaces
+a newer one. One lock guards everything; no method blocks on anything else.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from enum import Enum
 from nvdra_cluster.control.state import index
 from nvdra_cluster.control.state.index import Multimap, SharedLists, Versioned, is_another
 from nvdra_cluster.control.state.report_state import ReportStates
-from nvdra_cluster.control.state.reuse_delay import ReuseDelays
+from nvdra_cluster.control.state.reuse_delay import SlotReuseDelays
+from nvdra_cluster.control.workqueue import WorkQueue
 from nvdra_cluster.decide.model import (
     ClaimView,
     CliqueView,
@@ -29,16 +29,18 @@ from nvdra_cluster.decide.model import (
 from nvdra_cluster.decide.node import slots
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_core.api import ComputeDomainAssignment
+from nvdra_core.kube.retry import Backoff
 
-DEAD_KEPT = 4096
-FOR_EVER = 1 << 63
+TOMBSTONE_LIMIT = 4096
+ANY_VERSION = 1 << 63
+RETRY_BACKOFF = Backoff(first_s=0.5, limit_s=30.0)
 
 
 class Kind(str, Enum):
-    """What a decision is about."""
+    """What a key names."""
 
     NODE = "node"
-    """Whether a node has a FabricNode."""
+    """Existence of a node's FabricNode."""
     CLIQUE = "clique"
     """Specs of all FabricNodes of a clique."""
     LONE = "lone"
@@ -48,7 +50,7 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One decision: node name, clique id or domain UID."""
+    """Key of the work queue: node name, clique id or domain UID."""
 
     kind: Kind
     name: str
@@ -58,18 +60,18 @@ class Cache:
     """See the module. Read the dictionaries with ``lock`` held."""
 
     def __init__(self, now_s: Callable[[], float] = lambda: 0.0) -> None:
-        """``now_s``: a monotonic clock, for what cools."""
+        """``now_s``: monotonic clock, for reuse delays and the queue."""
         self.now_s = now_s
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.queue: WorkQueue[Key] = WorkQueue(now_s, RETRY_BACKOFF)
         self.nodes: dict[str, NodeView] = {}
         self.fabrics: dict[str, FabricView] = {}
         self.domains: dict[str, DomainView] = {}
         self.templates: dict[str, TemplateView] = {}
         self.cliques: dict[str, CliqueView] = {}
         self.claims: dict[str, ClaimView] = {}
-        self.offers: dict[str, str] = {}
-        """Slice name to node."""
+        self.slices: dict[str, str] = {}
+        """Name of a ResourceSlice of ours to its node."""
         self.in_clique = Multimap()
         """Clique to the FabricNodes that are or were in it."""
         self.reporting = Multimap()
@@ -78,37 +80,34 @@ class Cache:
         self.claims_on = Multimap()
         self.templates_of = Multimap()
         self.cliques_of = Multimap()
-        self.offering = Multimap()
+        self.slices_of = Multimap()
         self.lost: set[str] = set()
-        """Nodes whose heartbeats stopped; ``nodeloss`` says so."""
+        """Nodes whose heartbeats stopped; set by ``node_loss``."""
         self.last_heartbeats: dict[str, str] = {}
-        """Of those: what the last one was when they were found silent."""
+        """Last heartbeat of each lost node."""
         self.full: set[str] = set()
-        """Nodes whose clique has no slot for them; ``reconcile`` says so."""
+        """Nodes without a slot because their clique is full; set by ``reconciler``."""
         self.outsiders: set[str] = set()
-        """Nodes whose clique is of another rack; ``reconcile`` says so."""
+        """Nodes of another rack than their clique's; set by ``reconciler``."""
         self.report_states = ReportStates()
         self.retired: dict[str, tuple[ComputeDomainAssignment, float]] = {}
-        """Domains that went a short time ago, with their numbers and when: for a standby that takes over."""
+        """Domains deleted recently, with their numbers and the time: for a standby that becomes leader."""
         self.template_problems: dict[str, Problem] = {}
-        self.cooling = ReuseDelays()
-        self._due: dict[Key, None] = {}
+        self.reuse_delays = SlotReuseDelays()
         self._paths: dict[str, str] = {}
         """Of domains, to UIDs."""
-        self._dead: OrderedDict[str, int] = OrderedDict()
-        """UIDs of objects that are gone, and since which version: what comes late is not believed."""
-        self._lists = SharedLists()
+        self._tombstones: OrderedDict[str, int] = OrderedDict()
+        """UIDs of deleted objects to the version from which on an object of that UID counts again."""
+        self._slot_lists = SharedLists()
 
-    def mark(self, *keys: Key) -> None:
-        """These decisions are due."""
-        with self.changed:
-            self._due.update(dict.fromkeys(keys))
-            self.changed.notify_all()
+    def enqueue(self, *keys: Key) -> None:
+        """Queue keys for reconciliation."""
+        self.queue.add(*keys)
 
-    def mark_all(self) -> None:
-        """Every decision is due."""
+    def enqueue_all(self) -> None:
+        """Queue every key."""
         with self.lock:
-            self.mark(
+            self.enqueue(
                 *(Key(Kind.DOMAIN, uid) for uid in self.domains),
                 *(Key(Kind.DOMAIN, view.domain_uid) for view in self.templates.values()),
                 *(Key(Kind.DOMAIN, view.domain_uid) for view in self.cliques.values()),
@@ -116,96 +115,84 @@ class Cache:
                 *(self.home_key(name) for name in self.fabrics),
             )
 
-    def take(self, limit: int) -> list[Key]:
-        """Up to ``limit`` due decisions, oldest first; they are no longer due."""
-        with self.lock:
-            taken = list(self._due)[:limit]
-            for key in taken:
-                del self._due[key]
-            return taken
-
-    def due(self) -> int:
-        """How many decisions are due."""
-        return len(self._due)
-
     def home_key(self, name: str) -> Key:
-        """The decision about the spec of a node's FabricNode."""
+        """The key that decides the spec of a node's FabricNode."""
         view = self.fabrics.get(name)
         clique_id = slots.home(view) if view is not None else ""
         return Key(Kind.CLIQUE, clique_id) if clique_id else Key(Kind.LONE, name)
 
-    def tombstone(self, uid: str, version: int = FOR_EVER) -> None:
-        """The object is gone, or goes because we deleted it: what is older than ``version`` is not taken
-        any more. Newer is: an object that lost its label looks gone, and may get it back.
+    def tombstone(self, uid: str, version: int = ANY_VERSION) -> None:
+        """Ignore states of a deleted object that are older than ``version``. Newer ones count: an object that lost
+        its label looks deleted to a watch, and may get the label back.
         """
         with self.lock:
-            self._dead[uid] = version
-            while len(self._dead) > DEAD_KEPT:
-                self._dead.popitem(last=False)
+            self._tombstones[uid] = version
+            while len(self._tombstones) > TOMBSTONE_LIMIT:
+                self._tombstones.popitem(last=False)
 
-    def _is_late(self, view: Versioned, old: Versioned | None) -> bool:
+    def _is_stale(self, view: Versioned, old: Versioned | None) -> bool:
         is_older = old is not None and old.version > view.version
-        return is_older or self._dead.get(view.uid, -1) > view.version
+        return is_older or self._tombstones.get(view.uid, -1) > view.version
 
     def put_node(self, view: NodeView) -> None:
-        """A Node as it is now."""
+        """Store a Node."""
         with self.lock:
             if self.nodes.get(view.name) != view:
                 self.nodes[view.name] = view
-                self._touch_node(view.name)
+                self._enqueue_node(view.name)
 
     def drop_node(self, name: str, uid: str = "") -> None:
-        """A Node is gone. Here and in the other ``drop_*``: only the one of that ``uid``, if it is given."""
+        """Remove a Node. Here and in the other ``drop_*``: only the object of that ``uid``, if given."""
         with self.lock:
             if name in self.nodes and not is_another(self.nodes[name], uid):
                 del self.nodes[name]
-                self._touch_node(name)
+                self._enqueue_node(name)
 
-    def _touch_node(self, name: str) -> None:
-        self.mark(Key(Kind.NODE, name))
+    def _enqueue_node(self, name: str) -> None:
+        self.enqueue(Key(Kind.NODE, name))
         if name in self.fabrics:
-            self.mark(self.home_key(name))
-            self.touch_domains_of(name)
+            self.enqueue(self.home_key(name))
+            self.enqueue_domains_of(name)
 
-    def touch_domains_of(self, name: str) -> None:
-        """Everything that says something about a node must look again."""
+    def enqueue_domains_of(self, name: str) -> None:
+        """Queue the domains that depend on a node."""
         with self.lock:
             uids = {self.claims[claim].domain_uid for claim in self.claims_on.get(name)}
             view = self.fabrics.get(name)
             if view is not None:
                 uids |= {report.uid for report in view.status.domains}
                 uids |= {domain.uid for domain in view.spec.domains}
-            self.mark(*(Key(Kind.DOMAIN, uid) for uid in uids))
+            self.enqueue(*(Key(Kind.DOMAIN, uid) for uid in uids))
 
     def put_fabric(self, view: FabricView) -> None:
-        """A FabricNode as it is now; one that differs in its heartbeat only makes nothing due."""
+        """Store a FabricNode; a change of the heartbeat alone queues nothing."""
         with self.lock:
             old = self.fabrics.get(view.name)
-            if self._is_late(view, old):
+            if self._is_stale(view, old):
                 return
             if old is not None and old.uid != view.uid:
                 self.drop_fabric(view.name)
                 old = None
-            view = self._lists.share(view)
+            view = self._slot_lists.share(view)
             if old is not None and index.is_same(old, view):
                 self.fabrics[view.name] = view
                 return
             if old is not None:
-                self.mark(self.home_key(view.name))
-                self.touch_domains_of(view.name)
+                self.enqueue(self.home_key(view.name))
+                self.enqueue_domains_of(view.name)
             self.fabrics[view.name] = view
             self._index(old, view)
-            self.mark(self.home_key(view.name))
-            self.touch_domains_of(view.name)
+            self.enqueue(self.home_key(view.name))
+            self.enqueue_domains_of(view.name)
 
     def drop_fabric(self, name: str, uid: str = "") -> None:
-        """A FabricNode is gone; its slot cools."""
+        """Remove a FabricNode; its slot stays reserved for a while."""
         with self.lock:
             old = self.fabrics.get(name)
             if old is None or is_another(old, uid):
                 return
-            self.mark(self.home_key(name), Key(Kind.NODE, name))
-            self.touch_domains_of(name)
+            self.enqueue(self.home_key(name), Key(Kind.NODE, name))
+            self.enqueue_domains_of(name)
             del self.fabrics[name]
             self._index(old, None)
             self.lost.discard(name)
@@ -213,10 +200,10 @@ class Cache:
             self.full.discard(name)
             self.outsiders.discard(name)
             if old.spec.slot is not None:
-                self.cooling.begin(name, old.spec.clique_id, old.spec.slot, self.now_s())
+                self.reuse_delays.reserve(name, old.spec.clique_id, old.spec.slot, self.now_s())
 
-    def told_authorities(self) -> set[str]:
-        """The CAs that nodes were told to trust, each a PEM of one or more."""
+    def trusted_authorities(self) -> set[str]:
+        """The CA bundles (PEM) in the specs of nodes."""
         with self.lock:
             specs = (view.spec for view in self.fabrics.values())
             return {spec.certificate.authorities for spec in specs if spec.certificate is not None}
@@ -225,25 +212,25 @@ class Cache:
         name = (old or new).name  # type: ignore[union-attr]
         self.in_clique.move(name, index.cliques_of(old), index.cliques_of(new))
         self.reporting.move(name, index.domains_of(old), index.domains_of(new))
-        untold = index.named_domains(old) - index.named_domains(new)
-        if untold:
-            self.report_states.untell(name, untold, self.now_s())
+        unassigned = index.named_domains(old) - index.named_domains(new)
+        if unassigned:
+            self.report_states.note_unassigned(name, unassigned, self.now_s())
         self.report_states.forget(name, index.domains_of(old) - index.domains_of(new))
 
     def put_domain(self, view: DomainView) -> None:
-        """A ComputeDomain as it is now."""
+        """Store a ComputeDomain."""
         with self.lock:
             old = self.domains.get(view.uid)
-            if self._is_late(view, old):
+            if self._is_stale(view, old):
                 return
             if self._paths.get(view.path, view.uid) != view.uid:
                 self.drop_domain(view.path)
             self._paths[view.path] = view.uid
             self.domains[view.uid] = view
             if old is None or old != view:
-                self.mark(Key(Kind.DOMAIN, view.uid))
+                self.enqueue(Key(Kind.DOMAIN, view.uid))
             if old is None or old.is_deleting != view.is_deleting:
-                self.touch_members(view.uid)
+                self.enqueue_members(view.uid)
 
     def domain_paths(self) -> set[str]:
         """``namespace/name`` of all ComputeDomains."""
@@ -251,7 +238,7 @@ class Cache:
             return set(self._paths)
 
     def drop_domain(self, path: str, uid: str = "") -> None:
-        """A ComputeDomain (``namespace/name``) is gone."""
+        """Remove a ComputeDomain (``namespace/name``)."""
         with self.lock:
             if uid and self._paths.get(path) != uid:
                 return
@@ -259,8 +246,8 @@ class Cache:
             if (old := self.domains.pop(uid, None)) is not None:
                 self._retire(old)
                 self.template_problems.pop(uid, None)
-                self.mark(Key(Kind.DOMAIN, uid))
-                self.touch_members(uid)
+                self.enqueue(Key(Kind.DOMAIN, uid))
+                self.enqueue_members(uid)
 
     def _retire(self, view: DomainView) -> None:
         now_s = self.now_s()
@@ -270,26 +257,26 @@ class Cache:
         if view.status.assignment is not None:
             self.retired[view.uid] = (view.status.assignment, now_s)
 
-    def touch_members(self, uid: str) -> None:
-        """The specs of the domain's nodes must be looked at."""
+    def enqueue_members(self, uid: str) -> None:
+        """Queue the specs of a domain's nodes."""
         with self.lock:
             names = {self.claims[claim].node for claim in self.claims_of.get(uid)}
             names |= self.reporting.get(uid)
-            self.mark(*(self.home_key(name) for name in names if name in self.fabrics))
+            self.enqueue(*(self.home_key(name) for name in names if name in self.fabrics))
 
     def put_template(self, view: TemplateView) -> None:
-        """A ResourceClaimTemplate as it is now."""
+        """Store a ResourceClaimTemplate."""
         path = f"{view.namespace}/{view.name}"
         with self.lock:
             old = self.templates.get(path)
-            if old == view or self._is_late(view, old):
+            if old == view or self._is_stale(view, old):
                 return
             self.templates[path] = view
             self._link(self.templates_of, path, old.domain_uid if old else None, view.domain_uid)
             self.template_problems.pop(view.domain_uid, None)
 
     def drop_template(self, path: str, uid: str = "") -> None:
-        """A ResourceClaimTemplate (``namespace/name``) is gone."""
+        """Remove a ResourceClaimTemplate (``namespace/name``)."""
         with self.lock:
             old = self.templates.get(path)
             if old is not None and not is_another(old, uid):
@@ -297,16 +284,16 @@ class Cache:
                 self._link(self.templates_of, path, old.domain_uid, None)
 
     def put_clique(self, view: CliqueView) -> None:
-        """A ComputeDomainClique as it is now."""
+        """Store a ComputeDomainClique."""
         with self.lock:
             old = self.cliques.get(view.name)
-            if old == view or self._is_late(view, old):
+            if old == view or self._is_stale(view, old):
                 return
             self.cliques[view.name] = view
             self._link(self.cliques_of, view.name, None, view.domain_uid)
 
     def drop_clique(self, name: str, uid: str = "") -> None:
-        """A ComputeDomainClique is gone."""
+        """Remove a ComputeDomainClique."""
         with self.lock:
             old = self.cliques.get(name)
             if old is not None and not is_another(old, uid):
@@ -315,13 +302,13 @@ class Cache:
 
     def _link(self, names: Multimap, name: str, old: str | None, new: str | None) -> None:
         names.move(name, [old] if old else [], [new] if new else [])
-        self.mark(*(Key(Kind.DOMAIN, uid) for uid in {old, new} if uid))
+        self.enqueue(*(Key(Kind.DOMAIN, uid) for uid in {old, new} if uid))
 
     def put_claim(self, view: ClaimView) -> None:
-        """A ResourceClaim as it is now."""
+        """Store a ResourceClaim."""
         with self.lock:
             old = self.claims.get(view.path)
-            if self._is_late(view, old):
+            if self._is_stale(view, old):
                 return
             if old == view:
                 self.claims[view.path] = view  # of a newer version
@@ -329,7 +316,7 @@ class Cache:
                 self._replace_claim(view.path, old, view)
 
     def drop_claim(self, path: str, uid: str = "") -> None:
-        """A ResourceClaim (``namespace/name``) is gone."""
+        """Remove a ResourceClaim (``namespace/name``)."""
         with self.lock:
             old = self.claims.get(path)
             if old is not None and not is_another(old, uid):
@@ -344,42 +331,42 @@ class Cache:
         self.claims_of.move(path, [old.domain_uid] if old else [], [new.domain_uid] if new else [])
         self.claims_on.move(path, [old.node] if old else [], [new.node] if new else [])
         for side in sides:
-            self.mark(Key(Kind.DOMAIN, side.domain_uid))
+            self.enqueue(Key(Kind.DOMAIN, side.domain_uid))
             if side.node in self.fabrics:
-                self.mark(self.home_key(side.node))
+                self.enqueue(self.home_key(side.node))
 
     def put_slice(self, name: str, node: str) -> None:
-        """A ResourceSlice of our driver."""
+        """Store the node of a ResourceSlice of ours."""
         with self.lock:
-            old = self.offers.get(name)
+            old = self.slices.get(name)
             if old != node:
-                self.offers[name] = node
-                self.offering.move(name, [old] if old else [], [node])
-                self.mark(Key(Kind.NODE, node))
+                self.slices[name] = node
+                self.slices_of.move(name, [old] if old else [], [node])
+                self.enqueue(Key(Kind.NODE, node))
 
     def drop_slice(self, name: str, uid: str = "") -> None:
-        """It is gone."""
+        """Remove a ResourceSlice."""
         with self.lock:
-            old = self.offers.pop(name, None)
+            old = self.slices.pop(name, None)
             if old is not None:
-                self.offering.discard(old, name)
+                self.slices_of.discard(old, name)
 
     def set_lost(self, name: str, *, is_lost: bool) -> bool:
-        """Say that a node's heartbeats stopped, or go on; returns whether that is new."""
+        """Record that a node's heartbeats stopped or resumed; whether that changed."""
         with self.lock:
             if (name in self.lost) is is_lost:
                 return False
             (self.lost.add if is_lost else self.lost.discard)(name)
             view = self.fabrics.get(name)
             self.last_heartbeats[name] = view.status.heartbeat_time if view is not None else ""
-            self.mark(self.home_key(name))
-            self.touch_domains_of(name)
+            self.enqueue(self.home_key(name))
+            self.enqueue_domains_of(name)
             return True
 
     def set_slotless(
         self, full: Iterable[str], outsiders: Iterable[str], among: Iterable[str]
     ) -> None:
-        """Say which of the nodes ``among`` a clique have no slot, as there is none or they are of another rack."""
+        """Record which of a clique's nodes (``among``) have no slot: clique full, or node of another rack."""
         with self.lock:
             changed: set[str] = set()
             for marked, names in ((self.full, set(full)), (self.outsiders, set(outsiders))):
@@ -388,4 +375,4 @@ class Cache:
                 marked -= set(among) - wanted
                 marked |= wanted
             for name in changed:
-                self.touch_domains_of(name)
+                self.enqueue_domains_of(name)

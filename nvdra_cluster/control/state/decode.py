@@ -1,7 +1,7 @@
-"""Kubernetes objects as JSON in, views out: the only reader of what comes from the API. Pure.
+"""Decodes JSON objects of the API into views. Pure.
 
-Lenient: fields of later releases are dropped, and an object that makes no sense becomes a view that
-says so and never an exception, because one bad object must not stop the others.
+Lenient: unknown fields are dropped, and an invalid part counts as not written, because one bad object must not stop
+the others.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from nvdra_core.runtime import log
 _LOG = log.get(__name__)
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 CHANNEL_PREFIX = "channel-"
-"""Of the devices that our nodes offer."""
+"""Of device names published by our nodes."""
 MAX_ADDRESSES = 16
 MAX_REPORTS = 256
-"""Domains that a node may report: each has a pod, and kubelets admit 110 pods unless they are told otherwise."""
+"""Domains in a node's report: each has a pod, and kubelets admit 110 pods by default."""
 MAX_CLAIMS = 1024
 """Claims in all reports of a node."""
 _REASON = re.compile(r"(?:[A-Z][A-Za-z0-9]{0,63})?")
@@ -60,13 +60,13 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 def version_of(obj: Json) -> int:
-    """resourceVersion as a number, as it has been in every release; 0 when it is none."""
+    """resourceVersion as a number, as in every release so far; 0 for other text."""
     text = str(_metadata(obj).get("resourceVersion") or "")
     return int(text) if text.isdigit() else 0
 
 
-def is_over(obj: Json) -> bool:
-    """Whether this is the last state of an object: deleted, and nothing holds it back."""
+def is_deleted(obj: Json) -> bool:
+    """Whether the object is deleted, and no finalizer keeps it."""
     metadata = _metadata(obj)
     return bool(metadata.get("deletionTimestamp")) and not metadata.get("finalizers")
 
@@ -81,7 +81,7 @@ def node(obj: Json, rack_label: str = "") -> NodeView:
 
 
 def fabric(obj: Json) -> FabricView:
-    """A FabricNode. A half that does not decode reads as not written."""
+    """A FabricNode. A half that does not decode counts as not written."""
     metadata = _metadata(obj)
     name = metadata["name"]
     status = _lenient(obj.get("status"), FabricNodeStatus, f"status of FabricNode {name}")
@@ -99,24 +99,24 @@ def fabric(obj: Json) -> FabricView:
 
 
 def _checked(status: FabricNodeStatus, node: str) -> FabricNodeStatus:
-    """Without what cannot be true. A node may be stolen, and the schema in the cluster that of another release."""
+    """The status without invalid values: a node may be compromised, and the CRD of another release."""
     if status.clique_id and not cliques.is_valid_id(status.clique_id):
         _LOG.warning("ignoring invalid clique id", node=node, value=status.clique_id[:MAX_QUOTED])
         status = replace(status, clique_id="")
     addresses = tuple(text for text in status.addresses if is_peer_address(text))[:MAX_ADDRESSES]
     if addresses != status.addresses:
         odd = next((text for text in status.addresses if text not in addresses), "")
-        _LOG.warning("ignoring addresses that no peer can use", node=node, first=odd[:MAX_QUOTED])
+        _LOG.warning("ignoring invalid addresses", node=node, first=odd[:MAX_QUOTED])
         status = replace(status, addresses=addresses)
     domains = _bounded(status.domains)
     if domains != status.domains:
-        _LOG.warning("ignoring a part of a report", node=node)
+        _LOG.warning("report exceeds its limits; truncated", node=node)
         status = replace(status, domains=domains)
     return status
 
 
 def _bounded(reports: tuple[FabricDomainStatus, ...]) -> tuple[FabricDomainStatus, ...]:
-    """At most MAX_REPORTS domains, with MAX_CLAIMS claims in all, and reasons that a condition may have."""
+    """At most MAX_REPORTS domains with MAX_CLAIMS claims in all, and valid condition reasons."""
     left = MAX_CLAIMS
     found = []
     for report in reports[:MAX_REPORTS]:
@@ -161,7 +161,7 @@ def template(obj: Json) -> TemplateView:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        # A label can be taken off by hand; what we made says in itself whose it is.
+        # The label can be removed by hand; the config of a template of ours names its domain.
         domain_uid=label or (config.domain_uid if is_ours else ""),
         is_labelled=bool(label),
         version=version_of(obj),
@@ -173,7 +173,7 @@ def template(obj: Json) -> TemplateView:
 
 
 def clique(obj: Json) -> CliqueView:
-    """A ComputeDomainClique. The domain is told by its name: labels can be edited."""
+    """A ComputeDomainClique. Its name gives the domain, as labels can be edited."""
     metadata = _metadata(obj)
     domain_uid, _, clique_id = str(metadata["name"]).partition(".")
     body = _lenient(obj, ComputeDomainClique, f"ComputeDomainClique {metadata['name']}")
@@ -199,10 +199,11 @@ def claim(obj: Json) -> ClaimView:
 
 
 def _allocated_node(allocation: Json) -> str:
-    """The node that a claim is allocated on; empty where it has no channel of ours, or is for another node.
+    """The node a claim with a channel of ours is allocated on; empty for other claims.
 
-    The name of a pool is what the node wrote that published it. The node selector is the scheduler's: it pins a
-    claim with a device of one node to that node (createNodeSelector in k8s.io/dynamic-resource-allocation).
+    The pool's name comes from the node that published it and is not trusted alone. The node selector comes from the
+    scheduler, which pins a claim with a node's device to that node (createNodeSelector in
+    k8s.io/dynamic-resource-allocation).
     """
     results = (allocation.get("devices") or {}).get("results") or ()
     ours = (r for r in results if r.get("driver") == COMPUTE_DOMAIN_DRIVER)
@@ -216,7 +217,7 @@ def _is_channel(device: Any) -> bool:
 
 
 def _selected_node(selector: Json) -> str:
-    """The one node that a selector of Kubernetes admits; empty where it admits others."""
+    """The node that a node selector names; empty unless it names exactly one."""
     terms = selector.get("nodeSelectorTerms") or []
     fields = terms[0].get("matchFields") or [] if len(terms) == 1 else []
     values = (
@@ -228,7 +229,7 @@ def _selected_node(selector: Json) -> str:
 
 
 def claimed_domain(obj: Json) -> str:
-    """The UID of the domain that an allocated claim is for, by its opaque config; empty for none."""
+    """The domain UID in the opaque config of an allocated claim; empty for none."""
     return _config((obj.get("status") or {}).get("allocation") or {}).domain_uid
 
 
@@ -271,14 +272,12 @@ def _lenient(value: Any, cls: type[StructT], what: str) -> StructT:
     try:
         return msgspec.convert(value, cls)
     except msgspec.ValidationError as error:
-        _LOG.warning(
-            "cannot read a part of an object; the rest of it counts", what=what, error=error
-        )
+        _LOG.warning("cannot decode part of an object; using the rest", what=what, error=error)
     return _field_by_field(value, cls)
 
 
 def _field_by_field(value: Any, cls: type[StructT]) -> StructT:
-    """The fields that can be read, the others as if not written. All fields of ``cls`` have defaults."""
+    """The fields that decode, with defaults for the others. All fields of ``cls`` have defaults."""
     found = cls()
     if not isinstance(value, Mapping):
         return found
@@ -288,6 +287,6 @@ def _field_by_field(value: Any, cls: type[StructT]) -> StructT:
         try:
             alone = msgspec.convert({key: value[key]}, cls)
         except msgspec.ValidationError:
-            continue  # told by the caller, for all of them
+            continue  # logged by the caller
         found = replace(found, **{name: getattr(alone, name)})
     return found

@@ -1,4 +1,4 @@
-"""Takes FabricNodes over: into the cache, with their heartbeats. Called by the watch, and with answers of the API."""
+"""Puts FabricNodes into the cache and tracks their heartbeats. Called by the reflector and with API responses."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from nvdra_core.runtime.clock import Clock
 
 @dataclass(slots=True, kw_only=True)
 class FabricNodeHandler:
-    """See the module. From any thread."""
+    """See the module. Safe for several threads."""
 
     cache: Cache
     clock: Clock
     heartbeats: HeartbeatTracker
-    pacer: StatusRateLimiter = field(default_factory=StatusRateLimiter)
+    limiter: StatusRateLimiter = field(default_factory=StatusRateLimiter)
 
-    def watched(self, obj: JsonObject) -> None:
-        """A FabricNode as the watch has it. One that changes all the time is taken over now and then."""
+    def on_watch(self, obj: JsonObject) -> None:
+        """A FabricNode from the watch; status changes beyond the node's rate are delayed."""
         view = decode.fabric(obj)
         with self.cache.lock:
-            self._note(view)
+            self._observe_heartbeat(view)
             old = self.cache.fabrics.get(view.name)
-            if not self.pacer.holds(old, view, self.clock.monotonic()):
+            if not self.limiter.should_delay(old, view, self.clock.monotonic()):
                 self.cache.put_fabric(view)
 
-    def read(self, obj: JsonObject) -> None:
-        """A FabricNode as the API has just answered."""
+    def on_response(self, obj: JsonObject) -> None:
+        """A FabricNode from a response of the API."""
         view = decode.fabric(obj)
         with self.cache.lock:
-            self._note(view)
+            self._observe_heartbeat(view)
             self.cache.put_fabric(view)
 
-    def take_held(self) -> None:
-        """Take over what was held back and has waited long enough; now and then."""
+    def apply_delayed(self) -> None:
+        """Put delayed changes into the cache as their rate allows; called periodically."""
         with self.cache.lock:
-            for view in self.pacer.ripe(self.clock.monotonic()):
+            for view in self.limiter.take_ready(self.clock.monotonic()):
                 self.cache.put_fabric(view)
 
-    def gone(self, name: str, uid: str = "") -> None:
-        """A FabricNode is gone."""
+    def on_delete(self, name: str, uid: str = "") -> None:
+        """A FabricNode was deleted."""
         with self.cache.lock:
             self.cache.drop_fabric(name, uid)
             if name not in self.cache.fabrics:
                 self.heartbeats.forget(name)
-                self.pacer.forget(name)
+                self.limiter.forget(name)
 
-    def _note(self, view: FabricView) -> None:
+    def _observe_heartbeat(self, view: FabricView) -> None:
         now_s = self.clock.monotonic()
-        self.heartbeats.note(view.name, view.status.heartbeat_time, now_s, self.clock.wall())
+        self.heartbeats.observe(view.name, view.status.heartbeat_time, now_s, self.clock.wall())
         old = self.cache.fabrics.get(view.name)
         if old is not None and view.spec.domains and not old.spec.domains:
-            self.heartbeats.begin(view.name, now_s)
+            self.heartbeats.restart(view.name, now_s)

@@ -1,10 +1,8 @@
-"""Which nodes have fallen silent: heartbeats as they are seen here, by this machine's clock.
+"""Tracks the heartbeats of nodes by this machine's clock, to find nodes that stopped reporting.
 
-A node that takes part in a domain writes its status every ten seconds. One whose text has not changed
-for SILENCE_S is suspected; ``loop`` then asks the API server once, so that a watch of ours that hangs
-is not taken for the death of nodes. Together with that a loss is noticed within 40 s. A node's own clock counts only
-at first sight: a process that has just started waits less for a heartbeat that was old before, and never so little
-that a node whose clock is behind is called lost.
+A node with a domain writes its status every 10 s. One whose heartbeat has not changed for SILENCE_S is a suspect;
+``node_loss`` then reads it from the API, so a stuck watch is not taken for lost nodes. A loss is noticed within 40 s.
+The node's own clock counts at first sight only: an old heartbeat shortens the wait, but never below GRACE_S.
 """
 
 from __future__ import annotations
@@ -15,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SILENCE_S = 33.0
-"""Three heartbeats, and a little for the way."""
+"""Three heartbeats, and 3 s of latency."""
 GRACE_S = 15.0
-"""For one more heartbeat of a node that is silent by the wall clock when first seen: its clock may be behind."""
+"""Minimum wait for a node first seen with an old heartbeat: its clock may be behind."""
 
 
 @dataclass(slots=True)
@@ -32,8 +30,8 @@ class HeartbeatTracker:
     def __init__(self) -> None:
         self._beats: dict[str, _Beat] = {}
 
-    def note(self, name: str, text: str, now_s: float, wall_s: float) -> None:
-        """The heartbeat that the node's status has now."""
+    def observe(self, name: str, text: str, now_s: float, wall_s: float) -> None:
+        """Record the heartbeat in the node's status."""
         known = self._beats.get(name)
         if known is None:
             written_s = parse_time(text)
@@ -42,17 +40,17 @@ class HeartbeatTracker:
         elif known.text != text:
             self._beats[name] = _Beat(text, now_s)
 
-    def begin(self, name: str, now_s: float) -> None:
-        """The node has its first domain, and was asked for few heartbeats before: its time begins now."""
+    def restart(self, name: str, now_s: float) -> None:
+        """Count from now: the node was given its first domain, and sent heartbeats rarely before."""
         if name in self._beats:
             self._beats[name].seen_s = now_s
 
     def forget(self, name: str) -> None:
-        """The node has no FabricNode any more."""
+        """The FabricNode was deleted."""
         self._beats.pop(name, None)
 
     def silent(self, names: Iterable[str], now_s: float) -> list[str]:
-        """Those of ``names`` that have been silent for too long; one never heard of is not."""
+        """Those of ``names`` without a heartbeat for SILENCE_S; unknown nodes are not silent."""
         return [
             name
             for name in names
@@ -61,7 +59,7 @@ class HeartbeatTracker:
 
 
 def parse_time(text: str) -> float | None:
-    """Seconds since the epoch of an RFC 3339 time in UTC; None when it is none."""
+    """Seconds since the epoch of an RFC 3339 time in UTC; None for other text."""
     try:
         return float(calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Names by key, by which keys a FabricNode is found, and which of two views counts. Used by ``cache`` alone."""
+"""Indexes of the cache, and comparison of views. Used by ``cache``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nvdra_core.api import FabricSlot
 
 
 class Versioned(Protocol):
-    """A view that says which object it is of, and how new it is."""
+    """A view with identity and version."""
 
     @property
     def uid(self) -> str:
-        """Of the object."""
+        """UID of the object."""
 
     @property
     def version(self) -> int:
@@ -25,17 +25,17 @@ class Versioned(Protocol):
 
 
 class Multimap:
-    """Names by key, without empty sets."""
+    """Sets of names by key, without empty sets."""
 
     def __init__(self) -> None:
         self._sets: dict[str, set[str]] = {}
 
     def add(self, key: str, name: str) -> None:
-        """Put ``name`` under ``key``."""
+        """Add ``name`` to ``key``."""
         self._sets.setdefault(key, set()).add(name)
 
     def discard(self, key: str, name: str) -> None:
-        """Take it away."""
+        """Remove ``name`` from ``key``."""
         names = self._sets.get(key)
         if names is not None:
             names.discard(name)
@@ -43,11 +43,11 @@ class Multimap:
                 del self._sets[key]
 
     def get(self, key: str) -> set[str]:
-        """What is under ``key``; not to be changed."""
+        """The names of ``key``; read only."""
         return self._sets.get(key, set())
 
     def move(self, name: str, old: Iterable[str], new: Iterable[str]) -> None:
-        """``name`` was under ``old`` and is under ``new`` now."""
+        """Move ``name`` from the keys ``old`` to the keys ``new``."""
         before, after = set(old), set(new)
         for key in before - after:
             self.discard(key, name)
@@ -56,13 +56,13 @@ class Multimap:
 
 
 class SharedLists:
-    """Lists of slots: all nodes of a clique have the same one, so there is one copy of it in memory."""
+    """Interns slot lists: all nodes of a clique have the same list, which is kept once."""
 
     def __init__(self) -> None:
         self._slots: dict[str, tuple[FabricSlot, ...]] = {}
 
     def share(self, view: FabricView) -> FabricView:
-        """``view`` with the copy that others have."""
+        """``view`` with the interned list."""
         known = self._slots.setdefault(view.spec.clique_id, view.spec.slots)
         if known is view.spec.slots:
             return view
@@ -73,12 +73,12 @@ class SharedLists:
 
 
 def is_another(view: NodeView | Versioned | None, uid: str) -> bool:
-    """Whether a namesake has taken the place of the object of that UID."""
+    """Whether the object has another UID: a new object of the same name."""
     return view is not None and bool(uid) and view.uid != uid
 
 
 def is_same(old: FabricView, new: FabricView) -> bool:
-    """Whether two states of a FabricNode differ at most in the heartbeat."""
+    """Whether two states of a FabricNode are equal but for the heartbeat."""
     if old.uid != new.uid or old.spec != new.spec or old.owner_uid != new.owner_uid:
         return False
     if old.status.heartbeat_time == new.status.heartbeat_time:
@@ -88,7 +88,7 @@ def is_same(old: FabricView, new: FabricView) -> bool:
 
 
 def cliques_of(view: FabricView | None) -> set[str]:
-    """The cliques that a node is in, or was in."""
+    """The cliques that a node is or was in."""
     if view is None:
         return set()
     found = {view.status.clique_id, view.spec.clique_id}

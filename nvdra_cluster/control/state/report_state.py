@@ -1,15 +1,15 @@
-"""What is known about reports of nodes that no watched claim confirms. Owned by ``cache``, read by ``reports``.
+"""Verification state of node reports that no watched claim confirms. Owned by ``cache``, used with its lock held.
 
-``reports`` asks by adding to ``pending``, ``verifier`` answers. All with the cache's lock held.
+``reconciler`` requests verification; ``report_verifier`` confirms or refutes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-TOLD_S = 600.0
+ASSIGNED_GRACE_S = 600.0
 Pair = tuple[str, str]
-"""Node and UID of the domain that it reports."""
+"""Node and UID of the reported domain."""
 
 
 class ReportStates:
@@ -17,30 +17,30 @@ class ReportStates:
 
     def __init__(self) -> None:
         self.pending: dict[Pair, bool] = {}
-        """Reports to verify; whether the deletion of the domain waits for the answer."""
+        """Reports to verify; whether the deletion of the domain waits for the result."""
         self.confirmed: set[Pair] = set()
         """A claim in the API confirms the report."""
         self.refuted: dict[Pair, float] = {}
-        """No claim does; and since when (monotonic)."""
-        self._untold: dict[Pair, float] = {}
-        """Domains that specs of nodes do not name any more, and since when; oldest first."""
+        """No claim confirms the report; since when (monotonic)."""
+        self._unassigned: dict[Pair, float] = {}
+        """Domains removed from node specs, and when; oldest first."""
 
-    def untell(self, node: str, domain_uids: Iterable[str], now_s: float) -> None:
-        """The node's spec names these domains no more. It may begin with them all the same: what it does is known
-        here a moment later, or much later where a watch is behind.
+    def note_unassigned(self, node: str, domain_uids: Iterable[str], now_s: float) -> None:
+        """The node's spec no longer names these domains. The node may have started them just before, and a lagging
+        watch shows that late, so they count as assigned for ASSIGNED_GRACE_S more.
         """
         for uid in domain_uids:
-            self._untold.pop((node, uid), None)
-            self._untold[node, uid] = now_s
-        while now_s - next(iter(self._untold.values()), now_s) >= TOLD_S:
-            del self._untold[next(iter(self._untold))]
+            self._unassigned.pop((node, uid), None)
+            self._unassigned[node, uid] = now_s
+        while now_s - next(iter(self._unassigned.values()), now_s) >= ASSIGNED_GRACE_S:
+            del self._unassigned[next(iter(self._unassigned))]
 
-    def was_told(self, pair: Pair, now_s: float) -> bool:
-        """Whether the node's spec named the domain until a short time ago."""
-        at_s = self._untold.get(pair)
-        return at_s is not None and now_s - at_s < TOLD_S
+    def was_assigned(self, pair: Pair, now_s: float) -> bool:
+        """Whether the node's spec named the domain within the last ASSIGNED_GRACE_S."""
+        at_s = self._unassigned.get(pair)
+        return at_s is not None and now_s - at_s < ASSIGNED_GRACE_S
 
-    def ask(self, pair: Pair, *, is_urgent: bool) -> None:
+    def request(self, pair: Pair, *, is_urgent: bool) -> None:
         """Have a report verified."""
         self.pending[pair] = is_urgent or self.pending.get(pair, False)
 
@@ -55,7 +55,7 @@ class ReportStates:
         self.refuted.setdefault(pair, now_s)
 
     def forget(self, node: str, domain_uids: Iterable[str]) -> None:
-        """The node reports these domains no more."""
+        """The node no longer reports these domains."""
         for uid in domain_uids:
             self.pending.pop((node, uid), None)
             self.confirmed.discard((node, uid))

@@ -10,7 +10,7 @@ from nvdra_core.api import API_VERSION, ComputeDomainStatus, Condition
 
 COMPONENT = "nvdra-controller"
 MESSAGE_LIMIT = 1000
-TELLING = {
+EVENT_TYPES = {
     ("Accepted", "False"): "Warning",
     ("TemplatesReady", "False"): "Warning",
     ("Ready", "True"): "Normal",
@@ -18,24 +18,24 @@ TELLING = {
     ("DeletionBlocked", "True"): "Warning",
 }
 """Condition and status to the type of its event."""
-PASSING = frozenset({"Pending", "Deleting"})
+TRANSIENT = frozenset({"Pending", "Deleting"})
 """Reasons that need nobody's attention."""
 
 
-def tell(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Create]:
+def for_status(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Create]:
     """Events for what ``found`` says and the domain's status did not yet."""
     known = {(c.type, c.status, c.reason) for c in domain.status.conditions}
     events: dict[str, Create] = {}
     for condition in found.conditions:
-        kind = TELLING.get((condition.type, condition.status))
+        kind = EVENT_TYPES.get((condition.type, condition.status))
         is_news = (condition.type, condition.status, condition.reason) not in known
-        if kind and is_news and condition.reason not in PASSING:
+        if kind and is_news and condition.reason not in TRANSIENT:
             # One cause shows in several conditions; it is told once.
             events.setdefault(condition.reason, Create(EVENTS, _body(domain, condition, kind, now)))
     return list(events.values())
 
 
-def warn(domain: DomainView, reason: str, message: str, now: str) -> Create:
+def warning(domain: DomainView, reason: str, message: str, now: str) -> Create:
     """An event about a domain that no condition tells of."""
     condition = Condition(type=reason, status="True", reason=reason, message=message)
     return Create(EVENTS, _body(domain, condition, "Warning", now))

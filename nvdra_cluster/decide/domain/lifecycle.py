@@ -29,7 +29,7 @@ def reconcile(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> l
     found = status.decide(snapshot, settings, now)
     if domain.is_deleting:
         return _end(snapshot, found, settings, now)
-    told = _tell(domain, found, now)
+    told = _status_writes(domain, found, now)
     if status.refusal(snapshot, settings) is not None:
         return _without_templates(snapshot) + told
     first: list[Write] = []
@@ -54,12 +54,12 @@ def _end(
     writes = _without_templates(snapshot)
     if not may_go(snapshot):
         writes += cliques.reconcile(snapshot, found.nodes, settings)
-        return writes + _tell(domain, found, now)
+        return writes + _status_writes(domain, found, now)
     writes += cliques.remove(snapshot.cliques, settings)
     if FINALIZER in domain.finalizers:
         if found_false := deletion.ignored(snapshot):
             text = deletion.describe_ignored(found_false)
-            writes.append(events.warn(domain, deletion.IGNORED, text, now))
+            writes.append(events.warning(domain, deletion.IGNORED, text, now))
         left = tuple(name for name in domain.finalizers if name != FINALIZER)
         writes.append(_finalizers(domain, left))
     return writes
@@ -79,11 +79,14 @@ def _finalizers(domain: DomainView, names: tuple[str, ...]) -> Merge:
     return Merge(DOMAINS, domain.namespace, domain.name, {"metadata": metadata})
 
 
-def _tell(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Write]:
+def _status_writes(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Write]:
     if len(found.nodes) > MAX_LISTED:
         found = replace(found, nodes=found.nodes[:MAX_LISTED])
     if found == domain.status:
         return []
     # A merge patch keeps what is not named: a missing assignment must be said.
     patch = {"metadata": {"uid": domain.uid}, "status": msgspec.to_builtins(found)}
-    return [Merge(_STATUS, domain.namespace, domain.name, patch), *events.tell(domain, found, now)]
+    return [
+        Merge(_STATUS, domain.namespace, domain.name, patch),
+        *events.for_status(domain, found, now),
+    ]

@@ -16,7 +16,7 @@ def reconcile(
     node: NodeView | None,
     fabric: FabricView | None,
     *,
-    offers_devices: bool,
+    has_devices: bool,
     slot: tuple[str, int] | None = None,
 ) -> list[Write]:
     """The write, if any, that makes this node's FabricNode be there or not. ``slot``: the clique and slot
@@ -29,7 +29,7 @@ def reconcile(
     if fabric is not None:
         is_of_another = bool(fabric.owner_uid) and fabric.owner_uid != node.uid
         return [Delete(FABRIC_NODES, "", name, fabric.uid)] if is_of_another else []
-    if not offers_devices:
+    if not has_devices:
         return []
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid}
     body: dict[str, object] = {

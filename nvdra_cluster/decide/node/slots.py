@@ -46,7 +46,7 @@ class CliqueSnapshot:
     out_of_service: frozenset[str] = frozenset()
     outsiders: frozenset[str] = frozenset()
     """Names that are of another rack than the clique (``racks``)."""
-    cooling: Mapping[str, int] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
     """Slots of nodes that were deleted lately."""
     slot_count: int
     """As it is set."""
@@ -66,7 +66,7 @@ class CliqueDecision:
     slot_count: int
     slots: Mapping[str, int]
     """Of all that take part in the clique."""
-    cooling: Mapping[str, int] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
     """Of nodes that were deleted lately: peers shall remember them, and not look for them."""
     full: tuple[str, ...] = ()
     """Nodes for which there was none."""
@@ -116,7 +116,7 @@ def decide(snapshot: CliqueSnapshot) -> CliqueDecision:
     return CliqueDecision(
         slot_count=count,
         slots={right.node: right.slot for right in rights if right.claim < Claim.HELD},
-        cooling={right.node: right.slot for right in rights if right.claim is Claim.HELD},
+        reserved={right.node: right.slot for right in rights if right.claim is Claim.HELD},
         full=tuple(full),
     )
 
@@ -144,7 +144,7 @@ def _rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
     for right in (*_own_rights(snapshot), *_listed_rights(snapshot)):
         if right.node not in best or right.claim < best[right.node].claim:
             best[right.node] = right
-    for node, slot in snapshot.cooling.items():
+    for node, slot in snapshot.reserved.items():
         best.setdefault(node, _Right(slot, Claim.HELD, "", node))
     yield from best.values()
 

@@ -20,7 +20,6 @@ from nvdra_cluster.control.state import decode
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.control.state.reuse_delay import SLOT_REUSE_DELAY_S
 from nvdra_cluster.decide.model import DOMAIN_LABEL
-from nvdra_cluster.decide.node.nodespecs import no_certificates
 from nvdra_cluster.decide.writes import Create, Delete, Write
 from nvdra_cluster.settings import FabricSettings
 
@@ -68,11 +67,11 @@ class World:
         for obj in self.objects.values():
             self._deliver("PUT", obj)
         self.registry = CollectorRegistry()
-        self.reconciler = Reconciler(self.cache, self.settings, no_certificates, self.registry)
+        self.reconciler = Reconciler(self.cache, self.settings, self.registry)
         for obj in self.of("configmaps"):
             self.reconciler.released.note(obj)
         self.reconciler.adopt(self.clock_s)
-        self.cache.mark_all()
+        self.cache.enqueue_all()
 
     # What the API server does.
 
@@ -134,22 +133,23 @@ class World:
     # What the controller does.
 
     def step(self) -> int:
-        """One round of decisions and writes, as ``Controller.step``."""
-        keys = self.cache.take(1000)
+        """One round of decisions and writes, as ``Controller.reconcile_once``."""
+        keys = self.cache.queue.get(1000)
+        self.cache.queue.done(*keys)
         now = Now(self.clock_s, "2026-11-21T16:00:00Z")
-        groups = self.reconciler.decide(keys, now)
-        for group in groups:
-            if group.ends is not None:
+        plans = self.reconciler.decide(keys, now)
+        for plan in plans:
+            if plan.ends is not None:
                 for claim in self.of("resourceclaims"):
                     self._deliver("PUT", claim)
-                groups += [replace(g, ends=None) for g in self.reconciler.decide([group.key], now)]
+                plans += [replace(g, ends=None) for g in self.reconciler.decide([plan.key], now)]
                 continue
-            for write in group.writes:
+            for write in plan.writes:
                 self.writes += 1
                 if not self._carry_out(write):
-                    self.cache.mark(group.key)
+                    self.cache.enqueue(plan.key)
                     break
-        return len(groups)
+        return len(plans)
 
     def _carry_out(self, write: Write) -> bool:
         path: Path = write.key

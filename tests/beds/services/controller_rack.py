@@ -93,8 +93,8 @@ class Rack:
             if not replica.has_seen(self.server):
                 return False
             replica.go_round()
-            loop = replica.controller.controller
-            is_idle = loop.verifier.is_idle() and not loop.cache.due() and not loop.has_put_off()
+            controller = replica.manager.controller
+            is_idle = controller.report_verifier.is_idle() and controller.cache.queue.is_idle()
             return is_idle and writes == self.writes()
 
         wait_until("the controller is quiet", is_quiet)
@@ -103,7 +103,7 @@ class Rack:
     def settle_reports(self) -> None:
         """Wait until every report that can be verified now has been, and the controller has acted on that."""
         (replica,) = self.replicas
-        wait_until("reports are verified", replica.controller.controller.verifier.is_idle)
+        wait_until("reports are verified", replica.manager.controller.report_verifier.is_idle)
         replica.go_round()
 
     # What is in the API.

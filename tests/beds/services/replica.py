@@ -68,19 +68,18 @@ class Replica:
     def __init__(self, server: FakeApiServer, settings: ControllerSettings, clock: Clock) -> None:  # fmt: skip
         self.client = Client(server.config(), settings=FAST)
         self.workers = _Workers(clock)
-        self.controller = Manager(settings, self.client, clock, self.workers)
-        self._parts = self.controller.parts()
+        self.manager = Manager(settings, self.client, clock, self.workers)
+        self._parts = self.manager.parts()
         for part in self._parts:
             part.start()
 
     def wake(self) -> None:
-        """Let the loop look at its clock now."""
-        with self.controller.cache.changed:
-            self.controller.cache.changed.notify_all()
+        """Let the reconcile loop read its clock now."""
+        self.manager.cache.queue.wake()
 
     def go_round(self) -> None:
         """Return after a whole round of the loop that began after this call; only of one that leads."""
-        wait_until("it leads", self.controller.is_leading)
+        wait_until("it leads", self.manager.is_leading)
         goal = self.workers.rounds.count + 2
 
         def is_there() -> bool:
@@ -91,7 +90,7 @@ class Replica:
 
     def has_seen(self, server: FakeApiServer) -> bool:
         """Whether its watches have told it all that concerns domains."""
-        cache = self.controller.cache
+        cache = self.manager.cache
         fabrics = [decode.fabric(obj) for obj in server.objects("fabricnodes", FABRIC_NODES.group)]
         domains = [decode.domain(obj) for obj in server.objects("computedomains", DOMAINS.group)]
         claims = [

@@ -120,7 +120,7 @@ def test_a_ca_that_is_lost_with_all_replicas_leaves_nodes_able_to_talk(rack: Rac
 def test_when_they_expire_is_a_metric(rack: Rack):
     a_tray(rack)
     rack.settle()
-    text = generate_latest(rack.replicas[0].controller.registry).decode()
+    text = generate_latest(rack.replicas[0].manager.registry).decode()
     name = "nvdra_controller_certificate_expiry_timestamp_seconds"
     told = dict(re.findall(rf'{name}{{certificate="(ca|node)"}} (\S+)', text))
     assert float(told["node"]) == certificate(rack).not_valid_after_utc.timestamp()

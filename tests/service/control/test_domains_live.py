@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import generate_latest
 
-from nvdra_cluster.control.controller import STUCK_S
+from nvdra_cluster.control.controller import RECHECK_S
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, EVENTS, FABRIC_NODES, TEMPLATES
 from nvdra_cluster.settings import FabricSettings, PortRange
@@ -126,7 +126,7 @@ class TestClaimsByHand:
             liar.report(domains=[{"uid": uid, "ready": False, "claims": [held]}])
             rack.settle()
             assert not rack.spec("liar").get("domains")
-        metrics = generate_latest(rack.replicas[0].controller.registry).decode()
+        metrics = generate_latest(rack.replicas[0].manager.registry).decode()
         assert 'nvdra_controller_fabric_nodes{condition="refuted"} 1' in metrics
         wait_until("ready", lambda: is_ready(rack))
         assert [node["name"] for node in rack.status()["nodes"]] == ["a"]
@@ -339,7 +339,7 @@ class TestTrouble:
             rack.client.delete(DOMAINS, "train", namespace=TEAM)
             wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
             rack.settle()
-            rack.advance(NUMBER_REUSE_DELAY_S + STUCK_S)
+            rack.advance(NUMBER_REUSE_DELAY_S + RECHECK_S)
             wait_until("served", lambda: rack.status("second").get("assignment"))
 
     def test_an_outage_of_the_api_is_survived(self, rack: Rack):

@@ -79,7 +79,7 @@ class TestNodes:
 
     def test_f7_a_watch_of_ours_that_hangs_is_no_loss_of_nodes(self, rack: Rack):
         tray = a_member(rack)
-        controller = rack.replicas[0].controller
+        controller = rack.replicas[0].manager
         rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
         next(w for w in controller.watchings if w.name == "fabricnodes").stop()
         tray.report()
@@ -91,7 +91,7 @@ class TestNodes:
         """Its end was missed: a watch of ours hangs."""
         a_member(rack, "a")
         a_member(rack, "bb")
-        controller = rack.replicas[0].controller
+        controller = rack.replicas[0].manager
         rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
         next(w for w in controller.watchings if w.name == "fabricnodes").stop()
         rack.client.delete(FABRIC_NODES, "a")
@@ -112,9 +112,9 @@ class TestNodes:
         rack.replicas[0].go_round()
         rack.advance(2.0)
         rack.replicas[0].go_round()
-        assert rack.replicas[0].controller.cache.lost == set()
+        assert rack.replicas[0].manager.cache.lost == set()
         rack.advance(40.0)
-        wait_until("lost", lambda: rack.replicas[0].controller.cache.lost == {"a"})
+        wait_until("lost", lambda: rack.replicas[0].manager.cache.lost == {"a"})
 
     def test_f7_a_node_that_was_deleted_frees_its_slot_but_not_at_once(self, rack: Rack):
         a_member(rack, "a")
@@ -124,7 +124,7 @@ class TestNodes:
         second = rack.tray("bb")
         second.report()
         assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
-        wait_until("the slot cools", lambda: "a" in rack.replicas[0].controller.cache.cooling)
+        wait_until("the slot cools", lambda: "a" in rack.replicas[0].manager.cache.reuse_delays)
         rack.advance(400.0)
         third = rack.tray("ccc")
         third.report()
@@ -154,7 +154,7 @@ class TestNodes:
 
 
 def seen(rack: Rack, tray: Tray) -> bool:
-    view = rack.replicas[0].controller.cache.fabrics[tray.name]
+    view = rack.replicas[0].manager.cache.fabrics[tray.name]
     return view.status.heartbeat_time.endswith(f".{tray.beats:06}Z")
 
 
@@ -231,7 +231,7 @@ def test_a_cluster_that_was_put_back_in_time_is_learnt_anew(rack: Rack):
     replica = rack.replicas[0]
     with rack.server.api.store.lock:
         rack.server.api.store.version -= 5
-    next(w for w in replica.controller.watchings if w.name == "computedomains").look_anew()
+    next(w for w in replica.manager.watchings if w.name == "computedomains").look_anew()
     wait_until("it starts over", lambda: replica.workers.failure is not None)
     assert "restored" in str(replica.workers.failure)
 
@@ -240,19 +240,17 @@ class TestLeaders:
     @pytest.fixture
     def pair(self) -> Iterator[Rack]:
         with Rack(is_elected=True) as rack:
-            wait_until("one leads", rack.start("one").controller.is_leading)
+            wait_until("one leads", rack.start("one").manager.is_leading)
             rack.start("two")
             yield rack
 
     def test_only_one_writes(self, pair: Rack):
         pair.create_domain()
         wait_until("served", lambda: pair.condition("Accepted"))
-        one, two = (replica.controller for replica in pair.replicas)
+        one, two = (replica.manager for replica in pair.replicas)
         assert (one.is_leading(), two.is_leading()) == (True, False)
         wait_until("the standby sees it too", lambda: len(two.cache.domains) == 1)
-        counts = [
-            generate_latest(replica.controller.registry).decode() for replica in pair.replicas
-        ]
+        counts = [generate_latest(replica.manager.registry).decode() for replica in pair.replicas]
         counted = 'nvidia_dra_compute_domain_info{status="NotReady"} 1'
         assert [counted in text for text in counts] == [True, False]
         assert ["writes_total{" in text for text in counts] == [True, False]
@@ -291,7 +289,7 @@ class TestLeaders:
                 rack.advance(50.0)
                 let_it_look(rack)
                 assert leader(rack) == "other"
-            assert not replica.controller.is_leading()
+            assert not replica.manager.is_leading()
             rack.advance(50.0)
             wait_until("taken when it stands still", lambda: leader(rack) == "one")
             lease = rack.client.get(LEASES, "nvdra-controller", namespace=NAMESPACE)
@@ -306,7 +304,7 @@ class TestLeaders:
         one = pair.replicas.pop(0)
         leaving = threading.Thread(target=one.stop)
         leaving.start()
-        two = pair.replicas[0].controller
+        two = pair.replicas[0].manager
         wait_until("told to stop", one.workers.stopping.is_set)
         let_it_look(pair)
         assert (leader(pair), two.is_leading()) == ("one", False)
@@ -316,7 +314,7 @@ class TestLeaders:
 
     def test_a_new_leader_reads_everything_again_before_it_decides(self, pair: Rack):
         """Its watches may be behind what the last leader wrote: a slot would be given twice."""
-        two = pair.replicas[1].controller
+        two = pair.replicas[1].manager
         zeroth = pair.tray("z")
         zeroth.report()  # its slot shows that the leader's watches are open
         assert zeroth.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
@@ -344,11 +342,11 @@ class TestLeaders:
     def test_a_leader_that_cannot_read_everything_is_not_well_and_makes_room(self, pair: Rack):
         """It has the Lease, and nobody decides."""
         two = pair.replicas[1]
-        wait_until("both have seen everything once", two.controller.is_synced)
+        wait_until("both have seen everything once", two.manager.is_synced)
         pair.server.api.faults.add(Fault(verb="list", code=403, count=0))
         pair.replicas.pop(0).stop()
-        wait_until("two leads", two.controller.is_leading)
-        wait_until("it tries", lambda: two.workers.rounds.name == "controller loop")
+        wait_until("two leads", two.manager.is_leading)
+        wait_until("it tries", lambda: two.workers.rounds.name == "reconcile loop")
         pair.clock.advance(MAX_SILENCE_S + 1)
         assert "silent" in two.workers.rounds.problem()
         pair.server.api.faults.clear()
@@ -358,7 +356,7 @@ class TestLeaders:
         pair.server.api.faults.add(Fault(verb="get", resource="leases", code=403, count=0))
         pair.advance(1.1 * EAGER_LEASE.renew_deadline_s)
         wait_until("it ends", lambda: one.workers.failure is not None)
-        assert not one.controller.is_leading()
+        assert not one.manager.is_leading()
         pair.server.api.faults.clear()
         pair.replicas.pop(0).stop()
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from nvdra_cluster.control import controller
-from nvdra_cluster.control.controller import STUCK_S
+from nvdra_cluster.control.controller import RECHECK_S
 from nvdra_cluster.decide.writes import DOMAINS
 from nvdra_cluster.settings import FabricSettings, ImexMode
 from nvdra_core.api import Isolation
@@ -93,7 +93,7 @@ def test_the_status_of_a_large_domain_is_not_written_for_every_node(rack: Rack):
     for tray in trays:
         tray.join()
     wait_until("all ready", lambda: rack.status().get("readyNodes") == count)
-    rests = (rack.clock.monotonic() - began_s) / (count * controller.REST_S_A_NODE)
+    rests = (rack.clock.monotonic() - began_s) / (count * controller.STATUS_INTERVAL_PER_NODE_S)
     assert rack.server.api.log.count("patch", "computedomains/status") <= rests + 1
     assert rack.status()["status"] == "Ready"
 
@@ -129,7 +129,7 @@ def test_another_isolation_waits_for_the_last_domain_of_the_old_one():
         for name in ("train", "other"):
             rack.client.delete(DOMAINS, name, namespace=TEAM)
         wait_until("gone", lambda: not rack.client.list(DOMAINS).items)
-        rack.advance(STUCK_S)
+        rack.advance(RECHECK_S)
         tray.wait_for(lambda spec: bool(spec.get("sharedPort")))
         rack.create_domain("later")
         wait_until("served", lambda: rack.status("later").get("assignment"))
@@ -137,7 +137,7 @@ def test_another_isolation_waits_for_the_last_domain_of_the_old_one():
 
 
 def metrics(rack: Rack) -> str:
-    return generate_latest(rack.replicas[0].controller.registry).decode()
+    return generate_latest(rack.replicas[0].manager.registry).decode()
 
 
 def test_metrics_count_domains_nodes_and_writes(rack: Rack):
@@ -162,6 +162,6 @@ def test_metrics_are_right_at_once_after_a_restart(rack: Rack):
     wait_until("served", lambda: rack.condition("Accepted"))
     rack.stop_controllers()
     rack.start()
-    wait_until("synced", rack.replicas[0].controller.is_synced)
-    wait_until("it leads", rack.replicas[0].controller.is_leading)
+    wait_until("synced", rack.replicas[0].manager.is_synced)
+    wait_until("it leads", rack.replicas[0].manager.is_leading)
     assert 'nvidia_dra_compute_domain_info{status="NotReady"} 1' in metrics(rack)

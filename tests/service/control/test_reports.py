@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from nvdra_cluster.control.report_verifier import NODE_BURST
-from nvdra_cluster.control.reports import UNCONFIRMED_HOLD_S
-from nvdra_cluster.control.state.rate_limit import CHANGE_BURST
+from nvdra_cluster.control.state.rate_limit import STATUS_BURST
+from nvdra_cluster.decide.domain.reports import UNCONFIRMED_HOLD_S
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
 from nvdra_cluster.settings import FabricSettings
@@ -135,7 +135,7 @@ def test_deciding_goes_on_while_a_claim_cannot_be_read(rack: Rack):
     rack.create_domain("later")
     wait_until("accepted", lambda: rack.condition("Accepted", "later"))
     assert threads_in("_confirms") <= {"verifier"}
-    assert not rack.replicas[0].controller.controller.verifier.is_idle()
+    assert not rack.replicas[0].manager.controller.report_verifier.is_idle()
     rack.server.api.faults.clear()
 
 
@@ -174,7 +174,7 @@ def test_claim_that_makes_no_sense_ends_nothing(rack: Rack):
     liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": claims}])
     rack.settle()
     assert rack.replicas[0].workers.failure is None
-    assert rack.replicas[0].controller.cache.report_states.refuted
+    assert rack.replicas[0].manager.cache.report_states.refuted
 
 
 def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
@@ -249,7 +249,7 @@ class TestChangesWithoutEnd:
 
     def flap(self, tray: Tray, count: int) -> set[tuple[str, ...]]:
         """Report another address each time; returns those that the controller knew of."""
-        cache = tray.rack.replicas[0].controller.cache
+        cache = tray.rack.replicas[0].manager.cache
         known = set()
         for number in range(count):
             tray.report(addresses=[f"10.1.{number // 250}.{number % 250 + 1}"])
@@ -263,21 +263,21 @@ class TestChangesWithoutEnd:
         liar.wait_for(lambda spec: len(spec.get("slots") or ()) == 2)
         rack.settle()
         began_s = time.monotonic()
-        known = self.flap(liar, 5 * CHANGE_BURST)
-        assert len(known) <= CHANGE_BURST + 2 + time.monotonic() - began_s
+        known = self.flap(liar, 5 * STATUS_BURST)
+        assert len(known) <= STATUS_BURST + 2 + time.monotonic() - began_s
         last = (rack.find(FABRIC_NODES, "liar") or {})["status"]["addresses"]
-        cache = rack.replicas[0].controller.cache
+        cache = rack.replicas[0].manager.cache
         wait_until("the last one counts", lambda: cache.fabrics["liar"].status.addresses == (*last,))  # fmt: skip
         peer.wait_for(lambda spec: last[0] in [slot["address"] for slot in spec["slots"]])
 
     def test_cost_no_honest_node_its_heartbeats(self, rack: Rack):
         liar = a_member(rack, "liar")
-        self.flap(liar, CHANGE_BURST + 50)
+        self.flap(liar, STATUS_BURST + 50)
         for _ in range(4):
             rack.advance(10.0)
             liar.report()
             rack.replicas[0].go_round()
-        assert rack.replicas[0].controller.cache.lost == set()
+        assert rack.replicas[0].manager.cache.lost == set()
 
     def test_hide_no_slot_that_another_leader_gave(self, rack: Rack):
         """What the controller writes is taken over at once, whoever wrote it."""
@@ -285,8 +285,8 @@ class TestChangesWithoutEnd:
         liar.report()
         liar.wait_for(lambda spec: spec.get("slot") == 0)
         rack.settle()
-        self.flap(liar, CHANGE_BURST + 50)
+        self.flap(liar, STATUS_BURST + 50)
         patch = {"metadata": {"name": "liar"}, "spec": {"slot": 5}}
         rack.client.merge_patch(FABRIC_NODES, patch)
-        cache = rack.replicas[0].controller.cache
+        cache = rack.replicas[0].manager.cache
         wait_until("known", lambda: cache.fabrics["liar"].spec.slot == 5)

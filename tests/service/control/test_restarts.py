@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvdra_cluster.control.controller import STUCK_S
-from nvdra_cluster.control.event_correlator import SAME_S
+from nvdra_cluster.control.controller import RECHECK_S
+from nvdra_cluster.control.event_correlator import REPEAT_S
 from nvdra_cluster.control.released_numbers import NAME, OLD_S
 from nvdra_cluster.control.state.heartbeats import GRACE_S, SILENCE_S, format_time
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
@@ -62,7 +62,7 @@ def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
         wait_for("NodeLost", number)
         tray.report()
     wait_for("AllNodesReady", 4)
-    rack.advance(SAME_S)
+    rack.advance(REPEAT_S)
     wait_until("long ago, so made anew", lambda: len(rack.server.objects("events", "")) == 3)
 
 
@@ -75,7 +75,7 @@ def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
     tray.wait_for(lambda spec: bool(spec.get("domains")))
     rack.settle()
     rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
-    controller = rack.replicas[0].controller
+    controller = rack.replicas[0].manager
     next(w for w in controller.watchings if w.name == "fabricnodes").stop()
     rack.client.delete(DOMAINS, "train", namespace=TEAM)
     wait_until("blocked", lambda: rack.condition("DeletionBlocked").get("status") == "True")
@@ -97,6 +97,7 @@ class TestLosses:
     def lost(self, rack: Rack) -> Tray:
         """A member that was found silent."""
         tray = a_member(rack)
+        rack.settle()
         rack.advance(60.0)
         wait_until("lost", lambda: rack.condition("Degraded").get("reason") == "NodeLost")
         wait_until("recorded", lambda: rack.spec("a").get("lostHeartbeat"))
@@ -123,7 +124,7 @@ class TestLosses:
         rack.server.api.faults.add(asks)
         rack.start()
         rack.settle()
-        assert rack.replicas[0].controller.cache.lost == {"a"}
+        assert rack.replicas[0].manager.cache.lost == {"a"}
         rack.server.api.faults.clear()
 
     def test_node_that_came_back_meanwhile_is_ready_at_once(self, rack: Rack, lost: Tray):
@@ -140,22 +141,22 @@ class TestLosses:
         rack.stop_controllers()
         rack.start()
         rack.settle()
-        assert rack.replicas[0].controller.cache.lost == set()
+        assert rack.replicas[0].manager.cache.lost == set()
         rack.advance(GRACE_S + 1.0)
         rack.replicas[0].go_round()
-        assert rack.replicas[0].controller.cache.lost == {"a"}, "not after 33 s more"
+        assert rack.replicas[0].manager.cache.lost == {"a"}, "not after 33 s more"
 
 
 def test_new_leader_calls_a_lost_node_lost_from_the_start():
     with Rack(is_elected=True) as rack:
-        wait_until("one leads", rack.start("one").controller.is_leading)
+        wait_until("one leads", rack.start("one").manager.is_leading)
         a_member(rack)
         rack.advance(60.0)
         wait_until("lost", lambda: rack.condition("Degraded").get("reason") == "NodeLost")
         wait_until("recorded", lambda: rack.spec("a").get("lostHeartbeat"))
         two = rack.start("two")
         rack.replicas.pop(0).stop()
-        wait_until("two leads", two.controller.is_leading)
+        wait_until("two leads", two.manager.is_leading)
         for _ in range(3):
             two.go_round()
         assert rack.condition("Degraded")["reason"] == "NodeLost"
@@ -226,7 +227,7 @@ class TestReleasedPorts:
         rack.create_domain("soon")
         wait_until("told", lambda: rack.condition("Accepted", "soon").get("status") == "False")
         assert "released lately" in rack.condition("Accepted", "soon")["message"]
-        rack.advance(NUMBER_REUSE_DELAY_S + STUCK_S)
+        rack.advance(NUMBER_REUSE_DELAY_S + RECHECK_S)
         assert self.port(rack, "soon") == 24001
 
     @pytest.mark.parametrize("code", [403, 404])

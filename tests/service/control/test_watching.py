@@ -67,19 +67,19 @@ def test_where_only_the_watch_is_refused_lists_do_not_follow_each_other_without_
 def test_a_replica_that_is_told_nothing_any_more_is_not_ready():
     with Rack() as rack:
         replica = rack.start()
-        wait_until("ready", lambda: replica.controller.unready() == [])
+        wait_until("ready", lambda: replica.manager.unready() == [])
         rack.server.api.faults.add(Fault(verb="watch", resource="nodes", code=403, count=0))
-        next(w for w in replica.controller.watchings if w.name == "nodes").interrupt()
+        next(w for w in replica.manager.watchings if w.name == "nodes").interrupt()
 
         def problems() -> str:
             rack.advance(TROUBLE_S)
-            return "; ".join(replica.controller.unready())
+            return "; ".join(replica.manager.unready())
 
         wait_until("it says so", lambda: "nodes" in problems() and "403" in problems())
         rack.server.api.faults.clear()
 
         def is_well() -> bool:
             rack.advance(LASTED_S)
-            return replica.controller.unready() == []
+            return replica.manager.unready() == []
 
         wait_until("ready again", is_well)

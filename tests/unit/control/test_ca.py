@@ -28,7 +28,7 @@ def a_request(key: object = None, name: str = "i-am-slot-0") -> str:
 
 
 def an_authority(made: datetime = NOW) -> Authority:
-    return ca.rotated(None, made)
+    return ca.rotate(None, made)
 
 
 class TestIssuing:
@@ -98,61 +98,61 @@ class TestRenewal:
 class TestRotation:
     def test_a_young_ca_stays(self):
         authority = an_authority()
-        assert ca.rotated(authority, NOW + timedelta(days=700)) == authority
+        assert ca.rotate(authority, NOW + timedelta(days=700)) == authority
 
     def test_a_successor_is_trusted_before_it_signs_and_the_old_one_after(self):
         first = an_authority()
         later = NOW + ca.CA_LIFETIME * 2 / 3 + timedelta(days=1)
-        announced = ca.rotated(first, later)
+        announced = ca.rotate(first, later)
         assert announced.current == first.current
         assert announced.next is not None
         assert announced.next.certificate in announced.bundle
-        assert ca.rotated(announced, later + timedelta(hours=1)) == announced
+        assert ca.rotate(announced, later + timedelta(hours=1)) == announced
 
-        changed = ca.rotated(announced, later + ca.OVERLAP)
+        changed = ca.rotate(announced, later + ca.OVERLAP)
         assert (changed.current, changed.next) == (announced.next, None)
         assert first.current.certificate in changed.bundle
 
-        alone = ca.rotated(changed, NOW + ca.CA_LIFETIME + timedelta(days=1))
+        alone = ca.rotate(changed, NOW + ca.CA_LIFETIME + timedelta(days=1))
         assert (alone.current, alone.previous) == (changed.current, "")
 
     def test_an_expired_ca_is_replaced(self):
         old = an_authority()
-        assert ca.rotated(old, NOW + ca.CA_LIFETIME + timedelta(1)).current != old.current
+        assert ca.rotate(old, NOW + ca.CA_LIFETIME + timedelta(1)).current != old.current
 
     def test_it_survives_its_secret(self):
         later = NOW + ca.CA_LIFETIME * 2 / 3 + timedelta(days=1)
-        announced = ca.rotated(an_authority(), later)
-        changed = ca.rotated(announced, later + ca.OVERLAP)
+        announced = ca.rotate(an_authority(), later)
+        changed = ca.rotate(announced, later + ca.OVERLAP)
         for authority in (an_authority(), announced, changed):
             assert Authority.from_data(authority.to_data()) == authority
 
     def test_a_ca_that_expired_while_nobody_looked_is_followed_by_its_successor(self):
         later = NOW + ca.CA_LIFETIME - timedelta(days=1)
-        announced = ca.rotated(an_authority(), later)
+        announced = ca.rotate(an_authority(), later)
         assert announced.next is not None
-        found = ca.rotated(announced, NOW + ca.CA_LIFETIME + timedelta(hours=1))
+        found = ca.rotate(announced, NOW + ca.CA_LIFETIME + timedelta(hours=1))
         assert found.current == announced.next
 
     def test_a_ca_that_a_fast_clock_made_is_replaced_and_goes_on_to_be_trusted(self):
         early = an_authority(NOW + timedelta(days=30))
-        found = ca.rotated(early, NOW)
+        found = ca.rotate(early, NOW)
         assert found.current.parsed.not_valid_before_utc <= NOW
         assert early.current.certificate in found.bundle
 
     def test_a_new_one_trusts_those_that_peers_were_told_of_and_that_still_count(self):
         old, older = an_authority(), an_authority(NOW - ca.CA_LIFETIME - timedelta(days=1))
         leaf = ca.issue(old, a_request(), ("a",), NOW).certificate
-        found = ca.begun([old.bundle + older.bundle, old.bundle, leaf, "x"], NOW)
+        found = ca.create([old.bundle + older.bundle, old.bundle, leaf, "x"], NOW)
         assert found.previous == old.bundle
         assert Authority.from_data(found.to_data()) == found
 
     def test_of_several_old_ones_each_ends_when_it_expires(self):
         first = an_authority(NOW - timedelta(days=400))
-        found = ca.begun([an_authority().bundle, first.bundle], NOW)
+        found = ca.create([an_authority().bundle, first.bundle], NOW)
         assert first.bundle in found.previous
         later = NOW + ca.CA_LIFETIME * 2 / 3 - timedelta(days=1)
-        assert first.bundle not in ca.rotated(found, later).previous
+        assert first.bundle not in ca.rotate(found, later).previous
 
     def test_a_key_of_another_ca_makes_none(self):
         """Each certificate would be found wrong and issued again, without end."""

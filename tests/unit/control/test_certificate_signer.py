@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from msgspec.structs import replace
-
 from nvdra_cluster.control.certificates import ca
 from nvdra_cluster.control.certificates.signer import SECRETS, CertificateSigner
-from nvdra_cluster.decide.model import FabricView
-from nvdra_core.api import FabricCertificate, FabricNodeSpec
+from nvdra_cluster.decide.node.nodespecs import CertificateRequest
+from nvdra_core.api import FabricCertificate
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import DEFAULT_WRITE, Client
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
 from nvdra_core.runtime.clock import SystemClock
 from tests.unit.control.test_ca import NOW, a_request
-from tests.unit.decide.views import a_fabric_node
 
 
 class SetClock(SystemClock):
@@ -54,94 +51,94 @@ class OneSecret(Client):
         return self.create(resource, body)
 
 
-def a_certifier(
+def a_signer(
     api: OneSecret, now: datetime = NOW, told: tuple[str, ...] = ()
 ) -> tuple[CertificateSigner, SetClock]:
     """``told``: CAs that nodes were told to trust."""
     clock = SetClock(now)
-    certifier = CertificateSigner(api, "nvdra", clock, lambda: told)
-    certifier.refresh()
-    return certifier, clock
+    signer = CertificateSigner(api, "nvdra", clock, lambda: told)
+    signer.refresh()
+    return signer, clock
 
 
 REQUEST = a_request()
 
 
 def ask(
-    certifier: CertificateSigner, given: FabricCertificate | None = None
+    signer: CertificateSigner, given: FabricCertificate | None = None
 ) -> FabricCertificate | None:
-    status = {"imex": replace(a_fabric_node().status.imex, certificate_request=REQUEST)}
-    view: FabricView = a_fabric_node(slot=3, spec={"certificate": given}, status=status)
-    return certifier(view, FabricNodeSpec(clique_id=view.spec.clique_id, slot=3))
+    """The node's certificate after the answer to its request."""
+    request = CertificateRequest(node="a", request=REQUEST, dns_name="slot-3", current=given)
+    return signer.issue([request]).get("a", given)
 
 
 class TestIssuing:
     def test_one_that_is_good_is_kept(self):
-        certifier, _ = a_certifier(OneSecret())
-        given = ask(certifier)
-        assert ask(certifier, given) == given
+        signer, _ = a_signer(OneSecret())
+        given = ask(signer)
+        assert ask(signer, given) == given
 
     def test_none_is_issued_over_and_over_when_the_ca_ends_soon(self):
         api = OneSecret()
-        a_certifier(api)
-        certifier, _ = a_certifier(api, NOW + ca.CA_LIFETIME - timedelta(minutes=10))
-        given = ask(certifier)
+        a_signer(api)
+        signer, _ = a_signer(api, NOW + ca.CA_LIFETIME - timedelta(minutes=10))
+        given = ask(signer)
         assert given is not None
-        assert ask(certifier, given) == given
+        assert ask(signer, given) == given
 
     def test_one_that_is_not_valid_yet_is_issued_again(self):
         """The last leader's clock was fast."""
-        certifier, clock = a_certifier(OneSecret())
+        signer, clock = a_signer(OneSecret())
         clock.now = NOW + timedelta(days=5)
-        given = ask(certifier)
+        given = ask(signer)
         clock.now = NOW + timedelta(days=1)
-        again = ask(certifier, given)
+        again = ask(signer, given)
         assert again != given
-        assert ask(certifier, again) == again
+        assert ask(signer, again) == again
 
 
 class TestSecret:
     def test_a_secret_that_went_is_written_again_with_the_same_ca(self):
         api = OneSecret()
-        certifier, _ = a_certifier(api)
+        signer, _ = a_signer(api)
         before = api.data()
         api.stored = None
-        certifier.refresh()
+        signer.refresh()
         assert api.data() == before
         assert before["ca.key"]
 
     def test_one_that_was_lost_for_good_is_trusted_on_and_its_certificates_kept_for_a_while(self):
         """Nodes learn of the new CA one after another; those that have not yet must be understood."""
-        given = ask(a_certifier(OneSecret())[0])
+        given = ask(a_signer(OneSecret())[0])
         assert given is not None
         api = OneSecret()
-        certifier, clock = a_certifier(api, told=(given.authorities, "no PEM"))
-        kept = ask(certifier, given)
+        signer, clock = a_signer(api, told=(given.authorities, "no PEM"))
+        kept = ask(signer, given)
         assert kept is not None
         assert kept.certificate == given.certificate
         assert given.authorities in kept.authorities
         assert kept.authorities != given.authorities
-        assert ask(certifier, kept) == kept
-        newcomer = ask(certifier)
+        assert ask(signer, kept) == kept
+        newcomer = ask(signer)
         assert newcomer is not None
         assert newcomer.authorities == kept.authorities
-        again, _ = a_certifier(api)
+        again, _ = a_signer(api)
         assert ask(again, kept) == kept, "also with the next leader, which reads the Secret"
         clock.now = NOW + ca.OVERLAP
-        changed = ask(certifier, kept)
+        changed = ask(signer, kept)
         assert changed is not None
         assert changed.certificate != given.certificate
         assert changed.authorities == kept.authorities
 
     def test_one_that_an_administrator_takes_from_the_secret_is_trusted_no_more(self):
         """Its key was stolen."""
-        given = ask(a_certifier(OneSecret())[0])
+        given = ask(a_signer(OneSecret())[0])
         assert given is not None
         api = OneSecret()
-        certifier, _ = a_certifier(api, told=(given.authorities,))
+        signer, _ = a_signer(api, told=(given.authorities,))
         del api.data()["previous.crt"]
-        certifier.refresh()
-        changed = ask(certifier, given)
+        signer.refresh()
+        changed = ask(signer, given)
         assert changed is not None
         assert changed.certificate != given.certificate
         assert given.authorities not in changed.authorities
@@ -150,22 +147,22 @@ class TestSecret:
         """It may be a key that somebody needs."""
         api = OneSecret()
         api.stored = {"metadata": {"name": "nvdra-imex-ca"}, "data": {"ca.key": "IS4u"}}
-        certifier, _ = a_certifier(api)
+        signer, _ = a_signer(api)
         assert api.writes == 0
-        assert ask(certifier) is None
+        assert ask(signer) is None
 
     def test_an_empty_one_is_filled(self):
         api = OneSecret()
         api.stored = {"metadata": {"name": "nvdra-imex-ca"}}
-        certifier, _ = a_certifier(api)
-        assert ask(certifier) is not None
+        signer, _ = a_signer(api)
+        assert ask(signer) is not None
 
     def test_one_that_is_spoiled_later_changes_nothing_for_nodes(self):
         api = OneSecret()
-        certifier, clock = a_certifier(api)
-        given = ask(certifier)
+        signer, clock = a_signer(api)
+        given = ask(signer)
         api.stored = {"metadata": {"name": "nvdra-imex-ca"}, "data": {"ca.key": "%"}}
-        certifier.refresh()
+        signer.refresh()
         clock.now = NOW.astimezone(timezone.utc)
-        assert ask(certifier, given) == given
+        assert ask(signer, given) == given
         assert api.writes == 1

@@ -12,7 +12,6 @@ from nvdra_cluster.control.metrics import ControllerCollector
 from nvdra_cluster.control.reconciler import Now, Reconciler
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.decide.model import NodeView
-from nvdra_cluster.decide.node.nodespecs import no_certificates
 from tests.unit.decide.views import SETTINGS, a_claim, a_domain, a_fabric_node
 
 ROUNDS = 150
@@ -44,7 +43,7 @@ class Everybody:
     def __init__(self) -> None:
         self.cache, self.registry = Cache(), CollectorRegistry()
         self.registry.register(ControllerCollector(self.cache, lambda: True, lambda: None))
-        self.reconciler = Reconciler(self.cache, SETTINGS, no_certificates, self.registry)
+        self.reconciler = Reconciler(self.cache, SETTINGS, self.registry)
 
     def nodes(self, number: int) -> None:
         """A watch: all come, all go."""
@@ -65,7 +64,9 @@ class Everybody:
 
     def decisions(self, number: int) -> None:
         """The loop."""
-        self.reconciler.decide(self.cache.take(1000), Now(float(number), "2026-11-21T16:00:00Z"))
+        keys = self.cache.queue.get(1000)
+        self.cache.queue.done(*keys)
+        self.reconciler.decide(keys, Now(float(number), "2026-11-21T16:00:00Z"))
 
     def scrapes(self, number: int) -> None:
         """A thread of the endpoint."""

@@ -25,7 +25,7 @@ def test_what_the_server_dropped_is_found_and_what_was_taken_away_is_not():
 def test_it_is_told_once():
     schemas = DroppedFieldDetector()
     for _ in range(3):
-        schemas.look(WRITE, {"status": {}})
-    assert schemas.told == {
+        schemas.check(WRITE, {"status": {}})
+    assert schemas.logged == {
         ("computedomains", "status.status"), ("computedomains", "status.conditions"),
     }  # fmt: skip

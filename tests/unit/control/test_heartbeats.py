@@ -21,17 +21,17 @@ def test_three_missed_heartbeats_and_a_second_look_take_less_than_40_s():
 
 def test_a_node_is_silent_when_its_text_does_not_change():
     beats = HeartbeatTracker()
-    beats.note("a", "t1", NOW, WALL)
-    beats.note("b", "t1", NOW, WALL)
-    beats.note("a", "t1", NOW + 20, WALL)
-    beats.note("b", "t2", NOW + 20, WALL)
+    beats.observe("a", "t1", NOW, WALL)
+    beats.observe("b", "t1", NOW, WALL)
+    beats.observe("a", "t1", NOW + 20, WALL)
+    beats.observe("b", "t2", NOW + 20, WALL)
     assert beats.silent(["a", "b"], NOW + SILENCE_S) == ["a"]
 
 
 def test_a_node_whose_clock_is_wrong_is_not_lost():
     beats = HeartbeatTracker()
-    beats.note("a", format_time(WALL - 120), NOW, WALL)
-    beats.note("b", format_time(WALL + 9000), NOW, WALL)
+    beats.observe("a", format_time(WALL - 120), NOW, WALL)
+    beats.observe("b", format_time(WALL + 9000), NOW, WALL)
     assert beats.silent(["a", "b"], NOW + 1) == []
 
 
@@ -39,16 +39,16 @@ def test_a_heartbeat_of_long_ago_gets_time_for_one_more_at_first_sight():
     """The node may be well, and its clock behind."""
     beats = HeartbeatTracker()
     for name in "ab":
-        beats.note(name, format_time(WALL - 600), NOW, WALL)
+        beats.observe(name, format_time(WALL - 600), NOW, WALL)
     assert beats.silent(["a", "b"], NOW + DEFAULT_HEARTBEAT_S) == []
-    beats.note("a", format_time(WALL - 590), NOW + DEFAULT_HEARTBEAT_S, WALL)
+    beats.observe("a", format_time(WALL - 590), NOW + DEFAULT_HEARTBEAT_S, WALL)
     assert beats.silent(["a", "b"], NOW + 2 * DEFAULT_HEARTBEAT_S) == ["b"]
 
 
 def test_a_node_that_was_never_heard_of_is_not_lost():
     beats = HeartbeatTracker()
     assert beats.silent(["a"], NOW) == []
-    beats.note("a", "", NOW, WALL)
+    beats.observe("a", "", NOW, WALL)
     beats.forget("a")
     assert beats.silent(["a"], NOW + 100) == []
 
@@ -62,8 +62,8 @@ def test_times_are_read_and_written_as_the_api_does():
 def test_silence_before_the_start_counts_as_far_as_a_clock_can_be_believed():
     """A controller that starts must not call a node well for another 33 s that fell silent 20 s ago."""
     beats = HeartbeatTracker()
-    beats.note("a", format_time(WALL - 10), NOW, WALL)
-    beats.note("b", format_time(WALL - 30), NOW, WALL)
+    beats.observe("a", format_time(WALL - 10), NOW, WALL)
+    beats.observe("b", format_time(WALL - 30), NOW, WALL)
     assert beats.silent(["a", "b"], NOW + GRACE_S - 1) == []
     assert beats.silent(["a", "b"], NOW + GRACE_S) == ["b"]
     assert beats.silent(["a", "b"], NOW + SILENCE_S - 10) == ["a", "b"]

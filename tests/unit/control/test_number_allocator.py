@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry
 from nvdra_cluster.control.reconciler import Now, Reconciler
 from nvdra_cluster.control.state.cache import Cache, Key, Kind
 from nvdra_cluster.decide.model import FabricView, NodeView
-from nvdra_cluster.decide.node.nodespecs import no_certificates
-from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S, Numbers
+from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S, NumberAllocator
 from nvdra_core.api import ComputeDomainAssignment, ComputeDomainStatus, FabricDomain, Isolation
 from tests.unit.decide.views import (
     BY_CHANNEL,
@@ -39,13 +38,14 @@ def a_controller(view: FabricView) -> tuple[Cache, Reconciler]:
     cache = Cache(lambda: NOW_S)
     cache.put_node(NodeView(view.name, f"uid-{view.name}"))
     cache.put_fabric(view)
-    return cache, Reconciler(cache, BY_CHANNEL, no_certificates, CollectorRegistry())
+    return cache, Reconciler(cache, BY_CHANNEL, CollectorRegistry())
 
 
 def channel_of(cache: Cache, reconciler: Reconciler, uid: str, at_s: float) -> int:
     """The channel that a new domain is given."""
     cache.put_domain(a_domain(uid, name=uid))
-    keys = [*cache.take(1000), Key(Kind.DOMAIN, uid)]
+    keys = [*cache.queue.get(1000), Key(Kind.DOMAIN, uid)]
+    cache.queue.done(*keys)
     groups = reconciler.decide(keys, Now(at_s, "2026-11-21T16:00:00Z"))
     for group in groups:
         for write in group.writes:
@@ -74,7 +74,7 @@ class TestDomainsForcedAway:
     def test_nor_after_a_restart_of_the_controller(self):
         cache, reconciler = a_controller(a_holder())
         reconciler.adopt(NOW_S)
-        cache.mark_all()
+        cache.enqueue_all()
         assert channel_of(cache, reconciler, "new", NOW_S) == 2
         assert channel_of(cache, reconciler, "later", NOW_S + 10 * NUMBER_REUSE_DELAY_S) == 3
 
@@ -113,7 +113,7 @@ def test_what_nodes_were_told_counts_more_than_a_status_that_users_may_have_writ
 
 
 def test_a_number_that_cools_is_not_taken_over():
-    numbers = Numbers(BY_CHANNEL)
+    numbers = NumberAllocator(BY_CHANNEL)
     numbers.ensure("a", NOW_S)
     numbers.release("a", NOW_S)
     numbers.adopt("b", [FIRST], NOW_S)

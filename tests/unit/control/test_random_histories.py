@@ -281,7 +281,7 @@ def test_a_slot_cools_on_while_leaders_change():
     assert world.machines["a"].running == 0
     assert [entry["nodeName"] for entry in slots_of(world, "bb")] == ["a", "bb", "ccc"]
     world.wait("", "")
-    world.cache.mark_all()
+    world.cache.enqueue_all()
     world.settle()
     assert [entry["nodeName"] for entry in slots_of(world, "bb")] == ["bb", "ccc"]
 

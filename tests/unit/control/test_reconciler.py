@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,9 +11,9 @@ from nvdra_cluster.control.reconciler import Now, Reconciler
 from nvdra_cluster.control.state.cache import Cache, Key, Kind
 from nvdra_cluster.control.state.index import Multimap
 from nvdra_cluster.decide.model import CliqueView, FabricView, NodeView
-from nvdra_cluster.decide.node.nodespecs import no_certificates
+from nvdra_cluster.decide.node.nodespecs import CertificateRequest
 from nvdra_cluster.decide.writes import Delete
-from nvdra_core.api import CliqueDaemon, FabricCertificate, FabricNodeSpec
+from nvdra_core.api import CliqueDaemon, FabricCertificate, ImexStatus
 from tests.unit.decide.views import (
     CLIQUE,
     OTHER_CLIQUE,
@@ -37,12 +38,14 @@ def a_cache(*nodes: FabricView, **views: Any) -> Cache:
         cache.put_domain(domain)
     for claim in views.get("claims", ()):
         cache.put_claim(claim)
-    cache.take(1000)
+    due(cache)
     return cache
 
 
 def due(cache: Cache) -> set[tuple[str, str]]:
-    return {(key.kind.value, key.name) for key in cache.take(1000)}
+    keys = cache.queue.get(1000)
+    cache.queue.done(*keys)
+    return {(key.kind.value, key.name) for key in keys}
 
 
 def beat(view: FabricView, text: str) -> FabricView:
@@ -74,8 +77,7 @@ class TestDue:
         cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
         for number in range(3):
             cache.put_claim(a_claim(f"c{number}"))
-        taken = cache.take(1000)
-        assert len(taken) == len(set(taken)) == 2
+        assert len(cache.queue.get(1000)) == len(cache.queue.get(1000)) + 2
 
     def test_a_claim_makes_its_domain_and_its_node_due(self):
         cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
@@ -149,14 +151,17 @@ class TestDue:
 
 
 def test_a_decision_that_fails_does_not_stop_the_others():
-    def certify(view: FabricView, spec: FabricNodeSpec) -> FabricCertificate | None:
-        if view.name == "odd":
-            raise RuntimeError("a bug of ours")
-        return None
+    class FailingIssuer:
+        def issue(self, requests: Sequence[CertificateRequest]) -> dict[str, FabricCertificate]:
+            if requests:
+                raise RuntimeError("a bug of ours")
+            return {}
 
-    cache = a_cache(a_fabric_node("odd", clique="u.1"), a_fabric_node("good", clique="u.2"))
+    asking = {"imex": ImexStatus(certificate_request="csr")}
+    odd = a_fabric_node("odd", clique="u.1", status=asking)
+    cache = a_cache(odd, a_fabric_node("good", clique="u.2"))
     registry = CollectorRegistry()
-    reconciler = Reconciler(cache, SETTINGS, certify, registry)
+    reconciler = Reconciler(cache, SETTINGS, registry, FailingIssuer())
     keys = [Key(Kind.CLIQUE, "u.1"), Key(Kind.CLIQUE, "u.2")]
     assert [group.key for group in reconciler.decide(keys, NOW)] == keys[1:]
     assert b'decision_failures_total{what="clique"} 1' in generate_latest(registry)
@@ -169,7 +174,7 @@ def test_a_fabric_node_that_a_person_deletes_is_made_again_with_the_slot_it_had(
     cache.put_fabric(a_fabric_node(slot=3))
     cache.put_slice("slice-a", "tray-a")
     cache.drop_fabric("tray-a")
-    reconciler = Reconciler(cache, SETTINGS, no_certificates, CollectorRegistry())
+    reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())
     (group,) = reconciler.decide([Key(Kind.NODE, "tray-a")], NOW)
     body = group.writes[0].body  # type: ignore[union-attr]
     assert body["spec"] == {"cliqueID": CLIQUE, "slot": 3}
@@ -181,7 +186,7 @@ def test_a_claim_of_another_domain_on_the_node_keeps_no_entry_of_a_clique():
     daemon = CliqueDaemon(node_name="tray-a", ip_address="10.0.0.6", clique_id=CLIQUE)
     for uid in ("u1", "u2"):
         cache.put_clique(CliqueView(f"{uid}.{CLIQUE}", f"q-{uid}", uid, CLIQUE, (daemon,)))
-    reconciler = Reconciler(cache, SETTINGS, no_certificates, CollectorRegistry())
+    reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())
     groups = reconciler.decide([Key(Kind.DOMAIN, "u1"), Key(Kind.DOMAIN, "u2")], NOW)
     ended = [w.key[2] for g in groups for w in g.writes if isinstance(w, Delete)]
     assert ended == [f"u1.{CLIQUE}"]
@@ -206,7 +211,7 @@ def test_the_specs_of_a_clique_cost_no_look_at_all_nodes_of_a_domain():
         cache.put_node(NodeView(name, f"uid-{name}"))
         cache.put_fabric(a_fabric_node(name))
         cache.put_claim(a_claim(f"c-{name}", node=name))
-    reconciler = Reconciler(cache, SETTINGS, no_certificates, CollectorRegistry())
+    reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())
     reconciler.decide([Key(Kind.DOMAIN, "u1")], NOW)
     noted.asked = 0
     (group,) = reconciler.decide([Key(Kind.CLIQUE, CLIQUE)], NOW)
@@ -216,7 +221,7 @@ def test_the_specs_of_a_clique_cost_no_look_at_all_nodes_of_a_domain():
 
 def test_a_claim_of_another_namespace_makes_no_member():
     cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()], claims=[a_claim(namespace="evil")])
-    reconciler = Reconciler(cache, SETTINGS, no_certificates, CollectorRegistry())
+    reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())
     reconciler.decide([Key(Kind.DOMAIN, "u1")], NOW)
     (group,) = reconciler.decide([Key(Kind.CLIQUE, CLIQUE)], NOW)
     assert "domains" not in group.writes[0].patch["spec"]  # type: ignore[union-attr]
@@ -225,7 +230,7 @@ def test_a_claim_of_another_namespace_makes_no_member():
 def test_a_template_of_another_namespace_stands_for_nothing_and_is_not_touched():
     cache = a_cache(domains=[a_domain()])
     cache.put_template(a_template(namespace="evil"))
-    reconciler = Reconciler(cache, SETTINGS, no_certificates, CollectorRegistry())
+    reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())
     (group,) = reconciler.decide([Key(Kind.DOMAIN, "u1")], NOW)
     touched = [
         (type(w).__name__, w.key[1]) for w in group.writes if w.key[0] == "resourceclaimtemplates"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 
-from nvdra_cluster.control.state.report_state import TOLD_S, ReportStates
+from nvdra_cluster.control.state.report_state import ASSIGNED_GRACE_S, ReportStates
 
 
 def test_domain_counts_as_told_for_a_while_after_its_last_end():
     report_states = ReportStates()
-    report_states.untell("a", ["d"], 0.0)
-    report_states.untell("b", ["d"], 1.0)
-    report_states.untell("a", ["d"], TOLD_S - 1)
-    report_states.untell("c", ["d"], TOLD_S + 2)
-    assert report_states.was_told(("a", "d"), TOLD_S + 2)
-    assert not report_states.was_told(("b", "d"), TOLD_S + 2)
-    assert not report_states.was_told(("a", "d"), 2 * TOLD_S)
+    report_states.note_unassigned("a", ["d"], 0.0)
+    report_states.note_unassigned("b", ["d"], 1.0)
+    report_states.note_unassigned("a", ["d"], ASSIGNED_GRACE_S - 1)
+    report_states.note_unassigned("c", ["d"], ASSIGNED_GRACE_S + 2)
+    assert report_states.was_assigned(("a", "d"), ASSIGNED_GRACE_S + 2)
+    assert not report_states.was_assigned(("b", "d"), ASSIGNED_GRACE_S + 2)
+    assert not report_states.was_assigned(("a", "d"), 2 * ASSIGNED_GRACE_S)
 
 
 def test_end_of_many_domains_costs_each_node_the_same():
@@ -23,6 +23,6 @@ def test_end_of_many_domains_costs_each_node_the_same():
     report_states = ReportStates()
     began_s = time.process_time()
     for number in range(40_000):
-        report_states.untell(f"node-{number % 10_000}", [f"domain-{number}"], number / 100)
+        report_states.note_unassigned(f"node-{number % 10_000}", [f"domain-{number}"], number / 100)
     assert time.process_time() - began_s < 3.0
-    assert report_states.was_told(("node-9999", "domain-39999"), 400.0)
+    assert report_states.was_assigned(("node-9999", "domain-39999"), 400.0)

@@ -29,15 +29,15 @@ def test_claim_that_cannot_be_read_keeps_no_other_report_waiting():
     for name in ("a", "b"):
         report = a_report(claims=(a_claim_of(name),))
         cache.put_fabric(a_fabric_node(name, status={"domains": (report,)}))
-        cache.report_states.ask((name, "u1"), is_urgent=True)
+        cache.report_states.request((name, "u1"), is_urgent=True)
     claims = Claims("a")
     verifier = ReportVerifier(cache, cast("Client", claims), clock)
     for _ in range(3):
-        verifier.resolve()
+        verifier.verify_pending()
         clock.advance(API_PAUSE_S + 1)
     assert ("b", "u1") in cache.report_states.refuted
     assert ("a", "u1") not in cache.report_states.refuted
     claims.unreadable.clear()
     clock.advance(60)
-    verifier.resolve()
+    verifier.verify_pending()
     assert ("a", "u1") in cache.report_states.refuted

@@ -30,6 +30,6 @@ def test_the_old_one_is_kept_while_all_that_lives_is_of_it(wanted, recorded, fou
 
 def test_a_few_domains_are_told_and_not_thousands():
     domains = [a_domain(f"u{number}", name=f"d{number}") for number in range(100)]
-    writes = isolation.tell(domains, isolation.message(BY_CHANNEL, SETTINGS), NOW)
+    writes = isolation.events_for(domains, isolation.message(BY_CHANNEL, SETTINGS), NOW)
     assert len(writes) == isolation.TOLD
     assert "isolation=domain" in writes[0].body["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from nvdra_cluster.decide.node import nodespecs
 from nvdra_cluster.decide.node.nodespecs import Membership, NodesSnapshot
 from nvdra_cluster.decide.node.slots import CliqueSnapshot
 from nvdra_cluster.decide.writes import Merge, Write
+from nvdra_core import api
 from nvdra_core.api import (
     ComputeDomainAssignment,
     FabricCertificate,
@@ -21,6 +23,7 @@ from nvdra_core.api import (
     FormerSlot,
     Isolation,
 )
+from nvdra_core.api.fabric import slot_name
 from tests.unit.decide.views import (
     BY_CHANNEL,
     BY_HOST,
@@ -35,7 +38,7 @@ from tests.unit.decide.views import (
 
 
 def a_clique(*nodes: FabricView, **fields: Any) -> NodesSnapshot:
-    joined = fields.pop("joined", {})
+    memberships = fields.pop("memberships", {})
     taken = fields.pop("taken_elsewhere", frozenset())
     known = {
         "clique_id": CLIQUE,
@@ -44,10 +47,10 @@ def a_clique(*nodes: FabricView, **fields: Any) -> NodesSnapshot:
         "slot_count": 18,
     }
     clique = CliqueSnapshot(**{**known, **fields})
-    return NodesSnapshot(clique=clique, joined=joined, taken_elsewhere=taken)
+    return NodesSnapshot(clique=clique, memberships=memberships, taken_elsewhere=taken)
 
 
-def applied(view: FabricView, writes: list[Write]) -> FabricNodeSpec:
+def applied(view: FabricView, writes: Sequence[Write]) -> FabricNodeSpec:
     """The node's spec after the writes."""
     spec = msgspec.to_builtins(view.spec)
     for write in writes:
@@ -62,7 +65,7 @@ def one_domain() -> dict[str, tuple[Membership, ...]]:
 
 def test_all_nodes_of_a_clique_get_the_same_list():
     a, b = a_fabric_node("a"), a_fabric_node("bb")
-    writes, _ = nodespecs.reconcile(a_clique(a, b), SETTINGS)
+    writes = nodespecs.reconcile(a_clique(a, b), SETTINGS).writes
     first, second = applied(a, writes), applied(b, writes)
     assert first.slots == second.slots
     assert [(s.index, s.node_name, s.address) for s in first.slots] == [
@@ -73,14 +76,14 @@ def test_all_nodes_of_a_clique_get_the_same_list():
 
 def test_a_settled_clique_costs_no_write():
     a, b = a_fabric_node("a"), a_fabric_node("bb")
-    writes, _ = nodespecs.reconcile(a_clique(a, b), SETTINGS)
+    writes = nodespecs.reconcile(a_clique(a, b), SETTINGS).writes
     a, b = (a_fabric_node(v.name, spec=msgspec.structs.asdict(applied(v, writes))) for v in (a, b))
-    assert nodespecs.reconcile(a_clique(a, b), SETTINGS)[0] == []
+    assert nodespecs.reconcile(a_clique(a, b), SETTINGS).writes == ()
 
 
 def test_a_domain_is_told_with_its_namespace_and_numbers():
     view = a_fabric_node()
-    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
     (domain,) = applied(view, writes).domains
     assert (domain.uid, domain.namespace, domain.name) == ("u1", "team", "train")
     assert (domain.port, domain.channel, domain.deleting) == (24001, 0, False)
@@ -89,7 +92,9 @@ def test_a_domain_is_told_with_its_namespace_and_numbers():
 def test_a_domain_names_the_slots_of_its_members_in_the_clique():
     a, b, c = a_fabric_node("a", slot=2), a_fabric_node("bb", slot=5), a_fabric_node("ccc", slot=7)
     one = (Membership(domain=a_domain(), assignment=NUMBERS),)
-    writes, _ = nodespecs.reconcile(a_clique(a, b, c, joined={"a": one, "ccc": one}), SETTINGS)
+    writes = nodespecs.reconcile(
+        a_clique(a, b, c, memberships={"a": one, "ccc": one}), SETTINGS
+    ).writes
     assert applied(a, writes).domains[0].members == (2, 7)
     assert applied(c, writes).domains == applied(a, writes).domains
     assert applied(b, writes).domains == ()
@@ -97,8 +102,8 @@ def test_a_domain_names_the_slots_of_its_members_in_the_clique():
 
 def test_heartbeats_are_frequent_only_while_the_node_takes_part():
     view = a_fabric_node()
-    busy, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
-    idle, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    busy = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
+    idle = nodespecs.reconcile(a_clique(view), SETTINGS).writes
     assert (applied(view, busy).heartbeat_seconds, applied(view, idle).heartbeat_seconds) == (
         10,
         60,
@@ -107,26 +112,24 @@ def test_heartbeats_are_frequent_only_while_the_node_takes_part():
 
 def test_a_node_without_fabric_gets_domains_and_no_slot():
     view = a_fabric_node(clique="")
-    writes, decision = nodespecs.reconcile(
-        a_clique(view, clique_id="", joined=one_domain()), SETTINGS
-    )
-    spec = applied(view, writes)
-    assert (spec.slot, spec.slots, spec.clique_id, decision.slots) == (None, (), "", {})
+    plan = nodespecs.reconcile(a_clique(view, clique_id="", memberships=one_domain()), SETTINGS)
+    spec = applied(view, plan.writes)
+    assert (spec.slot, spec.slots, spec.clique_id, plan.slots.slots) == (None, (), "", {})
     assert len(spec.domains) == 1
 
 
 def test_an_imex_of_the_host_gets_no_slots():
     view = a_fabric_node()
-    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), BY_HOST)
+    writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), BY_HOST).writes
     spec = applied(view, writes)
     assert (spec.slot, spec.clique_id, len(spec.domains)) == (None, "", 1)
 
 
 def test_a_write_names_only_what_changes_and_the_object_it_means():
     view = a_fabric_node()
-    first, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    first = nodespecs.reconcile(a_clique(view), SETTINGS).writes
     given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, first)))
-    (write,), _ = nodespecs.reconcile(a_clique(given, joined=one_domain()), SETTINGS)
+    (write,) = nodespecs.reconcile(a_clique(given, memberships=one_domain()), SETTINGS).writes
     assert isinstance(write, Merge)
     assert write.patch["metadata"] == {"uid": "uid-tray-a"}
     assert set(write.patch["spec"]) == {"domains", "heartbeatSeconds"}
@@ -134,66 +137,73 @@ def test_a_write_names_only_what_changes_and_the_object_it_means():
 
 def test_leaving_the_last_domain_is_told():
     view = a_fabric_node()
-    writes, _ = nodespecs.reconcile(a_clique(view, joined=one_domain()), SETTINGS)
+    writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
     given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, writes)))
-    writes, _ = nodespecs.reconcile(a_clique(given), SETTINGS)
+    writes = nodespecs.reconcile(a_clique(given), SETTINGS).writes
     assert applied(given, writes).domains == ()
 
 
 def test_with_isolation_channel_the_cliques_imex_is_told_its_port_without_any_domain():
     view = a_fabric_node()
-    shared, _ = nodespecs.reconcile(a_clique(view), BY_CHANNEL)
-    own, _ = nodespecs.reconcile(a_clique(view), SETTINGS)
+    shared = nodespecs.reconcile(a_clique(view), BY_CHANNEL).writes
+    own = nodespecs.reconcile(a_clique(view), SETTINGS).writes
     assert (applied(view, shared).shared_port, applied(view, own).shared_port) == (24000, 0)
     outside = a_fabric_node(clique="")
-    none, _ = nodespecs.reconcile(a_clique(outside, clique_id=""), BY_CHANNEL)
+    none = nodespecs.reconcile(a_clique(outside, clique_id=""), BY_CHANNEL).writes
     assert applied(outside, none).shared_port == 0
 
 
 class TestMoving:
     def test_a_node_keeps_a_note_of_the_slot_it_leaves(self):
         view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
-        writes, _ = nodespecs.reconcile(a_clique(view, clique_id=OTHER_CLIQUE), SETTINGS)
+        writes = nodespecs.reconcile(a_clique(view, clique_id=OTHER_CLIQUE), SETTINGS).writes
         spec = applied(view, writes)
         assert (spec.clique_id, spec.slot) == (OTHER_CLIQUE, 0)
         assert spec.former_slots == (FormerSlot(clique_id=CLIQUE, index=4),)
 
     def test_the_clique_it_left_does_not_write_its_spec(self):
         view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
-        assert nodespecs.reconcile(a_clique(view), SETTINGS)[0] == []
+        assert nodespecs.reconcile(a_clique(view), SETTINGS).writes == ()
 
     def test_the_note_goes_when_it_comes_back_or_another_has_the_slot(self):
         former = (FormerSlot(clique_id=CLIQUE, index=4),)
         back = a_fabric_node(spec={"former_slots": former})
-        writes, _ = nodespecs.reconcile(a_clique(back), SETTINGS)
+        writes = nodespecs.reconcile(a_clique(back), SETTINGS).writes
         assert (applied(back, writes).slot, applied(back, writes).former_slots) == (4, ())
         away = a_fabric_node(clique=OTHER_CLIQUE, spec={"former_slots": former})
         taken = frozenset({("tray-a", CLIQUE, 4)})
-        writes, _ = nodespecs.reconcile(
+        writes = nodespecs.reconcile(
             a_clique(away, clique_id=OTHER_CLIQUE, taken_elsewhere=taken), SETTINGS
-        )
+        ).writes
         assert applied(away, writes).former_slots == ()
 
     def test_a_node_out_of_service_has_no_slot_but_a_note_of_it(self):
         off = a_fabric_node(slot=2)
-        writes, _ = nodespecs.reconcile(
+        writes = nodespecs.reconcile(
             a_clique(off, out_of_service=frozenset({"tray-a"})), SETTINGS
-        )
+        ).writes
         spec = applied(off, writes)
         assert (spec.slot, spec.former_slots) == (None, (FormerSlot(clique_id=CLIQUE, index=2),))
 
 
-def test_a_certificate_is_asked_for_with_the_slot_it_must_name():
-    asked: list[int | None] = []
+def test_certificate_request_names_the_slot_and_answer_is_written():
+    view = a_fabric_node(status={"imex": api.ImexStatus(certificate_request="csr")})
+    snapshot = a_clique(view)
+    (request,) = nodespecs.reconcile(snapshot, SETTINGS).certificate_requests
+    assert (request.node, request.request, request.current) == ("tray-a", "csr", None)
+    assert request.dns_name == slot_name(CLIQUE, 0)
+    issued = FabricCertificate(certificate="c", authorities="a", not_after="z")
+    snapshot = dataclasses.replace(snapshot, certificates={"tray-a": issued})
+    assert applied(view, nodespecs.reconcile(snapshot, SETTINGS).writes).certificate == issued
 
-    def certify(view: FabricView, spec: FabricNodeSpec) -> FabricCertificate:
-        asked.append(spec.slot)
-        return FabricCertificate(certificate="c", authorities="a", not_after="z")
 
-    view = a_fabric_node()
-    writes, _ = nodespecs.reconcile(a_clique(view), SETTINGS, certify)
-    assert asked == [0]
-    assert applied(view, writes).certificate is not None
+def test_outsider_loses_its_certificate_and_requests_none():
+    given = FabricCertificate(certificate="c", authorities="a", not_after="z")
+    status = {"imex": api.ImexStatus(certificate_request="csr")}
+    view = a_fabric_node(spec={"certificate": given}, status=status)
+    plan = nodespecs.reconcile(a_clique(view, outsiders=frozenset({"tray-a"})), SETTINGS)
+    assert plan.certificate_requests == ()
+    assert applied(view, plan.writes).certificate is None
 
 
 class TestSlotCounts:
@@ -207,10 +217,12 @@ class TestSlotCounts:
     def spec_of(self, *nodes: FabricView, count: int) -> FabricNodeSpec:
         return applied(nodes[0], self.writes(*nodes, count=count))
 
-    def writes(self, *nodes: FabricView, count: int) -> list[Write]:
+    def writes(self, *nodes: FabricView, count: int) -> tuple[Write, ...]:
         joined = (Membership(domain=a_domain(), assignment=NUMBERS),)
-        snapshot = a_clique(*nodes, joined={view.name: joined for view in nodes}, slot_count=count)
-        return nodespecs.reconcile(snapshot, SETTINGS)[0]
+        snapshot = a_clique(
+            *nodes, memberships={view.name: joined for view in nodes}, slot_count=count
+        )
+        return nodespecs.reconcile(snapshot, SETTINGS).writes
 
     def a_member(self, name: str, slot: int, slot_count: int) -> FabricView:
         told = FabricDomain(
@@ -238,7 +250,7 @@ class TestSlotCounts:
         one = replace(spec.domains[0], slot_count=0)
         spec = replace(spec, domains=(one,))
         stored = dataclasses.replace(view, spec=spec)
-        assert self.writes(stored, count=18) == []
+        assert self.writes(stored, count=18) == ()
 
     def test_domain_keeps_its_number_when_the_cliques_is_raised(self):
         nodes = self.a_member("a", 0, 18), a_fabric_node("late")
@@ -252,5 +264,5 @@ class TestSlotCounts:
         numbers = ComputeDomainAssignment(isolation=Isolation.CHANNEL, port=24000, channel=1)
         joined = {"a": (Membership(domain=a_domain(), assignment=numbers),)}
         view = a_fabric_node("a")
-        writes, _ = nodespecs.reconcile(a_clique(view, joined=joined), BY_CHANNEL)
+        writes = nodespecs.reconcile(a_clique(view, memberships=joined), BY_CHANNEL).writes
         assert applied(view, writes).domains[0].slot_count == 0
