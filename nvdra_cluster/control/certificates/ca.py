@@ -275,7 +275,7 @@ def renewal(
     if now is not None and begins > now:
         return None  # issued by a replica whose clock was fast
     due = begins + (ends - begins) * 2 / 3
-    if now is not None and _ends(authority, now) <= ends:
+    if authority.current.parsed.not_valid_after_utc <= ends:
         due = ends  # a new one would not last longer
     return due if is_current else min(due, _known_at(authority.current))
 

@@ -149,5 +149,5 @@ def test_the_domain_is_degraded_and_an_event_says_why(node):
     degraded = conditions[domain_status.DEGRADED]
     assert (degraded.status, degraded.reason) == ("True", "GpuRecovery")
     assert ASKED in degraded.message
-    bodies = [event.body for event in events.tell(snapshot.domain, found, views.NOW)]
+    bodies = [event.body for event in events.for_status(snapshot.domain, found, views.NOW)]
     assert [b["type"] for b in bodies if b["reason"] == "GpuRecovery"] == ["Warning"]

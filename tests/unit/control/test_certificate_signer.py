@@ -78,6 +78,13 @@ class TestIssuing:
         given = ask(signer)
         assert ask(signer, given) == given
 
+    def test_one_that_is_checked_when_issued_is_renewed_in_time(self):
+        signer, clock = a_signer(OneSecret())
+        given = ask(signer)
+        assert ask(signer, given) == given
+        clock.now = NOW + ca.LEAF_LIFETIME * 2 / 3
+        assert ask(signer, given) != given
+
     def test_none_is_issued_over_and_over_when_the_ca_ends_soon(self):
         api = OneSecret()
         a_signer(api)
