@@ -55,7 +55,7 @@ def to_json(value: Any) -> Any:
 
 
 def quote(value: Any) -> str:
-    """A value in a message: JSON in ASCII, cut when long."""
+    """A value in a message: JSON in ASCII, cut when long; it may come from an attacker."""
     text = json.dumps(value, default=ascii)
     return text if len(text) <= _QUOTE_LIMIT else text[:_QUOTE_LIMIT] + "..."
 

@@ -21,6 +21,7 @@ from nvdra_core.api.compute_domain import ComputeDomainChannelConfig, ComputeDom
 from nvdra_core.api.device_configs import GpuConfig, MigDeviceConfig, VfioDeviceConfig
 from nvdra_core.api.meta import API_VERSION, COMPUTE_DOMAIN_DRIVER, GPU_DRIVER, ApiStruct
 from nvdra_core.errors import InvalidConfigError
+from nvdra_core.openstruct import quote
 
 Config = Union[  # noqa: UP007 - an alias is evaluated, also on Python 3.10
     GpuConfig,
@@ -40,7 +41,6 @@ CONFIGS_OF_DRIVER: Mapping[str, tuple[type[Config], ...]] = {
 _KINDS: Mapping[str, type[Config]] = {
     cls.__name__: cls for classes in CONFIGS_OF_DRIVER.values() for cls in classes
 }
-_MAX_QUOTED = 80
 _SCALARS: Mapping[type[inspect.Type], tuple[type, str]] = {
     inspect.StrType: (str, "a text"),
     inspect.IntType: (int, "a whole number"),
@@ -85,14 +85,6 @@ def canonical_key(config: Config) -> str:
     defaults.
     """
     return json.dumps(msgspec.to_builtins(config), sort_keys=True, separators=(",", ":"))
-
-
-def quote(value: Any) -> str:
-    """A value of the user in a message: JSON in ASCII, cut when long; it may come from an
-    attacker.
-    """
-    text = json.dumps(value, default=ascii)
-    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
 
 
 @cache

@@ -21,7 +21,7 @@ from nvdra_core.api.compute_domain import (
     ComputeDomainDaemonConfig,
     ComputeDomainSpec,
 )
-from nvdra_core.api.decode import Config, quote
+from nvdra_core.api.decode import Config
 from nvdra_core.api.device_configs import (
     GpuConfig,
     IommuBackendPolicy,
@@ -40,6 +40,7 @@ from nvdra_core.api.sharing import (
 )
 from nvdra_core.errors import InvalidConfigError, MalformedTextError
 from nvdra_core.gates import FeatureGates, Gate
+from nvdra_core.openstruct import quote
 
 GATE_OF_STRATEGY = {
     Strategy.TIME_SLICING: Gate.TIME_SLICING_SETTINGS,

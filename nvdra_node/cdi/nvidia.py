@@ -1,19 +1,19 @@
-"""The edits that every container with a GPU needs: driver libraries, programs, control devices, hooks.
+"""Container edits that every GPU container needs: the NVIDIA driver's libraries, programs, control devices and hooks.
 
-They are NVIDIA's knowledge and change with each driver release, so NVIDIA's own ``nvidia-ctk cdi generate`` says them,
-once per driver version, boot and toolkit; the result is kept in memory and in ``<state>/cdi-common.json``. Used by
-``cdi.store``. ``warm_up`` runs in the background, at start and every few seconds: it is also the check whether any
-claim can be prepared here. A prepare that comes before the first result waits inside its deadline.
+``nvidia-ctk cdi generate`` lists them, once per driver version, boot and toolkit; the result is kept in memory and in
+``<state>/cdi-common.json``. Used by ``cdi.store``. A background worker calls ``warm_up`` at start and every few
+seconds; this is also the check whether any claim can be prepared. A prepare before the first result waits inside its
+deadline.
 
-What we change in NVIDIA's answer:
+Changes to the output of nvidia-ctk:
 
-- Its devices are dropped (``--device-id none`` does not even look at GPUs, so a sick one does no harm): ours come from
+- Its devices are dropped (``--device-id none`` does not open GPUs, so a faulty one does not fail it); devices come from
   the claim.
-- Sockets and pipes of host daemons are dropped. Through Fabric Manager's a tenant could repartition the node, through
-  nvidia-persistenced's it could switch persistence mode of other tenants' GPUs, and the host's ``/tmp/nvidia-mps``
-  would join containers to a foreign MPS daemon. No CUDA program needs any of them; MPS claims get their own pipe.
+- Sockets and pipes of host daemons are dropped: through Fabric Manager's a tenant could repartition the node, through
+  nvidia-persistenced's switch the persistence mode of other tenants' GPUs, and the host's ``/tmp/nvidia-mps`` would
+  connect containers to a foreign MPS daemon. No CUDA program needs them; MPS claims get their own pipe.
 - Device numbers are dropped: nvidia-uvm's major is dynamic, the container runtime reads it from the node.
-- Hooks that make links become one: each hook is a program started in every container, 8 ms of CPU.
+- Consecutive hooks that create links are joined: each hook is a program started in every container, 8 ms of CPU.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from nvdra_node.cdi.spec import Common, parse_version
 from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.host.ports import Commands, Files, Sysfs
 
-_log = log.get(__name__)
+_LOG = log.get(__name__)
 
 _CONTROL, _UVM = "/dev/nvidiactl", "/dev/nvidia-uvm"
 NEEDED_NODES = (_CONTROL, _UVM)
-"""Without these no CUDA program starts; nvidia-ctk only leaves out what is not there."""
+"""No CUDA program starts without these; nvidia-ctk silently omits missing ones."""
 
 _GPU_MAJOR = 195
 """Of /dev/nvidiactl, fixed in NVIDIA's driver."""
 
 NEEDED_LIBRARY = "libcuda.so"
-"""Nor without this one; nvidia-ctk leaves out libraries that it does not find."""
+"""No CUDA program starts without it; nvidia-ctk silently omits missing libraries."""
 
 _LINKS = "create-symlinks"
 _GENERATE_S = 60.0
-_BELIEVED_S = 1.0
-"""How long files that were seen are believed to be there: looking at them is a fifth of the work of a prepare."""
+_RECHECK_S = 1.0
+"""Between two checks that all listed files exist: a check is a fifth of the work of a prepare."""
 _DAEMON_PATHS = ("/nvidia-fabricmanager/", "/nvidia-persistenced/", "/tmp/nvidia-mps")  # noqa: S108 - a host path to drop
 
 
@@ -63,16 +63,16 @@ class _Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """Edits that were made."""
+    """Edits made by nvidia-ctk."""
 
     key: _Key
     common: Common
     paths: tuple[str, ...]
-    """Files of the host that the edits point at."""
+    """Files of the host that the edits refer to."""
 
 
-class _Sight(msgspec.Struct, frozen=True):
-    """When all files of an entry were seen."""
+class _Check(msgspec.Struct, frozen=True):
+    """When all files of an entry last existed."""
 
     entry: _Entry
     at_s: float
@@ -90,20 +90,20 @@ class CommonEdits:
         self._files = files
         self._clock = clock
         self._entry: _Entry | None = None
-        self._sight: _Sight | None = None
+        self._checked: _Check | None = None
         self._making = threading.Lock()
         self._failed: list[Callable[[], None]] = []
-        self._said = ""
-        """What ``warm_up`` logged last; it is not said twice."""
+        self._logged = ""
+        """The last error of ``warm_up``, which is logged once."""
         self.made = 0
-        """How often the edits were made or read from the cache: CDI files written before then may differ."""
+        """How often the edits were generated or read from the cache: CDI files written before may differ."""
 
     def on_failure(self, failed: Callable[[], None]) -> None:
         """Call ``failed`` (cheap, from any thread) when a prepare found the edits unusable."""
         self._failed.append(failed)
 
     def current(self, deadline: Deadline) -> Common:
-        """The edits for the driver that is loaded now, whose files exist (now, or a second ago). Raises HostError or
+        """The edits for the loaded NVIDIA driver; their files exist (checked once a second). Raises HostError or
         NotReadyError."""
         try:
             return self._current(deadline)
@@ -131,8 +131,8 @@ class CommonEdits:
         return entry.common
 
     def warm_up(self) -> str:
-        """Have the edits ready before the first prepare; and anew, once the toolkit was upgraded. Returns why they are
-        not, empty when they are: then no claim can be prepared on this node."""
+        """Make the edits before the first prepare, and again after an upgrade of the toolkit. Returns why they cannot
+        be made (no claim can be prepared then); empty: they are ready."""
         deadline = Deadline(_GENERATE_S, self._clock)
         try:
             self._current(deadline)
@@ -143,23 +143,23 @@ class CommonEdits:
         try:
             self._renew_for_toolkit(deadline)
         except NvdraError as error:
-            # What the earlier toolkit listed is still complete: claims can be prepared.
-            self._warn("driver files not listed again with the new toolkit", error)
+            # The earlier toolkit's list is still complete: claims can be prepared.
+            self._warn("driver files not listed with the new toolkit", error)
         else:
-            self._said = ""
+            self._logged = ""
         return ""
 
     def _warn(self, what: str, error: NvdraError) -> None:
-        if self._said != str(error):
-            self._said = str(error)
-            _log.warning(what, error)
+        if self._logged != str(error):
+            self._logged = str(error)
+            _LOG.warning(what, error)
 
     def _is_of_toolkit(self, entry: _Entry | None) -> bool:
-        """Whether the edits were made with the programs that are installed now."""
+        """Whether the edits were made by the installed programs."""
         return entry is None or entry.key == self._key(entry.key.driver_version)
 
     def _check_new_hook(self, deadline: Deadline) -> None:
-        """An upgraded hook runs in containers at once, whatever listed the files. Raises HostError."""
+        """An upgraded hook is used by containers at once. Raises HostError."""
         if not self._is_of_toolkit(self._entry):
             programs.run_hook(self._toolkit, self._commands, deadline)
 
@@ -183,17 +183,17 @@ class CommonEdits:
         return not self._fault(entry)
 
     def _fault(self, entry: _Entry) -> str:
-        """What is wrong with the first of the entry's files that is not as it must be; empty when all are well."""
-        sight, now_s = self._sight, self._clock.monotonic()
-        if sight is not None and sight.entry is entry and now_s - sight.at_s < _BELIEVED_S:
+        """What is wrong with the first missing or wrong file of the entry; empty: nothing."""
+        checked, now_s = self._checked, self._clock.monotonic()
+        if checked is not None and checked.entry is entry and now_s - checked.at_s < _RECHECK_S:
             return ""
         missing = self._files.first_missing(entry.paths)
         fault = self._explain(missing, entry) if missing is not None else self._wrong_node()
-        self._sight = None if fault else _Sight(entry, now_s)
+        self._checked = None if fault else _Check(entry, now_s)
         return fault
 
     def _wrong_node(self) -> str:
-        """A control device with the number of another one: nvidia-uvm gets a new one with each load of its module."""
+        """A control device with a wrong number: nvidia-uvm gets a new major with each load of its module."""
         for path, major in (
             (_CONTROL, _GPU_MAJOR),
             (_UVM, self._sysfs.char_major("nvidia-uvm")),
@@ -216,17 +216,17 @@ class CommonEdits:
         if missing == str(kit.hook):
             return programs.missing_hook(kit.hook)
         if missing.startswith(f"{kit.roots.dev}/"):
-            return f"{missing} is gone, and no CUDA program starts without it: run nvidia-modprobe -c 0 -u"
+            return f"{missing} is missing, and no CUDA program starts without it: run nvidia-modprobe -c 0 -u"
         return (
-            f"{missing} is gone, but the loaded driver {entry.key.driver_version} needs it: the driver's package "
+            f"{missing} is missing, but the loaded driver {entry.key.driver_version} needs it: the driver's package "
             "was changed without loading the new driver; reboot, or reload the driver"
         )
 
     def _load_or_make(self, version: str, deadline: Deadline) -> _Entry:
         key = self._key(version)
-        kept = self._load(key)
-        if kept is not None and self._files.first_missing(kept.paths) is None:
-            return kept
+        cached = self._load(key)
+        if cached is not None and self._files.first_missing(cached.paths) is None:
+            return cached
         return self._make(key, deadline)
 
     def _key(self, version: str) -> _Key:
@@ -247,7 +247,7 @@ class CommonEdits:
             if body["key"] == msgspec.to_builtins(key):
                 return _entry(key, body["edits"], body["version"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.warning("cache not usable: made anew", path=self._toolkit.cache, error=repr(error))
+            _LOG.warning("ignoring unusable cache", path=self._toolkit.cache, error=repr(error))
         return None
 
     def _make(self, key: _Key, deadline: Deadline) -> _Entry:
@@ -255,12 +255,12 @@ class CommonEdits:
         try:
             self._files.replace(self._toolkit.cache, json.dumps(body).encode())
         except NvdraError as error:
-            _log.warning("the driver's files are kept in memory only", error)
-        _log.info("driver files listed", driver=key.driver_version, files=len(entry.paths))
+            _LOG.warning("list of driver files not cached", error)
+        _LOG.info("driver files listed", driver=key.driver_version, files=len(entry.paths))
         return entry
 
     def _generate(self, key: _Key, deadline: Deadline) -> tuple[_Entry, dict[str, Any]]:
-        """What nvidia-ctk says now, and what the cache keeps of it."""
+        """The edits from nvidia-ctk, and what the cache keeps of them."""
         kit = self._toolkit
         programs.require(kit, self._files)
         programs.run_hook(kit, self._commands, deadline)
@@ -278,8 +278,7 @@ class CommonEdits:
 
 
 def reduce_edits(edits: Mapping[str, Any]) -> dict[str, Any]:
-    """NVIDIA's common edits, less what must not reach every container (see above). Raises NotReadyError when the
-    control devices are not there yet."""
+    """NVIDIA's edits with the changes above. Raises NotReadyError while control devices are missing."""
     kept = dict(edits)
     kept["mounts"] = [mount for mount in edits.get("mounts", ()) if not _is_daemon_mount(mount)]
     kept["deviceNodes"] = [
@@ -291,14 +290,14 @@ def reduce_edits(edits: Mapping[str, Any]) -> dict[str, Any]:
     missing = set(NEEDED_NODES) - {node["path"] for node in kept["deviceNodes"]}
     if missing:
         raise NotReadyError(
-            f"{', '.join(sorted(missing))} not there yet: run nvidia-modprobe -c 0 -u",
+            f"{', '.join(sorted(missing))} missing: run nvidia-modprobe -c 0 -u",
             retry_after_s=1.0,
         )
     return kept
 
 
 def join_links(hooks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The same hooks, those that make links one after another as one: each costs a process in every container."""
+    """The same hooks, with consecutive hooks that create links joined."""
     joined: list[Mapping[str, Any]] = []
     for hook in hooks:
         head, links = _split_links(hook)

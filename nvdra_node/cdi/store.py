@@ -1,9 +1,9 @@
-"""One CDI file per claim, complete in itself: ``<cdi root>/k8s.gpu.nvidia.com-claim_<uid>.yaml``, as upstream names it.
+"""One self-contained CDI file per claim: ``<cdi root>/k8s.gpu.nvidia.com-claim_<uid>.yaml``, as upstream names it.
 
-Used by the transaction, which holds the claim's lock, and by ``sweep``. Files appear whole (temp + rename, the
-temporary name ends in neither ``.json`` nor ``.yaml``) and world-readable. They are not flushed: the directory is a
-tmpfs that is gone after a reboot, and the transaction writes a claim's file again before it answers.
-Files of other vendors are never touched, nor files under our name that another program wrote.
+Used by the transaction, which holds the claim's lock, and by ``sweep``. Files are written atomically (temp + rename,
+the temporary name ends in neither ``.json`` nor ``.yaml``) and world-readable. They are not flushed: the directory is a
+tmpfs, and after a reboot the transaction writes a claim's file before it replies. Files of other vendors are never
+touched, nor files of our name that another program wrote.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nvdra_node.host.ports import Files
 
 _SUFFIX = ".yaml"
 _OURS = b'{"cdiVersion":'
-"""How a file begins that ``spec.render`` made. Upstream's begin with ``---``."""
+"""First bytes of files made by ``spec.render``. Upstream's begin with ``---``."""
 
 
 class DriverFiles(Protocol):
     """Source of the edits that all claims share (``nvidia.CommonEdits``)."""
 
     def current(self, deadline: Deadline) -> spec.Common:
-        """The edits for the driver that is loaded now. Raises HostError or NotReadyError."""
+        """The edits for the loaded NVIDIA driver. Raises HostError or NotReadyError."""
 
 
 class NoDriverFiles:
@@ -50,19 +50,19 @@ class SpecFiles:
         self._driver_files = driver_files
 
     def write(self, uid: str, cdi: ClaimSpec, deadline: Deadline) -> None:
-        """Write a claim's file, replacing an old one. Raises FileError, or what the driver's files need."""
+        """Write or replace a claim's file. Raises FileError, HostError, NotReadyError."""
         data = self._render(cdi, deadline)
         try:
             self._files.replace(self.path(uid), data, mode=0o644)
         except FileError:
             if self._files.first_missing([str(self._directory)]) is None:
                 raise
-            # Somebody emptied /run, or nobody has made the directory yet.
+            # The directory was deleted.
             self._files.make_directory(self._directory)
             self._files.replace(self.path(uid), data, mode=0o644)
 
     def repair(self, uid: str, cdi: ClaimSpec, deadline: Deadline) -> bool:
-        """Write a claim's file again unless it is there as it must be; returns whether it had to."""
+        """Write a claim's file unless its content is right; whether it was written."""
         if self._files.read(self.path(uid)) == self._render(cdi, deadline):
             return False
         self.write(uid, cdi, deadline)
@@ -73,7 +73,7 @@ class SpecFiles:
         return self._files.remove(self.path(uid))
 
     def open(self) -> None:
-        """Make the directory, and remove the unfinished files of a crash. Call once, before anything is written."""
+        """Create the directory and remove unfinished files of a crash. Call once, before anything is written."""
         self._files.make_directory(self._directory)
         for name in self._files.names(self._directory):
             if name.startswith(f".{self._prefix}") and name.endswith(TEMP_SUFFIX):
@@ -81,11 +81,11 @@ class SpecFiles:
 
     def missing(self, uids: Iterable[str]) -> tuple[str, ...]:
         """Those of these claims that have no file. Raises FileError when the directory cannot be listed."""
-        there = set(self._files.names(self._directory))
-        return tuple(uid for uid in uids if self.path(uid).name not in there)
+        present = set(self._files.names(self._directory))
+        return tuple(uid for uid in uids if self.path(uid).name not in present)
 
     def path(self, uid: str) -> Path:
-        """Where the file of a claim is, or would be."""
+        """Path of a claim's file, existing or not."""
         return self._directory / f"{self._prefix}{uid}{_SUFFIX}"
 
     def uids(self) -> tuple[str, ...]:

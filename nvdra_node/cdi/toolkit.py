@@ -1,7 +1,7 @@
 """Runs NVIDIA's container toolkit: ``nvidia-ctk cdi generate``, and its hook as a check. Used by ``nvidia``.
 
-Versions from 1.16.0 on are supported. Options that came later are left out for a version that does not know them: the
-program names the first unknown option and ends, so a current version costs one run and an older one two or three.
+Supports versions from 1.16.0. Newer options are dropped for a version that does not know them: the program names the
+first unknown option and exits, so a current version takes one run and an older one two or three.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ OLDEST = "1.16.0"
 """The first version with nvidia-cdi-hook and --nvidia-cdi-hook-path."""
 
 NEWER_OPTIONS = {
-    # It would load one more library of the driver into nvidia-ctk, for device edits that we do not take from it.
+    # Otherwise nvidia-ctk loads one more library of the driver, for device edits that are not used here.
     "feature-flag": "--feature-flag=disable-nvsandbox-utils",  # since 1.18.0
-    # Without these two it also describes the GPUs: all of them are opened, and one that is lost fails the run.
+    # Without these two it opens all GPUs, and one that fell off the bus fails the run.
     "no-all-device": "--no-all-device",  # since 1.19.0
     "device-id": "--device-id=none",  # since 1.19.0
 }
@@ -33,7 +33,7 @@ _LOG = log.get(__name__)
 
 
 class Toolkit(msgspec.Struct, frozen=True, kw_only=True):
-    """Where NVIDIA's programs are and where we may keep what they say."""
+    """Paths of NVIDIA's programs and of the cache of their output."""
 
     ctk: Path
     hook: Path
@@ -51,7 +51,7 @@ def require(kit: Toolkit, files: Files) -> None:
 
 
 def missing_hook(path: Path) -> str:
-    """What to do about a hook that is not there."""
+    """Error text for a missing hook."""
     return (
         f"{path} is missing, and no container with a GPU can start without it: install {PACKAGE}"
         f" {OLDEST} or later, or set nvidiaCdiHookPath"
@@ -60,13 +60,13 @@ def missing_hook(path: Path) -> str:
 
 def generate(kit: Toolkit, commands: Commands, deadline: Deadline) -> str:
     """The CDI specification that nvidia-ctk writes. Raises CommandError, HostError."""
-    left_out: list[str] = []
+    dropped: list[str] = []
     while True:
-        output, unknown = _try_generate(kit, commands, deadline, left_out)
+        output, unknown = _try_generate(kit, commands, deadline, dropped)
         if not unknown:
             return output
-        _LOG.info("nvidia-ctk is too old for an option; running it without", option=unknown)
-        left_out.append(unknown)
+        _LOG.info("nvidia-ctk does not know an option; running without it", option=unknown)
+        dropped.append(unknown)
 
 
 def run_hook(kit: Toolkit, commands: Commands, deadline: Deadline) -> None:
@@ -81,28 +81,28 @@ def run_hook(kit: Toolkit, commands: Commands, deadline: Deadline) -> None:
 
 
 def _try_generate(
-    kit: Toolkit, commands: Commands, deadline: Deadline, left_out: Collection[str]
+    kit: Toolkit, commands: Commands, deadline: Deadline, dropped: Collection[str]
 ) -> tuple[str, str]:
     """The output, or the newer option that this version does not know."""
     try:
-        return commands.run(_argv(kit, left_out), deadline).stdout, ""
+        return commands.run(_argv(kit, dropped), deadline).stdout, ""
     except CommandError as error:
         found = _UNKNOWN.search(error.output)
-        if found is not None and found[1] in set(NEWER_OPTIONS).difference(left_out):
+        if found is not None and found[1] in set(NEWER_OPTIONS).difference(dropped):
             return "", found[1]
         if found is not None:
             raise HostError(
                 f"{kit.ctk} does not know --{found[1]}: install {PACKAGE} {OLDEST} or later"
             ) from error
-        if "device-id" in left_out:
+        if "device-id" in dropped:
             raise HostError(
-                f"{error}; this version opens every GPU, so that one sick GPU fails it: install"
+                f"{error}; this version opens every GPU, so that one faulty GPU fails it: install"
                 f" {PACKAGE} 1.19.0 or later"
             ) from error
         raise
 
 
-def _argv(kit: Toolkit, left_out: Collection[str]) -> list[str]:
+def _argv(kit: Toolkit, dropped: Collection[str]) -> list[str]:
     return [
         str(kit.ctk),
         "--quiet",
@@ -113,5 +113,5 @@ def _argv(kit: Toolkit, left_out: Collection[str]) -> list[str]:
         f"--driver-root={kit.roots.driver}",
         f"--dev-root={kit.roots.dev.parent}",
         f"--nvidia-cdi-hook-path={kit.hook}",
-        *(text for option, text in NEWER_OPTIONS.items() if option not in left_out),
+        *(text for option, text in NEWER_OPTIONS.items() if option not in dropped),
     ]

@@ -1,7 +1,7 @@
-"""Events on this node's Node object: that no claim can be prepared here, why, and when that is over.
+"""Events on this node's Node object: that no claim can be prepared here, why, and when that has ended.
 
-Driven by ``Readiness``; one worker writes. A cause is written when it appears and again every half hour while it lasts,
-as API servers keep events for an hour. Failed writes are repeated; without the right to write, it pauses.
+Follows ``Readiness``; one worker writes. An event is written on each change and repeated every half hour while a cause
+lasts, as API servers keep events for an hour. Failed writes are repeated; while forbidden, writing pauses.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ JsonObject = dict[str, Any]
 BLOCKED = "PrepareBlocked"
 RESTORED = "PrepareRestored"
 NAMESPACE = "default"
-"""Where events about objects without a namespace are."""
+"""Namespace of events about objects without one."""
 REPEAT_S = 1800.0
 RETRY_S = 30.0
 WRITE_S = 10.0
 POLL_S = 5.0
-"""How soon a change is written, so that a short one of several causes makes one event."""
+"""Between two checks: changes within it make one event."""
 MESSAGE_LIMIT = 1000
 _LOG = log.get(__name__)
 
 
 class NodeEvents:
-    """See the module. ``run`` by a worker; ``reconcile`` is one round of it, for tests."""
+    """Writes the events. A worker calls ``run``; tests call ``reconcile``."""
 
     def __init__(
         self, readiness: Readiness, events: EventApi, node: str, component: str, clock: Clock
@@ -47,7 +47,7 @@ class NodeEvents:
         self._permission = Permission(clock)
         self._written: tuple[str, ...] = ()
         self._write_at_s = math.inf
-        """When the same causes are written again."""
+        """When the same causes are due again."""
         self._retry_at_s = 0.0
 
     def run(self, stopping: threading.Event) -> None:
@@ -67,7 +67,7 @@ class NodeEvents:
         except ApiError as error:
             self._permission.failed(error)
             self._retry_at_s = now_s + RETRY_S
-            _LOG.info("event of the node not written", v=2, error=str(error))
+            _LOG.info("node event not written", v=2, error=str(error))
             return
         self._permission.succeeded()
         self._written, self._write_at_s = causes, now_s + REPEAT_S
@@ -76,12 +76,12 @@ class NodeEvents:
 def to_event(node: str, causes: tuple[str, ...], component: str, at_s: float) -> JsonObject:
     """The Event; ``causes`` empty: the node can prepare claims again. Pure."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
-    text = f"no claim can be prepared, devices are not offered: {'; '.join(causes)}"
+    text = f"no claim can be prepared, devices are withheld: {'; '.join(causes)}"
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": f"{node[:200]}.{int(at_s * 1e9):x}", "namespace": NAMESPACE},
-        # The kubelet and kubectl describe node take the name of a Node for its UID in events.
+        # The kubelet and kubectl describe node use the name of a Node as its UID in events.
         "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node},
         "type": "Warning" if causes else "Normal",
         "reason": BLOCKED if causes else RESTORED,

@@ -1,4 +1,4 @@
-"""Records of a newer release, after a downgrade: their devices stay theirs, and the newer release takes them back."""
+"""Records of a newer release after a downgrade: they protect their devices until that release is back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prepared() -> tuple[GpuNode, Any]:
 
 
 def downgraded(**change: Any) -> GpuNode:
-    """The claim was prepared by a release of schema 9, whose record differs by ``change`` (None: not there)."""
+    """The claim was prepared by a release of schema 9, whose record differs by ``change`` (None: missing)."""
     node, body = prepared()
     body = {key: value for key, value in {**body, **change}.items() if value is not None}
     node.files.replace(node.state / "claims/c1.json", written(body, schema=9))
@@ -64,7 +64,7 @@ def test_device_of_a_newer_record_goes_to_no_other_claim(change):
     node.prepare(a_claim("monitor", admin=True))
 
 
-def test_unprepare_undoes_a_newer_record_that_is_known_whole():
+def test_unprepare_undoes_completely_known_newer_record():
     node = downgraded()
     node.unprepare(CLAIM)
     assert node.time_slices == {}
@@ -95,7 +95,7 @@ def test_unprepare_with_an_effect_of_a_newer_release_is_refused():
 
 
 @pytest.mark.parametrize("change", [{}, RENAMED], ids=str)
-def test_prepare_again_answers_what_the_newer_release_answered(change):
+def test_repeated_prepare_repeats_the_newer_releases_reply(change):
     node, body = prepared()
     ids = body["devices"][0]["cdiIds"]
     node = downgraded(**change)
@@ -105,19 +105,19 @@ def test_prepare_again_answers_what_the_newer_release_answered(change):
 
 
 @pytest.mark.parametrize("missing", ["request", "pool", "device", "cdiIds"])
-def test_prepare_again_is_refused_if_a_device_is_not_known(missing):
+def test_repeated_prepare_with_unknown_device_is_refused(missing):
     _, body = prepared()
     whole = body["devices"][0]
     device = {key: value for key, value in whole.items() if key != missing}
     for devices in ([device], [whole, device]):
         node = downgraded(devices=devices, later=1)
         if missing == "device" and len(devices) == 2:
-            continue  # what has no name is no device
+            continue  # an entry without a name is no device
         with pytest.raises(RecordError, match="cannot be prepared again"):
             node.prepare(CLAIM)
 
 
-def test_prepare_again_without_the_cdi_file_is_refused():
+def test_repeated_prepare_without_cdi_file_is_refused():
     node = downgraded()
     node.files.remove(node.cdi_path("c1"))
     with pytest.raises(RecordError, match="cannot be prepared again; install that release again"):
@@ -144,7 +144,7 @@ def test_newer_record_of_an_earlier_boot_can_be_unprepared():
     assert quarantine(node) == [] and node.cdi_spec("c1") is None
 
 
-def test_newer_effect_that_outlives_a_reboot_keeps_its_record():
+def test_persistent_newer_effect_keeps_its_record():
     effect = {"kind": "createMig", "persistent": True}
     node = downgraded(bootId="an-earlier-one", effects=[effect], later=1)
     for work in (node.unprepare, node.prepare):
@@ -153,8 +153,8 @@ def test_newer_effect_that_outlives_a_reboot_keeps_its_record():
     assert quarantine(node) == ["c1.json", "c1.json.reason"]
 
 
-def test_record_is_taken_back_by_the_release_that_can_read_it():
-    """What an older release put aside: this release is the newer one."""
+def test_record_is_restored_by_a_release_that_can_read_it():
+    """Quarantined by an older release: this release is the newer one."""
     node, body = prepared()
     node.files.remove(node.state / "claims/c1.json")
     node.files.make_directory(node.state / "quarantine")
@@ -169,8 +169,8 @@ def test_record_is_taken_back_by_the_release_that_can_read_it():
 
 
 @pytest.mark.parametrize("schema", [1, 9])
-def test_record_put_aside_gives_way_to_one_written_since(schema):
-    """Also when the process died between the two: a later start must not take back what is long gone."""
+def test_quarantined_record_yields_to_one_written_since(schema):
+    """Also if the process died between both writes: a later start must not restore an ended claim."""
     node, body = prepared()
     node.files.make_directory(node.state / "quarantine")
     node.files.replace(node.state / "quarantine/c1.json", written({**body, "name": "old"}, schema))
@@ -180,7 +180,7 @@ def test_record_put_aside_gives_way_to_one_written_since(schema):
     assert quarantine(node) == []
 
 
-def test_newer_record_stays_where_the_one_written_since_is_damaged():
+def test_newer_record_stays_if_one_written_since_is_damaged():
     node = downgraded()
     node.files.replace(node.state / "claims/c1.json", b"garbage")
     node.restart()
@@ -189,7 +189,7 @@ def test_newer_record_stays_where_the_one_written_since_is_damaged():
     assert node.time_slices == {}
 
 
-def test_claim_of_a_newer_record_that_is_gone_is_swept():
+def test_deleted_claim_of_a_newer_record_is_swept():
     node = downgraded()
     sweep = Sweeper(node.transaction, node.deps, SweepTimes(period_s=1, grace_s=0))
     node.claims.add(CLAIM)

@@ -1,4 +1,4 @@
-"""CDI files of prepared claims that somebody deletes come back."""
+"""Deleted CDI files of prepared claims are restored."""
 
 import pytest
 from msgspec.structs import replace
@@ -13,40 +13,40 @@ def world():
     return World()
 
 
-def look(world):
+def check(world):
     return filecheck.write_missing(world.transaction, world.deps)
 
 
-def test_a_deleted_file_is_written_again_and_its_path_is_told(world, caplog):
+def test_deleted_file_is_restored_and_logged(world, caplog):
     other = a_claim("c2", devices=("gpu-1",))
     for claim in (WITH_EFFECTS, other):
         world.prepare(claim)
     before = world.files.read(world.cdi_path())
     world.files.remove(world.cdi_path())
-    assert look(world) == 1
+    assert check(world) == 1
     assert world.files.read(world.cdi_path()) == before
     (record,) = caplog.records
     assert record.levelname == "WARNING" and str(world.cdi_path()) in str(record.__dict__)
 
 
-def test_all_files_come_back_when_the_directory_was_emptied(world):
+def test_all_files_of_emptied_directory_are_restored(world):
     uids = [f"c{n}" for n in range(3)]
     for n, uid in enumerate(uids):
         world.prepare(a_claim(uid, devices=(f"gpu-{n}",)))
     for uid in uids:
         world.files.remove(world.cdi_path(uid))
-    assert look(world) == 3
+    assert check(world) == 3
     assert all(world.files.read(world.cdi_path(uid)) for uid in uids)
 
 
-def test_with_all_files_there_nothing_is_read_or_written(world):
+def test_complete_directory_causes_no_file_access(world):
     world.prepare(PLAIN)
     world.faults.clear()
-    assert look(world) == 0
+    assert check(world) == 0
     assert world.faults.log == []
 
 
-def test_claims_that_are_not_prepared_get_no_file(world):
+def test_unprepared_claims_get_no_file(world):
     world.prepare(PLAIN)
     record = world.deps.records.get("c1")
     world.files.remove(world.cdi_path())
@@ -55,26 +55,26 @@ def test_claims_that_are_not_prepared_get_no_file(world):
         replace(record, boot_id="old"),
     ):
         world.deps.records.put(unprepared)
-        assert look(world) == 0
+        assert check(world) == 0
     world.deps.records.put(record)
     world.unprepare(PLAIN)
-    assert look(world) == 0
+    assert check(world) == 0
     world.assert_clean()
 
 
-def test_a_claim_whose_device_is_gone_gets_no_file_and_stops_no_other(world):
+def test_missing_device_affects_only_its_own_file(world):
     world.prepare(PLAIN)
     world.prepare(a_claim("c2", devices=("gpu-1",)))
     for uid in ("c1", "c2"):
         world.files.remove(world.cdi_path(uid))
     world.machine.devices.remove("gpu-0")
-    assert look(world) == 1
+    assert check(world) == 1
     assert world.files.read(world.cdi_path()) is None
     assert world.files.read(world.cdi_path("c2")) is not None
 
 
-def test_files_of_others_do_not_count(world):
+def test_files_of_other_programs_are_ignored(world):
     world.prepare(PLAIN)
     world.files.remove(world.cdi_path())
     world.files.replace(CDI / "other-claim_c1.yaml", b"{}")
-    assert look(world) == 1
+    assert check(world) == 1

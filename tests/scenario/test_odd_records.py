@@ -1,4 +1,4 @@
-"""Records that are whole and mean nonsense: whatever stands in them, a call answers or says what is wrong."""
+"""Records with a valid checksum and any content: each call returns or raises an NvdraError."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def written_record() -> Any:
 
 
 def places(value: Any, path: Place = ()) -> list[Place]:
-    """Paths of all values inside, but for the claim's UID, which names the file."""
+    """Paths of all values inside, except the claim's UID, which names the file."""
     keys = (
         value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     )
@@ -69,7 +69,7 @@ def node_with(body: Any, schema: int = 1) -> GpuNode:
 
 
 def use(node: GpuNode) -> None:
-    """All that happens to a record; only an NvdraError may come out, and the other claim does not notice."""
+    """Everything that uses a record; only an NvdraError may be raised, and the other claim is not affected."""
     node.claims.add(CLAIM)
     times = SweepTimes(period_s=1, grace_s=0)
     for work in (
@@ -86,7 +86,7 @@ def use(node: GpuNode) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLACES), ANY_JSON)
-def test_any_json_in_any_field_gives_an_answer_or_an_error(place: Place, value: Any) -> None:
+def test_any_json_in_a_record_gives_a_reply_or_an_error(place: Place, value: Any) -> None:
     body = copy.deepcopy(RECORD)
     inner = body
     for key in place[:-1]:
@@ -97,7 +97,7 @@ def test_any_json_in_any_field_gives_an_answer_or_an_error(place: Place, value: 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLACES), ANY_JSON)
-def test_any_json_in_a_newer_record_gives_an_answer_or_an_error(place: Place, value: Any) -> None:
+def test_any_json_in_newer_record_gives_reply_or_error(place: Place, value: Any) -> None:
     body = copy.deepcopy(RECORD)
     inner = body
     for key in place[:-1]:
@@ -108,7 +108,7 @@ def test_any_json_in_a_newer_record_gives_an_answer_or_an_error(place: Place, va
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLACES))
-def test_any_missing_field_gives_an_answer_or_an_error(place: Place) -> None:
+def test_any_missing_field_gives_a_reply_or_an_error(place: Place) -> None:
     body = copy.deepcopy(RECORD)
     inner = body
     for key in place[:-1]:

@@ -1,4 +1,4 @@
-"""A claim that was deallocated and allocated anew, under its UID, while nobody unprepared it."""
+"""A claim that was deallocated and allocated again under its UID without an unprepare."""
 
 import pytest
 from msgspec.structs import replace

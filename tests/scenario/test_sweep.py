@@ -1,4 +1,4 @@
-"""Leftovers: what is removed, when, and what is never touched."""
+"""Leftovers of ended claims: what is removed, when, and what is never touched."""
 
 import threading
 
@@ -14,7 +14,7 @@ UNNAMED = ApiError(
     status=403,
     api_reason="Forbidden",
 )
-"""What the node authorizer answers a kubelet's credential about a claim that no pod of its node names."""
+"""The node authorizer's reply to a kubelet's credential for a claim that no pod of its node names."""
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def sweep_later(world, seconds):
     return world.sweep.run_once()
 
 
-def test_a_living_claim_stays(world):
+def test_existing_claim_stays(world):
     world.prepare(PLAIN)
     world.sweep_all()
     world.assert_prepared(PLAIN)
@@ -35,10 +35,10 @@ def test_a_living_claim_stays(world):
 
 
 @pytest.mark.parametrize("claim", [PLAIN, WITH_EFFECTS])
-def test_a_claim_that_is_gone_is_unprepared_after_the_kubelet_had_its_chance(world, claim):
+def test_deleted_claim_is_unprepared_after_grace_time(world, claim):
     world.prepare(claim)
     world.claims.delete(claim.ref)
-    assert world.sweep.run_once() == 300.0, "looked at again when the grace time is over"
+    assert world.sweep.run_once() == 300.0, "checked again at the end of the grace time"
     sweep_later(world, 299)
     world.assert_prepared(claim)
     sweep_later(world, 1)
@@ -46,14 +46,14 @@ def test_a_claim_that_is_gone_is_unprepared_after_the_kubelet_had_its_chance(wor
     assert world.sweep.removed == 1
 
 
-def test_a_claim_that_was_replaced_is_unprepared(world):
+def test_replaced_claim_is_unprepared(world):
     world.prepare(PLAIN)
     world.claims.add(a_claim("c2", name=PLAIN.ref.name))
     world.sweep_all()
     world.assert_clean()
 
 
-def test_the_file_of_a_claim_whose_record_was_put_aside_stays(world):
+def test_cdi_file_of_quarantined_record_stays(world):
     world.prepare(PLAIN)
     world.files.replace(world.record_path(), b"garbage")
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_the_file_of_a_claim_whose_record_was_put_aside_stays(world):
     assert world.files.read(world.cdi_path()) is None
 
 
-def test_a_claim_of_an_earlier_boot_has_no_grace_time(world):
+def test_claim_of_earlier_boot_has_no_grace_time(world):
     world.prepare(PLAIN)
     world.reboot()
     world.claims.delete(PLAIN.ref)
@@ -73,8 +73,8 @@ def test_a_claim_of_an_earlier_boot_has_no_grace_time(world):
 
 
 @pytest.mark.parametrize("reboots", [False, True])
-def test_a_claim_that_no_pod_of_the_node_names_is_gone_when_that_lasts(world, reboots):
-    """An API server says it of living claims, too, until it has read its pods: no boot shortens the grace time."""
+def test_claim_named_by_no_pod_is_swept_after_grace_time(world, reboots):
+    """An API server also says it of existing claims until it has read its pods: no boot shortens the grace time."""
     world.prepare(PLAIN)
     if reboots:
         world.reboot()
@@ -86,7 +86,7 @@ def test_a_claim_that_no_pod_of_the_node_names_is_gone_when_that_lasts(world, re
     world.assert_clean()
 
 
-def test_a_claim_that_could_not_be_read_for_a_moment_is_not_touched(world):
+def test_claim_refused_briefly_stays(world):
     world.prepare(PLAIN)
     world.claims.refusal = UNNAMED
     world.sweep.run_once()
@@ -95,21 +95,21 @@ def test_a_claim_that_could_not_be_read_for_a_moment_is_not_touched(world):
     world.assert_prepared(PLAIN)
 
 
-def test_another_refusal_says_nothing_about_the_claim(world):
+def test_other_refusal_keeps_the_claim(world):
     world.prepare(PLAIN)
     world.claims.refusal = ApiError("nodes may not read claims", status=403, api_reason="Forbidden")
     world.sweep_all()
     world.assert_prepared(PLAIN)
 
 
-def test_nothing_is_concluded_when_the_api_does_not_answer(world):
+def test_unavailable_api_keeps_the_claim(world):
     world.prepare(PLAIN)
     world.claims.is_down = True
     world.sweep_all()
     world.assert_prepared(PLAIN)
 
 
-def test_an_api_failure_does_not_restart_the_grace_time(world):
+def test_api_failure_does_not_restart_the_grace_time(world):
     world.prepare(PLAIN)
     world.claims.delete(PLAIN.ref)
     world.sweep.run_once()
@@ -120,8 +120,8 @@ def test_an_api_failure_does_not_restart_the_grace_time(world):
     world.assert_clean()
 
 
-def test_a_claim_that_came_back_is_not_touched(world):
-    """Not allocated for a while, then allocated again under the same UID."""
+def test_reallocated_claim_stays(world):
+    """Deallocated, then allocated again under the same UID."""
     world.prepare(PLAIN)
     world.claims.delete(PLAIN.ref)
     world.sweep.run_once()
@@ -132,7 +132,7 @@ def test_a_claim_that_came_back_is_not_touched(world):
     world.assert_prepared(PLAIN)
 
 
-def test_a_claim_that_comes_back_at_the_last_moment_is_not_touched(world):
+def test_claim_reallocated_during_the_sweep_stays(world):
     world.prepare(PLAIN)
     world.claims.delete(PLAIN.ref)
     world.sweep.run_once()
@@ -141,7 +141,7 @@ def test_a_claim_that_comes_back_at_the_last_moment_is_not_touched(world):
     world.assert_prepared(PLAIN)
 
 
-def test_one_claim_that_cannot_be_unprepared_does_not_stop_the_others(world):
+def test_failed_unprepare_does_not_stop_others(world):
     other = a_claim("c2", devices=("gpu-1",))
     world.prepare(WITH_EFFECTS)
     world.prepare(other)
@@ -156,7 +156,7 @@ def test_one_claim_that_cannot_be_unprepared_does_not_stop_the_others(world):
     world.assert_clean()
 
 
-def test_a_cdi_file_without_a_record_is_removed_after_the_grace_time(world):
+def test_stray_cdi_file_is_removed_after_grace_time(world):
     world.prepare(PLAIN)
     world.files.remove(world.record_path())
     world.restart()
@@ -166,7 +166,7 @@ def test_a_cdi_file_without_a_record_is_removed_after_the_grace_time(world):
     world.assert_clean()
 
 
-def test_files_of_others_are_never_touched(world):
+def test_files_of_other_programs_stay(world):
     others = [
         CDI / "nvidia.yaml",
         CDI / "gpu.example.com-claim_up.yaml",
@@ -180,18 +180,18 @@ def test_files_of_others_are_never_touched(world):
     assert set(world.files.paths()) == set(others)
 
 
-def test_an_unreadable_cdi_directory_does_not_end_the_sweep(world):
+def test_unreadable_cdi_directory_does_not_end_the_sweep(world):
     world.files.unreadable.add(CDI)
     assert world.sweep.run_once() == 600.0
 
 
-def test_run_ends_when_the_process_stops(world):
+def test_run_ends_when_stopping(world):
     stopping = threading.Event()
     stopping.set()
     Sweeper(world.transaction, world.deps, SweepTimes(period_s=1)).run(stopping)
 
 
 @pytest.mark.parametrize(("period_s", "grace_s"), [(600.0, 300.0), (3600.0, 300.0), (4.0, 2.0)])
-def test_a_shorter_period_shortens_the_grace_time(period_s, grace_s):
+def test_shorter_period_shortens_the_grace_time(period_s, grace_s):
     times = SweepTimes.every(period_s)
     assert (times.period_s, times.grace_s) == (period_s, grace_s)

@@ -34,14 +34,14 @@ class TestTogether:
             thread.join(60)
         return results
 
-    def test_eight_claims_at_once(self, world):
+    def test_eight_concurrent_claims_are_prepared(self, world):
         claims = [a_claim(f"c{n}", devices=(f"gpu-{n}",), set={"mode": "x"}) for n in range(8)]
         results = self.together(*(lambda c=c: world.prepare(c) for c in claims))
         assert [devices[0].device for devices in results] == [f"gpu-{n}" for n in range(8)]
         self.together(*(lambda c=c: world.unprepare(c) for c in claims))
         world.assert_clean()
 
-    def test_the_same_claim_twice_is_prepared_once(self, world):
+    def test_concurrent_prepares_of_a_claim_apply_once(self, world):
         for _ in range(20):
             results = self.together(*[lambda: world.prepare(WITH_EFFECTS)] * 3)
             assert results[0] == results[1] == results[2] == world.prepare(WITH_EFFECTS)
@@ -49,7 +49,7 @@ class TestTogether:
             world.unprepare(WITH_EFFECTS)
             world.faults.clear()
 
-    def test_one_of_two_claims_gets_the_device(self, world):
+    def test_one_of_two_concurrent_claims_gets_the_device(self, world):
         for _ in range(20):
             claims = [a_claim("c1"), a_claim("c2")]
             results = self.together(*(lambda c=c: world.prepare(c) for c in claims))
@@ -58,7 +58,7 @@ class TestTogether:
                 world.unprepare(claim)
         world.assert_clean()
 
-    def test_prepare_against_unprepare_ends_whole_or_empty(self, world):
+    def test_concurrent_unprepare_ends_complete_or_empty(self, world):
         for _ in range(50):
             self.together(
                 lambda: world.prepare(WITH_EFFECTS), lambda: world.unprepare(WITH_EFFECTS)
@@ -69,7 +69,7 @@ class TestTogether:
                 world.assert_prepared(WITH_EFFECTS)
                 world.unprepare(WITH_EFFECTS)
 
-    def test_a_slow_claim_does_not_keep_others_waiting_and_is_named(self, world):
+    def test_slow_claim_blocks_only_its_device_and_is_named(self, world):
         inside, go_on = threading.Event(), threading.Event()
 
         def hold_up():

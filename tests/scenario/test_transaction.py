@@ -1,4 +1,4 @@
-"""State in, one call, state out: what prepare and unprepare promise."""
+"""State, one call, state: what prepare and unprepare guarantee."""
 
 from pathlib import Path
 
@@ -31,15 +31,15 @@ def world():
     return World()
 
 
-class TestAnswer:
-    def test_a_claim_gets_its_devices_in_order(self, world):
+class TestPrepare:
+    def test_devices_are_in_order_of_results(self, world):
         claim = a_claim(devices=("gpu-1", "gpu-0"))
         devices = world.prepare(claim)
         assert [(d.request, d.device) for d in devices] == [("r0", "gpu-1"), ("r1", "gpu-0")]
         assert devices[0].cdi_ids == ("gpu.example.com/claim=c1-gpu-1",)
         world.assert_prepared(claim)
 
-    def test_a_plain_claim_costs_one_flush_and_its_unprepare_none(self, world):
+    def test_plain_prepare_flushes_once_and_unprepare_never(self, world):
         world.prepare(PLAIN)
         assert world.files.syncs == 1
         world.unprepare(PLAIN)
@@ -52,7 +52,7 @@ class TestAnswer:
         assert first_write < log.index("apply gpu-0/mode") < log.index("apply gpu-0/clock")
         assert world.files.syncs == 3, "the intents, the first outcome, the completed record"
 
-    def test_a_uid_that_is_a_path_is_refused(self, world):
+    def test_uid_with_a_path_is_refused(self, world):
         for uid in ("../../x", "a/b", ""):
             with pytest.raises(ClaimError, match="uid"):
                 world.prepare(a_claim(uid=uid))
@@ -62,20 +62,20 @@ class TestAnswer:
 
 
 class TestRepeatedPrepare:
-    def test_the_answer_is_the_same_and_nothing_is_written(self, world):
+    def test_reply_is_the_same_and_nothing_is_written(self, world):
         first = world.prepare(PLAIN)
         world.faults.clear()
         assert world.prepare(PLAIN) == first
         assert world.claims.reads == 2
         assert world.faults.log == []
 
-    def test_it_works_after_a_restart_with_the_api_down(self, world):
+    def test_restart_with_api_down_repeats_the_reply(self, world):
         first = world.prepare(WITH_EFFECTS)
         world.restart()
         world.claims.is_down = True
         assert world.prepare(WITH_EFFECTS) == first
 
-    def test_a_vanished_cdi_file_is_made_again(self, world):
+    def test_missing_cdi_file_is_restored(self, world):
         world.prepare(WITH_EFFECTS)
         before = world.files.read(world.cdi_path())
         world.files.remove(world.cdi_path())
@@ -83,13 +83,13 @@ class TestRepeatedPrepare:
         world.prepare(WITH_EFFECTS)
         assert world.files.read(world.cdi_path()) == before
 
-    def test_a_vanished_device_is_told(self, world):
+    def test_missing_device_is_an_error(self, world):
         world.prepare(PLAIN)
         world.machine.devices.remove("gpu-0")
         with pytest.raises(HostError, match="gpu-0 is gone"):
             world.prepare(PLAIN)
 
-    def test_an_effect_that_is_gone_is_applied_again(self, world):
+    def test_lost_effect_is_applied_again(self, world):
         world.prepare(WITH_EFFECTS)
         world.machine.settings.clear()
         world.prepare(WITH_EFFECTS)
@@ -100,34 +100,34 @@ class TestRepeatedPrepare:
 
 class TestReboot:
     @pytest.mark.parametrize("claim", [PLAIN, WITH_EFFECTS, WITH_RESTART])
-    def test_everything_is_brought_about_again(self, world, claim):
+    def test_claim_is_prepared_again(self, world, claim):
         first = world.prepare(claim)
         world.reboot()
         assert world.files.read(world.cdi_path()) is None
         assert world.prepare(claim) == first
         world.assert_prepared(claim)
 
-    def test_it_works_with_the_api_down(self, world):
+    def test_claim_is_prepared_again_with_api_down(self, world):
         world.prepare(WITH_EFFECTS)
         world.reboot()
         world.claims.is_down = True
         world.prepare(WITH_EFFECTS)
         world.assert_prepared(WITH_EFFECTS)
 
-    def test_the_api_knows_better_than_the_record(self, world):
+    def test_api_wins_over_the_record(self, world):
         world.prepare(PLAIN)
         world.reboot()
         moved = a_claim(devices=("gpu-4",))
         assert world.prepare(moved)[0].device == "gpu-4"
 
-    def test_a_claim_that_is_gone_is_not_served_from_its_record(self, world):
+    def test_deleted_claim_is_not_served_from_its_record(self, world):
         world.prepare(PLAIN)
         world.reboot()
         world.claims.delete(PLAIN.ref)
         with pytest.raises(StaleClaimError):
             world.transaction.prepare(PLAIN.ref, Deadline(1, world.clock))
 
-    def test_a_record_of_the_last_boot_does_not_hold_its_device(self, world):
+    def test_record_of_last_boot_holds_no_device(self, world):
         world.prepare(PLAIN)
         world.reboot()
         other = a_claim("c2")
@@ -137,7 +137,7 @@ class TestReboot:
         world.unprepare(PLAIN)
         world.assert_prepared(other)
 
-    def test_what_was_found_in_the_last_boot_is_not_put_back(self, world):
+    def test_state_captured_in_last_boot_is_not_restored(self, world):
         world.machine.settings["gpu-0/mode"] = "odd"
         world.prepare(WITH_EFFECTS)
         world.reboot()
@@ -148,21 +148,21 @@ class TestReboot:
 
 class TestConflicts:
     @pytest.mark.parametrize("holder", [PLAIN, WITH_EFFECTS])
-    def test_a_device_is_given_to_one_claim(self, world, holder):
+    def test_device_is_prepared_for_one_claim_only(self, world, holder):
         world.prepare(holder)
         with pytest.raises(DeviceConflictError, match="claim-c1"):
             world.prepare(a_claim("c2"))
         world.unprepare(holder)
         world.prepare(a_claim("c2"))
 
-    def test_a_half_prepared_claim_holds_its_devices(self, world):
+    def test_half_prepared_claim_holds_its_devices(self, world):
         world.machine.not_ready = 1
         with pytest.raises(NotReadyError):
             world.prepare(WITH_EFFECTS, timeout_s=0.005)
         with pytest.raises(DeviceConflictError):
             world.prepare(a_claim("c2"))
 
-    def test_a_refused_claim_leaves_nothing(self, world):
+    def test_refused_claim_leaves_nothing(self, world):
         world.prepare(PLAIN)
         with pytest.raises(DeviceConflictError):
             world.prepare(a_claim("c2", set={"mode": "x"}))
@@ -170,14 +170,14 @@ class TestConflicts:
         world.unprepare(PLAIN)
         world.assert_clean()
 
-    def test_an_admins_claim_goes_beside_the_owners(self, world):
+    def test_admin_claim_is_prepared_beside_the_owner(self, world):
         world.prepare(WITH_EFFECTS)
         admin = a_claim("c2", admin=True)
         world.prepare(admin)
         world.unprepare(admin)
         world.assert_prepared(WITH_EFFECTS)
 
-    def test_a_new_claim_of_the_same_name_is_another_claim(self, world):
+    def test_new_claim_of_same_name_is_another_claim(self, world):
         world.prepare(PLAIN)
         new = a_claim("c2", name=PLAIN.ref.name, devices=("gpu-1",))
         world.prepare(new)
@@ -185,24 +185,24 @@ class TestConflicts:
         world.unprepare(PLAIN)
         world.assert_prepared(new)
 
-    def test_the_uid_of_a_replaced_claim_is_refused(self, world):
+    def test_uid_of_replaced_claim_is_refused(self, world):
         world.claims.add(a_claim("c2", name=PLAIN.ref.name))
         with pytest.raises(StaleClaimError):
             world.transaction.prepare(PLAIN.ref, Deadline(1, world.clock))
 
 
 class TestNotReady:
-    def test_it_is_tried_again_inside_the_deadline(self, world):
+    def test_prepare_is_retried_inside_the_deadline(self, world):
         world.machine.not_ready = 3
         world.prepare(WITH_EFFECTS)
         world.assert_prepared(WITH_EFFECTS)
 
-    def test_the_api_is_asked_once_however_often_it_is_tried(self, world):
+    def test_claim_is_read_once_for_all_retries(self, world):
         world.machine.not_ready = 3
         world.prepare(WITH_EFFECTS)
         assert world.claims.reads == 1
 
-    def test_when_time_is_over_the_journal_stays_and_the_next_call_goes_on(self, world):
+    def test_next_call_resumes_after_the_deadline(self, world):
         world.machine.not_ready = 1
         with pytest.raises(NotReadyError):
             world.prepare(WITH_EFFECTS, timeout_s=0.005)
@@ -212,13 +212,13 @@ class TestNotReady:
         assert world.files.syncs == syncs + 2, "the first outcome and the completed record"
         world.assert_prepared(WITH_EFFECTS)
 
-    def test_a_stopping_process_does_not_wait(self, world):
+    def test_stopping_process_does_not_wait(self, world):
         world.machine.not_ready = 100
         world.deps.stopping.set()
         with pytest.raises(NotReadyError):
             world.prepare(WITH_EFFECTS)
 
-    def test_what_a_changed_plan_does_not_want_is_undone_first(self, world):
+    def test_effects_not_in_a_changed_plan_are_undone_first(self, world):
         world.machine.not_ready = 1
         with pytest.raises(NotReadyError):
             world.prepare(WITH_EFFECTS, timeout_s=0.005)
@@ -230,11 +230,11 @@ class TestNotReady:
 
 
 class TestUnprepare:
-    def test_of_an_unknown_claim_is_a_success(self, world):
+    def test_unprepare_of_unknown_claim_succeeds(self, world):
         world.unprepare(PLAIN)
         world.unprepare(PLAIN)
 
-    def test_needs_neither_api_nor_device(self, world):
+    def test_unprepare_needs_neither_api_nor_device(self, world):
         world.prepare(PLAIN)
         world.claims.is_down = True
         world.machine.devices.clear()
@@ -242,20 +242,20 @@ class TestUnprepare:
         world.unprepare(PLAIN)
         world.assert_clean()
 
-    def test_removes_a_stray_cdi_file(self, world):
+    def test_unprepare_removes_a_stray_cdi_file(self, world):
         world.prepare(PLAIN)
         world.files.remove(world.record_path())
         world.restart()
         world.unprepare(PLAIN)
         world.assert_clean()
 
-    def test_puts_back_what_was_there(self, world):
+    def test_unprepare_restores_the_original_state(self, world):
         world.machine.settings["gpu-0/mode"] = "odd"
         world.prepare(WITH_EFFECTS)
         world.unprepare(WITH_EFFECTS)
         assert world.machine.settings == {"gpu-0/mode": "odd"}
 
-    def test_half_undone_does_not_read_as_completed(self, world):
+    def test_half_undone_record_is_not_completed(self, world):
         world.prepare(WITH_EFFECTS)
         world.faults.clear()
         world.faults.fail_at = 5  # the second undo, after three steps of the journal
@@ -265,7 +265,7 @@ class TestUnprepare:
         world.prepare(WITH_EFFECTS)
         world.assert_prepared(WITH_EFFECTS)
 
-    def test_a_full_disk_does_not_stop_it(self, world):
+    def test_full_disk_does_not_stop_unprepare(self, world):
         world.prepare(WITH_EFFECTS)
         world.files.full |= {STATE / "claims", CDI}
         world.unprepare(WITH_EFFECTS)
@@ -276,9 +276,7 @@ class TestBadDisks:
     @pytest.mark.parametrize("fault", ["read_only", "full"])
     @pytest.mark.parametrize("directory", [STATE / "claims", CDI])
     @pytest.mark.parametrize("claim", [PLAIN, WITH_EFFECTS])
-    def test_prepare_fails_by_the_files_name_and_succeeds_later(
-        self, world, fault, directory, claim
-    ):
+    def test_prepare_error_names_the_file_and_retry_succeeds(self, world, fault, directory, claim):
         getattr(world.files, fault).add(directory)
         with pytest.raises(FileError) as error:
             world.prepare(claim)
@@ -288,7 +286,7 @@ class TestBadDisks:
         world.assert_prepared(claim)
 
     @pytest.mark.parametrize("claim", [PLAIN, WITH_EFFECTS])
-    def test_a_full_state_directory_leaves_nothing_for_the_container_runtime(self, world, claim):
+    def test_full_state_directory_leaves_no_cdi_file(self, world, claim):
         world.files.full.add(STATE / "claims")
         with pytest.raises(FileError):
             world.prepare(claim)
@@ -297,7 +295,7 @@ class TestBadDisks:
     @pytest.mark.parametrize(
         "content", [b"", b"garbage", b'{"schema":9}', b'{"schema":1,"checksum":']
     )
-    def test_a_bad_record_stops_nobody_and_its_claim_is_prepared_anew(self, world, content):
+    def test_claim_with_bad_record_is_prepared_again(self, world, content):
         other = a_claim("c2", devices=("gpu-1",))
         world.prepare(PLAIN)
         world.prepare(other)
@@ -310,20 +308,20 @@ class TestBadDisks:
 
 
 class TestApi:
-    def test_a_claim_never_seen_needs_the_api(self, world):
+    def test_unknown_claim_needs_the_api(self, world):
         world.claims.is_down = True
         with pytest.raises(ApiError):
             world.prepare(PLAIN)
         assert world.files.paths() == ()
 
-    def test_an_unprepare_overtakes_a_prepare_that_is_reading(self, world):
+    def test_unprepare_wins_over_a_prepare_that_reads(self, world):
         world.claims.after_read = lambda: world.unprepare(PLAIN)
         with pytest.raises(StaleClaimError, match="unprepared while it was being prepared"):
             world.prepare(PLAIN)
         world.assert_clean()
 
 
-def test_paths_are_what_operators_look_for(world):
+def test_paths_of_files_are_stable(world):
     world.prepare(PLAIN)
     assert world.files.paths() == (
         Path("/run/cdi/gpu.example.com-claim_c1.yaml"),

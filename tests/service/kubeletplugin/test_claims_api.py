@@ -1,4 +1,4 @@
-"""Claims on an API server: read in every version, told what became of them, and never delayed by that."""
+"""Claims on an API server: reads in every version, and the status of prepared claims."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_RIGHT = (
     'resourceclaims.resource.k8s.io "c" is forbidden: User "system:node:n" cannot patch resource'
     ' "resourceclaims/status" in API group "resource.k8s.io" in the namespace "ns"'
 )
-"""As a kube-apiserver says it."""
+"""Message of a kube-apiserver."""
 
 
 class Reads:
@@ -87,7 +87,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
-def test_claims_are_read_in_every_version_with_one_request(version: str) -> None:
+def test_claim_is_read_in_every_version_with_one_request(version: str) -> None:
     with FakeApiServer(FakeSettings(versions=(version,))) as server:
         cluster = Cluster(server)
         claims = ClaimReader(cluster.api, DRIVER, NODE, Reads())
@@ -106,7 +106,7 @@ def test_claims_are_read_in_every_version_with_one_request(version: str) -> None
         cluster.client.close()
 
 
-def test_a_claim_that_never_was_and_one_that_was_replaced_are_stale(cluster: Cluster) -> None:
+def test_unknown_and_replaced_claims_are_stale(cluster: Cluster) -> None:
     claims = ClaimReader(cluster.api, DRIVER, NODE, Reads())
     for name, uid in (("never", "u"), ("train", "other-uid")):
         cluster.add() if name == "train" else None
@@ -114,7 +114,7 @@ def test_a_claim_that_never_was_and_one_that_was_replaced_are_stale(cluster: Clu
             claims.fetch(ClaimRef("default", name, ClaimUID(uid)), Deadline(5, CLOCK))
 
 
-def test_a_prepared_claim_says_what_it_has(cluster: Cluster) -> None:
+def test_prepared_claim_gets_its_status(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.status.start()
     cluster.status.prepared(ref, (GPU,))
@@ -130,7 +130,7 @@ def test_a_prepared_claim_says_what_it_has(cluster: Cluster) -> None:
     }
 
 
-def test_entries_of_other_drivers_stay(cluster: Cluster) -> None:
+def test_status_of_other_drivers_stays(cluster: Cluster) -> None:
     ref = cluster.add()
     theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
     body = status_writer.to_status(ref, (theirs,), driver=OTHER, at_s=0)
@@ -145,7 +145,7 @@ UNSORTED = {"kind": "GpuConfig", "apiVersion": "resource.nvidia.com/v1beta1"}
 
 @pytest.fixture
 def unsorted(cluster: Cluster) -> ClaimRef:
-    """A claim whose parameters a client sent as they came, which the API server takes no apply for."""
+    """A claim whose parameters a client sent unsorted: the API server accepts no apply for it."""
     claim = a_claim()
     config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": UNSORTED}}
     claim["status"]["allocation"]["devices"]["config"] = [config]
@@ -153,7 +153,7 @@ def unsorted(cluster: Cluster) -> ClaimRef:
     return ClaimRef("default", "train", ClaimUID(uid))
 
 
-def test_a_claim_with_unsorted_parameters_says_what_it_has(
+def test_claim_with_unsorted_parameters_gets_its_status(
     cluster: Cluster, unsorted: ClaimRef
 ) -> None:
     theirs = PreparedDevice(request="n", pool=NODE, device="eth0", cdi_ids=())
@@ -168,9 +168,7 @@ def test_a_claim_with_unsorted_parameters_says_what_it_has(
     assert list(config["opaque"]["parameters"]) == list(UNSORTED)
 
 
-def test_a_change_between_reading_and_patching_is_read_again(
-    cluster: Cluster, unsorted: ClaimRef
-) -> None:
+def test_patch_conflict_is_read_again(cluster: Cluster, unsorted: ClaimRef) -> None:
     cluster.server.api.faults.add(Fault(verb="patch", code=422))
     cluster.server.api.faults.add(Fault(verb="patch", code=409, count=2))
     cluster.status.prepared(unsorted, (GPU,))
@@ -178,7 +176,7 @@ def test_a_change_between_reading_and_patching_is_read_again(
     assert set(cluster.entries()) == {DRIVER}
 
 
-def test_the_status_of_a_later_claim_with_unsorted_parameters_is_not_patched(
+def test_later_claim_with_unsorted_parameters_is_not_patched(
     cluster: Cluster, unsorted: ClaimRef
 ) -> None:
     cluster.server.api.faults.add(Fault(verb="patch", code=422))
@@ -188,14 +186,14 @@ def test_the_status_of_a_later_claim_with_unsorted_parameters_is_not_patched(
     assert cluster.entries() == {} and cluster.status.lost == 1
 
 
-def test_a_claim_of_the_same_name_that_came_later_is_not_touched(cluster: Cluster) -> None:
+def test_later_claim_of_the_same_name_gets_no_status(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.status.prepared(ClaimRef(ref.namespace, ref.name, ClaimUID("older")), (GPU,))
     cluster.status.write_next()
     assert cluster.entries() == {} and cluster.status.lost == 1
 
 
-def test_it_is_off_once_the_server_forbids_it(cluster: Cluster) -> None:
+def test_forbidden_status_writer_pauses(cluster: Cluster) -> None:
     refs = [cluster.add(f"c{n}") for n in range(permission.LIMIT)]
     cluster.server.api.faults.add(Fault(verb="apply", code=403, count=0))
     cluster.server.api.faults.add(Fault(verb="patch", code=403, count=0))
@@ -209,19 +207,19 @@ def test_it_is_off_once_the_server_forbids_it(cluster: Cluster) -> None:
     assert len(cluster.server.api.log.lines()) == before
 
 
-def test_a_policy_that_refuses_some_claims_does_not_turn_it_off(cluster: Cluster) -> None:
-    """One that was deallocated a moment ago is no longer this node's to write about."""
+def test_403_of_some_claims_does_not_pause(cluster: Cluster) -> None:
+    """A policy refuses statuses of claims that were deallocated meanwhile."""
     refusal = Fault(resource="resourceclaims/status", code=403)
     for number in range(2 * permission.LIMIT):
         cluster.server.api.faults.add(refusal)
-        for name in (f"gone-{number}", f"here-{number}"):
+        for name in (f"stale-{number}", f"live-{number}"):
             cluster.status.prepared(cluster.add(name), (GPU,))
             assert cluster.status.write_next() == 0.0
-        assert cluster.entries(f"here-{number}")
+        assert cluster.entries(f"live-{number}")
     assert cluster.status.is_on
 
 
-def test_a_node_without_the_right_asks_once_and_again_much_later(cluster: Cluster) -> None:
+def test_missing_permission_is_retested_once_per_period(cluster: Cluster) -> None:
     clock, api = FakeClock(), Refused(NO_RIGHT)
     status = ClaimStatusWriter(api, DRIVER, clock)
     for number in range(5):
@@ -259,23 +257,23 @@ def test_statuses_kept_back_are_written_once_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "message",
     [
         f"{NO_RIGHT}: no relationship found between node 'n' and this object",
         "resourceclaims \"c\" is forbidden: ValidatingAdmissionPolicy 'p' denied request: not yours",
     ],
 )
-def test_a_refusal_of_one_claim_is_not_one_of_all(words: str) -> None:
-    api = Refused(words)
+def test_refusal_of_one_claim_does_not_pause(message: str) -> None:
+    api = Refused(message)
     status = ClaimStatusWriter(api, DRIVER, FakeClock())
     for number in range(permission.LIMIT):
         assert status.is_on
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
         status.write_next()
-    assert not status.is_on, "but several in a row are the rule"
+    assert not status.is_on, "several in a row count as one of all"
 
 
-def test_it_stays_on_while_the_credential_is_refused(cluster: Cluster) -> None:
+def test_401_is_retried(cluster: Cluster) -> None:
     cluster.server.api.faults.add(Fault(resource="resourceclaims/status", code=401, count=2))
     cluster.status.prepared(cluster.add(), (GPU,))
     pauses_s = [cluster.status.write_next() for _ in range(3)]
@@ -283,7 +281,7 @@ def test_it_stays_on_while_the_credential_is_refused(cluster: Cluster) -> None:
     assert cluster.status.is_on and set(cluster.entries()) == {DRIVER}
 
 
-def test_a_server_that_hangs_delays_nobody(cluster: Cluster) -> None:
+def test_hanging_server_delays_no_caller(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.server.api.faults.add(Fault(action="hang", count=0))
     cluster.status.start()
@@ -295,24 +293,24 @@ def test_a_server_that_hangs_delays_nobody(cluster: Cluster) -> None:
 
 
 class OnlyApplied:
-    """The part of StatusApi that no apply without a 422 comes to."""
+    """The part of StatusApi that is only used after a 422."""
 
     def get_claim(
         self, namespace: str, name: str, *, deadline: Deadline | None = None
     ) -> dict[str, Any]:
-        raise AssertionError("nobody should read")
+        raise AssertionError("unexpected read")
 
     def patch_claim_status(
         self, body: dict[str, Any], *, options: WriteOptions, deadline: Deadline | None = None
     ) -> dict[str, Any]:
-        raise AssertionError("nobody should patch")
+        raise AssertionError("unexpected patch")
 
 
 class Refused(OnlyApplied):
-    """StatusApi that answers 403."""
+    """StatusApi that replies 403."""
 
-    def __init__(self, words: str) -> None:
-        self.error: ApiError | None = ApiError(words, status=403)
+    def __init__(self, message: str) -> None:
+        self.error: ApiError | None = ApiError(message, status=403)
         self.tries = 0
 
     def apply_claim_status(
@@ -348,7 +346,7 @@ def queued(api: Api, *names: str) -> ClaimStatusWriter:
     return status
 
 
-def test_the_newest_word_on_a_claim_is_the_only_one() -> None:
+def test_newer_status_replaces_queued_one() -> None:
     api = Api(0)
     status = queued(api, "a", "b", "a")
     for _ in range(5):
@@ -356,7 +354,7 @@ def test_the_newest_word_on_a_claim_is_the_only_one() -> None:
     assert api.names == ["b", "a"]
 
 
-def test_a_failure_is_tried_three_times_with_pauses() -> None:
+def test_failed_write_is_tried_three_times_with_pauses() -> None:
     api = Api(99)
     status = queued(api, "a")
     pauses = [status.write_next() for _ in range(5)]
@@ -364,7 +362,7 @@ def test_a_failure_is_tried_three_times_with_pauses() -> None:
     assert pauses[0] > 0 and pauses[1] > 0 and pauses[2:] == [0, 0, 0]
 
 
-def test_an_unprepared_claim_is_not_spoken_of() -> None:
+def test_unprepared_claim_gets_no_status() -> None:
     api = Api(0)
     status = queued(api, "a", "b")
     status.forget(ClaimRef("ns", "a", ClaimUID("a")))
@@ -372,14 +370,14 @@ def test_an_unprepared_claim_is_not_spoken_of() -> None:
     assert api.names == ["b"]
 
 
-def test_the_queue_has_an_end() -> None:
+def test_full_queue_drops_the_oldest() -> None:
     api = Api(0)
     status = queued(api, *(f"c{n}" for n in range(status_writer.MAX_QUEUED + 10)))
     status.write_next()
     assert (status.lost, api.names) == (10, ["c10"])
 
 
-def test_shares_are_entries_of_their_own() -> None:
+def test_shares_get_separate_entries() -> None:
     shares = [
         PreparedDevice(request="g", pool=NODE, device="gpu-0", cdi_ids=(), share_id=share)
         for share in ("s1", "s2")

@@ -1,4 +1,4 @@
-"""The driver's common edits: what is asked, what is kept, when it is asked again."""
+"""The driver's common edits: what nvidia-ctk is run for, what is kept, and when it runs again."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def edits(node):
     return json.loads(node.common.current(node.deadline()).edits)
 
 
-def test_sockets_of_host_daemons_never_reach_a_container():
+def test_sockets_of_host_daemons_are_dropped():
     mounts = [
         {"hostPath": path, "containerPath": path}
         for path in (
@@ -58,7 +58,7 @@ LINK_A = ("nvidia-cdi-hook", "create-symlinks", "--link", "a::/usr/lib/a")
 LINK_B = ("nvidia-cdi-hook", "create-symlinks", "--link", "b::/usr/lib/b", "--link", "c::/c")
 
 
-def test_hooks_that_make_links_become_one():
+def test_consecutive_link_hooks_are_joined():
     other = hook("nvidia-cdi-hook", "update-ldcache", "--folder", "/usr/lib")
     joined = join_links([hook(*LINK_A), hook(*LINK_B), other])
     assert joined == [hook(*LINK_A, *LINK_B[2:]), other]
@@ -78,12 +78,12 @@ def test_hooks_that_make_links_become_one():
         {"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook"},
     ],
 )
-def test_hooks_that_differ_stay_apart(second):
+def test_hooks_that_differ_are_not_joined(second):
     assert join_links([hook(*LINK_A), second]) == [hook(*LINK_A), second]
     assert join_links([second, hook(*LINK_A)]) == [second, hook(*LINK_A)]
 
 
-def test_links_stay_in_order_around_another_hook():
+def test_link_hooks_around_another_hook_are_not_joined():
     other = hook("nvidia-cdi-hook", "update-ldcache")
     assert join_links([hook(*LINK_A), other, hook(*LINK_B)]) == [
         hook(*LINK_A),
@@ -92,7 +92,7 @@ def test_links_stay_in_order_around_another_hook():
     ]
 
 
-def test_device_numbers_are_left_to_the_runtime(node):
+def test_device_numbers_are_dropped(node):
     assert edits(node)["deviceNodes"][0] == {
         "path": "/dev/nvidiactl",
         "hostPath": "/dev/nvidiactl",
@@ -100,14 +100,14 @@ def test_device_numbers_are_left_to_the_runtime(node):
     }
 
 
-def test_nvidias_devices_are_not_asked_for(node):
+def test_toolkit_is_run_without_devices(node):
     node.common.warm_up()
     (argv,) = [argv for argv in node.commands.history if argv[0] == str(CTK)]
     assert "--device-id=none" in argv
     assert f"--nvidia-cdi-hook-path={HOOK}" in argv
 
 
-def test_it_is_asked_once_for_many_prepares_and_restarts(node):
+def test_toolkit_runs_once_for_prepares_and_restarts(node):
     for _ in range(3):
         edits(node)
         node.restart()
@@ -124,7 +124,7 @@ def test_it_is_asked_once_for_many_prepares_and_restarts(node):
     ],
     ids=["boot", "toolkit", "garbled cache", "odd cache"],
 )
-def test_a_restart_asks_again_when_something_changed(node, change):
+def test_restart_after_a_change_runs_the_toolkit_again(node, change):
     edits(node)
     change(node)
     node.restart()
@@ -132,7 +132,7 @@ def test_a_restart_asks_again_when_something_changed(node, change):
     assert node.ctk_runs == 2
 
 
-def test_another_driver_version_is_asked_for_at_once(node):
+def test_new_driver_version_is_listed_at_once(node):
     edits(node)
     node.machine.load_driver("590.1")
     edits(node)
@@ -140,7 +140,7 @@ def test_another_driver_version_is_asked_for_at_once(node):
     assert node.ctk_runs == 2
 
 
-def test_a_new_toolkit_is_asked_in_the_background_and_never_by_a_prepare(node):
+def test_new_toolkit_is_run_in_the_background_only(node):
     edits(node)
     node.files.put(CTK, b"newer")
     edits(node)
@@ -149,16 +149,16 @@ def test_a_new_toolkit_is_asked_in_the_background_and_never_by_a_prepare(node):
     assert node.ctk_runs == 2
 
 
-def test_library_files_that_went_are_looked_for_anew_and_then_named(node):
+def test_missing_library_is_listed_again_then_named(node):
     edits(node)
     node.files.remove(Path(LIBRARY))
-    node.clock.advance(1.0)  # so long are files believed that were seen
-    with pytest.raises(HostError, match=f"{LIBRARY} is gone, but the loaded driver 580"):
+    node.clock.advance(1.0)  # files are checked once a second
+    with pytest.raises(HostError, match=f"{LIBRARY} is missing, but the loaded driver 580"):
         edits(node)
     assert node.ctk_runs == 2
 
 
-def test_a_driver_whose_cuda_library_is_not_found_is_refused_and_not_remembered(node):
+def test_driver_without_cuda_library_is_refused_and_not_cached(node):
     complete = node.ctk_output
     node.ctk_output = ctk_output(mounts=[])
     with pytest.raises(HostError, match=r"libcuda\.so\.580.* was not found: .* reload the driver"):
@@ -167,7 +167,7 @@ def test_a_driver_whose_cuda_library_is_not_found_is_refused_and_not_remembered(
     assert edits(node)["mounts"]
 
 
-def test_a_driver_that_is_not_loaded_is_said(node):
+def test_driver_not_loaded_is_named(node):
     node.machine.unload_driver()
     with pytest.raises(HostError, match="not loaded"):
         edits(node)
@@ -177,7 +177,7 @@ SINCE_1_19 = ("no-all-device", "device-id")
 
 
 @pytest.mark.parametrize("lacks", [SINCE_1_19, (*SINCE_1_19, "feature-flag")], ids=["1.18", "1.16"])
-def test_older_toolkit_is_asked_without_newer_options(node, lacks):
+def test_older_toolkit_runs_without_newer_options(node, lacks):
     node.ctk_lacks = lacks
     assert edits(node)["mounts"]
     argv = node.commands.history[-1]
@@ -185,7 +185,7 @@ def test_older_toolkit_is_asked_without_newer_options(node, lacks):
     assert f"--nvidia-cdi-hook-path={HOOK}" in argv
 
 
-def test_too_old_toolkit_is_named_with_the_version_needed(node):
+def test_too_old_toolkit_error_names_required_version(node):
     node.ctk_lacks = (*SINCE_1_19, "feature-flag", "nvidia-cdi-hook-path")
     with pytest.raises(
         HostError, match=r"--nvidia-cdi-hook-path: install .*-base 1\.16\.0 or later"
@@ -193,7 +193,7 @@ def test_too_old_toolkit_is_named_with_the_version_needed(node):
         edits(node)
 
 
-def test_older_toolkit_that_fails_names_the_version_that_does_not(node):
+def test_failure_of_older_toolkit_names_version_to_install(node):
     node.ctk_lacks = SINCE_1_19
     works, fails = node.commands.programs[str(CTK)], {"now": True}
 
@@ -206,14 +206,14 @@ def test_older_toolkit_that_fails_names_the_version_that_does_not(node):
         edits(node)
 
 
-def test_missing_hook_is_named_and_not_a_reboot(node):
+def test_missing_hook_error_suggests_installation(node):
     node.files.remove(HOOK)
     with pytest.raises(HostError, match=f"{HOOK} is missing.*install nvidia-container-toolkit"):
         edits(node)
     assert node.ctk_runs == 0
 
 
-def test_hook_that_goes_later_is_named_and_not_a_reboot(node):
+def test_hook_removed_later_error_suggests_no_reboot(node):
     edits(node)
     node.files.remove(HOOK)
     node.clock.advance(1.0)
@@ -228,16 +228,16 @@ def test_hook_that_cannot_run_is_refused(node):
         edits(node)
 
 
-def test_control_node_that_goes_later_is_named_with_the_command(node):
+def test_control_node_removed_later_error_names_command(node):
     edits(node)
     node.files.remove(Path("/dev/nvidia-uvm"))
     node.clock.advance(1.0)
-    with pytest.raises(HostError, match=r"/dev/nvidia-uvm is gone.*nvidia-modprobe -c 0 -u"):
+    with pytest.raises(HostError, match=r"/dev/nvidia-uvm is missing.*nvidia-modprobe -c 0 -u"):
         edits(node)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda machine: machine.char_majors.pop("nvidia-uvm"), "module of /dev/nvidia-uvm is not"),
         (lambda machine: machine.char_majors.update({"nvidia-uvm": 511}), "uvm is device 510:255"),
@@ -245,15 +245,15 @@ def test_control_node_that_goes_later_is_named_with_the_command(node):
     ],
     ids=["module", "number", "no device"],
 )
-def test_control_device_without_its_driver_is_named(node, change, said):
+def test_control_device_without_its_driver_is_named(node, change, message):
     edits(node)
     change(node.machine)
     node.clock.advance(1.0)
-    with pytest.raises(HostError, match=f"{said}.*run nvidia-modprobe -c 0 -u"):
+    with pytest.raises(HostError, match=f"{message}.*run nvidia-modprobe -c 0 -u"):
         edits(node)
 
 
-def test_broken_new_toolkit_does_not_block_what_the_old_one_listed(node):
+def test_broken_new_toolkit_keeps_the_old_list(node):
     assert node.common.warm_up() == ""
     node.files.remove(CTK)
     assert node.common.warm_up() == ""
@@ -261,7 +261,7 @@ def test_broken_new_toolkit_does_not_block_what_the_old_one_listed(node):
     assert "install nvidia-container-toolkit-base" in node.common.warm_up()
 
 
-def test_new_hook_that_cannot_run_blocks_claims_until_it_can(node):
+def test_new_hook_that_cannot_run_blocks_until_it_can(node):
     assert node.common.warm_up() == ""
     node.files.put(HOOK, b"newer")
     node.hook_status = 126
@@ -270,19 +270,19 @@ def test_new_hook_that_cannot_run_blocks_claims_until_it_can(node):
     assert node.common.warm_up() == ""
 
 
-def test_a_failed_prepare_tells_at_once(node):
-    told = []
-    node.common.on_failure(lambda: told.append(1))
+def test_failed_prepare_calls_subscribers(node):
+    failures = []
+    node.common.on_failure(lambda: failures.append(1))
     edits(node)
-    assert not told
+    assert not failures
     node.files.remove(HOOK)
     node.clock.advance(1.0)
     with pytest.raises(HostError):
         edits(node)
-    assert told
+    assert failures
 
 
-def test_a_missing_toolkit_is_named_with_its_package(node):
+def test_missing_toolkit_error_names_package(node):
     node.files.remove(CTK)
     with pytest.raises(HostError, match="install nvidia-container-toolkit-base"):
         edits(node)
@@ -297,7 +297,7 @@ def test_output_that_is_no_spec_is_refused(node, output):
 
 @settings(deadline=None)
 @given(st.data())
-def test_any_json_in_any_place_of_its_output_is_used_or_refused(data):
+def test_any_json_in_toolkit_output_is_used_or_refused(data):
     node = GpuNode()
     output = ctk_output()
     *path, last = data.draw(st.sampled_from(places(output)))
@@ -318,32 +318,32 @@ def places(value, path=()):
     return [p for key in keys for p in [(*path, key), *places(value[key], (*path, key))]]
 
 
-def test_control_devices_that_are_not_there_yet_are_waited_for(node):
+def test_missing_control_devices_are_waited_for(node):
     node.ctk_output = ctk_output(deviceNodes=[{"path": "/dev/nvidiactl"}])
-    with pytest.raises(NotReadyError, match=r"/dev/nvidia-uvm not there yet: run nvidia-modprobe"):
+    with pytest.raises(NotReadyError, match=r"/dev/nvidia-uvm missing: run nvidia-modprobe"):
         edits(node)
     node.ctk_output = ctk_output()
     edits(node)
 
 
-def test_a_hanging_toolkit_ends_with_the_deadline(node):
+def test_hanging_toolkit_ends_with_the_deadline(node):
     node.commands.programs[str(CTK)] = hang
     with pytest.raises(CommandError):
         edits(node)
 
 
-def test_warming_up_never_fails(node):
+def test_warm_up_without_toolkit_does_not_raise(node):
     node.files.remove(CTK)
     node.common.warm_up()
 
 
-def test_a_cache_that_cannot_be_written_costs_only_the_next_start(node):
+def test_unwritable_cache_is_ignored(node):
     node.files.read_only.add(node.state)
     edits(node)
     assert node.files.read(node.state / "cdi-common.json") is None
 
 
-def test_many_prepares_at_the_start_ask_once():
+def test_concurrent_first_prepares_run_the_toolkit_once():
     node = GpuNode(clock=SystemClock())
     inside, go_on = threading.Event(), threading.Event()
 

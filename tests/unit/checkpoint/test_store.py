@@ -1,4 +1,4 @@
-"""Records on disk: restarts, quarantine, failures, lookups."""
+"""Records on disk: restarts, quarantine, failures, index."""
 
 import errno
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_records_survive_a_restart(any_store):
     assert again.quarantined == ()
 
 
-def test_a_bad_file_goes_to_quarantine_with_its_reason(any_store, tmp_path):
+def test_bad_file_is_quarantined_with_its_reason(any_store, tmp_path):
     store = any_store()
     store.put(a_record("u1"))
     store.put(a_record("u2"))
@@ -79,7 +79,7 @@ def test_a_bad_file_goes_to_quarantine_with_its_reason(any_store, tmp_path):
     assert len(any_store().all()) == 2
 
 
-def test_a_claim_whose_record_was_put_aside_is_known_for_good(any_store):
+def test_quarantined_claim_is_known_after_restarts(any_store):
     store = any_store()
     store.put(a_record("u1"))
     store._files.replace(store._path("u1"), b"garbage")
@@ -89,7 +89,7 @@ def test_a_claim_whose_record_was_put_aside_is_known_for_good(any_store):
         assert not again.is_quarantined("u2")
 
 
-def test_a_full_disk_keeps_no_bad_file_out_of_quarantine():
+def test_full_disk_does_not_prevent_quarantine():
     files = FakeFiles()
     files.put(STATE / "claims/u1.json", b"garbage")
     files.full.add(STATE / "quarantine")
@@ -99,7 +99,7 @@ def test_a_full_disk_keeps_no_bad_file_out_of_quarantine():
     store.put(a_record("u1"))
 
 
-def test_a_second_bad_file_of_a_claim_does_not_replace_the_first():
+def test_second_bad_file_does_not_replace_the_first():
     files = FakeFiles()
     for content in (b"one", b"two"):
         files.put(STATE / "claims/u1.json", content)
@@ -108,7 +108,7 @@ def test_a_second_bad_file_of_a_claim_does_not_replace_the_first():
     assert files.read(STATE / "quarantine/u1.json.2") == b"two"
 
 
-def test_a_record_of_a_newer_release_is_kept_whole():
+def test_record_of_newer_release_is_kept_unchanged():
     files = FakeFiles()
     data = b'{"schema":9,"whatever":1}\n'
     files.put(STATE / "claims/u1.json", data)
@@ -120,7 +120,7 @@ def test_a_record_of_a_newer_release_is_kept_whole():
     assert "newer release" in store.quarantined[1].reason
 
 
-def test_a_bad_file_that_cannot_be_moved_is_never_overwritten():
+def test_bad_file_that_cannot_be_moved_is_not_overwritten():
     files = FakeFiles()
     files.put(STATE / "claims/u1.json", b"garbage")
     files.put(STATE / "claims/u2.json", b"garbage")
@@ -134,14 +134,14 @@ def test_a_bad_file_that_cannot_be_moved_is_never_overwritten():
 
 
 @pytest.mark.parametrize("name", ["../x.json", "u1", "notes.txt", ".hidden.json", "a b.json"])
-def test_a_file_with_an_odd_name_goes_to_quarantine(name):
+def test_file_with_invalid_name_is_quarantined(name):
     files = FakeFiles()
     path = STATE / "claims" / Path(name).name
     files.put(path, b"{}")
     assert [bad.path.name for bad in a_store(files).quarantined] == [path.name]
 
 
-def test_a_record_under_another_claims_name_goes_to_quarantine():
+def test_record_under_another_claims_name_is_quarantined():
     files = FakeFiles()
     a_store(files).put(a_record("u1"))
     files.put(STATE / "claims/u2.json", files.read(STATE / "claims/u1.json") or b"")
@@ -150,7 +150,7 @@ def test_a_record_under_another_claims_name_goes_to_quarantine():
     assert store.get("u1") is not None
 
 
-def test_leftovers_of_unfinished_writes_are_removed():
+def test_unfinished_writes_are_removed():
     files = FakeFiles()
     files.put(STATE / "claims/.u1.json.tmp", b"half")
     assert a_store(files).quarantined == ()
@@ -160,7 +160,7 @@ def test_leftovers_of_unfinished_writes_are_removed():
 @pytest.mark.parametrize(
     "uid", ["../../etc/passwd", "a/b", "", ".", "..", "a" * 64, "a\n", "-a", "ü"]
 )
-def test_a_uid_that_is_no_plain_word_never_becomes_a_path(uid):
+def test_invalid_uid_never_becomes_a_path(uid):
     assert not is_valid_uid(uid)
     store = a_store(FakeFiles())
     with pytest.raises(RecordError):
@@ -171,7 +171,7 @@ def test_a_uid_that_is_no_plain_word_never_becomes_a_path(uid):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_failed_write_leaves_the_previous_record(code, step):
+def test_failed_write_keeps_the_previous_record(code, step):
     files = FakeFiles()
     store = a_store(files)
     store.put(a_record("u1", device="gpu-0"))
@@ -185,7 +185,7 @@ def test_a_failed_write_leaves_the_previous_record(code, step):
     assert store.sharing("x", ["gpu-1"], []) == ()
 
 
-def test_a_failed_write_says_what_to_do():
+def test_failed_write_error_names_remedy():
     files = FakeFiles()
     store = a_store(files)
     files.full.add(STATE / "claims")
@@ -194,7 +194,7 @@ def test_a_failed_write_says_what_to_do():
     store.remove("u1")
 
 
-def test_lookups_follow_devices_and_holds():
+def test_sharing_finds_devices_and_holds():
     store = a_store(FakeFiles())
     store.put(a_record("u1", "gpu-0", "gpu:0"))
     store.put(a_record("u2", "gpu-0", "gpu:9"))
@@ -208,13 +208,13 @@ def test_lookups_follow_devices_and_holds():
     assert not [uids for uids in store._index.values() if not uids]
 
 
-def test_what_a_started_claim_asked_for_is_found():
+def test_sharing_finds_devices_of_a_started_claim():
     store = a_store(FakeFiles())
     store.put(replace(a_record("u1"), devices=(), holds=(), claim=ASKED))
     assert [record.uid for record in store.sharing("", ["gpu-5"], [])] == ["u1"]
 
 
-def test_a_put_flushes_once_and_a_removal_never():
+def test_put_flushes_once_and_remove_never():
     files = FakeFiles()
     store = a_store(files)
     store.put(a_record())
@@ -223,7 +223,7 @@ def test_a_put_flushes_once_and_a_removal_never():
     assert files.syncs == 1
 
 
-def test_memory_is_the_truth_after_the_start():
+def test_memory_is_authoritative_after_load():
     files = FakeFiles()
     store = a_store(files)
     store.put(a_record())

@@ -1,4 +1,4 @@
-"""A node that may read no claim: known from a refused prepare, and over when a probe is not refused."""
+"""A node that may read no claim: reported by a refused prepare, ended by a probe."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NOT_OURS = ApiError(
     'User "system:node:n" cannot get resource "resourceclaims": no relationship found', status=403
 )
 EXPIRED = ApiError("Unauthorized", status=401)
-GONE = ApiError("not found", status=404)
+NOT_FOUND = ApiError("not found", status=404)
 
 
 class Api:
     def __init__(self) -> None:
-        self.answer: ApiError | None = GONE
-        self.asked = 0
+        self.reply: ApiError | None = NOT_FOUND
+        self.requests = 0
 
     def get_claim(self, namespace: str, name: str, *, deadline: Deadline | None = None) -> Any:
-        self.asked += 1
-        if self.answer is not None:
-            raise self.answer
+        self.requests += 1
+        if self.reply is not None:
+            raise self.reply
         return {}
 
 
@@ -44,39 +44,39 @@ def reports() -> list[str]:
 
 
 @pytest.fixture
-def rights(api: Api, reports: list[str]) -> ClaimAccess:
+def access(api: Api, reports: list[str]) -> ClaimAccess:
     return ClaimAccess(api, reports.append, FakeClock())
 
 
-@pytest.mark.parametrize("error", [NOT_OURS, GONE, ApiError("down", status=0)])
-def test_other_errors_of_a_prepare_say_nothing_of_the_next(
-    api: Api, reports: list[str], rights: ClaimAccess, error: ApiError
+@pytest.mark.parametrize("error", [NOT_OURS, NOT_FOUND, ApiError("down", status=0)])
+def test_other_errors_are_not_reported(
+    api: Api, reports: list[str], access: ClaimAccess, error: ApiError
 ) -> None:
-    rights.failed(error)
-    rights.probe()
-    assert reports == [] and api.asked == 0
+    access.failed(error)
+    access.probe()
+    assert reports == [] and api.requests == 0
 
 
 @pytest.mark.parametrize("refusal", [NO_RIGHT, EXPIRED])
-@pytest.mark.parametrize("answer", [GONE, NOT_OURS, None])
-def test_refusal_lasts_until_a_probe_is_answered(
-    api: Api, reports: list[str], rights: ClaimAccess, refusal: ApiError, answer: ApiError | None
+@pytest.mark.parametrize("reply", [NOT_FOUND, NOT_OURS, None])
+def test_refusal_lasts_until_a_probe_succeeds(
+    api: Api, reports: list[str], access: ClaimAccess, refusal: ApiError, reply: ApiError | None
 ) -> None:
-    rights.failed(refusal)
+    access.failed(refusal)
     (text,) = reports
     assert f"to read ResourceClaims ({refusal.status})" in text
     for still in (refusal, ApiError("down", status=0), ApiError("slow down", status=429)):
-        api.answer = still
-        rights.probe()
+        api.reply = still
+        access.probe()
     assert len(reports) == 1
-    api.answer = answer
-    rights.probe()
+    api.reply = reply
+    access.probe()
     assert reports[1:] == [""]
-    rights.probe()
-    assert api.asked == 4
+    access.probe()
+    assert api.requests == 4
 
 
-def test_refusal_reported_beside_a_passed_probe_is_probed_again(api: Api) -> None:
+def test_refusal_reported_during_a_probe_is_probed_again(api: Api) -> None:
     cause = ""
     is_reporting, has_probed = threading.Event(), threading.Event()
 
@@ -87,13 +87,13 @@ def test_refusal_reported_beside_a_passed_probe_is_probed_again(api: Api) -> Non
             has_probed.wait(0.2)
         cause = text
 
-    rights = ClaimAccess(api, report, FakeClock())
-    rights.failed(NO_RIGHT)
-    second = threading.Thread(target=rights.failed, args=(NO_RIGHT,))
+    access = ClaimAccess(api, report, FakeClock())
+    access.failed(NO_RIGHT)
+    second = threading.Thread(target=access.failed, args=(NO_RIGHT,))
     second.start()
     assert is_reporting.wait(10.0)
-    rights.probe()
+    access.probe()
     has_probed.set()
     second.join(10.0)
-    rights.probe()
+    access.probe()
     assert cause == ""

@@ -30,7 +30,7 @@ def chosen(*configs: tuple[ConfigSource, tuple[str, ...], str], request: str = "
     return None if config is None else config.index
 
 
-def test_without_a_config_the_default_counts() -> None:
+def test_no_config_chooses_the_default() -> None:
     assert chosen() is None
 
 
@@ -39,30 +39,30 @@ def test_claim_beats_class_and_later_beats_earlier() -> None:
     assert chosen((CLASS, (), "Gpu"), (CLAIM, (), "Gpu"), (CLAIM, (), "Gpu")) == 2
 
 
-def test_position_decides_not_how_exactly_an_entry_names_the_request() -> None:
+def test_later_entry_wins_over_more_exact_one() -> None:
     assert chosen((CLAIM, ("r",), "Gpu"), (CLAIM, (), "Gpu")) == 1
 
 
-def test_an_entry_for_other_requests_does_not_count() -> None:
+def test_entry_for_other_requests_is_ignored() -> None:
     assert chosen((CLASS, ("r", "q"), "Gpu"), (CLAIM, ("q",), "Gpu")) == 0
 
 
 @pytest.mark.parametrize("names", [("r",), ("r/sub",), (), ("q", "r")])
-def test_an_entry_for_the_main_request_covers_its_subrequests(names: tuple[str, ...]) -> None:
+def test_entry_for_main_request_covers_subrequests(names: tuple[str, ...]) -> None:
     assert chosen((CLAIM, names, "Gpu"), request="r/sub") == 0
 
 
 @pytest.mark.parametrize("names", [("r/other",), ("sub",), ("rr",)])
-def test_other_subrequests_are_not_covered(names: tuple[str, ...]) -> None:
+def test_entry_for_other_subrequest_is_ignored(names: tuple[str, ...]) -> None:
     assert chosen((CLAIM, names, "Gpu"), request="r/sub") is None
 
 
-def test_a_config_for_all_requests_is_passed_over_when_its_kind_does_not_fit() -> None:
+def test_general_entry_of_another_kind_is_skipped() -> None:
     assert chosen((CLASS, (), "Gpu"), (CLAIM, (), "Mig")) == 0
     assert chosen((CLASS, ("r",), "Gpu"), (CLAIM, ("r",), "Mig"), request="r/sub") == 0
 
 
 @pytest.mark.parametrize("request_name", ["r", "r/sub"])
-def test_a_config_that_names_the_request_must_fit(request_name: str) -> None:
+def test_exact_entry_of_another_kind_is_refused(request_name: str) -> None:
     with pytest.raises(InvalidConfigError, match=rf"config 1 .*kind Mig.*{request_name}.*gpu-0"):
         chosen((CLASS, (), "Gpu"), (CLAIM, (request_name,), "Mig"), request=request_name)

@@ -27,19 +27,19 @@ def wait_queued(locks, count):
         CLOCK.wait(threading.Event(), 0.001)
 
 
-def test_sets_without_a_common_key_are_held_side_by_side():
+def test_disjoint_sets_are_held_together():
     locks = Locks(CLOCK)
     with locks.held(["a"], "one", deadline()), locks.held(["b", "c"], "two", deadline()):
         pass
 
 
-def test_an_empty_set_never_waits():
+def test_empty_set_never_waits():
     locks = Locks(CLOCK)
     with locks.held([], "one", deadline(0)), locks.held([], "two", deadline(0)):
         pass
 
 
-def test_who_waited_too_long_is_told_who_holds_it():
+def test_timeout_error_names_the_holder():
     clock = FakeClock()
     locks = Locks(clock)
     with (
@@ -52,7 +52,7 @@ def test_who_waited_too_long_is_told_who_holds_it():
         pass
 
 
-def test_an_error_inside_releases():
+def test_error_inside_releases():
     locks = Locks(CLOCK)
     with pytest.raises(ZeroDivisionError), locks.held(["a"], "one", deadline()):
         raise ZeroDivisionError
@@ -60,7 +60,7 @@ def test_an_error_inside_releases():
         pass
 
 
-def test_keys_are_given_in_the_order_of_arrival():
+def test_keys_are_granted_in_order_of_arrival():
     locks = Locks(CLOCK)
     order = []
 
@@ -82,7 +82,7 @@ def test_keys_are_given_in_the_order_of_arrival():
     assert order[0] == "first"
 
 
-def test_who_gives_up_makes_room_for_those_behind():
+def test_timeout_unblocks_those_queued_behind():
     locks = Locks(CLOCK)
     got = threading.Event()
 
@@ -103,7 +103,7 @@ def test_who_gives_up_makes_room_for_those_behind():
         two.join(60)
 
 
-def test_random_sets_exclude_each_other_and_all_end():
+def test_random_sets_are_exclusive_and_all_finish():
     locks = Locks(CLOCK)
     holders = dict.fromkeys("abcd", 0)
     failures = []

@@ -182,8 +182,8 @@ def test_any_json_gives_a_claim_or_our_error(path: str, value: Any) -> None:
 class Api:
     """Answers one claim, or an error."""
 
-    def __init__(self, answer: dict[str, Any] | ApiError) -> None:
-        self.answer = answer
+    def __init__(self, reply: dict[str, Any] | ApiError) -> None:
+        self.reply = reply
         self.requests = 0
 
     def get_claim(
@@ -191,9 +191,9 @@ class Api:
     ) -> dict[str, Any]:
         assert (namespace, name) == ("ns", "train") and deadline is not None
         self.requests += 1
-        if isinstance(self.answer, ApiError):
-            raise self.answer
-        return self.answer
+        if isinstance(self.reply, ApiError):
+            raise self.reply
+        return self.reply
 
 
 class Outcomes:
@@ -212,12 +212,12 @@ def test_fetch_is_one_request() -> None:
 
 
 def test_only_a_deleted_claim_is_stale() -> None:
-    gone = ApiError("gone", status=404, api_reason="NotFound")
+    not_found = ApiError("not found", status=404, api_reason="NotFound")
     for error, expected in (
-        (gone, StaleClaimError),
+        (not_found, StaleClaimError),
         (ApiError("no such path", status=404), ApiError),
         (ApiError("forbidden", status=403), ApiError),
-        (ApiError("no answer", status=0), ApiError),
+        (ApiError("no reply", status=0), ApiError),
     ):
         outcomes = Outcomes()
         with pytest.raises(expected):

@@ -1,4 +1,4 @@
-"""What follows when no claim can be prepared on a node: its devices, and the events on its Node."""
+"""A node that can prepare no claim: its published devices, and the events on its Node."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nvdra_node.kubeletplugin.node_events import REPEAT_S, RETRY_S, NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
 from tests.fakes.host.files import FakeFiles
 
-SICK = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
+UNHEALTHY = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 BLOCKED = {"key": "gpu.nvidia.com/prepare-blocked", "effect": "NoSchedule"}
 HEALTH = (DeviceHealth(device="gpu-0", health=Health.HEALTHY),)
-POOL = Pool(devices=({"name": "gpu-0"}, {"name": "gpu-1", "taints": [SICK]}), health=HEALTH)
+POOL = Pool(devices=({"name": "gpu-0"}, {"name": "gpu-1", "taints": [UNHEALTHY]}), health=HEALTH)
 
 
 class Driver:
@@ -41,14 +41,17 @@ def test_devices_are_withdrawn_while_blocked(readiness: Readiness) -> None:
     assert source.pool() == POOL
 
 
-def test_devices_are_tainted_while_blocked_if_taints_are_on(readiness: Readiness) -> None:
+def test_devices_are_tainted_while_blocked_with_taints(readiness: Readiness) -> None:
     source = GuardedPool(Driver(), readiness, taints=True)
     readiness.report("driver files", "no hook")
-    assert [device["taints"] for device in source.pool().devices] == [[BLOCKED], [SICK, BLOCKED]]
+    assert [device["taints"] for device in source.pool().devices] == [
+        [BLOCKED],
+        [UNHEALTHY, BLOCKED],
+    ]
     assert "taints" not in POOL.devices[0]
 
 
-def test_every_cause_must_go_and_each_change_is_told(readiness: Readiness) -> None:
+def test_each_change_of_causes_is_reported(readiness: Readiness) -> None:
     changes: list[tuple[str, ...]] = []
     readiness.subscribe(lambda: changes.append(readiness.causes))
     for subject, cause in [
@@ -64,7 +67,7 @@ def test_every_cause_must_go_and_each_change_is_told(readiness: Readiness) -> No
 
 
 @pytest.mark.parametrize("kind", ["full", "read_only"])
-def test_a_directory_that_takes_no_file_is_named(kind: str) -> None:
+def test_unwritable_directory_is_named(kind: str) -> None:
     files = FakeFiles()
     probes = (Path("/var/lib/nvdra/d/probe"), Path("/run/cdi/probe-d"))
     assert write_fault(files, probes) == "" and files.paths() == ()
@@ -74,7 +77,7 @@ def test_a_directory_that_takes_no_file_is_named(kind: str) -> None:
 
 
 class Api:
-    """Takes events, or refuses them."""
+    """Stores events, or refuses them."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -93,7 +96,7 @@ class World:
         self.node = NodeEvents(self.readiness, self.api, "n1", "nvdra-gpu.nvidia.com", self.clock)
 
     def run(self, seconds: float) -> list[str]:
-        """The reasons that are written meanwhile."""
+        """The reasons written meanwhile."""
         before = len(self.api.events)
         end_s = self.clock.monotonic() + seconds
         while self.clock.monotonic() < end_s:
@@ -102,7 +105,7 @@ class World:
         return [event["reason"] for event in self.api.events[before:]]
 
 
-def test_node_event_names_the_cause_once_and_its_end() -> None:
+def test_node_event_names_cause_and_recovery_once() -> None:
     world = World()
     assert world.run(60) == []
     world.readiness.report("driver files", "no hook")
@@ -119,14 +122,14 @@ def test_node_event_names_the_cause_once_and_its_end() -> None:
     assert world.run(REPEAT_S + 600) == ["PrepareRestored"]
 
 
-def test_node_event_is_repeated_while_the_cause_lasts() -> None:
+def test_node_event_is_repeated_while_cause_lasts() -> None:
     world = World()
     world.readiness.report("driver files", "no hook")
     assert world.run(2 * REPEAT_S + 60) == ["PrepareBlocked"] * 3
 
 
 @pytest.mark.parametrize("status", [0, 403, 429, 500])
-def test_node_event_that_is_refused_is_written_later(status: int) -> None:
+def test_refused_node_event_is_written_later(status: int) -> None:
     world = World()
     world.api.status = status
     world.readiness.report("driver files", "no hook")

@@ -1,4 +1,4 @@
-"""Events of claims that wait: when, to whom, and when not."""
+"""Pod events of waiting claims: when they are written, and for which pods."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Api:
         return body
 
 
-def told(api: Api) -> list[tuple[str, str]]:
+def written(api: Api) -> list[tuple[str, str]]:
     return [(event["involvedObject"]["name"], event["message"]) for event in api.events]
 
 
@@ -59,7 +59,7 @@ def waiting(api: Api) -> tuple[WaitEvents, FakeClock]:
     return WaitEvents(api, api, EventSource("nvdra-test", "node-1"), clock), clock
 
 
-def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
+def test_each_pod_gets_one_event_per_cause():
     api = Api("a", "b")
     made, clock = waiting(api)
     for second in range(12):
@@ -67,7 +67,7 @@ def test_each_pod_of_the_claim_is_told_once_what_is_waited_for():
         made.write_next()
         clock.advance(3)
     text = f"claim channel is not prepared yet: {CAUSE}"
-    assert told(api) == [("a", text), ("b", text)]
+    assert written(api) == [("a", text), ("b", text)]
     assert api.events[0]["reason"] == REASON
     assert api.events[0]["involvedObject"]["uid"] == "uid-a"
 
@@ -82,7 +82,7 @@ def test_event_names_the_node_that_wrote_it():
     assert (event["reportingComponent"], event["reportingInstance"]) == ("nvdra-test", "node-1")
 
 
-def test_what_is_ready_soon_needs_no_words():
+def test_short_wait_writes_no_event():
     api = Api("a")
     made, _ = waiting(api)
     made.waiting(REF, CAUSE, MIN_WAIT_S - 1)
@@ -93,7 +93,7 @@ def test_what_is_ready_soon_needs_no_words():
     assert not api.events
 
 
-def test_another_cause_is_told_after_a_while():
+def test_other_cause_is_written_after_min_interval():
     api = Api("a")
     made, clock = waiting(api)
     for cause in (CAUSE, "x", "y"):
@@ -103,10 +103,10 @@ def test_another_cause_is_told_after_a_while():
     clock.advance(MIN_INTERVAL_S)
     made.waiting(REF, "z", 30)
     made.write_next()
-    assert told(api)[1][1].endswith(": z")
+    assert written(api)[1][1].endswith(": z")
 
 
-def test_pods_of_another_claim_of_the_name_and_things_that_are_no_pods_hear_nothing():
+def test_only_pods_of_this_claim_get_events():
     other = Api("a", uid="c-2")
     made, _ = waiting(other)
     made.waiting(REF, CAUSE, 10)
@@ -120,11 +120,11 @@ def test_pods_of_another_claim_of_the_name_and_things_that_are_no_pods_hear_noth
     made.waiting(REF, CAUSE, 10)
     made.write_next()
     assert len(api.events) == MAX_PODS
-    assert "x" not in [name for name, _ in told(api)]
+    assert "x" not in [name for name, _ in written(api)]
 
 
 @pytest.mark.parametrize(("status", "is_on"), [(403, False), (409, True), (500, True)])
-def test_it_is_given_up_when_it_is_always_forbidden_and_never_fails(status: int, is_on: bool):
+def test_repeated_403_disables_and_never_raises(status: int, is_on: bool):
     api = Api("a")
     api.error = ApiError("no", status=status)
     made, clock = waiting(api)
@@ -137,7 +137,7 @@ def test_it_is_given_up_when_it_is_always_forbidden_and_never_fails(status: int,
     assert made.is_on is is_on
 
 
-def test_a_namespace_that_is_going_does_not_turn_it_off():
+def test_403_of_some_namespaces_does_not_disable():
     api = Api("a")
     made, _ = waiting(api)
     for _ in range(2 * permission.LIMIT):
@@ -149,7 +149,7 @@ def test_a_namespace_that_is_going_does_not_turn_it_off():
     assert made.is_on and len(api.events) == 2 * permission.LIMIT
 
 
-def test_reads_that_are_refused_say_nothing_of_events():
+def test_refused_claim_reads_do_not_disable():
     api = Api("a")
     api.claim_error = ApiError("no pod names it", status=403)
     made, _ = waiting(api)
