@@ -30,9 +30,9 @@ Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One consistent set. ``authorization`` is a complete header line or empty; ``tls`` is None for plain http."""
+    """One consistent set. ``authorization`` is the header's value, or empty; ``tls`` is None for plain http."""
 
-    authorization: bytes = field(repr=False)
+    authorization: str = field(repr=False)
     tls: ssl.SSLContext | None
     generation: int
 
@@ -53,7 +53,7 @@ class CredentialSource:
         self._complained = ""
         try:
             self._current = Credentials(
-                _authorization(config, previous=b""), _tls_context(config), generation=1
+                _authorization(config, previous=""), _tls_context(config), generation=1
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"credentials for {config.server}: {error}") from error
@@ -128,8 +128,8 @@ def _file_stamp(path: str) -> tuple[int, int, int, int] | None:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _authorization(config: KubeConfig, *, previous: bytes) -> bytes:
-    """The header line for the token; raises ValueError when the file holds no whole token."""
+def _authorization(config: KubeConfig, *, previous: str) -> str:
+    """The Authorization header for the token; raises ValueError when the file holds no whole token."""
     token = config.token.strip()
     if config.token_file:
         with Path(config.token_file).open("rb") as file:
@@ -137,11 +137,9 @@ def _authorization(config: KubeConfig, *, previous: bytes) -> bytes:
         token = data.decode("ascii", "replace").strip()
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ValueError(f"{config.token_file} does not hold a token")
-        if previous.count(b".") == 2 and token.count(".") != 2:
+        if previous.count(".") == 2 and token.count(".") != 2:
             raise ValueError(f"{config.token_file} holds a part of a token only")
-    if not token:
-        return b""
-    return b"Authorization: Bearer " + token.encode("ascii") + b"\r\n"
+    return f"Bearer {token}" if token else ""
 
 
 def _tls_context(config: KubeConfig) -> ssl.SSLContext | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
@@ -9,11 +10,11 @@ import msgspec
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import Client, query
-from nvdra_core.kube.errors import ClosedError, TransportError
+from nvdra_core.kube.connection import BODY_LIMIT_BYTES, Connection, read_body
+from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.reflector import WatchEvent, WatchStream
 from nvdra_core.kube.resources import EVERYTHING, JsonObject, Resource, Selector
 from nvdra_core.kube.transport import Request
-from nvdra_core.kube.wire import BODY_LIMIT, Connection
 from nvdra_core.runtime.clock import Deadline
 
 HEAD_TIMEOUT_S = 30.0
@@ -54,25 +55,6 @@ class ClientListWatch:
         return _Stream(self._client, Request("GET", target), timeout_s, self._convert)
 
 
-class LineSplitter:
-    """Bytes in pieces in, whole lines out."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The lines that ``piece`` completes, without their ends; raises TransportError beyond BODY_LIMIT."""
-        searched_from = len(self._rest)
-        self._rest += piece
-        if self._rest.find(b"\n", searched_from) < 0:
-            if len(self._rest) > BODY_LIMIT:
-                raise TransportError(f"an event of the watch is larger than {BODY_LIMIT} bytes")
-            return []
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = rest
-        return [bytes(line) for line in lines if line.strip()]
-
-
 class _Stream:
     """A ``reflector.WatchStream`` on a connection of its own."""
 
@@ -97,22 +79,21 @@ class _Stream:
             self._open_once()
         except ApiError as error:
             if error.status != 401 or not self._transport.credentials.refresh():
-                raise self._named(error) from error
+                raise
             self.close()
             self._open_once()
 
     def __iter__(self) -> Iterator[WatchEvent]:
         """See WatchStream."""
-        limit = Deadline(self._timeout_s, self._transport.clock)
-        splitter = LineSplitter()
-        connection, head = self._opened
+        connection, response = self._opened
+        connection.bound(Deadline(self._timeout_s, self._transport.clock))
         try:
-            for piece in connection.stream_body(head, limit):
-                for line in splitter.feed(piece):
+            while line := response.readline(BODY_LIMIT_BYTES):
+                if line.strip():
                     yield self._decode(line)
-        except TransportError as error:
+        except (OSError, http.client.HTTPException) as error:
             if not self._is_cancelled:
-                raise self._named(error) from error
+                raise self._transport.broken(self._request, error) from error
 
     def cancel(self) -> None:
         """See WatchStream."""
@@ -126,19 +107,23 @@ class _Stream:
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
-            self._transport.pool.forget(connection)
+            self._transport.pool.give(connection, is_reusable=False)
 
     def _open_once(self) -> None:
-        transport = self._transport
+        transport, request = self._transport, self._request
         limit = Deadline(HEAD_TIMEOUT_S, transport.clock)
-        connection = transport.pool.dial(transport.credentials.current(), limit, self._announce)
-        self._opened = (connection, transport.open_stream(self._request, connection, limit))
-
-    def _announce(self, connection: Connection) -> None:
+        connection = transport.pool.dial(limit)
         with self._lock:
+            self._connection = connection
             if self._is_cancelled:
                 raise TransportError("the watch was cancelled", unsent=True)
-            self._connection = connection
+        try:
+            response = transport.send(request, connection, limit)
+            is_open = 200 <= response.status < 300
+            transport.check(request, response, b"" if is_open else read_body(response))
+        except (OSError, http.client.HTTPException) as error:
+            raise transport.broken(request, error) from error
+        self._opened = (connection, response)
 
     def _decode(self, line: bytes) -> WatchEvent:
         try:
@@ -148,8 +133,3 @@ class _Stream:
         if event.type == "ERROR":
             return event
         return WatchEvent(event.type, self._convert(event.object))
-
-    def _named(self, error: ApiError) -> ApiError:
-        if self._transport.closed.is_set():
-            return ClosedError("the API client is closed")
-        return error

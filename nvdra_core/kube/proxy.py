@@ -20,11 +20,11 @@ class ProxySettings:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that tunnels with CONNECT. ``authorization`` is a header line or empty."""
+    """A proxy that tunnels with CONNECT. ``authorization`` is the value of Proxy-Authorization, or empty."""
 
     host: str
     port: int
-    authorization: bytes = field(default=b"", repr=False)
+    authorization: str = field(default="", repr=False)
 
 
 def choose(server: str, settings: ProxySettings) -> Proxy | None:
@@ -49,10 +49,10 @@ def parse(address: str) -> Proxy:
         raise ConfigError(
             f"proxy {url.scheme}://{url.hostname}: only http:// proxies (CONNECT) are supported"
         )
-    authorization = b""
+    authorization = ""
     if url.username is not None:
         pair = f"{unquote(url.username)}:{unquote(url.password or '')}".encode()
-        authorization = b"Proxy-Authorization: Basic " + base64.b64encode(pair) + b"\r\n"
+        authorization = "Basic " + base64.b64encode(pair).decode()
     return Proxy(url.hostname, port, authorization)
 
 

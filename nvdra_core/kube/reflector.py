@@ -287,7 +287,7 @@ class Reflector:
 
     def _metadata(self, event: WatchEvent) -> JsonObject:
         if event.type == "ERROR":
-            raise _status_error(self.name, event.object)
+            raise status_error(self.name, event.object)
         return event.object.get("metadata") or {}
 
     def _is_stable(self) -> bool:
@@ -315,7 +315,8 @@ class Reflector:
         self._clock.wait(self._stopped, pause_s)
 
 
-def _status_error(name: str, status: JsonObject) -> ApiError:
+def status_error(name: str, status: JsonObject) -> ApiError:
+    """The error of an ERROR event."""
     code, message = int(status.get("code") or 500), str(status.get("message"))
     if code == 410:
         return RelistError(f"watch of {name}: {message}")

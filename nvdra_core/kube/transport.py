@@ -6,6 +6,7 @@ server are logged once each. No limiter: the callers' own pace is the limit.
 
 from __future__ import annotations
 
+import http.client
 import logging
 import threading
 
@@ -15,12 +16,12 @@ from nvdra_core import __version__
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import proxy as proxies
 from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.credentials import Credentials, CredentialSource
+from nvdra_core.kube.connection import Connection, read_body
+from nvdra_core.kube.credentials import CredentialSource
 from nvdra_core.kube.errors import ClosedError, TransportError, status_error
 from nvdra_core.kube.pool import Pool
 from nvdra_core.kube.proxy import ProxySettings
 from nvdra_core.kube.retry import Backoff, is_retryable, parse_retry_after
-from nvdra_core.kube.wire import Connection, Head
 from nvdra_core.runtime.clock import Clock, Deadline
 
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})
@@ -66,11 +67,8 @@ class Transport:
             else proxies.choose(config.server, settings.proxy)
         )
         self.pool = Pool(config, self.credentials, clock, chosen)
-        self._prefix = config.url.path.rstrip("/").encode("ascii")
-        self._head = (
-            f" HTTP/1.1\r\nHost: {self.pool.host}\r\nUser-Agent: {settings.user_agent}\r\n"
-            "Accept: application/json\r\n"
-        ).encode("ascii")
+        self._prefix = config.url.path.rstrip("/")
+        self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
         self._warned: set[str] = set()
 
     def close(self) -> None:
@@ -87,15 +85,15 @@ class Transport:
         attempt = 0
         may_renew = True
         while True:
-            outcome = self._attempt(request, deadline, is_idempotent=is_idempotent)
-            if not isinstance(outcome, ApiError):
-                return outcome
-            if outcome.status == 401 and may_renew and self.credentials.refresh():
-                may_renew = False  # a rotated token: once is enough to know
-                continue
-            if not is_retryable(outcome, is_idempotent=is_idempotent):
-                raise outcome
-            self._pause(outcome, attempt, deadline)
+            try:
+                return self._attempt(request, deadline)
+            except ApiError as error:
+                if error.status == 401 and may_renew and self.credentials.refresh():
+                    may_renew = False  # the token was rotated; a second refusal is final
+                    continue
+                if not is_retryable(error, is_idempotent=is_idempotent):
+                    raise
+                self._pause(error, attempt, deadline)
             attempt += 1
 
     def _pause(self, error: ApiError, attempt: int, deadline: Deadline) -> None:
@@ -108,80 +106,53 @@ class Transport:
         if self.clock.wait(self.closed, pause_s):
             raise ClosedError("the API client is closed") from error
 
-    def _attempt(
-        self, request: Request, deadline: Deadline, *, is_idempotent: bool
-    ) -> bytes | ApiError:
-        limit = Deadline(min(self.settings.attempt_timeout_s, deadline.remaining_s()), self.clock)
+    def _attempt(self, request: Request, deadline: Deadline) -> bytes:
+        limit = deadline.within(self.settings.attempt_timeout_s)
+        connection = self.pool.take(limit)
+        is_reusable = False
         try:
-            return self._once(request, limit)
-        except ApiError as error:
-            if not (isinstance(error, TransportError) and error.stale and is_idempotent):
-                return error
-        try:
-            # The server closed a kept connection while we wrote: normal, and no news to anybody.
-            return self._once(request, limit, fresh=True)
-        except ApiError as error:
-            return error
-
-    def _once(self, request: Request, limit: Deadline, *, fresh: bool = False) -> bytes:
-        connection = self.pool.take(limit, fresh=fresh)
-        try:
-            connection.send(self.encode(request, self.credentials.current()), limit)
-            head = connection.read_head(limit)
-            body = connection.read_body(head, limit)
-        except BaseException as error:
-            self.pool.drop(connection)
-            if isinstance(error, TransportError):
-                raise self._named(request, error) from error
-            raise
-        if head.is_keepable:
-            self.pool.give(connection)
-        else:
-            self.pool.drop(connection)
-        self._check(request, head, body)
+            response = self.send(request, connection, limit)
+            body = read_body(response)
+            is_reusable = not response.will_close
+        except (OSError, http.client.HTTPException) as error:
+            raise self.broken(request, error) from error
+        finally:
+            self.pool.give(connection, is_reusable=is_reusable)
+        self.check(request, response, body)
         return body
 
-    def _named(self, request: Request, error: TransportError) -> TransportError:
+    def send(
+        self, request: Request, connection: Connection, limit: Deadline
+    ) -> http.client.HTTPResponse:
+        """Send and wait for the response's headers; raises OSError and HTTPException."""
+        connection.bound(limit)
+        headers = (
+            {**self._headers, "Content-Type": request.content_type}
+            if request.body
+            else dict(self._headers)
+        )
+        if authorization := self.credentials.current().authorization:
+            headers["Authorization"] = authorization
+        connection.request(
+            request.method, self._prefix + request.target, request.body or None, headers
+        )
+        return connection.getresponse()
+
+    def broken(self, request: Request, error: Exception) -> TransportError:
+        """The error for an exchange without a complete answer."""
         if self.closed.is_set():
             return ClosedError("the API client is closed")
-        what = f"{request.method} {request.target}: {error}"
-        return TransportError(what, unsent=error.unsent, stale=error.stale)
+        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        return TransportError(f"{request.method} {request.target}: {why or type(error).__name__}")
 
-    def _check(self, request: Request, head: Head, body: bytes) -> None:
-        if warning := head.text(b"warning"):
+    def check(self, request: Request, response: http.client.HTTPResponse, body: bytes) -> None:
+        """Raise ApiError for an answer outside 2xx; log warnings of the server."""
+        if warning := response.getheader("Warning"):
             self._warn(warning)
-        if not 200 <= head.status < 300:
-            raise self.refusal(request, head, body)
-
-    def refusal(self, request: Request, head: Head, body: bytes) -> ApiError:
-        """The error for an answer outside 2xx."""
-        what = f"{request.method} {request.target.partition('?')[0]}"
-        return status_error(what, head.status, body, parse_retry_after(head.text(b"retry-after")))
-
-    def encode(self, request: Request, credentials: Credentials) -> bytes:
-        """The request's bytes."""
-        parts = [
-            request.method.encode("ascii"), b" ", self._prefix, request.target.encode("ascii"),
-            self._head, credentials.authorization,
-        ]  # fmt: skip
-        if request.body or request.method in {"POST", "PUT", "PATCH"}:
-            parts.append(
-                f"Content-Type: {request.content_type}\r\nContent-Length: {len(request.body)}\r\n".encode(
-                    "ascii"
-                )
-            )
-        parts += [b"\r\n", request.body]
-        return b"".join(parts)
-
-    def open_stream(self, request: Request, connection: Connection, limit: Deadline) -> Head:
-        """Send on an own connection and read the head; raises ApiError for an answer outside 2xx."""
-        connection.send(self.encode(request, self.credentials.current()), limit)
-        head = connection.read_head(limit)
-        if not 200 <= head.status < 300:
-            raise self.refusal(request, head, connection.read_body(head, limit))
-        if warning := head.text(b"warning"):
-            self._warn(warning)
-        return head
+        if not 200 <= response.status < 300:
+            retry_after_s = parse_retry_after(response.getheader("Retry-After") or "")
+            what = f"{request.method} {request.target.partition('?')[0]}"
+            raise status_error(what, response.status, body, retry_after_s)
 
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:

@@ -13,7 +13,6 @@ import pytest
 from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NAMESPACES, SLICES
-from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.pki import StoredAuthority
@@ -247,17 +246,3 @@ def test_secrets_are_in_no_repr(connect: Connect, tls_server: FakeApiServer) -> 
     client = connect(tls_server.config(token="sesame"))
     shown = repr(tls_server.config(token="sesame")) + repr(client.transport.credentials.current())
     assert "sesame" not in shown
-
-
-def test_second_connection_resumes_the_tls_session(
-    tls_server: FakeApiServer, connect: Connect
-) -> None:
-    client = connect(tls_server.config())
-    read(client)
-    tls_server.end_connections()
-    read(client)
-    connection = client.transport.pool.take(Deadline(5.0, SystemClock()))
-    try:
-        assert connection.is_resumed
-    finally:
-        client.transport.pool.drop(connection)
