@@ -1,4 +1,4 @@
-"""The service that owns the node's IMEX daemon: builds the supervisor with its deps and sources. Called by ``cli``.
+"""The service that owns the node's IMEX daemon: builds the supervisor with its clients and sources. Called by ``cli``.
 
 Its start and its end leave nvidia-imex as it is: a new instance finds out what runs, and for whom.
 """

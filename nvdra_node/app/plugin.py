@@ -53,7 +53,7 @@ _LOG = log.get(__name__)
 SOCKET_WAIT_S = 20.0
 """How long to wait for an earlier instance of ours to let go of the sockets."""
 DRAIN_S = 10.0
-FIRST_LOOK_S = 3.0
+FIRST_OBSERVATION_S = 3.0
 SETTLE_S = 20.0
 """For eight GPUs without persistence mode, whose first use takes up to 7 s each."""
 SETTLE_POLL_S = 0.5
@@ -275,7 +275,7 @@ class Plugin:
     def _publish(self) -> None:
         self.publisher.prefetch()
         # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
-        self._around.first_look(FIRST_LOOK_S)
+        self._around.first_look(FIRST_OBSERVATION_S)
         if self.publisher.has_devices():
             # An earlier process published them: what is only slow to answer must not be withdrawn by a restart.
             self._settle()

@@ -1,2 +1,1 @@
-"""The node's one IMEX daemon: what it must be (``decide``, ``render``, ``report``: pure), and the deps that make it
-so."""
+"""The node's IMEX daemon: decisions (``decide``, ``readiness``: pure), loop (``supervisor``), clients (``daemon``)."""

@@ -1,14 +1,12 @@
-"""The state machine of the node's one IMEX daemon: situation + memory -> actions + memory. Pure. Called by
-``supervisor``.
+"""State machine of the node's IMEX daemon: situation + memory -> actions + memory. Pure. Called by ``supervisor``.
 
 Safety rules, in this order:
 
-- A daemon that serves a claim which was told "ready" is never stopped and never restarted by us: neither for another
-  domain, nor because its configuration would be written differently now, nor because this process starts or ends.
-- A daemon that ended under claims is started again by a policy (``AfterAbruptEnd``), with pauses that grow, and
-  never by systemd: the kernel refuses exports until then, and when they come back is a decision.
-- One domain at a time (isolation ``domain``): the running one as long as somebody holds it, then the one whose
-  claim came first.
+- A daemon that serves an admitted claim is never stopped or restarted: not for another domain, not for a changed
+  configuration, not by a start or end of this process.
+- A daemon that ended under claims is restarted by policy (``AfterAbruptEnd``), with backoff, and never by systemd: its
+  restart re-enables exports in the kernel.
+- One domain at a time (isolation ``domain``): the running one while it has holders, then that of the oldest claim.
 """
 
 from __future__ import annotations
@@ -37,13 +35,13 @@ RESTARTED = "nvidia-imex was restarted by something other than nvdra (systemctl,
 
 
 def run_for(domain: FabricDomain, situation: Situation) -> Run | None:
-    """The run that serves a domain here; None as long as slot, address or certificate are missing."""
+    """The run that serves a domain here; None while slot, address or certificate is missing."""
     domain_uid = domain.uid if domain.isolation is Isolation.DOMAIN else ""
     return _run(domain_uid, domain.port, situation, slot_count_of(domain, situation))
 
 
 def slot_count_of(domain: FabricDomain, situation: Situation) -> int:
-    """Lines of the nodes_config that serves a domain: its own number, or that of the clique."""
+    """Slots in the nodes_config of a domain: its own number, or that of the clique."""
     of_clique = situation.spec.slot_count if situation.spec is not None else 0
     return (domain.slot_count if domain.isolation is Isolation.DOMAIN else 0) or of_clique
 
@@ -70,7 +68,7 @@ def _run(domain_uid: str, port: int, situation: Situation, slot_count: int) -> R
 
 
 def serves(run: Run, wanted: Run) -> bool:
-    """Whether a running configuration is as good as the wanted one. What else differs is for the next start."""
+    """Whether a running configuration serves what is wanted. Other differences apply from the next start."""
     return (run.domain_uid, run.clique_id, run.slot, run.port) == (
         wanted.domain_uid,
         wanted.clique_id,
@@ -80,27 +78,27 @@ def serves(run: Run, wanted: Run) -> bool:
 
 
 def holds(run: Run, domain_uid: str, situation: Situation) -> bool:
-    """Whether a domain is one that this run serves."""
+    """Whether this run serves a domain."""
     if run.domain_uid:
         return run.domain_uid == domain_uid
     domain = domain_named(situation.spec, domain_uid) if situation.spec is not None else None
-    # A claim whose domain the controller does not name any more may be using it.
+    # A claim of a domain that left the spec may still use it.
     return domain is None or domain.isolation is Isolation.CHANNEL
 
 
 def target(situation: Situation, memory: Memory) -> Run | None:
-    """The run that should be there now; None: nobody needs one."""
+    """The wanted run; None: none is needed."""
     if situation.spec is None:
         return None
     running = memory.started.run if memory.started is not None else None
-    for domain_uid in _in_turn(situation, running):
+    for domain_uid in _by_priority(situation, running):
         domain = domain_named(situation.spec, domain_uid)
         if domain is not None and (wanted := run_for(domain, situation)) is not None:
             return wanted
         if running is not None and running.domain_uid == domain_uid:
-            return running  # the controller took the domain away, or it cannot be reached: claims go on
+            return running  # the domain left the spec, or slot or fabric is lost: claims go on
         if is_admitted(domain_uid, situation):
-            return None  # its containers may still have the channel: nobody else may have the node
+            return None  # its containers may still have the channel: no other domain may run
     if situation.spec.shared_port:
         return _run("", situation.spec.shared_port, situation, situation.spec.slot_count)
     shared = (d for d in situation.spec.domains if d.isolation is Isolation.CHANNEL)
@@ -108,12 +106,12 @@ def target(situation: Situation, memory: Memory) -> Run | None:
 
 
 def is_admitted(domain_uid: str, situation: Situation) -> bool:
-    """Whether a claim was told that this domain is ready."""
+    """Whether a claim of this domain is admitted."""
     return any(h.is_admitted and h.domain_uid == domain_uid for h in situation.holders)
 
 
-def _in_turn(situation: Situation, running: Run | None) -> list[str]:
-    """Held domains, the one to serve first: told ready, then running, then first come."""
+def _by_priority(situation: Situation, running: Run | None) -> list[str]:
+    """Held domains in the order of serving: admitted, then running, then by age of the claim."""
 
     def rank(item: tuple[int, str, bool]) -> tuple[bool, bool, int]:
         place, domain_uid, is_admitted = item
@@ -125,7 +123,7 @@ def _in_turn(situation: Situation, running: Run | None) -> list[str]:
 
 
 def decide(situation: Situation, memory: Memory) -> Decision:
-    """What to do now."""
+    """Actions and memory for a situation."""
     memory = _without_released(situation, memory)
     if situation.policy.mode is Mode.HOST_MANAGED:
         return Decision(actions=(), memory=_hosted(situation, memory))
@@ -135,7 +133,9 @@ def decide(situation: Situation, memory: Memory) -> Decision:
     if unit.is_running:
         return _while_running(situation, memory)
     if memory.started is not None and memory.started.is_unsure:
-        memory = replace(memory, started=None)  # no end that anybody saw: it is just started
+        memory = replace(
+            memory, started=None
+        )  # whether it ran is unknown: started like a first time
     elif memory.started is not None:
         memory = _after_end(situation, memory, memory.started)
     return _while_stopped(situation, memory)
@@ -149,7 +149,7 @@ def _while_running(situation: Situation, memory: Memory) -> Decision:
     if started is None:
         return _with_unknown(situation, memory)
     if started.invocation_id != unit.invocation_id:
-        # The first look at what we began; or somebody else restarted it, with our configuration.
+        # First observation after our start; or it was restarted externally, with our configuration.
         if started.invocation_id:
             users = [h.uid for h in situation.holders if _uses(h, started.run, situation)]
             memory = _interrupted(memory, users, RESTARTED)
@@ -165,7 +165,7 @@ def _while_running(situation: Situation, memory: Memory) -> Decision:
 
 
 def _while_unused(situation: Situation, memory: Memory, started: Started) -> Decision:
-    """No claim was told that it may use the running daemon."""
+    """No admitted claim uses the running daemon."""
     wanted = target(situation, memory)
     hosts = Action(kind=ActionKind.WRITE_HOSTS, why="peers", run=started.run)
     if not situation.are_holders_known:
@@ -177,17 +177,18 @@ def _while_unused(situation: Situation, memory: Memory, started: Started) -> Dec
     idle_since_s = situation.now_s if memory.idle_since_s is None else memory.idle_since_s
     left_s = idle_since_s + situation.policy.linger_s - situation.now_s
     if left_s <= 0:
-        return _stop(memory, f"nobody has held {_named(started.run)} for a while")
+        return _stop(
+            memory, f"{_named(started.run)} has had no claim for {situation.policy.linger_s:g} s"
+        )
     memory = replace(memory, idle_since_s=idle_since_s)
     return Decision(actions=(hosts,), memory=memory, wake_in_s=left_s)
 
 
 def _with_unknown(situation: Situation, memory: Memory) -> Decision:
-    """A daemon whose run we do not know: our state was lost. It is left alone while a claim may be using it. Claims
-    that wait do not use it, and would wait for ever."""
+    """The state was lost, and with it the daemon's run: it is stopped only when no claim can be using it."""
     if not situation.are_holders_known or any(h.is_admitted for h in situation.holders):
         return Decision(actions=(), memory=memory)
-    return _stop(memory, "its configuration is not known, and nobody uses it")
+    return _stop(memory, "its configuration is unknown and no claim uses it")
 
 
 def _while_stopped(situation: Situation, memory: Memory) -> Decision:
@@ -205,8 +206,10 @@ def _while_stopped(situation: Situation, memory: Memory) -> Decision:
         Action(kind=ActionKind.START, why=why, run=wanted),
     ]
     if memory.recovers_domain != wanted.domain_uid:
-        # All domains of a clique have the same list of nodes: nvidia-imex would wait for another domain's peers.
-        actions.insert(0, Action(kind=ActionKind.CLEAR_RECOVERY, why="of another domain"))
+        # All domains of a clique have the same node list: nvidia-imex would wait for the other domain's peers.
+        actions.insert(
+            0, Action(kind=ActionKind.CLEAR_RECOVERY, why="persist.dat is of another domain")
+        )
     return Decision(
         actions=tuple(actions),
         memory=replace(
@@ -222,7 +225,7 @@ def _while_stopped(situation: Situation, memory: Memory) -> Decision:
 
 
 def _after_end(situation: Situation, memory: Memory, started: Started) -> Memory:
-    """It ended and we had not stopped it."""
+    """Memory after an unplanned end."""
     unit, policy = situation.unit, situation.policy
     is_abrupt = unit.result != "success"
     pause_s = policy.backoff_s * 2 ** min(memory.failures, MAX_DOUBLINGS)
@@ -245,7 +248,7 @@ def _after_end(situation: Situation, memory: Memory, started: Started) -> Memory
 
 
 def _interrupted(memory: Memory, users: Iterable[str], text: str) -> Memory:
-    """One more end that was not ours, while these claims used the daemon."""
+    """Memory after an unplanned end or restart under these claims."""
     return replace(
         memory,
         restarts=memory.restarts + 1,
@@ -255,7 +258,7 @@ def _interrupted(memory: Memory, users: Iterable[str], text: str) -> Memory:
 
 
 def _without_released(situation: Situation, memory: Memory) -> Memory:
-    """Interrupted claims count until they are released."""
+    """Drop interrupted claims that were released."""
     if not memory.interrupted or not situation.are_holders_known:
         return memory
     held = {holder.uid for holder in situation.holders}
@@ -263,7 +266,7 @@ def _without_released(situation: Situation, memory: Memory) -> Memory:
 
 
 def _hosted(situation: Situation, memory: Memory) -> Memory:
-    """The host's own daemon is never touched, and its restarts under claims are seen by its unit."""
+    """Memory in mode hostManaged: the host's daemon is never touched; its restarts are noted."""
     unit = situation.unit
     now = unit.invocation_id if unit.is_running else ""
     kept = Memory(
@@ -281,7 +284,7 @@ def _hosted(situation: Situation, memory: Memory) -> Memory:
 def _exit_text(situation: Situation, start_error: str) -> str:
     unit = situation.unit
     if unit.result == "success" and start_error:
-        return start_error  # there was no process: the unit is masked, or its file is gone
+        return start_error  # no process: the unit is masked, or its file is missing
     if unit.result == "success":
         return "nvidia-imex ended by itself or was stopped by hand"
     status = f" with status {unit.exit_status}" if unit.exit_status else ""
@@ -298,7 +301,7 @@ def _note_readiness(situation: Situation, memory: Memory) -> Memory:
 
 
 def is_in_use(run: Run, situation: Situation) -> bool:
-    """Whether a claim was told that a domain of this run is ready."""
+    """Whether an admitted claim uses this run."""
     return any(_uses(holder, run, situation) for holder in situation.holders)
 
 
@@ -307,16 +310,14 @@ def _uses(holder: Holder, run: Run, situation: Situation) -> bool:
 
 
 def after_failure(kind: ActionKind | None, decision: Decision, before: Memory, text: str) -> Memory:
-    """What to remember when an action of a decision failed (``text``): what was not stopped runs, what was not started
-    does not. ``before``: the memory before the decision.
-    """
+    """Memory after an action failed with ``text``. ``before``: the memory before the decision."""
     if kind is ActionKind.STOP:
         return before
     if kind is ActionKind.START:
-        # It may run all the same: the next look tells.
+        # It may run all the same: the next observation shows.
         return replace(decision.memory, start_error=text)
     if any(action.kind is ActionKind.START for action in decision.actions):
-        # Of which run the files are now is not known.
+        # The files may be of either run.
         return replace(before, last_run=None, last_exit=text, failures=before.failures + 1)
     return decision.memory
 
@@ -339,7 +340,7 @@ def _named(run: Run) -> str:
 
 
 def blockers(situation: Situation, domain_uids: Iterable[str]) -> str:
-    """The claims that keep these domains here, for messages."""
+    """Names of the claims that hold these domains, for messages."""
     wanted = set(domain_uids)
-    names = [f"{h.namespace}/{h.name}" for h in sorted(situation.holders) if h.domain_uid in wanted]
-    return ", ".join(names) or "nobody"
+    names = [h.full_name for h in sorted(situation.holders) if h.domain_uid in wanted]
+    return ", ".join(names) or "no claim"

@@ -1,7 +1,7 @@
-"""What the supervisor knows: frozen data between its deps and its decisions. Pure.
+"""Frozen values of the supervisor. Pure.
 
-Words: a *run* is one configuration that nvidia-imex can be started with; an *incarnation* is one start of it; a
-*holder* is a claim that needs a domain on this node.
+A *run* is one configuration of nvidia-imex, an *incarnation* one start of it, a *holder* a claim that needs a domain on
+this node. More terms: docs/dev/glossary.md.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
     clique_id: str = ""
     """``<clusterUUID>.<cliqueId>`` as upstream joins them; empty unless COMPLETED."""
     message: str = ""
-    """What is wrong, or what is waited for."""
+    """The problem, or the missing condition."""
     recovery: str = ""
-    """What GPUs ask for before they are well again; empty: nothing."""
+    """Recovery actions that GPUs report (NVML), with remedies; empty: none."""
     driver_version: str = ""
 
 
 class HostAddresses(msgspec.Struct, frozen=True, kw_only=True):
-    """Where this host's IMEX peers find it (``address.choose``)."""
+    """This host's address for IMEX peers (``address.choose``)."""
 
     chosen: str = ""
-    """Empty: there is none that is fit."""
+    """Empty: no usable one."""
     message: str = ""
-    """Why it was chosen, or why there is none and what to set."""
+    """Why it was chosen, or why there is none and what to do."""
     present: tuple[str, ...] = ()
-    """All addresses of this host; empty: not known."""
+    """All addresses of this host; empty: unknown."""
 
     def has_lost(self, address: str) -> bool:
-        """Whether an address that nvidia-imex listens on has gone from this host."""
+        """Whether this host no longer has an address that nvidia-imex listens on."""
         return bool(self.present) and address != self.chosen and address not in self.present
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One configuration of nvidia-imex. Two runs that are equal may follow each other without a restart."""
+    """One configuration of nvidia-imex."""
 
     domain_uid: str
     """The ComputeDomain; empty: the clique-wide daemon of isolation ``channel``."""
@@ -54,12 +54,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     slot_count: int
     port: int
     address: str
-    """Of this node, where peers find it."""
+    """Of this node, for peers."""
     is_encrypted: bool = False
 
 
 class UnitActivity(str, Enum):
-    """systemd's ActiveState, as far as it matters."""
+    """systemd's ActiveState; ``reloading`` counts as active."""
 
     INACTIVE = "inactive"
     ACTIVATING = "activating"
@@ -69,25 +69,25 @@ class UnitActivity(str, Enum):
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """The unit of nvidia-imex as systemd sees it."""
+    """Properties of the unit of nvidia-imex."""
 
     activity: UnitActivity = UnitActivity.INACTIVE
     invocation_id: str = ""
-    """Of the present start or, when it is not running, of the last one."""
+    """Of the current start, or of the last one."""
     result: str = "success"
     """systemd's Result: ``success``, ``exit-code``, ``signal``, ``core-dump``, ``oom-kill`` ..."""
     exit_status: int = 0
     main_pid: int = 0
-    """Of the daemon while it runs; 0: not known."""
+    """0: unknown, or no process."""
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process, or there is just about to be one."""
+        """Whether it has a process, or is being started."""
         return self.activity in (UnitActivity.ACTIVE, UnitActivity.ACTIVATING)
 
 
 class Holder(msgspec.Struct, frozen=True, order=True):
-    """A claim that needs a domain on this node. Sorted by the time it came."""
+    """A claim that needs a domain on this node. Sorted by arrival."""
 
     since_s: float
     """Wall clock, seconds since the epoch."""
@@ -105,49 +105,49 @@ class Holder(msgspec.Struct, frozen=True, order=True):
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """An incarnation that we began, or found running and know the run of."""
+    """An incarnation whose run is known."""
 
     run: Run
     invocation_id: str
-    """Empty until the first look at it."""
+    """Empty until it was first observed."""
     is_unsure: bool = False
-    """An earlier supervisor died while it started it: whether it ever ran is not known."""
+    """The supervisor that started it ended meanwhile: whether it ever ran is unknown."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the supervisor remembers from one decision to the next."""
+    """State kept from one decision to the next; stored for the supervisor's next start."""
 
     started: Started | None = None
-    """None: as far as we know no daemon of ours runs."""
+    """None: no daemon of ours runs, as far as is known."""
     last_run: Run | None = None
-    """Of the daemon that ended and was not started again by us: its configuration is still on disk, and counts if
-    something else starts the unit. None: not known.
+    """Run of the ended daemon, whose configuration is still on disk: used if something else starts the unit. None:
+    unknown.
     """
     restarts: int = 0
-    """Ends that nobody asked for, in this boot."""
+    """Unplanned ends in this boot."""
     failures: int = 0
-    """Such ends in a row: how long to wait before the next start."""
+    """Unplanned ends in a row, for the backoff."""
     retry_at_s: float = 0.0
     """Monotonic; no start before it."""
     idle_since_s: float | None = None
-    """Monotonic; since when nobody holds the running domain."""
+    """Monotonic; since when the running domain has no holder."""
     ready_since_s: float | None = None
     last_exit: str = ""
-    """Why the last incarnation ended, for people."""
+    """Why the last incarnation ended, as text."""
     start_error: str = ""
-    """What systemctl said of a start that it did not carry out."""
+    """Error of a start that systemd refused."""
     is_held: bool = False
-    """It ended abruptly under claims, and the policy is to wait until these are gone."""
+    """It ended abruptly under claims, and the policy is to wait for their release."""
     interrupted: tuple[str, ...] = ()
-    """UIDs of the claims that were admitted when IMEX ended or was restarted, and not by us: what their pods shared is
-    lost. A claim stays until it is released, as only its pods know whether they began again.
+    """UIDs of claims that were admitted when IMEX ended or restarted unplanned: their pods' shared memory is lost. Kept
+    until the claim is released, as only its pods know whether they have started over.
     """
     interruption: str = ""
-    """How that was, for people."""
+    """What happened, as text."""
     host_invocation: str = ""
-    """With mode ``hostManaged``: the incarnation of the host's unit that was seen last."""
+    """Mode ``hostManaged``: last known incarnation of the host's unit."""
     recovers_domain: str | None = None
-    """The domain whose ``persist.dat`` is kept: the next start of it waits for the peers it had."""
+    """Domain whose ``persist.dat`` is kept: its next start waits for the peers it had."""
 
 
 class Mode(str, Enum):
@@ -158,31 +158,31 @@ class Mode(str, Enum):
 
 
 class AfterAbruptEnd(str, Enum):
-    """What to do when nvidia-imex died under claims. Memory it had exported may still be in use elsewhere; the kernel
-    refuses new exports until the next start."""
+    """What to do when nvidia-imex died under claims. Memory that it exported may still be in use on other nodes; the
+    kernel refuses new exports until the next start."""
 
     RESTART = "restart"
     """Start again; RECOVERY waits for the peers it had."""
     HOLD = "hold"
-    """Start again only when the claims of the domain are gone from this node."""
+    """Start again after all claims of the domain were released on this node."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the decisions. Times are seconds."""
+    """Settings of the decisions."""
 
     mode: Mode = Mode.DRIVER_MANAGED
     after_abrupt_end: AfterAbruptEnd = AfterAbruptEnd.RESTART
     linger_s: float = 30.0
-    """How long a domain that nobody holds keeps its daemon, so that the next job of it finds it running."""
+    """How long a domain without holders keeps its daemon, so that its next job finds it running."""
     needs_encryption: bool = False
     backoff_s: float = 1.0
     max_backoff_s: float = 60.0
     healthy_s: float = 60.0
-    """READY for so long: earlier failures count no more."""
+    """Time in READY after which earlier failures are forgotten."""
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a decision is made from."""
+    """Everything that a decision depends on."""
 
     now_s: float
     """Monotonic."""
@@ -190,32 +190,32 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     fabric: Fabric
     addresses: HostAddresses
     spec: FabricNodeSpec | None
-    """None: the controller has not made the FabricNode yet."""
+    """None: no FabricNode yet."""
     holders: tuple[Holder, ...] = ()
     are_holders_known: bool = True
-    """False: after a loss of the supervisor's own state, until the kubelet plugin has told its claims."""
+    """False: the stored state was lost, and the kubelet plugin has not reported its claims yet."""
     unit: Unit = Unit()
     imex: ImexState = ImexState.UNSET
-    """What nvidia-imex-ctl says of the present incarnation; UNAVAILABLE when it gives no answer in time."""
+    """nvidia-imex-ctl's answer about this incarnation; UNAVAILABLE without one."""
     imex_problem: str = ""
-    """Why there is no answer of nvidia-imex-ctl."""
+    """Why nvidia-imex-ctl gave no answer."""
     foreign: str = ""
-    """Another daemon that has the machine's one IMEX session: a unit's name."""
+    """Unit of another daemon that holds the machine's one IMEX session."""
     has_certificate: bool = False
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """How a domain is doing on this node."""
+    """Whether claims of a domain may start on this node."""
 
     is_ready: bool
     reason: str = ""
     """One CamelCase word, see ``nvdra_core.api.fabric.FabricDomainStatus``."""
     message: str = ""
-    """What is waited for, and what to do where somebody must."""
+    """The missing condition, and the remedy where there is one."""
 
 
 class ActionKind(str, Enum):
-    """What can be done."""
+    """Kinds of actions."""
 
     CLEAR_RECOVERY = "clear-recovery"
     WRITE_CONFIG = "write-config"
@@ -233,9 +233,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do now, what to remember, when to look again."""
+    """Actions, new memory, and when to decide again."""
 
     actions: tuple[Action, ...]
     memory: Memory
     wake_in_s: float | None = None
-    """None: only when something happens."""
+    """None: only on a change."""

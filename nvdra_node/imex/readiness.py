@@ -1,6 +1,6 @@
-"""How a domain is doing on this node, and why it is not ready. Pure. Called by ``supervisor`` and ``report``.
+"""Whether claims of a domain may start on this node, and if not, why. Pure. Called by ``supervisor`` and ``replies``.
 
-The message ends in a pod's event: it says what is waited for and, where somebody must act, what to do.
+The message appears in events of pods: the missing condition and, where there is one, the remedy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from nvdra_node.imex.decide import (
 from nvdra_node.imex.model import ADDRESS_REMEDY, Memory, Mode, Readiness, Situation, Started
 
 RESTARTED = "ImexRestarted"
-"""Reason of a domain whose claims may start, and whose earlier ones lost what they shared."""
+"""Claims may start; earlier ones lost their shared memory."""
 RECOVERY = "GpuRecovery"
-"""Reason of a domain whose claims may start although a GPU is not well."""
+"""Claims may start, although a GPU needs a recovery."""
 _FABRIC_REASONS = {
-    FabricState.UNSET: ("WaitingForFabric", "the GPUs' NVLink fabric has not been looked at yet"),
+    FabricState.UNSET: (
+        "WaitingForFabric",
+        "the state of the GPUs' NVLink fabric is not known yet",
+    ),
     FabricState.IN_PROGRESS: (
         "FabricInProgress",
         "the GPUs are still registering with the NVLink fabric",
@@ -37,7 +40,7 @@ def of_domain(domain_uid: str, situation: Situation, memory: Memory) -> Readines
     if spec is None:
         return _wait(
             "WaitingForController",
-            "the controller has not made this node's FabricNode yet; is it running?",
+            "this node has no FabricNode yet; is nvdra-controller running?",
         )
     domain = domain_named(spec, domain_uid)
     if domain is None:
@@ -59,34 +62,36 @@ def _wait(reason: str, message: str) -> Readiness:
 
 
 def _of_unknown(domain_uid: str, situation: Situation, memory: Memory) -> Readiness:
-    """The controller does not say (any more) that the node takes part. Claims that were admitted go on."""
+    """The FabricNode does not name the domain (any more). Admitted claims go on."""
     started = memory.started
     is_served = started is not None and started.run.domain_uid == domain_uid
     if is_served and is_admitted(domain_uid, situation) and situation.imex is ImexState.READY:
-        return Readiness(is_ready=True, reason="DomainGone", message="the ComputeDomain is gone")
+        return Readiness(
+            is_ready=True, reason="DomainGone", message="the ComputeDomain was deleted"
+        )
     return _wait(
         "WaitingForDomain",
-        f"the controller has not assigned ComputeDomain {domain_uid} to this node yet; does it exist, and is the"
-        " controller running? The journal of nvdra-imex-supervisor says when this node may not read its FabricNode",
+        f"ComputeDomain {domain_uid} is not assigned to this node yet; does it exist, and is nvdra-controller running?"
+        " If this node may not read its FabricNode, the journal of nvdra-imex-supervisor says so",
     )
 
 
 def _ready(domain_uid: str, situation: Situation, memory: Memory) -> Readiness:
-    """Claims may start. Reported besides: that IMEX was interrupted under others, as their shared memory is lost; and
-    what a GPU asks for, as after an abrupt end the whole IMEX domain may have to be recovered. READY says neither.
+    """Claims may start. The reason tells what READY does not: earlier claims whose IMEX was interrupted, as their
+    shared memory is lost, and GPUs that need a recovery, possibly of the whole IMEX domain.
     """
     recovery = situation.fabric.recovery
     lost = [h for h in sorted(situation.holders) if h.uid in memory.interrupted]
-    names = ", ".join(f"{h.namespace}/{h.name}" for h in lost if h.domain_uid == domain_uid)
+    names = ", ".join(h.full_name for h in lost if h.domain_uid == domain_uid)
     if not names:
         return Readiness(is_ready=True, reason=RECOVERY if recovery else "", message=recovery)
-    text = f"{memory.interruption} while pods used it: memory that they shared is lost; restart the pods of {names}"
+    text = f"{memory.interruption} while pods used it, so their shared memory is lost; restart the pods of {names}"
     message = f"{text}; {recovery}" if recovery else text
     return Readiness(is_ready=True, reason=RESTARTED, message=message)
 
 
 def _of_hosted(domain: FabricDomain, situation: Situation, memory: Memory) -> Readiness:
-    """One domain at a time here too: all that the host's daemon serves have the same channel, so tenants would meet."""
+    """One domain at a time here too: the host's daemon has one channel, in which tenants would meet."""
     others = {
         h.domain_uid
         for h in situation.holders
@@ -101,7 +106,7 @@ def _of_hosted(domain: FabricDomain, situation: Situation, memory: Memory) -> Re
         return _ready(domain.uid, situation, memory)
     return _wait(
         "HostImexNotReady",
-        f"the host's own nvidia-imex is {situation.imex.value or 'not known'}: check nvidia-imex.service and"
+        f"the host's own nvidia-imex is {situation.imex.value or 'in an unknown state'}; check nvidia-imex.service and"
         f" imexHostSocketPath{': ' if situation.imex_problem else ''}{situation.imex_problem}",
     )
 
@@ -114,7 +119,7 @@ def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> R
     if situation.foreign and not unit.is_running:
         return _wait(
             "ForeignImex",
-            f"{situation.foreign} has this machine's one IMEX session: systemctl disable --now {situation.foreign}",
+            f"{situation.foreign} has this machine's one IMEX session; run systemctl disable --now {situation.foreign}",
         )
     if started is None or not unit.is_running:
         is_lost = unit.is_running
@@ -129,7 +134,7 @@ def _of_managed(domain: FabricDomain, situation: Situation, memory: Memory) -> R
         return _wait(
             "SlotChanged",
             f"IMEX runs with slot {started.run.slot} and port {started.run.port}, assigned are {wanted.slot} and"
-            f" {wanted.port}; it is restarted when {blockers(situation, [domain.uid])} is gone",
+            f" {wanted.port}; it is restarted when {blockers(situation, [domain.uid])} is released",
         )
     return _of_started(domain, situation, memory, started)
 
@@ -139,23 +144,23 @@ def _what_is_missing(domain: FabricDomain, situation: Situation) -> Readiness:
     if spec is None or spec.slot is None or spec.clique_id != situation.fabric.clique_id:
         return _wait(
             "WaitingForSlot",
-            f"the controller has not given this node a slot in clique {situation.fabric.clique_id} yet; a clique"
-            " that is full needs more slots (maxNodesPerDomain of the chart)",
+            f"this node has no slot in clique {situation.fabric.clique_id} yet; if the clique is full, raise"
+            " maxNodesPerDomain of the chart",
         )
     if spec.slot >= (count := slot_count_of(domain, situation)):
         return _wait(
             "DomainFull",
             f"this node has slot {spec.slot} of its clique, and IMEX of ComputeDomain {domain.namespace}/{domain.name}"
-            f" runs with {count} slots: it takes more when its pods have ended on all nodes at once",
+            f" runs with {count} slots; it takes more once its pods have ended on all nodes",
         )
     if not situation.addresses.chosen:
         message = (
-            situation.addresses.message or f"no address for IMEX peers was found; {ADDRESS_REMEDY}"
+            situation.addresses.message or f"no address for IMEX peers found; {ADDRESS_REMEDY}"
         )
         return _wait("NoAddress", message)
     return _wait(
         "WaitingForCertificate",
-        "the controller has not signed this node's certificate yet; where it issues none, set imexEncryption: disabled",
+        "this node's certificate is not signed yet; if the controller issues none, set imexEncryption: disabled",
     )
 
 
@@ -163,7 +168,7 @@ def _of_stopped(domain: FabricDomain, situation: Situation, memory: Memory) -> R
     if memory.is_held:
         return _wait(
             "ImexHeld",
-            f"{memory.last_exit} under running claims, and imexAfterAbruptEnd is hold: delete the pods of"
+            f"{memory.last_exit} under running claims, and imexAfterAbruptEnd is hold; delete the pods of"
             f" {blockers(situation, [domain.uid])}",
         )
     chosen = target(situation, memory)
@@ -171,25 +176,25 @@ def _of_stopped(domain: FabricDomain, situation: Situation, memory: Memory) -> R
     if chosen is None and others:
         names = blockers(situation, others)
         return _wait(
-            "OtherDomainActive", f"this node is another ComputeDomain's until {names} is gone"
+            "OtherDomainActive", f"another ComputeDomain uses this node until {names} is released"
         )
     if chosen is not None and not holds(chosen, domain.uid, situation):
         return _wait(
-            "OtherDomainActive", f"ComputeDomain {chosen.domain_uid} came first on this node"
+            "OtherDomainActive", f"ComputeDomain {chosen.domain_uid} is served first on this node"
         )
     if memory.failures:
-        return _wait("ImexFailed", f"{memory.last_exit}; it is started again after a pause")
+        return _wait("ImexFailed", f"{memory.last_exit}; it is restarted with backoff")
     return _wait("ImexStarting", "nvidia-imex is being started")
 
 
 def _of_lost(situation: Situation) -> Readiness:
-    """Our state was lost: only those who use the daemon know which it is."""
-    users = ", ".join(f"{h.namespace}/{h.name}" for h in sorted(situation.holders) if h.is_admitted)
-    until = f"{users} is gone" if users else "it is known who uses it"
+    """The state was lost, and with it the run of the daemon."""
+    users = ", ".join(h.full_name for h in sorted(situation.holders) if h.is_admitted)
+    until = f"{users} is released" if users else "the plugin has reported its claims"
     return _wait(
         "ImexUnknown",
-        "the supervisor's state was lost, and with it the configuration that nvidia-imex runs with: it is left as it"
-        f" is until {until}",
+        "the supervisor's state was lost, and with it the configuration of the running nvidia-imex: it is not touched"
+        f" until {until}",
     )
 
 
@@ -199,8 +204,8 @@ def _of_started(
     if situation.addresses.has_lost(started.run.address):
         return _wait(
             "AddressLost",
-            f"nvidia-imex listens on {started.run.address}, which this host has no more; it is started again with"
-            f" {situation.addresses.chosen or 'the next address'} when {blockers(situation, [domain.uid])} is gone",
+            f"nvidia-imex listens on {started.run.address}, which this host no longer has; it is restarted with"
+            f" {situation.addresses.chosen or 'the next address'} when {blockers(situation, [domain.uid])} is released",
         )
     if started.invocation_id != situation.unit.invocation_id or situation.imex is ImexState.UNSET:
         return _wait("ImexStarting", "nvidia-imex is starting")
@@ -208,5 +213,5 @@ def _of_started(
         return _ready(domain.uid, situation, memory)
     if situation.imex is ImexState.UNAVAILABLE:
         why = f": {situation.imex_problem}" if situation.imex_problem else ""
-        return _wait("ImexUnresponsive", f"nvidia-imex runs and gives no answer{why}")
+        return _wait("ImexUnresponsive", f"nvidia-imex runs but does not answer{why}")
     return _wait("ImexStarting", f"nvidia-imex is {situation.imex.value}")

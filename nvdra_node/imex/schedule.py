@@ -1,7 +1,7 @@
-"""When the supervisor's next turn is due, where nothing happens before. Called by ``supervisor``.
+"""When the next reconcile pass is due without a trigger. Called by ``supervisor``.
 
-The end of a daemon that ran and everything that others say wake it at once; what is left to be asked for is whether a
-daemon that starts is READY, and whether one that runs still answers.
+Changes and the daemon's end trigger a pass; polling is left for a starting daemon to become READY, and for a running
+one to still answer.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from nvdra_core.api.fabric import ImexState
 from nvdra_node.imex.model import ActionKind, Decision, Mode, Situation, UnitActivity
 
 FIRST_POLL_S = 0.1
-"""How soon a starting daemon is asked again."""
+"""First interval for a starting daemon."""
 POLL_GROWTH = 1.25
-"""Each pause to the one before: a claim waits that much longer than its daemon took, at most."""
+"""Ratio of intervals: a claim waits at most that much longer than its daemon starts."""
 STARTING_POLL_S = 2.0
 STEADY_POLL_S = 5.0
 IDLE_POLL_S = 30.0
 
 
 class ReconcileSchedule:
-    """One loop's pauses."""
+    """Intervals of one loop."""
 
     def __init__(self) -> None:
         self._poll_s = FIRST_POLL_S
@@ -27,9 +27,9 @@ class ReconcileSchedule:
     def next_in_s(
         self, decision: Decision, situation: Situation, reload_in_s: float | None
     ) -> float:
-        """Seconds until the next turn after one that did what ``decision`` says.
+        """Seconds until the pass after the one that applied ``decision``.
 
-        ``reload_in_s``: until a reload that is owed may be sent.
+        ``reload_in_s``: until a due reload is possible.
         """
         kinds = {action.kind for action in decision.actions}
         if ActionKind.START in kinds:

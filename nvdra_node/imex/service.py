@@ -1,7 +1,7 @@
-"""The supervisor's local API over gRPC (``proto/supervisor_v1.proto``). Built and started by ``app``.
+"""gRPC service of the supervisor (``proto/supervisor_v1.proto``) for the compute domain plugin. Built by ``app``.
 
-Only root can open the socket. Calls that wait (Join) are cut to
-``MAX_WAIT_S``: the plugin asks again, and between two questions an unprepare of the same claim gets its turn.
+Only root can open the socket. A Join call waits at most ``MAX_WAIT_S``: the plugin calls again, and releases its locks
+in between, so that an unprepare of the claim can run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SupervisorService:
         self._supervisor = supervisor
         self._channel_count = channel_count
         self._clock = clock
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
         self._version = 0
         self._watches = threading.BoundedSemaphore(MAX_WATCHES)
         self._is_stopping = False
@@ -45,9 +45,9 @@ class SupervisorService:
 
     def stop(self) -> None:
         """End all watches."""
-        with self._news:
+        with self._condition:
             self._is_stopping = True
-            self._news.notify_all()
+            self._condition.notify_all()
 
     def Join(self, request: Any, context: Any) -> Any:
         """See the proto."""
@@ -59,11 +59,11 @@ class SupervisorService:
             request.claim.uid,
         )
         if not context.is_active():
-            # Whoever asked is gone, and may have released the claim since: nobody would release it again.
+            # The caller is gone and may have released the claim since: no Leave would follow.
             return pb.JoinResponse(outcome=pb.OUTCOME_WAIT)
         wait_s = min(request.wait_ms / 1000, MAX_WAIT_S)
-        joined = self._supervisor.claims.join(claim, Deadline(wait_s, self._clock))
-        return _join_response(joined, self._channel_count())
+        reply = self._supervisor.claims.join(claim, Deadline(wait_s, self._clock))
+        return _join_response(reply, self._channel_count())
 
     def Leave(self, request: Any, context: Any) -> Any:
         """See the proto."""
@@ -85,47 +85,47 @@ class SupervisorService:
     def Watch(self, request: Any, context: Any) -> Iterator[Any]:
         """See the proto."""
         if not self._watches.acquire(blocking=False):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough watches are open")
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches")
         try:
             sent = None
             while context.is_active() and not self._is_stopping:
-                with self._news:
+                with self._condition:
                     version = self._version
                 state = node_state(self._supervisor.snapshot, self._channel_count())
                 if state != sent:
                     sent = state
                     yield state
-                with self._news:
+                with self._condition:
                     if self._version == version and not self._is_stopping:
-                        self._news.wait(WATCH_POLL_S)
+                        self._condition.wait(WATCH_POLL_S)
         finally:
             self._watches.release()
 
     def _changed(self) -> None:
-        with self._news:
+        with self._condition:
             self._version += 1
-            self._news.notify_all()
+            self._condition.notify_all()
 
 
-def _join_response(joined: JoinReply, channel_count: int) -> Any:
-    state, domain = joined.readiness, joined.domain
+def _join_response(reply: JoinReply, channel_count: int) -> Any:
+    state, domain = reply.readiness, reply.domain
     response = pb.JoinResponse(
         outcome=pb.OUTCOME_READY if state.is_ready else pb.OUTCOME_WAIT,
         reason=state.reason,
         message=state.message,
-        has_fabric=joined.has_fabric,
+        has_fabric=reply.has_fabric,
         channel_count=channel_count,
     )
     if domain is not None:
         response.channel = domain.channel
         response.isolation = domain.isolation.value
-    if joined.refused:
-        response.outcome, response.message = pb.OUTCOME_REFUSED, joined.refused
+    if reply.refused:
+        response.outcome, response.message = pb.OUTCOME_REFUSED, reply.refused
     return response
 
 
 def node_state(snapshot: Snapshot, channel_count: int) -> Any:
-    """What a watcher is told."""
+    """Snapshot as a message for watchers."""
     situation = snapshot.situation
     state = pb.NodeState(
         fabric_state=situation.fabric.state.value,
@@ -137,11 +137,8 @@ def node_state(snapshot: Snapshot, channel_count: int) -> Any:
     )
     known = dict(snapshot.domains)
     for domain in situation.spec.domains if situation.spec is not None else ():
-        told = state.domains.add(uid=domain.uid, isolation=domain.isolation.value)
+        message = state.domains.add(uid=domain.uid, isolation=domain.isolation.value)
         if (readiness := known.get(domain.uid)) is not None:
-            told.ready, told.reason, told.message = (
-                readiness.is_ready,
-                readiness.reason,
-                readiness.message,
-            )
+            message.ready = readiness.is_ready
+            message.reason, message.message = readiness.reason, readiness.message
     return state

@@ -1,7 +1,7 @@
-"""The door to nvidia-imex-ctl: the daemon's state, and its view of the domain. Called by ``supervisor`` and ``peers``.
+"""Client of nvidia-imex-ctl: the daemon's state and its view of the domain. Called by ``control`` and ``peer_monitor``.
 
-Each question is a process with a deadline: ``-N`` is known to hang on dead peers. An answer counts when it is exactly
-one of the known words; everything else is UNAVAILABLE.
+Each query is a process with a deadline, as ``-N`` hangs on dead peers. An answer that is not exactly one of the known
+states is UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nvdra_node.imex.model import Run
 
 _LOG = log.get(__name__)
 
-_WORDS = {state.value: state for state in ImexState if state.value}
+_STATES = {state.value: state for state in ImexState if state.value}
 _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
 _CONNECTED = "CONNECTED"
 MAX_VERSION = 64
@@ -32,45 +32,44 @@ MAX_QUOTED = 80
 
 
 class ImexDomainStatus(msgspec.Struct, frozen=True):
-    """What one daemon sees of its domain."""
+    """A daemon's view of its IMEX domain."""
 
     own: int | None
-    """The id that the daemon gave itself; None: it cannot be told."""
+    """The node id that the daemon uses; None: unknown."""
     connected: frozenset[int]
-    """Ids of the peers it is connected to."""
+    """Ids of connected peers."""
     version: str = ""
     missing: frozenset[int] = frozenset()
-    """Peers that it has been without for a while (``watches.PeerMonitor``); one that just joined is not among them."""
+    """Peers without a connection for ``LASTING_S`` (``peer_monitor``)."""
     problems: tuple[FabricPeer, ...] = ()
-    """Peers that it is not connected to, by slot, as far as it tells of them."""
+    """Peers without a connection that the answer names, by slot."""
     is_unknown: bool = False
-    """It has given no view for a while: nothing of an older one counts."""
+    """Several queries in a row failed."""
 
 
 class CtlClient(Protocol):
-    """What may be asked."""
+    """Queries about the daemon."""
 
     def state(self, deadline: Deadline) -> ImexState:
-        """The daemon's state; UNAVAILABLE when it gives no answer. Never raises."""
+        """The daemon's state; UNAVAILABLE without an answer. Never raises."""
 
     def last_error(self) -> str:
-        """Why the last ``state`` was UNAVAILABLE; empty where it was not, or the daemon itself says so."""
+        """Why the last ``state`` got no answer; empty: it got one."""
 
     def domain(self, run: Run, deadline: Deadline) -> ImexDomainStatus | None:
-        """Its view of the domain that ``run`` belongs to; None when it gives none. Never raises."""
+        """Its view of the domain of ``run``; None without an answer. Never raises."""
 
     def version(self, deadline: Deadline) -> str:
-        """Of the installed nvidia-imex; empty when it cannot be told. Never raises."""
+        """Version of the installed nvidia-imex; empty: unknown. Never raises."""
 
 
 class ImexCtl:
-    """The real program."""
+    """See CtlClient."""
 
     def __init__(
         self, commands: Commands, ctl: Path, imex: Path, config: Path | None, socket: Path
     ) -> None:
-        """``config``: what the daemon reads, needed for ``domain``; None: the host's own daemon, of which only the
-        state is asked."""
+        """``config``: the daemon's, needed for ``domain``; None: the host's own daemon, only queried for its state."""
         self._commands = commands
         self._ctl = str(ctl)
         self._imex = str(imex)
@@ -111,19 +110,19 @@ class ImexCtl:
         try:
             found = _VERSION.search(self._commands.run([self._imex, "--version"], deadline).stdout)
         except HostError as error:
-            _LOG.warning("the version of nvidia-imex is not known", error)
+            _LOG.warning("cannot read the version of nvidia-imex", error)
             return ""
         return found[0] if found else ""
 
 
 def parse_state(text: str) -> ImexState:
-    """Exactly one known word and a line's end; STOPPED is ours and never an answer. Pure."""
-    state = _WORDS.get(text.rstrip("\n"), ImexState.UNAVAILABLE)
+    """Output of ``-q``: one known state and a newline; STOPPED is only ours. Pure."""
+    state = _STATES.get(text.rstrip("\n"), ImexState.UNAVAILABLE)
     return ImexState.UNAVAILABLE if state is ImexState.STOPPED else state
 
 
 def parse_domain(body: Mapping[str, Any], run: Run) -> ImexDomainStatus:
-    """``-N -j`` -> view. Pure. Raises TypeError, ValueError or AttributeError for what is not of its form."""
+    """Output of ``-N -j`` -> view. Pure. Raises TypeError, ValueError or AttributeError for another shape."""
     nodes: Mapping[str, Mapping[str, Any]] = body.get("nodes", {})
     ids = {
         int(number)
@@ -156,7 +155,7 @@ def parse_domain(body: Mapping[str, Any], run: Run) -> ImexDomainStatus:
 
 
 def _is_same(host: str, address: str) -> bool:
-    """Whether both are one address: an IPv6 address has several spellings, also in brackets."""
+    """Whether both are the same address; IPv6 has several spellings, also in brackets."""
     try:
         return ipaddress.ip_address(host.strip("[]")) == ipaddress.ip_address(address)
     except ValueError:
@@ -168,13 +167,13 @@ def _version(node: Mapping[str, Any]) -> str:
 
 
 def parse_problem(status: str) -> PeerProblem:
-    """A connection's status in ``-N -j`` -> what is wrong.
+    """A connection's status in ``-N -j`` -> problem.
 
-    NVIDIA's table calls two of them version mismatch and node map mismatch; how JSON spells them is not documented.
+    NVIDIA documents "version mismatch" and "node map mismatch", but not their spelling in JSON.
     """
-    word = "".join(letter for letter in status.upper() if letter.isalpha())
-    if "MISMATCH" in word and "VERSION" in word:
+    letters = "".join(letter for letter in status.upper() if letter.isalpha())
+    if "MISMATCH" in letters and "VERSION" in letters:
         return PeerProblem.VERSION_MISMATCH
-    if "MISMATCH" in word and "MAP" in word:
+    if "MISMATCH" in letters and "MAP" in letters:
         return PeerProblem.NODE_MAP_MISMATCH
     return PeerProblem.UNREACHABLE

@@ -1,9 +1,8 @@
-"""A run -> the files that nvidia-imex reads. Pure. Called by ``store`` and by ``report`` (hash of the configuration).
+"""A run -> the files that nvidia-imex reads. Pure. Called by ``store`` and, for the configuration's digest, ``report``.
 
-The list of nodes names all slots of the clique, filled or not, so it is the same on every node and never changes
-while a domain monitor. Who is behind a name stands in a hosts file of the unit's own, which is changed in place:
-nvidia-imex reads it again when it is told to (SIGUSR1). Slots that are empty are in no hosts file, and the unit's
-nsswitch.conf keeps them from DNS.
+nodes_config names all slots of the clique, filled or not: it is the same on every node and never changes while a domain
+exists. The addresses of filled slots are in the unit's own hosts file, which is changed in place and read again on
+SIGUSR1. nsswitch.conf keeps the names of empty slots from DNS.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ NSSWITCH = b"hosts: files\n"
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Where the files of the daemon are; ``directory`` is below /run, ``tls`` is not."""
+    """Paths of the daemon's files; ``directory`` is below /run, ``tls`` below /var/lib."""
 
     directory: Path
     tls: Path
     persist: Path = Path("/run/nvidia-imex")
-    """Where nvidia-imex remembers its peers for the case that it dies; it has no setting for that."""
+    """Where nvidia-imex keeps persist.dat, its peers for a recovery; it has no setting for that."""
 
     @property
     def config(self) -> Path:
-        """What ``nvidia-imex -c`` gets."""
+        """Argument of ``nvidia-imex -c``."""
         return self.directory / "imexd.cfg"
 
     @property
@@ -51,17 +50,17 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def commands(self) -> Path:
-        """Where nvidia-imex answers nvidia-imex-ctl."""
+        """Socket for nvidia-imex-ctl."""
         return self.directory / "ctl" / "imex.sock"
 
     @property
     def state(self) -> Path:
-        """Ours: what was started, and for whom. Below /run, so that a reboot forgets it."""
+        """The supervisor's state; below /run, as it is void after a reboot."""
         return self.directory / "supervisor.json"
 
 
 def config(run: Run, layout: Layout) -> bytes:
-    """The configuration file: every key that this release of ours decides; the others are NVIDIA's defaults."""
+    """The configuration file; keys that are not set have NVIDIA's defaults."""
     encryption = {}
     if run.is_encrypted:
         tls = layout.tls
@@ -77,7 +76,7 @@ def config(run: Run, layout: Layout) -> bytes:
         }
     values = {
         "LOG_LEVEL": 4,
-        # Empty: to stderr, which is the journal's.
+        # Empty: stderr, and so the journal.
         "LOG_FILE_NAME": "",
         "LOG_USE_SYSLOG": 0,
         "DAEMONIZE": 0,
@@ -88,7 +87,7 @@ def config(run: Run, layout: Layout) -> bytes:
         "IMEX_ENABLE_AUTH_ENCRYPTION": int(run.is_encrypted),
         **encryption,
         "IMEX_CMD_ENABLED": 1,
-        # A unix socket alone: nothing but the peers' port listens on the network.
+        # Only a unix socket, so that nothing but the peers' port listens on the network.
         "IMEX_CMD_UNIX_DOMAIN_PATH": layout.commands,
         "IMEX_NODE_DISCONNECTED_GRACE_TIME": -1,
     }
@@ -103,15 +102,15 @@ def nodes_config(run: Run) -> bytes:
 
 
 def config_hash(run: Run, layout: Layout) -> str:
-    """What tells one configuration from another, for the incarnation."""
+    """Digest of the configuration, reported with the incarnation."""
     return hashlib.sha256(config(run, layout) + nodes_config(run)).hexdigest()[:16]
 
 
 def peers(run: Run, spec: FabricNodeSpec | None) -> dict[int, str]:
-    """Slot -> address of the peers that this run shall find, itself not among them.
+    """Slot -> address of the run's peers.
 
-    The addresses are those that the peers reported: one that is no IP address could add lines of its own to the
-    hosts file, and is left out.
+    Peers report their addresses themselves: one that is no IP address could add lines to the hosts file, and is left
+    out.
     """
     if spec is None or spec.clique_id != run.clique_id:
         return {}
@@ -128,9 +127,8 @@ def peers(run: Run, spec: FabricNodeSpec | None) -> dict[int, str]:
 
 
 def hosts(run: Run, spec: FabricNodeSpec | None) -> bytes:
-    """The unit's hosts file, padded: it is overwritten in place, and a reader must never see half of it.
-
-    Its size goes with the number of slots alone, so that it does not shrink while the daemon runs.
+    """The unit's hosts file: overwritten in place, and padded to a size that depends only on the number of slots, so
+    that no reader sees a truncated one.
     """
     known = {run.slot: run.address, **peers(run, spec)}
     lines = [

@@ -1,6 +1,6 @@
-"""The peers of a domain as the node's IMEX sees them: connected, or not and why. Pure. Called by ``report``.
+"""The peers of a domain: connected, or not and why. Pure. Called by ``status``.
 
-Members of the domain alone count: with isolation ``channel`` one IMEX is connected to the whole clique.
+Only members of the domain count: with isolation ``channel`` one daemon is connected to the whole clique.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _MISMATCHES = {
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one domain on this node."""
+    """Peers of one domain."""
 
     known: Mapping[int, str]
-    """Slot and address of each member that shall be connected."""
+    """Address of each other member, by slot."""
     connected: frozenset[int] = frozenset()
     problems: tuple[FabricPeer, ...] = ()
-    """Of those that are not connected, by slot."""
+    """Unconnected peers, by slot."""
 
 
 def of_domain(uid: str, snapshot: Snapshot) -> Peers:
-    """The members of a domain, from the last view of the daemon that serves it."""
+    """The peers of a domain, by the last view of the daemon that serves it."""
     run, view, spec = snapshot.run, snapshot.view, snapshot.situation.spec
     if run is None or run.domain_uid not in ("", uid):
         return Peers(known={})
@@ -59,9 +59,9 @@ def _unreachable(slots: Iterable[int]) -> tuple[FabricPeer, ...]:
 
 
 def problem(peers: Peers, snapshot: Snapshot) -> tuple[str, str]:
-    """Reason and message of what does not mend itself; empty: there is nothing of the kind.
+    """Reason and message of a lasting problem; empty: none.
 
-    A peer that just joined is connected in a moment; one of another version or node map never will be.
+    A peer that just joined connects in a moment; one of another version or node map never does.
     """
     run, view = snapshot.run, snapshot.view
     if run is None or view is None or not peers.known:
@@ -69,7 +69,7 @@ def problem(peers: Peers, snapshot: Snapshot) -> tuple[str, str]:
     if view.is_unknown:
         return (
             UNKNOWN,
-            "nvidia-imex-ctl -N gives no answer: whether peers are connected is not known",
+            "nvidia-imex-ctl -N does not answer, so the state of peer connections is unknown",
         )
     for kind, reason in _MISMATCHES.items():
         refused = [peer for peer in peers.problems if peer.problem == kind.value]
@@ -87,11 +87,11 @@ def _refused(
     names = _named(refused, snapshot)
     if kind is PeerProblem.NODE_MAP_MISMATCH:
         return (
-            f"IMEX runs here with a node map of {slot_count} slots, and with another one on {names}: delete the pods of"
-            " the domain on the nodes with the old one, and their IMEX starts with the new one"
+            f"IMEX has a node map of {slot_count} slots here and another one on {names}; delete the pods of the domain"
+            " on the nodes with the old one, so that their IMEX starts with the new one"
         )
-    here = (snapshot.view.version if snapshot.view is not None else "") or "of another version"
-    return f"IMEX {here} runs here, and another version on {names}: install the same on all nodes"
+    here = (snapshot.view.version if snapshot.view is not None else "") or "(unknown version)"
+    return f"IMEX {here} runs here and another version on {names}; install the same on all nodes"
 
 
 def _named(found: list[FabricPeer], snapshot: Snapshot) -> str:

@@ -1,7 +1,6 @@
-"""Snapshot -> FabricNode status, and when to write it. Pure. Called by ``statuswriter``.
+"""Snapshot -> FabricNode status, and how urgent a change is. Pure. Called by ``writer`` and ``app``.
 
-Few writes: one when something changed that somebody acts on, and a heartbeat as often as the controller wants it. Texts
-carry no times and no counts of seconds, or each turn would be a write.
+Texts contain no times or durations: each pass would cause a write.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ DEFAULT_HEARTBEAT_S = 10.0
 MAX_MESSAGE = 512
 MAX_DOMAINS = 256
 MAX_CLAIMS = 256
-"""Of one domain. Here and in the next one: as the schema of FabricNodes has it, which else refuses the whole status."""
+"""Of one domain. The FabricNode schema has the same limits; the API server refuses a status that exceeds them."""
 MAX_ALL_CLAIMS = 1024
-FIRST_LOOK_S = 20.0
-"""Less than the time after which the controller takes a node for lost."""
+FIRST_OBSERVATION_S = 20.0
+"""Less than the time after which the controller considers a node lost."""
 FIRST_VIEW_S = 4.0
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not change while the supervisor runs."""
+    """Constants of this node while the supervisor runs."""
 
     boot_id: str
     imex_version: str = ""
@@ -49,7 +48,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeStatus:
-    """Everything but the heartbeat."""
+    """The status without the heartbeat."""
     situation = snapshot.situation
     fabric = situation.fabric
     return FabricNodeStatus(
@@ -70,24 +69,24 @@ def status(snapshot: Snapshot, machine: Machine, layout: Layout) -> FabricNodeSt
 
 
 def unsettled_s(snapshot: Snapshot) -> float:
-    """How long the first report may wait: an empty one would make a domain that runs NotReady for a moment."""
+    """How long the first report waits for missing facts: an empty one would make a running domain NotReady."""
     has_fabric = snapshot.situation.fabric.state is not FabricState.UNSET
     if not snapshot.is_seen or (snapshot.run is not None and not has_fabric):
-        return FIRST_LOOK_S
+        return FIRST_OBSERVATION_S
     is_connected = snapshot.run is not None and snapshot.situation.imex is ImexState.READY
     return FIRST_VIEW_S if is_connected and snapshot.view is None else 0.0
 
 
 def is_urgent(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
-    """Whether somebody acts on what is new: on what the node is, on a domain that is ready or no more, on one that was
-    left, on peers that were lost. Who joins is told with its readiness.
+    """Whether the controller acts on the change: other facts of the node, a domain whose readiness changed or that was
+    left, lost peers. A claim that joins is reported together with its readiness.
     """
     left = {domain.uid for domain in before.domains} - {domain.uid for domain in now.domains}
     return bool(left) or _acted_on(before) != _acted_on(now) or _has_lost(before, now)
 
 
 def _has_lost(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
-    """Whether a connection ended to a peer that is still a member: one that left the domain is not missing."""
+    """Whether a connection to a present member ended; one that left the domain does not count."""
     old = {domain.uid: domain for domain in before.domains}
     return any(
         new < connected and known - new > old[uid].peers_known - connected
@@ -96,8 +95,8 @@ def _has_lost(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
 
 
 def awaits_peers(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
-    """Whether nothing is urgent but that a domain is ready, and its peers are not all connected yet: the controller
-    calls the domain ready when they are, and one write says both.
+    """Whether the only urgent change is a ready domain whose peers are not all connected: the controller waits for them
+    too, so one write can report both.
     """
     old = {domain.uid for domain in before.domains if domain.ready}
     new = [domain for domain in now.domains if domain.ready and domain.uid not in old]
@@ -108,14 +107,14 @@ def awaits_peers(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
 
 
 def has_all_peers(before: FabricNodeStatus, now: FabricNodeStatus) -> bool:
-    """Whether the last peers of a domain were connected: its readiness may wait for that. Others come one by one."""
+    """Whether the last peers of a domain were connected, for which its readiness may wait."""
     return any(old < new == known for _, old, new, known in _connections(before, now))
 
 
 def _connections(
     before: FabricNodeStatus, now: FabricNodeStatus
 ) -> Iterator[tuple[str, int, int, int]]:
-    """Peers connected before and now, and known now, of each domain (UID) that was ready and is."""
+    """(UID, peers connected before, connected now, known now) of each domain that was ready and is."""
     old = {domain.uid: domain.peers_connected for domain in before.domains if domain.ready}
     for domain in now.domains:
         if domain.ready and domain.uid in old:
@@ -130,9 +129,9 @@ def _acted_on(found: FabricNodeStatus) -> tuple[object, ...]:
 
 
 def encode(found: FabricNodeStatus, heartbeat_time: str) -> dict[str, Any]:
-    """A JSON merge patch that makes the stored status this one: what is empty is null, so that it goes.
+    """A JSON merge patch to this status, with null for empty fields.
 
-    (A server-side apply that leaves the incarnation out would leave an empty object behind.)
+    Server-side apply without the incarnation would leave an empty object behind.
     """
     return {**_patch(found), "heartbeatTime": heartbeat_time}
 
@@ -149,9 +148,7 @@ def _patched(value: Any) -> Any:
 
 
 def _addresses(snapshot: Snapshot) -> tuple[str, ...]:
-    """Where peers find the daemon that runs, then where they will find the next one. One that an earlier release
-    started may listen on loopback.
-    """
+    """The running daemon's address, then that of the next one. An earlier release may have started it on loopback."""
     found, run = snapshot.situation.addresses, snapshot.run
     listens = run.address if run is not None and not found.has_lost(run.address) else ""
     return tuple(dict.fromkeys(one for one in (listens, found.chosen) if is_peer_address(one)))
@@ -187,13 +184,13 @@ def _imex(snapshot: Snapshot, machine: Machine, layout: Layout) -> ImexStatus:
 
 
 def _announced_slot(snapshot: Snapshot, slot: int) -> int:
-    """The id that the daemon gave itself, where it can be told: one that differs makes the report not current."""
+    """The id that the daemon uses, if known: another one than the slot makes the report outdated."""
     view = snapshot.view
     return view.own if view is not None and view.own is not None else slot
 
 
 def _domains(snapshot: Snapshot) -> tuple[FabricDomainStatus, ...]:
-    """The held domains, by UID. Of too many, those are left out that no claim uses; of claims, those that wait."""
+    """The held domains by UID. Beyond the limits, unused domains and waiting claims are left out."""
     claims: dict[str, list[Holder]] = {uid: [] for uid, _ in snapshot.domains}
     for holder in sorted(snapshot.situation.holders, key=lambda h: (not h.is_admitted, h.uid)):
         if holder.domain_uid in claims:
@@ -204,9 +201,8 @@ def _domains(snapshot: Snapshot) -> tuple[FabricDomainStatus, ...]:
         return not state.is_ready, not any(h.is_admitted for h in claims[uid][:1])
 
     found = sorted(snapshot.domains, key=rank)[:MAX_DOMAINS]
-    left = MAX_ALL_CLAIMS - len(
-        found
-    )  # one for each, as a domain without claims is one that was left
+    # At least one claim for each: a domain without any counts as left.
+    left = MAX_ALL_CLAIMS - len(found)
     domains = []
     for uid, state in found:
         named = claims[uid][: min(MAX_CLAIMS, 1 + left)]

@@ -1,7 +1,6 @@
-"""Writes FabricNode's status: on change, and as a sign of life. Owns one thread. Built and started by ``app``.
+"""Writes the FabricNode's status on changes and as a heartbeat. One thread; run by ``app``.
 
-Nothing waits for it: claims are prepared and released with the API server down, and what happened meanwhile is told
-when it is back.
+Nothing waits for it: claims are prepared and released without the API server, and reported when it is back.
 """
 
 from __future__ import annotations
@@ -21,20 +20,18 @@ from nvdra_node.imex.report import status as report
 
 _LOG = log.get(__name__)
 
-CALM_S = 0.05
-"""Changes come in bursts; so long a burst is gathered."""
-LAZY_S = 10.0
-"""What nobody acts on at once goes with the next sign of life, or so long after it happened: a claim that joins is told
-with its readiness, peers that connect are told together.
-"""
+DEBOUNCE_S = 0.05
+"""Changes come in bursts, which are written together."""
+MAX_DELAY_S = 10.0
+"""Changes that are not urgent are written with the next heartbeat, or after this time."""
 PEERS_S = 2.0
-"""After one write so long before the next that only says that all peers are connected: they come one by one."""
+"""Minimum interval of writes whose only news is that all peers are connected."""
 FORMING_S = 3.0
-"""So long a domain that is ready waits for its peers, which come at about the same time: then one write says both."""
+"""How long a ready domain waits for its peers, so that one write reports both."""
 WRITE_S = 10.0
 UNSETTLED_POLL_S = 0.2
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
-"""Pauses after failures, whatever news there is meanwhile."""
+"""Pauses after failures, which changes do not shorten."""
 MAX_PAUSE_S = 60.0
 MANAGER = WriteOptions(field_manager="nvdra-imex-supervisor")
 
@@ -50,7 +47,7 @@ class StatusWriter:
         current: Callable[[], tuple[FabricNodeStatus, float]],
         clock: Clock,
     ) -> None:
-        """``current``: the status as it should be, and seconds between heartbeats."""
+        """``current``: the wanted status, and the seconds between heartbeats."""
         self._unsettled_s: Callable[[], float] = lambda: 0.0
         self._began_s: float | None = None
         self._client = client
@@ -61,23 +58,23 @@ class StatusWriter:
         self._wake = threading.Event()
         self._written: FabricNodeStatus | None = None
         self._written_at_s = 0.0
-        self._lazy_since_s: float | None = None
+        self._delayed_since_s: float | None = None
         self._forming_since_s: float | None = None
         self._failures = 0
         self._not_before_s = float("-inf")
         self.writes = 0
-        """Since start, for metrics."""
+        """Number of writes, for metrics."""
 
     def delay_first_write(self, unsettled_s: Callable[[], float]) -> None:
-        """``unsettled_s``: how long after the start the first write waits for what is not known; 0: all is known."""
+        """``unsettled_s``: how long after the start the first write waits for missing facts; 0: none are missing."""
         self._unsettled_s = unsettled_s
 
     def changed(self) -> None:
-        """There may be something to write; from any thread."""
+        """The status may have changed; from any thread."""
         self._wake.set()
 
     def retry(self) -> None:
-        """What made writing fail may be over: the object is there. From any thread."""
+        """The cause of a failure may be gone: write now. From any thread."""
         self._not_before_s = float("-inf")
         self._wake.set()
 
@@ -85,22 +82,22 @@ class StatusWriter:
         """Write until ``stopping``."""
         while not stopping.is_set():
             self._clock.wait(self._wake, self.write_if_due())
-            if self._wake.is_set() and not self._clock.wait(stopping, CALM_S):
+            if self._wake.is_set() and not self._clock.wait(stopping, DEBOUNCE_S):
                 self._wake.clear()
 
     def stop(self) -> None:
-        """Let ``run`` see that it is to end."""
+        """Wake ``run`` after ``stopping`` was set."""
         self._wake.set()
 
     def write_if_due(self) -> float:
-        """Write what is new, or a heartbeat; the seconds until the next one is due. Never raises NvdraError."""
+        """Write a change or a heartbeat; the seconds until the next is due. Never raises NvdraError."""
         wait_s = self._not_before_s - self._clock.monotonic()
         if wait_s > 0:
             return wait_s
         if self._written is None and self._is_early():
             return UNSETTLED_POLL_S
         status, heartbeat_s = self._current()
-        due_s = min(self._beat_due_s(heartbeat_s), self._news_due_s(status))
+        due_s = min(self._heartbeat_due_s(heartbeat_s), self._change_due_s(status))
         if due_s > 0:
             return due_s
         try:
@@ -115,32 +112,32 @@ class StatusWriter:
             return pause_s
         self._failures = 0
         self._written, self._written_at_s = status, self._clock.monotonic()
-        self._lazy_since_s = self._forming_since_s = None
+        self._delayed_since_s = self._forming_since_s = None
         return heartbeat_s
 
     def _report_failure(self, error: NvdraError, pause_s: float) -> None:
-        """A refusal needs an administrator and is a warning, once in a row; what passes by itself is not."""
+        """Log a refusal as a warning, once in a row, and what passes by itself as info."""
         if isinstance(error, ApiError) and error.status == 403 and self._failures == 1:
             remedy = permission.with_remedy(error, self._node)
-            _LOG.warning("FabricNode's status not written", remedy, pause_s=pause_s)
+            _LOG.warning("FabricNode status not written", remedy, pause_s=pause_s)
         else:
-            _LOG.info("FabricNode's status not written", v=1, error=str(error), pause_s=pause_s)
+            _LOG.info("FabricNode status not written", v=1, error=str(error), pause_s=pause_s)
 
     def _is_early(self) -> bool:
-        """Whether a first write would take back what an earlier instance reported, and what is still true."""
+        """Whether a first write could revoke what an earlier instance reported and is still true."""
         now_s = self._clock.monotonic()
         if self._began_s is None:
             self._began_s = now_s
         return now_s - self._began_s < self._unsettled_s()
 
-    def _beat_due_s(self, heartbeat_s: float) -> float:
-        """Seconds until the next sign of life."""
+    def _heartbeat_due_s(self, heartbeat_s: float) -> float:
+        """Seconds until the next heartbeat."""
         return self._written_at_s + heartbeat_s - self._clock.monotonic()
 
-    def _news_due_s(self, status: FabricNodeStatus) -> float:
-        """Seconds until a status is to be written because of what it says."""
+    def _change_due_s(self, status: FabricNodeStatus) -> float:
+        """Seconds until the status must be written because it has changed."""
         if status == self._written:
-            self._lazy_since_s = self._forming_since_s = None
+            self._delayed_since_s = self._forming_since_s = None
             return float("inf")
         if self._written is None:
             return 0.0
@@ -152,9 +149,9 @@ class StatusWriter:
         self._forming_since_s = None
         if report.is_urgent(self._written, status):
             return 0.0
-        if self._lazy_since_s is None:
-            self._lazy_since_s = now_s
-        due_s = self._lazy_since_s + LAZY_S
+        if self._delayed_since_s is None:
+            self._delayed_since_s = now_s
+        due_s = self._delayed_since_s + MAX_DELAY_S
         if report.has_all_peers(self._written, status):
             due_s = min(due_s, self._written_at_s + PEERS_S)
         return max(0.0, due_s - now_s)

@@ -1,10 +1,10 @@
-"""Which address of this host its IMEX peers shall use. Pure. Called by ``addresswatch``.
+"""Chooses the address of this host for its IMEX peers. Pure. Called by ``address_monitor``.
 
-In this order: the setting ``imexAddress``; the address that is in use already, while it is fit; the source address
-towards the API server, which every node has without asking anyone; the Node's InternalIP. The second is refused where
-it would not lead peers to this host: loopback (a balancer of the API server on each node, as kubespray, k3s, RKE2 and
-Talos have), link-local, an address of a container network, a virtual address that may move (kube-vip), and a temporary
-IPv6 address. Peers with an address of their own loopback would each run alone, and be READY.
+In this order: the setting ``imexAddress``; the address in use, while it is usable; the source address towards the API
+server, which needs no request; the Node's InternalIP. The source address is refused if it does not lead peers to this
+host: loopback (kubespray, k3s, RKE2 and Talos have a balancer of the API server on each node), link-local, of a
+container network, virtual (kube-vip moves it), or a temporary IPv6 address. With a loopback address each daemon would
+be READY without any peer.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _CONTAINER = re.compile(
     r"antrea-gw|br-[0-9a-f]{12}$|cali|cbr\d|cilium_|cni|docker|flannel|genev_sys|ip6tnl|kube-bridge|lxc|lxdbr"
     r"|nerdctl|ovn-k8s-|podman|tunl\d|virbr|vxlan_sys|vxlan\.calico|vxlan-v6\.calico|weave"
 )
-"""Interfaces of container runtimes and network plugins, by the names that they give."""
+"""Names of interfaces of container runtimes and network plugins."""
 _VIRTUAL = re.compile(r"lo$|dummy|kube-ipvs|kube-dummy|nodelocaldns")
-"""Interfaces without a wire: an address here is a virtual one, unless the Node names it (routing to the host)."""
+"""Interfaces without a link: their addresses are virtual, unless the Node has them (routing to the host)."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a choice depends on, read at one time."""
+    """Input of ``choose``."""
 
     configured: str = ""
     """The setting; empty: none."""
@@ -37,21 +37,21 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     route: Route = Route()
     """Towards the API server."""
     node: tuple[str, ...] | None = None
-    """InternalIPs of the Node, in its order; None: not read."""
+    """InternalIPs of the Node, in its order; None: unread."""
     node_problem: str = ""
-    """Why the Node was not read."""
+    """Why the Node is unread."""
     current: str = ""
     """The address in use; empty: none yet."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """An address and why it was chosen, or none and what to do."""
+    """An address and its reason, or none and the remedy."""
 
     address: str = ""
     """As ``ipaddress`` writes it."""
     message: str = ""
     needs_node: bool = False
-    """There is none without the Node's addresses, which were not read."""
+    """The Node's addresses are needed and unread."""
 
 
 def choose(facts: Facts) -> Choice:
@@ -93,7 +93,7 @@ def _configured(facts: Facts) -> Choice:
 
 
 def _route_problem(facts: Facts) -> str:
-    """Why the source address towards the API server is not for peers; empty: it is."""
+    """Why the source address towards the API server is unusable; empty: it is usable."""
     source = facts.route.source
     if not source:
         return "this host has no route to the API server"
@@ -111,7 +111,7 @@ def _route_problem(facts: Facts) -> str:
 
 
 def _problem(address: str, facts: Facts) -> str:
-    """Why an address is of no use to peers, beginning with the address; empty: it is of use."""
+    """Why an address is unusable, starting with the address; empty: it is usable."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -126,7 +126,7 @@ def _problem(address: str, facts: Facts) -> str:
 
 
 def _problem_here(address: str, network: Network) -> str:
-    """The same, by the interface that has it."""
+    """The same, by its interface."""
     found = _find(address, network)
     if found is None:
         return f"{address} is on no interface of this host"
@@ -136,7 +136,7 @@ def _problem_here(address: str, network: Network) -> str:
 
 
 def _is_of_containers(name: str, network: Network) -> bool:
-    """By its name; or a bridge that leads nowhere but to containers; or an overlay."""
+    """Whether an interface is of a container network: by name, a bridge without uplinks, or an overlay."""
     if _CONTAINER.match(name):
         return True
     found = next((one for one in network.interfaces if one.name == name), None)
@@ -158,7 +158,7 @@ def _family(address: str) -> int:
 
 
 def internal_ips(node: object) -> Iterator[str]:
-    """InternalIPs of a Node object, in its order: the cluster's first family comes first."""
+    """InternalIPs of a Node object in its order, the cluster's first IP family first."""
     status = node.get("status") if isinstance(node, dict) else None
     for entry in (status or {}).get("addresses") or ():
         if entry.get("type") == "InternalIP":

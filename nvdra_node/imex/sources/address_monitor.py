@@ -1,8 +1,8 @@
-"""Finds this host's address for IMEX peers, and follows it. Run by ``app`` in a thread of its own.
+"""Monitors this host's address for IMEX peers. One thread; run by ``app``.
 
-At boot the network may come after the service and the Node may not be registered yet, and an address may go away while
-nvidia-imex runs: so the host's addresses are read every 5 s until one is fit, and every 30 s after that. The Node is
-read only where they do not decide, with pauses that grow to a minute.
+The network may come up after the service, the Node may be registered later, and an address may be removed while
+nvidia-imex runs: the host's addresses are read every 5 s until one is usable, then every 30 s. The Node is read only if
+they do not suffice, with backoff to 60 s.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_NODE_PAUSE_S = 60.0
 
 
 class AddressSources(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the facts come from. Called by the watch's thread, and once by who builds it."""
+    """Sources of the facts."""
 
     configured: str
     network: Callable[[], Network]
@@ -55,12 +55,12 @@ class AddressMonitor:
         self._node_pause_s = MISSING_S
 
     def run(self, stopping: threading.Event) -> None:
-        """UnitStatus until ``stopping``."""
+        """Scan until ``stopping``."""
         while not stopping.is_set():
             self._clock.wait(stopping, self.scan())
 
     def scan(self, *, may_query_api: bool = True) -> float:
-        """One look; the seconds until the next. Without ``may_query_api`` the API server is not asked."""
+        """One scan; the seconds until the next. ``may_query_api``: whether the Node may be read."""
         network = self._sources.network()
         choice = self._choose(network)
         if choice.needs_node and may_query_api:
@@ -69,7 +69,7 @@ class AddressMonitor:
         elif not choice.address:
             self._forget_node()
         is_kept = bool(choice.address) and choice.address == self._found.chosen
-        self._tell(
+        self._set(
             HostAddresses(
                 chosen=choice.address,
                 message=self._found.message if is_kept else choice.message,
@@ -91,7 +91,7 @@ class AddressMonitor:
         return address.choose(facts)
 
     def _read_node(self) -> None:
-        """Its addresses, unless it was asked for a moment ago."""
+        """Read the Node's addresses, with backoff."""
         now_s = self._clock.monotonic()
         if now_s - self._node_at_s < self._node_pause_s:
             return
@@ -104,11 +104,11 @@ class AddressMonitor:
             self._node_problem = f"the Node cannot be read ({error})"
 
     def _forget_node(self) -> None:
-        """It was of no use: it is read again after a pause."""
+        """Its addresses did not help: read it again after the backoff."""
         if self._clock.monotonic() - self._node_at_s >= self._node_pause_s:
             self._node = None
 
-    def _tell(self, found: HostAddresses) -> None:
+    def _set(self, found: HostAddresses) -> None:
         if (found.chosen, found.message) != (self._found.chosen, self._found.message):
             if found.chosen:
                 _LOG.info("address for IMEX peers", address=found.chosen, why=found.message)

@@ -1,7 +1,7 @@
-"""The NVLink fabric of this node: one look at all GPUs, and what they say together. Called by ``watch``.
+"""The NVLink fabric of this node, from all GPUs (NVML). Called by ``fabric_monitor``.
 
-A node without multi-node NVLink, one whose GPUs are still registering, and one whose fabric is broken are three things.
-A GPU that is lost or hung does not take the clique from the others.
+Distinguishes nodes without multi-node NVLink, with GPUs that are still registering, and with a broken fabric. A lost or
+hung GPU does not take the clique from the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REMEDIES = {
     2: "reboot this node",
     3: "end the pods whose GPUs reach each other's memory",
     4: "drain this node, then reset the GPU (nvidia-smi --gpu-reset)",
-    5: "its IMEX domain must be recovered: delete the pods of its ComputeDomain, so that nvidia-imex starts anew",
+    5: "its IMEX domain must be recovered: delete the pods of its ComputeDomain, so that nvidia-imex is restarted",
     6: "drain this node, then reset the GPU's bus",
     7: "reboot this machine",
 }
@@ -39,7 +39,7 @@ Info = Mapping[str, Any]
 
 
 def scan(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
-    """The fabric now. Never raises for what the driver or a GPU does. ``is_strict``: see ``evaluate``."""
+    """The fabric now. Never raises for driver or GPU errors. Not ``is_strict``: see ``is_attached``."""
     version = host.sysfs.driver_version()
     if version is None:
         return Fabric(message="the NVIDIA driver is not loaded")
@@ -50,7 +50,7 @@ def scan(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
     except (HostError, NotReadyError) as error:
         return Fabric(message=str(error), driver_version=version)
     for index in range(count):
-        info, problem = _ask(host, Deadline(GPU_TIMEOUT_S, clock), index)
+        info, problem = _query(host, Deadline(GPU_TIMEOUT_S, clock), index)
         infos += [info] if info is not None else []
         problems += [problem] if problem else []
     if not is_strict:
@@ -59,10 +59,9 @@ def scan(host: Host, clock: Clock, *, is_strict: bool = True) -> Fabric:
 
 
 def with_previous(seen: Fabric, before: Fabric | None) -> Fabric:
-    """What stands after a look. Pure.
+    """The scan's result, or the previous one with the reason where no GPU answered and the driver is the same. Pure.
 
-    One that got no answer says nothing of the fabric: what the same driver said before stands, with the reason. Else a
-    driver that hangs for a moment, or a machine that is very busy, would take slot and IMEX from jobs that run.
+    Otherwise a driver that hangs for a moment would take slot and IMEX from running jobs.
     """
     is_same_driver = before is not None and seen.driver_version == before.driver_version != ""
     if before is None or seen.state is not FabricState.UNSET or not is_same_driver:
@@ -70,8 +69,8 @@ def with_previous(seen: Fabric, before: Fabric | None) -> Fabric:
     return replace(before, message=seen.message)
 
 
-def _ask(host: Host, deadline: Deadline, index: int) -> tuple[Info | None, str]:
-    """What one GPU says, and what is wrong with it. Neither: it has no fabric."""
+def _query(host: Host, deadline: Deadline, index: int) -> tuple[Info | None, str]:
+    """Fabric info of one GPU, or an error; neither: it has no fabric."""
     try:
         return host.nvml.call("fabric", deadline, index=index), ""
     except NvmlError as error:
@@ -82,18 +81,18 @@ def _ask(host: Host, deadline: Deadline, index: int) -> tuple[Info | None, str]:
 
 
 def is_attached(info: Info) -> bool:
-    """All that counts without the gate CrashOnNVLinkFabricErrors: a GPU that is not registered has no fabric."""
+    """Whether a GPU counts without the gate CrashOnNVLinkFabricErrors: an unregistered one has no fabric."""
     return bool(info["state"] == _COMPLETED and info["status"] == 0)
 
 
 def evaluate(infos: Sequence[Info], problems: Sequence[str], driver_version: str) -> Fabric:
-    """All GPUs' answers, and what could not be read -> the node's fabric. Pure."""
+    """Fabric info of all GPUs, and errors -> the node's fabric. Pure."""
     registered = [info for info in infos if info["state"] == _COMPLETED]
     refused = [info for info in registered if info["status"] != 0]
     pending = [info for info in infos if info["state"] in (_NOT_STARTED, _IN_PROGRESS)]
     members = [i for i in registered if i["status"] == 0 and i["cluster_uuid"] != _NO_CLUSTER]
     cliques = sorted({f"{info['cluster_uuid']}.{info['clique_id']}" for info in members})
-    recovery = "; ".join(_asked(info) for info in infos if info["recovery_action"])
+    recovery = "; ".join(_recovery(info) for info in infos if info["recovery_action"])
 
     def answer(state: FabricState, message: str = "", clique: str = "") -> Fabric:
         texts = [text for text in (message, recovery) if text]
@@ -122,19 +121,19 @@ def evaluate(infos: Sequence[Info], problems: Sequence[str], driver_version: str
         return answer(
             FabricState.COMPLETED, f"unhealthy: {', '.join(sick)}" if sick else "", cliques[0]
         )
-    # GPUs that could not be asked may be the ones that have a fabric.
+    # GPUs that did not answer may be the ones with a fabric.
     return answer(FabricState.UNSET if problems and not infos else FabricState.NOT_SUPPORTED)
 
 
-def _asked(info: Info) -> str:
-    """A GPU's wish, for whoever can grant it."""
+def _recovery(info: Info) -> str:
+    """The GPU's recovery action, with the remedy."""
     action = info["recovery_action"]
     remedy = _REMEDIES.get(action, "see NVIDIA's documentation of this driver")
-    return f"{info['uuid']} asks for recovery action {action}: {remedy}"
+    return f"{info['uuid']} needs recovery action {action}: {remedy}"
 
 
 def channel_count(params: bytes | None) -> int:
-    """``ImexChannelCount`` of /proc/driver/nvidia/params: channels 0 to one less exist; 0 without driver. Pure."""
+    """``ImexChannelCount`` of /proc/driver/nvidia/params: the number of channels; 0 without driver. Pure."""
     for line in (params or b"").decode(errors="replace").splitlines():
         key, _, value = line.partition(":")
         if key == "ImexChannelCount" and value.strip().isdecimal():

@@ -19,7 +19,7 @@ UNSETTLED_FABRIC_S = 2.0
 
 
 class FabricMonitor:
-    """Looks at the GPUs' fabric now and then, and more often while it is not settled."""
+    """See the module."""
 
     def __init__(
         self, host: Host, clock: Clock, supervisor: Supervisor, *, is_strict: bool = True
@@ -32,11 +32,11 @@ class FabricMonitor:
         self._wake = threading.Event()
 
     def trigger(self) -> None:
-        """UnitStatus again soon."""
+        """Scan now; from any thread."""
         self._wake.set()
 
     def run(self, stopping: threading.Event) -> None:
-        """UnitStatus until ``stopping``."""
+        """Scan until ``stopping``."""
         while not stopping.is_set():
             self._wake.clear()
             pause_s = self.scan()
@@ -45,11 +45,13 @@ class FabricMonitor:
             self._clock.wait(self._wake, pause_s)
 
     def scan(self) -> float:
-        """One look; the seconds until the next."""
+        """One scan; the seconds until the next."""
         seen = fabric.scan(self._host, self._clock, is_strict=self._is_strict)
         found = fabric.with_previous(seen, self._last)
         if found != self._last:
-            _LOG.info("fabric", state=found.state.value, clique=found.clique_id, why=found.message)
+            _LOG.info(
+                "fabric changed", state=found.state.value, clique=found.clique_id, why=found.message
+            )
             self._last = found
             self._supervisor.set_fabric(found)
         is_settled = seen.state in (FabricState.COMPLETED, FabricState.NOT_SUPPORTED)

@@ -28,7 +28,7 @@ POLL_S = 1.0
 
 
 class PeerMonitor:
-    """Asks the daemon for its peers, in a thread of its own: the question can hang."""
+    """See the module."""
 
     def __init__(
         self,
@@ -37,47 +37,47 @@ class PeerMonitor:
         supervisor: Supervisor,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``changed`` (cheap) is called with each other view: it may be worth a report."""
+        """``changed`` (cheap) is called when the view has changed."""
         self._changed = changed
         self._failures = 0
         self._incarnation = ""
         self._ctl = ctl
         self._clock = clock
         self._supervisor = supervisor
-        self._asked_at_s = float("-inf")
+        self._queried_at_s = float("-inf")
         self._pause_s = MISSING_PEERS_S
         self._wanted: frozenset[int] = frozenset()
         self._absent_since_s: dict[int, float] = {}
 
     def run(self, stopping: threading.Event) -> None:
-        """Ask until ``stopping``."""
+        """Query until ``stopping``."""
         while not self._clock.wait(stopping, POLL_S):
             self.query_if_due()
 
     def query_if_due(self) -> None:
-        """Ask when peers are missing, or were asked for long ago."""
+        """Query if peers are missing or the last query is old."""
         snapshot = self._supervisor.snapshot
         run, incarnation = snapshot.run, snapshot.situation.unit.invocation_id
         if run is None or snapshot.situation.imex is not ImexState.READY:
             self._forget()
             return
         if incarnation != self._incarnation:
-            self._forget()  # a view of another run says nothing of this one
+            self._forget()  # the view is of another incarnation
             self._incarnation = incarnation
         wanted = frozenset(render.peers(run, snapshot.situation.spec))
         if self._supervisor.snapshot.view is None or wanted != self._wanted:
             self._wanted, self._pause_s = wanted, MISSING_PEERS_S
         now_s = self._clock.monotonic()
-        if now_s - self._asked_at_s < self._pause_s:
+        if now_s - self._queried_at_s < self._pause_s:
             return
-        self._asked_at_s = now_s
+        self._queried_at_s = now_s
         view = self._ctl.domain(run, Deadline(DOMAIN_S, self._clock))
         if view is None:
             self._fail()
             return
         self._failures = 0
         if view.own not in (None, run.slot):
-            _LOG.warning("nvidia-imex took another id than its slot", slot=run.slot, id=view.own)
+            _LOG.warning("nvidia-imex uses another id than its slot", slot=run.slot, id=view.own)
         self._set(replace(view, missing=self._lasting(wanted - view.connected)))
 
     def _set(self, view: ImexDomainStatus | None) -> None:
@@ -92,7 +92,7 @@ class PeerMonitor:
         self._failures = 0
 
     def _fail(self) -> None:
-        """No view. One that was given before stands for a while: a machine may be busy."""
+        """Note a failed query. The last view stands for a few, as the machine may be busy."""
         self._failures += 1
         is_first = self._failures == 1
         self._pause_s = MISSING_PEERS_S if is_first else min(self._pause_s * 1.5, PEERS_S)
@@ -100,7 +100,7 @@ class PeerMonitor:
             self._set(ImexDomainStatus(own=None, connected=frozenset(), is_unknown=True))
 
     def _lasting(self, absent: frozenset[int]) -> frozenset[int]:
-        """Those that have been absent for a while; sets the pause until the next question."""
+        """Peers absent for ``LASTING_S``; also sets the pause until the next query."""
         now_s, before = self._clock.monotonic(), self._absent_since_s
         self._absent_since_s = {slot: before.get(slot, now_s) for slot in absent}
         if not absent:

@@ -57,12 +57,12 @@ class SpecReflector:
 
     def _take(self, obj: dict[str, Any] | None) -> None:
         if obj is None:
-            _LOG.info("the controller has no FabricNode for this node", v=1)
+            _LOG.info("no FabricNode for this node", v=1)
             self._take_spec(None, 0)
             return
         try:
             spec = decode_spec(obj.get("spec") or {})
         except InvalidConfigError as error:
-            _LOG.warning("FabricNode is not understood; the last one counts", error)
+            _LOG.warning("ignoring unreadable FabricNode; keeping the last one", error)
             return
         self._take_spec(spec, int(obj["metadata"].get("generation") or 0))

@@ -29,7 +29,7 @@ from tests.sim.api import SimRoot
 from tests.unit.decide import views
 
 RECOVER_IMEX_DOMAIN = 5
-ASKED = "GPU-1 asks for recovery action 5: delete the pods"
+ASKED = "GPU-1 needs recovery action 5: delete the pods"
 SICK = replace(FABRIC, recovery=ASKED)
 
 
@@ -69,7 +69,7 @@ def test_every_action_is_told_with_gpu_and_remedy_and_takes_no_clique(action, re
     clock = FakeClock()
     found = fabric.scan(fake_host(machine, clock), clock)
     assert (found.state, found.clique_id) == (FabricState.COMPLETED, FABRIC.clique_id)
-    assert found.recovery.startswith(f"{machine.gpus[2].uuid} asks for recovery action {action}")
+    assert found.recovery.startswith(f"{machine.gpus[2].uuid} needs recovery action {action}")
     assert remedy in found.recovery and found.recovery in found.message
     machine.gpus[2].fabric = FakeFabric()
     assert fabric.scan(fake_host(machine, clock), clock).recovery == ""
@@ -86,7 +86,7 @@ def test_the_drivers_library_is_asked_for_it(tmp_path: Path):
         root.set_gpu(1, recovery_action=RECOVER_IMEX_DOMAIN)
         found = fabric.scan(host, SystemClock())
         assert "IMEX domain must be recovered" in found.recovery
-        assert found.recovery.count("asks for") == 1 and found.state is FabricState.COMPLETED
+        assert found.recovery.count("needs recovery") == 1 and found.state is FabricState.COMPLETED
     finally:
         host.close()
         root.destroy()

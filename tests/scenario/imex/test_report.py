@@ -155,7 +155,7 @@ def test_first_report_of_a_running_domain_waits_for_its_fabric(node):
     node.reconcile()
     node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
     assert node.supervisor.snapshot.run is not None and not status(node).clique_id
-    assert report.unsettled_s(node.supervisor.snapshot) == report.FIRST_LOOK_S
+    assert report.unsettled_s(node.supervisor.snapshot) == report.FIRST_OBSERVATION_S
     node.supervisor.set_fabric(FABRIC)
     node.reconcile()
     assert status(node).domains[0].ready and not report.unsettled_s(node.supervisor.snapshot)
@@ -192,7 +192,7 @@ class TestBlind:
         node.join("c1")
         node.daemon.refuses_to = {"show"}
         node.restart()
-        self.wait(node, int(report.FIRST_LOOK_S))
+        self.wait(node, int(report.FIRST_OBSERVATION_S))
         found = status(node)
         assert found.clique_id == CLIQUE
         [domain] = found.domains

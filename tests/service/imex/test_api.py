@@ -20,7 +20,7 @@ from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor_client import GrpcSupervisorClient, HeldClaim
-from nvdra_node.imex.report.writer import FORMING_S, LAZY_S, PEERS_S, StatusWriter
+from nvdra_node.imex.report.writer import FORMING_S, MAX_DELAY_S, PEERS_S, StatusWriter
 from nvdra_node.imex.service import SupervisorService
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
@@ -87,9 +87,9 @@ class TestStatus:
         assert writer.writes == 2, "that a domain is ready is told at once"
         for found in peers[1:]:
             self.status = replace_status(self.status, domains=(found,))
-            assert 0 < writer.write_if_due() <= LAZY_S
-            self.clock.advance(LAZY_S / 4)
-        self.clock.advance(LAZY_S / 4)
+            assert 0 < writer.write_if_due() <= MAX_DELAY_S
+            self.clock.advance(MAX_DELAY_S / 4)
+        self.clock.advance(MAX_DELAY_S / 4)
         writer.write_if_due()
         assert writer.writes == 3
         assert read(client)["status"]["domains"][0]["peersConnected"] == 3
@@ -162,7 +162,7 @@ class TestStatus:
         writer.write_if_due()
         self.status = replace_status(self.status, fabric_message="")
         writer.write_if_due()
-        self.clock.advance(LAZY_S)
+        self.clock.advance(MAX_DELAY_S)
         writer.write_if_due()
         assert "fabricMessage" not in read(client)["status"]
 
