@@ -90,7 +90,10 @@ class TestState:
         node.claims.sync([prepared("c1", "A"), a_claim("c2", "B")])
         node.reconcile()
         told = node.ask(a_claim("c2", "B")).readiness
-        assert (told.reason, "until ns/claim-c1 is released" in told.message) == ("ImexUnknown", True)
+        assert (told.reason, "until ns/claim-c1 is released" in told.message) == (
+            "ImexUnknown",
+            True,
+        )
         assert node.daemon.history == ["start"]
 
     def test_once_its_claim_is_gone_the_node_serves_who_waits(self, node):
