@@ -9,7 +9,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nvdra_cluster.control import reflectors
 from nvdra_cluster.control.controller import Controller
@@ -23,9 +22,9 @@ from nvdra_cluster.settings import ControllerSettings
 from nvdra_core import __version__
 from nvdra_core.kube.client import Client
 from nvdra_core.runtime import endpoint, log
-from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_core.runtime.clock import Clock
 from nvdra_core.runtime.metrics import new_registry
-from nvdra_core.runtime.service import Part, Service
+from nvdra_core.runtime.service import Component, FunctionComponent, Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 
@@ -33,23 +32,6 @@ _LOG = log.get(__name__)
 SYNC_POLL_S = 0.5
 MAX_SILENCE_S = 180.0
 """One pass of the reconcile loop may wait this long for an API server that does not answer."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Part:
-    """A part of the service made of two functions."""
-
-    name: str
-    begin: Callable[[], object]
-    end: Callable[[], object]
-
-    def start(self) -> None:
-        """See nvdra_core.runtime.service.Part."""
-        self.begin()
-
-    def stop(self, deadline: Deadline) -> None:
-        """See nvdra_core.runtime.service.Part."""
-        self.end()
 
 
 class Manager:
@@ -106,18 +88,24 @@ class Manager:
         """Whether every reflector has listed its objects once."""
         return all(watching.synced.is_set() for watching in self.watchings)
 
-    def parts(self) -> list[Part]:
+    def components(self) -> list[Component]:
         """In the order of starting."""
         return [
-            _Part(name="watches", begin=self._start_watches, end=self._stop_watches),
-            _Part(name="controller", begin=self._start, end=self._stop),
+            FunctionComponent(
+                name="watches",
+                begin=self._start_watches,
+                end=lambda deadline: self._stop_watches(),
+            ),
+            FunctionComponent(
+                name="controller", begin=self._start, end=lambda deadline: self._stop()
+            ),
             *self._endpoint(),
         ]
 
     def service(self, notifier: Notifier) -> Service:
         """The process; ``run`` it in the main thread."""
         return Service(
-            parts=self.parts(),
+            components=self.components(),
             workers=self._workers,
             clock=self._clock,
             notifier=notifier,
@@ -182,7 +170,7 @@ class Manager:
             while not self._workers.stopping.is_set() and not watching.fresh.wait(SYNC_POLL_S):
                 continue
 
-    def _endpoint(self) -> list[Part]:
+    def _endpoint(self) -> list[Component]:
         settings = self._settings
         if not settings.http_endpoint:
             return []

@@ -59,12 +59,9 @@ def _run(command: str, settings: config.NodeConfig) -> int:
         from nvdra_node.app import gpu
 
         return gpu.withdraw(settings)
-    from nvdra_node.app import startup
+    from nvdra_node.app import gpu
 
-    with startup.begun(settings, system) as look:
-        from nvdra_node.app import gpu
-
-        return gpu.run(settings, system, look)
+    return gpu.run(settings, system)
 
 
 def _check(settings: config.NodeConfig) -> int:

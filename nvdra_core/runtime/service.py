@@ -36,7 +36,7 @@ JOIN_S = 1.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
-class Part(Protocol):
+class Component(Protocol):
     """Something that runs while the service does."""
 
     @property
@@ -50,10 +50,34 @@ class Part(Protocol):
         """End, by the deadline. Called once, and only if ``start`` returned."""
 
 
+def _do_nothing() -> None:
+    return None
+
+
+def _do_nothing_by(deadline: Deadline) -> None:
+    return None
+
+
+class FunctionComponent(msgspec.Struct, frozen=True, kw_only=True):
+    """A component made of functions."""
+
+    name: str
+    begin: Callable[[], object] = _do_nothing
+    end: Callable[[Deadline], object] = _do_nothing_by
+
+    def start(self) -> None:
+        """See Component."""
+        self.begin()
+
+    def stop(self, deadline: Deadline) -> None:
+        """See Component."""
+        self.end(deadline)
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One process. ``run`` returns its exit status."""
 
-    parts: Sequence[Part]
+    components: Sequence[Component]
     """In the order of starting."""
     workers: Workers
     clock: Clock
@@ -72,7 +96,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         (configuration).
         """
         faulthandler.enable(sys.stderr, all_threads=True)
-        started: list[Part] = []
+        started: list[Component] = []
         with self.workers.supervise_all(), _Signals() as signals:
             self.workers.on_failure(signals.wake)
             try:
@@ -94,13 +118,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         except NvdraError as error:
             return [f"self-check: {error}"]
 
-    def _start(self, started: list[Part], signals: _Signals) -> int | None:
+    def _start(self, started: list[Component], signals: _Signals) -> int | None:
         """None when all parts are started, an exit status when told to stop before."""
-        for part in self.parts:
+        for part in self.components:
             self.notifier.status(f"starting {part.name}")
             part.start()
             started.append(part)
-            _LOG.info("started", v=1, part=part.name)
+            _LOG.info("started", v=1, component=part.name)
             status = self._heed(signals.wait(0.0))
             if status is not None:
                 return status
@@ -163,7 +187,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         self.notifier.watchdog()
         return True
 
-    def _stop(self, started: Sequence[Part]) -> bool:
+    def _stop(self, started: Sequence[Component]) -> bool:
         """Stop parts, last first, whatever they raise; whether all ended in order."""
         self.notifier.stopping("stopping")
         deadline = Deadline(self.stop_timeout_s, self.clock)
@@ -173,7 +197,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 part.stop(deadline)
             except Exception as error:  # noqa: BLE001, PERF203 - the others must be stopped too
-                _LOG.error("cannot stop part", error, part=part.name)
+                _LOG.error("cannot stop component", error, component=part.name)
                 is_clean = False
         if left := self.workers.join(deadline):
             _LOG.warning("workers did not end in time", workers=",".join(left))

@@ -12,12 +12,11 @@ from pathlib import Path
 from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.runtime.service import Service
+from nvdra_core.runtime.service import FunctionComponent, Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.app.parts import FunctionPart
 from nvdra_node.broker.caller import unit_of_peer
 from nvdra_node.broker.server import Identify, Server
 from nvdra_node.host.commands import SystemCommands
@@ -59,7 +58,7 @@ def run(
         return []
 
     service = Service(
-        parts=[FunctionPart(name="socket", begin=begin, end=end)],
+        components=[FunctionComponent(name="socket", begin=begin, end=end)],
         workers=workers,
         clock=clock,
         notifier=Notifier.connect(system.notify_socket),

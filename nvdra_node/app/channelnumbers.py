@@ -16,8 +16,8 @@ from nvdra_node.host.ports import Sysfs
 POLL_S = 5.0
 
 
-class ChannelNumbersPart:
-    """See the module, and nvdra_core.runtime.service.Part."""
+class ChannelNumberMonitor:
+    """See the module, and nvdra_core.runtime.service.Component."""
 
     name = "channel-numbers"
 
@@ -32,11 +32,11 @@ class ChannelNumbersPart:
         self._major: int | None = None
 
     def start(self) -> None:
-        """See Part."""
+        """See Component."""
         self._workers.spawn(self.name, self._run)
 
     def stop(self, deadline: Deadline) -> None:
-        """See Part. The worker sees by itself that the service stops."""
+        """See Component. The worker sees by itself that the service stops."""
 
     def tick(self) -> None:
         """Renew if the driver has another major than at the last tick with a driver, and at the first one."""

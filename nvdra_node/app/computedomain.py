@@ -10,15 +10,14 @@ from msgspec.structs import replace
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.runtime.service import Service
+from nvdra_core.runtime.service import FunctionComponent, Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
-from nvdra_node.app.channelnumbers import ChannelNumbersPart
+from nvdra_node.app.channelnumbers import ChannelNumberMonitor
 from nvdra_node.app.dependencies import open_client, roots_of, with_node_name
 from nvdra_node.app.environment import SystemdEnvironment
-from nvdra_node.app.parts import FunctionPart
-from nvdra_node.app.plugin import Plugin, Surroundings
+from nvdra_node.app.plugin import Plugin, PluginDependencies
 from nvdra_node.cdi.spec import Common
 from nvdra_node.computedomain.clique_label import CliqueLabelWriter
 from nvdra_node.computedomain.connection import SupervisorConnection, held_claims
@@ -55,7 +54,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     connection = SupervisorConnection(supervisor, clock)
     is_shared = settings.shared_channels
     driver = ComputeDomainDriver(connection, supervisor, sysfs, clock, is_shared=is_shared)
-    around = Surroundings(
+    deps = PluginDependencies(
         settings=replace(settings, http_endpoint=settings.compute_domain_http_endpoint),
         api=DraApi(client),
         files=HostFiles(),
@@ -65,20 +64,20 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         device_types=("channel",),
         clock=clock,
         workers=workers,
-        first_look=connection.wait_first,
-        hangs=lambda: 0,
+        wait_first_scan=connection.wait_first,
+        nvml_hangs=lambda: 0,
     )
-    plugin = Plugin(driver, around)
+    plugin = Plugin(driver, deps)
     notifier = Notifier.connect(system.notify_socket)
     plugin.show_readiness(notifier.status)
     label = CliqueLabelWriter(client, settings.node_name, lambda: connection.view, clock)
     try:
         service = Service(
-            parts=[
-                *plugin.parts(),
-                *_connection_parts(connection, plugin, around),
-                *_label_parts(label, connection, around),
-                ChannelNumbersPart(sysfs, plugin.renew_files, clock, workers),
+            components=[
+                *plugin.components(),
+                *_connection_components(connection, plugin, deps),
+                *_label_components(label, connection, deps),
+                ChannelNumberMonitor(sysfs, plugin.renew_files, clock, workers),
             ],
             workers=workers,
             clock=clock,
@@ -93,20 +92,22 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
         client.close()
 
 
-def _connection_parts(
-    connection: SupervisorConnection, plugin: Plugin, around: Surroundings
-) -> list[FunctionPart]:
+def _connection_components(
+    connection: SupervisorConnection, plugin: Plugin, deps: PluginDependencies
+) -> list[FunctionComponent]:
     """The threads that listen to the supervisor and tell it the claims."""
-    workers = around.workers
+    workers = deps.workers
 
     def begin() -> None:
         workers.spawn("supervisor-watch", lambda: connection.watch(workers.stopping))
         workers.spawn(
             "supervisor-sync",
-            lambda: connection.sync(lambda: _held(plugin, around.boot_id), workers.stopping),
+            lambda: connection.sync(lambda: _held(plugin, deps.boot_id), workers.stopping),
         )
 
-    return [FunctionPart(name="supervisor", begin=begin, end=lambda deadline: connection.close())]
+    return [
+        FunctionComponent(name="supervisor", begin=begin, end=lambda deadline: connection.close())
+    ]
 
 
 def _held(plugin: Plugin, boot_id: str) -> list[HeldClaim]:
@@ -122,15 +123,17 @@ def _held(plugin: Plugin, boot_id: str) -> list[HeldClaim]:
     return held_claims(records.all(), boot_id, damaged)
 
 
-def _label_parts(
-    label: CliqueLabelWriter, connection: SupervisorConnection, around: Surroundings
-) -> list[FunctionPart]:
-    if not around.settings.gpu_clique_label:
+def _label_components(
+    label: CliqueLabelWriter, connection: SupervisorConnection, deps: PluginDependencies
+) -> list[FunctionComponent]:
+    if not deps.settings.gpu_clique_label:
         return []
-    workers = around.workers
+    workers = deps.workers
     connection.subscribe(label.changed)
 
     def begin() -> None:
         workers.spawn("clique-label", lambda: label.run(workers.stopping))
 
-    return [FunctionPart(name="clique label", begin=begin, end=lambda deadline: label.changed())]
+    return [
+        FunctionComponent(name="clique label", begin=begin, end=lambda deadline: label.changed())
+    ]

@@ -38,8 +38,8 @@ class Lister(Protocol):
         """Have the list ready; why it is not, empty when it is. Never fails."""
 
 
-class DriverFilesPart:
-    """See the module, and nvdra_core.runtime.service.Part."""
+class DriverFilesMonitor:
+    """See the module, and nvdra_core.runtime.service.Component."""
 
     name = "driver-files"
 
@@ -77,11 +77,11 @@ class DriverFilesPart:
         return self._clock.wait(self._checked, timeout_s)
 
     def start(self) -> None:
-        """See Part."""
+        """See Component."""
         self._workers.spawn(self.name, self._run)
 
     def stop(self, deadline: Deadline) -> None:
-        """See Part. The worker sees by itself that the service stops."""
+        """See Component. The worker sees by itself that the service stops."""
 
     def tick(self) -> None:
         """Look if there is a reason to."""

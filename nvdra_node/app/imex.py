@@ -16,14 +16,14 @@ from nvdra_core.kube.resources import FABRIC_NODES, NODES
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.runtime.metrics import new_registry
-from nvdra_core.runtime.service import Part, Service
+from nvdra_core.runtime.service import Component, FunctionComponent, Service
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
 from nvdra_node.app.dependencies import checked_gates, load_kubeconfig, roots_of, with_node_name
 from nvdra_node.app.environment import SystemdEnvironment
+from nvdra_node.app.http_endpoint import Health, endpoint_components
 from nvdra_node.app.imexgauges import ImexCollector
-from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
 from nvdra_node.host import network
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
@@ -83,9 +83,9 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
     supervision = Supervision(settings, host, client, sources)
     try:
         service = Service(
-            parts=[
-                FunctionPart(name="api", end=lambda deadline: client.close()),
-                *supervision.parts(),
+            components=[
+                FunctionComponent(name="api", end=lambda deadline: client.close()),
+                *supervision.components(),
             ],
             workers=supervision.workers,
             clock=supervision.clock,
@@ -153,12 +153,12 @@ class Supervision:
         self.registry.register(ImexCollector(self.supervisor, lambda: self._status.writes))
         self._version: str | None = None
 
-    def parts(self) -> list[Part]:
+    def components(self) -> list[Component]:
         """In the order of starting."""
         stopping = self.workers.stopping
         return [
-            FunctionPart(name="state", begin=self._open),
-            FunctionPart(name="socket", begin=self._serve, end=self._stop_serving),
+            FunctionComponent(name="state", begin=self._open),
+            FunctionComponent(name="socket", begin=self._serve, end=self._stop_serving),
             self._worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
             self._worker(
                 "supervisor", lambda: self.supervisor.run(stopping), self.supervisor.trigger
@@ -170,7 +170,7 @@ class Supervision:
             self._worker("peers", lambda: self._peers.run(stopping)),
             self._worker("controller", self._spec.run, self._spec.stop),
             self._worker("status", lambda: self._status.run(stopping), self._status.stop),
-            *endpoint_parts(
+            *endpoint_components(
                 self._settings.imex_http_endpoint,
                 self._settings.metrics_path,
                 Health(self.health),
@@ -219,7 +219,7 @@ class Supervision:
 
     def _worker(
         self, name: str, target: Callable[[], None], end: Callable[[], None] | None = None
-    ) -> FunctionPart:
+    ) -> FunctionComponent:
         """A thread that runs while the service does; ``end`` wakes it at the end."""
 
         def begin() -> None:
@@ -229,7 +229,7 @@ class Supervision:
             if end is not None:
                 end()
 
-        return FunctionPart(name=name, begin=begin, end=stop)
+        return FunctionComponent(name=name, begin=begin, end=stop)
 
     def _take(self, spec: FabricNodeSpec | None, generation: int) -> None:
         """The controller's word: the certificate first, as the rest may need it."""

@@ -21,10 +21,10 @@ from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.metrics import new_registry
-from nvdra_core.runtime.service import Part
+from nvdra_core.runtime.service import Component, FunctionComponent
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.gauges import PluginCollector, PluginState
-from nvdra_node.app.parts import FunctionPart, Health, endpoint_parts
+from nvdra_node.app.http_endpoint import Health, endpoint_components
 from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
@@ -53,7 +53,7 @@ _LOG = log.get(__name__)
 SOCKET_WAIT_S = 20.0
 """How long to wait for an earlier instance of ours to let go of the sockets."""
 DRAIN_S = 10.0
-FIRST_OBSERVATION_S = 3.0
+FIRST_SCAN_S = 3.0
 SETTLE_S = 20.0
 """For eight GPUs without persistence mode, whose first use takes up to 7 s each."""
 SETTLE_POLL_S = 0.5
@@ -73,7 +73,7 @@ def _is_settled(timeout_s: float) -> bool:
     return True
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class PluginDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """What a driver's machinery stands on."""
 
     settings: NodeConfig
@@ -86,81 +86,80 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     device_types: tuple[str, ...]
     clock: Clock
     workers: Workers
-    first_look: Callable[[float], object]
+    wait_first_scan: Callable[[float], object]
     """Waits until the devices were looked at, at most so many seconds."""
-    hangs: Callable[[], int]
+    nvml_hangs: Callable[[], int]
     """Calls to the hardware that were given up since start, for metrics."""
-    taints: bool = False
+    should_taint: bool = False
     """While no claim can be prepared: show the devices with a taint, instead of none."""
     notes: Callable[[], Sequence[str]] = tuple
     """What is worth knowing and no reason to withhold devices, for the health endpoint."""
-    settled: Callable[[float], bool] = _is_settled
+    wait_settled: Callable[[float], bool] = _is_settled
     """Waits until no device is being waited for, at most so many seconds; whether none is."""
 
 
 class Plugin:
     """One driver with all that serves it."""
 
-    def __init__(self, driver: Driver, around: Surroundings) -> None:
-        settings, clock = around.settings, around.clock
-        self._around = around
+    def __init__(self, driver: Driver, deps: PluginDependencies) -> None:
+        settings, clock = deps.settings, deps.clock
+        self._deps = deps
         self._registered = threading.Event()
         self.readiness = Readiness()
         self._disk_suspected = threading.Event()
-        self.rights = ClaimAccess(around.api, partial(self.readiness.report, "claims"), clock)
+        self.rights = ClaimAccess(deps.api, partial(self.readiness.report, "claims"), clock)
         self.registry = new_registry(__version__)
         self.metrics = PluginMetrics(self.registry, clock, driver.name)
         state_dir = settings.state_dir / driver.name
-        self.records = RecordStore(state_dir, around.files)
-        self.specs = SpecFiles(
-            settings.cdi_root, around.cdi_kind, around.files, around.driver_files
-        )
+        self.records = RecordStore(state_dir, deps.files)
+        self.specs = SpecFiles(settings.cdi_root, deps.cdi_kind, deps.files, deps.driver_files)
         source = EventSource(f"nvdra-{driver.name}", settings.node_name)
-        self.wait_events = WaitEvents(around.api, around.api.client, source, clock)
-        deps = Dependencies(
+        self.wait_events = WaitEvents(deps.api, deps.api.client, source, clock)
+        self._claim_deps = Dependencies(
             driver=driver,
-            claims=ClaimReader(around.api, driver.name, settings.node_name, self.metrics),
+            claims=ClaimReader(deps.api, driver.name, settings.node_name, self.metrics),
             records=self.records,
             specs=self.specs,
             clock=clock,
-            boot_id=around.boot_id,
-            stopping=around.workers.stopping,
+            boot_id=deps.boot_id,
+            stopping=deps.workers.stopping,
             wait_events=self.wait_events,
         )
-        self._deps = deps
-        self.transaction = Transaction(deps)
-        self.sweep = Sweeper(self.transaction, deps, SweepTimes.every(settings.sweep_interval_s))
+        self.transaction = Transaction(self._claim_deps)
+        self.sweep = Sweeper(
+            self.transaction, self._claim_deps, SweepTimes.every(settings.sweep_interval_s)
+        )
         self._assemble_sockets(driver)
         state = PluginState(
             driver=driver,
             records=self.records,
             publisher=self.publisher,
             readiness=self.readiness,
-            hangs=around.hangs,
+            hangs=deps.nvml_hangs,
             node=settings.node_name,
-            boot_id=around.boot_id,
-            device_types=around.device_types,
+            boot_id=deps.boot_id,
+            device_types=deps.device_types,
         )
         self.registry.register(PluginCollector(state))
 
     def _assemble_sockets(self, driver: Driver) -> None:
-        settings, clock = self._around.settings, self._around.clock
+        settings, clock = self._deps.settings, self._deps.clock
         self._paths = paths = SocketPaths(
             driver=driver.name,
             data_dir=settings.plugins_dir / driver.name,
             registry_dir=settings.registrar_dir,
         )
-        slices = KubeSlices(self._around.api, driver.name, settings.node_name)
-        pool = GuardedPool(driver, self.readiness, taints=self._around.taints)
+        slices = KubeSlices(self._deps.api, driver.name, settings.node_name)
+        pool = GuardedPool(driver, self.readiness, taints=self._deps.should_taint)
         self.publisher = Publisher(pool, settings.node_name, slices, self.metrics, clock)
         self.events = NodeEvents(
             self.readiness,
-            self._around.api.client,
+            self._deps.api.client,
             settings.node_name,
             f"nvdra-{driver.name}",
             clock,
         )
-        self.status = ClaimStatusWriter(self._around.api, driver.name, clock)
+        self.status = ClaimStatusWriter(self._deps.api, driver.name, clock)
         handler = ReportingHandler(self.transaction, self.status, self._prepare_failed)
         self.dra = DraService(driver.name, handler, self.metrics, clock)
         self.health = HealthService(settings.node_name, lambda: driver.pool().health, clock)
@@ -186,27 +185,29 @@ class Plugin:
         self._registered.set()
         self.publisher.registered()
 
-    def parts(self) -> list[Part]:
+    def components(self) -> list[Component]:
         """In the order of starting."""
         return [
             # Stopped last: calls need it to the end, and who then still waits for an answer must not hold the end up.
-            FunctionPart(name="api", end=lambda deadline: self._around.api.client.close()),
-            FunctionPart(name="records", begin=self._open_records),
-            FunctionPart(name="sockets", begin=self._serve, end=self._stop_serving),
-            FunctionPart(name="publisher", begin=self._start_publisher, end=self._stop_publisher),
-            FunctionPart(name="sweep", begin=self._start_sweep),
-            FunctionPart(name="path watch", begin=self._start_path_watch),
-            FunctionPart(name="node events", begin=self._start_events),
-            FunctionPart(
+            FunctionComponent(name="api", end=lambda deadline: self._deps.api.client.close()),
+            FunctionComponent(name="records", begin=self._open_records),
+            FunctionComponent(name="sockets", begin=self._serve, end=self._stop_serving),
+            FunctionComponent(
+                name="publisher", begin=self._start_publisher, end=self._stop_publisher
+            ),
+            FunctionComponent(name="sweep", begin=self._start_sweep),
+            FunctionComponent(name="path watch", begin=self._start_path_watch),
+            FunctionComponent(name="node events", begin=self._start_events),
+            FunctionComponent(
                 name="waiting",
                 begin=self.wait_events.start,
                 end=lambda deadline: self.wait_events.stop(),
             ),
-            *self._status_parts(),
-            *endpoint_parts(
-                self._around.settings.http_endpoint,
-                self._around.settings.metrics_path,
-                Health(self._unwell, self._around.notes),
+            *self._status_components(),
+            *endpoint_components(
+                self._deps.settings.http_endpoint,
+                self._deps.settings.metrics_path,
+                Health(self._unwell, self._deps.notes),
                 self.registry,
             ),
         ]
@@ -239,7 +240,7 @@ class Plugin:
         prepare that meets it."""
         is_done = True
         for record in self.records.all():
-            deadline = Deadline(RENEW_S, self._around.clock)
+            deadline = Deadline(RENEW_S, self._deps.clock)
             try:
                 if self.transaction.renew_file(record, deadline):
                     _LOG.info("CDI file written again", uid=record.uid)
@@ -257,37 +258,37 @@ class Plugin:
         self.specs.open()
 
     def _serve(self) -> None:
-        deadline = Deadline(SOCKET_WAIT_S, self._around.clock)
-        self.server.start(deadline, self._around.workers.stopping)
+        deadline = Deadline(SOCKET_WAIT_S, self._deps.clock)
+        self.server.start(deadline, self._deps.workers.stopping)
 
     def _stop_serving(self, deadline: Deadline) -> None:
         drain_s = min(DRAIN_S, deadline.remaining_s())
         self.health.stop()
-        self.server.stop(lambda: self._drain(Deadline(drain_s, self._around.clock)))
+        self.server.stop(lambda: self._drain(Deadline(drain_s, self._deps.clock)))
 
     def _drain(self, deadline: Deadline) -> None:
         if not self.dra.drain(deadline):
             _LOG.warning("stopping although calls still run; the kubelet will repeat them")
 
     def _start_publisher(self) -> None:
-        self._around.workers.spawn("publisher", self._publish)
+        self._deps.workers.spawn("publisher", self._publish)
 
     def _publish(self) -> None:
         self.publisher.prefetch()
         # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
-        self._around.first_look(FIRST_OBSERVATION_S)
+        self._deps.wait_first_scan(FIRST_SCAN_S)
         if self.publisher.has_devices():
             # An earlier process published them: what is only slow to answer must not be withdrawn by a restart.
             self._settle()
         # A pod that is scheduled before the kubelet knows us fails, and is tried again only after 60 to 90 s.
-        if not self._around.clock.wait(self._registered, REGISTRATION_WAIT_S):
+        if not self._deps.clock.wait(self._registered, REGISTRATION_WAIT_S):
             _LOG.warning("publishing although the kubelet has not registered this driver")
         self.publisher.run()
 
     def _settle(self) -> None:
-        limit, stopping = Deadline(SETTLE_S, self._around.clock), self._around.workers.stopping
+        limit, stopping = Deadline(SETTLE_S, self._deps.clock), self._deps.workers.stopping
         while limit.remaining_s() > 0.0 and not stopping.is_set():
-            if self._around.settled(SETTLE_POLL_S):
+            if self._deps.wait_settled(SETTLE_POLL_S):
                 return
 
     def _stop_publisher(self, deadline: Deadline) -> None:
@@ -295,28 +296,28 @@ class Plugin:
         self.publisher.stop()
 
     def _start_sweep(self) -> None:
-        stopping = self._around.workers.stopping
-        self._around.workers.spawn("sweep", lambda: self.sweep.run(stopping))
+        stopping = self._deps.workers.stopping
+        self._deps.workers.spawn("sweep", lambda: self.sweep.run(stopping))
 
     def _start_path_watch(self) -> None:
-        self._around.workers.spawn("path-watch", self._watch_paths)
+        self._deps.workers.spawn("path-watch", self._watch_paths)
 
     def _start_events(self) -> None:
-        stopping = self._around.workers.stopping
-        self._around.workers.spawn("node-events", lambda: self.events.run(stopping))
+        stopping = self._deps.workers.stopping
+        self._deps.workers.spawn("node-events", lambda: self.events.run(stopping))
 
     def _watch_paths(self) -> None:
         """Look after what others may delete."""
-        around = self._around
-        next_probe_s = around.clock.monotonic()
-        while not around.clock.wait(around.workers.stopping, PATHS_POLL_S):
+        deps = self._deps
+        next_probe_s = deps.clock.monotonic()
+        while not deps.clock.wait(deps.workers.stopping, PATHS_POLL_S):
             self._keep_sockets()
-            filecheck.write_missing(self.transaction, self._deps)
+            filecheck.write_missing(self.transaction, self._claim_deps)
             self.rights.probe()
-            if self._disk_suspected.is_set() or around.clock.monotonic() >= next_probe_s:
+            if self._disk_suspected.is_set() or deps.clock.monotonic() >= next_probe_s:
                 self._disk_suspected.clear()
                 is_writable = self.probe_directories()
-                next_probe_s = around.clock.monotonic() + (PROBE_S if is_writable else 0.0)
+                next_probe_s = deps.clock.monotonic() + (PROBE_S if is_writable else 0.0)
 
     def _prepare_failed(self, error: FileError | ApiError) -> None:
         if isinstance(error, ApiError):
@@ -326,9 +327,9 @@ class Plugin:
 
     def probe_directories(self) -> bool:
         """Check that records and CDI files can be written, and report the result; whether they can."""
-        settings, name = self._around.settings, self._deps.driver.name
+        settings, name = self._deps.settings, self._claim_deps.driver.name
         probes = (settings.state_dir / name / "probe", settings.cdi_root / f"nvdra-probe-{name}")
-        cause = write_fault(self._around.files, probes)
+        cause = write_fault(self._deps.files, probes)
         self.readiness.report("directories", cause)
         return not cause
 
@@ -347,12 +348,12 @@ class Plugin:
                 "the DRA socket was removed or replaced; starting over", path=str(self._paths.dra)
             )
 
-    def _status_parts(self) -> list[Part]:
-        if self._around.settings.claim_status == "off":
+    def _status_components(self) -> list[Component]:
+        if self._deps.settings.claim_status == "off":
             self.status.disable()
             return []
         return [
-            FunctionPart(
+            FunctionComponent(
                 name="claim status",
                 begin=self.status.start,
                 end=lambda deadline: self.status.stop(),

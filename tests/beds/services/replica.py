@@ -69,7 +69,7 @@ class Replica:
         self.client = Client(server.config(), settings=FAST)
         self.workers = _Workers(clock)
         self.manager = Manager(settings, self.client, clock, self.workers)
-        self._parts = self.manager.parts()
+        self._parts = self.manager.components()
         for part in self._parts:
             part.start()
 

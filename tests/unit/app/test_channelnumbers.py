@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
-from nvdra_node.app.channelnumbers import ChannelNumbersPart
+from nvdra_node.app.channelnumbers import ChannelNumberMonitor
 from nvdra_node.computedomain.model import CHANNEL_CLASS
 from tests.fakes.host.machine import FakeMachine
 from tests.fakes.host.sysfs import FakeSysfs
@@ -13,7 +13,7 @@ from tests.fakes.host.sysfs import FakeSysfs
 def test_files_are_renewed_at_start_and_with_each_new_major() -> None:
     machine, clock, renewed = FakeMachine(), FakeClock(), []
     machine.char_majors[CHANNEL_CLASS] = 237
-    part = ChannelNumbersPart(
+    part = ChannelNumberMonitor(
         FakeSysfs(machine), lambda: renewed.append("now"), clock, Workers(clock)
     )
     for _ in range(3):

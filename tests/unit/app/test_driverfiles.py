@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
-from nvdra_node.app.driverfiles import DriverFilesPart
+from nvdra_node.app.driverfiles import DriverFilesMonitor
 
 
 class Lister:
@@ -29,7 +29,7 @@ class World:
         self.renewed = 0
         self.is_renewed = True
         self.reports: list[str] = []
-        self.part = DriverFilesPart(
+        self.part = DriverFilesMonitor(
             self.lister, self._renew, self.reports.append, self.clock, Workers(self.clock)
         )
 

@@ -100,7 +100,7 @@ class Check:
 def main() -> int:
     log.configure(verbosity=1, journal=True)
     service = Service(
-        parts=[Sample("a"), Sample("b")],
+        components=[Sample("a"), Sample("b")],
         workers=WORKERS,
         clock=CLOCK,
         notifier=Notifier.connect(os.environ.get("NOTIFY_SOCKET", "")),

@@ -127,7 +127,7 @@ def test_a_part_that_cannot_stop_does_not_keep_the_others(run):
     process.send(signal.SIGTERM)
     status, words, err = process.end()
     assert status == 1 and "stop a" in words
-    assert "cannot stop part reason=host part=b" in err
+    assert "cannot stop component reason=host component=b" in err
 
 
 def test_a_worker_that_hangs_is_named_and_not_waited_for_for_ever(run):

@@ -7,7 +7,7 @@ import pytest
 from nvdra_core.errors import HostError
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_core.runtime.workers import Workers
-from nvdra_node.app.onecpu import LOOK_S, OneCpu, is_crowded
+from nvdra_node.app.cpu_pinning import LOOK_S, CpuPinner, is_crowded
 from nvdra_node.host.cpus import CpuTime
 
 
@@ -39,9 +39,9 @@ class ForbiddenThreads(FakeThreads):
         raise HostError(f"threads cannot be moved to CPU {cpu}: Operation not permitted")
 
 
-def run(threads: FakeThreads, allowed: list[int]) -> OneCpu:
+def run(threads: FakeThreads, allowed: list[int]) -> CpuPinner:
     clock = FakeClock()
-    part = OneCpu(threads, clock, threads.workers, allowed)
+    part = CpuPinner(threads, clock, threads.workers, allowed)
     part.start()
     assert threads.workers.join(Deadline(20, clock)) == []
     assert threads.workers.failure is None

@@ -38,7 +38,7 @@ class Threads(Protocol):
         """What they have worked and waited so far."""
 
 
-class OneCpu:
+class CpuPinner:
     """See the module; a part of a service, the last to be started."""
 
     name = "one cpu"
@@ -64,7 +64,7 @@ class OneCpu:
             self._workers.spawn("one-cpu", self._watch)
 
     def stop(self, deadline: Deadline) -> None:
-        """See Part."""
+        """See Component."""
 
     def _watch(self) -> None:
         before = self._threads.time()
