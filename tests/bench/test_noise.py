@@ -14,14 +14,14 @@ QUIET = {"host_stolen": 0.1, "other_load": 0.0, "spin": 10.0}
 @pytest.mark.parametrize(
     "disturbance", [{"host_stolen": 2.5}, {"other_load": 0.5}, {"spin": 13.0}], ids=str
 )
-def test_a_disturbed_round_is_left_out(disturbance: dict[str, float]) -> None:
+def test_disturbed_round_is_left_out(disturbance: dict[str, float]) -> None:
     disturbed = QUIET | disturbance
     chosen, line = noise.choose({"ours": [QUIET, disturbed, QUIET]}, wanted=3)
     assert chosen == {"ours": [QUIET, QUIET]}
     assert line == "quiet rounds, which count: ours 2 of 3"
 
 
-def test_the_quietest_round_of_any_contender_is_the_standard() -> None:
+def test_quietest_round_of_all_contenders_is_the_reference() -> None:
     slow = QUIET | {"spin": 14.0}
     chosen, line = noise.choose({"ours": [slow, slow], "other": [QUIET, QUIET]}, wanted=2)
     assert chosen["ours"] == [slow, slow], "none of ours was quiet, so all count"

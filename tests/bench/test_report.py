@@ -43,7 +43,7 @@ def test_table_has_medians_ranges_ratios_and_goals() -> None:
     assert lines[4:] == ["a note"]
 
 
-def test_rows_nobody_measured_are_left_out() -> None:
+def test_unmeasured_rows_are_left_out() -> None:
     assert "never" not in report.table(a_report())
 
 

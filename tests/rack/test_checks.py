@@ -110,7 +110,7 @@ def test_host_without_channels_is_named_once() -> None:
     assert "no IMEX channels" in problem
 
 
-def test_host_that_does_not_tell_its_channels_is_no_problem() -> None:
+def test_host_with_unknown_channels_is_no_problem() -> None:
     assert imex_problems(a_host(imex_channels=None)) == [[]]
     hostvars = {"a": {"nvdra_node": a_host()}, "unreachable": {}}
     assert checks.imex_problems(a_host(), hostvars, hostvars) == []
@@ -121,7 +121,7 @@ def a_service(**changes: Any) -> dict[str, Any]:
     return {**known, "min_devices": 4, **changes}
 
 
-def test_gate_that_cannot_count_is_refused_beforehand() -> None:
+def test_gate_without_metrics_is_refused_in_preflight() -> None:
     assert checks.metrics_problems([a_service()]) == []
     (problem,) = checks.metrics_problems([a_service(metrics_path=""), a_service(metrics_path="")])
     assert "metricsPath is empty" in problem

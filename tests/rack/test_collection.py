@@ -32,7 +32,7 @@ def run(scratch: Path, *argv: str) -> str:
     return done.stdout
 
 
-def test_there_are_the_playbooks_that_are_promised() -> None:
+def test_documented_playbooks_exist() -> None:
     promised = "drain preflight rollback site support_bundle uninstall upgrade"
     assert promised.split() == PLAYBOOKS
 
@@ -49,7 +49,7 @@ def test_playbook_can_be_parsed(playbook: str, tmp_path: Path) -> None:
     )
 
 
-def test_ansible_lint_has_nothing_to_say_at_its_strictest(tmp_path: Path) -> None:
+def test_ansible_lint_passes_its_strictest_profile(tmp_path: Path) -> None:
     run(tmp_path, "ansible-lint", "--offline", "-c", ".ansible-lint.yml", str(COLLECTION))
 
 

@@ -102,7 +102,7 @@ def due(working: Operator) -> Operator:
     return working
 
 
-def test_a_rollout_that_cannot_make_credentials_changes_nothing(operator: Operator) -> None:
+def test_rollout_without_right_to_create_tokens_changes_nothing(operator: Operator) -> None:
     done = operator.site(nvdra_service_account="nvdra/nobody")
     assert done.status != 0
     assert "Nothing was changed on any host" in done.text
@@ -110,14 +110,14 @@ def test_a_rollout_that_cannot_make_credentials_changes_nothing(operator: Operat
     assert operator.rack.version(HOST) == ""
 
 
-def test_a_rollout_for_a_host_that_is_no_node_fails_with_the_reason(operator: Operator) -> None:
+def test_rollout_to_host_that_is_no_node_fails_with_reason(operator: Operator) -> None:
     done = operator.site(nvdra_node_name="nowhere")
     assert done.status != 0
     assert 'nodes "nowhere" not found' in done.text.replace("\\", "")
     assert not operator.node.path("/etc/nvdra/kubeconfig").exists()
 
 
-def test_the_node_gets_no_token_of_others(working: Operator) -> None:
+def test_node_cannot_request_foreign_tokens(working: Operator) -> None:
     wait_until(
         "the policies are in force",
         lambda: not credential.trespasses(working.rack, HOST, OTHER),
@@ -125,19 +125,19 @@ def test_the_node_gets_no_token_of_others(working: Operator) -> None:
     )
 
 
-def test_the_services_have_the_timer_run(working: Operator) -> None:
+def test_services_start_the_renewal_timer(working: Operator) -> None:
     assert working.sh("systemctl is-active nvdra-credential.timer") == "active"
     assert working.sh("systemctl show -P NextElapseUSecRealtime nvdra-credential.timer")
 
 
-def test_what_needs_no_renewal_is_left_alone_without_a_word(working: Operator) -> None:
+def test_fresh_token_is_not_renewed_and_not_logged(working: Operator) -> None:
     before = working.token
     assert working.renew() == ""
     assert working.token == before
     assert working.sh(f"systemctl show -P Result {credential.RENEWAL}") == "success"
 
 
-def test_a_node_made_anew_gets_a_new_token_by_the_next_rollout(working: Operator) -> None:
+def test_recreated_node_gets_token_with_next_rollout(working: Operator) -> None:
     working.rack.cluster.kubectl("delete", "node", HOST)
     working.sh("systemctl restart kubelet")
     client = working.rack.cluster.client
@@ -152,7 +152,7 @@ def test_a_node_made_anew_gets_a_new_token_by_the_next_rollout(working: Operator
     working.make_old()
 
 
-def test_a_rollout_whose_credential_does_not_work_puts_the_old_one_back(working: Operator) -> None:
+def test_rollout_with_unusable_credential_restores_old_one(working: Operator) -> None:
     before = working.node.path("/etc/nvdra/kubeconfig").read_text()
     done = working.site(nvdra_api_server="https://10.77.255.254:6443", nvdra_gate_timeout_s=20)
     assert done.status != 0
@@ -162,7 +162,7 @@ def test_a_rollout_whose_credential_does_not_work_puts_the_old_one_back(working:
     assert working.works()
 
 
-def test_a_node_renews_its_token_and_the_service_goes_on_with_it(due: Operator) -> None:
+def test_renewed_token_is_used_without_restart(due: Operator) -> None:
     started = "systemctl show -P ActiveEnterTimestampMonotonic nvdra-gpu-plugin"
     before = due.sh(started)
     assert f"token of node {HOST} renewed" in due.renew()
@@ -212,7 +212,7 @@ def killed_before(operator: Operator) -> Callable[[], object]:
         (killed_before, ("cannot remove",)),
     ],
 )
-def test_a_renewal_that_fails_says_why_and_leaves_what_is_there(
+def test_failed_renewal_is_explained_and_keeps_token(
     due: Operator, break_it: Callable[[Operator], Callable[[], object]], words: tuple[str, ...]
 ) -> None:
     # Its own runs would be seen as "activating" in between.
@@ -235,7 +235,7 @@ def test_a_renewal_that_fails_says_why_and_leaves_what_is_there(
     assert due.works()
 
 
-def test_a_damaged_token_is_replaced_by_the_next_rollout(working: Operator) -> None:
+def test_damaged_token_is_replaced_by_next_rollout(working: Operator) -> None:
     working.put("half of a tok")
     assert "playbook nvdra.node.site" in working.renew()
     done = working.site()
@@ -255,7 +255,7 @@ def test_token_that_could_not_be_renewed_fails_the_rollout(working: Operator) ->
     assert working.works()
 
 
-def test_the_way_back_to_the_kubelets_credential_leaves_no_token(working: Operator) -> None:
+def test_return_to_kubelet_credential_leaves_no_token(working: Operator) -> None:
     done = working.site(nvdra_credential="kubelet")
     assert done.status == 0, done.text
     assert not working.node.path("/etc/nvdra/kubeconfig").exists()

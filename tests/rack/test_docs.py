@@ -91,26 +91,26 @@ def typist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typist]:
         yield Typist(rack, made)
 
 
-def test_commands_of_a_section_end_where_the_next_one_begins() -> None:
+def test_section_commands_end_at_next_section() -> None:
     lines = commands("rack.md", "A credential of its own for each node")
     assert lines[:2] == ["nvdra_credential: service_account", f"{PLAY}site"]
     assert not [line for line in lines if line.startswith("make ")]
 
 
-def test_the_first_rollout_goes_as_the_document_has_it(typist: Typist) -> None:
+def test_first_rollout_follows_the_document(typist: Typist) -> None:
     for line in commands("rack.md", "Racks of hosts, with Ansible"):
         typist.type(line, typist.packages.this)
     typist.needs(THIS)
 
 
-def test_each_node_gets_its_credential_as_the_document_has_it(typist: Typist) -> None:
+def test_node_credentials_follow_the_document(typist: Typist) -> None:
     for line in commands("rack.md", "A credential of its own for each node"):
         typist.type(line, typist.packages.this)
     assert credential.problems(typist.rack, HOST) == []
     typist.needs(THIS)
 
 
-def test_every_way_back_leads_to_the_version_before(typist: Typist) -> None:
+def test_documented_rollbacks_restore_previous_version(typist: Typist) -> None:
     lines = [line for line in commands("rollback.md") if not line.startswith(NOT_HERE)]
     changes = [line for line in lines if line.startswith((PLAY, "apt-get "))]
     assert len(changes) == 3

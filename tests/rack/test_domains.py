@@ -51,7 +51,7 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
             yield Fabric(rack, made)
 
 
-def test_a_host_whose_vendor_runs_imex_is_unfit_until_it_is_said_what_to_do(fabric: Fabric) -> None:
+def test_vendor_imex_fails_preflight_until_configured(fabric: Fabric) -> None:
     done = fabric.site()
     assert done.status != 0
     assert "nvdra_vendor_imex=disable" in done.text
@@ -60,7 +60,7 @@ def test_a_host_whose_vendor_runs_imex_is_unfit_until_it_is_said_what_to_do(fabr
     assert {fabric.rack.version(host) for host in fabric.rack.hosts} == {""}
 
 
-def test_hosts_that_cannot_reach_each_other_are_unfit(fabric: Fabric) -> None:
+def test_unreachable_peers_fail_preflight(fabric: Fabric) -> None:
     first, second = fabric.rack.hosts.values()
     address = second.address
     first.run(["ip", "route", "add", "prohibit", f"{address}/32"])
@@ -75,7 +75,7 @@ def test_hosts_that_cannot_reach_each_other_are_unfit(fabric: Fabric) -> None:
         assert "24000" not in node.run(["ss", "-ltn"]).stdout, "the listener has ended"
 
 
-def test_both_services_run_behind_the_gate_and_the_vendors_is_masked(fabric: Fabric) -> None:
+def test_services_pass_gate_and_vendor_unit_is_masked(fabric: Fabric) -> None:
     done = fabric.site(nvdra_vendor_imex="disable")
     assert done.status == 0, done.text
     for unit in domains.SERVICES:
@@ -85,14 +85,14 @@ def test_both_services_run_behind_the_gate_and_the_vendors_is_masked(fabric: Fab
     assert domains.states(fabric.rack, domains.GPU) == {"active enabled"}
 
 
-def test_a_second_run_changes_nothing_and_restarts_nothing(fabric: Fabric) -> None:
+def test_second_run_changes_and_restarts_nothing(fabric: Fabric) -> None:
     before = [domains.runs(fabric.rack, unit) for unit in domains.SERVICES]
     done = fabric.site(nvdra_vendor_imex="disable")
     assert (done.status, done.hosts_with("changed")) == (0, []), done.text
     assert [domains.runs(fabric.rack, unit) for unit in domains.SERVICES] == before
 
 
-def test_a_job_over_all_hosts_goes_on_through_an_upgrade(fabric: Fabric) -> None:
+def test_job_over_all_hosts_survives_upgrade(fabric: Fabric) -> None:
     rack = fabric.rack
     domains.start_job(rack)
     rack.bed.wait_running(domains.JOB, *rack.hosts, timeout_s=PATIENCE_S)
@@ -109,7 +109,7 @@ def test_a_job_over_all_hosts_goes_on_through_an_upgrade(fabric: Fabric) -> None
     assert said == "Ready"
 
 
-def test_an_uninstall_is_refused_while_the_job_runs_and_leaves_nothing_after_it(
+def test_uninstall_waits_for_job_and_leaves_nothing(
     fabric: Fabric,
 ) -> None:
     rack = fabric.rack
@@ -128,7 +128,7 @@ def test_an_uninstall_is_refused_while_the_job_runs_and_leaves_nothing_after_it(
     assert domains.states(rack, domains.VENDOR) == {"active enabled"}, "as before the rollout"
 
 
-def test_domains_alone_are_rolled_out_beside_the_device_plugin(fabric: Fabric) -> None:
+def test_domains_alone_roll_out_beside_device_plugin(fabric: Fabric) -> None:
     for node in fabric.rack.hosts.values():
         node.run(["python3", "-c", _DEVICE_PLUGIN])
     done = fabric.site(nvdra_vendor_imex="disable")

@@ -63,9 +63,7 @@ def files_with(place: Path, secret: str) -> list[str]:
 
 
 @pytest.mark.parametrize("keeps_files", ["0", "1"])
-def test_token_reaches_the_node_without_pipelining_and_no_other_file(
-    tmp_path: Path, keeps_files: str
-) -> None:
+def test_token_without_pipelining_leaves_no_other_file(tmp_path: Path, keeps_files: str) -> None:
     directory, token = tmp_path / "credential", a_token()
     arguments = {
         "token": token,
@@ -210,7 +208,7 @@ def test_port_in_use_is_left_to_its_user(tmp_path: Path) -> None:
         user.accept()[0].close()
 
 
-def test_host_that_is_down_is_left_out_and_the_others_are_looked_at(tmp_path: Path) -> None:
+def test_unreachable_host_is_skipped_and_others_checked(tmp_path: Path) -> None:
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     ssh = tmp_path / "ssh"
     ssh.write_text("#!/bin/sh\necho no route to host >&2\nexit 255\n")

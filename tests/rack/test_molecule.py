@@ -18,7 +18,7 @@ pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
 COLLECTION = TOP / "ansible" / "ansible_collections" / "nvdra" / "node"
 
 
-def test_the_scenario_passes_from_bare_hosts_to_bare_hosts(tmp_path: Path) -> None:
+def test_molecule_scenario_passes(tmp_path: Path) -> None:
     made = releases.make(tmp_path / "packages")
     with Rack.up("molecule", hosts=2, racks=1) as rack:
         done = subprocess.run(

@@ -49,7 +49,7 @@ def rack(name: str, count: int) -> dict[str, str]:
     return {f"{name}-{i:02}": name for i in range(1, count + 1)}
 
 
-def test_one_canary_goes_first_and_no_batch_has_hosts_of_two_racks() -> None:
+def test_canary_is_first_and_batches_stay_within_racks() -> None:
     racks = {**rack("r1", 18), **rack("r2", 18)}
     assert rollout.batches(list(racks), racks) == [1, 6, 6, 5, 6, 6, 6]
 
@@ -63,12 +63,12 @@ def test_batches_of_small_racks(canaries: int, size: int, expected: list[int]) -
     assert rollout.batches(list(racks), racks, canaries, size) == expected
 
 
-def test_batches_cover_all_hosts_and_nobody_is_a_rack_of_its_own() -> None:
+def test_batches_cover_hosts_without_rack() -> None:
     assert rollout.batches([], {}) == []
     assert rollout.batches(["a", "b", "c"], {}) == [1, 2]
 
 
-def test_racks_follow_one_another_however_the_inventory_mixes_them() -> None:
+def test_racks_are_ordered_whatever_the_inventory_order() -> None:
     racks = {"a1": "a", "b1": "b", "a2": "a", "b2": "b"}
     assert rollout.rollout_order(["b1", "a1", "b2", "x", "a2"], racks) == [
         "b1",
@@ -84,7 +84,7 @@ def test_rack_of_a_host_is_the_first_group_that_is_one() -> None:
     assert rollout.racks_of(groups, "rack_.*") == {"h1": "rack_7", "h2": "rack_8"}
 
 
-def test_hosts_that_were_not_looked_at_or_are_unfit_take_no_part() -> None:
+def test_unchecked_and_failed_hosts_are_left_out() -> None:
     hostvars = {"a": {"nvdra_problems": []}, "b": {"nvdra_problems": ["no kubelet"]}, "c": {}}
     assert rollout.fit(["a", "b", "c"], hostvars) == ["a"]
 
@@ -105,12 +105,12 @@ def test_fit_host_has_no_problems() -> None:
         ({"foreign_sockets": ["gpu.nvidia.com"]}, "gpu.nvidia.com"),
     ],
 )
-def test_unfit_host_is_told_what_is_wrong(change: dict[str, Any], word: str) -> None:
+def test_failed_host_lists_its_problems(change: dict[str, Any], word: str) -> None:
     (problem,) = rollout.problems(a_host(**change), POLICY)
     assert word in problem
 
 
-def test_rhel_9_may_have_an_old_python3_beside_the_one_that_the_package_brings() -> None:
+def test_rhel_9_old_python3_beside_packaged_one_passes() -> None:
     assert rollout.problems(a_host(package_format="rpm", python="3.9.18"), POLICY) == []
 
 
@@ -160,7 +160,7 @@ OFF = {"nvidia-imex.service": {"ActiveState": "inactive", "UnitFileState": "mask
         (RUNS, "hostManaged", "disable", "would stop"),
     ],
 )
-def test_a_host_has_one_imex_and_it_is_said_whose(
+def test_two_imex_units_are_a_named_problem(
     units: dict[str, Any], mode: str, vendor: str, word: str
 ) -> None:
     policy = {**POLICY, "drivers": [GPU, DOMAIN], "imex_mode": mode, "vendor_imex": vendor}
@@ -199,7 +199,7 @@ def test_package_is_that_of_the_host_s_kind(form: str, machine: str, path: str) 
     assert (chosen["version"], chosen["copy_from"]) == ("0.1.0", path)
 
 
-def test_several_versions_want_a_decision() -> None:
+def test_several_package_versions_need_a_choice() -> None:
     files = [FILES[1], "/p/nvdra_0.2.0_arm64.deb"]
     with pytest.raises(rollout.RolloutError, match=r"0\.1\.0, 0\.2\.0.*nvdra_version"):
         rollout.package(a_host(), files)
@@ -217,11 +217,11 @@ def test_way_back_uses_the_file_that_the_host_kept() -> None:
 
 
 @pytest.mark.parametrize(("form", "wanted"), [("deb", "nvdra=0.1.0"), ("rpm", "nvdra-0.1.0")])
-def test_without_a_file_the_host_s_repositories_are_asked(form: str, wanted: str) -> None:
+def test_missing_file_falls_back_to_repositories(form: str, wanted: str) -> None:
     assert rollout.package(a_host(package_format=form), [], "0.1.0")["repository"] == wanted
 
 
-def test_nothing_asked_for_leaves_what_is_installed() -> None:
+def test_no_requested_version_keeps_installed_one() -> None:
     assert rollout.package(a_host(package_version="0.1.0"), [])["version"] == "0.1.0"
     with pytest.raises(rollout.RolloutError, match="no package"):
         rollout.package(a_host(), [])
@@ -234,7 +234,7 @@ def problems_of_package(host: dict[str, Any], files: list[str], version: str = "
     return rollout.package_problems(host, files, version, CHECKED)
 
 
-def test_upgrade_of_a_hand_installed_host_without_its_package_is_refused() -> None:
+def test_upgrade_without_old_package_is_refused() -> None:
     host = a_host(package_version="0.1.0")
     (problem,) = problems_of_package(host, ["/p/nvdra_0.2.0_arm64.deb"])
     assert "nvdra 0.1.0 is installed, and no deb of it is at hand" in problem
@@ -250,7 +250,7 @@ def test_upgrade_of_a_hand_installed_host_without_its_package_is_refused() -> No
     ],
     ids=["cached", "repository", "directory"],
 )
-def test_upgrade_with_a_way_back_is_let_through(change: dict[str, Any], files: list[str]) -> None:
+def test_upgrade_with_rollback_package_passes(change: dict[str, Any], files: list[str]) -> None:
     host = a_host(package_version="0.1.0", **change)
     assert problems_of_package(host, [*files, "/p/nvdra_0.2.0_arm64.deb"], "0.2.0") == []
 
@@ -261,13 +261,13 @@ def test_way_back_is_the_file_beside_the_new_one() -> None:
     assert (back["name"], back["copy_from"]) == ("nvdra_0.1.0_arm64.deb", files[0])
 
 
-def test_first_installation_and_no_change_need_no_way_back() -> None:
+def test_first_installation_needs_no_rollback_package() -> None:
     files = ["/p/nvdra_0.2.0_arm64.deb"]
     assert problems_of_package(a_host(), files) == []
     assert problems_of_package(a_host(package_version="0.2.0"), files) == []
 
 
-def test_package_that_cannot_be_told_is_said_before_the_rollout() -> None:
+def test_unidentified_package_is_reported_in_preflight() -> None:
     assert "no package" in problems_of_package(a_host(), [])[0]
 
 
@@ -282,7 +282,7 @@ def test_unsigned_rpm_is_refused_where_signatures_are_checked(tmp_path: Path) ->
     assert rollout.package_problems(host, [str(path)], "", unchecked) == []
 
 
-def test_newest_backup_of_settings_is_kept_and_none_of_a_credential() -> None:
+def test_newest_settings_backup_is_kept_and_no_credentials() -> None:
     paths = ["/e/config.yaml.1~", "/e/kubeconfig.1~", "/e/config.yaml.2~", "/e/kubeconfig.2~"]
     assert rollout.stale_backups(paths) == [paths[0], paths[1], paths[3]]
     assert rollout.stale_backups([]) == []
@@ -297,7 +297,7 @@ def test_peers_are_the_other_hosts_of_the_rack() -> None:
     assert rollout.addresses(["r1-01", "r1-02"], hostvars, "r1-01") == {}
 
 
-def test_hosts_with_an_active_unit_are_told_apart() -> None:
+def test_hosts_with_active_unit_are_listed() -> None:
     states = {"a": "active", "b": "inactive"}
     hostvars = {
         host: {"nvdra_node": {"units": {"u": {"ActiveState": state}}}}
@@ -321,7 +321,7 @@ TOKEN = {"account": "a/b", "node_uid": "u", "issued_at_s": 1000, "expires_at_s":
         (TOKEN, "a/b", "v", 1000, True),
     ],
 )
-def test_a_token_is_brought_where_there_is_none_that_the_node_renews_itself(
+def test_token_is_created_unless_node_renews_its_own(
     facts: dict[str, Any], account: str, uid: str, now_s: float, expected: bool
 ) -> None:
     assert rollout.token_is_wanting(facts, account, uid, now_s) is expected

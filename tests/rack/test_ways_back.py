@@ -96,7 +96,7 @@ def both(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_preflight_tells_what_it_found(host: Host) -> None:
+def test_preflight_reports_its_findings(host: Host) -> None:
     done = play(host.rack, "preflight", variables={"nvdra_package_dir": host.packages.this})
     assert done.status == 0, done.text
     started_as = "$(tr '\\0' '\\n' </proc/$(pidof kubelet)/cmdline | head -n 1)"
@@ -116,7 +116,7 @@ def test_first_upgrade_without_the_old_package_is_refused(host: Host) -> None:
     assert (host.settings, host.start()) == before
 
 
-def test_first_upgrade_that_fails_goes_back_to_what_was_there(host: Host, both: Path) -> None:
+def test_failed_first_upgrade_restores_previous_state(host: Host, both: Path) -> None:
     before = host.settings
     done = host.site(both, nvdra_version=BROKEN, nvdra_gate_timeout_s=30)
     assert done.status != 0
@@ -128,7 +128,7 @@ def test_first_upgrade_that_fails_goes_back_to_what_was_there(host: Host, both: 
     host.works()
 
 
-def test_runtime_that_reads_no_cdi_files_of_ours_is_refused(host: Host) -> None:
+def test_runtime_not_reading_our_cdi_directory_is_refused(host: Host) -> None:
     before = host.node.path(CONTAINERD).read_text()
     changed = before.replace('["/etc/cdi", "/var/run/cdi"]', '["/etc/cdi"]')
     assert changed != before
@@ -141,7 +141,7 @@ def test_runtime_that_reads_no_cdi_files_of_ours_is_refused(host: Host) -> None:
     assert "reads CDI files in /etc/cdi and not in /var/run/cdi" in done.text
 
 
-def test_metrics_elsewhere_pass_the_gate_and_one_backup_stays(host: Host) -> None:
+def test_other_metrics_address_passes_gate_and_keeps_one_backup(host: Host) -> None:
     for path in ("/one", "/two", "/three"):
         config = {**host.config, "metricsPath": path}
         done = host.site(host.packages.this, nvdra_config=config)
@@ -168,7 +168,7 @@ def test_token_leaves_no_trace_without_pipelining(host: Host) -> None:
     host.works()
 
 
-def test_uninstall_that_is_aborted_leaves_the_service_running(host: Host) -> None:
+def test_aborted_uninstall_keeps_service_running(host: Host) -> None:
     host.sh(f"ip route add prohibit {BRIDGE_ADDRESS}/32")
     try:
         done = play(host.rack, "uninstall", variables={"nvdra_purge": True})

@@ -44,7 +44,7 @@ def test_a_slow_call_takes_its_time(h100: SimRoot) -> None:
         assert time.perf_counter() - start >= 0.12
 
 
-def test_a_hanging_call_returns_only_when_it_is_let_go(h100: SimRoot) -> None:
+def test_hanging_call_returns_when_released(h100: SimRoot) -> None:
     with Client(h100.nvml_library) as client:
         slot = h100.fault("nvmlDeviceGetName", hang=True)
         client.send("pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))")
@@ -100,7 +100,7 @@ def test_an_xid_wakes_a_waiter_at_once(h100: SimRoot) -> None:
         assert client.ask(WAIT.format(50)) == "error 10"
 
 
-def test_a_lost_gpu_ends_the_wait_of_those_who_watch_it(h100: SimRoot) -> None:
+def test_lost_gpu_wakes_its_event_waiters(h100: SimRoot) -> None:
     with Client(h100.nvml_library) as watching, Client(h100.nvml_library) as other:
         watching.ask(REGISTER.format((0, 1)))
         other.ask(REGISTER.format((2,)))

@@ -80,7 +80,7 @@ def test_compute_mode_and_time_slice_are_set(h100: SimRoot) -> None:
         assert [gpu.timeslice for gpu in state.layout.gpus][:5] == [0, 0, 0, 2, 0]
 
 
-def test_without_a_driver_it_says_that_it_cannot_communicate(h100: SimRoot) -> None:
+def test_nvidia_smi_without_driver_reports_no_communication(h100: SimRoot) -> None:
     h100.unload_driver()
     assert "couldn't communicate with the NVIDIA driver" in run(h100, code=9)
 

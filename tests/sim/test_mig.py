@@ -77,7 +77,7 @@ def numbers(info: Any) -> tuple[int, ...]:
     return (info.id, *counts, *engines, info.memorySizeMB)
 
 
-def test_every_offered_profile_is_told_in_all_versions(h100: SimRoot) -> None:
+def test_profiles_are_reported_in_all_struct_versions(h100: SimRoot) -> None:
     with session(h100.nvml_library) as nvml:
         device = nvml.nvmlDeviceGetHandleByIndex(0)
         for p in h100.profile.gpus[0].model.mig_profiles:
@@ -120,7 +120,7 @@ def test_instances_need_mig_mode(h100: SimRoot) -> None:
         create(nvml, nvml.nvmlDeviceGetHandleByIndex(0), ONE)
 
 
-def test_hopper_changes_the_mode_at_once_and_ampere_at_the_next_boot(tmp_path: Path) -> None:
+def test_mig_mode_changes_at_once_on_hopper_at_boot_on_ampere(tmp_path: Path) -> None:
     for name, after, rebooted in (("h100x8", [1, 1], [0, 0]), ("a100x8", [0, 1], [1, 1])):
         root = SimRoot.create(tmp_path / name, name)
         with session(root.nvml_library) as nvml:
@@ -187,7 +187,7 @@ def test_seven_slices_offer_no_nvl_compute_profile(h100: SimRoot) -> None:
         compute(nvml, gi, SEVEN)
 
 
-def test_a_mig_device_tells_its_parent_and_its_part(h100: SimRoot) -> None:
+def test_mig_device_reports_parent_and_instance(h100: SimRoot) -> None:
     gpu = h100.profile.gpus[2]
     with session(h100.nvml_library) as nvml:
         device = enabled(nvml, 2)
@@ -261,9 +261,7 @@ def test_capability_files_follow_the_instances(h100: SimRoot) -> None:
     assert list(capabilities.iterdir()) == []
 
 
-def test_a_container_sees_the_mig_devices_whose_capabilities_it_got(
-    h100: SimRoot, tmp_path: Path
-) -> None:
+def test_container_sees_mig_devices_of_its_capabilities(h100: SimRoot, tmp_path: Path) -> None:
     with session(h100.nvml_library) as nvml:
         device = enabled(nvml)
         for start in (0, 1):
@@ -289,7 +287,7 @@ def test_a_container_sees_the_mig_devices_whose_capabilities_it_got(
         assert client.ask(ask.format(1)) == "error 6"
 
 
-def test_a_gpu_without_mig_says_so(tmp_path: Path) -> None:
+def test_gpu_without_mig_reports_not_supported(tmp_path: Path) -> None:
     root = SimRoot.create(tmp_path / "host", "l4x2")
     with session(root.nvml_library) as nvml:
         device = nvml.nvmlDeviceGetHandleByIndex(0)

@@ -110,7 +110,7 @@ def wait_for_driver(root: SimRoot, gpu: int, driver: str | None) -> None:
     )
 
 
-def test_writes_to_bind_and_unbind_move_a_gpu_as_the_kernel_would(h100: SimRoot) -> None:
+def test_sysfs_bind_and_unbind_move_a_gpu(h100: SimRoot) -> None:
     bdf = h100.profile.gpus[1].bdf
     device = h100.sys / "bus/pci/devices" / bdf
     with h100.pci_kernel():
@@ -145,12 +145,12 @@ def test_a_root_opened_again_is_the_same(h100: SimRoot) -> None:
     assert SimRoot.open(h100.path).profile == h100.profile
 
 
-def test_another_seed_gives_other_gpus_and_the_same_seed_the_same() -> None:
+def test_seed_determines_gpu_identities() -> None:
     assert profile.load("l4x2", seed=1) == profile.load("l4x2", seed=1)
     assert set(profile.load("l4x2", seed=1).uuids).isdisjoint(profile.load("l4x2", seed=2).uuids)
 
 
-def test_a_profile_can_be_changed_without_a_file_of_its_own(tmp_path: Path) -> None:
+def test_profile_is_changed_without_own_file(tmp_path: Path) -> None:
     change = {"fabric": {"clique_id": 7}, "driver": {"version": "595.10.01"}}
     root = SimRoot.create(tmp_path / "host", "gb200-nvl4", change=change)
     assert root.profile.fabric.clique_id == 7

@@ -120,7 +120,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads}
 
 
-def test_a_wrong_path_or_test_in_a_document_would_be_found():
+def test_wrong_path_or_test_in_document_is_found():
     wrong = "see nvdra_node/nothing.py, gpu/nothing.py and tests/unit/test_docs.py::test_nothing"
     assert len([why for token, base in paths(wrong) if (why := problem(token, base))]) == 3
     fine = "see /etc/x/y.py, resource.k8s.io/v1, systemd/*.service, https://docs/x.md and and/or"
@@ -180,7 +180,7 @@ def test_texts_of_rows_are_short():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_of_upstream_is_forgotten(family: str):
+def test_every_upstream_row_is_present(family: str):
     pattern = re.compile(re.escape(family) + r"[.-]?(\d+)[a-z]?")
     numbers = {int(match[1]) for row in parity.rows() if (match := pattern.fullmatch(row.id))}
     assert numbers == set(FAMILIES[family])

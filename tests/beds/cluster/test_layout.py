@@ -28,7 +28,7 @@ def test_number_and_names_of_nodes_are_checked(nodes: tuple[str, ...]) -> None:
         a_layout(nodes=nodes)
 
 
-def test_unknown_kubernetes_version_is_refused_with_the_known_ones() -> None:
+def test_unknown_kubernetes_version_error_lists_known_ones() -> None:
     with pytest.raises(ClusterError, match=r"1\.34, 1\.35, 1\.36"):
         Layout(name="t", kubernetes="1.30", nodes=("a",))
 
@@ -56,7 +56,7 @@ def test_each_node_has_an_address_and_a_pod_network_of_its_own() -> None:
     assert len({layout.pod_cidr(node) for node in layout.nodes}) == 18
 
 
-def test_program_that_is_not_built_is_named_with_the_command_that_builds_it(
+def test_unbuilt_program_error_names_the_build_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NVDRA_CACHE", str(tmp_path))

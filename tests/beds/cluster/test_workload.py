@@ -156,7 +156,7 @@ def test_pod_lives_through_restarts_of_kubelet_and_containerd(cluster: Cluster) 
     )
 
 
-def test_a_kubelet_that_ended_is_not_waited_for(cluster: Cluster) -> None:
+def test_ended_kubelet_fails_the_wait_at_once(cluster: Cluster) -> None:
     node = cluster.node("node-1")
     node.stop("kubelet", kill=True)
     with pytest.raises(ClusterError, match=r"node-1\.kubelet ended"):
@@ -191,7 +191,7 @@ def test_reboot_ends_all_and_gives_a_new_boot_id(
     wait_until("the pod runs again", pod_is_back, timeout_s=60, interval_s=0.5)
 
 
-def test_manifest_with_webhook_address_reaches_service_from_api_server(cluster: Cluster) -> None:
+def test_api_server_reaches_webhook_address_of_the_host(cluster: Cluster) -> None:
     serve = "mkdir /w && echo hi > /w/index.html && httpd -f -p 8082 -h /w"
     start_pod(cluster, "hook", "node-1", serve)
     cluster.apply(

@@ -16,11 +16,11 @@ def run_of(agents: int, seconds: float, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def test_growth_is_from_the_smallest_to_the_largest_in_any_order() -> None:
+def test_growth_compares_smallest_with_largest_in_any_order() -> None:
     assert formation.growth([run_of(1008, 6.0), run_of(18, 2.0), run_of(144, 9.0)]) == 3.0
 
 
-def test_the_table_has_a_column_for_each_run_and_every_kind_of_request() -> None:
+def test_table_has_a_column_per_run_and_a_row_per_request_kind() -> None:
     refused = run_of(144, 3.0, requests={"patch resourceclaims/status 422": 7})
     table = formation.text([run_of(18, 2.0), refused])
     lines = {line[:38].strip(): line[38:].split() for line in table.splitlines()}
@@ -31,5 +31,5 @@ def test_the_table_has_a_column_for_each_run_and_every_kind_of_request() -> None
     assert "time grows 1.50 times (goal: 2)" in table
 
 
-def test_one_run_alone_has_no_growth() -> None:
+def test_single_run_has_no_growth() -> None:
     assert "grows" not in formation.text([run_of(18, 2.0)])

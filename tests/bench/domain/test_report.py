@@ -27,7 +27,7 @@ def entry(at: str, verb: str, resource: str, **more: Any) -> str:
     return json.dumps(event | more) + "\n"
 
 
-def test_writes_in_the_span_count_and_signs_of_life_do_not(tmp_path: Path) -> None:
+def test_writes_in_span_count_without_heartbeats(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
     log.write_text(
         entry("2026-11-18T10:00:00.500000Z", "create", "pods")
@@ -45,7 +45,7 @@ def test_writes_in_the_span_count_and_signs_of_life_do_not(tmp_path: Path) -> No
     assert audit.conflicts(found) == 1
 
 
-def test_the_first_moment_of_a_step_counts_and_pods_run_once() -> None:
+def test_step_time_is_its_first_observation() -> None:
     moments = Moments()
     pod = {"metadata": {"name": "w"}, "spec": {}, "status": {"phase": "Pending"}}
     moments.pod(pod, SINCE_S)
@@ -74,7 +74,7 @@ def a_round(took_s: float, **writes: int) -> Round:
     return Round(took_s, steps, Counter(writes), 0, 0.1, 1.0)
 
 
-def test_figures_are_compared_round_by_round_with_their_goals() -> None:
+def test_figures_are_compared_with_goals_per_round() -> None:
     result = Result(2, "1.36")
     result.plain = [a_round(4.0, pods=10), a_round(8.0, pods=10)]
     result.domain = [a_round(4.8, pods=14, claims=4), a_round(8.8, pods=14, claims=4)]
@@ -89,7 +89,7 @@ def test_figures_are_compared_round_by_round_with_their_goals() -> None:
     assert result.document()["firstPrepareToLastReleaseSeconds"] == [0.25, 0.25]
 
 
-def test_a_pair_is_quiet_when_both_of_its_jobs_were() -> None:
+def test_pair_is_quiet_when_both_jobs_are() -> None:
     quiet, slow = {"host_stolen": 0.5, "spin": 6.0}, {"host_stolen": 0.5, "spin": 9.0}
     pairs = []
     for plain, domain in ((quiet, quiet), (quiet, slow), (slow, quiet)):

@@ -21,17 +21,17 @@ def test_placeholders_are_filled_in_word_by_word() -> None:
 
 
 @pytest.mark.parametrize("text", ["plugin", "=plugin", "name="])
-def test_a_command_without_name_is_refused(text: str) -> None:
+def test_command_without_name_is_refused(text: str) -> None:
     with pytest.raises(BenchError, match="NAME=COMMAND"):
         Contender.parse(text)
 
 
-def test_an_unknown_placeholder_is_named() -> None:
+def test_unknown_placeholder_is_named() -> None:
     with pytest.raises(BenchError, match="nosuch"):
         Contender("up", "plugin {nosuch}").argv({"cdi": "/cdi"})
 
 
-def test_a_place_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
+def test_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="--work"):
         Site.create(tmp_path / ("d" * 90))
 
@@ -41,7 +41,7 @@ def test_every_second_round_runs_backwards() -> None:
     assert alternating([a, b], 3) == [[a, b], [b, a], [a, b]]
 
 
-def test_held_claims_leave_gpu_0_alone_and_share_only_with_admin_access() -> None:
+def test_held_claims_skip_gpu_0_and_share_by_admin_access() -> None:
     maker = ClaimMaker()
     maker.held(55)
     results = [claim["status"]["allocation"]["devices"]["results"][0] for claim in maker.objects]

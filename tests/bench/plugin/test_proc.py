@@ -30,7 +30,7 @@ def add_process(
     home.joinpath("io").write_text("rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n")
 
 
-def test_tree_has_grandchildren_and_nobody_else(tmp_path: Path) -> None:
+def test_tree_has_grandchildren_and_no_other_process(tmp_path: Path) -> None:
     for pid, parent in ((10, 1), (11, 10), (12, 11), (13, 1), (14, 10)):
         add_process(tmp_path, pid, parent)
     assert proc.tree(10, tmp_path) == [10, 11, 14, 12]

@@ -77,7 +77,7 @@ def serves(bed: DomainBed, place: str, name: str, timeout_s: float = 90) -> floa
     return took_s
 
 
-def test_both_run_on_hosts_of_their_own_under_the_strictest_pod_security(bed: DomainBed) -> None:
+def test_replicas_run_on_two_hosts_with_restricted_security(bed: DomainBed) -> None:
     labels = bed.api.get(f"/api/v1/namespaces/{chart.NAMESPACE}")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     pods = replicas(bed)
@@ -88,7 +88,7 @@ def test_both_run_on_hosts_of_their_own_under_the_strictest_pod_security(bed: Do
         assert status["image"] == "ghcr.io/nvdra/nvdra-controller:v0.1.0"
 
 
-def test_it_is_nobody_and_can_write_nowhere(bed: DomainBed) -> None:
+def test_controller_is_unprivileged_and_root_is_read_only(bed: DomainBed) -> None:
     program = "import os\nprint(os.getuid(), os.getgid())\nopen('/tmp/x', 'w')"
     said = bed.cluster.kubectl(
         "exec", "-n", chart.NAMESPACE, next(iter(replicas(bed))), "--", "python3", "-IBc", program,
@@ -98,14 +98,14 @@ def test_it_is_nobody_and_can_write_nowhere(bed: DomainBed) -> None:
     assert "Read-only file system" in said
 
 
-def test_nothing_that_it_asks_for_is_forbidden(bed: DomainBed, place: str) -> None:
+def test_controller_requests_nothing_forbidden(bed: DomainBed, place: str) -> None:
     print(f"a domain has its template after {serves(bed, place, 'first'):.2f} s")
     for name in replicas(bed):
         log = bed.cluster.kubectl("logs", "-n", chart.NAMESPACE, name)
         assert "forbidden" not in log.lower(), log
 
 
-def test_a_leader_that_is_asked_to_go_hands_over_at_once(bed: DomainBed, place: str) -> None:
+def test_terminated_leader_hands_over_at_once(bed: DomainBed, place: str) -> None:
     slots, first = bed.slots(), leader(bed)
     bed.cluster.kubectl("delete", "pod", "-n", chart.NAMESPACE, first, "--wait=false")
     started = time.monotonic()
@@ -117,7 +117,7 @@ def test_a_leader_that_is_asked_to_go_hands_over_at_once(bed: DomainBed, place: 
     wait_until("two are ready again", lambda: len(replicas(bed)) == 2, 120)
 
 
-def test_when_the_leader_dies_the_other_goes_on(bed: DomainBed, place: str) -> None:
+def test_killed_leader_is_replaced_after_its_lease(bed: DomainBed, place: str) -> None:
     slots, first = bed.slots(), leader(bed)
     transitions = bed.api.get(LEASE)["spec"]["leaseTransitions"]
     kill(bed, first)

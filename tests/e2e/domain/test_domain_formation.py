@@ -12,7 +12,7 @@ MOST_WRITES = 8.0
 """For each node, the controller's and those of the claim's status among them; 5.6 on a calm machine."""
 
 
-def test_a_domain_forms_with_few_writes_and_none_refused() -> None:
+def test_domain_forms_with_few_writes_and_none_refused() -> None:
     found = formation.measure(AGENTS)
     print(formation.text([found]))
     assert found["conflicts"] == 0

@@ -41,19 +41,19 @@ def manifests(built: image.Built, blobs: dict[str, bytes]) -> dict[str, Any]:
     return {e["platform"]["architecture"]: json.loads(blobs[e["digest"]]) for e in entries}
 
 
-def test_two_builds_are_the_same_bit_for_bit(built: image.Built, tmp_path: Path) -> None:
+def test_image_builds_are_reproducible(built: image.Built, tmp_path: Path) -> None:
     again = image.make(tmp_path, RELEASE)
     assert again.digest == built.digest
     assert again.path.read_bytes() == built.path.read_bytes()
 
 
-def test_it_has_the_tag_that_the_chart_asks_for(built: image.Built) -> None:
+def test_image_has_the_tag_of_the_chart(built: image.Built) -> None:
     assert built.name == "ghcr.io/nvdra/nvdra-controller:v0.1.0"
     made = version.Release("0.2.0~git20261121.abc", 0)
     assert image.tag(made) == "v0.2.0-git20261121.abc", "a tag may have no tilde"
 
 
-def test_it_is_for_both_architectures_and_runs_as_nobody_in_particular(
+def test_image_has_both_architectures_and_no_root_user(
     built: image.Built, blobs: dict[str, bytes]
 ) -> None:
     found = manifests(built, blobs)
@@ -67,7 +67,7 @@ def test_it_is_for_both_architectures_and_runs_as_nobody_in_particular(
     assert layers[0][0] != layers[1][0]
 
 
-def test_there_is_no_shell_no_package_manager_and_nothing_of_the_node(built: image.Built) -> None:
+def test_image_has_no_shell_package_manager_or_node_code(built: image.Built) -> None:
     paths = image.names(built.path)
     programs = {Path(path).name for path in paths if path.startswith("usr/bin/")}
     assert programs == {"python3", "python3.11", "nvdra-controller"}
@@ -75,7 +75,7 @@ def test_there_is_no_shell_no_package_manager_and_nothing_of_the_node(built: ima
     assert "usr/lib/nvdra/nvdra_cluster/cli.py" in paths
 
 
-def test_every_module_is_compiled_as_nothing_can_be_written_later(built: image.Built) -> None:
+def test_image_modules_are_compiled(built: image.Built) -> None:
     paths = set(image.names(built.path))
     ours = [p for p in paths if p.startswith("usr/lib/nvdra/nvdra_") and p.endswith(".py")]
     for path in ours:
@@ -84,7 +84,7 @@ def test_every_module_is_compiled_as_nothing_can_be_written_later(built: image.B
         assert compiled in paths, path
 
 
-def test_packages_are_recorded_for_programs_that_look_for_known_defects(built: image.Built) -> None:
+def test_image_lists_packages_for_vulnerability_scanners(built: image.Built) -> None:
     paths = set(image.names(built.path))
     for package in debian.PACKAGES:
         assert f"var/lib/dpkg/status.d/{package}" in paths
@@ -92,7 +92,7 @@ def test_packages_are_recorded_for_programs_that_look_for_known_defects(built: i
     assert "usr/share/doc/libssl3/copyright" in paths
 
 
-def test_the_wheels_are_pinned_in_the_versions_that_the_tests_run_with() -> None:
+def test_image_wheels_are_pinned_to_tested_versions() -> None:
     pins = {pin.name: pin.version for pin in lock.read(wheels.LOCK)}
     tested = {}
     for line in lock.TESTED.read_text().splitlines():
@@ -102,7 +102,7 @@ def test_the_wheels_are_pinned_in_the_versions_that_the_tests_run_with() -> None
     assert {name: tested[name] for name in pins} == pins
 
 
-def test_wheels_of_both_architectures_are_pinned() -> None:
+def test_image_wheels_are_pinned_for_both_architectures() -> None:
     for arch in ARCHES:
         names = [path.name for path in wheels.fetch(arch).iterdir()]
         assert any(name.startswith("cryptography") and arch.name in name for name in names)

@@ -52,7 +52,7 @@ def is_ready(bed: DomainBed, place: str, name: str) -> bool:
     return bool(found.get("status", {}).get("status") == "Ready")
 
 
-def test_a_domain_forms_its_pods_run_and_nothing_is_left(bed: DomainBed, place: str) -> None:
+def test_domain_forms_pods_run_and_nothing_is_left(bed: DomainBed, place: str) -> None:
     started = time.monotonic()
     run_job(bed, place, "train")
     bed.wait_running(place, 2)
@@ -70,15 +70,13 @@ def test_a_domain_forms_its_pods_run_and_nothing_is_left(bed: DomainBed, place: 
     bed.wait_clean()
 
 
-def test_who_asks_for_all_channels_gets_all(bed: DomainBed, place: str) -> None:
+def test_all_channels_mode_gives_all_channels(bed: DomainBed, place: str) -> None:
     run_job(bed, place, "train", mode="All")
     bed.wait_running(place, 2)
     assert len(channels(bed, place, "w1")) == 2048
 
 
-def test_a_pod_starts_once_imex_is_ready_and_is_told_before_why_not(
-    bed: DomainBed, place: str
-) -> None:
+def test_pod_waits_for_imex_and_its_event_says_so(bed: DomainBed, place: str) -> None:
     bed.trays[FIRST].configure_imex(stuck_state="INITIALIZING")
     try:
         run_job(bed, place, "train")
@@ -96,7 +94,7 @@ def test_a_pod_starts_once_imex_is_ready_and_is_told_before_why_not(
     assert event(bed, place, "w0", "FailedPrepareDynamicResources") is None
 
 
-def test_a_second_domain_waits_for_the_nodes_of_the_first(bed: DomainBed, place: str) -> None:
+def test_second_domain_waits_for_nodes_of_the_first(bed: DomainBed, place: str) -> None:
     run_job(bed, place, "first")
     bed.wait_running(place, 2)
     other = m.worker(place, "other", "second", node=FIRST)
@@ -108,7 +106,7 @@ def test_a_second_domain_waits_for_the_nodes_of_the_first(bed: DomainBed, place:
     wait_until("Ready", lambda: is_ready(bed, place, "second"), 60)
 
 
-def test_restarts_of_our_services_disturb_no_pod(bed: DomainBed, place: str) -> None:
+def test_service_restarts_disturb_no_pod(bed: DomainBed, place: str) -> None:
     run_job(bed, place, "train")
     bed.wait_running(place, 2)
     tray = bed.trays[FIRST]

@@ -35,7 +35,7 @@ QUARANTINE = f"{STATE}/{DRIVER}/quarantine"
 CDI = "/run/cdi"
 
 
-def test_every_wrong_config_is_named_in_the_event_of_its_pod_alone(bed: Bed, pods: Pods) -> None:
+def test_invalid_config_is_named_in_its_pods_event_alone(bed: Bed, pods: Pods) -> None:
     bed.cluster.kubectl(
         "label", "namespace", pods.place, "resource.kubernetes.io/admin-access=true"
     )
@@ -77,14 +77,14 @@ def wait_all_refused(pods: Pods) -> dict[str, str]:
     return found
 
 
-def test_configs_that_only_look_odd_are_carried_out(bed: Bed, pods: Pods) -> None:
+def test_unusual_valid_configs_are_applied(bed: Bed, pods: Pods) -> None:
     for name, parameters in ACCEPTED.items():
         bed.apply(m.template(pods.place, name, m.claim_spec(config=[parameters])))
         pods.create(m.pod(pods.place, name, templates={"gpu": name}))
     bed.wait_running(pods.place, *ACCEPTED)
 
 
-def test_a_corrected_claim_starts_the_pod_that_waits_for_it(bed: Bed, pods: Pods) -> None:
+def test_corrected_claim_starts_the_waiting_pod(bed: Bed, pods: Pods) -> None:
     wrong, right = REFUSED["interval"][0], ACCEPTED["long"]
     bed.apply(m.claim(pods.place, "shared", m.claim_spec(config=[wrong])))
     pods.create(m.pod(pods.place, "first", claims={"gpu": "shared"}))
@@ -98,7 +98,7 @@ def test_a_corrected_claim_starts_the_pod_that_waits_for_it(bed: Bed, pods: Pods
     bed.wait_running(pods.place, "second")
 
 
-def test_damaged_records_cost_no_pod_its_gpu(bed: Bed, pods: Pods) -> None:
+def test_damaged_records_leave_running_pods_alone(bed: Bed, pods: Pods) -> None:
     damages = {"cut": cut, "garbled": garbled, "future": future, "empty": empty}
     for name in (*damages, "whole"):
         pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
@@ -202,7 +202,7 @@ def fill(directory: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_is_named_and_pods_start_once_there_is_space(bed: Bed, pods: Pods) -> None:
+def test_full_disk_is_named_and_pods_start_once_freed(bed: Bed, pods: Pods) -> None:
     bed.apply(m.template(pods.place, "sliced", m.claim_spec(config=[ACCEPTED["long"]])))
     with small_state(bed) as state:
         for name in ("early", "goes"):
@@ -226,7 +226,7 @@ def test_a_full_disk_is_named_and_pods_start_once_there_is_space(bed: Bed, pods:
         end_all(pods)
 
 
-def test_a_cdi_directory_that_cannot_be_written_is_named(bed: Bed, pods: Pods) -> None:
+def test_read_only_cdi_directory_is_named(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "early", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "early")
     with read_only(bed, CDI):

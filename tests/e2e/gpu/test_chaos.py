@@ -35,7 +35,7 @@ SETTLED_S = 120.0
 """The kubelet lists claims of pods that were deleted during its downtime once a minute."""
 
 
-def test_restarts_at_random_disturb_no_pod_and_leave_nothing(bed: Bed, pods: Pods) -> None:
+def test_random_restarts_disturb_no_pod_and_leave_nothing(bed: Bed, pods: Pods) -> None:
     seed = int(os.environ.get("NVDRA_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
     print(f"\nNVDRA_CHAOS_ROUNDS={ROUNDS} NVDRA_CHAOS_SEED={seed}")
     chance = random.Random(seed)
@@ -104,7 +104,7 @@ def assert_nothing_stays(bed: Bed, pods: Pods) -> None:
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_pods_are_admitted_by_a_kubelet_that_restarted(bed: Bed, pods: Pods, kill: bool) -> None:
+def test_restarted_kubelet_admits_pods(bed: Bed, pods: Pods, kill: bool) -> None:
     bed.apply(m.claim(pods.place, "shared", m.claim_spec()))
     pods.create(m.pod(pods.place, "first", claims={"gpu": "shared"}))
     bed.wait_running(pods.place, "first")
@@ -119,7 +119,7 @@ def test_pods_are_admitted_by_a_kubelet_that_restarted(bed: Bed, pods: Pods, kil
     assert pods.exec_gpus("second") == pods.exec_gpus("first") != pods.exec_gpus("third")
 
 
-def test_what_a_kubelet_without_its_checkpoint_forgets_is_swept(bed: Bed, pods: Pods) -> None:
+def test_claims_lost_by_kubelet_checkpoint_loss_are_swept(bed: Bed, pods: Pods) -> None:
     """It never asks to unprepare what it does not remember."""
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
@@ -136,9 +136,7 @@ def test_what_a_kubelet_without_its_checkpoint_forgets_is_swept(bed: Bed, pods: 
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_a_service_that_restarts_while_the_kubelet_is_down(
-    bed: Bed, pods: Pods, kill: bool
-) -> None:
+def test_service_restart_while_kubelet_is_down(bed: Bed, pods: Pods, kill: bool) -> None:
     pods.create(m.pod(pods.place, "stays", templates={"gpu": "gpu"}))
     pods.create(m.pod(pods.place, "goes", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "stays", "goes")
@@ -156,9 +154,7 @@ def test_a_service_that_restarts_while_the_kubelet_is_down(
     assert pods.exec_gpus("stays") != pods.exec_gpus("comes")
 
 
-def test_without_the_api_server_pods_end_and_prepared_claims_are_answered(
-    bed: Bed, pods: Pods
-) -> None:
+def test_api_outage_lets_pods_end_and_prepared_claims_answer(bed: Bed, pods: Pods) -> None:
     """A kubelet reads a claim from the API before it prepares it, so that call comes from the test."""
     for name in ("stays", "goes"):
         pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
@@ -185,7 +181,7 @@ def test_without_the_api_server_pods_end_and_prepared_claims_are_answered(
     pods.wait_gone("goes")
 
 
-def test_kubelet_and_service_that_restart_without_the_api_server(bed: Bed, pods: Pods) -> None:
+def test_kubelet_and_service_restart_without_api_server(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
     before = pods.identities()

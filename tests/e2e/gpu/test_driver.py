@@ -89,7 +89,7 @@ def seen_inside(pods: Pods, name: str) -> set[str]:
     )
 
 
-def test_without_a_driver_pods_end_and_with_it_they_begin(bed: Bed, pods: Pods) -> None:
+def test_pods_end_without_driver_and_start_with_it(bed: Bed, pods: Pods) -> None:
     bed.apply(m.template(pods.place, "sliced", m.claim_spec(config=[TIME_SLICED])))
     pods.create(m.pod(pods.place, "plain", templates={"gpu": "gpu"}))
     pods.create(m.pod(pods.place, "sliced", templates={"gpu": "sliced"}))
@@ -115,7 +115,7 @@ def test_without_a_driver_pods_end_and_with_it_they_begin(bed: Bed, pods: Pods) 
     assert pid(bed) == service
 
 
-def test_a_new_driver_is_for_new_pods_and_running_ones_keep_theirs(bed: Bed, pods: Pods) -> None:
+def test_new_driver_is_for_new_pods_only(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "old", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "old")
     assert versions(cdi(bed, pods, "old")) == seen_inside(pods, "old") == {OLD}
@@ -135,9 +135,7 @@ def test_a_new_driver_is_for_new_pods_and_running_ones_keep_theirs(bed: Bed, pod
     assert pid(bed) == service
 
 
-def test_a_container_that_restarts_after_a_driver_change_gets_the_new_one(
-    bed: Bed, pods: Pods
-) -> None:
+def test_container_restarted_after_driver_change_gets_new_one(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
     gpus = pods.exec_gpus("pod")
@@ -171,7 +169,7 @@ def moved_away(path: Path) -> Iterator[None]:
         aside.rename(path)
 
 
-def test_libraries_that_went_without_their_driver_are_named(bed: Bed, pods: Pods) -> None:
+def test_libraries_deleted_under_a_loaded_driver_are_named(bed: Bed, pods: Pods) -> None:
     library = bed.only.sim.path / LIBRARIES / f"libcuda.so.{OLD}"
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
@@ -184,7 +182,7 @@ def test_libraries_that_went_without_their_driver_are_named(bed: Bed, pods: Pods
 
 
 @pytest.mark.parametrize("missing", ["library", "hook"])
-def test_node_that_can_prepare_nothing_offers_nothing(bed: Bed, pods: Pods, missing: str) -> None:
+def test_node_without_toolkit_publishes_no_devices(bed: Bed, pods: Pods, missing: str) -> None:
     path = bed.only.sim.path / LIBRARIES / f"libcuda.so.{OLD}"
     if missing == "hook":
         path = use_own_hook(bed)
@@ -225,7 +223,7 @@ def health(bed: Bed) -> str:
     return bed.only.node.run([sys.executable, "-c", script]).stdout
 
 
-def test_a_device_node_that_comes_late_is_waited_for_inside_the_call(bed: Bed, pods: Pods) -> None:
+def test_prepare_waits_for_late_device_node(bed: Bed, pods: Pods) -> None:
     gpu = bed.only.sim.profile.gpus[3]
     cel = f"device.attributes['gpu.nvidia.com'].uuid == '{gpu.uuid}'"
     bed.apply(m.template(pods.place, "that", m.claim_spec(cel=cel)))

@@ -96,7 +96,7 @@ def wait_offered(bed: Bed, *without: int) -> None:
     wait_until(f"offered: {sorted(wanted)}", lambda: offered(bed) == wanted, ASK_AGAIN_S)
 
 
-def test_six_gpus_work_on_while_one_is_lost_and_one_hangs(bed: Bed, pods: Pods) -> None:
+def test_lost_and_hung_gpus_leave_six_allocatable(bed: Bed, pods: Pods) -> None:
     bed.only.sim.lose(LOST)
     slot = bed.only.sim.fault(gpu=HUNG, hang=True)
     wait_offered(bed, LOST, HUNG)
@@ -122,7 +122,7 @@ def running(pods: Pods) -> set[str]:
     return {name for name in pods.names() if pods.bed.pod_phase(pods.place, name) == "Running"}
 
 
-def test_the_pod_and_the_health_stream_tell_what_each_gpu_has(bed: Bed, pods: Pods) -> None:
+def test_pod_status_and_health_stream_report_each_gpu(bed: Bed, pods: Pods) -> None:
     # Old kubelets tell the health of a claim only when it has one name as an object and in the pod.
     bed.apply(m.claim(pods.place, "all", m.claim_spec(count=8)))
     pods.create(m.pod(pods.place, "pod", claims={"all": "all"}))
@@ -176,7 +176,7 @@ def reported_health(pods: Pods, name: str) -> dict[str, int]:
     return counts
 
 
-def test_calls_are_answered_while_nvml_hangs_and_once_it_was_given_up(bed: Bed, pods: Pods) -> None:
+def test_calls_are_answered_while_and_after_nvml_hangs(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "early", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "early")
     early = rpc.ref(pods.claim_of("early"))
@@ -249,7 +249,7 @@ def promised(what: str, took: list[float], promise_s: float) -> None:
     assert worst < WORST_S, what
 
 
-def test_with_the_health_gate_sick_gpus_are_shown_with_a_taint(bed: Bed, pods: Pods) -> None:
+def test_health_gate_taints_unhealthy_gpus(bed: Bed, pods: Pods) -> None:
     restart_with(bed, (*FLAGS, "--feature-gates", "NVMLDeviceHealthCheck=true"))
     make_three_sick(bed)
     wanted = {gpu(LOST): "gpu-lost", gpu(HUNG): "gpu-hung", gpu(FAILED): "gpu-failed"}
@@ -277,7 +277,7 @@ def tolerant(spec: m.Manifest) -> m.Manifest:
     return {"devices": {**spec["devices"], "requests": [{**request, "exactly": exactly}]}}
 
 
-def test_restart_withdraws_no_cold_gpu(bed: Bed) -> None:
+def test_restart_withdraws_no_gpu_slow_to_initialize(bed: Bed) -> None:
     bed.wait_for_devices()
     try:
         for number in range(8):
@@ -298,7 +298,7 @@ def test_restart_withdraws_no_cold_gpu(bed: Bed) -> None:
             bed.only.sim.set_gpu(number, cold_ms=0, persistence=1)
 
 
-def test_a_service_that_starts_beside_sick_gpus_serves_the_others(bed: Bed, pods: Pods) -> None:
+def test_service_started_with_unhealthy_gpus_serves_others(bed: Bed, pods: Pods) -> None:
     bed.apply(m.template(pods.place, "all", m.claim_spec(count=8)))
     pods.create(m.pod(pods.place, "old", templates={"gpu": "all"}))
     bed.wait_running(pods.place, "old")

@@ -52,7 +52,7 @@ def documented() -> set[tuple[str, str]]:
     return found
 
 
-def test_a_whole_life_needs_every_documented_right_and_no_other(bed: Bed, pods: Pods) -> None:
+def test_service_uses_exactly_the_documented_rights(bed: Bed, pods: Pods) -> None:
     live_a_whole_life(bed, pods)
     asked = audit.requests_of_node(bed.cluster.layout.audit_log, OWN)
     refused = [a for a in asked if a.code == 403]
@@ -111,7 +111,7 @@ def withdraw(node: GpuNode) -> None:
     node.node.run(argv, env={"PYTHONPATH": str(TOP)})
 
 
-def test_what_is_asked_for_is_the_nodes_own(bed: Bed, pods: Pods) -> None:
+def test_requests_are_limited_to_own_node(bed: Bed, pods: Pods) -> None:
     for node in (OWN, OTHER):
         pods.create(m.pod(pods.place, node, templates={"gpu": "gpu"}, node=node))
     bed.wait_running(pods.place, OWN, OTHER)
@@ -224,7 +224,7 @@ def of_the_cluster(place: str) -> Iterator[Attempt]:
     yield Attempt("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")
 
 
-def test_what_is_not_the_nodes_own_answers_403(bed: Bed, pods: Pods) -> None:
+def test_requests_beyond_own_node_answer_403(bed: Bed, pods: Pods) -> None:
     for node in (OWN, OTHER):
         pods.create(m.pod(pods.place, node, templates={"gpu": "gpu"}, node=node))
     bed.wait_running(pods.place, OWN, OTHER)

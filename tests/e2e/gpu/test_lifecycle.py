@@ -28,7 +28,7 @@ KUBELET_RETRY_S = 15.0
 """A kubelet tries a failed unprepare again after 10 to 15 s, whatever the plugin does."""
 
 
-def test_a_restarted_service_leaves_slices_and_pods_as_they_are(bed: Bed, pods: Pods) -> None:
+def test_restart_changes_no_slice_and_no_pod(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     slices = [s["metadata"]["resourceVersion"] for s in bed.slices()]
@@ -42,7 +42,7 @@ def test_a_restarted_service_leaves_slices_and_pods_as_they_are(bed: Bed, pods: 
     assert [s["metadata"]["resourceVersion"] for s in bed.slices()] == slices
 
 
-def test_an_orderly_stop_leaves_no_socket_and_a_crash_no_child(bed: Bed) -> None:
+def test_stop_leaves_no_socket_and_crash_no_child(bed: Bed) -> None:
     bed.only.stop()
     assert bed.only.sockets() == []
     bed.only.start()
@@ -66,7 +66,7 @@ def _is_alive(pid: str) -> bool:
         return False
 
 
-def test_pods_that_end_while_the_service_is_down_go_when_it_starts(bed: Bed, pods: Pods) -> None:
+def test_pods_ended_during_downtime_are_removed_at_start(bed: Bed, pods: Pods) -> None:
     for name in ("one", "two"):
         pods.create(m.pod(pods.place, name, templates=GPU))
     bed.wait_running(pods.place, "one", "two")
@@ -91,7 +91,7 @@ def _has_ended(pods: Pods, name: str) -> bool:
     return all("terminated" in c["state"] for c in pod["status"]["containerStatuses"])
 
 
-def test_the_good_claim_of_a_pod_with_a_bad_one_is_cleaned_up(bed: Bed, pods: Pods) -> None:
+def test_valid_claim_beside_invalid_one_is_cleaned_up(bed: Bed, pods: Pods) -> None:
     wrong = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig", "colour": "green"}
     bed.apply(m.template(pods.place, "bad", m.claim_spec(config=[wrong])))
     pods.create(m.pod(pods.place, "pod", templates={"good": "gpu", "bad": "bad"}))
@@ -103,7 +103,7 @@ def test_the_good_claim_of_a_pod_with_a_bad_one_is_cleaned_up(bed: Bed, pods: Po
     bed.wait_clean(5)
 
 
-def test_a_claim_deleted_by_force_while_prepared_is_swept(bed: Bed, pods: Pods) -> None:
+def test_force_deleted_claim_is_swept(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     name = pods.claim_of("pod")["metadata"]["name"]
@@ -115,7 +115,7 @@ def test_a_claim_deleted_by_force_while_prepared_is_swept(bed: Bed, pods: Pods) 
     pods.wait_gone("pod", KUBELET_RETRY_S + 10)
 
 
-def test_a_pod_deleted_by_force_leaves_nothing(bed: Bed, pods: Pods) -> None:
+def test_force_deleted_pod_leaves_nothing(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     pods.delete("pod", force=True)
@@ -124,9 +124,7 @@ def test_a_pod_deleted_by_force_leaves_nothing(bed: Bed, pods: Pods) -> None:
     wait_until("only the next pod's claim prepared", lambda: len(bed.only.leftovers()) == 2, 30)
 
 
-def test_a_gpu_is_never_prepared_for_two_claims_when_its_pod_is_deleted_by_force(
-    bed: Bed, pods: Pods
-) -> None:
+def test_force_deleted_pods_gpu_is_held_by_one_claim(bed: Bed, pods: Pods) -> None:
     """The claim and its allocation go with the pod, while the container still has the GPUs for some seconds."""
     bed.apply(m.template(pods.place, "all", m.claim_spec(count=len(bed.only.sim.profile.gpus))))
     deaf = "nvidia-smi -L; trap '' TERM; while :; do sleep 1; done"
@@ -146,7 +144,7 @@ def test_a_gpu_is_never_prepared_for_two_claims_when_its_pod_is_deleted_by_force
     assert not any(holder in path for path in bed.only.leftovers())
 
 
-def test_pods_go_when_the_service_lost_its_records(bed: Bed, pods: Pods) -> None:
+def test_pods_end_after_records_are_lost(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates=GPU))
     bed.wait_running(pods.place, "pod")
     before = pods.identities()
@@ -161,7 +159,7 @@ def test_pods_go_when_the_service_lost_its_records(bed: Bed, pods: Pods) -> None
     wait_until("its CDI file swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
 
 
-def test_pods_made_and_deleted_ten_times_leave_nothing(bed: Bed, pods: Pods) -> None:
+def test_pod_churn_leaves_nothing(bed: Bed, pods: Pods) -> None:
     for turn in range(10):
         names = [f"pod-{turn}-{i}" for i in range(2)]
         shown = start_and_end(bed, pods, [m.pod(pods.place, n, templates=GPU) for n in names])
@@ -170,9 +168,7 @@ def test_pods_made_and_deleted_ten_times_leave_nothing(bed: Bed, pods: Pods) -> 
         bed.wait_clean(10)
 
 
-def test_a_claim_that_many_pods_share_is_prepared_until_the_last_has_gone(
-    bed: Bed, pods: Pods
-) -> None:
+def test_shared_claim_stays_prepared_until_last_pod_ends(bed: Bed, pods: Pods) -> None:
     bed.apply(m.claim(pods.place, "shared", m.claim_spec()))
     for turn in range(2):
         names = [f"pod-{turn}-{i}" for i in range(10)]

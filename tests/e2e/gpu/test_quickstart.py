@@ -96,7 +96,7 @@ def test_two_claims_of_one_pod_give_each_container_its_own_gpu(bed: Bed, place: 
     ],
     ids=["product", "architecture", "memory", "driver-version"],
 )
-def test_a_gpu_is_selected_by(bed: Bed, place: str, cel: str) -> None:
+def test_gpu_is_selected_by(bed: Bed, place: str, cel: str) -> None:
     bed.apply(
         m.template(place, "selected", m.claim_spec(cel=cel)),
         m.pod(place, "pod", templates={"gpu": "selected"}),
@@ -105,7 +105,7 @@ def test_a_gpu_is_selected_by(bed: Bed, place: str, cel: str) -> None:
     assert len(bed.uuids(place, "pod")) == 1
 
 
-def test_a_selector_that_matches_no_gpu_leaves_the_pod_pending(bed: Bed, place: str) -> None:
+def test_selector_matching_no_gpu_leaves_pod_pending(bed: Bed, place: str) -> None:
     cel = "device.attributes['gpu.nvidia.com'].productName == 'Abacus'"
     bed.apply(
         m.template(place, "selected", m.claim_spec(cel=cel)),
@@ -115,15 +115,13 @@ def test_a_selector_that_matches_no_gpu_leaves_the_pod_pending(bed: Bed, place: 
     assert bed.pod_phase(place, "pod") == "Pending"
 
 
-def test_an_extended_resource_gives_gpus_without_a_claim_in_the_manifest(
-    bed: Bed, place: str
-) -> None:
+def test_extended_resource_gives_gpus_without_a_claim(bed: Bed, place: str) -> None:
     bed.apply(m.pod(place, "pod", extended=2))
     bed.wait_running(place, "pod")
     assert len(bed.uuids(place, "pod")) == 2
 
 
-def test_admin_access_sees_a_gpu_in_use_and_takes_it_from_nobody(bed: Bed, place: str) -> None:
+def test_admin_access_shares_a_gpu_in_use(bed: Bed, place: str) -> None:
     bed.cluster.kubectl(
         "label", "namespace", place, "resource.kubernetes.io/admin-access=true", "--overwrite"
     )
@@ -138,7 +136,7 @@ def test_admin_access_sees_a_gpu_in_use_and_takes_it_from_nobody(bed: Bed, place
     assert set(bed.uuids(place, "watcher")) < set(bed.uuids(place, "user"))
 
 
-def test_the_container_sees_its_own_gpu_and_no_other(bed: Bed, place: str) -> None:
+def test_container_sees_only_its_own_gpu(bed: Bed, place: str) -> None:
     bed.apply(
         m.template(place, "single-gpu", m.claim_spec()),
         m.pod(place, "pod", templates={"gpu": "single-gpu"}),

@@ -93,7 +93,7 @@ def started(host: ImexHost) -> Iterator[ImexHost]:
     host.systemctl("stop", "nvdra-imex.service")
 
 
-def test_it_is_ready_in_its_sandbox_and_keeps_its_peers_where_they_stay(started: ImexHost) -> None:
+def test_imex_is_ready_in_sandbox_and_keeps_peers_after_stop(started: ImexHost) -> None:
     assert started.show("ActiveState", "nvdra-imex.service") == "active"
     assert started.path("/run/nvidia-imex/persist.dat").exists()
     assert (
@@ -102,7 +102,7 @@ def test_it_is_ready_in_its_sandbox_and_keeps_its_peers_where_they_stay(started:
     )
 
 
-def test_a_peer_that_comes_is_seen_through_the_bound_hosts_file(started: ImexHost) -> None:
+def test_new_peer_is_resolved_by_bound_hosts_file(started: ImexHost) -> None:
     def address(slot: int) -> str:
         found = json.loads(started.ctl("-N", "-j"))["nodes"][str(slot)]["host"]
         return str(found)
@@ -118,7 +118,7 @@ def test_a_peer_that_comes_is_seen_through_the_bound_hosts_file(started: ImexHos
     )
 
 
-def test_the_doors_read_what_this_systemd_says(started: ImexHost, tmp_path: Path) -> None:
+def test_systemd_adapter_reads_this_release(started: ImexHost, tmp_path: Path) -> None:
     for name in ("systemctl", "journalctl"):
         script = tmp_path / name
         script.write_text(f'#!/bin/sh\nexec {" ".join(started._entered([name]))} "$@"\n')

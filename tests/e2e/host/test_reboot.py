@@ -23,7 +23,7 @@ BACK_S = 60.0
 """A pod runs again that long after the service's start, without anybody's help."""
 
 
-def test_pods_run_again_with_their_gpus_after_a_reboot(bed: Bed, pods: Pods) -> None:
+def test_pods_run_with_their_gpus_after_reboot(bed: Bed, pods: Pods) -> None:
     bed.apply(m.claim(pods.place, "shared", m.claim_spec(count=2)))
     pods.create(m.pod(pods.place, "alone", templates={"gpu": "gpu"}))
     for name in ("left", "right"):
@@ -47,7 +47,7 @@ def test_pods_run_again_with_their_gpus_after_a_reboot(bed: Bed, pods: Pods) -> 
     bed.wait_for_devices()
 
 
-def test_what_was_deleted_while_the_node_was_off_leaves_nothing(bed: Bed, pods: Pods) -> None:
+def test_pods_deleted_while_node_is_off_leave_nothing(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
     bed.only.node.power_off()
@@ -60,7 +60,7 @@ def test_what_was_deleted_while_the_node_was_off_leaves_nothing(bed: Bed, pods: 
     bed.wait_clean()
 
 
-def test_a_service_killed_while_it_prepares_loses_no_pod(bed: Bed, pods: Pods) -> None:
+def test_service_killed_during_prepare_loses_no_pod(bed: Bed, pods: Pods) -> None:
     chance = random.Random(20261121)
     for turn in range(3):
         names = [f"pod-{turn}-{i}" for i in range(8)]

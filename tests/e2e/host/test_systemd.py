@@ -47,7 +47,7 @@ def node(host: tuple[Bed, UnitNode]) -> UnitNode:
     return node
 
 
-def test_enabled_and_started_it_is_ready_and_publishes(bed: Bed, node: UnitNode) -> None:
+def test_started_service_is_ready_and_publishes(bed: Bed, node: UnitNode) -> None:
     assert node.show("ActiveState") == "active"
     assert node.show("StatusText") == "running"
     assert node.systemctl("is-enabled", UNIT) == "enabled\n"
@@ -55,9 +55,7 @@ def test_enabled_and_started_it_is_ready_and_publishes(bed: Bed, node: UnitNode)
     assert len(node.sockets()) == 2
 
 
-def test_a_pod_gets_its_gpu_and_keeps_it_over_a_restart(
-    bed: Bed, node: UnitNode, pods: Pods
-) -> None:
+def test_pod_keeps_its_gpu_over_a_restart(bed: Bed, node: UnitNode, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
     before, gpus = pods.identities(), pods.exec_gpus("pod")
@@ -73,7 +71,7 @@ def test_a_pod_gets_its_gpu_and_keeps_it_over_a_restart(
     assert [s["metadata"]["resourceVersion"] for s in bed.slices()] == slices
 
 
-def test_a_stop_is_orderly_and_a_target_starts_it_again(node: UnitNode) -> None:
+def test_stop_is_orderly_and_target_starts_again(node: UnitNode) -> None:
     node.systemctl("stop", UNIT)
     assert (node.show("Result"), node.show("ActiveState")) == ("success", "inactive")
     assert node.sockets() == []
@@ -84,7 +82,7 @@ def test_a_stop_is_orderly_and_a_target_starts_it_again(node: UnitNode) -> None:
     wait_until("restarted with the target", lambda: node.show("MainPID") not in ("0", pid), 30)
 
 
-def test_a_reload_looks_at_the_gpus_at_once_and_restarts_nothing(bed: Bed, node: UnitNode) -> None:
+def test_reload_rescans_gpus_without_restart(bed: Bed, node: UnitNode) -> None:
     pid, healthy = node.show("MainPID"), bed.devices(node.name)
     node.sim.lose(5)
     node.systemctl("reload", UNIT)
@@ -117,7 +115,7 @@ def late_kubelet(node: UnitNode) -> Iterator[UnitNode]:
     node.systemctl("daemon-reload")
 
 
-def test_a_kubelet_directory_after_boot_starts_the_service(late_kubelet: UnitNode) -> None:
+def test_late_kubelet_directory_starts_the_service(late_kubelet: UnitNode) -> None:
     node = late_kubelet
     assert (node.show("ActiveState"), node.show("ConditionResult")) == ("inactive", "no")
     assert node.show("ActiveState", PATH_UNIT) == "active"
@@ -125,7 +123,7 @@ def test_a_kubelet_directory_after_boot_starts_the_service(late_kubelet: UnitNod
     wait_until("started by the directory", lambda: node.show("ActiveState") == "active", 30)
 
 
-def test_a_stopped_service_stays_stopped_beside_its_path(late_kubelet: UnitNode) -> None:
+def test_stopped_service_is_not_started_by_path_unit(late_kubelet: UnitNode) -> None:
     node = late_kubelet
     node.write(f"{LATE}/config.yaml", "{}")
     wait_until("started by the directory", lambda: node.show("ActiveState") == "active", 30)
@@ -148,66 +146,66 @@ def unbound(host: tuple[Bed, UnitNode]) -> Answers:
     return host[1].probe(BRIDGE_ADDRESS, unit=None)
 
 
-def test_what_the_service_needs_is_allowed(answers: Answers) -> None:
+def test_sandbox_allows_what_the_service_needs(answers: Answers) -> None:
     show(answers["allowed"])
     assert set(answers["allowed"].values()) == {"ok"}
 
 
-def test_the_drivers_devices_may_be_opened(answers: Answers) -> None:
+def test_sandbox_allows_driver_devices(answers: Answers) -> None:
     show(answers["devices"])
     # The sandbox lets it pass, and then no real driver answers.
     assert set(answers["devices"].values()) == {"ENXIO"}
 
 
-def test_what_a_taken_over_service_would_try_is_refused(answers: Answers) -> None:
+def test_sandbox_refuses_what_an_attacker_would_try(answers: Answers) -> None:
     show(answers["refused"])
     assert not_refused(answers) == MAY[UNIT]
 
 
-def test_it_is_the_sandbox_that_refuses(answers: Answers, unbound: Answers) -> None:
+def test_refusals_come_from_the_sandbox(answers: Answers, unbound: Answers) -> None:
     """Shows that the list above is of things that are possible without the sandbox."""
     # The kernel gives no cgroup real time here.
     assert same(answers, unbound) <= {"run in real time"}
 
 
 @pytest.mark.parametrize("unit", MAY)
-def test_every_unit_may_do_what_it_is_for_and_no_more(node: UnitNode, unit: str) -> None:
+def test_each_unit_has_only_the_rights_of_its_purpose(node: UnitNode, unit: str) -> None:
     node.node.run(["sh", "-ec", IMEX_FILES])
     assert not_refused(node.probe(BRIDGE_ADDRESS, unit)) == MAY[unit]
 
 
-def test_every_unit_was_looked_at() -> None:
+def test_every_unit_is_probed() -> None:
     assert set(MAY) == {unit.name for unit in units() if unit.suffix == ".service"}
 
 
-def test_no_unit_is_more_exposed_than_promised(node: UnitNode) -> None:
+def test_unit_exposure_is_below_documented_limit(node: UnitNode) -> None:
     assert node.too_exposed() == {}
 
 
-def test_systemd_has_nothing_to_say_about_the_units(node: UnitNode) -> None:
+def test_systemd_verify_reports_nothing(node: UnitNode) -> None:
     assert node.verify() == ""
 
 
-def test_a_leak_cannot_take_the_nodes_memory(node: UnitNode) -> None:
+def test_memory_limit_stops_a_leak(node: UnitNode) -> None:
     assert node.memory_limit() == 1 << 30
 
 
 # --- a service that hangs or dies
 
 
-def test_a_stopped_process_serves_again(bed: Bed, node: UnitNode) -> None:
+def test_stopped_process_is_restarted_and_serves(bed: Bed, node: UnitNode) -> None:
     serves_again(node, "stopped (SIGSTOP)", lambda pid: node.signal("STOP"))
     assert "Watchdog timeout" in node.journal()
     bed.wait_for_devices()
 
 
-def test_a_service_whose_threads_do_not_answer_serves_again(bed: Bed, node: UnitNode) -> None:
+def test_deadlocked_service_is_restarted_and_serves(bed: Bed, node: UnitNode) -> None:
     serves_again(node, "threads held, main thread alive", node.freeze)
     assert "Watchdog timeout" in node.journal()
     bed.wait_for_devices()
 
 
-def test_a_killed_service_serves_again_and_leaves_no_child(bed: Bed, node: UnitNode) -> None:
+def test_killed_service_is_restarted_and_leaves_no_child(bed: Bed, node: UnitNode) -> None:
     before = set(node.processes())
     serves_again(node, "killed", lambda pid: node.signal("KILL"))
     wait_until("its children ended", lambda: not before & set(node.processes()), 20)
@@ -215,7 +213,7 @@ def test_a_killed_service_serves_again_and_leaves_no_child(bed: Bed, node: UnitN
     bed.wait_for_devices()
 
 
-def test_a_child_that_hangs_holds_up_no_restart(node: UnitNode) -> None:
+def test_hanging_child_delays_no_restart(node: UnitNode) -> None:
     children = [str(pid) for pid in node.processes() if str(pid) != node.show("MainPID")]
     assert children, "NVML runs in a child"
     node.node.run(["kill", "-STOP", *children])
@@ -248,9 +246,7 @@ def serves_again(node: UnitNode, what: str, harm: Callable[[str], object]) -> No
 # --- a directory is elsewhere
 
 
-def test_cdi_files_go_elsewhere_with_the_drop_in_that_is_documented(
-    bed: Bed, node: UnitNode, pods: Pods
-) -> None:
+def test_documented_drop_in_moves_cdi_files(bed: Bed, node: UnitNode, pods: Pods) -> None:
     (drop_in,) = documented_drop_ins("/etc/cdi")
     node.write(f"/etc/systemd/system/{UNIT}.d/cdi.conf", drop_in)
     node.write("/etc/nvdra/config.yaml", unit_bed.settings(node.sim) + "cdiRoot: /etc/cdi\n")
@@ -284,9 +280,7 @@ def documented_drop_ins(word: str) -> list[str]:
 # --- the driver comes late
 
 
-def test_a_driver_loaded_later_is_used_without_a_restart(
-    bed: Bed, node: UnitNode, pods: Pods
-) -> None:
+def test_driver_loaded_later_is_used_without_restart(bed: Bed, node: UnitNode, pods: Pods) -> None:
     node.unload_driver()
     node.systemctl("restart", UNIT)
     wait_until("no GPUs offered", lambda: not bed.devices(node.name), 30)
@@ -309,9 +303,7 @@ def test_a_driver_loaded_later_is_used_without_a_restart(
     assert node.show("MainPID") == pid
 
 
-def test_a_host_that_boots_without_the_driver_serves_before_it_comes(
-    bed: Bed, node: UnitNode
-) -> None:
+def test_host_booted_without_driver_serves_before_it_loads(bed: Bed, node: UnitNode) -> None:
     node.sim.unload_driver()
     node.node.reboot()
     node.boot()

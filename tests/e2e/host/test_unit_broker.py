@@ -101,14 +101,14 @@ def test_supervisor_reaches_no_other_unit(imex: UnitNode) -> None:
     assert imex.show("ActiveState") == "active"
 
 
-def test_root_outside_of_our_units_is_refused_by_the_broker(imex: UnitNode) -> None:
+def test_broker_refuses_root_outside_of_our_units(imex: UnitNode) -> None:
     said = through_broker(imex, None, f"start {IMEX}", f"show {IMEX}")
     assert "it is no unit of nvdra" in said[f"start {IMEX}"]
     assert imex.show("ActiveState", IMEX) == "inactive"
 
 
 @pytest.mark.parametrize("harm", ["restart", "kill", "freeze"])
-def test_end_of_the_broker_disturbs_nothing(imex: UnitNode, harm: str) -> None:
+def test_broker_end_disturbs_nothing(imex: UnitNode, harm: str) -> None:
     through_broker(imex, SUPERVISOR, f"start {IMEX}")
     before = imex.show("InvocationID", IMEX)
     pid = imex.show("MainPID", BROKER)

@@ -24,21 +24,21 @@ def host(able: None, request: pytest.FixtureRequest) -> Iterator[VersionHost]:
         yield made
 
 
-def test_the_release_is_the_one_that_is_meant(host: VersionHost) -> None:
+def test_host_runs_the_expected_systemd_release(host: VersionHost) -> None:
     assert int(host.version.split()[1]) >= host.release.systemd
 
 
-def test_systemd_has_nothing_to_say_about_the_units(host: VersionHost) -> None:
+def test_systemd_verify_reports_nothing(host: VersionHost) -> None:
     assert host.verify() == ""
 
 
-def test_no_unit_is_more_exposed_than_promised(host: VersionHost) -> None:
+def test_unit_exposure_is_below_documented_limit(host: VersionHost) -> None:
     assert host.too_exposed() == {}
     if host.release.systemd >= OFFLINE_FROM:
         assert host.too_exposed("--offline=true") == {}
 
 
-def test_the_sandbox_allows_and_refuses_the_same(host: VersionHost) -> None:
+def test_sandbox_is_the_same_on_each_release(host: VersionHost) -> None:
     bound = host.probe(API_SERVER)
     unbound = host.probe(API_SERVER, unit=None)
     failed = {name: said for name, said in bound["allowed"].items() if said != "ok"}
@@ -51,7 +51,7 @@ def test_the_sandbox_allows_and_refuses_the_same(host: VersionHost) -> None:
         assert not_refused(host.probe(API_SERVER, unit)) == may, unit
 
 
-def test_classes_of_a_driver_loaded_later_are_allowed_without_a_restart(host: VersionHost) -> None:
+def test_devices_of_late_driver_are_allowed_without_restart(host: VersionHost) -> None:
     host.unload_driver()
     host.run(["mkdir", "-p", "/dev/nvidia-caps"])
     host.systemctl("start", UNIT)
@@ -74,13 +74,13 @@ def test_presets_enable_the_gpus_and_nothing_else(host: VersionHost) -> None:
     host.systemctl("disable", *enabled)
 
 
-def test_the_directory_of_cdi_files_is_there_after_a_boot(host: VersionHost) -> None:
+def test_cdi_directory_exists_after_boot(host: VersionHost) -> None:
     host.run(["rm", "-rf", "/run/cdi"])
     host.run(["systemd-tmpfiles", "--create", "nvdra.conf"])
     assert host.run(["stat", "-c", "%a %u %g", "/run/cdi"]).stdout == "755 0 0\n"
 
 
-def test_udev_asks_for_the_unit_when_the_module_is_there(host: VersionHost) -> None:
+def test_udev_wants_the_unit_once_module_is_loaded(host: VersionHost) -> None:
     # No module can be loaded here: one that the kernel has built in stands for nvidia.
     module = host.run(
         ["sh", "-c", "mkdir -p /run/sys && mount -t sysfs sys /run/sys && ls /run/sys/module"]
@@ -96,7 +96,7 @@ def test_udev_asks_for_the_unit_when_the_module_is_there(host: VersionHost) -> N
         host.run(["udevadm", "verify", "/run/udev/rules.d/71-nvdra.rules"])
 
 
-def test_a_stopped_process_is_replaced(host: VersionHost) -> None:
+def test_stopped_process_is_replaced(host: VersionHost) -> None:
     host.systemctl("restart", UNIT)
     pid = host.show("MainPID")
     host.signal("STOP")

@@ -32,14 +32,14 @@ def elf(machine: int) -> bytes:
     return b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little") + bytes(40)
 
 
-def test_everything_that_the_node_needs_is_pinned_in_the_version_that_is_tested():
+def test_node_requirements_are_pinned_to_tested_versions():
     pins = {pin.name: pin.version for pin in lock.read()}
     assert set(lock.wanted()) <= set(pins)
     tested = pinned_for_tests()
     assert pins == {name: tested[name] for name in pins}
 
 
-def test_compiled_projects_have_a_wheel_for_every_python_and_architecture():
+def test_compiled_projects_have_wheels_for_all_targets():
     counts = {pin.name: len(pin.hashes) for pin in lock.read()}
     assert set(counts.values()) <= {1, len(ARCHES), len(ARCHES) * len(PYTHONS)}
 
@@ -47,7 +47,7 @@ def test_compiled_projects_have_a_wheel_for_every_python_and_architecture():
 @pytest.mark.parametrize(
     "line", ["grpcio==1.0", "grpcio --hash=sha256:" + "a" * 64, "grpcio==1.0 --hash=sha256:12"]
 )
-def test_a_pin_without_version_or_hash_is_refused(tmp_path: Path, line: str):
+def test_pin_without_version_or_hash_is_refused(tmp_path: Path, line: str):
     path = tmp_path / "lock.txt"
     path.write_text(line + "\n")
     with pytest.raises(BuildError, match="not a pin with hashes"):
@@ -61,13 +61,13 @@ def test_lock_file_reads_as_it_was_written(tmp_path: Path):
     assert path.read_text() == LOCK.read_text()
 
 
-def test_a_downloaded_file_that_no_pin_names_is_refused(tmp_path: Path):
+def test_unpinned_download_is_refused(tmp_path: Path):
     (tmp_path / "grpcio-1.whl").write_bytes(b"something else")
     with pytest.raises(BuildError, match=r"grpcio-1.whl: its hash is not in requirements-node.txt"):
         wheels.check_hashes(tmp_path, lock.read())
 
 
-def test_wheels_that_differ_in_a_shared_file_cannot_be_merged(tmp_path: Path):
+def test_wheels_with_different_shared_file_are_not_merged(tmp_path: Path):
     source = tmp_path / "wheels"
     source.mkdir()
     wheel(source, "a-1-cp310.whl", {"a/x.py": b"1", "a-1.dist-info/RECORD": b"1"})
@@ -76,7 +76,7 @@ def test_wheels_that_differ_in_a_shared_file_cannot_be_merged(tmp_path: Path):
         wheels.merge(source, tmp_path / "merged", ARCHES[0])
 
 
-def test_merged_wheels_have_compiled_modules_side_by_side_and_all_else_once(tmp_path: Path):
+def test_merged_wheels_keep_each_compiled_module(tmp_path: Path):
     source, merged = tmp_path / "wheels", tmp_path / "merged"
     source.mkdir()
     for python in PYTHONS:
@@ -98,7 +98,7 @@ def test_merged_wheels_have_compiled_modules_side_by_side_and_all_else_once(tmp_
         ({"a/_a.cpython-310-x86_64-linux-gnu.so": elf(62)}, "some Python lacks"),
     ],
 )
-def test_a_missing_or_foreign_compiled_module_ends_the_build(tmp_path: Path, files, why):
+def test_missing_or_foreign_compiled_module_fails_build(tmp_path: Path, files, why):
     source = tmp_path / "wheels"
     source.mkdir()
     wheel(source, "a-1.whl", files)
@@ -118,17 +118,17 @@ def test_a_missing_or_foreign_compiled_module_ends_the_build(tmp_path: Path, fil
         ("tmpfiles.d/nvdra.conf", "usr/lib/tmpfiles.d/nvdra.conf"),
     ],
 )
-def test_units_and_their_like_go_where_their_kind_says(name: str, place: str):
+def test_unit_files_are_installed_by_kind(name: str, place: str):
     assert tree.place_of(Path(name)) == place
 
 
 @pytest.mark.parametrize("name", ["nvdra.txt", "other.d/nvdra.conf", "README"])
-def test_a_file_of_an_unknown_kind_ends_the_build(name: str):
+def test_file_of_unknown_kind_fails_build(name: str):
     with pytest.raises(BuildError, match="not known where"):
         tree.place_of(Path(name))
 
 
-def test_target_starts_what_the_preset_names_and_is_for_it(tmp_path: Path):
+def test_target_wants_the_services_of_the_preset(tmp_path: Path):
     units, presets = tmp_path / tree.UNIT_DIR, tmp_path / "usr/lib/systemd/system-preset"
     units.mkdir(parents=True)
     presets.mkdir()
@@ -141,7 +141,7 @@ def test_target_starts_what_the_preset_names_and_is_for_it(tmp_path: Path):
     assert found == {"a.service": "../a.service"}
 
 
-def test_upgrade_restarts_what_runs_on_and_nothing_that_workloads_need(tmp_path: Path):
+def test_upgrade_restarts_services_but_not_imex(tmp_path: Path):
     units = {
         "nvdra-gpu-plugin.service": "[Service]\nType=notify\n",
         "nvdra-driver.service": "[Service]\nType=oneshot\n",
@@ -154,7 +154,7 @@ def test_upgrade_restarts_what_runs_on_and_nothing_that_workloads_need(tmp_path:
     assert scripts.services_of(tmp_path) == ["nvdra-gpu-plugin.service"]
 
 
-def test_maintainer_scripts_are_whole_and_the_shell_reads_them(tmp_path: Path):
+def test_maintainer_scripts_are_complete_and_parse(tmp_path: Path):
     units = tmp_path / "units"
     units.mkdir()
     (units / "nvdra-gpu-plugin.service").write_text("[Service]\nType=notify\n")
@@ -172,7 +172,7 @@ def test_maintainer_scripts_are_whole_and_the_shell_reads_them(tmp_path: Path):
         subprocess.run(["sh", "-n", tmp_path / name], check=True)
 
 
-def test_an_upgrade_stops_nothing():
+def test_upgrade_stops_nothing():
     """Between the old files and the new ones the services go on: claims are prepared and unprepared meanwhile."""
     prerm = (PACKAGING / "scripts/deb/prerm").read_text()
     assert re.search(r'if \[ "\$1" = remove \]; then\s+stop_services', prerm)
@@ -182,13 +182,13 @@ def test_an_upgrade_stops_nothing():
     assert preun.count("stop_services") == 1
 
 
-def test_key_that_is_not_there_ends_the_build(tmp_path: Path):
+def test_missing_signing_key_fails_build(tmp_path: Path):
     with pytest.raises(BuildError, match=r"no-key.asc: there is no such key file"):
         pack.make_all(tmp_path / "out", RELEASE, key=tmp_path / "no-key.asc")
     assert not (tmp_path / "out").exists()
 
 
-def test_changelog_has_what_the_release_changed():
+def test_changelog_has_entries_of_the_release():
     text = "# Changelog\n\n## Unreleased\n\n- later\n\n## 1.2.3\n\n### Added\n\n- one\n  and a half\n- two\n\n## 1.2.2\n\n- old\n"
     assert notices.changelog(text, RELEASE) == (
         "nvdra (1.2.3) stable; urgency=medium\n\n  * one and a half\n  * two\n\n"
@@ -196,28 +196,28 @@ def test_changelog_has_what_the_release_changed():
     )
 
 
-def test_changelog_of_a_release_that_has_no_entry_is_what_is_not_released():
+def test_changelog_of_unlisted_release_is_unreleased_section():
     text = "# Changelog\n\n## Unreleased\n\n- later\n"
     assert "  * later\n" in notices.changelog(text, RELEASE)
 
 
-def test_abi3_wheel_of_the_oldest_python_is_kept_for_all():
+def test_abi3_wheel_of_oldest_python_serves_all():
     names = [f"a-1-cp3{n}-abi3-{arch}.whl" for n in (11, 9) for arch in ("x86_64", "aarch64")]
     names += ["b-1-cp310-cp310-x86_64.whl", "b-1-cp311-cp311-x86_64.whl", "c-1.tar.gz"]
     assert sorted(lock.without_newer_abi3(names)) == sorted(names[2:])
 
 
-def test_a_project_whose_licence_nobody_read_ends_the_build():
+def test_project_without_reviewed_licence_fails_build():
     project = notices.Project("new", "1", "", "", (), "", ())
     with pytest.raises(BuildError, match=r"new: its licence is not in notices.LICENSES"):
         _ = project.license
 
 
-def test_licences_are_noted_for_what_is_pinned_and_nothing_else():
+def test_licences_match_the_pinned_projects():
     assert set(notices.LICENSES) == {pin.name for pin in lock.read()}
 
 
-def test_a_commit_that_is_no_release_has_a_version_below_the_release():
+def test_commit_before_release_has_lower_version():
     found = version.current()
     tagged = re.fullmatch(r"\d+\.\d+\.\d+", found.version)
     assert tagged or re.fullmatch(r"\d+\.\d+\.\d+~git\d{14}\.[0-9a-f]{8}", found.version)
@@ -225,7 +225,7 @@ def test_a_commit_that_is_no_release_has_a_version_below_the_release():
 
 
 @pytest.mark.parametrize("wrong", ["", "1", "v1.2.3", "1.2.3-1", "1.2.3 4"])
-def test_a_version_that_dpkg_and_rpm_read_differently_is_refused(wrong: str):
+def test_version_read_differently_by_dpkg_and_rpm_is_refused(wrong: str):
     with pytest.raises(BuildError, match="want numbers and dots"):
         version.current(wrong)
 
@@ -235,7 +235,7 @@ def test_project_and_code_have_the_same_version():
     assert f'__version__ = "{version.project_version()}"' in text
 
 
-def test_launcher_is_read_by_the_oldest_python_that_it_may_meet():
+def test_launcher_parses_on_oldest_python():
     """RHEL 9 has 3.9 as python3: there it starts another one."""
     import ast
 

@@ -54,14 +54,14 @@ def test_files_are_those_of_the_list(packages: Packages):
     assert lines == GOLDEN.read_text().splitlines()
 
 
-def test_everything_belongs_to_root_and_only_commands_are_executable(packages: Packages):
+def test_files_belong_to_root_and_only_commands_execute(packages: Packages):
     for entry in archive.entries(packages.deb).values():
         assert entry.owner == "0:0"
         is_command = entry.name.startswith("/usr/bin/") or entry.name.endswith("/purge.sh")
         assert entry.mode in ("d0755", "l0777", "l0000", "-0755" if is_command else "-0644")
 
 
-def test_every_unit_is_there_and_the_target_wants_its_services(packages: Packages):
+def test_units_are_packaged_and_wanted_by_target(packages: Packages):
     found = archive.entries(packages.deb)
     for path in (p for p in tree.UNITS.rglob("*") if p.is_file()):
         assert "/" + tree.place_of(path.relative_to(tree.UNITS)) in found
@@ -78,7 +78,7 @@ def test_code_is_that_of_the_checkout_and_nothing_else(unpacked: dict[str, Path]
         assert found == {p.relative_to(TOP / package) for p in (TOP / package).rglob("*.py")}
 
 
-def test_both_architectures_install_the_same_but_for_compiled_modules(packages: Packages):
+def test_architectures_differ_only_in_compiled_modules(packages: Packages):
     names = [
         {
             re.sub(r"x86_64|aarch64", "ARCH", name)
@@ -105,7 +105,7 @@ def test_rpm_installs_what_the_deb_does(packages: Packages, arch):
 
 
 @by_arch
-def test_compiled_modules_need_only_libraries_that_are_depended_on(unpacked: dict[str, Path], arch):
+def test_compiled_modules_need_only_declared_libraries(unpacked: dict[str, Path], arch):
     for module in sorted(unpacked[arch.name].rglob("*.so")):
         headers = subprocess.run(
             ["objdump", "-p", module], check=True, capture_output=True, text=True
@@ -116,7 +116,7 @@ def test_compiled_modules_need_only_libraries_that_are_depended_on(unpacked: dic
 
 
 @by_arch
-def test_bill_of_materials_names_every_wheel_by_the_hash_that_is_pinned(unpacked, arch):
+def test_bill_of_materials_has_pinned_hash_of_every_wheel(unpacked, arch):
     document = json.loads((unpacked[arch.name] / DOCS / "nvdra.cdx.json").read_text())
     pins = {pin.name: pin for pin in lock.read()}
     assert {c["name"] for c in document["components"]} == set(pins)

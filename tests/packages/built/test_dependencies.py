@@ -60,7 +60,7 @@ def test_programs_are_found_in_code_settings_and_units():
 
 
 @pytest.mark.parametrize(("index", "form"), [(0, "deb"), (1, "rpm")])
-def test_every_program_is_of_a_package_that_is_depended_on(index: int, form: str):
+def test_every_program_is_of_a_declared_dependency(index: int, form: str):
     text = Template((PACKAGING / "nfpm.yaml").read_text()).substitute(defaultdict(str))
     depends = {line.split()[0] for line in yaml.safe_load(text)["overrides"][form]["depends"]}
     needed = programs() - ALWAYS_THERE - OF_THE_DRIVER

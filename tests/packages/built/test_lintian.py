@@ -16,7 +16,7 @@ COMPRESSION = "malformed-deb-archive"
 """Lintian of Debian 12 does not know zstd; its dpkg does."""
 
 
-def test_lintian_finds_nothing_that_is_not_overridden_with_a_reason(packages: Packages):
+def test_lintian_reports_only_reasoned_overrides(packages: Packages):
     install_packages(packages={"lintian": "lintian"})
     done = subprocess.run(
         ["lintian", "--allow-root", "--show-overrides", "--tag-display-limit", "0", packages.deb],

@@ -64,9 +64,7 @@ def wait_for_another(host: MatrixHost, unit: str, pid: str) -> None:
 
 
 @pytest.mark.parametrize("release", UNFIT, ids=lambda release: str(release.name))
-def test_a_host_that_is_too_old_is_refused_by_its_package_manager(
-    made: Releases, release: Release
-) -> None:
+def test_too_old_host_is_refused_by_package_manager(made: Releases, release: Release) -> None:
     with matrix_host.booted(release, made) as host:
         said = host.apt("install", "this.deb", "toolkit.deb", check=False)
         assert "python3 (>= 3.10)" in said
@@ -74,7 +72,7 @@ def test_a_host_that_is_too_old_is_refused_by_its_package_manager(
         assert not host.path("/usr/lib/nvdra").exists()
 
 
-def test_an_installation_starts_and_enables_nothing(bare: MatrixHost) -> None:
+def test_installation_starts_and_enables_nothing(bare: MatrixHost) -> None:
     bare.apt("install", "this.deb", "toolkit.deb")
     assert (bare.package(), bare.pid()) == (THIS, "0")
     words = ("list-unit-files", "--no-legend", "--state=enabled", "nvdra*")
@@ -82,7 +80,7 @@ def test_an_installation_starts_and_enables_nothing(bare: MatrixHost) -> None:
     assert bare.systemctl("is-active", "nvdra-credential.timer", check=False) == "inactive\n"
 
 
-def test_enabled_it_prepares_claims_and_looks_after_its_credential(host: MatrixHost) -> None:
+def test_enabled_service_prepares_claims_and_renews_credential(host: MatrixHost) -> None:
     assert host.systemctl("is-active", UNIT) == "active\n"
     assert host.systemctl("is-active", "nvdra-credential.timer") == "active\n"
     (device,) = host.prepare("third")[host.claim("third")[2]]
@@ -91,9 +89,7 @@ def test_enabled_it_prepares_claims_and_looks_after_its_credential(host: MatrixH
 
 
 @pytest.mark.parametrize("is_downgrade", [False, True], ids=["upgrade", "downgrade"])
-def test_another_release_serves_the_claims_of_the_one_before(
-    host: MatrixHost, is_downgrade: bool
-) -> None:
+def test_other_release_serves_existing_claims(host: MatrixHost, is_downgrade: bool) -> None:
     if is_downgrade:
         host.apt("install", "next.deb")
         wait_for_another(host, UNIT, "0")
@@ -111,7 +107,7 @@ def test_another_release_serves_the_claims_of_the_one_before(
     assert host.systemctl("is-active", "nvdra-credential.timer") == "active\n"
 
 
-def test_a_removal_stops_everything_and_keeps_the_claims(host: MatrixHost) -> None:
+def test_removal_stops_everything_and_keeps_claims(host: MatrixHost) -> None:
     before = host.kept()
     host.apt("remove", "nvdra")
     assert (host.package(), host.pid()) == ("", "0")
@@ -127,7 +123,7 @@ def test_a_removal_stops_everything_and_keeps_the_claims(host: MatrixHost) -> No
     assert host.kept() == {}
 
 
-def test_a_purge_leaves_nothing(host: MatrixHost) -> None:
+def test_purge_leaves_nothing(host: MatrixHost) -> None:
     host.write("/var/lib/nvdra/credential/token", "of a node\n", mode=0o600)
     host.apt("purge", "nvdra")
     assert host.kept() == {}
@@ -144,7 +140,7 @@ def test_a_purge_leaves_nothing(host: MatrixHost) -> None:
     assert host.run(list(enabled)).stdout == ""
 
 
-def test_all_services_are_stopped_by_a_removal_and_started_by_an_upgrade(host: MatrixHost) -> None:
+def test_removal_stops_and_upgrade_starts_all_services(host: MatrixHost) -> None:
     host.systemctl("start", *SERVICES)
     pids = {unit: host.show("MainPID", unit) for unit in SERVICES}
     assert "0" not in pids.values()
@@ -156,7 +152,7 @@ def test_all_services_are_stopped_by_a_removal_and_started_by_an_upgrade(host: M
     assert not host.path("/run/nvdra/units.sock").exists()
 
 
-def test_upgrade_from_a_release_without_the_broker_brings_its_socket(bare: MatrixHost) -> None:
+def test_upgrade_from_release_without_broker_adds_its_socket(bare: MatrixHost) -> None:
     bare.apt("install", "older.deb", "toolkit.deb")
     bare.configure()
     bare.systemctl("start", SUPERVISOR)

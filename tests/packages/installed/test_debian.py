@@ -76,9 +76,7 @@ def prepare_a_claim(userland: Userland) -> None:
         userland.write(path, "{}")
 
 
-def test_command_runs_with_the_distribution_s_python(
-    installed: Userland, distribution: Distribution
-):
+def test_command_runs_with_distribution_python(installed: Userland, distribution: Distribution):
     assert "check-config" in installed.run("nvdra-node", "--help").stdout
     assert "/etc/nvdra/config.yaml" not in installed.run("nvdra-node", "check-config").stderr
     said = installed.run("/usr/bin/python3", "-V").stdout
@@ -96,7 +94,7 @@ def test_every_module_can_be_imported(installed: Userland):
     assert installed.run("/usr/bin/python3", "-IBc", program).stdout == "upb\n"
 
 
-def test_every_module_is_compiled_for_the_distribution_s_python(
+def test_modules_are_compiled_for_distribution_python(
     installed: Userland, distribution: Distribution
 ):
     tag = "cpython-" + distribution.python.replace(".", "")
@@ -133,7 +131,7 @@ def test_upgrade_and_downgrade_keep_settings_and_claims(installed: Userland, pac
         assert installed.run("dpkg", "--verify", "nvdra").stdout in ("", f"??5?????? c /{CONFIG}\n")
 
 
-def test_removal_leaves_claims_and_settings_and_no_code(installed: Userland):
+def test_removal_keeps_claims_and_settings_only(installed: Userland):
     prepare_a_claim(installed)
     installed.run("apt-get", "remove", "-y", "nvdra")
     assert not installed.path(LIBRARY).exists()
@@ -141,7 +139,7 @@ def test_removal_leaves_claims_and_settings_and_no_code(installed: Userland):
         assert installed.path(path).exists()
 
 
-def test_purge_leaves_nothing_of_ours_and_all_of_others(userland: Userland, packages: Packages):
+def test_purge_removes_ours_and_keeps_others_files(userland: Userland, packages: Packages):
     userland.install(packages.toolkit)
     for path in FOREIGN_CDI_FILES:
         userland.write(path, "{}")
@@ -155,7 +153,7 @@ def test_purge_leaves_nothing_of_ours_and_all_of_others(userland: Userland, pack
     assert all(userland.path(path).exists() for path in FOREIGN_CDI_FILES)
 
 
-def test_driver_of_upstream_that_took_over_keeps_its_files(installed: Userland):
+def test_purge_keeps_files_of_upstreams_driver(installed: Userland):
     prepare_a_claim(installed)
     theirs = "/var/lib/kubelet/plugins/gpu.nvidia.com/checkpoint.json"
     installed.write(theirs, "{}")

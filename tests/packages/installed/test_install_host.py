@@ -82,7 +82,7 @@ def test_installation_starts_and_enables_nothing(bare: PackageHost) -> None:
     assert listed == ""
 
 
-def test_enabling_the_target_publishes_the_devices_and_no_file_was_edited(
+def test_enabled_target_publishes_with_default_settings(
     bed: Bed, host: PackageHost, pods: Pods
 ) -> None:
     assert len(bed.devices(hosts.NODE_NAME)) == 8
@@ -92,7 +92,7 @@ def test_enabling_the_target_publishes_the_devices_and_no_file_was_edited(
 
 
 @pytest.mark.parametrize("is_downgrade", [False, True], ids=["upgrade", "downgrade"])
-def test_a_change_of_release_restarts_the_service_and_disturbs_no_pod(
+def test_change_of_release_restarts_service_and_disturbs_no_pod(
     bed: Bed, host: PackageHost, pods: Pods, is_downgrade: bool
 ) -> None:
     steps = [("nvdra.deb", RELEASE), ("nvdra-next.deb", NEXT)]
@@ -114,9 +114,7 @@ def test_a_change_of_release_restarts_the_service_and_disturbs_no_pod(
     assert host.leftovers() == []
 
 
-def test_after_removal_pods_and_their_claims_go_on(
-    bed: Bed, host: PackageHost, pods: Pods, pod: str
-) -> None:
+def test_removal_keeps_pods_and_claims(bed: Bed, host: PackageHost, pods: Pods, pod: str) -> None:
     identities, kept = pods.identities(), host.leftovers()
     assert len(kept) == 2
     host.apt("remove", "nvdra")
@@ -138,7 +136,7 @@ def test_after_removal_pods_and_their_claims_go_on(
     assert host.leftovers() == []
 
 
-def test_purge_leaves_nothing_and_the_pod_runs_on(
+def test_purge_leaves_nothing_and_pod_keeps_running(
     bed: Bed, host: PackageHost, pods: Pods, pod: str
 ) -> None:
     identities = pods.identities()

@@ -100,7 +100,7 @@ def installed(root: RpmRoot, packages: Packages) -> RpmRoot:
         ("python3.12", "3.12.5", True),
     ],
 )
-def test_a_python_that_is_too_old_or_too_new_is_refused(root, packages, name, version, is_enough):
+def test_unsupported_python_is_refused(root, packages, name, version, is_enough):
     root.provide(name, version)
     done = root.rpm("-i", "--test", packages.rpm, check=False)
     assert (done.returncode == 0) is is_enough
@@ -140,7 +140,7 @@ def test_removal_leaves_claims_and_no_code(installed: RpmRoot):
     assert installed.userland.path(CDI_FILE).exists()
 
 
-def test_purge_script_before_removal_leaves_nothing(root: RpmRoot, packages: Packages):
+def test_purge_script_leaves_nothing(root: RpmRoot, packages: Packages):
     root.provide("python3", "3.12.5")
     userland = root.userland
     for path in FOREIGN_CDI_FILES:

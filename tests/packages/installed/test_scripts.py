@@ -91,7 +91,7 @@ def test_aborted_removal_leaves_the_services_running(host: Host) -> None:
     assert not host.userland.path("/run/nvdra-stopped").exists()
 
 
-def test_removal_stops_all_but_imex_and_forgets_what_ran(host: Host) -> None:
+def test_removal_stops_all_but_imex_and_clears_run_state(host: Host) -> None:
     host.userland.run("dpkg", "--remove", "nvdra")
     stopped = {
         unit: RUNNING[unit].replace("active", "inactive", 1) for unit in (GPU, TARGET, TIMER)
@@ -118,7 +118,7 @@ def leave_traces(host: Host) -> None:
     host.userland.write(PEERS, "peers of a domain")
 
 
-def test_purge_of_the_deb_ends_imex_and_gives_the_vendor_its_unit_back(host: Host) -> None:
+def test_deb_purge_stops_imex_and_restores_vendor_unit(host: Host) -> None:
     leave_traces(host)
     host.userland.run("dpkg", "--purge", "nvdra")
     assert {state.split()[0] for unit, state in host.units.items() if unit != VENDOR} == {
@@ -129,7 +129,7 @@ def test_purge_of_the_deb_ends_imex_and_gives_the_vendor_its_unit_back(host: Hos
     assert not host.userland.path("/var/lib/nvdra").exists()
 
 
-def test_purge_of_the_rpm_does_the_same(rpm: tuple[RpmRoot, Host]) -> None:
+def test_rpm_purge_stops_imex_and_restores_vendor_unit(rpm: tuple[RpmRoot, Host]) -> None:
     root, host = rpm
     leave_traces(host)
     host.userland.run(f"/{LIBRARY}/purge.sh")
@@ -141,13 +141,13 @@ def test_purge_of_the_rpm_does_the_same(rpm: tuple[RpmRoot, Host]) -> None:
     assert not host.userland.path(PEERS).exists()
 
 
-def test_purge_leaves_a_vendor_unit_that_an_operator_masked(host: Host) -> None:
+def test_purge_keeps_vendor_unit_masked_by_operator(host: Host) -> None:
     host.set({VENDOR: "inactive masked"})
     host.userland.run("dpkg", "--purge", "nvdra")
     assert host.units[VENDOR] == "inactive masked"
 
 
-def test_purge_keeps_the_peers_of_a_vendor_that_runs(host: Host) -> None:
+def test_purge_keeps_peers_of_running_vendor_imex(host: Host) -> None:
     leave_traces(host)
     host.userland.path("/var/lib/nvdra/vendor-imex").unlink()
     host.set({VENDOR: "active enabled"})

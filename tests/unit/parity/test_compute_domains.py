@@ -37,7 +37,7 @@ def values_of(unit: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
 
 
-def test_whoever_reads_the_clique_while_it_changes_reads_one_of_the_two():
+def test_concurrent_clique_read_is_old_or_new_value():
     """L25, D-21. Upstream reads a text that another thread is writing."""
     cliques = ("aaaa.1", "bbbb.2")
     views = [
@@ -71,7 +71,7 @@ def test_whoever_reads_the_clique_while_it_changes_reads_one_of_the_two():
     assert seen and seen <= {(clique, clique[:4]) for clique in cliques}
 
 
-def test_the_daemon_may_open_gpus_and_read_capabilities_and_nothing_else():
+def test_imex_unit_opens_only_gpus_and_capabilities():
     """X4. Upstream's container has all GPUs, all management devices and every management program. Which of the GPUs'
     nodes NVIDIA's daemon could do without, only NVIDIA knows.
     """
@@ -87,7 +87,7 @@ def test_the_daemon_may_open_gpus_and_read_capabilities_and_nothing_else():
     assert values_of("nvdra-imex", "NoNewPrivileges") == ["yes"]
 
 
-def test_supervisor_and_plugin_have_no_port_unless_one_is_asked_for():
+def test_supervisor_and_plugin_listen_only_if_configured():
     """X6. Upstream's health service takes connections from anywhere, without authentication."""
     found = settings()
     assert (found.compute_domain_http_endpoint, found.imex_http_endpoint) == ("", "")
@@ -128,7 +128,7 @@ def roles(objects: list[dict[str, Any]]) -> list[dict[str, list[str]]]:
     return [rule for role in found for rule in role["rules"]]
 
 
-def test_a_node_writes_no_node_and_lists_no_claims(roles):
+def test_node_has_no_node_write_and_no_claim_list(roles):
     """X2. What RBAC leaves open (which slices, which claim's status) policies pin: tests/e2e/gpu/test_identity.py."""
     allowed = {
         (resource, verb)
@@ -146,7 +146,7 @@ def test_a_node_writes_no_node_and_lists_no_claims(roles):
 
 
 @pytest.mark.parametrize("gates", ["ComputeDomainCliques=false", "ComputeDomainCliques=true"])
-def test_the_gate_of_cliques_is_taken_by_both_halves(gates):
+def test_clique_gate_is_accepted_by_node_and_controller(gates):
     """What it chooses between is made here in any case: cliques and the list in the domain's status."""
     assert FeatureGates.parse(gates)
     gates_of(settings(f"featureGates: {{{gates.replace('=', ': ')}}}"))

@@ -65,7 +65,7 @@ def test_gpu_with_new_minor_is_prepared_with_new_node():
 
 
 @pytest.mark.parametrize("root", ["/", "/run/nvidia/driver"])
-def test_links_of_drm_nodes_are_right_under_any_driver_root(root: str):
+def test_drm_links_are_right_under_any_driver_root(root: str):
     """Upstream rewrites paths of the host but not those in hooks, so its links keep the driver root."""
     where = edits.EditSettings(dev=Path(root) / "dev", hook=HOOK)
     nodes = edits.GpuNodes(gpu=A_NODE, drm={"card1": A_CARD})
@@ -76,7 +76,7 @@ def test_links_of_drm_nodes_are_right_under_any_driver_root(root: str):
     assert hook.args[-1] == "../card1::/dev/dri/by-path/pci-0000:18:00.0-card"
 
 
-def test_a_start_and_a_prepare_write_records_and_cdi_files_only():
+def test_start_and_prepare_write_only_records_and_cdi():
     """Upstream copies NVIDIA's hook over the one that running containers may be executing."""
     files = FakeFiles()
     node = GpuNode(files=files)
@@ -92,21 +92,21 @@ def test_a_start_and_a_prepare_write_records_and_cdi_files_only():
     assert {HOOK, CTK, Path(LIBRARY)} <= before
 
 
-def test_nothing_listens_on_the_network_unless_asked_to():
+def test_no_network_listener_by_default():
     assert settings().http_endpoint == ""
     chosen = settings("httpEndpoint: 127.0.0.1:8080").http_endpoint
     assert Address.parse(chosen) == Address("127.0.0.1", 8080)
 
 
 @pytest.mark.parametrize("shares", ["memory", "unlimited", "4"])
-def test_shares_without_their_gate_are_refused_before_anything_starts(shares: str):
+def test_shares_without_gate_are_refused_at_start(shares: str):
     with pytest.raises(ConfigError, match="ConsumableShares"):
         parse_gates(settings(consumable_shares=shares))
     parse_gates(settings(consumable_shares=shares, feature_gates="ConsumableShares=true"))
     parse_gates(settings())
 
 
-def test_slices_of_upstreams_plugin_are_taken_over_in_place():
+def test_upstream_slices_are_adopted_in_place():
     """A node that migrates loses no slice: watchers see one update, and no device is removed."""
     target = diff.Target(driver="gpu.nvidia.com", node="node", node_uid="n1")
     spec = {

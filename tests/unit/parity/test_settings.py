@@ -39,7 +39,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("flag", "variable", "value", "field"), SAME, ids=lambda row: row)
-def test_upstreams_flags_and_environment_names_are_taken(
+def test_upstream_flags_and_environment_are_accepted(
     flag: str, variable: str, value: str, field: str
 ):
     (option,) = [option for option in OPTIONS if flag in option.flags]

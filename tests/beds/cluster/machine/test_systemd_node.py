@@ -111,7 +111,7 @@ def test_directory_of_the_machine_is_seen_in_the_host(host: Node) -> None:
         host.bind(Path("/tmp"), "/mnt")
 
 
-def test_program_beside_the_units_has_its_own_pid_and_ends_when_asked(host: Node) -> None:
+def test_program_beside_units_has_own_pid_and_ends_on_request(host: Node) -> None:
     script = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.1; done"
     process = host.popen(["sh", "-c", script])
     wait_until("it is up", lambda: "up" in process.output(), timeout_s=5)
