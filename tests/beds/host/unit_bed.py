@@ -1,6 +1,6 @@
 """The shipped service on a node that is a host with a systemd of its own, laid out as a package installs it.
 
-``up`` gives a Bed whose only node is such a host: the code in /usr/lib/nvdra with the dependencies of the node extra and
+``up`` gives a Bed whose only node is such a host: the code in /usr/lib/nvdra with the dependencies that packages have and
 no others, /usr/bin/nvdra-node, NVIDIA's programs in /usr/bin, the units of ``systemd/`` in /usr/lib/systemd/system,
 settings in /etc/nvdra/config.yaml.
 """
@@ -8,6 +8,7 @@ settings in /etc/nvdra/config.yaml.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,6 @@ LIBRARY = "/usr/lib/nvdra"
 HOST_PYTHON = "3.11"
 """Debian 12's."""
 
-_PACKAGES = ("grpcio", "protobuf", "msgspec", "nvidia-ml-py", "PyYAML", "typing_extensions")
 _SOURCE_PACKAGES = ("sdnotify",)
 """Published without a wheel; pure Python."""
 
@@ -130,21 +130,20 @@ def up(name: str, profile: str = "h100x8") -> Iterator[tuple[Bed, UnitNode]]:
 
 
 def site_packages() -> Path:
-    """Return a directory with the pinned dependencies of the node extra for the host's Python, made once."""
-    pins = (TOP / "tests" / "requirements.txt").read_text().splitlines()
-    wanted = {
-        n: next(p for p in pins if p.startswith(f"{n}==")) for n in (*_PACKAGES, *_SOURCE_PACKAGES)
-    }
-    key = hashlib.sha256(repr((sorted(wanted.values()), HOST_PYTHON)).encode()).hexdigest()[:12]
+    """Return a directory with the packages' pinned wheels for the host's Python, made once."""
+    text = (TOP / "packaging" / "requirements-node.txt").read_text()
+    pins = dict(re.findall(r"^([\w-]+)(==\S+)", text, re.MULTILINE))
+    key = hashlib.sha256(repr((sorted(pins.items()), HOST_PYTHON)).encode()).hexdigest()[:12]
     home = programs.cache_dir() / "site-packages" / f"py{HOST_PYTHON}-{key}"
     if home.is_dir():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".making-") as making:
         target = Path(making, "packages")
-        wheels = [wanted[name] for name in _PACKAGES]
+        sources = [name + pins.pop(name) for name in _SOURCE_PACKAGES]
+        wheels = [name + pin for name, pin in pins.items()]
         _pip(target, "--only-binary=:all:", f"--python-version={HOST_PYTHON}", *wheels)
-        _pip(target, *(wanted[name] for name in _SOURCE_PACKAGES))
+        _pip(target, *sources)
         target.rename(home)
     return home
 
