@@ -71,7 +71,8 @@ def test_drm_links_are_right_under_any_driver_root(root: str):
     nodes = edits.GpuNodes(gpu=A_NODE, drm={"card1": A_CARD})
     made = edits.full_gpu(a_gpu(), nodes, where)
     assert [node.path for node in made.device_nodes] == ["/dev/nvidia0", "/dev/dri/card1"]
-    assert made.device_nodes[1].host_path == str(Path(root) / "dev/dri/card1")
+    card = made.device_nodes[1]
+    assert (card.host_path or card.path) == str(Path(root) / "dev/dri/card1")
     (hook,) = made.hooks
     assert hook.args[-1] == "../card1::/dev/dri/by-path/pci-0000:18:00.0-card"
 
