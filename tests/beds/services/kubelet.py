@@ -1,8 +1,8 @@
 """A small kubelet for tests: the plugin watcher and the DRA client, over real unix sockets.
 
-``Kubelet(registry).register(driver)`` does what the real one does when a socket appears: GetInfo, check, connect to
-the endpoint, NotifyRegistrationStatus. Calls then go out in the first version both sides know. The real one gives
-GetInfo a second; this one has patience with a busy machine, and ``get_info_s`` says what it took.
+``Kubelet(registry).register(driver)`` does what the kubelet does when a socket appears: GetInfo, check, connect to the
+endpoint, NotifyRegistrationStatus. Calls use the first version that both sides support. The kubelet allows GetInfo one
+second; this one waits longer for a busy machine, and records the time in ``get_info_s``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CALL_S = 45.0
 
 
 class RegistrationError(Exception):
-    """The plugin did not answer, or not what a kubelet accepts."""
+    """The plugin did not answer, or with something that a kubelet refuses."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Answers:
 
 
 def connect(path: Path) -> Any:
-    """A connection of its own."""
+    """A new connection."""
     return grpc.insecure_channel(f"unix:{path}", options=(("grpc.use_local_subchannel_pool", 1),))
 
 
 class Plugin:
-    """A registered plugin as the kubelet sees it. ``versions``: what this kubelet understands."""
+    """A registered plugin as the kubelet sees it."""
 
     def __init__(self, info: Any, version: str) -> None:
         self.info = info
@@ -120,7 +120,7 @@ class Plugin:
         return [self.pb.Claim(namespace=ns, name=name, uid=uid) for ns, name, uid in claims]
 
     def _checked(self, answer: Any, claims: tuple[tuple[str, str, str], ...]) -> Answers:
-        """The real one refuses answers with missing or unknown claims."""
+        """The kubelet refuses responses with missing or unknown claims."""
         assert set(answer.claims) == {uid for _, _, uid in claims}
         return Answers(errors={uid: e.error for uid, e in answer.claims.items() if e.error})
 
@@ -146,13 +146,13 @@ class Kubelet:
         self.get_info_s: list[float] = []
 
     def sockets(self) -> list[Path]:
-        """What the plugin watcher sees."""
+        """The sockets that the plugin watcher sees."""
         return sorted(
             p for p in self.registry.iterdir() if p.is_socket() and not p.name.startswith(".")
         )
 
     def wait_for_socket(self, driver: str, timeout_s: float = 60.0) -> Path:
-        """Until the plugin's registration socket is there."""
+        """Wait until the plugin's registration socket exists."""
         path = self.registry / f"{driver}-reg.sock"
         end = time.monotonic() + timeout_s
         while not path.is_socket():
@@ -162,7 +162,7 @@ class Kubelet:
         return path
 
     def register(self, driver: str, *, refuse: str = "") -> Plugin:
-        """Register the plugin that serves ``driver``; ``refuse``: tell it that it was refused, and why."""
+        """Register the plugin that serves ``driver``; ``refuse``: report a refusal with this reason."""
         path = self.wait_for_socket(driver)
         with connect(path) as channel:
             started = time.monotonic()

@@ -1,4 +1,4 @@
-"""A plugin around a transaction with state, served on real sockets: what the service tests talk to."""
+"""A plugin with a transaction in memory, served on real sockets, for the service tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOCK = SystemClock()
 
 
 class Ledger:
-    """Prepares every claim whose name does not begin with ``bad``; ``gate`` holds claims named ``slow``."""
+    """A transaction in memory. Claims named ``bad*`` fail, ``bug*`` raise KeyError, ``slow*`` wait for ``gate``."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -44,7 +44,7 @@ class Ledger:
             if ref.name.startswith("slow"):
                 CLOCK.wait(self.gate, deadline.remaining_s())
             if ref.name.startswith("bad"):
-                raise StaleClaimError(f"claim {ref.name} is gone;\n delete the pod")
+                raise StaleClaimError(f"claim {ref.name} is deleted;\n delete the pod")
             if ref.name.startswith("bug"):
                 raise KeyError("0x7f3a")
         finally:
@@ -64,7 +64,7 @@ class Ledger:
 
 
 class Counts:
-    """RequestMetrics that remembers."""
+    """RequestMetrics that records outcomes."""
 
     def __init__(self) -> None:
         self.finished: list[tuple[str, str]] = []
@@ -81,7 +81,7 @@ class Counts:
 
 @dataclass
 class TestPlugin:
-    """All parts, wired as the composition root does it."""
+    """All components, wired as the composition root does it."""
 
     __test__ = False
     directory: Path
@@ -89,7 +89,7 @@ class TestPlugin:
     counts: Counts = field(default_factory=Counts)
     registrations: list[bool] = field(default_factory=list)
     transaction: Transaction | None = None
-    """In place of the ledger."""
+    """Used in place of the ledger."""
 
     def __post_init__(self) -> None:
         self.paths = SocketPaths(

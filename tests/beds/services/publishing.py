@@ -1,4 +1,4 @@
-"""A publisher on a fake API server: the world of the publisher tests."""
+"""A publisher on a fake API server, for the publisher tests."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 CLOCK = SystemClock()
 PATIENCE_S = 60.0
-"""Far above what anything takes, on a busy machine too."""
+"""Sufficient on a busy machine."""
 
 
 class PacedClock(SystemClock):
-    """The machine's clock for a publisher whose pauses are to be shorter, or very long."""
+    """The system clock, with pauses shortened or extended by a factor."""
 
     def __init__(self, speed: float) -> None:
-        """``speed``: pauses are that much shorter than asked for, and the clock then says that they were not."""
+        """``speed``: pauses take 1/speed of the requested time; ``monotonic`` advances by the requested time."""
         self._speed = speed
         self._ahead_s = 0.0
 
@@ -57,7 +57,7 @@ class Source:
 
 
 class Outcomes:
-    """PublishMetrics that remembers."""
+    """PublishMetrics that records outcomes."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -73,7 +73,7 @@ class Outcomes:
 
 
 class World:
-    """The server with a Node, and a publisher that has not started."""
+    """A server with a Node, and a publisher that is not started."""
 
     def __init__(
         self, server: FakeApiServer, *devices: dict[str, Any], clock: Clock | None = None
@@ -102,8 +102,8 @@ class World:
             assert not self._thread.is_alive()
         self.client.close()
 
-    def offer(self, *devices: dict[str, Any], counters: tuple[dict[str, Any], ...] = ()) -> None:
-        """Change the pool and say so."""
+    def set_pool(self, *devices: dict[str, Any], counters: tuple[dict[str, Any], ...] = ()) -> None:
+        """Change the pool and notify the publisher."""
         self.source.now = Pool(devices=devices, shared_counters=counters)
         self.publisher.changed()
 
@@ -111,7 +111,7 @@ class World:
         return self.server.objects("resourceslices")
 
     def devices(self) -> list[str]:
-        """Names of all devices on offer, as the scheduler sees them; empty while the pool is incomplete."""
+        """Names of all published devices, as the scheduler sees them; empty while the pool is incomplete."""
         specs = [obj["spec"] for obj in self.slices()]
         newest = max((spec["pool"]["generation"] for spec in specs), default=0)
         specs = [spec for spec in specs if spec["pool"]["generation"] == newest]
@@ -123,12 +123,12 @@ class World:
         return self.server.api.log.count(verb, resource)
 
     def wipe(self) -> None:
-        """What the kubelet does at its start."""
+        """Delete the driver's slices, as the kubelet does at its start."""
         withdraw(KubeSlices(self.api, DRIVER, NODE), Deadline(10, CLOCK))
 
 
 def add_node(server: FakeApiServer) -> str:
-    """Make the Node object; returns its UID."""
+    """Create the Node object; returns its UID."""
     node = server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
     return str(node["metadata"]["uid"])
 

@@ -1,4 +1,4 @@
-"""Health streams: the complete list at once, on change and again and again; ended by either side."""
+"""Health streams: the complete list at once, on change and periodically; ended by either side."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_oldest_health_stream_is_ended_above_limit(plugin: TestPlugin, registere
 
 
 class OneReport(SystemClock):
-    """Remembers for how long somebody wanted to wait, and does not."""
+    """Records requested waits and returns at once."""
 
     def __init__(self) -> None:
         self.waited_s: list[float] = []

@@ -1,4 +1,4 @@
-"""The whole service: a CDI file that somebody deletes while its pod runs comes back."""
+"""CDI files deleted by another program while their pods run are written again."""
 
 from __future__ import annotations
 

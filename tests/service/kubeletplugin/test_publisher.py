@@ -54,22 +54,22 @@ def test_prefetched_node_is_not_read_again() -> None:
 def requests(
     world: World, verbs: tuple[str, ...] = ("get", "list", "watch", "create")
 ) -> list[str]:
-    """What the server was asked, in order."""
+    """Verbs of the requests, in order."""
     return [line.verb for line in world.server.api.log.lines() if line.verb in verbs]
 
 
-def introduced(world: World) -> None:
-    """Introduce the publisher, and wait until its watch has said what there is."""
+def prefetch(world: World) -> None:
+    """Prefetch, and wait until the watch has the stored slices."""
     world.publisher.prefetch()
     until(lambda: world.publisher.has_listing)
 
 
 def test_prefetch_publishes_with_three_requests() -> None:
     with a_world(device(0)) as world:
-        introduced(world)
+        prefetch(world)
         world.start()
         until(lambda: world.publisher.published().is_published)
-        # The first two run beside each other.
+        # The first two are concurrent.
         assert sorted(requests(world)) == ["create", "get", "watch"]
         world.wipe()  # the same watch sees it
         until(lambda: world.devices() == ["gpu-0"])
@@ -82,7 +82,7 @@ def test_prefetched_slices_are_kept_or_updated() -> None:
         world.server.api.log.clear()
         for wanted in ([device(0)], [device(1)]):
             after = World(world.server, *wanted)
-            introduced(after)
+            prefetch(after)
             after.publisher.attempt()
             after.stop()
         assert requests(world, ("list", "create", "update")) == ["update"]
@@ -93,7 +93,7 @@ def test_prefetched_slices_are_kept_or_updated() -> None:
 
 def test_change_after_prefetch_causes_list() -> None:
     with a_world(device(0)) as world:
-        introduced(world)
+        prefetch(world)
         other = World(world.server, device(7))
         other.publisher.attempt()
         other.stop()
@@ -108,7 +108,7 @@ def test_conflict_after_prefetch_is_retried() -> None:
         world.publisher.attempt()
         world.publisher.stop()
         after = World(world.server, device(1))
-        introduced(after)
+        prefetch(after)
         world.server.api.faults.add(Fault(verb="update", code=409))
         after.start()
         until(lambda: world.devices() == ["gpu-1"])
@@ -165,7 +165,7 @@ def test_node_recreated_after_prefetch_owns_slices() -> None:
         world.start()
         until(world.slices)
         until(lambda: world.count("watch"))
-        world.wipe()  # the garbage collector: their owner is gone
+        world.wipe()  # garbage collection: their owner was deleted
         until(world.slices)
         assert world.slices()[0]["metadata"]["ownerReferences"][0]["uid"] == uid
 
@@ -208,11 +208,11 @@ def test_change_takes_one_list_and_one_update() -> None:
         until(lambda: world.count("watch"))
         world.server.api.log.clear()
         world.publisher.changed()
-        world.offer(device(0), device(1))
+        world.set_pool(device(0), device(1))
         until(lambda: world.devices() == ["gpu-0", "gpu-1"])
         until(lambda: world.publisher.published().devices == 2)
         world.publisher.changed()
-        time.sleep(0.4)  # time for a look that would be one too many
+        time.sleep(0.4)  # an unexpected request would follow within this time
         assert (world.count("list"), world.count("update"), world.count("create")) == (1, 1, 0)
 
 
@@ -235,7 +235,7 @@ def test_wiped_slices_are_restored_within_seconds() -> None:
 
 
 def test_registration_restores_wiped_slices() -> None:
-    never = PacedClock(0.001)  # nothing happens here after a pause
+    never = PacedClock(0.001)  # pauses never end
     with a_world(device(0), clock=never) as world:
         world.start()
         until(world.slices)
@@ -303,7 +303,7 @@ def test_conflict_is_retried() -> None:
         world.start()
         until(lambda: world.count("watch"))
         world.server.api.faults.add(Fault(verb="update", code=409))
-        world.offer(device(1))
+        world.set_pool(device(1))
         until(lambda: world.devices() == ["gpu-1"])
 
 
@@ -366,8 +366,8 @@ def test_invalid_pool_is_reported_and_next_published() -> None:
     with a_world(device(0)) as world:
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
-        world.offer(device(1), device(1))
+        world.set_pool(device(1), device(1))
         until(lambda: "gpu-1 is in the pool twice" in world.publisher.published().error)
         assert world.devices() == ["gpu-0"]
-        world.offer(device(2))
+        world.set_pool(device(2))
         until(lambda: world.devices() == ["gpu-2"])

@@ -1,4 +1,4 @@
-"""What an API server refuses or drops: nothing unsafe is offered, not even for a moment, and the rest is."""
+"""API servers that refuse devices or drop fields: unsafe devices are never published, the others are."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 OLD = FakeSettings(minor=35)
 
 
-class Onlooker:
-    """Sees every state of the slices, all of them by the time it was stopped."""
+class SliceObserver:
+    """Records the devices of every state of the slices; complete once it is stopped."""
 
     def __init__(self, world: World) -> None:
         self.ever: set[str] = set()
@@ -63,48 +63,48 @@ def test_taint_is_published_and_keeps_its_time() -> None:
         world.start()
         until(lambda: world.devices() == ["gpu-0", "gpu-1"])
         (taint,) = world.slices()[0]["spec"]["devices"][1]["taints"]
-        world.offer(device(0, taints=[TAINT]), device(1, taints=[TAINT]))
+        world.set_pool(device(0, taints=[TAINT]), device(1, taints=[TAINT]))
         until(lambda: world.slices()[0]["spec"]["devices"][0].get("taints"))
         assert world.slices()[0]["spec"]["devices"][1]["taints"] == [taint]
 
 
 def test_tainted_device_is_left_out_if_taints_are_dropped() -> None:
     with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
-        onlooker = Onlooker(world)
+        observer = SliceObserver(world)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
         until(lambda: world.publisher.published().is_published)
         status = world.publisher.published()
         assert status.left_out == {"gpu-1": "the API server lacks DRADeviceTaints"}
-        world.offer(device(0), device(1))  # well again
+        world.set_pool(device(0), device(1))  # well again
         until(lambda: world.devices() == ["gpu-0", "gpu-1"])
-        world.offer(device(0, taints=[TAINT]), device(1))
+        world.set_pool(device(0, taints=[TAINT]), device(1))
         until(lambda: world.devices() == ["gpu-1"])
-        onlooker.stop()
+        observer.stop()
         assert not any(d.get("taints") for o in world.slices() for d in o["spec"]["devices"])
 
 
 def test_device_tainted_at_start_is_never_visible() -> None:
     with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
-        onlooker = Onlooker(world)
+        observer = SliceObserver(world)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
         time.sleep(0.3)
-        onlooker.stop()
-        assert onlooker.ever == {"gpu-0"}
+        observer.stop()
+        assert observer.ever == {"gpu-0"}
 
 
 def test_partitions_are_left_out_if_counters_are_dropped() -> None:
     with a_world(device(0), settings=OLD) as world:
-        onlooker = Onlooker(world)
+        observer = SliceObserver(world)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
-        world.offer(device(0), a_partition(1, 0), counters=(a_counter_set(0),))
+        world.set_pool(device(0), a_partition(1, 0), counters=(a_counter_set(0),))
         until(lambda: world.publisher.published().left_out)
         until(lambda: world.publisher.published().is_published)
         assert world.devices() == ["gpu-0"]
-        onlooker.stop()
-        assert onlooker.ever == {"gpu-0"}
+        observer.stop()
+        assert observer.ever == {"gpu-0"}
 
 
 @pytest.mark.parametrize(("minor", "expected"), [(34, 12), (36, 2 + 1)])
@@ -112,7 +112,7 @@ def test_counter_set_layout_follows_server_version(minor: int, expected: int) ->
     settings = FakeSettings(minor=minor, gates=(("DRAPartitionableDevices", True),))
     partitions = [a_partition(n, n) for n in range(12)]
     with a_world(settings=settings) as world:
-        world.offer(*partitions, counters=tuple(a_counter_set(n) for n in range(12)))
+        world.set_pool(*partitions, counters=tuple(a_counter_set(n) for n in range(12)))
         world.start()
         until(lambda: len(world.devices()) == 12)
         assert len(world.slices()) == expected
@@ -125,7 +125,7 @@ def test_refused_device_does_not_hide_others() -> None:
         until(lambda: world.devices() == ["gpu-0", "gpu-2"])
         until(lambda: "gpu-1" in world.publisher.published().left_out)
         assert "not a semantic version" in world.publisher.published().left_out["gpu-1"]
-        world.offer(device(0), device(1), device(2))
+        world.set_pool(device(0), device(1), device(2))
         until(lambda: len(world.devices()) == 3)
         until(lambda: world.publisher.published().left_out == {})
 

@@ -1,4 +1,4 @@
-"""What an API server dropped or refused is offered once it takes it, at less than one request in ten minutes."""
+"""Devices dropped or refused are published once the API server accepts them; retests are rare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOUR_S = 3600.0
 
 
 def pass_time(world: World, clock: FakeClock, seconds: float) -> None:
-    """Audits, as often as they come at most."""
+    """Run audits at their longest interval."""
     for _ in range(round(seconds / (1.2 * AUDIT_S))):
         clock.advance(1.2 * AUDIT_S)
         world.publisher.attempt()

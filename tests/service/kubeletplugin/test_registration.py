@@ -1,4 +1,4 @@
-"""Registration: what the kubelet is told, and what is made of its verdict."""
+"""Registration: GetInfo, and the kubelet's report of the outcome."""
 
 from __future__ import annotations
 

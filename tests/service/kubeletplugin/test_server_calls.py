@@ -1,4 +1,4 @@
-"""Prepare and unprepare over real sockets: an answer for every claim, and nothing starves."""
+"""Prepare and unprepare over real sockets: a result for every claim."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_share_id_is_in_v1_only(plugin: TestPlugin, kubelet: Kubelet) -> None:
 def test_failed_claim_does_not_fail_others(registered: Plugin, plugin: TestPlugin) -> None:
     answers = registered.prepare(A, ("ns", "bad", "uid-x"), B)
     assert set(answers.devices) == {"uid-a", "uid-b"}
-    assert answers.errors == {"uid-x": "claim bad is gone; delete the pod"}
+    assert answers.errors == {"uid-x": "claim bad is deleted; delete the pod"}
     assert ("prepare", "stale_claim") in plugin.counts.finished
 
 

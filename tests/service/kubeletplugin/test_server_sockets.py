@@ -1,4 +1,4 @@
-"""Sockets: one instance, stale ones removed, live ones never stolen, nothing left behind."""
+"""Sockets: one instance, stale ones are removed, served ones kept, none left behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ threading.Event().wait()
 
 @contextmanager
 def served_by(path: Path) -> Iterator[None]:
-    """Somebody who is not an instance of ours answers at ``path``."""
+    """Another program serves ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))

@@ -1,4 +1,4 @@
-"""The whole service told to stop while those it talks to do not answer: it ends soon and in order all the same."""
+"""SIGTERM while the API server or a program hangs: the services stop promptly, with exit status 0."""
 
 from __future__ import annotations
 
