@@ -1,1 +1,1 @@
-"""The unit broker: starts and stops units for services of ours that must not reach systemd themselves."""
+"""The unit broker: starts and stops units for services that have no access to systemd."""

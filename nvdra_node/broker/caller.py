@@ -1,11 +1,10 @@
-"""Which unit a process at the other end of a unix socket belongs to.
+"""Identifies the systemd unit of the process at the other end of a unix socket.
 
-The kernel names the process that connected (SO_PEERCRED), and its cgroup names the unit: systemd puts every process of
-a service there, and no other process gets there by itself. Root of a container has uid 0, too, but another cgroup.
+SO_PEERCRED gives its pid, and the pid's cgroup the unit: systemd puts every process of a service there, and no process
+can move there by itself. Root in a container has uid 0 as well, but another cgroup.
 
-A pid may be used again. SO_PEERPIDFD (Linux 6.5) holds the process that connected, so a cgroup that was read while it
-lived is its own. Before 6.5 the pidfd is opened by number: a process that ends right after it connected, and whose
-number is used again at once, is taken for the next one.
+Pids are reused. A pidfd from SO_PEERPIDFD (Linux 6.5) proves that the cgroup was read while the caller lived. Before
+6.5 the pidfd is opened by number, so a caller that ends at once and whose pid is reused at once is misidentified.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PROC = Path("/proc")
 
 
 def unit_of_peer(connection: socket.socket) -> str:
-    """The unit of the process that connected, if it is one that may ask. Raises UnitRequestError."""
+    """The caller's unit, if it has permissions. Raises UnitRequestError."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(data)
     if uid != 0 or pid <= 0:
@@ -62,10 +61,10 @@ def _unit_of_process(connection: socket.socket, pid: int) -> str:
 
 
 def unit_of(cgroup: str, manager: str) -> str:
-    """/proc/PID/cgroup of a process and of PID 1 -> name of the unit; empty: in none. Pure.
+    """/proc/PID/cgroup of a process and of PID 1 -> name of the unit; empty: none. Pure.
 
-    The first part of the path that is no slice, as systemd's own cg_path_get_unit has it: what a service or a container
-    makes below its cgroup has no say. In a container of its own, systemd's paths begin where PID 1 is.
+    The first part of the path that is no slice, as in systemd's cg_path_get_unit: cgroups below it do not count. In a
+    container with its own systemd, paths begin at the cgroup of PID 1.
     """
     top = _path(manager).removesuffix("/init.scope").rstrip("/")
     path = _path(cgroup)

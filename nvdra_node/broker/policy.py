@@ -1,6 +1,6 @@
-"""Which unit may do what to which unit, and what a request is. Pure.
+"""Requests of the broker, and which unit may do what to which unit. Pure.
 
-Everything that is not listed here is refused. See docs/decisions/0009-a-broker-starts-units.md.
+Everything that is not listed is refused. See docs/decisions/0009-a-broker-starts-units.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CONTROL: frozenset[Verb] = frozenset({"show", "start", "stop", "reload", "reset
 PERMISSIONS: Mapping[str, Mapping[str, frozenset[Verb]]] = {
     SUPERVISOR: {
         "nvdra-imex.service": _CONTROL,
-        # NVIDIA's own unit: the supervisor has to know whether it has the host's IMEX session.
+        # NVIDIA's own unit, which may hold the host's IMEX session.
         "nvidia-imex.service": _READ,
     },
     BROKER: {},  # its self-check: ping
@@ -34,7 +34,7 @@ MAX_UNITS = 8
 
 
 class Request(msgspec.Struct, rename="camel", frozen=True):
-    """One line of a caller. Fields that are not known here are ignored: during an upgrade a caller may be newer."""
+    """One line of a caller. Unknown fields are ignored: during an upgrade the caller may be newer."""
 
     verb: Verb
     units: Annotated[
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, rename="camel", frozen=True):
 
 
 def parse(line: bytes) -> Request:
-    """A line -> the request. Raises UnitRequestError."""
+    """Decode a line. Raises UnitRequestError."""
     try:
         request = msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is one
@@ -57,7 +57,7 @@ def parse(line: bytes) -> Request:
 
 
 def check(caller: str, request: Request) -> None:
-    """Raise UnitRequestError when the caller may not do that."""
+    """Raise UnitRequestError if the caller has no permission."""
     permitted = PERMISSIONS.get(caller, {})
     for unit in request.units:
         if request.verb not in permitted.get(unit, frozenset()):

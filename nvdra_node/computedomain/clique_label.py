@@ -1,9 +1,9 @@
-"""The label nvidia.com/gpu.clique on this node's Node object, for those who select nodes by it. Off unless it is set.
+"""Writes the label nvidia.com/gpu.clique of this node's Node, for node selectors. Off by default.
 
-Ours by field ownership (server-side apply without force): where another program, such as GPU Feature Discovery, owns
-the label, it stays as that program wrote it, and the difference is logged. The Node is read first, as an apply with its
-UID makes no Node where there is none. The label is not taken away when the service ends. One that was removed is there
-again within AGAIN_S: the Node is not watched for it, and an apply that changes nothing costs etcd nothing.
+Server-side apply without force: a label that another program owns, such as GPU Feature Discovery, is left as it is and
+the conflict is logged. The Node's UID in the apply keeps it from creating a Node. The label stays when the service
+ends. The Node is not watched: a removed label is restored within ``AUDIT_S``, and an apply without a change costs etcd
+nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ WRITE_S = 10.0
 RETRY_S = 30.0
 POLL_S = 600.0
 CONFLICT, FORBIDDEN = 409, 403
-AGAIN_S = 1800.0
-"""10,000 nodes make twelve requests a second."""
+AUDIT_S = 1800.0
+"""10,000 nodes send twelve requests a second (GET and PATCH each)."""
 
 
 class CliqueLabelWriter:
@@ -44,11 +44,11 @@ class CliqueLabelWriter:
         self._wake = threading.Event()
         self._written: str | None = None
         self._found = ""
-        """The label's value before our last write."""
-        self._again_at_s = math.inf
+        """The label's value before the last write."""
+        self._audit_at_s = math.inf
 
     def changed(self) -> None:
-        """The view may be another one; from any thread."""
+        """The view may have changed; from any thread."""
         self._wake.set()
 
     def run(self, stopping: threading.Event) -> None:
@@ -58,10 +58,10 @@ class CliqueLabelWriter:
             self._clock.wait(self._wake, self.write_if_due())
 
     def write_if_due(self) -> float:
-        """Bring the label up to date; seconds until the next try. Never raises NvdraError."""
+        """Update the label; seconds until the next try. Never raises NvdraError."""
         view = self._view()
         now_s = self._clock.monotonic()
-        if not view.is_settled or (view.clique_id == self._written and now_s < self._again_at_s):
+        if not view.is_settled or (view.clique_id == self._written and now_s < self._audit_at_s):
             return POLL_S
         try:
             self._write(view.clique_id)
@@ -70,7 +70,7 @@ class CliqueLabelWriter:
         if self._written != view.clique_id:
             _LOG.info("label written", label=LABEL, clique=view.clique_id)
         self._written = view.clique_id
-        self._again_at_s = now_s + AGAIN_S if view.clique_id else math.inf
+        self._audit_at_s = now_s + AUDIT_S if view.clique_id else math.inf
         return POLL_S
 
     def _write(self, clique_id: str) -> None:

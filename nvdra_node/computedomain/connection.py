@@ -1,7 +1,8 @@
-"""The standing connection to the IMEX supervisor: what it tells, and which claims have a record. Run by ``app``.
+"""Connection to the IMEX supervisor: receives the node's state and reports the claims that have a record. Two threads;
+run by ``app``.
 
-When the supervisor restarts, the last view stands: slices do not flap. It is told all claims after each new connection
-and now and then, so that it knows them although its own state was lost, and drops those whose release it missed.
+The last view stands while the supervisor restarts, so that slices do not flap. All claims are reported after each
+connection and periodically: the supervisor recovers lost state from them, and removes claims whose release it missed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SYNC_S = 30.0
 
 
 class SupervisorConnection:
-    """The view and its one writer. Safe for several threads."""
+    """See the module. Safe for several threads."""
 
     def __init__(self, supervisor: SupervisorClient, clock: Clock) -> None:
         self._supervisor = supervisor
@@ -36,11 +37,11 @@ class SupervisorConnection:
 
     @property
     def view(self) -> NodeView:
-        """What the supervisor told last."""
+        """The last state that the supervisor sent."""
         return self._view
 
     def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` (cheap) after each word that is another one."""
+        """Call ``changed`` (cheap) after each change of the view."""
         self._changed.append(changed)
 
     def close(self) -> None:
@@ -48,24 +49,24 @@ class SupervisorConnection:
         self._supervisor.close()
 
     def wait_first(self, timeout_s: float) -> bool:
-        """Wait until the node is known; whether it is."""
+        """Wait for the first view; whether there is one."""
         return self._clock.wait(self._has_view, timeout_s)
 
     def watch(self, stopping: threading.Event) -> None:
-        """Listen until ``stopping``."""
+        """Receive views until ``stopping``."""
         while not stopping.is_set():
             try:
-                self._listen()
+                self._receive()
             except NotReadyError as error:
                 if stopping.is_set():
                     return
-                _LOG.info("no word of the supervisor", v=1, error=str(error))
+                _LOG.info("IMEX supervisor connection lost; reconnecting", v=1, error=str(error))
             self._clock.wait(stopping, RECONNECT_S)
 
     def sync(self, known: Callable[[], list[HeldClaim]], stopping: threading.Event) -> None:
-        """Tell claims (``held``) until ``stopping``: after each new connection, soon once more, and every ``SYNC_S``.
+        """Report claims until ``stopping``: after each connection, again ``RECONNECT_S`` later, and every ``SYNC_S``.
 
-        Whom the supervisor misses twice is gone, and must not hold the node for long.
+        The supervisor removes a claim that two reports lack: the second one soon frees its domain.
         """
         pause_s = RECONNECT_S
         while not stopping.is_set():
@@ -75,7 +76,7 @@ class SupervisorConnection:
             try:
                 self._supervisor.sync(known())
             except (NotReadyError, FileError) as error:
-                _LOG.info("the supervisor is not told the claims", v=1, error=str(error))
+                _LOG.info("cannot report claims to the IMEX supervisor", v=1, error=str(error))
                 self._clock.wait(stopping, RECONNECT_S)
                 pause_s = RECONNECT_S
                 continue
@@ -84,8 +85,8 @@ class SupervisorConnection:
                 self._clock.wait(stopping, RECONNECT_S)
                 left_s -= RECONNECT_S
 
-    def _listen(self) -> None:
-        """One connection, from its first word to its end."""
+    def _receive(self) -> None:
+        """Receive views of one connection until it ends."""
         is_first = True
         for view in self._supervisor.watch():
             if is_first:
@@ -108,7 +109,7 @@ def held_claims(
 ) -> list[HeldClaim]:
     """The claims that hold a domain in this boot. Pure.
 
-    ``damaged``: UIDs of claims that are prepared and have no usable record; the supervisor may know their domains.
+    ``damaged``: UIDs of prepared claims without a usable record, whose domains only the supervisor may know.
     """
     found = [HeldClaim(_of_unknown_domain(uid), True) for uid in damaged]
     for record in records:
@@ -119,7 +120,7 @@ def held_claims(
                 join = effects.decode(effect)
             except (RecordError, KeyError, TypeError) as error:
                 _LOG.warning(
-                    "a record's effect is not understood", claim=record.name, error=repr(error)
+                    "ignoring unreadable effect of a record", claim=record.name, error=repr(error)
                 )
                 join = _of_unknown_domain(record.uid)
             found.append(HeldClaim(join, record.state is RecordState.COMPLETED))

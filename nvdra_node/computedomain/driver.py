@@ -1,4 +1,4 @@
-"""The driver compute-domain.nvidia.com: wires plans and the IMEX supervisor into what ``kubeletplugin`` calls."""
+"""The driver compute-domain.nvidia.com: implements ``kubeletplugin.driver.Driver`` with the IMEX supervisor."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepare
 _LOG = log.get(__name__)
 
 WAIT_S = 3.0
-"""Longest wait in one go: the transaction lets its locks go in between, so that an unprepare of the claim gets in."""
-FRESH_S = 2.0
-"""An answer of the supervisor that is no older needs not be asked for again."""
+"""Longest wait in one call: the transaction releases its locks in between, so that an unprepare can run."""
+REPLY_TTL_S = 2.0
+"""How long a reply of the supervisor is reused."""
 
 
 class ViewSource(Protocol):
-    """Who knows the node (``connection``)."""
+    """Source of the node's state (``connection``)."""
 
     @property
     def view(self) -> NodeView:
-        """What the supervisor told last."""
+        """The last state that the supervisor sent."""
 
     def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` after each word that is another one."""
+        """Call ``changed`` after each change."""
 
 
 class ComputeDomainDriver:
@@ -77,7 +77,7 @@ class ComputeDomainDriver:
         return planning.plan(claim)
 
     def release(self, record: Record, others: Sequence[Record]) -> Sequence[Effect]:
-        """See Driver. What a claim holds, it holds for itself alone."""
+        """See Driver. Claims share no effects."""
         return tuple(reversed(record.effects))
 
     def capture(self, effect: Effect, deadline: Deadline) -> Effect:
@@ -85,7 +85,7 @@ class ComputeDomainDriver:
         return effect
 
     def apply(self, effect: Effect, deadline: Deadline) -> Outcome:
-        """See Driver. Waits until the domain is ready here."""
+        """See Driver. Waits until the domain is ready on this node."""
         join = effects.decode(effect)
         found = self._supervisor.join(join, remaining(deadline, WAIT_S))
         with self._lock:
@@ -94,30 +94,31 @@ class ComputeDomainDriver:
         return outcome
 
     def undo(self, effect: Effect, deadline: Deadline) -> None:
-        """See Driver. A supervisor that does not answer does not keep a pod from ending: it will find that the claim's
-        record is gone (``connection``)."""
+        """See Driver. Without the supervisor a pod can still end: the next sync lacks the claim (``connection``)."""
         join = effects.decode(effect)
         with self._lock:
             self._ready_at_s.pop(join.uid, None)
         try:
             self._supervisor.leave(join.uid)
         except NotReadyError as error:
-            _LOG.warning("the supervisor will miss the claim later", error, claim=join.name)
+            _LOG.warning(
+                "cannot release claim at the supervisor; the next sync will", error, claim=join.name
+            )
 
     def finish(self, claim: Claim, plan: Plan, effects: Sequence[Effect]) -> Prepared:
-        """See Driver. Reads the channels' major as it is now."""
+        """See Driver. Reads the channels' current major."""
         found = planning.membership(effects[0]["outcome"])
         return planning.finish(claim, found, self._sysfs.char_major(CHANNEL_CLASS))
 
     def owed(self) -> Sequence[str]:
-        """See Driver. The supervisor finds out by itself which claims are gone."""
+        """See Driver. The supervisor learns of deleted claims by sync."""
         return ()
 
     def settle(self, holds: Sequence[str], deadline: Deadline) -> None:
         """See Driver."""
 
     def edits(self, record: Record) -> ClaimSpec:
-        """See Driver. The channels' major is another one after each load of the NVIDIA driver."""
+        """See Driver. The channels' major changes with each load of the NVIDIA driver."""
         return planning.cdi(record, self._sysfs.char_major(CHANNEL_CLASS))
 
     def verify(self, record: Record, deadline: Deadline) -> None:
@@ -128,7 +129,7 @@ class ComputeDomainDriver:
             self._verify_joined(effects.decode(effect), deadline)
 
     def _warm_up(self) -> None:
-        """Be ready for the first claim once there is a domain that it can be of."""
+        """Import what claims need once this node has a domain."""
         if not self._is_warm and self._source.view.domains:
             self._is_warm = True
             planning.warm_up()
@@ -136,5 +137,5 @@ class ComputeDomainDriver:
     def _verify_joined(self, join: effects.JoinDomain, deadline: Deadline) -> None:
         with self._lock:
             ready_at_s = self._ready_at_s.get(join.uid, float("-inf"))
-        if self._clock.monotonic() - ready_at_s > FRESH_S:
+        if self._clock.monotonic() - ready_at_s > REPLY_TTL_S:
             self._supervisor.join(join, remaining(deadline, WAIT_S))

@@ -1,7 +1,7 @@
 """The one effect of this driver as JSON: a claim holds a domain on this node. Pure.
 
-Journalled before the supervisor is asked, so that whoever holds a domain has a record, and a record that vanished frees
-it. No two claims have the same effect, also when they share a channel: the supervisor counts them.
+Journalled before the supervisor is called, so that each holder has a record. Each claim has an effect of its own, also
+where claims share a channel.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class JoinDomain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode(effect: Mapping[str, Any]) -> JoinDomain:
-    """Back from the journal. Raises RecordError."""
+    """From the journal. Raises RecordError."""
     if effect.get("kind") != KIND:
-        raise RecordError(f"effect {effect.get('kind')!r} is not known; this release knows {KIND}")
+        raise RecordError(f"effect {effect.get('kind')!r} is unknown; this release knows {KIND}")
     claim = effect["claim"]
     return JoinDomain(
         domain_uid=effect["domain"],

@@ -1,4 +1,4 @@
-"""The node as the driver sees it: what the IMEX supervisor told last. Frozen data. Pure."""
+"""The node's state as the IMEX supervisor sends it. Frozen values. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHANNEL_DEVICE = "channel-0"
 DAEMON_PREFIX = "daemon-"
 CHANNEL_PREFIX = "channel-"
 CHANNEL_ISOLATION = "channel"
-"""Isolation in which several domains share the daemon, each with a channel of its own."""
+"""Isolation with one daemon for several domains, each with a channel of its own."""
 
 SETTLED = frozenset({"Completed", "NotSupported"})
 """Fabric states in which claims can be served."""
@@ -28,10 +28,10 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One word of the supervisor. All empty: it has not spoken yet."""
+    """State of the node. All empty: not received yet."""
 
     fabric_state: str = ""
-    """Words of FabricNode's status.fabricState."""
+    """Value of FabricNode's status.fabricState."""
     fabric_message: str = ""
     cluster_uuid: str = ""
     clique_id: str = ""
@@ -42,12 +42,12 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is known if there is a fabric, and it works."""
+        """Whether the fabric's state allows claims: it works, or there is none."""
         return self.fabric_state in SETTLED
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """What a claim was given when it joined a domain. Stored in its record."""
+    """Result of joining a domain. Stored in the claim's record."""
 
     domain_uid: str
     has_fabric: bool

@@ -1,8 +1,7 @@
-"""Claim -> Plan, and -> Prepared once it is carried out. Pure. Called by ``driver``.
+"""Claim -> Plan, and -> Prepared after its effects were applied. Pure. Called by ``driver``.
 
-Refuses here what the claim's text alone tells: no domain, two domains, configs and devices of other kinds. Whether the
-claim may join the domain it names is the supervisor's to say: nothing that a claim's author wrote is taken for a
-channel, a port or a namespace.
+Refuses claims without a domain or with two, and configs and devices of other kinds. Whether a claim may join its domain
+is decided by the supervisor: a claim's author sets no channel, port or namespace.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ _EXAMPLE = {
     "domainID": "none",
 }
 HOLD = "imex"
-"""The node's one daemon; beside it stands the domain's part of it."""
+"""The node's one daemon."""
 
 
 def warm_up() -> None:
-    """Load what reading a claim's config takes (30 ms, once). Done when the node first hears of a domain, since a claim
-    of it is about to come, and not at the start: most nodes never see one.
+    """Import what decoding a config takes (30 ms, once): called for the node's first domain, as most nodes never have
+    one.
     """
     from nvdra_core import api
 
@@ -52,9 +51,8 @@ def warm_up() -> None:
 def plan(claim: Claim) -> Plan:
     """Decide how to prepare a claim. Raises ClaimError.
 
-    Claims with a share of the channel go together, of whatever domains: whether the node can serve two of them is the
-    supervisor's to say, which lets in one at a time. What isolates a domain is often not known here yet when its first
-    claim comes, and must not be guessed: the guess would be on record for as long as the claim is.
+    Claims that share the channel do not exclude each other, whatever their domains: the supervisor admits one domain at
+    a time. The domain's isolation may be unknown here when its first claim comes, and a guess would stay in the record.
     """
     config = wanted(claim)
     return Plan(
@@ -77,13 +75,13 @@ def wanted(claim: Claim) -> ComputeDomainChannelConfig:
     found = [decoded[source.index] for source in chosen if source is not None]
     if len(found) < len(chosen):
         raise InvalidConfigError(
-            f"claim {claim.ref} has no ComputeDomainChannelConfig, so it is not known which ComputeDomain it is for:"
+            f"claim {claim.ref} has no ComputeDomainChannelConfig, so its ComputeDomain is unknown;"
             " use the ResourceClaimTemplate that its ComputeDomain names"
         )
     configs = [config for config in found if isinstance(config, api.ComputeDomainChannelConfig)]
     if len({config.domain_id for config in configs}) > 1:
         raise InvalidConfigError(
-            f"claim {claim.ref} is for several ComputeDomains: use one claim for each"
+            f"claim {claim.ref} is for several ComputeDomains; use one claim for each"
         )
     return configs[0]
 
@@ -119,7 +117,7 @@ def _decode(claim: Claim, config: OpaqueConfig) -> Config:
 
 
 def membership(outcome: Outcome) -> Membership:
-    """What joining told."""
+    """The outcome of joining."""
     return Membership(**outcome)
 
 
@@ -145,7 +143,7 @@ def channels(claim: Claim, found: Membership) -> range:
 
 
 def finish(claim: Claim, found: Membership, major: int | None) -> Prepared:
-    """Say what was prepared. ``major``: of the channels, None where the driver has none."""
+    """What was prepared. ``major``: of the channels; None: the driver has none."""
     given = channels(claim, found)
     _check_major(given, major)
     details: Mapping[str, Any] = {
@@ -176,12 +174,12 @@ def finish(claim: Claim, found: Membership, major: int | None) -> Prepared:
 
 
 def given_channels(device: PreparedDevice, major: int | None) -> range:
-    """The channels that a claim was given, as its record says. Raises HostError when there are none any more."""
+    """The channels in a claim's record. Raises HostError when the record or the driver has none."""
     first, count = device.details.get("first"), device.details.get("count")
     if type(first) is not int or type(count) is not int:
         raise HostError(
-            f"the record of {device.device} does not say which channels it is: {dict(device.details)}; delete the pod"
-            " so that it is prepared anew"
+            f"the record of {device.device} has no channel numbers: {dict(device.details)}; delete the pod"
+            " so that it is prepared again"
         )
     channels = range(first, first + count)
     _check_major(channels, major)
@@ -189,7 +187,7 @@ def given_channels(device: PreparedDevice, major: int | None) -> range:
 
 
 def cdi(record: Record, major: int | None) -> ClaimSpec:
-    """The devices of a prepared claim's CDI file with the major that channels have now. Raises HostError."""
+    """The devices of a prepared claim's CDI file with the channels' current major. Raises HostError."""
     names = [device.name for device in record.cdi.devices] if record.cdi else []
     devices = [
         CdiDevice(name=name, edits=_edits(given_channels(device, major), major))
@@ -206,7 +204,7 @@ def _check_major(given: range, major: int | None) -> None:
 
 
 def _edits(given: range, major: int | None) -> ContainerEdits:
-    """Nodes made by the container runtime from their numbers: the host needs none, and keeps none across a reboot."""
+    """Device nodes that the container runtime makes from their numbers; the host needs none."""
     if not given:
         # A CDI device must edit something; this one is given to no container.
         return ContainerEdits(env=("NVIDIA_IMEX_CHANNELS=",))

@@ -1,9 +1,9 @@
-"""What the supervisor told -> pool: the channel that this node offers. Pure; the only builder.
+"""The supervisor's state -> pool with this node's channel. Pure.
 
-Device, ``type`` and ``id`` are upstream's; the clique is told besides, so that a claim can ask for pods of one clique
-(``matchAttribute: compute-domain.nvidia.com/cliqueID``). ``daemon-0`` is not offered: upstream's is for the pods that
-run nvidia-imex, and here systemd runs it. As long as it is not known whether the node has a fabric that works, it
-offers nothing: a pod would wait here that could run elsewhere.
+Device, ``type`` and ``id`` are upstream's; the clique is added, so that a claim can select one clique
+(``matchAttribute: compute-domain.nvidia.com/cliqueID``). Upstream's ``daemon-0`` is not published: it is for pods that
+run nvidia-imex, which systemd runs here. Nothing is published until the fabric is settled: a pod would wait on this
+node that could run elsewhere.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nvdra_node.computedomain.model import CHANNEL_DEVICE, NodeView
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 
 MAX_MESSAGE = 1024
-_ILL = frozenset(
+_PROBLEMS = frozenset(
     {"ImexFailed", "ImexHeld", "ImexUnresponsive", "SlotChanged", "FabricFailed", "AddressLost"}
     | {"GpuRecovery", "ImexRestarted"}
 )
-"""Reasons that are no mere waiting. With the last two claims may start all the same."""
+"""Reasons that are problems. With the last two, claims may start all the same."""
 
 
 def build(view: NodeView, *, is_shared: bool) -> Pool:
@@ -45,7 +45,7 @@ def _health(view: NodeView) -> DeviceHealth:
         message = f"NVLink fabric failed: {view.fabric_message}"[:MAX_MESSAGE]
         return DeviceHealth(device=CHANNEL_DEVICE, health=Health.UNHEALTHY, message=message)
     for uid, domain in sorted(view.domains.items()):
-        if domain.reason in _ILL:
+        if domain.reason in _PROBLEMS:
             message = f"ComputeDomain {uid}: {domain.reason}: {domain.message}"[:MAX_MESSAGE]
             return DeviceHealth(device=CHANNEL_DEVICE, health=Health.UNHEALTHY, message=message)
     return DeviceHealth(device=CHANNEL_DEVICE, health=Health.HEALTHY)

@@ -17,9 +17,9 @@ from nvdra_node.rpc.messages import supervisor_v1_pb2 as pb
 from nvdra_node.rpc.messages.supervisor_v1_pb2_grpc import SupervisorStub
 
 CALL_S = 5.0
-"""For calls that do not wait for anything, and for the way of those that do."""
+"""Timeout of calls that do not wait, and allowance for those that do."""
 UNAVAILABLE_PAUSE_S = 1.0
-AGAIN_S = 0.05
+RETRY_AFTER_S = 0.05
 
 
 class HeldClaim(msgspec.Struct, frozen=True):
@@ -30,33 +30,32 @@ class HeldClaim(msgspec.Struct, frozen=True):
 
 
 class SupervisorClient(Protocol):
-    """What may be asked. All raise NotReadyError when the supervisor does not answer."""
+    """Calls of the supervisor. All raise NotReadyError when it does not answer."""
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
-        """Wait until the claim's domain is ready here. Raises NotReadyError (saying why not yet) or ClaimError
-        (never)."""
+        """Wait until the claim's domain is ready here. Raises NotReadyError (not yet) or ClaimError (never)."""
 
     def leave(self, claim_uid: str) -> None:
-        """The claim does not need its domain any more."""
+        """The claim no longer needs its domain."""
 
     def sync(self, held: Sequence[HeldClaim]) -> None:
-        """Tell all claims that have a record."""
+        """Report all claims that have a record."""
 
     def watch(self) -> Iterator[NodeView]:
-        """The node now, and after each change; ends with the connection."""
+        """The node's state now and after each change, until the connection ends."""
 
     def close(self) -> None:
         """End the connection."""
 
 
 class GrpcSupervisorClient:
-    """The real one, over its unix socket."""
+    """See SupervisorClient; gRPC over its unix socket."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        # Its restart must be seen soon, not after a back-off of minutes.
+        # A restart must be noticed soon, not after a backoff of minutes.
         options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_http_proxy", 0)]
-        # The watch waits in its own thread. Otherwise a thread is kept for it, and both wake ten times a second.
+        # Otherwise the watch keeps a second thread, and both wake ten times a second.
         options += [("SingleThreadedUnaryStream", 1)]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
         self._stub = SupervisorStub(self._channel)
@@ -73,7 +72,7 @@ class GrpcSupervisorClient:
         if answer.outcome != pb.OUTCOME_READY:
             raise NotReadyError(
                 f"ComputeDomain {effect.domain_uid} is not ready on this node: {answer.reason}: {answer.message}",
-                retry_after_s=AGAIN_S,
+                retry_after_s=RETRY_AFTER_S,
             )
         return Membership(
             domain_uid=effect.domain_uid,
@@ -121,7 +120,7 @@ class GrpcSupervisorClient:
 
     def _unavailable(self, error: Any) -> NotReadyError:
         return NotReadyError(
-            f"the IMEX supervisor of this node does not answer on {self._socket} ({error.code().name}): look at"
+            f"the IMEX supervisor of this node does not answer on {self._socket} ({error.code().name}); check"
             " nvdra-imex-supervisor.service",
             retry_after_s=UNAVAILABLE_PAUSE_S,
         )
@@ -153,5 +152,5 @@ def _claim(effect: JoinDomain) -> Any:
 
 
 def remaining(deadline: Deadline, at_most_s: float) -> float:
-    """How long to wait in one call: so that locks are let go now and then, and the answer still has its way."""
-    return max(0.0, min(at_most_s, deadline.remaining_s() - AGAIN_S))
+    """Wait of one call: at most ``at_most_s``, and short enough for the answer to arrive before the deadline."""
+    return max(0.0, min(at_most_s, deadline.remaining_s() - RETRY_AFTER_S))

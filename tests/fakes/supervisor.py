@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.model import CHANNEL_ISOLATION, Membership, NodeView
-from nvdra_node.computedomain.supervisor_client import AGAIN_S, UNAVAILABLE_PAUSE_S, HeldClaim
+from nvdra_node.computedomain.supervisor_client import RETRY_AFTER_S, UNAVAILABLE_PAUSE_S, HeldClaim
 from tests.fakes.host.files import Faults
 
 
@@ -37,14 +37,14 @@ class FakeSupervisor:
         found = self.ready.get(effect.domain_uid)
         if found is None:
             raise NotReadyError(
-                f"ComputeDomain {effect.domain_uid} is not ready", retry_after_s=AGAIN_S
+                f"ComputeDomain {effect.domain_uid} is not ready", retry_after_s=RETRY_AFTER_S
             )
         others = sorted({uid for uid in self.held.values() if uid != effect.domain_uid})
         if found.isolation != CHANNEL_ISOLATION and others:
             raise NotReadyError(
                 f"ComputeDomain {effect.domain_uid} is not ready on this node: OtherDomainActive: this node is"
                 f" another ComputeDomain's until the claims of {', '.join(others)} are gone",
-                retry_after_s=AGAIN_S,
+                retry_after_s=RETRY_AFTER_S,
             )
         return found
 

@@ -12,7 +12,7 @@ from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
-from nvdra_node.computedomain.clique_label import AGAIN_S, LABEL, CliqueLabelWriter
+from nvdra_node.computedomain.clique_label import AUDIT_S, LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
 from tests.lib.waits import wait_until
 from tests.sim.imex import install
@@ -113,7 +113,7 @@ class TestLabel:
         rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
         label.write_if_due()
         assert LABEL not in self.labels(rack), "the API server is not asked all the time"
-        clock.advance(AGAIN_S)
+        clock.advance(AUDIT_S)
         label.write_if_due()
         assert self.labels(rack)[LABEL] == "c.7"
 

@@ -15,9 +15,9 @@ import pytest
 
 from nvdra_core.errors import HostError, UnitRequestError
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.broker import caller, server
+from nvdra_node.broker import caller
 from nvdra_node.broker.policy import SUPERVISOR
-from nvdra_node.broker.server import MAX_CALLS, Server
+from nvdra_node.broker.server import MAX_CALLS, REQUEST_TIMEOUT_S, Server
 from nvdra_node.host.units import MAX_REQUEST_BYTES, BrokerUnits
 from tests.fakes.host.units import FakeUnits
 from tests.lib.waits import until
@@ -39,11 +39,13 @@ class Bed:
         self.listener.listen(16)
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self.stopping = threading.Event()
         # A duplicate, as systemd keeps the socket over a restart of the service.
         self.held = self.listener.dup()
-        self.server = Server(self.held, self.units, self._identify, SystemClock())
+        self.server = Server(
+            self.held, self.units, self._identify, SystemClock(), request_timeout_s
+        )
         self.thread = threading.Thread(target=self.server.run, args=(self.stopping,))
         self.thread.start()
 
@@ -129,8 +131,9 @@ def test_invalid_request_gets_an_error_and_ends_nothing(bed: Bed, data: bytes) -
     assert is_serving(bed)
 
 
-def test_slow_request_is_dropped_after_its_time(bed: Bed, monkeypatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_S", 0.2)
+def test_slow_request_times_out(bed: Bed) -> None:
+    bed.end()
+    bed.begin(request_timeout_s=0.2)
     with bed.connect() as connection:
         connection.sendall(b'{"verb"')
         assert b"no complete line" in connection.recv(4096)
