@@ -33,12 +33,12 @@ from nvdra_node.kubeletplugin.claims import filecheck
 from nvdra_node.kubeletplugin.claims.access import ClaimAccess
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.reader import ClaimReader
-from nvdra_node.kubeletplugin.claims.reporting import ReportingHandler
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
-from nvdra_node.kubeletplugin.claims.wait_events import EventSource, WaitEvents
+from nvdra_node.kubeletplugin.claims.wait_events import WaitEvents
 from nvdra_node.kubeletplugin.driver import Driver
+from nvdra_node.kubeletplugin.events import EventSource
 from nvdra_node.kubeletplugin.kubelet.health import HealthService
 from nvdra_node.kubeletplugin.kubelet.registration import Registration, SelfCheck
 from nvdra_node.kubeletplugin.kubelet.server import PluginServer, SocketPaths
@@ -46,6 +46,7 @@ from nvdra_node.kubeletplugin.kubelet.service import DraService
 from nvdra_node.kubeletplugin.metrics import PluginMetrics
 from nvdra_node.kubeletplugin.node_events import NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
+from nvdra_node.kubeletplugin.reporting import ReportingHandler
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.publisher import Publisher
 
@@ -113,8 +114,8 @@ class Plugin:
         state_dir = settings.state_dir / driver.name
         self.records = RecordStore(state_dir, deps.files)
         self.specs = SpecFiles(settings.cdi_root, deps.cdi_kind, deps.files, deps.driver_files)
-        source = EventSource(f"nvdra-{driver.name}", settings.node_name)
-        self.wait_events = WaitEvents(deps.api, deps.api.client, source, clock)
+        self._event_source = EventSource(f"nvdra-{driver.name}", settings.node_name)
+        self.wait_events = WaitEvents(deps.api, deps.api.client, self._event_source, clock)
         self._claim_deps = Dependencies(
             driver=driver,
             claims=ClaimReader(deps.api, driver.name, settings.node_name, self.metrics),
@@ -152,13 +153,7 @@ class Plugin:
         slices = KubeSlices(self._deps.api, driver.name, settings.node_name)
         pool = GuardedPool(driver, self.readiness, taints=self._deps.should_taint)
         self.publisher = Publisher(pool, settings.node_name, slices, self.metrics, clock)
-        self.events = NodeEvents(
-            self.readiness,
-            self._deps.api.client,
-            settings.node_name,
-            f"nvdra-{driver.name}",
-            clock,
-        )
+        self.events = NodeEvents(self.readiness, self._deps.api.client, self._event_source, clock)
         self.status = ClaimStatusWriter(self._deps.api, driver.name, clock)
         handler = ReportingHandler(self.transaction, self.status, self._prepare_failed)
         self.dra = DraService(driver.name, handler, self.metrics, clock)
@@ -200,8 +195,8 @@ class Plugin:
             FunctionComponent(name="node events", begin=self._start_events),
             FunctionComponent(
                 name="waiting",
-                begin=self.wait_events.start,
-                end=lambda deadline: self.wait_events.stop(),
+                begin=self.wait_events.outbox.start,
+                end=lambda deadline: self.wait_events.outbox.stop(),
             ),
             *self._status_components(),
             *endpoint_components(
@@ -355,7 +350,7 @@ class Plugin:
         return [
             FunctionComponent(
                 name="claim status",
-                begin=self.status.start,
-                end=lambda deadline: self.status.stop(),
+                begin=self.status.outbox.start,
+                end=lambda deadline: self.status.outbox.stop(),
             )
         ]

@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from typing import Any
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.permission import Permission
 from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.kubeletplugin.claims.wait_events import EventApi
+from nvdra_node.kubeletplugin.events import Event, EventApi, EventSource, JsonObject, to_json
 from nvdra_node.kubeletplugin.readiness import Readiness
 
-JsonObject = dict[str, Any]
 BLOCKED = "PrepareBlocked"
 RESTORED = "PrepareRestored"
-NAMESPACE = "default"
-"""Namespace of events about objects without one."""
 REPEAT_S = 1800.0
 RETRY_S = 30.0
 WRITE_S = 10.0
 POLL_S = 5.0
 """Between two checks: changes within it make one event."""
-MESSAGE_LIMIT = 1000
 _LOG = log.get(__name__)
 
 
@@ -37,12 +31,11 @@ class NodeEvents:
     """Writes the events. A worker calls ``run``; tests call ``reconcile``."""
 
     def __init__(
-        self, readiness: Readiness, events: EventApi, node: str, component: str, clock: Clock
+        self, readiness: Readiness, events: EventApi, source: EventSource, clock: Clock
     ) -> None:
         self._readiness = readiness
         self._events = events
-        self._node = node
-        self._component = component
+        self._source = source
         self._clock = clock
         self._permission = Permission(clock)
         self._written: tuple[str, ...] = ()
@@ -62,7 +55,7 @@ class NodeEvents:
         if not is_due or now_s < self._retry_at_s or not self._permission.is_granted:
             return
         try:
-            body = to_event(self._node, causes, self._component, self._clock.wall())
+            body = to_event(self._source, causes, self._clock.wall())
             self._events.create(EVENTS, body, deadline=Deadline(WRITE_S, self._clock))
         except ApiError as error:
             self._permission.failed(error)
@@ -73,23 +66,15 @@ class NodeEvents:
         self._written, self._write_at_s = causes, now_s + REPEAT_S
 
 
-def to_event(node: str, causes: tuple[str, ...], component: str, at_s: float) -> JsonObject:
+def to_event(source: EventSource, causes: tuple[str, ...], at_s: float) -> JsonObject:
     """The Event; ``causes`` empty: the node can prepare claims again. Pure."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
     text = f"no claim can be prepared, devices are withheld: {'; '.join(causes)}"
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{node[:200]}.{int(at_s * 1e9):x}", "namespace": NAMESPACE},
+    event = Event(
         # The kubelet and kubectl describe node use the name of a Node as its UID in events.
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node},
-        "type": "Warning" if causes else "Normal",
-        "reason": BLOCKED if causes else RESTORED,
-        "message": (text if causes else "claims can be prepared again")[:MESSAGE_LIMIT],
-        "source": {"component": component, "host": node},
-        "reportingComponent": component,
-        "reportingInstance": node,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
+        involved={"kind": "Node", "name": source.node, "uid": source.node},
+        type="Warning" if causes else "Normal",
+        reason=BLOCKED if causes else RESTORED,
+        message=text if causes else "claims can be prepared again",
+        at_s=at_s,
+    )
+    return to_json(event, source)

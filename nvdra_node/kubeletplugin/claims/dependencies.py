@@ -9,7 +9,7 @@ import msgspec
 from nvdra_core.runtime.clock import Clock
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.kubeletplugin.claims.stale import ClaimSource
+from nvdra_node.kubeletplugin.claims.reader import ClaimSource
 from nvdra_node.kubeletplugin.claims.wait_events import NoWaitEvents, WaitEvents
 from nvdra_node.kubeletplugin.driver import Driver
 

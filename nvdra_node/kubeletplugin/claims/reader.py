@@ -26,6 +26,8 @@ JsonObject = dict[str, Any]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 _CONFIG = "status.allocation.devices.config"
+_NO_POD_NAMES_IT = "no relationship found between node"
+"""Text of the node authorizer (kubernetes plugin/pkg/auth/authorizer/node)."""
 _ANNOTATIONS = "resource.kubernetes.io/"
 """Prefix of the annotations that are kept, in records and in memory: users may write 256 KB of others."""
 
@@ -39,11 +41,22 @@ class ClaimApi(Protocol):
         """A ResourceClaim as resource.k8s.io/v1, whatever the cluster serves. Raises ApiError."""
 
 
+class ClaimSource(Protocol):
+    """Reads claims (``ClaimReader``)."""
+
+    def fetch(self, ref: ClaimRef, deadline: Deadline) -> Claim:
+        """The claim of exactly this UID. Raises StaleClaimError, ClaimError, ApiError, DeadlineError."""
+
+
 class ReadMetrics(Protocol):
     """Where reads are counted (``kubeletplugin.metrics``)."""
 
     def claim_read(self, outcome: str = ...) -> None:
         """One read; ``outcome`` is the error's reason when it failed."""
+
+
+class UnnamedClaimError(StaleClaimError):
+    """The API server says that no pod on this node names the claim: it does so also briefly after its own start."""
 
 
 class ClaimReader:
@@ -74,6 +87,23 @@ class ClaimReader:
                 raise StaleClaimError(f"claim {ref} does not exist any more") from error
             raise
         return decode(obj, ref, driver=self._driver, node=self._node)
+
+
+def why_stale(claims: ClaimSource, ref: ClaimRef, deadline: Deadline) -> StaleClaimError | None:
+    """Why nothing may be prepared for a claim any more; None: it exists. Raises NvdraError when that is unknown.
+
+    With the kubelet's credential a node may read only the claims that its pods name: reading a deleted one is
+    forbidden (403) then. An UnnamedClaimError counts only after a grace time.
+    """
+    try:
+        claims.fetch(ref, deadline)
+    except StaleClaimError as error:
+        return error
+    except ApiError as error:
+        if error.status != 403 or _NO_POD_NAMES_IT not in str(error):
+            raise
+        return UnnamedClaimError(f"no pod on this node names claim {ref}")
+    return None
 
 
 class _ApiStruct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

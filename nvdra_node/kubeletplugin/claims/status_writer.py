@@ -11,9 +11,7 @@ sees another allocation. Then the status is read, merged here, and patched.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,12 +25,11 @@ from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kubeletplugin.claims.outbox import Outbox
 
 JsonObject = dict[str, Any]
-MAX_QUEUED = 256
 WRITE_S = 10.0
 MAX_TRIES = 3
-JOIN_S = 2.0
 CONFLICT = 409
 INVALID = 422
 HOPELESS = frozenset({400, 404, CONFLICT, INVALID})
@@ -70,28 +67,28 @@ class _StatusUpdate(msgspec.Struct, frozen=True):
 
 
 class ClaimStatusWriter:
-    """Queues and writes statuses. ``start`` and ``stop`` are called by ``app``."""
+    """Queues and writes statuses. ``app`` starts and stops ``outbox``."""
 
     def __init__(self, api: StatusApi, driver: str, clock: Clock) -> None:
         self._api = api
         self._driver = driver
         self._clock = clock
         self._options = WriteOptions(field_manager=f"nvdra-{driver}", force=True)
-        self._lock = threading.Lock()
-        self._queue: OrderedDict[str, _StatusUpdate] = OrderedDict()
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
         self._backoff = Backoff(first_s=0.5, limit_s=10.0)
         self._permission = Permission(clock)
         self._is_enabled = True
-        self.lost = 0
-        """Statuses dropped because the queue was full or the last try failed."""
+        self._failures = 0
+        self.outbox = Outbox("claim-status", self._write_update, clock)
 
     @property
     def is_on(self) -> bool:
         """False while the API server forbids it, or disabled."""
         return self._is_enabled and self._permission.is_granted
+
+    @property
+    def lost(self) -> int:
+        """Statuses dropped because the queue was full or the last try failed."""
+        return self._failures + self.outbox.dropped
 
     def disable(self) -> None:
         """Write nothing, ever."""
@@ -99,39 +96,17 @@ class ClaimStatusWriter:
 
     def prepared(self, ref: ClaimRef, devices: Sequence[PreparedDevice]) -> None:
         """A claim's devices are ready: queue its status. Returns at once; never raises."""
-        with self._lock:
-            if not self._is_enabled or not devices or self._stopped.is_set():
-                return
-            self._enqueue(_StatusUpdate(ref, tuple(devices), self._clock.wall()))
-        self._wake.set()
+        if self._is_enabled and devices:
+            self.outbox.put(ref.uid, _StatusUpdate(ref, tuple(devices), self._clock.wall()))
 
     def forget(self, ref: ClaimRef) -> None:
         """The claim was unprepared: drop its queued status."""
-        with self._lock:
-            self._queue.pop(ref.uid, None)
+        self.outbox.discard(ref.uid)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="claim-status", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread; what is queued is not written."""
-        with self._lock:
-            self._stopped.set()
-            self._queue.clear()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(JOIN_S)
-
-    def write_next(self) -> float:
-        """Write one status; seconds until the next one may be written. For the thread, and for tests."""
+    def _write_update(self, uid: str, update: _StatusUpdate) -> float:
         if quiet_s := self._permission.quiet_s:
+            self.outbox.put(uid, update, is_retry=True)
             return quiet_s
-        with self._lock:
-            if not self._queue:
-                return 0.0
-            update = self._queue.popitem(last=False)[1]
         try:
             body = to_status(update.ref, update.devices, driver=self._driver, at_s=update.at_s)
             self._write(body, Deadline(WRITE_S, self._clock))
@@ -164,41 +139,20 @@ class ClaimStatusWriter:
                 if error.status != CONFLICT or not left:
                     raise
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                if pause_s := self.write_next():
-                    self._clock.wait(self._stopped, pause_s)
-
     def _failed(self, update: _StatusUpdate, error: ApiError) -> float:
         is_forbidden = self._permission.failed(error)
         if quiet_s := self._permission.quiet_s:
             if is_of_right(error):  # of all claims, not of this one
-                self._put_back(update)
+                self.outbox.put(update.ref.uid, update, is_retry=True)
             _LOG.warning("API server forbids statuses of claims; pausing", error, pause_s=RETEST_S)
             return quiet_s
         if is_forbidden or error.status in HOPELESS or update.tries + 1 >= MAX_TRIES:
-            self.lost += 1
+            self._failures += 1
             _LOG.info("status of claim not written", v=2, claim=update.ref, error=error)
             return 0.0
-        self._put_back(_StatusUpdate(update.ref, update.devices, update.at_s, update.tries + 1))
+        retry = _StatusUpdate(update.ref, update.devices, update.at_s, update.tries + 1)
+        self.outbox.put(update.ref.uid, retry, is_retry=True)
         return max(self._backoff.pause_s(update.tries), error.retry_after_s or 0.0)
-
-    def _put_back(self, update: _StatusUpdate) -> None:
-        """Write it later, unless there is a newer one."""
-        with self._lock:
-            if update.ref.uid not in self._queue and not self._stopped.is_set():
-                self._enqueue(update)
-
-    def _enqueue(self, update: _StatusUpdate) -> None:
-        """The caller holds the lock."""
-        self._queue.pop(update.ref.uid, None)
-        if len(self._queue) >= MAX_QUEUED:
-            self._queue.popitem(last=False)
-            self.lost += 1
-        self._queue[update.ref.uid] = update
 
 
 def to_status(

@@ -19,7 +19,7 @@ from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
-from nvdra_node.kubeletplugin.claims.stale import UnnamedClaimError, why_stale
+from nvdra_node.kubeletplugin.claims.reader import UnnamedClaimError, why_stale
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
 
 _LOG = log.get(__name__)

@@ -46,7 +46,7 @@ from nvdra_node.kubeletplugin.claims import downgrade, overlap
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.journal import Journal
 from nvdra_node.kubeletplugin.claims.locks import Locks
-from nvdra_node.kubeletplugin.claims.stale import why_stale
+from nvdra_node.kubeletplugin.claims.reader import why_stale
 from nvdra_node.kubeletplugin.driver import Plan
 
 _LOG = log.get(__name__)

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import OrderedDict
-from typing import Any, Protocol
 
 import msgspec
 
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.permission import RETEST_S, Permission
-from nvdra_core.kube.resources import EVENTS, Resource
+from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.checkpoint.claim import ClaimRef
+from nvdra_node.kubeletplugin.claims.outbox import Outbox
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
+from nvdra_node.kubeletplugin.events import Event, EventApi, EventSource, JsonObject, to_json
 
-JsonObject = dict[str, Any]
 REASON = "WaitingForDevice"
 MIN_WAIT_S = 8.0
 """Shorter waits are normal: the nodes of a starting job wait for each other for some seconds."""
@@ -32,19 +31,8 @@ MIN_INTERVAL_S = 15.0
 MAX_CLAIMS = 256
 MAX_PODS = 8
 WRITE_S = 10.0
-JOIN_S = 2.0
-MESSAGE_LIMIT = 1000
 
 _LOG = log.get(__name__)
-
-
-class EventApi(Protocol):
-    """The part of ``nvdra_core.kube.client.Client`` that is needed."""
-
-    def create(
-        self, resource: Resource, body: JsonObject, *, deadline: Deadline | None = None
-    ) -> JsonObject:
-        """Create an object. Raises ApiError."""
 
 
 class NoWaitEvents:
@@ -65,15 +53,8 @@ class _WaitEvent(msgspec.Struct, frozen=True):
     at_s: float
 
 
-class EventSource(msgspec.Struct, frozen=True):
-    """Who writes the events. The chart's policies refuse those in another node's name."""
-
-    component: str
-    node: str
-
-
 class WaitEvents:
-    """Queues and writes the events. ``start`` and ``stop`` are called by ``app``."""
+    """Queues and writes the events. ``app`` starts and stops ``outbox``."""
 
     def __init__(
         self, claims: ClaimApi, events: EventApi, source: EventSource, clock: Clock
@@ -82,13 +63,11 @@ class WaitEvents:
         self._events = events
         self._source = source
         self._clock = clock
-        self._lock = threading.Lock()
-        self._queue: OrderedDict[str, _WaitEvent] = OrderedDict()
-        self._reported: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
         self._permission = Permission(clock)
+        self._lock = threading.Lock()
+        self._reported: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """Last cause and its monotonic time, by claim UID."""
+        self.outbox = Outbox("wait-events", self._write, clock)
 
     @property
     def is_on(self) -> bool:
@@ -105,45 +84,27 @@ class WaitEvents:
             if reported == cause or now_s - at_s < MIN_INTERVAL_S:
                 return
             self._reported[ref.uid] = (cause, now_s)
-            self._queue[ref.uid] = _WaitEvent(ref, cause, self._clock.wall())
-            for known in (self._reported, self._queue):
-                while len(known) > MAX_CLAIMS:
-                    known.popitem(last=False)
-        self._wake.set()
+            if len(self._reported) > MAX_CLAIMS:
+                self._reported.popitem(last=False)
+        self.outbox.put(ref.uid, _WaitEvent(ref, cause, self._clock.wall()))
 
     def done(self, ref: ClaimRef) -> None:
         """A claim waits no longer; a queued event of it is dropped."""
+        self.outbox.discard(ref.uid)
         with self._lock:
-            self._queue.pop(ref.uid, None)
             self._reported.pop(ref.uid, None)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="wait-events", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread; what is queued is not written."""
-        self._stopped.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(JOIN_S)
-
-    def write_next(self) -> None:
-        """Write the events of one claim. For the thread, and for tests. Never raises NvdraError."""
-        with self._lock:
-            if not self._queue:
-                return
-            event = self._queue.popitem(last=False)[1]
+    def _write(self, uid: str, event: _WaitEvent) -> float:
+        """Write the events of one claim; never pauses."""
         limit = Deadline(WRITE_S, self._clock)
         try:
             claim = self._claims.get_claim(event.ref.namespace, event.ref.name, deadline=limit)
         except NvdraError as error:
             _failed(event, error)
-            return
+            return 0.0
         try:
-            for pod in pods_of(claim, event.ref.uid):
-                body = to_event(pod, event.ref, event.cause, self._source, event.at_s)
+            for pod in pods_of(claim, uid):
+                body = to_event(pod, event, self._source)
                 self._events.create(EVENTS, body, deadline=limit)
                 self._permission.succeeded()
         except ApiError as error:
@@ -154,13 +115,7 @@ class WaitEvents:
                 _LOG.warning(
                     "API server forbids events of waiting claims; pausing", error, pause_s=RETEST_S
                 )
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            while self._queue and not self._stopped.is_set():
-                self.write_next()
+        return 0.0
 
 
 def _failed(event: _WaitEvent, error: NvdraError) -> None:
@@ -176,33 +131,18 @@ def pods_of(claim: JsonObject, uid: str) -> list[JsonObject]:
     return pods[:MAX_PODS]
 
 
-def to_event(
-    pod: JsonObject, ref: ClaimRef, cause: str, source: EventSource, at_s: float
-) -> JsonObject:
+def to_event(pod: JsonObject, waiting: _WaitEvent, source: EventSource) -> JsonObject:
     """The Event of one pod. Pure."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
-    message = f"claim {ref.name} is not prepared yet: {cause}"[:MESSAGE_LIMIT]
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {
-            "name": f"{pod['name'][:200]}.{int(at_s * 1e9):x}",
-            "namespace": ref.namespace,
-        },
-        "involvedObject": {
-            "apiVersion": "v1",
+    event = Event(
+        involved={
             "kind": "Pod",
-            "namespace": ref.namespace,
+            "namespace": waiting.ref.namespace,
             "name": pod["name"],
             "uid": pod["uid"],
         },
-        "type": "Warning",
-        "reason": REASON,
-        "message": message,
-        "source": {"component": source.component, "host": source.node},
-        "reportingComponent": source.component,
-        "reportingInstance": source.node,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
+        type="Warning",
+        reason=REASON,
+        message=f"claim {waiting.ref.name} is not prepared yet: {waiting.cause}",
+        at_s=waiting.at_s,
+    )
+    return to_json(event, source)

@@ -16,7 +16,7 @@ from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claims import status_writer
+from nvdra_node.kubeletplugin.claims import outbox, status_writer
 from nvdra_node.kubeletplugin.claims.reader import ClaimReader
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from tests.beds.services.publishing import DRIVER, NODE
@@ -82,7 +82,7 @@ def cluster() -> Iterator[Cluster]:
     with FakeApiServer() as server:
         made = Cluster(server)
         yield made
-        made.status.stop()
+        made.status.outbox.stop()
         made.client.close()
 
 
@@ -116,7 +116,7 @@ def test_unknown_and_replaced_claims_are_stale(cluster: Cluster) -> None:
 
 def test_prepared_claim_gets_its_status(cluster: Cluster) -> None:
     ref = cluster.add()
-    cluster.status.start()
+    cluster.status.outbox.start()
     cluster.status.prepared(ref, (GPU,))
     until(cluster.entries)
     entry = cluster.entries()[DRIVER]
@@ -136,7 +136,7 @@ def test_status_of_other_drivers_stays(cluster: Cluster) -> None:
     body = status_writer.to_status(ref, (theirs,), driver=OTHER, at_s=0)
     cluster.api.apply_claim_status(body, options=WriteOptions(field_manager="nic"))
     cluster.status.prepared(ref, (GPU,))
-    cluster.status.write_next()
+    cluster.status.outbox.write_next()
     assert set(cluster.entries()) == {DRIVER, OTHER}
 
 
@@ -160,7 +160,7 @@ def test_claim_with_unsorted_parameters_gets_its_status(
     other = ClaimStatusWriter(cluster.api, OTHER, CLOCK)
     for writer, device in ((other, theirs), (cluster.status, GPU), (cluster.status, GPU)):
         writer.prepared(unsorted, (device,))
-        assert writer.write_next() == 0.0
+        assert writer.outbox.write_next() == 0.0
     assert cluster.status.lost == other.lost == 0
     assert set(cluster.entries()) == {DRIVER, OTHER}
     (claim,) = cluster.server.objects("resourceclaims")
@@ -172,7 +172,7 @@ def test_patch_conflict_is_read_again(cluster: Cluster, unsorted: ClaimRef) -> N
     cluster.server.api.faults.add(Fault(verb="patch", code=422))
     cluster.server.api.faults.add(Fault(verb="patch", code=409, count=2))
     cluster.status.prepared(unsorted, (GPU,))
-    cluster.status.write_next()
+    cluster.status.outbox.write_next()
     assert set(cluster.entries()) == {DRIVER}
 
 
@@ -182,14 +182,14 @@ def test_later_claim_with_unsorted_parameters_is_not_patched(
     cluster.server.api.faults.add(Fault(verb="patch", code=422))
     older = ClaimRef(unsorted.namespace, unsorted.name, ClaimUID("older"))
     cluster.status.prepared(older, (GPU,))
-    cluster.status.write_next()
+    cluster.status.outbox.write_next()
     assert cluster.entries() == {} and cluster.status.lost == 1
 
 
 def test_later_claim_of_the_same_name_gets_no_status(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.status.prepared(ClaimRef(ref.namespace, ref.name, ClaimUID("older")), (GPU,))
-    cluster.status.write_next()
+    cluster.status.outbox.write_next()
     assert cluster.entries() == {} and cluster.status.lost == 1
 
 
@@ -197,7 +197,7 @@ def test_forbidden_status_writer_pauses(cluster: Cluster) -> None:
     refs = [cluster.add(f"c{n}") for n in range(permission.LIMIT)]
     cluster.server.api.faults.add(Fault(verb="apply", code=403, count=0))
     cluster.server.api.faults.add(Fault(verb="patch", code=403, count=0))
-    cluster.status.start()
+    cluster.status.outbox.start()
     for ref in refs:
         cluster.status.prepared(ref, (GPU,))
     until(lambda: not cluster.status.is_on)
@@ -214,7 +214,7 @@ def test_403_of_some_claims_does_not_pause(cluster: Cluster) -> None:
         cluster.server.api.faults.add(refusal)
         for name in (f"stale-{number}", f"live-{number}"):
             cluster.status.prepared(cluster.add(name), (GPU,))
-            assert cluster.status.write_next() == 0.0
+            assert cluster.status.outbox.write_next() == 0.0
         assert cluster.entries(f"live-{number}")
     assert cluster.status.is_on
 
@@ -224,19 +224,19 @@ def test_missing_permission_is_retested_once_per_period(cluster: Cluster) -> Non
     status = ClaimStatusWriter(api, DRIVER, clock)
     for number in range(5):
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
-        status.write_next()
+        status.outbox.write_next()
     assert api.tries == 1 and not status.is_on
     for hours in range(1, 4):
         clock.advance(permission.RETEST_S)
         for number in range(5):
             status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
-            status.write_next()
+            status.outbox.write_next()
         assert api.tries == 1 + hours
     clock.advance(permission.RETEST_S)
     api.error = None
     for number in range(2):
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
-        status.write_next()
+        status.outbox.write_next()
     assert api.tries == 6 and status.is_on
 
 
@@ -246,13 +246,13 @@ def test_statuses_kept_back_are_written_once_allowed() -> None:
     for number in range(5):
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
     for _ in range(3 * 6):  # three hours without a new claim
-        assert status.write_next() == permission.RETEST_S
-        assert 0 < status.write_next() <= permission.RETEST_S
+        assert status.outbox.write_next() == permission.RETEST_S
+        assert 0 < status.outbox.write_next() <= permission.RETEST_S
         clock.advance(permission.RETEST_S)
     assert api.tries == 3 * 6, "one request in ten minutes"
     api.error = None
     for _ in range(6):
-        assert status.write_next() == 0.0
+        assert status.outbox.write_next() == 0.0
     assert api.tries == 3 * 6 + 5 and status.lost == 0
 
 
@@ -269,14 +269,14 @@ def test_refusal_of_one_claim_does_not_pause(message: str) -> None:
     for number in range(permission.LIMIT):
         assert status.is_on
         status.prepared(ClaimRef("ns", f"c{number}", ClaimUID(f"u{number}")), (GPU,))
-        status.write_next()
+        status.outbox.write_next()
     assert not status.is_on, "several in a row count as one of all"
 
 
 def test_401_is_retried(cluster: Cluster) -> None:
     cluster.server.api.faults.add(Fault(resource="resourceclaims/status", code=401, count=2))
     cluster.status.prepared(cluster.add(), (GPU,))
-    pauses_s = [cluster.status.write_next() for _ in range(3)]
+    pauses_s = [cluster.status.outbox.write_next() for _ in range(3)]
     assert pauses_s[0] and pauses_s[1] and not pauses_s[2]
     assert cluster.status.is_on and set(cluster.entries()) == {DRIVER}
 
@@ -284,7 +284,7 @@ def test_401_is_retried(cluster: Cluster) -> None:
 def test_hanging_server_delays_no_caller(cluster: Cluster) -> None:
     ref = cluster.add()
     cluster.server.api.faults.add(Fault(action="hang", count=0))
-    cluster.status.start()
+    cluster.status.outbox.start()
     started = time.monotonic()
     for _ in range(1000):
         cluster.status.prepared(ref, (GPU,))
@@ -350,14 +350,14 @@ def test_newer_status_replaces_queued_one() -> None:
     api = Api(0)
     status = queued(api, "a", "b", "a")
     for _ in range(5):
-        assert status.write_next() == 0
+        assert status.outbox.write_next() == 0
     assert api.names == ["b", "a"]
 
 
 def test_failed_write_is_tried_three_times_with_pauses() -> None:
     api = Api(99)
     status = queued(api, "a")
-    pauses = [status.write_next() for _ in range(5)]
+    pauses = [status.outbox.write_next() for _ in range(5)]
     assert api.names == ["a"] * 3 and status.lost == 1
     assert pauses[0] > 0 and pauses[1] > 0 and pauses[2:] == [0, 0, 0]
 
@@ -366,14 +366,14 @@ def test_unprepared_claim_gets_no_status() -> None:
     api = Api(0)
     status = queued(api, "a", "b")
     status.forget(ClaimRef("ns", "a", ClaimUID("a")))
-    status.write_next()
+    status.outbox.write_next()
     assert api.names == ["b"]
 
 
 def test_full_queue_drops_the_oldest() -> None:
     api = Api(0)
-    status = queued(api, *(f"c{n}" for n in range(status_writer.MAX_QUEUED + 10)))
-    status.write_next()
+    status = queued(api, *(f"c{n}" for n in range(outbox.MAX_QUEUED + 10)))
+    status.outbox.write_next()
     assert (status.lost, api.names) == (10, ["c10"])
 
 

@@ -28,7 +28,8 @@ from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.kubeletplugin import node_events
 from nvdra_node.kubeletplugin.claims import status_writer
 from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
-from nvdra_node.kubeletplugin.claims.wait_events import MIN_WAIT_S, EventSource, WaitEvents
+from nvdra_node.kubeletplugin.claims.wait_events import MIN_WAIT_S, WaitEvents
+from nvdra_node.kubeletplugin.events import EventSource
 from nvdra_node.kubeletplugin.slices import diff
 from nvdra_node.kubeletplugin.slices.client import KubeSlices
 from nvdra_node.kubeletplugin.slices.diff import Target
@@ -162,7 +163,7 @@ def test_devices_of_a_claim_are_told_and_others_stay(world: World, connect: Conn
     device = PreparedDevice(request="gpu", pool=OWN, device="dev-0", cdi_ids=("a/b=c",))
     status = ClaimStatusWriter(api, GPU, CLOCK)
     status.prepared(ref, [device])
-    assert status.write_next() == 0.0 and status.is_on and status.lost == 0
+    assert status.outbox.write_next() == 0.0 and status.is_on and status.lost == 0
     after = api.get_claim(TEAM, "mine")
     body = status_writer.to_status(ref, [device], driver=GPU, at_s=time.time())
     patch = status_writer.to_patch(after, body, driver=GPU)
@@ -180,14 +181,14 @@ def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) 
     claim = client.get(CLAIMS, "mine", namespace=TEAM)
     waiting = WaitEvents(api, client, EventSource(f"nvdra-{GPU}", OWN), CLOCK)
     waiting.waiting(ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"])), "cold", MIN_WAIT_S)
-    waiting.write_next()
+    waiting.outbox.write_next()
     events = world.get(EVENTS.path(namespace=TEAM))["items"]
     assert "claim mine is not prepared yet: cold" in [event["message"] for event in events]
 
 
 @pytest.mark.parametrize("causes", [("no toolkit",), ()])
 def test_state_of_the_node_is_told_as_an_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
-    body = node_events.to_event(OWN, causes, f"nvdra-{GPU}", time.time())
+    body = node_events.to_event(EventSource(f"nvdra-{GPU}", OWN), causes, time.time())
     made = connect(TOKEN).create(EVENTS, body)
     events = world.get(EVENTS.path(namespace="default"))["items"]
     assert made["metadata"]["name"] in [event["metadata"]["name"] for event in events]

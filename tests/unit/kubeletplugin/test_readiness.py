@@ -10,10 +10,12 @@ import pytest
 from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
+from nvdra_node.kubeletplugin.events import EventSource
 from nvdra_node.kubeletplugin.node_events import REPEAT_S, RETRY_S, NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
 from tests.fakes.host.files import FakeFiles
 
+SOURCE = EventSource("nvdra-gpu.nvidia.com", "n1")
 UNHEALTHY = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 BLOCKED = {"key": "gpu.nvidia.com/prepare-blocked", "effect": "NoSchedule"}
 HEALTH = (DeviceHealth(device="gpu-0", health=Health.HEALTHY),)
@@ -93,7 +95,7 @@ class Api:
 class World:
     def __init__(self) -> None:
         self.clock, self.api, self.readiness = FakeClock(), Api(), Readiness()
-        self.node = NodeEvents(self.readiness, self.api, "n1", "nvdra-gpu.nvidia.com", self.clock)
+        self.node = NodeEvents(self.readiness, self.api, SOURCE, self.clock)
 
     def run(self, seconds: float) -> list[str]:
         """The reasons written meanwhile."""

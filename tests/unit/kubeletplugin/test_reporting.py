@@ -10,7 +10,7 @@ from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
-from nvdra_node.kubeletplugin.claims.reporting import ReportingHandler
+from nvdra_node.kubeletplugin.reporting import ReportingHandler
 
 REF = ClaimRef("ns", "c", ClaimUID("c1"))
 DEADLINE = Deadline(1.0, FakeClock())

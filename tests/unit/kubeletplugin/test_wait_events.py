@@ -16,9 +16,9 @@ from nvdra_node.kubeletplugin.claims.wait_events import (
     MIN_INTERVAL_S,
     MIN_WAIT_S,
     REASON,
-    EventSource,
     WaitEvents,
 )
+from nvdra_node.kubeletplugin.events import EventSource
 
 REF = ClaimRef("team", "channel", ClaimUID("c-1"))
 CAUSE = "nvidia-imex is INITIALIZING"
@@ -64,7 +64,7 @@ def test_each_pod_gets_one_event_per_cause():
     made, clock = waiting(api)
     for second in range(12):
         made.waiting(REF, CAUSE, MIN_WAIT_S + second)
-        made.write_next()
+        made.outbox.write_next()
         clock.advance(3)
     text = f"claim channel is not prepared yet: {CAUSE}"
     assert written(api) == [("a", text), ("b", text)]
@@ -76,7 +76,7 @@ def test_event_names_the_node_that_wrote_it():
     api = Api("a")
     made, _ = waiting(api)
     made.waiting(REF, CAUSE, MIN_WAIT_S)
-    made.write_next()
+    made.outbox.write_next()
     [event] = api.events
     assert event["source"] == {"component": "nvdra-test", "host": "node-1"}
     assert (event["reportingComponent"], event["reportingInstance"]) == ("nvdra-test", "node-1")
@@ -86,10 +86,10 @@ def test_short_wait_writes_no_event():
     api = Api("a")
     made, _ = waiting(api)
     made.waiting(REF, CAUSE, MIN_WAIT_S - 1)
-    made.write_next()
+    made.outbox.write_next()
     made.waiting(REF, CAUSE, MIN_WAIT_S)
     made.done(REF)
-    made.write_next()
+    made.outbox.write_next()
     assert not api.events
 
 
@@ -98,11 +98,11 @@ def test_other_cause_is_written_after_min_interval():
     made, clock = waiting(api)
     for cause in (CAUSE, "x", "y"):
         made.waiting(REF, cause, 10)
-        made.write_next()
+        made.outbox.write_next()
     assert len(api.events) == 1
     clock.advance(MIN_INTERVAL_S)
     made.waiting(REF, "z", 30)
-    made.write_next()
+    made.outbox.write_next()
     assert written(api)[1][1].endswith(": z")
 
 
@@ -110,7 +110,7 @@ def test_only_pods_of_this_claim_get_events():
     other = Api("a", uid="c-2")
     made, _ = waiting(other)
     made.waiting(REF, CAUSE, 10)
-    made.write_next()
+    made.outbox.write_next()
     assert not other.events
     api = Api(*(f"p{number}" for number in range(MAX_PODS + 3)))
     api.claim["status"]["reservedFor"].insert(
@@ -118,7 +118,7 @@ def test_only_pods_of_this_claim_get_events():
     )
     made, _ = waiting(api)
     made.waiting(REF, CAUSE, 10)
-    made.write_next()
+    made.outbox.write_next()
     assert len(api.events) == MAX_PODS
     assert "x" not in [name for name, _ in written(api)]
 
@@ -131,7 +131,7 @@ def test_repeated_403_disables_and_never_raises(status: int, is_on: bool):
     for _ in range(permission.LIMIT):
         assert made.is_on
         made.waiting(REF, CAUSE, 10)
-        made.write_next()
+        made.outbox.write_next()
         made.done(REF)
         clock.advance(MIN_INTERVAL_S)
     assert made.is_on is is_on
@@ -144,7 +144,7 @@ def test_403_of_some_namespaces_does_not_disable():
         for refused in (True, False):
             api.error = ApiError("being terminated", status=403) if refused else None
             made.waiting(REF, CAUSE, 10)
-            made.write_next()
+            made.outbox.write_next()
             made.done(REF)
     assert made.is_on and len(api.events) == 2 * permission.LIMIT
 
@@ -155,6 +155,6 @@ def test_refused_claim_reads_do_not_disable():
     made, _ = waiting(api)
     for _ in range(2 * permission.LIMIT):
         made.waiting(REF, CAUSE, 10)
-        made.write_next()
+        made.outbox.write_next()
         made.done(REF)
     assert made.is_on
