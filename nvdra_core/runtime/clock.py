@@ -1,6 +1,4 @@
-"""Time as a dependency: monotonic seconds, wall-clock seconds, and deadlines. Tests pass a
-FakeClock.
-"""
+"""Time as a dependency: monotonic seconds, wall-clock seconds and deadlines."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ class SystemClock:
 
 
 class FakeClock:
-    """A clock that stands still until ``advance``; ``wait`` advances it by the timeout."""
+    """For tests: stands still until ``advance``; ``wait`` advances it by the timeout."""
 
     def __init__(self, start_s: float = 1_700_000_000.0) -> None:
         self._now_s = start_s
@@ -69,7 +67,7 @@ class FakeClock:
 
 
 class Deadline:
-    """A point in time an operation must end by, handed down to everything that waits."""
+    """The time by which an operation must end; passed to everything that waits."""
 
     __slots__ = ("_at_s", "_clock", "_timeout_s")
 
@@ -83,12 +81,10 @@ class Deadline:
         return max(0.0, self._at_s - self._clock.monotonic())
 
     def within(self, timeout_s: float) -> Deadline:
-        """The deadline of a part of the operation, which may take ``timeout_s`` at most."""
+        """The deadline of a step that may take at most ``timeout_s``."""
         return Deadline(min(timeout_s, self.remaining_s()), self._clock)
 
     def check(self, what: str) -> None:
-        """Raise DeadlineError when the time is over; ``what`` names what was being waited for."""
+        """Raise DeadlineError after the deadline; ``what``: what was waited for."""
         if self.remaining_s() <= 0.0:
-            raise DeadlineError(
-                f"{what}: not done within {self._timeout_s:g} s; it will be tried again"
-            )
+            raise DeadlineError(f"{what}: not done within {self._timeout_s:g} s; it is retried")

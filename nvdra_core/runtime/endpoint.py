@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             response = route()
-        except Exception as error:  # noqa: BLE001 - the border of a request: logged, answered
+        except Exception as error:  # noqa: BLE001 - top of a request: logged, answered 500
             _LOG.error("HTTP request failed", error, path=self.path)
             self.send_error(500, "internal error; see the log")
             return

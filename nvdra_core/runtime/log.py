@@ -1,10 +1,8 @@
-"""Structured logs: one line an event, ``message key=value ...``, as text or JSON, to stderr.
+"""Structured logs on stderr: one line an event, ``message key=value ...``, as text or JSON.
 
-``cli`` calls ``configure`` once; every module asks ``get(__name__)`` for its Logger. Verbosity is
-upstream's ``-v``: 0 start and permanent errors, 1 confirmations, 2 no-ops, 3 watches, 4 (default of
-the deployment) each device and claim, 6 bodies and timings, 7 everything. Warnings and errors are
-always written, errors with ``reason`` as the first key. Lines of one operation carry the same
-``op``. Anything that looks like a credential is blotted out.
+``configure`` is called once per process; modules use ``get(__name__)``. Verbosity is upstream's ``-v``: 0 start and
+permanent errors, 1 confirmations, 2 no-ops, 3 watches, 4 (default) each device and claim, 6 bodies and timings,
+7 everything. Warnings and errors are always written, errors with ``reason`` first. Credentials are redacted.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _REDACTED = "<redacted>"
 
 _operation: ContextVar[str] = ContextVar("nvdra_operation", default="")
 _numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))
-"""Ids of operations: from a random one on, so that those of two runs of a service are not mixed up."""
+"""Ids of operations, from a random start: two runs of a service do not share ids."""
 
 # One pass over the finished line: values of tell-tale keys, bearer credentials, JSON web tokens,
 # PEM keys. "token: permission denied" must stay readable, so a bare text after a colon is only
@@ -47,13 +45,13 @@ _SECRETS = re.compile(
     re.DOTALL,
 )
 _HINTS = ("token", "passw", "secret", "authoriz", "bearer", "eyj", "private key", "api")
-"""Words without which ``_SECRETS`` cannot match; looking for them first is ten times cheaper."""
+"""Words without which ``_SECRETS`` cannot match; checking them first is ten times cheaper."""
 _PLAIN = re.compile(r"[^\s\"'=\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def redact(text: str) -> str:
-    """``text`` with everything that looks like a credential replaced."""
+    """``text`` with everything in the form of a credential replaced."""
     lowered = text.lower()
     if not any(hint in lowered for hint in _HINTS):
         return text
@@ -61,35 +59,25 @@ def redact(text: str) -> str:
 
 
 class Logger:
-    """The logger of one module. ``info`` below the verbosity costs one comparison and no
-    formatting.
-    """
+    """The logger of one module. Messages below the verbosity are not formatted."""
 
     __slots__ = ("_logger",)
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def enabled(self, verbosity: int) -> bool:
-        """Whether ``info(..., v=verbosity)`` would be written; ask before you compute costly
-        fields.
-        """
-        return self._logger.isEnabledFor(logging.INFO - verbosity)
-
     def info(self, message: str, *, v: int = 0, **fields: Any) -> None:
-        """Tell of something normal at verbosity ``v`` (0 to 7)."""
+        """Log a normal event at verbosity ``v`` (0 to 7)."""
         level = logging.INFO - v
         if self._logger.isEnabledFor(level):
             self._logger.log(level, message, extra={_FIELDS: fields})
 
     def warning(self, message: str, cause: BaseException | None = None, **fields: Any) -> None:
-        """Tell of something that will be tried again or that somebody should look at."""
+        """Log something that is retried, or that an administrator should check."""
         self._report(logging.WARNING, message, cause, fields)
 
     def error(self, message: str, cause: BaseException, **fields: Any) -> None:
-        """Tell of a failure. An exception that is not ours is a bug of ours: it is written with its
-        stack.
-        """
+        """Log a failure. Exceptions other than NvdraError are bugs and are written with their stack."""
         self._report(logging.ERROR, message, cause, fields)
 
     def _report(
@@ -113,7 +101,7 @@ def get(name: str) -> Logger:
 
 @contextmanager
 def operation(op: str = "") -> Iterator[str]:
-    """Give everything logged inside, in this thread, one id (8 hex digits, new unless given)."""
+    """Add one id (``op``, 8 hex digits, new unless given) to all lines of this thread inside the block."""
     op = op or f"{next(_numbers) & 0xFFFFFFFF:08x}"
     token = _operation.set(op)
     try:
@@ -122,56 +110,40 @@ def operation(op: str = "") -> Iterator[str]:
         _operation.reset(token)
 
 
-def current_operation() -> str:
-    """The id of the operation going on in this thread, to hand to another one; empty outside of
-    any.
-    """
-    return _operation.get()
-
-
 def is_journal(journal_stream: str, fd: int) -> bool:
-    """Whether ``fd`` is connected to the journal: ``journal_stream`` is $JOURNAL_STREAM
-    (systemd.exec(5)).
-    """
+    """Whether ``fd`` is connected to the journal, by $JOURNAL_STREAM (systemd.exec(5))."""
     try:
         status = os.fstat(fd)
     except OSError:
-        return False  # a closed stderr is no journal
+        return False  # stderr is closed
     return journal_stream == f"{status.st_dev}:{status.st_ino}"
 
 
 def configure(
     *, verbosity: int, style: str = "text", journal: bool = False, stream: TextIO | None = None
 ) -> None:
-    """Send all logging of the process to ``stream`` (stderr), replacing what was set before.
+    """Send all logging of the process to ``stream`` (stderr); ``verbosity`` above 7 is 7.
 
-    ``journal``: lines start with ``<N>`` (syslog priority) in place of the time, which the journal
-    knows itself. Raises ConfigError on an unknown ``style`` and a verbosity below 0.
+    ``journal``: lines start with ``<N>`` (syslog priority) instead of the time, which the journal adds.
+    Raises ConfigError for an unknown ``style`` or a verbosity below 0.
     """
     if style not in FORMATS:
         raise ConfigError(f'log format "{style}": not known; use {" or ".join(FORMATS)}')
+    if verbosity < 0:
+        raise ConfigError(f"log verbosity {verbosity}: out of range; use 0 to {MAX_VERBOSITY}")
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter(journal) if style == "json" else _TextFormatter(journal))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    # Threads, processes and tasks have no place in our lines: do not look them up.
+    # Our lines do not have them; reading them costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    set_verbosity(verbosity)
-
-
-def set_verbosity(verbosity: int) -> None:
-    """Change the verbosity of the running process (0 to 7; higher is 7). Raises ConfigError below
-    0.
-    """
-    if verbosity < 0:
-        raise ConfigError(f"log verbosity {verbosity}: out of range; use 0 to {MAX_VERBOSITY}")
-    logging.getLogger().setLevel(logging.INFO - min(verbosity, MAX_VERBOSITY))
+    root.setLevel(logging.INFO - min(verbosity, MAX_VERBOSITY))
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """Fields in the order they are written: reason, op, the others; values still as given."""
+    """Fields in the order of writing: reason, op, the others. Values are unformatted."""
     fields: dict[str, Any] = dict(getattr(record, _FIELDS, {}))
     ordered = {"reason": fields.pop("reason")} if "reason" in fields else {}
     if op := _operation.get():
@@ -189,7 +161,7 @@ def _severity(level: int) -> tuple[int, str]:
 
 
 class _Formatter(logging.Formatter):
-    """What both styles share: priority, time, redaction."""
+    """Priority, time and redaction, for both styles."""
 
     def __init__(self, journal: bool) -> None:
         super().__init__()
@@ -200,7 +172,7 @@ class _Formatter(logging.Formatter):
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03d}Z"
 
     def _finish(self, record: logging.LogRecord, text: str) -> str:
-        # stderr may have any encoding; a lone surrogate out of JSON must not lose the line.
+        # stderr may have any encoding; a lone surrogate from JSON must not lose the line.
         text = redact(text).encode("utf-8", "backslashreplace").decode()
         if not self._journal:
             return text
@@ -226,9 +198,7 @@ class _TextFormatter(_Formatter):
 
 
 class _JsonFormatter(_Formatter):
-    """One JSON object a line, with upstream's keys for time, verbosity and message (``ts``, ``v``,
-    ``msg``).
-    """
+    """One JSON object a line, with upstream's keys ``ts``, ``v`` and ``msg``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -241,7 +211,7 @@ class _JsonFormatter(_Formatter):
         if record.levelno <= logging.INFO:
             line["v"] = logging.INFO - record.levelno
         for key, value in _fields_of(record).items():
-            # Redacted before quoting, so that the blot cannot eat a quote and break the JSON.
+            # Redacted before quoting: a replacement of the quoted text could remove a quote.
             number = isinstance(value, int | float)
             line[key] = value if number else redact(f"{key}={value}")[len(key) + 1 :]
         if record.exc_info:
@@ -251,7 +221,7 @@ class _JsonFormatter(_Formatter):
 
 
 def _one_line(text: str) -> str:
-    """Control characters escaped: a text of a user must not start a line of its own."""
+    """Control characters escaped: a user's text must not start a new line."""
     return _BREAKS.sub(lambda m: json.dumps(m[0])[1:-1], text)
 
 

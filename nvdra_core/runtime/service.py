@@ -1,10 +1,7 @@
-"""The life of a process: start its parts in order, heed signals, stop them in reverse. ``cli``
-builds it and calls ``run``.
+"""Runs a process: starts its components in order, acts on signals, stops the components in reverse order.
 
-SIGTERM, SIGINT and SIGQUIT stop; SIGHUP reloads; SIGUSR2 writes all stacks to stderr, also while the
-main thread hangs, and so do a crash and the SIGABRT of systemd's watchdog before they end it.
-The systemd watchdog is fed only after the self-check found nothing wrong, never by a timer alone.
-Nothing is started or registered before ``run``.
+SIGTERM, SIGINT and SIGQUIT stop; SIGHUP reloads; SIGUSR2 writes all stacks to stderr, also while the main thread hangs,
+and so do a crash and the SIGABRT of systemd's watchdog. The watchdog is fed only after a passed self-check.
 """
 
 from __future__ import annotations
@@ -37,17 +34,17 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Component(Protocol):
-    """Something that runs while the service does."""
+    """Runs as long as the service."""
 
     @property
     def name(self) -> str:
-        """What it is called in logs."""
+        """Its name in logs."""
 
     def start(self) -> None:
-        """Begin; return when it works. Raises NvdraError, which stops the service."""
+        """Start; return when it works. Raises NvdraError, which stops the service."""
 
     def stop(self, deadline: Deadline) -> None:
-        """End, by the deadline. Called once, and only if ``start`` returned."""
+        """Stop by the deadline. Called once, and only if ``start`` returned."""
 
 
 def _do_nothing() -> None:
@@ -83,17 +80,18 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     notifier: Notifier
     self_check: Callable[[], list[str]]
-    """What is wrong now, empty when nothing is. Must prove work (a call to ourselves was answered),
-    and must end by itself: while it hangs, the watchdog is not fed, and SIGTERM waits."""
+    """What is wrong; empty: nothing. Should test a request to this service, and must return by itself: while it hangs,
+    the watchdog is not fed and SIGTERM waits."""
     watchdog_interval_s: float | None = None
-    """None: systemd does not watch."""
+    """None: no watchdog."""
     reload: Callable[[], None] | None = None
-    """Read the configuration again; what it raises (NvdraError) means that the old one stays."""
+    """Read the configuration again. Raises NvdraError when the old one stays in force."""
     stop_timeout_s: float = 20.0
 
     def run(self) -> int:
-        """Start, work until told to stop, stop. Main thread only. Returns 0, 1 (failure) or 2
-        (configuration).
+        """Start, run until a signal or a failure, stop. Main thread only.
+
+        Returns EXIT_OK, EXIT_FAILURE or EXIT_CONFIG.
         """
         faulthandler.enable(sys.stderr, all_threads=True)
         started: list[Component] = []
@@ -103,29 +101,27 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
                 status = self._start(started, signals)
                 if status is None:
                     status = self._work(signals)
-            except Exception as error:  # noqa: BLE001 - the top of the main thread: logged, stops
+            except Exception as error:  # noqa: BLE001 - top of the main thread: logged, stops
                 _LOG.error("service failed", error)
                 status = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE
             is_clean = self._stop(started)
         return status or (EXIT_OK if is_clean else EXIT_FAILURE)
 
     def problems(self) -> list[str]:
-        """Everything that is wrong now: what the watchdog goes by, and a health endpoint may
-        show.
-        """
+        """Failed workers and what the self-check found, for the watchdog and the health endpoint."""
         try:
             return [*self.workers.problems(), *self.self_check()]
         except NvdraError as error:
             return [f"self-check: {error}"]
 
     def _start(self, started: list[Component], signals: _Signals) -> int | None:
-        """None when all parts are started, an exit status when told to stop before."""
-        for part in self.components:
-            self.notifier.status(f"starting {part.name}")
-            part.start()
-            started.append(part)
-            _LOG.info("started", v=1, component=part.name)
-            status = self._heed(signals.wait(0.0))
+        """None when all components are started; an exit status if a stop was requested before."""
+        for component in self.components:
+            self.notifier.status(f"starting {component.name}")
+            component.start()
+            started.append(component)
+            _LOG.info("started", v=1, component=component.name)
+            status = self._act_on(signals.wait(0.0))
             if status is not None:
                 return status
         self.notifier.ready("running")
@@ -135,32 +131,32 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     def _work(self, signals: _Signals) -> int:
         interval_s = self.watchdog_interval_s
         next_check_s = self.clock.monotonic()
-        is_well = True
+        is_healthy = True
         while True:
             timeout_s = None
             if interval_s is not None:
                 if self.clock.monotonic() >= next_check_s:
-                    is_well = self._feed_watchdog(was_well=is_well)
+                    is_healthy = self._feed_watchdog(was_healthy=is_healthy)
                     next_check_s = self.clock.monotonic() + interval_s
                 timeout_s = max(0.0, next_check_s - self.clock.monotonic())
-            status = self._heed(signals.wait(timeout_s))
+            status = self._act_on(signals.wait(timeout_s))
             if status is not None:
                 return status
 
-    def _heed(self, received: Sequence[int]) -> int | None:
-        """Act on signals and on a failed worker; an exit status when it is time to stop."""
+    def _act_on(self, received: Sequence[int]) -> int | None:
+        """Act on signals and on a failed worker; returns an exit status to stop with."""
         if self.workers.failure is not None:
             return EXIT_FAILURE
-        told = [number for number in received if number in _STOP_SIGNALS]
-        if told:
-            _LOG.info("told to stop", signal=signal.Signals(told[0]).name)
+        stops = [number for number in received if number in _STOP_SIGNALS]
+        if stops:
+            _LOG.info("stopping on signal", signal=signal.Signals(stops[0]).name)
             return EXIT_OK
         if signal.SIGHUP in received:
             self._reload()
         return None
 
     def _reload(self) -> None:
-        # Told even when there is nothing to do, or "systemctl reload" would wait for it in vain.
+        # Notified even if there is nothing to reload: "systemctl reload" waits for it.
         self.notifier.reloading(self.clock.monotonic())
         try:
             if self.reload is None:
@@ -168,36 +164,36 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
             else:
                 self.reload()
         except NvdraError as error:
-            _LOG.error("reload failed; the old configuration stays", error)
+            _LOG.error("reload failed; old configuration stays in force", error)
             self.notifier.ready(f"running; reload failed: {error}")
         else:
             _LOG.info("reloaded", v=1)
             self.notifier.ready("running")
 
-    def _feed_watchdog(self, *, was_well: bool) -> bool:
-        """Whether the self-check found nothing wrong; only then the watchdog is fed."""
+    def _feed_watchdog(self, *, was_healthy: bool) -> bool:
+        """Feed the watchdog if the self-check passes; returns whether it did."""
         problems = self.problems()
         if problems:
-            _LOG.warning("self-check failed; the watchdog is not fed", problems="; ".join(problems))
+            _LOG.warning("self-check failed; watchdog not fed", problems="; ".join(problems))
             self.notifier.status(f"unhealthy: {'; '.join(problems)}")
             return False
-        if not was_well:
-            _LOG.info("self-check is content again")
+        if not was_healthy:
+            _LOG.info("self-check recovered")
             self.notifier.status("running")
         self.notifier.watchdog()
         return True
 
     def _stop(self, started: Sequence[Component]) -> bool:
-        """Stop parts, last first, whatever they raise; whether all ended in order."""
+        """Stop components, last first, even if some raise; returns whether all stopped cleanly."""
         self.notifier.stopping("stopping")
         deadline = Deadline(self.stop_timeout_s, self.clock)
         self.workers.stopping.set()
         is_clean = True
-        for part in reversed(started):
+        for component in reversed(started):
             try:
-                part.stop(deadline)
+                component.stop(deadline)
             except Exception as error:  # noqa: BLE001, PERF203 - the others must be stopped too
-                _LOG.error("cannot stop component", error, component=part.name)
+                _LOG.error("cannot stop component", error, component=component.name)
                 is_clean = False
         if left := self.workers.join(deadline):
             _LOG.warning("workers did not end in time", workers=",".join(left))
@@ -207,12 +203,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Signals:
-    """Turns signals into data, so that no code of ours runs inside a handler.
+    """Signals as data, so that no Python code of ours runs inside a signal handler.
 
-    The interpreter writes each signal's number into a socket. A thread reads it, writes stacks if
-    asked to, and passes the rest on to the main thread, which waits on a socket of its own; other
-    threads wake it with a zero. Not blocked signals and sigwait: children would inherit the block
-    and be deaf to SIGTERM.
+    The interpreter writes each signal's number to a socket (signal.set_wakeup_fd). A thread reads it, writes stacks on
+    SIGUSR2, and forwards the rest to the socket that the main thread waits on; other threads wake it with a zero.
+    Blocking signals for sigwait would not do: children inherit the mask and would not get SIGTERM.
     """
 
     _HANDLED = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR2)
@@ -223,7 +218,7 @@ class _Signals:
         self._writer.setblocking(False)
         self._raised, self._raise = socket.socketpair()
         self._raise.setblocking(False)
-        self._thread = threading.Thread(target=self._pass_on, name="signals", daemon=True)
+        self._thread = threading.Thread(target=self._forward, name="signals", daemon=True)
 
     def __enter__(self) -> _Signals:
         self._thread.start()
@@ -237,7 +232,7 @@ class _Signals:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Whoever asks for stacks now must not end the process by that.
+        # The default action of a late SIGUSR2 would end the process.
         self._old[signal.SIGUSR2] = signal.SIG_IGN
         for number, handler in self._old.items():
             signal.signal(number, handler)
@@ -247,8 +242,8 @@ class _Signals:
         for end in (self._raised, self._reader, self._writer):
             end.close()
 
-    def _pass_on(self) -> None:
-        """The thread: until the sockets are closed."""
+    def _forward(self) -> None:
+        """Body of the thread; ends when the sockets are closed."""
         while numbers := self._raised.recv(4096):
             if signal.SIGUSR2 in numbers:
                 stacks.write()
@@ -262,10 +257,10 @@ class _Signals:
         try:
             self._writer.send(numbers)
         except OSError:
-            return  # full: the main thread wakes up anyway; closed: it waits no more
+            return  # full: the main thread wakes anyway; closed: it no longer waits
 
     def wait(self, timeout_s: float | None) -> list[int]:
-        """The signals that came, at most after ``timeout_s``; empty on a timeout or a wake."""
+        """The signals received within ``timeout_s``; empty on timeout or ``wake``."""
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
@@ -274,4 +269,4 @@ class _Signals:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Only there to take the place of the default action; ``_Signals`` reads the number."""
+    """Replaces the default action; ``_Signals`` reads the number."""

@@ -1,8 +1,8 @@
-"""Where all threads are now, for people: written to stderr on SIGUSR2. Called by ``service``, in a thread of its own.
+"""Writes the stacks of all threads to stderr on SIGUSR2. Called by ``service`` in a thread of its own.
 
-faulthandler does the same inside a signal handler, without the interpreter's lock, and so reads frames that a thread
-which ends at that moment gives back: it may crash the process. This reads them with the lock held. In return it waits
-for a thread that keeps the lock for good; that one is shown when systemd's watchdog ends the process.
+faulthandler does this in a signal handler without the GIL and can crash on frames of a thread that ends at that
+moment. This holds the GIL, and therefore cannot show a thread that never releases it; faulthandler shows that one when
+systemd's watchdog aborts the process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _STDERR = 2
 
 
 def write() -> None:
-    """Write the stacks to stderr, past its buffer, which a thread that hangs may have locked."""
+    """Write to the file descriptor: a hanging thread may hold the lock of ``sys.stderr``."""
     rest = text().encode("utf-8", "backslashreplace")
     try:
         while rest:
             rest = rest[os.write(_STDERR, rest) :]
     except OSError:
-        return  # nobody reads stderr any more
+        return  # stderr is closed at the other end
 
 
 def text() -> str:
@@ -33,7 +33,7 @@ def text() -> str:
     frames = sorted(sys._current_frames().items(), key=lambda item: item[0] == main)
     lines: list[str] = []
     for ident, frame in frames:
-        name = names.get(ident, "not a thread of Python's")
+        name = names.get(ident, "not a Python thread")
         lines += [f"Thread 0x{ident:016x} [{name}] (most recent call first):", *_calls(frame)]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,6 @@
-"""What a unit of ``Type=notify-reload`` tells systemd (sd_notify(3)), and what systemd asks of it.
+"""sd_notify(3) messages of a unit of ``Type=notify-reload``, and the watchdog interval.
 
-``cli`` reads NOTIFY_SOCKET and WATCHDOG_USEC and passes them in. The protocol is the sdnotify
-package's; importing it costs nothing worth measuring (0.2 ms).
+``cli`` reads NOTIFY_SOCKET and WATCHDOG_USEC and passes them in.
 """
 
 from __future__ import annotations
@@ -21,19 +20,16 @@ Send = Callable[[str], None]
 
 
 class Notifier:
-    """Says how the service fares. A message that cannot be sent is logged: systemd acts on its
-    absence.
-    """
+    """Sends the service's state to systemd. Failures to send are logged: systemd acts on missing messages."""
 
     def __init__(self, send: Send | None) -> None:
         self._send = send
 
     @classmethod
     def connect(cls, notify_socket: str) -> Notifier:
-        """A notifier for $NOTIFY_SOCKET, which the package reads itself; silent when it is empty
-        (no systemd).
+        """A notifier for $NOTIFY_SOCKET, which sdnotify reads itself; empty: sends nothing.
 
-        Raises ConfigError when the socket is not there.
+        Raises ConfigError when the socket does not exist.
         """
         if not notify_socket:
             return cls(None)
@@ -47,26 +43,26 @@ class Notifier:
         return cls(connection.notify)
 
     def ready(self, status: str) -> None:
-        """Started, or reloaded."""
-        self._tell("READY=1", status)
+        """Report the end of the start or of a reload."""
+        self._notify("READY=1", status)
 
     def status(self, status: str) -> None:
-        """One line for ``systemctl status``."""
-        self._tell("", status)
+        """Report one line for ``systemctl status``."""
+        self._notify("", status)
 
     def reloading(self, monotonic_s: float) -> None:
-        """A reload begins; ``ready`` ends it."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic_s * 1e6)}", "reloading")
+        """Report the begin of a reload; ``ready`` ends it."""
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={int(monotonic_s * 1e6)}", "reloading")
 
     def stopping(self, status: str) -> None:
-        """An orderly stop begins."""
-        self._tell("STOPPING=1", status)
+        """Report the begin of a stop."""
+        self._notify("STOPPING=1", status)
 
     def watchdog(self) -> None:
-        """The self-check found nothing wrong."""
-        self._tell("WATCHDOG=1", "")
+        """Report a passed self-check."""
+        self._notify("WATCHDOG=1", "")
 
-    def _tell(self, state: str, status: str) -> None:
+    def _notify(self, state: str, status: str) -> None:
         if self._send is None:
             return
         line = " ".join(status.split()).encode("ascii", "backslashreplace").decode()[:_MAX_STATUS]
@@ -78,10 +74,9 @@ class Notifier:
 
 
 def watchdog_interval_s(watchdog_usec: str, watchdog_pid: str, own_pid: int) -> float | None:
-    """How often to run the self-check: a third of $WATCHDOG_USEC, so that one late check does no
-    harm.
+    """Seconds between self-checks: a third of $WATCHDOG_USEC, so that one late check is harmless.
 
-    None when systemd does not watch this process. Raises ConfigError on text that is no number.
+    None without a watchdog for this process. Raises ConfigError for a malformed value.
     """
     if not watchdog_usec or (watchdog_pid and watchdog_pid != str(own_pid)):
         return None

@@ -1,8 +1,7 @@
-"""The background threads of a service: started by its parts, watched by ``service``.
+"""Supervised background threads of a service.
 
-A loop that dies or falls silent must not go unnoticed behind a process that looks alive: the first
-unexpected end of any worker stops the service, and systemd starts it afresh. So does an exception
-that ends any other thread of the process, while ``supervise_all`` is in force.
+The first unexpected end of a worker stops the service, and systemd restarts it; so does, inside ``supervise_all``, an
+uncaught exception in any other thread. Loops that stop iterating are found by their heartbeat.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ _LOG = log.get(__name__)
 
 
 class WorkerEndedError(NvdraError):
-    """A worker returned although nobody asked it to; a bug of ours."""
+    """A worker returned before the service was stopping: a bug."""
 
 
 class Heartbeat:
-    """A loop's sign of life: ``beat`` each round, at least every ``max_silence_s``."""
+    """A loop calls ``beat`` in each iteration, at least every ``max_silence_s``."""
 
     __slots__ = ("_clock", "_last_s", "_max_silence_s", "name")
 
@@ -34,11 +33,11 @@ class Heartbeat:
         self._last_s = clock.monotonic()
 
     def beat(self) -> None:
-        """The loop came round."""
+        """Record an iteration."""
         self._last_s = self._clock.monotonic()
 
     def problem(self) -> str:
-        """What is wrong, empty when nothing is."""
+        """What is wrong; empty: nothing."""
         silence_s = self._clock.monotonic() - self._last_s
         if silence_s <= self._max_silence_s:
             return ""
@@ -46,9 +45,7 @@ class Heartbeat:
 
 
 class Workers:
-    """All supervised threads of one process. Parts call ``spawn``; loops end when ``stopping`` is
-    set.
-    """
+    """All supervised threads of one process. Components call ``spawn``; loops end when ``stopping`` is set."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -61,7 +58,7 @@ class Workers:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the first worker that failed; None while all is well."""
+        """The error of the first worker that failed; None: none failed."""
         return self._failure
 
     def on_failure(self, wake: Callable[[], None]) -> None:
@@ -69,9 +66,7 @@ class Workers:
         self._wake = wake
 
     def spawn(self, name: str, target: Callable[[], None]) -> threading.Thread:
-        """Run ``target`` in a thread until ``stopping``. An exception, or an earlier return, stops
-        the service.
-        """
+        """Run ``target`` in a thread until ``stopping``. An exception or an earlier return stops the service."""
         thread = threading.Thread(target=self._run, args=(name, target), name=name, daemon=True)
         with self._lock:
             self._threads = [t for t in self._threads if t.is_alive() or t.ident is None]
@@ -80,14 +75,14 @@ class Workers:
         return thread
 
     def heartbeat(self, name: str, max_silence_s: float) -> Heartbeat:
-        """A heartbeat that ``problems`` watches from now on."""
+        """A heartbeat that ``problems`` checks from now on."""
         heartbeat = Heartbeat(name, max_silence_s, self._clock)
         with self._lock:
             self._heartbeats.append(heartbeat)
         return heartbeat
 
     def problems(self) -> list[str]:
-        """What is wrong with the workers now, for the self-check; empty when nothing is."""
+        """Failed workers and silent loops, for the self-check; empty: none."""
         with self._lock:
             found = [heartbeat.problem() for heartbeat in self._heartbeats]
         if self._failure is not None:
@@ -96,7 +91,7 @@ class Workers:
 
     @contextmanager
     def supervise_all(self) -> Iterator[None]:
-        """Treat an exception that ends a thread, whoever started it, as the failure of a worker."""
+        """Treat an uncaught exception in any thread as the failure of a worker."""
 
         def failed(args: threading.ExceptHookArgs) -> None:
             name = args.thread.name if args.thread is not None else "?"
@@ -110,9 +105,7 @@ class Workers:
             threading.excepthook = usual
 
     def join(self, deadline: Deadline) -> list[str]:
-        """Wait for all workers after ``stopping`` was set; the names of those that did not end in
-        time.
-        """
+        """Wait for all workers after ``stopping`` was set; returns the names of those still running."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -126,7 +119,7 @@ class Workers:
             self._fail(name, error)
         else:
             if not self.stopping.is_set():
-                self._fail(name, WorkerEndedError(f"worker {name} ended by itself"))
+                self._fail(name, WorkerEndedError(f"worker {name} returned unexpectedly"))
 
     def _fail(self, name: str, error: BaseException) -> None:
         _LOG.error("worker failed", error, worker=name)

@@ -1,8 +1,4 @@
-"""A small service for test_service: run as a program, told by its arguments what shall go wrong.
-
-It writes one word a line to stdout for everything that happens, and ``main-ready`` is said through
-NOTIFY_SOCKET.
-"""
+"""A small service for test_service. Its arguments name the faults; it writes a word per event to stdout."""
 
 import os
 import sys
@@ -26,7 +22,7 @@ def say(word: str) -> None:
 
 
 class Sample:
-    """A part with one worker."""
+    """A component with one worker."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -86,7 +82,7 @@ def reload() -> None:
 
 
 class Check:
-    """A self-check that fails after the first time when it shall."""
+    """A self-check that fails after the first time if asked to."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -94,7 +90,7 @@ class Check:
     def __call__(self) -> list[str]:
         self._count += 1
         is_sick = "sick" in FAULTS and self._count > 1
-        return ["nobody answers"] if is_sick or ("sick-once" in FAULTS and self._count == 2) else []
+        return ["no answer"] if is_sick or ("sick-once" in FAULTS and self._count == 2) else []
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from nvdra_core.errors import DeadlineError
 from nvdra_core.runtime.clock import Deadline, FakeClock
 
 
-def test_remaining_time_shrinks_and_never_gets_negative():
+def test_remaining_time_shrinks_to_zero():
     clock = FakeClock()
     deadline = Deadline(5.0, clock)
     clock.advance(3.0)
@@ -17,7 +17,7 @@ def test_remaining_time_shrinks_and_never_gets_negative():
     assert deadline.remaining_s() == 0.0
 
 
-def test_a_passed_deadline_names_what_was_waited_for():
+def test_passed_deadline_names_what_was_waited_for():
     clock = FakeClock()
     deadline = Deadline(5.0, clock)
     deadline.check("MPS control daemon of claim ns/a")
@@ -28,7 +28,7 @@ def test_a_passed_deadline_names_what_was_waited_for():
         deadline.check("MPS control daemon of claim ns/a")
 
 
-def test_fake_wait_costs_the_timeout_unless_the_event_is_set():
+def test_fake_wait_advances_unless_the_event_is_set():
     clock, event = FakeClock(100.0), threading.Event()
     assert not clock.wait(event, 7.0)
     assert clock.monotonic() == 107.0

@@ -1,4 +1,4 @@
-"""The life of a process: real signals to a real process, and a real notify socket."""
+"""Service: real signals to a real process, and a real notify socket."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Process:
-    """The sample service, and what it told systemd."""
+    """The sample service and its notifications."""
 
     def __init__(
         self, notify: socket.socket, faults: tuple[str, ...], environment: dict[str, str]
@@ -31,13 +31,13 @@ class Process:
         )
 
     def until(self, text: str) -> str:
-        """Read notifications until one has ``text`` in it; that one."""
+        """Read notifications until one has ``text``; returns it."""
         while not (self.messages and text in self.messages[-1]):
             self.messages.append(self._notify.recv(4096).decode())
         return self.messages[-1]
 
     def logged_until(self, text: str) -> str:
-        """Read the log up to a line that has ``text`` in it; what was read. ``end`` tells the rest."""
+        """Read the log up to a line with ``text``; ``end`` returns the rest."""
         assert self._process.stderr is not None
         lines = [""]
         while text not in lines[-1]:
@@ -49,7 +49,7 @@ class Process:
         self._process.send_signal(number)
 
     def end(self) -> tuple[int, list[str], str]:
-        """Exit status, the words on stdout, the log."""
+        """Exit status, words on stdout, log."""
         out, err = self._process.communicate(timeout=60)
         return self._process.returncode, out.splitlines(), err
 
@@ -75,7 +75,7 @@ def run(tmp_path) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_stop_signal_stops_parts_in_reverse_and_exits_0(run, number):
+def test_stop_signal_stops_components_in_reverse_and_exits_0(run, number):
     process = run()
     assert process.until("READY=1") == "READY=1\nSTATUS=running"
     assert process.messages[:2] == ["STATUS=starting a", "STATUS=starting b"]
@@ -88,7 +88,7 @@ def test_a_stop_signal_stops_parts_in_reverse_and_exits_0(run, number):
 
 
 @pytest.mark.parametrize(("fault", "expected"), [("start-b", 1), ("config-b", 2)])
-def test_a_part_that_cannot_start_stops_those_before_it(run, fault, expected):
+def test_component_start_failure_stops_those_before_it(run, fault, expected):
     process = run(fault)
     status, words, err = process.end()
     assert (status, words[-2:]) == (expected, ["stop a", "end a"]) or words[-2:] == [
@@ -102,9 +102,10 @@ def test_a_part_that_cannot_start_stops_those_before_it(run, fault, expected):
 
 
 @pytest.mark.parametrize(
-    ("fault", "why"), [("crash-a", "a crashed"), ("return-b", "worker b-loop ended by itself")]
+    ("fault", "why"),
+    [("crash-a", "a crashed"), ("return-b", "worker b-loop returned unexpectedly")],
 )
-def test_a_worker_that_fails_stops_the_service_with_an_error(run, fault, why):
+def test_failed_worker_stops_the_service_with_an_error(run, fault, why):
     status, words, err = run(fault).end()
     assert status == 1
     assert words.count("stop a") == 1
@@ -121,7 +122,7 @@ def test_exception_in_any_thread_stops_the_service(run, fault, why):
     )
 
 
-def test_a_part_that_cannot_stop_does_not_keep_the_others(run):
+def test_component_stop_failure_does_not_keep_the_others(run):
     process = run("stop-b")
     process.until("READY=1")
     process.send(signal.SIGTERM)
@@ -130,7 +131,7 @@ def test_a_part_that_cannot_stop_does_not_keep_the_others(run):
     assert "cannot stop component reason=host component=b" in err
 
 
-def test_a_worker_that_hangs_is_named_and_not_waited_for_for_ever(run):
+def test_hanging_worker_is_named_and_stop_times_out(run):
     process = run("hang-a")
     process.until("READY=1")
     process.send(signal.SIGTERM)
@@ -139,7 +140,7 @@ def test_a_worker_that_hangs_is_named_and_not_waited_for_for_ever(run):
     assert "workers did not end in time workers=a-loop" in err
 
 
-def test_sighup_reloads_and_tells_systemd_when(run):
+def test_sighup_reloads_and_notifies_systemd(run):
     process = run()
     process.until("READY=1")
     process.send(signal.SIGHUP)
@@ -150,7 +151,7 @@ def test_sighup_reloads_and_tells_systemd_when(run):
     assert status == 0 and words[2] == "reload"
 
 
-def test_a_failed_reload_keeps_the_service_running(run):
+def test_failed_reload_keeps_the_service_running(run):
     process = run("reload")
     process.until("READY=1")
     process.send(signal.SIGHUP)
@@ -159,7 +160,7 @@ def test_a_failed_reload_keeps_the_service_running(run):
     assert process.end()[0] == 0
 
 
-def test_sighup_without_anything_to_reload_does_not_end_the_service(run):
+def test_sighup_without_reload_keeps_the_service_running(run):
     process = run("no-reload")
     process.until("READY=1")
     process.send(signal.SIGHUP)
@@ -170,13 +171,11 @@ def test_sighup_without_anything_to_reload_does_not_end_the_service(run):
     assert status == 0 and "nothing to reload" in err
 
 
-def test_sigusr2_writes_all_stacks_and_goes_on(run):
+def test_sigusr2_writes_all_stacks_and_continues(run):
     process = run()
     process.until("READY=1")
     process.send(signal.SIGUSR2)
-    err = process.logged_until(
-        "_run_module_as_main"
-    )  # threads that end meanwhile are not looked at
+    err = process.logged_until("_run_module_as_main")
     process.send(signal.SIGTERM)
     assert process.end()[0] == 0
     assert err.count("most recent call first") >= 3 and "service_program.py" in err
@@ -194,7 +193,7 @@ def test_stacks_are_written_while_the_main_thread_hangs(run):
     assert "[a-loop] (most recent call first)" in err and "[MainThread]" in err
 
 
-def test_a_hundred_stacks_while_threads_come_and_go_do_no_harm(run):
+def test_stacks_are_safe_while_threads_start_and_end(run):
     process = run("churn-a", "churn-b")
     process.until("READY=1")
     for _ in range(100):
@@ -204,7 +203,7 @@ def test_a_hundred_stacks_while_threads_come_and_go_do_no_harm(run):
     assert process.end()[0] == 0
 
 
-def test_a_service_that_the_watchdog_kills_says_where_its_threads_were(run):
+def test_watchdog_abort_writes_all_stacks(run):
     process = run()
     process.until("READY=1")
     process.send(signal.SIGABRT)
@@ -213,7 +212,7 @@ def test_a_service_that_the_watchdog_kills_says_where_its_threads_were(run):
     assert err.count("most recent call first") >= 3 and "service_program.py" in err
 
 
-def test_the_watchdog_is_fed_while_the_self_check_is_content(run):
+def test_passing_self_check_feeds_the_watchdog(run):
     process = run(WATCHDOG_USEC="60000")
     for _ in range(3):
         process.until("WATCHDOG=1")
@@ -222,19 +221,19 @@ def test_the_watchdog_is_fed_while_the_self_check_is_content(run):
     assert process.end()[0] == 0
 
 
-def test_the_watchdog_is_not_fed_once_the_self_check_finds_something(run):
+def test_failing_self_check_does_not_feed_the_watchdog(run):
     process = run("sick", WATCHDOG_USEC="60000")
-    process.until("unhealthy: nobody answers")
+    process.until("unhealthy: no answer")
     process.send(signal.SIGTERM)
     _, _, err = process.end()
     process.until("STOPPING=1")
     assert process.messages.count("WATCHDOG=1") == 1
-    assert "self-check failed; the watchdog is not fed" in err
+    assert "self-check failed; watchdog not fed" in err
 
 
-def test_a_self_check_that_is_content_again_feeds_the_watchdog_and_says_so(run):
+def test_recovered_self_check_feeds_the_watchdog_again(run):
     process = run("sick-once", WATCHDOG_USEC="60000")
-    process.until("unhealthy: nobody answers")
+    process.until("unhealthy: no answer")
     process.messages.append("next")
     process.until("STATUS=running")
     process.until("WATCHDOG=1")
@@ -242,12 +241,12 @@ def test_a_self_check_that_is_content_again_feeds_the_watchdog_and_says_so(run):
     assert process.end()[0] == 0
 
 
-def test_without_systemd_it_runs_all_the_same(run):
+def test_service_runs_without_systemd(run):
     process = run("crash-a", NOTIFY_SOCKET="")
     assert process.end()[0] == 1
 
 
-def test_a_notify_socket_that_is_not_there_is_an_error(run):
+def test_missing_notify_socket_is_an_error(run):
     process = run(NOTIFY_SOCKET="/nonexistent/notify")
     status, _, err = process.end()
     assert status != 0 and "NOTIFY_SOCKET /nonexistent/notify: No such file or directory" in err

@@ -1,4 +1,4 @@
-"""Supervised threads and heartbeats, and what systemd is told."""
+"""Supervised threads, heartbeats, and notifications to systemd."""
 
 import threading
 
@@ -10,7 +10,7 @@ from nvdra_core.runtime.systemd import Notifier, watchdog_interval_s
 from nvdra_core.runtime.workers import Workers
 
 
-def test_a_failure_wakes_the_service_and_is_a_problem():
+def test_failed_worker_wakes_the_service_and_is_a_problem():
     workers, woken = Workers(FakeClock()), threading.Event()
     workers.on_failure(woken.set)
 
@@ -23,7 +23,7 @@ def test_a_failure_wakes_the_service_and_is_a_problem():
     assert workers.problems() == ["a worker failed: disk is gone"]
 
 
-def test_the_first_failure_is_the_one_that_counts():
+def test_first_failure_is_kept():
     workers = Workers(FakeClock())
 
     def crash(text: str) -> None:
@@ -34,7 +34,7 @@ def test_the_first_failure_is_the_one_that_counts():
     assert str(workers.failure) == "first"
 
 
-def test_a_worker_that_ends_because_it_was_told_to_is_fine():
+def test_worker_that_ends_while_stopping_is_no_failure():
     workers = Workers(FakeClock())
 
     def loop() -> None:
@@ -46,7 +46,7 @@ def test_a_worker_that_ends_because_it_was_told_to_is_fine():
     assert workers.failure is None and workers.problems() == []
 
 
-def test_a_silent_loop_is_a_problem_until_it_beats_again():
+def test_silent_loop_is_a_problem_until_its_next_beat():
     clock = FakeClock()
     workers = Workers(clock)
     heartbeat = workers.heartbeat("publisher", 60)
@@ -58,7 +58,7 @@ def test_a_silent_loop_is_a_problem_until_it_beats_again():
     assert workers.problems() == []
 
 
-def test_systemd_is_told_in_its_own_words_and_in_one_line():
+def test_notifications_follow_sd_notify_in_one_line():
     sent: list[str] = []
     notifier = Notifier(sent.append)
     notifier.ready("running")
@@ -75,7 +75,7 @@ def test_systemd_is_told_in_its_own_words_and_in_one_line():
     ]
 
 
-def test_a_notification_that_cannot_be_sent_stops_nothing():
+def test_failed_notification_raises_nothing():
     def fail(message: str) -> None:
         raise BlockingIOError("full")
 
@@ -86,11 +86,11 @@ def test_a_notification_that_cannot_be_sent_stops_nothing():
     ("usec", "pid", "interval_s"),
     [("30000000", "", 10.0), ("30000000", "7", 10.0), ("30000000", "8", None), ("", "", None)],
 )
-def test_the_self_check_runs_three_times_within_the_watchdog(usec, pid, interval_s):
+def test_watchdog_interval_is_a_third(usec, pid, interval_s):
     assert watchdog_interval_s(usec, pid, 7) == interval_s
 
 
 @pytest.mark.parametrize("usec", ["x", "0", "-1", "1.5", "\u0661"])
-def test_a_watchdog_time_that_is_no_number_is_a_config_error(usec):
+def test_malformed_watchdog_time_is_a_config_error(usec):
     with pytest.raises(ConfigError, match="WATCHDOG_USEC"):
         watchdog_interval_s(usec, "", 7)
