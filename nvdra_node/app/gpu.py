@@ -20,12 +20,12 @@ from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.app.plugin import Plugin, PluginDependencies
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.toolkit import Toolkit
-from nvdra_node.gpu.apply import Effects
+from nvdra_node.gpu import registry
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.effects.debts import DebtStore
 from nvdra_node.gpu.inventory.rescan import Rescanner, RescanSettings
 from nvdra_node.gpu.inventory.scan import Limits
-from nvdra_node.gpu.owed import Owed
-from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.gpu.kinds.base import SliceSettings
 from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
@@ -155,7 +155,7 @@ def _wait_first_scan(
 ) -> None:
     """Wait for what the first publishing needs: the GPUs, and whether claims for them can be prepared."""
     limit = Deadline(timeout_s, SystemClock())
-    if rescanner.wait_first(timeout_s) and rescanner.inventory.devices:
+    if rescanner.wait_first(timeout_s) and rescanner.inventory.gpus:
         driver_files.wait_first(limit.remaining_s())
 
 
@@ -163,10 +163,10 @@ def open_driver(
     settings: config.NodeConfig, gates: FeatureGates, gpus: GpuHost, files: Files
 ) -> GpuDriver:
     """The GPU driver on this machine."""
-    owed = Owed(settings.state_dir / GpuDriver.name / "owed", files)
+    debts = DebtStore(settings.state_dir / GpuDriver.name / "owed", files)
     hook = settings.nvidia_cdi_hook_path
-    effects = Effects(gpus.host, owed)
-    return GpuDriver(effects, gpus.rescanner, gates, slice_settings(settings, gates), hook)
+    known = registry.build(gpus.host, gpus.rescanner, debts, hook)
+    return GpuDriver(known, gpus.rescanner, gates, slice_settings(settings, gates))
 
 
 def withdraw(settings: config.NodeConfig) -> int:

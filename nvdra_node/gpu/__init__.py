@@ -1,1 +1,3 @@
-"""Driver ``gpu.nvidia.com``: discover -> model -> slices, claim -> plan -> effects. Enter at ``driver``."""
+"""Driver ``gpu.nvidia.com``. Enter at ``driver``; device kinds are in ``kinds``, host changes in ``effects``
+(docs/decisions/0010-device-kinds.md).
+"""

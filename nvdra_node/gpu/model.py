@@ -1,33 +1,30 @@
-"""GPUs as this node knows them: frozen data between discovery, slices and plans. Pure.
-
-``Device`` is a union: full GPUs now; MIG specs (not yet made), live MIG devices and passthrough functions have their
-places beside ``Gpu``.
-"""
+"""Physical GPUs of this node, as the last scan found them. Pure. Allocatable devices are ``kinds.base.Device``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 import msgspec
 
 HOLD_PREFIX = "gpu:"
-"""Begins the key of a physical GPU in locks and records."""
+"""Prefix of a physical GPU's key in locks and records."""
 
 
 class GpuState(str, Enum):
-    """What the last look at a GPU showed."""
+    """State of a GPU in the last scan."""
 
     OK = "ok"
     LOST = "lost"
-    """NVML_ERROR_GPU_IS_LOST: fell off the bus; stays so until reset or reboot."""
+    """NVML_ERROR_GPU_IS_LOST: fell off the bus; until a reset or reboot."""
     HUNG = "hung"
-    """A call on it did not return in time; the first use of a GPU without persistence mode has a longer time."""
+    """A call on it did not return in time; the first use of a GPU without persistence mode has a longer limit."""
     FAILED = "failed"
     """Any other NVML error while reading it."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """A full GPU. Sources: NVML functions as named, sysfs files as named."""
+    """A physical GPU. Sources: NVML functions and sysfs files as named."""
 
     minor: int
     """nvmlDeviceGetMinorNumber: /dev/nvidia<minor>."""
@@ -40,33 +37,35 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     cuda_compute_capability: str
     """Semver, ``9.0.0``; empty when it could not be read."""
     driver_version: str
-    """As NVML says it, ``580.65.06``; ``slices`` normalises it to semver."""
+    """NVML's spelling, ``580.65.06``; published as semver."""
     cuda_driver_version: str
     """Semver, ``13.0.0``."""
     memory_bytes: int | None
-    """nvmlDeviceGetMemoryInfo.total; None on systems that do not report it."""
+    """nvmlDeviceGetMemoryInfo.total; None: not reported (unified memory)."""
     addressing_mode: str | None
-    """``ATS``, ``HMM``, ``None``; None when the driver cannot say."""
+    """``ATS``, ``HMM``, ``None``; None: not reported."""
     numa_node: int | None
     pcie_root: str | None
     mig_enabled: bool = False
     module_id: int | None = None
+    counters: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """What its partitions share (KEP-4815 counter set), by counter name; empty: it is not partitionable."""
     driver_instance: str = ""
-    """``Sysfs.driver_instance`` under which all this was read: the minor is of that instance."""
+    """``Sysfs.driver_instance`` of the scan: the minor is valid for that instance."""
     drm: tuple[str, ...] = ()
-    """Names of its DRM nodes when it was read, to see that they changed; who gives them away reads them again."""
+    """Names of its DRM nodes in the scan, to notice changes; container edits read them again."""
     persistence: bool | None = None
-    """nvmlDeviceGetPersistenceMode; False: the driver forgets the GPU when no process uses it, and the next use takes
-    seconds. None: unknown."""
+    """nvmlDeviceGetPersistenceMode; False: the driver deinitialises the GPU when no process uses it, and the next use
+    takes seconds. None: unknown."""
     index: int = -1
-    """NVML's index at the last look that read it; changes with reboots and when GPUs go. Never an identity."""
+    """NVML's index in the last scan that read it; changes with reboots and when GPUs leave. Never an identity."""
     state: GpuState = GpuState.OK
     message: str = ""
     """Why the state is not OK, for taints and health reports."""
 
     @property
     def name(self) -> str:
-        """Canonical device name."""
+        """Name of the full GPU as a device."""
         return f"gpu-{self.minor}"
 
     @property
@@ -75,20 +74,16 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
         return f"{HOLD_PREFIX}{self.uuid}"
 
 
-Device = Gpu
-"""Everything that can be allocated. Grows to ``Gpu | MigDevice | MigSpec | VfioGpu``."""
-
-
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at the node. ``driver_version`` None: the driver is not loaded, there are no devices."""
+    """Result of a scan. ``driver_version`` None: the driver is not loaded, there are no GPUs."""
 
-    devices: tuple[Device, ...]
+    gpus: tuple[Gpu, ...]
     driver_version: str | None
     notes: tuple[str, ...] = ()
-    """What could not be read, for logs and doctor."""
+    """What could not be read, for logs and the health endpoint."""
     is_partial: bool = False
-    """GPUs that NVML lists have not answered yet: one that is not in ``devices`` may be among them."""
+    """Some GPUs have not answered NVML yet: one that is not in ``gpus`` may be among them."""
 
-    def find(self, name: str) -> Device | None:
-        """The device of that canonical name."""
-        return next((d for d in self.devices if d.name == name), None)
+    def find(self, uuid: str) -> Gpu | None:
+        """The GPU with that UUID."""
+        return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)

@@ -1,72 +1,76 @@
-"""Claim + inventory -> Plan, and -> Prepared once it is carried out. Pure. Called by ``driver``.
+"""Claim + catalog -> Plan: devices, configs and holds; what changes on the host is each kind's decision. Pure.
 
-Refuses here, before anything is touched: unknown GPUs, configs that are wrong or for other devices, and sharing
-strategies whose gate is off. A sick GPU is not refused: its taint keeps pods away that do not tolerate it, and a pod
-that does, or that has admin access to all GPUs of the node, gets its device node. Only a time slice cannot be set on
-it. Results with admin access watch a GPU that belongs to somebody else: they get the device and change nothing, and
-they hold nothing.
+Refuses before anything is changed: unknown devices, configs that are invalid or for other devices, and features whose
+gate is off. An unhealthy GPU is not refused: its taint keeps claims away that do not tolerate it, and one that does, or
+that has admin access to all GPUs, gets its device node. Results with admin access get the device and nothing else: no
+hold, no effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
-from nvdra_core.errors import (
-    HostError,
-    InvalidConfigError,
-    NotReadyError,
-    UnknownDeviceError,
-)
-from nvdra_core.gates import FeatureGates, Gate
-from nvdra_node.cdi.edits import CdiDevice, ClaimSpec
+from nvdra_core import api
+from nvdra_core.api import Config
+from nvdra_core.errors import InvalidConfigError
+from nvdra_core.gates import FeatureGates
 from nvdra_node.checkpoint.claim import Claim, OpaqueConfig
 from nvdra_node.checkpoint.model import PreparedDevice, Record
-from nvdra_node.gpu import edits, given
-from nvdra_node.gpu.effects import DEFAULT_TIME_SLICE, SetTimeSlice
-from nvdra_node.gpu.inventory import causes
-from nvdra_node.gpu.model import Gpu, GpuState, Inventory
+from nvdra_node.gpu.catalog import Catalog
+from nvdra_node.gpu.kinds.base import Allotment, DeviceKind, KindPlan
 from nvdra_node.kubeletplugin.claims import config_choice
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
-from nvdra_node.kubeletplugin.driver import Plan, Prepared
-
-if TYPE_CHECKING:  # msgspec costs 3 MB: a node loads it with the first claim that has a config
-    from nvdra_core.api import Config, GpuConfig
+from nvdra_node.kubeletplugin.driver import Effect, Plan
 
 CDI_KIND = "k8s.gpu.nvidia.com/claim"
 
+Kinds = Mapping[str, DeviceKind]
 
-def plan(claim: Claim, inventory: Inventory, others: Sequence[Record], gates: FeatureGates) -> Plan:
-    """Decide how to prepare a claim. Raises ClaimError, NotReadyError, HostError."""
-    gpus = [find_gpu(inventory, result.device) for result in claim.results]
-    configs = _effective_configs(claim, gates)
-    used = [
-        (gpu, config)
-        for gpu, result, config in zip(gpus, claim.results, configs, strict=True)
-        if not result.admin_access
-    ]
-    effects = {gpu.uuid: effect for gpu, config in used if (effect := _effect(gpu, config))}
+
+def plan(
+    claim: Claim, allotments: Sequence[Allotment], kinds: Kinds, others: Sequence[Record]
+) -> Plan:
+    """Plan a prepare of a claim with these devices. Raises ClaimError, NotReadyError, HostError."""
+    used = [allotment for allotment in allotments if not allotment.result.admin_access]
+    plans = [_plan_kind(kind, used) for kind in kinds.values()]
+    effects = [effect for kind_plan in plans for effect in kind_plan.effects]
     return Plan(
-        holds=tuple(sorted({gpu.hold for gpu, _ in used})),
-        effects=effect_rules.adopt(effects.values(), others),
-        config_key=config_choice.join_keys(_keys(claim, used)),
+        holds=tuple(sorted({hold for allotment in used for hold in allotment.device.holds})),
+        effects=effect_rules.adopt(effects, others),
+        config_key=config_choice.join_keys(_keys(claim, used, kinds)),
+        restart=any(kind_plan.restart for kind_plan in plans),
     )
 
 
-def finish(
-    claim: Claim,
-    inventory: Inventory,
-    nodes: Mapping[str, edits.GpuNodes],
-    driver: str,
-    settings: edits.EditSettings,
-) -> Prepared:
-    """Say what was prepared. ``nodes``: the device nodes of the claim's GPUs, by UUID. ``driver``: its instance, from
-    before its effects were applied."""
-    names = _cdi_names(claim)
+def allot(
+    claim: Claim, catalog: Catalog, kinds: Kinds, gates: FeatureGates
+) -> tuple[Allotment, ...]:
+    """The claim's devices with their configs. Raises ClaimError, NotReadyError, HostError."""
+    devices = [catalog.find(result.device) for result in claim.results]
+    configs = {config.index: _decode(claim, config) for config in claim.configs}
+    wanted = {device.name: kinds[device.kind].config for device in devices}
+    chosen = config_choice.choose(
+        claim,
+        lambda config, result: type(configs[config.index]).__name__ == wanted[result.device],
+    )
+    return tuple(
+        Allotment(
+            device=device,
+            result=result,
+            config=_usable(claim, source, configs[source.index], gates) if source else None,
+            where=_where(claim, source) if source else "",
+        )
+        for device, result, source in zip(devices, claim.results, chosen, strict=True)
+    )
+
+
+def prepared_devices(
+    claim: Claim, catalog: Catalog, kinds: Kinds, effects: Sequence[Effect]
+) -> tuple[PreparedDevice, ...]:
+    """The claim's devices as its record keeps them."""
     devices: list[PreparedDevice] = []
-    spec: list[CdiDevice] = []
-    for result, name in zip(claim.results, names, strict=True):
-        gpu = find_gpu(inventory, result.device)
+    for result, name in zip(claim.results, _cdi_names(claim), strict=True):
+        device = catalog.find(result.device)
         devices.append(
             PreparedDevice(
                 request=result.main_request,
@@ -75,62 +79,19 @@ def finish(
                 cdi_ids=(f"{CDI_KIND}={name}",),
                 share_id=result.share_id,
                 admin_access=result.admin_access,
-                kind="gpu",
-                details=given.details(gpu, driver),
+                kind=device.kind,
+                details=kinds[device.kind].details(device, effects),
             )
         )
-        spec.append(CdiDevice(name=name, edits=edits.full_gpu(gpu, nodes[gpu.uuid], settings)))
-    return Prepared(devices=tuple(devices), spec=ClaimSpec(devices=tuple(spec)))
+    return tuple(devices)
 
 
-def find_gpu(inventory: Inventory, name: str) -> Gpu:
-    """The GPU of that name, well or sick. Raises UnknownDeviceError, NotReadyError, HostError."""
-    gpu = inventory.find(name)
-    if gpu is None and not inventory.devices:
-        raise NotReadyError(
-            f"no GPU is known on this node yet, also not {name}: is the NVIDIA driver loaded?",
-            retry_after_s=0.5,
-        )
-    if gpu is None and inventory.is_partial:
-        raise NotReadyError(
-            f"{name} was not read yet: GPUs of this node have not answered NVML; {causes.COLD}",
-            retry_after_s=0.5,
-        )
-    if gpu is None:
-        known = ", ".join(sorted(device.name for device in inventory.devices))
-        raise UnknownDeviceError(f"device {name} is not on this node; it has {known}")
-    check_mode(gpu)
-    return gpu
-
-
-def check_mode(gpu: Gpu) -> None:
-    """Raise HostError for a GPU that cannot be given whole."""
-    if gpu.mig_enabled:
-        raise HostError(
-            f"{gpu.name} ({gpu.uuid}) is in MIG mode and cannot be given away whole: "
-            f"disable it (nvidia-smi -i {gpu.uuid} -mig 0)"
-        )
-
-
-def _effective_configs(claim: Claim, gates: FeatureGates) -> list[GpuConfig | None]:
-    """The config of each result, None for the default. Raises InvalidConfigError."""
-    if not claim.configs:
-        return [None] * len(claim.results)
-    from nvdra_core import api
-
-    decoded = {config.index: _decode(claim, config) for config in claim.configs}
-    chosen = config_choice.choose(
-        claim, lambda config, _: isinstance(decoded[config.index], api.GpuConfig)
-    )
-    return [
-        None if source is None else _usable(claim, source, decoded[source.index], gates)
-        for source in chosen
-    ]
+def _plan_kind(kind: DeviceKind, used: Sequence[Allotment]) -> KindPlan:
+    own = [allotment for allotment in used if allotment.device.kind == kind.name]
+    return kind.plan(own) if own else KindPlan()
 
 
 def _decode(claim: Claim, config: OpaqueConfig) -> Config:
-    from nvdra_core import api
-
     decoded = api.decode_strict(config.parameters, where=_where(claim, config))
     if not isinstance(decoded, api.CONFIGS_OF_DRIVER[api.GPU_DRIVER]):
         raise InvalidConfigError(
@@ -140,19 +101,10 @@ def _decode(claim: Claim, config: OpaqueConfig) -> Config:
     return decoded
 
 
-def _usable(claim: Claim, source: OpaqueConfig, config: Config, gates: FeatureGates) -> GpuConfig:
-    """The config with its defaults filled in, if this node and this release can carry it out."""
-    from nvdra_core import api
-
-    where = _where(claim, source)
+def _usable(claim: Claim, source: OpaqueConfig, config: Config, gates: FeatureGates) -> Config:
+    """The config with defaults filled in, if gates and rules allow it."""
     config = api.normalize(config, gates)
-    api.validate(config, gates, where=where)
-    if not isinstance(config, api.GpuConfig):
-        raise TypeError(f"{where}: {type(config).__name__} was chosen for a full GPU")
-    if config.sharing is not None and config.sharing.strategy is api.Strategy.MPS:
-        raise InvalidConfigError(
-            f"{where}: sharing strategy MPS (gate {Gate.MPS_SUPPORT.value}) is not in this release: use TimeSlicing"
-        )
+    api.validate(config, gates, where=_where(claim, source))
     return config
 
 
@@ -160,53 +112,23 @@ def _where(claim: Claim, config: OpaqueConfig) -> str:
     return f"claim {claim.ref}: config {config.index} ({config.source.value})"
 
 
-def _time_slice(config: GpuConfig | None) -> int | None:
-    if config is None or config.sharing is None or config.sharing.time_slicing_config is None:
-        return None
-    interval = config.sharing.time_slicing_config.interval
-    return None if interval is None else interval.time_slice
-
-
-def _effect(gpu: Gpu, config: GpuConfig | None) -> Mapping[str, Any] | None:
-    """What the config changes on the GPU. Raises NotReadyError when it cannot be changed now."""
-    time_slice = _time_slice(config)
-    if time_slice is None:
-        return None
-    if gpu.state is not GpuState.OK:
-        if time_slice == DEFAULT_TIME_SLICE:
-            return None  # what the GPU has, unless a claim left another: then ``settle`` resets it
-        raise NotReadyError(
-            f"{gpu.name} ({gpu.uuid}) is {gpu.state.value}, so its time slice cannot be set:"
-            f" {gpu.message or 'it cannot be read'}; reset it or reboot the node, or use interval Default"
-        )
-    return SetTimeSlice(uuid=gpu.uuid, time_slice=time_slice).to_json()
-
-
-def _keys(claim: Claim, used: Sequence[tuple[Gpu, GpuConfig | None]]) -> dict[str, str]:
-    """The configuration of each GPU. Raises InvalidConfigError when two shares of one want it differently."""
+def _keys(claim: Claim, used: Sequence[Allotment], kinds: Kinds) -> dict[str, str]:
+    """The configuration key of each device. Raises InvalidConfigError when shares of one device differ."""
     keys: dict[str, str] = {}
-    for gpu, config in used:
-        key = _key(config)
-        if keys.setdefault(gpu.name, key) != key:
+    for allotment in used:
+        device = allotment.device
+        key = kinds[device.kind].config_key(allotment.config)
+        if keys.setdefault(device.name, key) != key:
             raise InvalidConfigError(
-                f"claim {claim.ref}: its requests want {gpu.name} ({gpu.uuid}), of which it has several shares,"
-                f" configured as {keys[gpu.name] or 'default'} and as {key or 'default'}; use one config for all"
-                " of them"
+                f"claim {claim.ref}: its requests want {device.name} ({device.gpu.uuid}), of which it has several"
+                f" shares, configured as {keys[device.name] or 'default'} and as {key or 'default'}; use one config"
+                " for all of them"
             )
     return keys
 
 
-def _key(config: GpuConfig | None) -> str:
-    """Equal for configs that mean the same; empty for all that ask for no more than the default."""
-    if config is None or config.sharing is None or _time_slice(config) == DEFAULT_TIME_SLICE:
-        return ""
-    from nvdra_core.api import canonical_key
-
-    return canonical_key(config)
-
-
 def _cdi_names(claim: Claim) -> list[str]:
-    """Upstream's ``<claim uid>-<device>``; with the share or its place where that would not be unique in the claim."""
+    """Upstream's ``<claim uid>-<device>``; with the share or the result's position where that is not unique."""
     devices = [result.device for result in claim.results]
     names = []
     for place, result in enumerate(claim.results):

@@ -14,12 +14,12 @@ from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit
 from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.gpu.apply import Effects
+from nvdra_node.gpu import registry
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.effects.debts import DebtStore
 from nvdra_node.gpu.inventory.rescan import Rescanner
-from nvdra_node.gpu.owed import Owed
+from nvdra_node.gpu.kinds.base import SliceSettings
 from nvdra_node.gpu.plan import CDI_KIND
-from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
@@ -28,9 +28,9 @@ from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
 from tests.beds.memory.gpu_node import a_claim
+from tests.beds.memory.gpu_objects import interval
 from tests.fakes.driver import FakeClaims
 from tests.sim.api import SimRoot
-from tests.unit.gpu.test_plan import interval
 
 pytestmark = pytest.mark.sim
 CLOCK = SystemClock()
@@ -68,11 +68,12 @@ class SimNode:
         self.claims = FakeClaims()
         self.deps = Dependencies(
             driver=GpuDriver(
-                Effects(self.host, Owed(work / "state/owed", files)),
+                registry.build(
+                    self.host, self.rescanner, DebtStore(work / "state/owed", files), self.hook
+                ),
                 self.rescanner,
                 gates,
                 SliceSettings(),
-                self.hook,
             ),
             claims=self.claims,
             records=records,

@@ -10,8 +10,8 @@ from nvdra_node.checkpoint.model import Record
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin.claims import filecheck
 from tests.beds.memory.gpu_node import GpuNode, a_claim, ctk_output
+from tests.beds.memory.gpu_objects import interval
 from tests.fakes.host.commands import hang
-from tests.unit.gpu.test_plan import interval
 
 NEW_LIBRARY = "/usr/lib/x86_64-linux-gnu/libcuda.so.590.1"
 
@@ -169,7 +169,7 @@ class TestNumbersDealtOutAgain:
     def test_gpu_lost_before_the_start_keeps_its_file(self, two: GpuNode) -> None:
         two.machine.lose(0)
         two.restart()
-        assert [gpu.name for gpu in two.rescanner.inventory.devices] == ["gpu-1"]
+        assert [gpu.name for gpu in two.rescanner.inventory.gpus] == ["gpu-1"]
         assert not renew(two, only_record(two))
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]
 

@@ -52,7 +52,7 @@ def discover(
     skip: Collection[int] = (),
 ) -> ScanResult:
     """Scan all GPUs. ``before``: the last inventory. ``skip``: NVML indices not to ask now (they hung)."""
-    before = before or Inventory(devices=(), driver_version=None)
+    before = before or Inventory(gpus=(), driver_version=None)
     loaded, instance = host.sysfs.driver_version(), host.sysfs.driver_instance()
     if loaded is None or instance is None:
         # An NVML call would start a process for nothing, and could make the library load the kernel module.
@@ -91,7 +91,7 @@ def _system(host: Host, deadline: Deadline) -> Any:
 
 
 def _no_driver(note: str) -> ScanResult:
-    return ScanResult(inventory=Inventory(devices=(), driver_version=None, notes=(note,)))
+    return ScanResult(inventory=Inventory(gpus=(), driver_version=None, notes=(note,)))
 
 
 def _without_nvml(before: Inventory, loaded: str, error: HostError | DeadlineError) -> ScanResult:
@@ -103,8 +103,8 @@ def _without_nvml(before: Inventory, loaded: str, error: HostError | DeadlineErr
         return ScanResult(inventory=before, is_complete=False)
     state = GpuState.HUNG if isinstance(error, NvmlHungError) else GpuState.FAILED
     why = causes.nvml_failed(error)
-    devices = tuple(replace(gpu, state=state, message=why) for gpu in before.devices)
-    inventory = Inventory(devices=devices, driver_version=loaded, notes=(why,))
+    gpus = tuple(replace(gpu, state=state, message=why) for gpu in before.gpus)
+    inventory = Inventory(gpus=gpus, driver_version=loaded, notes=(why,))
     return ScanResult(inventory=inventory, is_complete=False)
 
 
@@ -141,7 +141,7 @@ def _is_open_again(scan: Scan, end: Deadline, clock: Clock) -> bool:
 def _conclude(scan: Scan, skipped: set[int]) -> ScanResult:
     """Join what was read with the last inventory."""
     seen = {gpu.uuid for gpu in scan.read} | scan.displays
-    missing = [gpu for gpu in scan.before.devices if gpu.uuid not in seen]
+    missing = [gpu for gpu in scan.before.gpus if gpu.uuid not in seen]
     not_read = [*_not_asked(scan, missing, skipped), *_unread(scan, missing)]
     not_read += _slow(scan, missing)
     not_read += [lost for gpu in missing if (lost := _unlisted(scan, gpu)) is not None]
@@ -149,14 +149,14 @@ def _conclude(scan: Scan, skipped: set[int]) -> ScanResult:
     for gpu in (*scan.read, *not_read):
         if by_minor.setdefault(gpu.minor, gpu) is not gpu:
             scan.notes.append(f"{gpu.name}: {gpu.uuid} was replaced by another GPU of this name")
-    devices = tuple(by_minor[minor] for minor in sorted(by_minor))
+    gpus = tuple(by_minor[minor] for minor in sorted(by_minor))
     hung = {i for i, (state, _) in scan.unread.items() if state is GpuState.HUNG}
     is_complete = set(scan.not_asked) <= skipped and not scan.slow
     if is_complete:
-        scan.notes.extend(causes.without_persistence(devices))
+        scan.notes.extend(causes.without_persistence(gpus))
         scan.notes.extend(_never_listed(scan))
     inventory = Inventory(
-        devices=devices,
+        gpus=gpus,
         driver_version=scan.system["driver_version"],
         notes=tuple(scan.notes),
         is_partial=not is_complete,
@@ -171,7 +171,7 @@ def _conclude(scan: Scan, skipped: set[int]) -> ScanResult:
 
 def _never_listed(scan: Scan) -> list[str]:
     """Notes on GPUs of the PCI bus that NVML does not list. Known GPUs have a state or a note already."""
-    known = [*scan.read, *scan.before.devices]
+    known = [*scan.read, *scan.before.gpus]
     return causes.unlisted(
         scan.host.sysfs.pci_gpus(),
         {gpu.pci_address for gpu in known} | scan.addresses,

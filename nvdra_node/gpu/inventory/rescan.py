@@ -63,7 +63,7 @@ class Rescanner:
         self._clock = clock
         self._settings = settings or RescanSettings()
         self._workers = workers
-        self._inventory = Inventory(devices=(), driver_version=None)
+        self._inventory = Inventory(gpus=(), driver_version=None)
         self._subscribers: list[Callable[[], None]] = []
         self._has_scanned = threading.Event()
         self._has_settled = threading.Event()
@@ -182,17 +182,15 @@ class Rescanner:
 
     def _schedule(self, result: discover.ScanResult, now_s: float) -> None:
         """Set the time of the next scan: backoff after failures, else the rescan period."""
-        devices = result.inventory.devices
-        is_failed = not result.is_complete or any(gpu.state is GpuState.FAILED for gpu in devices)
+        gpus = result.inventory.gpus
+        is_failed = not result.is_complete or any(gpu.state is GpuState.FAILED for gpu in gpus)
         self._failures = self._failures + 1 if is_failed else 0
         pause_s = self._settings.rescan_s
         if result.waiting:
             pause_s = self._settings.waiting_s
         elif is_failed:
             pause_s = min(self._settings.retry_s * 2 ** min(self._failures - 1, 16), pause_s)
-        elif self._incomplete_since_s is not None and any(
-            gpu.persistence is False for gpu in devices
-        ):
+        elif self._incomplete_since_s is not None and any(gpu.persistence is False for gpu in gpus):
             pause_s = max(pause_s, (now_s - self._incomplete_since_s) / self._settings.max_busy)
         if not result.waiting:
             self._incomplete_since_s = None
@@ -200,14 +198,17 @@ class Rescanner:
         self._next_scan_at_s = min([now_s + pause_s, *retries])
 
     def _replace(self, inventory: Inventory) -> None:
-        before, self._inventory = self._inventory, inventory
+        before = self._inventory
+        if inventory == before:
+            return  # keep the object: what was derived from it stays valid
+        self._inventory = inventory
         for note in inventory.notes:
             if note not in before.notes:
                 _LOG.warning("GPU scan", note=note)
-        if (inventory.devices, inventory.driver_version) == (before.devices, before.driver_version):
+        if (inventory.gpus, inventory.driver_version) == (before.gpus, before.driver_version):
             return
-        known = {gpu.uuid: gpu.state for gpu in before.devices}
-        for gpu in inventory.devices:
+        known = {gpu.uuid: gpu.state for gpu in before.gpus}
+        for gpu in inventory.gpus:
             if known.get(gpu.uuid) is not gpu.state:
                 _log_state(gpu)
         for changed in self._subscribers:

@@ -91,7 +91,7 @@ def add_facts(scan: Scan, index: int, facts: Mapping[str, Any], errors: Mapping[
         return
     gpu = _gpu(scan, index, facts)
     if state is not GpuState.OK:
-        known = next((old for old in scan.before.devices if old.uuid == gpu.uuid), None)
+        known = next((old for old in scan.before.gpus if old.uuid == gpu.uuid), None)
         gpu = replace(_relocated(known, gpu) if known else gpu, state=state, message=why)
     scan.read.append(gpu)
     scan.notes.extend(f"{gpu.name}: {note}" for note in causes.limits(facts))

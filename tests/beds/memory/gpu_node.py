@@ -23,12 +23,12 @@ from nvdra_node.checkpoint.claim import (
     OpaqueConfig,
 )
 from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.gpu.apply import Effects
+from nvdra_node.gpu import registry
 from nvdra_node.gpu.driver import GpuDriver
+from nvdra_node.gpu.effects.debts import DebtStore
 from nvdra_node.gpu.inventory.rescan import Rescanner
-from nvdra_node.gpu.owed import Owed
+from nvdra_node.gpu.kinds.base import SliceSettings
 from nvdra_node.gpu.plan import CDI_KIND
-from nvdra_node.gpu.slices import SliceSettings
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
@@ -144,8 +144,9 @@ class GpuNode:
         self.rescanner = Rescanner(self.host, self.clock)
         if scan:
             self.rescanner.rescan_if_due()
-        effects = Effects(self.host, Owed(self.state / "owed", self.files))
-        self.driver = GpuDriver(effects, self.rescanner, self.gates, SliceSettings(), HOOK)
+        debts = DebtStore(self.state / "owed", self.files)
+        self.registry = registry.build(self.host, self.rescanner, debts, HOOK)
+        self.driver = self.open_driver(self.registry)
         self.deps = Dependencies(
             driver=self.driver,
             claims=self.claims,
@@ -155,6 +156,10 @@ class GpuNode:
             boot_id=self.host.sysfs.boot_id(),
         )
         self.transaction = Transaction(self.deps)
+
+    def open_driver(self, shipped: registry.Registry) -> GpuDriver:
+        """The driver with the kinds and effects of this release."""
+        return GpuDriver(shipped, self.rescanner, self.gates, SliceSettings())
 
     def rescan(self) -> None:
         """Scan twice: a GPU that does not answer counts as hung in the second scan."""

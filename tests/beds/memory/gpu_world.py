@@ -6,8 +6,8 @@ from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from tests.beds.memory.gpu_node import GpuNode, a_claim
+from tests.beds.memory.gpu_objects import interval
 from tests.fakes.host.files import FakeFiles, Faults
-from tests.unit.gpu.test_plan import interval
 
 EXCLUSIVE = 3
 """The compute mode that the administrator set on GPU 0: time slices need another one."""

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from nvdra_core.errors import NvdraError
 from nvdra_node.gpu.model import GpuState
 from tests.beds.memory.gpu_node import a_claim
+from tests.beds.memory.gpu_objects import interval
 from tests.beds.memory.gpu_world import EXCLUSIVE, GpuWorld, slices
 from tests.fakes.host.files import Crash
-from tests.unit.gpu.test_plan import interval
 
 LONG = interval("Long")
 CLAIMS = {
@@ -55,7 +55,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
         answer = self.world.prepare(CLAIMS[uid])
         self.answered[uid] = answer
         self.stale.discard(uid)
-        known = {gpu.name: gpu.state for gpu in self.world.node.rescanner.inventory.devices}
+        known = {gpu.name: gpu.state for gpu in self.world.node.rescanner.inventory.gpus}
         if any(known.get(device.device) is not GpuState.OK for device in answer):
             self.sick.add(uid)
 

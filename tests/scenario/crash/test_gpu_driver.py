@@ -6,9 +6,9 @@ import pytest
 
 from nvdra_core.errors import NvdraError
 from tests.beds.memory.gpu_node import a_claim
+from tests.beds.memory.gpu_objects import interval
 from tests.beds.memory.gpu_world import CLAIMS, LONG, PLAIN, GpuWorld
 from tests.fakes.host.files import Crash
-from tests.unit.gpu.test_plan import interval
 
 LIVES_ON = {
     "restart": lambda world: world.restart(),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.runtime.clock import SystemClock
-from nvdra_node.gpu import slices
 from nvdra_node.gpu.inventory.discover import discover
 from nvdra_node.gpu.model import GpuState
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
+from tests.beds.memory.gpu_objects import a_pool
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,8 +30,8 @@ def test_every_gpu_of_this_machine_is_read_whole() -> None:
     finally:
         host.close()
     assert result.is_complete and result.inventory.driver_version == host.sysfs.driver_version()
-    for gpu in result.inventory.devices:
+    for gpu in result.inventory.gpus:
         assert gpu.state is GpuState.OK, gpu.message
         assert "Unknown" not in (gpu.architecture, gpu.brand)
         assert host.sysfs.device_node(Path(f"/dev/nvidia{gpu.minor}")) is not None
-    assert slices.build(result.inventory, slices.SliceSettings()).health
+    assert a_pool(result.inventory).health

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra_core.errors import MalformedTextError
-from nvdra_node.gpu import semver
+from nvdra_node.gpu.kinds import semver
 
 
 @pytest.mark.parametrize(

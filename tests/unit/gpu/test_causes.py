@@ -21,7 +21,7 @@ def test_gpu_never_listed_by_nvml_is_noted_with_address() -> None:
     world = World(8)
     world.machine.gpus[3].is_listed = False
     result = world.scan()
-    assert len(result.inventory.devices) == 7
+    assert len(result.inventory.gpus) == 7
     (note,) = result.inventory.notes
     assert world.machine.gpus[3].address in note and "NVML does not list" in note
 
@@ -51,7 +51,7 @@ def test_gpu_needing_recovery_is_failed(action: int, is_offered: bool) -> None:
     world.machine.gpus[1].recovery_action = action
     notes = world.scan().inventory.notes
     assert (world.sick() == {}) is is_offered
-    assert is_offered or f"recovery action {action}" in world.inventory.devices[1].message
+    assert is_offered or f"recovery action {action}" in world.inventory.gpus[1].message
     assert len(notes) == (action in (3, 5))
 
 
@@ -69,7 +69,7 @@ def test_gpu_without_fabric_registration_is_failed(fabric: FakeFabric, said: str
     world.machine.gpus[1].fabric = fabric
     world.scan()
     assert world.sick() == ({"gpu-1": GpuState.FAILED} if said else {})
-    assert re.search(said, world.inventory.devices[1].message)
+    assert re.search(said, world.inventory.gpus[1].message)
     world.scan(limits=Limits(fabric=False))
     assert world.sick() == {}
 
@@ -88,7 +88,7 @@ def test_gpu_in_prohibited_compute_mode_is_failed(mode: int, is_offered: bool) -
     world.machine.gpus[1].compute_mode = mode
     world.scan()
     assert (world.sick() == {}) is is_offered
-    assert is_offered or "--compute-mode=DEFAULT" in world.inventory.devices[1].message
+    assert is_offered or "--compute-mode=DEFAULT" in world.inventory.gpus[1].message
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_gpu_without_valid_device_node_is_failed(stat: NodeStat | None, said: st
     world.machine.nodes["/dev/nvidia1"] = stat
     world.scan()
     assert world.sick() == {"gpu-1": GpuState.FAILED}
-    assert said in world.inventory.devices[1].message
+    assert said in world.inventory.gpus[1].message
     del world.machine.nodes["/dev/nvidia1"]
     assert world.scan().inventory == before
 

@@ -7,13 +7,19 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import NotReadyError, UnknownDeviceError
 from nvdra_core.runtime.clock import FakeClock
+from nvdra_node.gpu import catalog
 from nvdra_node.gpu.inventory.discover import ScanResult, discover
 from nvdra_node.gpu.inventory.facts import pci_address
 from nvdra_node.gpu.inventory.scan import Limits
+from nvdra_node.gpu.kinds.base import Device
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
-from nvdra_node.gpu.plan import find_gpu
+from tests.beds.memory.gpu_objects import shipped_kinds
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeMachine, fake_gpus
+
+
+def find_device(inventory: Inventory, name: str) -> Device:
+    return catalog.build(inventory, shipped_kinds().values()).find(name)
 
 
 class World:
@@ -23,7 +29,7 @@ class World:
         self.clock = FakeClock()
         self.machine = FakeMachine(fake_gpus(count))
         self.host = fake_host(self.machine, self.clock)
-        self.inventory = Inventory(devices=(), driver_version=None)
+        self.inventory = Inventory(gpus=(), driver_version=None)
 
     def scan(self, *, skip: tuple[int, ...] = (), limits: Limits | None = None) -> ScanResult:
         result = discover(self.host, self.clock, limits=limits, before=self.inventory, skip=skip)
@@ -31,7 +37,7 @@ class World:
         return result
 
     def states(self) -> dict[str, GpuState]:
-        return {gpu.name: gpu.state for gpu in self.inventory.devices}
+        return {gpu.name: gpu.state for gpu in self.inventory.gpus}
 
     def sick(self) -> dict[str, GpuState]:
         return {name: state for name, state in self.states().items() if state is not GpuState.OK}
@@ -41,7 +47,7 @@ def test_healthy_gpu_has_all_facts() -> None:
     world = World(1)
     world.scan()
     assert world.inventory == Inventory(
-        devices=(
+        gpus=(
             Gpu(
                 index=0,
                 driver_instance="580.65.06@1",
@@ -75,7 +81,7 @@ def test_no_driver_gives_empty_inventory_without_nvml() -> None:
     result = world.scan()
     assert (
         result.is_complete
-        and result.inventory.devices == ()
+        and result.inventory.gpus == ()
         and result.inventory.driver_version is None
     )
     assert world.machine.calls == []
@@ -84,9 +90,7 @@ def test_no_driver_gives_empty_inventory_without_nvml() -> None:
 def test_driver_without_gpus_gives_empty_inventory() -> None:
     world = World(0)
     result = world.scan()
-    assert result.is_complete and result.inventory == Inventory(
-        devices=(), driver_version="580.65.06"
-    )
+    assert result.is_complete and result.inventory == Inventory(gpus=(), driver_version="580.65.06")
 
 
 def test_hung_gpu_hides_no_other_and_costs_one_limit() -> None:
@@ -121,17 +125,17 @@ def test_cold_gpu_keeps_its_state_and_is_never_hung() -> None:
         gpu.is_persistent, gpu.cold_s = False, 6.5
     assert world.scan().waiting == (1, 2) and list(world.states()) == ["gpu-0"]
     with pytest.raises(NotReadyError, match="gpu-2 was not read yet"):
-        find_gpu(world.inventory, "gpu-2")
+        find_device(world.inventory, "gpu-2")
     while not world.scan().is_complete:
         world.clock.advance(1.0)
     before = world.inventory
-    assert world.sick() == {} and len(before.devices) == 3
+    assert world.sick() == {} and len(before.gpus) == 3
     with pytest.raises(UnknownDeviceError):
-        find_gpu(world.inventory, "gpu-3")
+        find_device(world.inventory, "gpu-3")
     assert [note for note in before.notes if "persistence mode is off (gpu-1, gpu-2)" in note]
     world.host.nvml.close()  # nobody has them open any more
     while not (result := world.scan()).is_complete:
-        assert result.inventory.devices == before.devices
+        assert result.inventory.gpus == before.gpus
     assert world.inventory == before and world.host.nvml.hangs == 0
 
 
@@ -146,9 +150,9 @@ def test_known_gpu_keeps_facts_while_unhealthy(state: GpuState) -> None:
         world.machine.fail(3, 15 if state is GpuState.LOST else 999)
     world.scan()
     assert world.sick() == {"gpu-3": state}
-    gpu = world.inventory.devices[3]
+    gpu = world.inventory.gpus[3]
     assert gpu.message
-    assert replace(gpu, state=GpuState.OK, message="") == before.devices[3]
+    assert replace(gpu, state=GpuState.OK, message="") == before.gpus[3]
     world.machine.heal(3)
     assert world.scan().inventory == before
 
@@ -158,7 +162,7 @@ def test_gpu_lost_during_first_read_is_lost() -> None:
     world.machine.fail(1, 15, "architecture")
     world.scan()
     assert world.sick() == {"gpu-1": GpuState.LOST}
-    assert world.inventory.devices[1].architecture == "Unknown"
+    assert world.inventory.gpus[1].architecture == "Unknown"
 
 
 @pytest.mark.parametrize("fact", ["minor", "uuid", "name", "pci_bus_id"])
@@ -191,7 +195,7 @@ def test_missing_detail_is_noted_and_gpu_stays_ok(fact: str, field: str, value: 
     world = World(1)
     world.machine.fail(0, 999, fact)
     result = world.scan()
-    (gpu,) = result.inventory.devices
+    (gpu,) = result.inventory.gpus
     assert gpu.state is GpuState.OK and getattr(gpu, field) == value
     assert len(result.inventory.notes) == 1
 
@@ -202,8 +206,8 @@ def test_unsupported_facts_are_not_noted() -> None:
     gpu.memory_bytes = gpu.addressing_mode = gpu.mig_mode = gpu.module_id = None
     result = world.scan()
     assert result.inventory.notes == ()
-    assert result.inventory.devices[0].memory_bytes is None
-    assert not result.inventory.devices[0].mig_enabled
+    assert result.inventory.gpus[0].memory_bytes is None
+    assert not result.inventory.gpus[0].mig_enabled
 
 
 def test_newer_enumerators_are_unknown() -> None:
@@ -211,7 +215,7 @@ def test_newer_enumerators_are_unknown() -> None:
     world.machine.gpus[0].architecture = 4711
     world.machine.gpus[0].brand = 4711
     world.machine.gpus[0].addressing_mode = 4711
-    (gpu,) = world.scan().inventory.devices
+    (gpu,) = world.scan().inventory.gpus
     assert (gpu.architecture, gpu.brand, gpu.addressing_mode) == ("Unknown", "Unknown", None)
     assert gpu.state is GpuState.OK
 
@@ -243,7 +247,7 @@ def test_gpu_missing_in_sysfs_has_no_numa_and_root() -> None:
     gpu.pci_bus_id = "00000000:FF:00.0"
     host = replace(world.host, sysfs=fake_host(FakeMachine([]), world.clock).sysfs)
     result = discover(host, world.clock)
-    assert result.inventory.devices[0].numa_node is None
+    assert result.inventory.gpus[0].numa_node is None
     assert any("0000:ff:00.0" in note for note in result.inventory.notes)
 
 
@@ -253,7 +257,7 @@ def test_gpu_removed_from_bus_is_lost() -> None:
     world.machine.remove(1)
     world.scan()
     assert world.sick() == {"gpu-1": GpuState.LOST}
-    assert [gpu.index for gpu in world.inventory.devices] == [0, 1, 1]
+    assert [gpu.index for gpu in world.inventory.gpus] == [0, 1, 1]
 
 
 def test_gpu_bound_to_another_driver_leaves_inventory() -> None:
@@ -281,7 +285,7 @@ def test_new_gpu_replaces_lost_one_of_same_name() -> None:
     world.scan()
     world.machine.gpus[1].uuid = "GPU-ffffffff-0000-4000-8000-000000000000"
     result = world.scan()
-    assert [gpu.uuid[:12] for gpu in result.inventory.devices] == ["GPU-00000000", "GPU-ffffffff"]
+    assert [gpu.uuid[:12] for gpu in result.inventory.gpus] == ["GPU-00000000", "GPU-ffffffff"]
     assert any("was replaced" in note for note in result.inventory.notes)
 
 
@@ -307,7 +311,7 @@ def test_many_hung_gpus_stop_at_total_limit() -> None:
     result = world.scan(limits=Limits(gpu_s=2.0, total_s=5.0))
     assert world.clock.monotonic() - start_s <= 5.0
     assert not result.is_complete
-    assert len(world.inventory.devices) == 8
+    assert len(world.inventory.gpus) == 8
     assert world.states()["gpu-7"] is GpuState.OK
 
 
@@ -317,7 +321,7 @@ def test_nvml_failure_keeps_known_gpus_as_failed() -> None:
     broken = replace(world.host, nvml=_Broken())
     result = discover(broken, world.clock, before=world.inventory)
     assert not result.is_complete
-    assert [gpu.state for gpu in result.inventory.devices] == [GpuState.FAILED] * 2
+    assert [gpu.state for gpu in result.inventory.gpus] == [GpuState.FAILED] * 2
     assert result.inventory.driver_version == "580.65.06"
 
 
@@ -346,7 +350,7 @@ def test_unhealthy_gpu_has_current_numbers() -> None:
     world.machine.gpus[0].minor, world.machine.gpus[1].minor = 1, 0
     world.machine.fail(0, 999, "mig_mode")
     world.scan()
-    gpu = next(gpu for gpu in world.inventory.devices if gpu.uuid == world.machine.gpus[0].uuid)
+    gpu = next(gpu for gpu in world.inventory.gpus if gpu.uuid == world.machine.gpus[0].uuid)
     assert gpu.state is GpuState.FAILED and gpu.product_name
     assert (gpu.minor, gpu.driver_instance) == (1, "580.65.06@2")
     assert gpu.drm == ("card2", "renderD129")
@@ -357,7 +361,7 @@ def test_unreadable_device_node_fails_its_gpu_alone() -> None:
     world.machine.unreadable_nodes.add("/dev/nvidia1")
     world.scan()
     assert world.sick() == {"gpu-1": GpuState.FAILED}
-    assert "Permission denied" in world.inventory.devices[1].message
+    assert "Permission denied" in world.inventory.gpus[1].message
 
 
 @pytest.mark.parametrize(("deaths", "sick"), [(1, 0), (2, 3)])

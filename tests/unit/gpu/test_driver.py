@@ -4,11 +4,11 @@ import pytest
 
 from nvdra_core.errors import CommandError, HostError, NotReadyError
 from nvdra_node.checkpoint.model import Record, RecordState
-from nvdra_node.gpu import effects
-from nvdra_node.gpu.effects import SetTimeSlice
+from nvdra_node.gpu.effects.base import decode, encode
+from nvdra_node.gpu.effects.timeslice import Original, SetTimeSlice
 from nvdra_node.host.ports import NodeStat
 from tests.beds.memory.gpu_node import GpuNode, a_claim
-from tests.unit.gpu.test_plan import interval
+from tests.beds.memory.gpu_objects import interval
 
 LONG = [interval("Long")]
 
@@ -86,7 +86,7 @@ class TestVerify:
     def test_device_node_with_wrong_numbers_is_refused(self, node):
         node.prepare(a_claim())
         node.machine.nodes["/dev/nvidia0"] = NodeStat(major=195, minor=5, mode=0o666, gid=0)
-        with pytest.raises(HostError, match="195:5 and should be 195:0"):
+        with pytest.raises(HostError, match="195:5, expected 195:0"):
             node.prepare(a_claim())
 
     @pytest.mark.parametrize("fall", ["lose", "hang", "fail"])
@@ -129,7 +129,7 @@ class TestVerify:
         """A plugin restart with a hanging NVML must not stop pods that have their GPUs."""
         devices = node.prepare(a_claim())
         node.restart(scan=False)
-        assert node.rescanner.inventory.devices == ()
+        assert node.rescanner.inventory.gpus == ()
         assert node.prepare(a_claim()) == devices
 
 
@@ -223,16 +223,22 @@ class TestGpusWithoutTimeSlices:
 
 
 def test_effect_survives_json_round_trip():
-    effect = SetTimeSlice(uuid="GPU-1", time_slice=2, compute_mode=3)
-    assert effects.decode(effect.to_json()) == effect
+    effect = SetTimeSlice(uuid="GPU-1", time_slice=2, original=Original(compute_mode=3))
+    assert encode(effect) == {
+        "kind": "setTimeSlice",
+        "uuid": "GPU-1",
+        "timeSlice": 2,
+        "original": {"computeMode": 3},
+    }
+    assert decode(encode(effect), SetTimeSlice) == effect
 
 
 @pytest.mark.parametrize(
     "body", [{}, {"kind": "createMig"}, {"kind": "setTimeSlice"}, {"kind": ["x"]}]
 )
-def test_unknown_effect_is_refused_by_name(body):
+def test_unknown_effect_is_refused_by_name(node, body):
     with pytest.raises(HostError, match="record"):
-        effects.decode(body)
+        node.driver.undo(body, node.deadline())
 
 
 def test_record_with_unknown_effect_is_kept(node):

@@ -9,14 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import EffectLostError, FileError, HostError
-from nvdra_node.gpu.apply import UNDO_S
-from nvdra_node.gpu.owed import Debt, Owed
+from nvdra_node.gpu.effects.debts import Debt, DebtStore
+from nvdra_node.gpu.effects.timeslice import UNDO_S
+from nvdra_node.kubeletplugin.claims import effects as effect_rules
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.beds.memory.gpu_node import GpuNode, a_claim
+from tests.beds.memory.gpu_objects import interval
 from tests.fakes.host.commands import hang
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.host.smi import FakeSmi
-from tests.unit.gpu.test_plan import interval
 
 LONG = a_claim(configs=[interval("Long")])
 PLAIN = a_claim("next")
@@ -186,7 +187,7 @@ class TestBackground:
             boot_id=node.machine.boot_id,
             driver=str(node.host.sysfs.driver_instance()),
         )
-        Owed(node.state / "owed", node.files).add(debt)
+        DebtStore(node.state / "owed", node.files).add(debt)
         node.restart()
         assert not node.transaction.settle(5.0)
         assert settings(node) == (3, 0)
@@ -202,11 +203,11 @@ class TestBackground:
         assert node.machine.gpus[0].time_slice == 0 and owed_files(node) == []
 
     def test_two_debts_of_one_gpu_keep_the_compute_mode(self, node: GpuNode) -> None:
-        owed = Owed(node.state / "owed", node.files)
+        owed = DebtStore(node.state / "owed", node.files)
         debt = Debt(uuid=node.uuid(0), boot_id="b", driver="d", compute_mode=3)
         owed.add(debt)
         owed.add(Debt(uuid=node.uuid(0), boot_id="b", driver="d"))
-        assert Owed(node.state / "owed", node.files).get(node.uuid(0)) == debt
+        assert DebtStore(node.state / "owed", node.files).get(node.uuid(0)) == debt
 
 
 class TestDriverLoadedAgain:
@@ -231,12 +232,24 @@ class TestDriverLoadedAgain:
         (record,) = node.deps.records.all()
         assert not node.transaction.renew_file(record, node.deadline())
 
-    def test_slice_of_an_earlier_releases_record_is_set_again(self, node: GpuNode) -> None:
-        """It does not say under which driver the slice was set."""
+    def test_record_without_outcome_is_served(self, node: GpuNode) -> None:
+        """Records of earlier releases: the original says under which driver the slice was set."""
+        (record,) = node.deps.records.all()
+        effects = tuple(effect_rules.adopt(record.effects, []))
+        node.deps.records.put(replace(record, effects=effects))
+        runs = smi_runs(node)
+        node.prepare(LONG)
+        assert smi_runs(node) == runs
+        self.reload(node)
+        node.prepare(LONG)
+        assert node.machine.gpus[0].time_slice == 3
+
+    def test_record_without_driver_instance_sets_slice_again(self, node: GpuNode) -> None:
         (record,) = node.deps.records.all()
         (device,) = record.devices
         details = {"uuid": node.uuid(0), "minor": 0}
-        effects = tuple({**e, "original": {"computeMode": 3}} for e in record.effects)
+        plain = effect_rules.adopt(record.effects, [])
+        effects = tuple({**effect, "original": {"computeMode": 3}} for effect in plain)
         old = replace(record, devices=(replace(device, details=details),), effects=effects)
         node.deps.records.put(old)
         node.machine.gpus[0].time_slice = 0

@@ -13,27 +13,28 @@ from nvdra_core.errors import (
 from nvdra_core.gates import FeatureGates
 from nvdra_node.checkpoint.claim import ConfigSource
 from nvdra_node.checkpoint.model import Record, RecordState
+from nvdra_node.gpu import catalog
 from nvdra_node.gpu import plan as planning
 from nvdra_node.gpu.model import GpuState, Inventory
 from tests.beds.memory.gpu_node import a_claim
-from tests.unit.gpu.test_slices import a_gpu, an_inventory
+from tests.beds.memory.gpu_objects import (
+    API,
+    a_gpu,
+    an_inventory,
+    gpu_config,
+    interval,
+    shipped_kinds,
+)
 
 OFF = FeatureGates.parse("")
 ON = FeatureGates.parse("TimeSlicingSettings=true,MPSSupport=true")
 TWO = an_inventory(a_gpu(0), a_gpu(1))
-API = "resource.nvidia.com/v1beta1"
-
-
-def gpu_config(strategy="TimeSlicing", **more):
-    return {"apiVersion": API, "kind": "GpuConfig", "sharing": {"strategy": strategy, **more}}
-
-
-def interval(text):
-    return gpu_config(timeSlicingConfig={"interval": text})
 
 
 def plan(claim, inventory=TWO, others=(), gates=ON):
-    return planning.plan(claim, inventory, others, gates)
+    known = shipped_kinds()
+    found = catalog.build(inventory, known.values())
+    return planning.plan(claim, planning.allot(claim, found, known, gates), known, others)
 
 
 def test_plain_gpu_is_held_without_effects():
@@ -50,7 +51,7 @@ def test_unknown_device_error_lists_known_ones():
 
 def test_node_without_gpus_is_not_ready():
     with pytest.raises(NotReadyError, match="driver loaded") as error:
-        plan(a_claim(), Inventory(devices=(), driver_version=None))
+        plan(a_claim(), Inventory(gpus=(), driver_version=None))
     assert error.value.retry_after_s
 
 

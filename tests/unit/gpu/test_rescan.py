@@ -41,7 +41,7 @@ class World:
         return count
 
     def states(self) -> list[GpuState]:
-        return [gpu.state for gpu in self.rescanner.inventory.devices]
+        return [gpu.state for gpu in self.rescanner.inventory.gpus]
 
 
 def test_first_pass_scans_and_notifies() -> None:
@@ -86,7 +86,7 @@ def test_driver_change_is_noticed_within_seconds() -> None:
     assert len(world.states()) == 4
     world.machine.load_driver("590.48.01")
     world.run(2)
-    assert {gpu.driver_version for gpu in world.rescanner.inventory.devices} == {"590.48.01"}
+    assert {gpu.driver_version for gpu in world.rescanner.inventory.gpus} == {"590.48.01"}
     world.machine.unload_driver()
     world.run(2)
     assert world.states() == [] and world.changes == 3
@@ -196,7 +196,7 @@ def test_failed_gpu_is_rescanned_with_backoff() -> None:
 def test_subscriber_sees_new_inventory() -> None:
     world = World()
     seen: list[int] = []
-    world.rescanner.subscribe(lambda: seen.append(len(world.rescanner.inventory.devices)))
+    world.rescanner.subscribe(lambda: seen.append(len(world.rescanner.inventory.gpus)))
     world.rescanner.rescan_if_due()
     assert seen == [4]
 
@@ -215,7 +215,7 @@ def test_thread_starts_scans_reacts_and_stops() -> None:
         machine.lose(1)
         rescanner.trigger("a test")
         assert changed.wait(5.0)
-        assert rescanner.inventory.devices[1].state is GpuState.LOST
+        assert rescanner.inventory.gpus[1].state is GpuState.LOST
     finally:
         assert rescanner.stop()
 
@@ -242,7 +242,7 @@ def test_driver_reload_between_polls_is_noticed() -> None:
     world.machine.reload_driver()
     world.run(4)
     assert world.changes == 2
-    assert {gpu.driver_instance for gpu in world.rescanner.inventory.devices} == {"580.65.06@2"}
+    assert {gpu.driver_instance for gpu in world.rescanner.inventory.gpus} == {"580.65.06@2"}
 
 
 def test_changed_drm_nodes_notify_subscribers() -> None:
@@ -250,4 +250,4 @@ def test_changed_drm_nodes_notify_subscribers() -> None:
     world.run(10)
     world.machine.gpus[0].drm = ("card9",)
     world.run(70)
-    assert world.changes == 2 and world.rescanner.inventory.devices[0].drm == ("card9",)
+    assert world.changes == 2 and world.rescanner.inventory.gpus[0].drm == ("card9",)

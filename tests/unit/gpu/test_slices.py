@@ -3,42 +3,19 @@
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
-from nvdra_node.gpu import slices
+from nvdra_node.gpu.kinds.base import SliceSettings
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
-from nvdra_node.gpu.slices import SliceSettings, Taint
+from nvdra_node.gpu.taints import Taint, TaintStore
 from nvdra_node.kubeletplugin.driver import Health
+from tests.beds.memory.gpu_objects import a_gpu, a_pool, an_inventory
 
 PLAIN = SliceSettings()
 TAINTS = SliceSettings(taints=True)
 
 
-def a_gpu(minor: int = 0, **facts: Any) -> Gpu:
-    gpu = Gpu(
-        minor=minor,
-        uuid=f"GPU-{minor:08x}-0000-4000-8000-000000000000",
-        pci_address=f"0000:{0x18 + minor:02x}:00.0",
-        product_name="NVIDIA H100 80GB HBM3",
-        brand="Nvidia",
-        architecture="Hopper",
-        cuda_compute_capability="9.0.0",
-        driver_version="580.65.06",
-        cuda_driver_version="13.0.0",
-        memory_bytes=80 * 2**30,
-        addressing_mode="HMM",
-        numa_node=0,
-        pcie_root="pci0000:15",
-    )
-    return replace(gpu, **facts)
-
-
-def an_inventory(*gpus: Gpu) -> Inventory:
-    return Inventory(devices=gpus, driver_version="580.65.06")
-
-
 def one_device(gpu: Gpu, settings: SliceSettings = PLAIN) -> dict[str, Any]:
-    (device,) = slices.build(an_inventory(gpu), settings).devices
+    (device,) = a_pool(an_inventory(gpu), settings).devices
     return dict(device)
 
 
@@ -78,7 +55,7 @@ def test_unknown_facts_are_omitted() -> None:
 
 def test_devices_are_ordered_by_minor() -> None:
     gpus = [a_gpu(n) for n in (10, 2, 0)]
-    assert [d["name"] for d in slices.build(an_inventory(*gpus), PLAIN).devices] == [
+    assert [d["name"] for d in a_pool(an_inventory(*gpus), PLAIN).devices] == [
         "gpu-0",
         "gpu-2",
         "gpu-10",
@@ -86,14 +63,13 @@ def test_devices_are_ordered_by_minor() -> None:
 
 
 def test_empty_inventory_gives_an_empty_pool() -> None:
-    pool = slices.build(Inventory(devices=(), driver_version=None), PLAIN)
+    pool = a_pool(Inventory(gpus=(), driver_version=None), PLAIN)
     assert pool.devices == () and pool.health == ()
 
 
 def test_gpu_in_mig_mode_is_not_published_whole() -> None:
     inventory = an_inventory(a_gpu(mig_enabled=True), a_gpu(1))
-    assert [d["name"] for d in slices.build(inventory, PLAIN).devices] == ["gpu-1"]
-    assert any("MIG" in note for note in slices.explain(inventory, PLAIN))
+    assert [d["name"] for d in a_pool(inventory, PLAIN).devices] == ["gpu-1"]
 
 
 def test_numa_node_is_list_with_gate() -> None:
@@ -119,21 +95,19 @@ def test_module_id_is_published_with_gate(module_id: Any, told: Any) -> None:
 )
 def test_invalid_fact_drops_only_its_attribute(facts: dict[str, Any], attribute: str) -> None:
     inventory = an_inventory(a_gpu(**facts))
-    (device,) = slices.build(inventory, PLAIN).devices
+    (device,) = a_pool(inventory, PLAIN).devices
     assert attribute not in device["attributes"]
-    assert len(slices.explain(inventory, PLAIN)) == 1
 
 
 def test_long_strings_are_cut_at_a_character() -> None:
     inventory = an_inventory(a_gpu(product_name="x" * 63 + "é"))
-    (device,) = slices.build(inventory, PLAIN).devices
+    (device,) = a_pool(inventory, PLAIN).devices
     assert device["attributes"]["productName"] == {"string": "x" * 63}
-    assert slices.explain(inventory, PLAIN) == ("gpu-0: productName cut to 64 bytes",)
 
 
 @pytest.mark.parametrize("state", [GpuState.LOST, GpuState.HUNG, GpuState.FAILED])
 def test_unhealthy_gpu_is_withheld_without_taints(state: GpuState) -> None:
-    pool = slices.build(an_inventory(a_gpu(state=state, message="why"), a_gpu(1)), PLAIN)
+    pool = a_pool(an_inventory(a_gpu(state=state, message="why"), a_gpu(1)), PLAIN)
     assert [d["name"] for d in pool.devices] == ["gpu-1"]
     assert [(h.device, h.health) for h in pool.health] == [
         ("gpu-0", Health.UNHEALTHY),
@@ -157,18 +131,28 @@ def test_unhealthy_gpu_is_published_tainted(state: GpuState, key: str) -> None:
 
 
 def test_taints_are_merged_by_key_in_stable_order() -> None:
-    more = {
-        "gpu-0": (
-            Taint(key="gpu.nvidia.com/xid", value="79"),
-            Taint(key="gpu.nvidia.com/gpu-lost", effect="None"),
-        )
-    }
-    pool = slices.build(an_inventory(a_gpu(state=GpuState.LOST)), TAINTS, more)
+    taints = TaintStore()
+    hold = a_gpu().hold
+    taints.set("xid", hold, [Taint(key="gpu.nvidia.com/xid", value="79")])
+    taints.set("other", hold, [Taint(key="gpu.nvidia.com/gpu-lost", effect="None")])
+    pool = a_pool(an_inventory(a_gpu(state=GpuState.LOST), a_gpu(1)), TAINTS, taints)
     assert pool.devices[0]["taints"] == [
         {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"},
         {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"},
     ]
-    assert "taints" not in slices.build(an_inventory(a_gpu()), PLAIN, more).devices[0]
+    assert "taints" not in pool.devices[1]
+
+
+@pytest.mark.parametrize(("effect", "is_withheld"), [("NoSchedule", True), ("None", False)])
+def test_blocking_taint_withholds_device_without_taints(effect: str, is_withheld: bool) -> None:
+    taints = TaintStore()
+    taints.set("test", a_gpu().hold, [Taint(key="k", effect=effect, message="why")])
+    pool = a_pool(an_inventory(a_gpu()), PLAIN, taints)
+    assert (pool.devices == ()) is is_withheld
+    assert (pool.health[0].health is Health.UNHEALTHY) is is_withheld
+    assert pool.health[0].message == ("why" if is_withheld else "")
+    taints.set("test", a_gpu().hold, [])
+    assert a_pool(an_inventory(a_gpu()), PLAIN, taints) == a_pool(an_inventory(a_gpu()))
 
 
 @pytest.mark.parametrize(
@@ -212,5 +196,3 @@ def test_memory_shares_without_known_memory_are_exclusive() -> None:
     settings = SliceSettings(shares="memory")
     device = one_device(a_gpu(memory_bytes=None), settings)
     assert "allowMultipleAllocations" not in device and "capacity" not in device
-    (note,) = slices.explain(an_inventory(a_gpu(memory_bytes=None)), settings)
-    assert "one claim at a time" in note

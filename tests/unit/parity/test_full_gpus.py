@@ -10,20 +10,18 @@ from nvdra_core.errors import ConfigError
 from nvdra_core.runtime.endpoint import Address
 from nvdra_node import config
 from nvdra_node.app.gpu import parse_gates
-from nvdra_node.gpu import edits
-from nvdra_node.gpu.apply import Effects
 from nvdra_node.gpu.driver import GpuDriver
-from nvdra_node.gpu.owed import Owed
-from nvdra_node.gpu.slices import SliceSettings
+from nvdra_node.gpu.kinds.base import SliceSettings
+from nvdra_node.gpu.kinds.nodes import DeviceNodes
 from nvdra_node.host.ports import NodeStat
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices import diff, layout
 from tests.beds.memory.gpu_node import CTK, HOOK, LIBRARY, GpuNode, a_claim
+from tests.beds.memory.gpu_objects import a_gpu
 from tests.fakes.host.files import FakeFiles
-from tests.fakes.host.machine import GPU_IS_LOST
-from tests.unit.gpu.test_slices import a_gpu
+from tests.fakes.host.host import fake_host
+from tests.fakes.host.machine import GPU_IS_LOST, FakeMachine, fake_gpus
 
-A_NODE = NodeStat(major=195, minor=0, mode=0o666, gid=0)
 A_CARD = NodeStat(major=226, minor=1, mode=0o660, gid=44)
 
 
@@ -39,8 +37,7 @@ def test_gpu_unhealthy_at_start_is_tainted_in_first_pool():
     node.restart(scan=False)
     node.machine.fail(0, GPU_IS_LOST, "brand")
     pools = []
-    effects = Effects(node.host, Owed(node.state / "owed", node.files))
-    driver = GpuDriver(effects, node.rescanner, node.gates, SliceSettings(taints=True), HOOK)
+    driver = GpuDriver(node.registry, node.rescanner, node.gates, SliceSettings(taints=True))
     driver.subscribe(lambda: pools.append(driver.pool()))
     assert driver.pool().devices == ()
     node.rescanner.rescan_if_due()
@@ -67,9 +64,10 @@ def test_gpu_with_new_minor_is_prepared_with_new_node():
 @pytest.mark.parametrize("root", ["/", "/run/nvidia/driver"])
 def test_drm_links_are_right_under_any_driver_root(root: str):
     """Upstream rewrites paths of the host but not those in hooks, so its links keep the driver root."""
-    where = edits.EditSettings(dev=Path(root) / "dev", hook=HOOK)
-    nodes = edits.GpuNodes(gpu=A_NODE, drm={"card1": A_CARD})
-    made = edits.full_gpu(a_gpu(), nodes, where)
+    machine = FakeMachine(fake_gpus(1))
+    machine.nodes["/dev/dri/card1"] = A_CARD
+    nodes = DeviceNodes(fake_host(machine).sysfs, Path(root) / "dev", HOOK)
+    made = nodes.edits(a_gpu())
     assert [node.path for node in made.device_nodes] == ["/dev/nvidia0", "/dev/dri/card1"]
     card = made.device_nodes[1]
     assert (card.host_path or card.path) == str(Path(root) / "dev/dri/card1")

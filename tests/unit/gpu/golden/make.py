@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_core.runtime.clock import SystemClock
-from nvdra_node.gpu import slices
 from nvdra_node.gpu.inventory.discover import discover
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
+from tests.beds.memory.gpu_objects import a_pool
 from tests.sim.api import SimRoot
 
 PROFILES = ("a100x8", "gb200-nvl4", "h100x8", "l4x2")
@@ -32,7 +32,7 @@ def devices(path: Path, profile: str) -> list[Any]:
         inventory = result.inventory
     finally:
         host.close()
-    return list(slices.build(inventory, slices.SliceSettings()).devices)
+    return list(a_pool(inventory).devices)
 
 
 def golden(profile: str) -> Path:

@@ -1,0 +1,1 @@
+"""Host changes that preparing a claim makes, one module each, behind the protocol in ``base``."""
