@@ -1,9 +1,8 @@
-"""Whether the API server lets this node do something that it can do without. Used by ``claimstatus`` and ``waiting``.
+"""Circuit breaker for optional writes: pauses them while the API server refuses this node the right to them.
 
-That the node has no right to it is said once for all: the server's words tell. Any other refusal says nothing alone:
-policies refuse a write about a claim that was deallocated a moment ago, and a namespace that is going takes no new
-objects. Several of them without a success between are the rule. Whoever has no permission is quiet for a while, and
-then asks once: rights are given to nodes that run.
+A refusal by RBAC opens it at once. Others do so only after several in a row: policies refuse the status of a claim that
+was deallocated a moment ago, and a terminating namespace refuses new objects. After RETEST_S one attempt is made again,
+as rights may be granted later. Also texts for refused Nodes (``with_remedy``).
 """
 
 from __future__ import annotations
@@ -14,50 +13,51 @@ from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import Clock
 
 STATUSES = frozenset({403, 405})
-"""Not 401: a credential that is refused is about to be renewed, and says nothing of what it may do."""
+"""Not 401: a refused credential is about to be renewed."""
 LIMIT = 5
 RETEST_S = 600.0
 _NO_RIGHT = re.compile(r'User ".*" cannot \w+ resource')
-"""Kubernetes' words where no authorizer allowed it (apiserver/pkg/endpoints/handlers/responsewriters/errors.go)."""
-_OF_THIS_OBJECT = "no relationship found"
-"""The node authorizer's, of an object that is none of this node's."""
+"""The API server's message when no authorizer allows a request
+(apiserver/pkg/endpoints/handlers/responsewriters/errors.go)."""
+_OTHER_NODES_OBJECT = "no relationship found"
+"""The node authorizer's message for an object of another node."""
 
 
 class Permission:
-    """Learns from refusals. For one thread; ``is_granted`` may be read by others."""
+    """See the module. For one thread; the properties may be read by others."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._refusals = 0
-        self._quiet_until_s = float("-inf")
+        self._paused_until = float("-inf")
 
     @property
     def is_granted(self) -> bool:
-        """Whether it may be tried."""
-        return self._clock.monotonic() >= self._quiet_until_s
+        """Whether an attempt may be made now."""
+        return self._clock.monotonic() >= self._paused_until
 
     @property
-    def quiet_s(self) -> float:
-        """Seconds until it may be tried; 0: now."""
-        return max(0.0, self._quiet_until_s - self._clock.monotonic())
+    def retry_in_s(self) -> float:
+        """Seconds until the next attempt; 0: now."""
+        return max(0.0, self._paused_until - self._clock.monotonic())
 
     def succeeded(self) -> None:
-        """A write went through."""
+        """A write succeeded."""
         self._refusals = 0
 
     def failed(self, error: ApiError) -> bool:
-        """A write did not; whether the API server forbade it."""
+        """A write failed; returns whether it was refused."""
         if error.status not in STATUSES:
             return False
-        self._refusals = LIMIT if is_of_right(error) else self._refusals + 1
+        self._refusals = LIMIT if is_missing_right(error) else self._refusals + 1
         if self._refusals >= LIMIT:
-            self._quiet_until_s = self._clock.monotonic() + RETEST_S
-            self._refusals = LIMIT - 1  # the one try after that is enough to know
+            self._paused_until = self._clock.monotonic() + RETEST_S
+            self._refusals = LIMIT - 1  # one refusal of the next attempt is enough
         return True
 
 
 def with_remedy(error: ApiError, node: str) -> ApiError:
-    """An error about the Node ``node`` or its objects, with what to do about a 403 or 404; other errors unchanged."""
+    """An error about the Node ``node`` or its objects, with the remedy for a 403 or 404; other errors unchanged."""
     if error.status == 404:
         remedy = f"if this host's Node is not named {node}, set nodeName in /etc/nvdra/config.yaml"
     elif error.status == 403:
@@ -76,7 +76,7 @@ def with_remedy(error: ApiError, node: str) -> ApiError:
     )
 
 
-def is_of_right(error: ApiError) -> bool:
-    """Whether a refusal says that the node may not do such a thing at all. Pure."""
+def is_missing_right(error: ApiError) -> bool:
+    """Whether the node lacks the right to such requests at all."""
     text = str(error)
-    return _NO_RIGHT.search(text) is not None and _OF_THIS_OBJECT not in text
+    return _NO_RIGHT.search(text) is not None and _OTHER_NODES_OBJECT not in text

@@ -30,7 +30,7 @@ from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.host.ports import Files
-from nvdra_node.kubeletplugin.slices.client import KubeSlices
+from nvdra_node.kubeletplugin.slices.client import SliceClient
 from nvdra_node.kubeletplugin.slices.client import withdraw as withdraw_slices
 
 _LOG = log.get(__name__)
@@ -178,7 +178,7 @@ def withdraw(settings: config.NodeConfig) -> int:
         api = DraApi(client)
         deadline = Deadline(30.0, clock)
         for driver in DRIVERS:
-            withdraw_slices(KubeSlices(api, driver, settings.node_name), deadline)
+            withdraw_slices(SliceClient(api, driver, settings.node_name), deadline)
         return 0
     finally:
         client.close()

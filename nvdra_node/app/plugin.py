@@ -47,7 +47,7 @@ from nvdra_node.kubeletplugin.metrics import PluginMetrics
 from nvdra_node.kubeletplugin.node_events import NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
 from nvdra_node.kubeletplugin.reporting import ReportingHandler
-from nvdra_node.kubeletplugin.slices.client import KubeSlices
+from nvdra_node.kubeletplugin.slices.client import SliceClient
 from nvdra_node.kubeletplugin.slices.publisher import Publisher
 
 _LOG = log.get(__name__)
@@ -150,7 +150,7 @@ class Plugin:
             data_dir=settings.plugins_dir / driver.name,
             registry_dir=settings.registrar_dir,
         )
-        slices = KubeSlices(self._deps.api, driver.name, settings.node_name)
+        slices = SliceClient(self._deps.api, driver.name, settings.node_name)
         pool = GuardedPool(driver, self.readiness, taints=self._deps.should_taint)
         self.publisher = Publisher(pool, settings.node_name, slices, self.metrics, clock)
         self.events = NodeEvents(self.readiness, self._deps.api.client, self._event_source, clock)

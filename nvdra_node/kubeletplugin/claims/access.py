@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.permission import is_of_right
+from nvdra_core.kube.permission import is_missing_right
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 
@@ -61,4 +61,4 @@ def is_refusal(error: ApiError) -> bool:
 
     A 403 of the node authorizer concerns one claim only and is no such refusal.
     """
-    return error.status == 401 or (error.status == 403 and is_of_right(error))
+    return error.status == 401 or (error.status == 403 and is_missing_right(error))

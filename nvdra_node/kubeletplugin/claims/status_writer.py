@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.permission import RETEST_S, Permission, is_of_right
+from nvdra_core.kube.permission import RETEST_S, Permission, is_missing_right
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime import log
@@ -104,9 +104,9 @@ class ClaimStatusWriter:
         self.outbox.discard(ref.uid)
 
     def _write_update(self, uid: str, update: _StatusUpdate) -> float:
-        if quiet_s := self._permission.quiet_s:
+        if pause_s := self._permission.retry_in_s:
             self.outbox.put(uid, update, is_retry=True)
-            return quiet_s
+            return pause_s
         try:
             body = to_status(update.ref, update.devices, driver=self._driver, at_s=update.at_s)
             self._write(body, Deadline(WRITE_S, self._clock))
@@ -141,11 +141,11 @@ class ClaimStatusWriter:
 
     def _failed(self, update: _StatusUpdate, error: ApiError) -> float:
         is_forbidden = self._permission.failed(error)
-        if quiet_s := self._permission.quiet_s:
-            if is_of_right(error):  # of all claims, not of this one
+        if pause_s := self._permission.retry_in_s:
+            if is_missing_right(error):  # of all claims, not of this one
                 self.outbox.put(update.ref.uid, update, is_retry=True)
             _LOG.warning("API server forbids statuses of claims; pausing", error, pause_s=RETEST_S)
-            return quiet_s
+            return pause_s
         if is_forbidden or error.status in HOPELESS or update.tries + 1 >= MAX_TRIES:
             self._failures += 1
             _LOG.info("status of claim not written", v=2, claim=update.ref, error=error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube import permission
@@ -23,33 +23,8 @@ _GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-(?:alpha|beta|rc)(?![a-zA-Z-]
 """Only Kubernetes' own pre-release suffixes count; vendors add others (``-eks-1a2b``)."""
 
 
-class Slices(Protocol):
-    """Objects are resource.k8s.io/v1."""
-
-    def node_uid(self, deadline: Deadline) -> str:
-        """UID of the Node object. Raises ApiError 404 before the kubelet has registered it."""
-
-    def server_version(self, deadline: Deadline) -> tuple[int, int]:
-        """Major and minor version of the API server."""
-
-    def list(self, deadline: Deadline) -> ObjectList:
-        """All slices of the driver on the node, from one consistent list."""
-
-    def create(self, body: JsonObject, deadline: Deadline, *, dry_run: bool = False) -> JsonObject:
-        """The object as stored, or as a dry run would store it."""
-
-    def update(self, body: JsonObject, deadline: Deadline) -> JsonObject:
-        """The object as stored. Raises ApiError 409 when it changed meanwhile."""
-
-    def delete(self, obj: JsonObject, deadline: Deadline) -> None:
-        """Delete a slice in this state; not found is success. Raises ApiError 409 when it changed."""
-
-    def source(self) -> ListerWatcher:
-        """All slices of the driver on the node, for a Reflector."""
-
-
-class KubeSlices:
-    """See Slices."""
+class SliceClient:
+    """See the module. Objects are resource.k8s.io/v1."""
 
     def __init__(self, api: DraApi, driver: str, node: str) -> None:
         self._api = api
@@ -58,7 +33,7 @@ class KubeSlices:
         self._manager = f"nvdra-{driver}"
 
     def node_uid(self, deadline: Deadline) -> str:
-        """See Slices."""
+        """UID of the Node object. Raises ApiError 404 before the kubelet has registered it."""
         try:
             node = self._api.client.get(NODES, self._node, deadline=deadline)
         except ApiError as error:
@@ -66,15 +41,15 @@ class KubeSlices:
         return str(node["metadata"]["uid"])
 
     def server_version(self, deadline: Deadline) -> tuple[int, int]:
-        """See Slices."""
+        """Major and minor version of the API server."""
         return parse_version(self._api.client.get_path("/version", deadline=deadline))
 
     def list(self, deadline: Deadline) -> ObjectList:
-        """See Slices."""
+        """All slices of the driver on the node, from one consistent list."""
         return self._api.list_slices(self._selector, deadline=deadline)
 
     def create(self, body: JsonObject, deadline: Deadline, *, dry_run: bool = False) -> JsonObject:
-        """See Slices."""
+        """The object as stored, or as a dry run would store it."""
         options = WriteOptions(field_manager=self._manager, dry_run=dry_run)
         try:
             return self._api.create_slice(body, options=options, deadline=deadline)
@@ -82,12 +57,12 @@ class KubeSlices:
             raise permission.with_remedy(error, self._node) from error
 
     def update(self, body: JsonObject, deadline: Deadline) -> JsonObject:
-        """See Slices."""
+        """The object as stored. Raises ApiError 409 when it changed meanwhile."""
         options = WriteOptions(field_manager=self._manager)
         return self._api.update_slice(body, options=options, deadline=deadline)
 
     def delete(self, obj: JsonObject, deadline: Deadline) -> None:
-        """See Slices."""
+        """Delete a slice in this state; not found is success. Raises ApiError 409 when it changed."""
         metadata = obj["metadata"]
         state = Preconditions(
             uid=metadata.get("uid", ""), resource_version=metadata.get("resourceVersion", "")
@@ -99,11 +74,11 @@ class KubeSlices:
                 raise
 
     def source(self) -> ListerWatcher:
-        """See Slices."""
+        """All slices of the driver on the node, for a Reflector."""
         return self._api.slice_source(self._selector)
 
 
-def withdraw(slices: Slices, deadline: Deadline) -> int:
+def withdraw(slices: SliceClient, deadline: Deadline) -> int:
     """Delete all slices of the driver on the node; returns their number. Raises ApiError."""
     # The kubelet deletes them too, 30 s after the plugin has ended.
     found = slices.list(deadline).items

@@ -26,7 +26,7 @@ from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.kubeletplugin.driver import Pool, PoolSource
 from nvdra_node.kubeletplugin.slices import diff, layout
-from nvdra_node.kubeletplugin.slices.client import Slices
+from nvdra_node.kubeletplugin.slices.client import SliceClient
 from nvdra_node.kubeletplugin.slices.device_set import DeviceSet, refused_devices
 from nvdra_node.kubeletplugin.slices.layout import JsonObject, Part, PoolError
 from nvdra_node.kubeletplugin.slices.schedule import PublishSchedule
@@ -74,7 +74,7 @@ class Publisher:
         self,
         source: PoolSource,
         node: str,
-        slices: Slices,
+        slices: SliceClient,
         metrics: PublishMetrics,
         clock: Clock,
     ) -> None:

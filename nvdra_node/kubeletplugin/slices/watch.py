@@ -16,7 +16,7 @@ import msgspec
 from nvdra_core.kube.reflector import Reflector, ReflectorSettings
 from nvdra_core.kube.resources import JsonObject, ObjectList
 from nvdra_core.runtime.clock import Clock
-from nvdra_node.kubeletplugin.slices.client import Slices
+from nvdra_node.kubeletplugin.slices.client import SliceClient
 
 MAX_EVENTS = 1000
 JOIN_S = 2.0
@@ -33,7 +33,7 @@ class SliceEvent(msgspec.Struct, frozen=True):
 class SliceWatch:
     """See the module. ``notify`` is called from the watch's thread when there is something to take."""
 
-    def __init__(self, slices: Slices, clock: Clock, notify: Callable[[], None]) -> None:
+    def __init__(self, slices: SliceClient, clock: Clock, notify: Callable[[], None]) -> None:
         self._slices = slices
         self._clock = clock
         self._notify = notify

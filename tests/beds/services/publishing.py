@@ -12,7 +12,7 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 from nvdra_node.kubeletplugin.driver import Pool
-from nvdra_node.kubeletplugin.slices.client import KubeSlices, withdraw
+from nvdra_node.kubeletplugin.slices.client import SliceClient, withdraw
 from nvdra_node.kubeletplugin.slices.publisher import Publisher
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 
@@ -86,7 +86,7 @@ class World:
         self.publisher = Publisher(
             self.source,
             NODE,
-            KubeSlices(self.api, DRIVER, NODE),
+            SliceClient(self.api, DRIVER, NODE),
             self.outcomes,
             clock or PacedClock(8.0),
         )
@@ -124,7 +124,7 @@ class World:
 
     def wipe(self) -> None:
         """Delete the driver's slices, as the kubelet does at its start."""
-        withdraw(KubeSlices(self.api, DRIVER, NODE), Deadline(10, CLOCK))
+        withdraw(SliceClient(self.api, DRIVER, NODE), Deadline(10, CLOCK))
 
 
 def add_node(server: FakeApiServer) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from nvdra_core.kube.resources import NODES, ObjectList
 from nvdra_core.runtime.clock import Deadline
-from nvdra_node.kubeletplugin.slices.client import KubeSlices, withdraw
+from nvdra_node.kubeletplugin.slices.client import SliceClient, withdraw
 from tests.beds.services.publishing import (
     CLOCK,
     DRIVER,
@@ -341,14 +341,14 @@ def test_slices_of_another_driver_are_kept() -> None:
         world.server.add(other)
         world.publisher.attempt()
         assert len(world.slices()) == 2
-        assert withdraw(KubeSlices(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 1
+        assert withdraw(SliceClient(world.api, DRIVER, NODE), Deadline(10, CLOCK)) == 1
         assert [obj["metadata"]["name"] for obj in world.slices()] == ["other"]
 
 
 def test_withdraw_ignores_slices_already_deleted() -> None:
     with a_world(*(device(number) for number in range(200))) as world:
 
-        class Wiped(KubeSlices):
+        class Wiped(SliceClient):
             """A kubelet deletes the slices right after they were listed."""
 
             def list(self, deadline: Deadline) -> ObjectList:

@@ -31,7 +31,7 @@ from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from nvdra_node.kubeletplugin.claims.wait_events import MIN_WAIT_S, WaitEvents
 from nvdra_node.kubeletplugin.events import EventSource
 from nvdra_node.kubeletplugin.slices import diff
-from nvdra_node.kubeletplugin.slices.client import KubeSlices
+from nvdra_node.kubeletplugin.slices.client import SliceClient
 from nvdra_node.kubeletplugin.slices.diff import Target
 from tests.beds.cluster.artifacts.programs import KUBERNETES
 from tests.beds.cluster.control import wire
@@ -100,7 +100,7 @@ def limit() -> Deadline:
 @pytest.mark.parametrize("driver", [GPU, CHANNEL])
 @pytest.mark.parametrize("by", [TOKEN, KUBELET])
 def test_slices_are_published_changed_and_withdrawn(world: World, connect: Connect, by: str, driver: str) -> None:  # fmt: skip
-    slices = KubeSlices(DraApi(connect(by)), driver, OWN)
+    slices = SliceClient(DraApi(connect(by)), driver, OWN)
     target = Target(driver=driver, node=OWN, node_uid=slices.node_uid(limit()))
     assert target.node_uid == world.uids[OWN]
     parts: list[dict[str, Any]] = [{"devices": [{"name": "dev-7", "attributes": {}}]}]
