@@ -118,7 +118,9 @@ class Show:
         traced = {n: at for n in self.names if (at := credential.traces(self.rack, n, began_s))}
         need(not traced, f"tokens can be read in {traced}")
         first, last = self.names[0], self.names[-1]
-        wait_until("policies", lambda: not credential.trespasses(self.rack, first, last), WAIT_S)
+        wait_until(
+            "policies", lambda: not credential.foreign_tokens(self.rack, first, last), WAIT_S
+        )
         starts = self.starts()
         done = play(self.rack, "site", variables=variables)
         need(done.status == 0 and not done.hosts_with("changed"), failure(done))

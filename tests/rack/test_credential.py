@@ -120,7 +120,7 @@ def test_rollout_to_host_that_is_no_node_fails_with_reason(operator: Operator) -
 def test_node_cannot_request_foreign_tokens(working: Operator) -> None:
     wait_until(
         "the policies are in force",
-        lambda: not credential.trespasses(working.rack, HOST, OTHER),
+        lambda: not credential.foreign_tokens(working.rack, HOST, OTHER),
         PATIENCE_S,
     )
 

@@ -1,7 +1,7 @@
 """Stops every thread of a process but its first, as a deadlock would: ``freeze.py PID``.
 
-Run by ``test_systemd`` on the test host, with nothing but Python's standard library. Prints how many threads it holds,
-and ends when the process has ended.
+Run by ``test_systemd`` on the test host; standard library only. Prints the number of threads it holds, and ends with
+the process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A host with one release of systemd on which the deb is installed, with an API server in memory and a small kubelet.
 
-Real kubelets run only on hosts with one of these releases (``tests.beds.host.package_host``); here the kubelet's side is played,
-and everything below it is real: the package, its scripts, dpkg, systemd, the sandboxes, the services.
+Real kubelets run only on one of these releases (``package_host``). Here a small kubelet calls the services; package,
+scripts, dpkg, systemd, sandboxes and services are real.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PATIENCE_S = 120.0
 
 _HOME = Path("/var/lib/nvdra-matrix")
 _PACKAGES = ("ca-certificates", "libstdc++6", "procps", "python3")
-"""What the deb depends on."""
+"""Dependencies of the deb."""
 _ASK = """\
 import json, sys, urllib.request
 with urllib.request.urlopen(sys.argv[1]) as answer:
@@ -60,7 +60,7 @@ class MatrixHost(VersionHost):
         return ensure(self.release, _PACKAGES)
 
     def install_units(self) -> None:
-        """Nothing of ours is on the host: the package brings it."""
+        """Remove our files, which the package installs."""
         self.run(["rm", "-rf", "/usr/bin/nvdra-node", "/etc/nvdra"])
         self.boot()
 
@@ -98,7 +98,7 @@ class MatrixHost(VersionHost):
         wait_until("the API server", kubeconfig.exists, PATIENCE_S)
 
     def configure(self) -> None:
-        """What an operator sets: here the simulated driver's places, and a credential."""
+        """Write the settings (paths of the simulated driver) and a credential."""
         self.write("/etc/nvdra/config.yaml", f"{settings(self.sim)}nodeName: {NODE}\n")
         text = (self._home / "kubeconfig").read_text()
         self.write("/etc/nvdra/kubeconfig", text, mode=0o600)
@@ -112,7 +112,7 @@ class MatrixHost(VersionHost):
         return debian.installed_version(self)
 
     def begin(self) -> None:
-        """Everything an operator does to have the service run."""
+        """Install, configure, enable and start, as an operator does."""
         self.apt("install", "this.deb", "toolkit.deb")
         self.configure()
         self.systemctl("enable", "--now", "nvdra.target")
@@ -133,10 +133,10 @@ class MatrixHost(VersionHost):
 
     @contextmanager
     def plugin(self) -> Iterator[kubelet.Plugin]:
-        """The service as a kubelet sees it that has found its socket."""
+        """The service as a kubelet reaches it."""
         registry = self.path("/var/lib/kubelet/plugins_registry")
         found = kubelet.Kubelet(registry).register(DRIVER)
-        # It says where its socket is on the host.
+        # The service names the path on the host.
         found.channel.close()
         found.channel = kubelet.connect(self.path(found.info.endpoint))
         try:

@@ -1,7 +1,7 @@
 """A host of a real cluster on which the package is installed as an operator does it: ``apt install``, ``systemctl``.
 
-The simulated driver's files lie where a driver package puts them, so no setting has to be changed. Only what the kernel
-would show comes from elsewhere: a drop-in lets the service see the simulated /proc and /sys.
+The simulated driver's files lie where a driver package puts them, so the default settings work. A drop-in binds the
+simulated /proc and /sys for the service.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PackageHost(GpuNode):
         return int(self.sh("systemctl", "show", "-P", "MainPID", UNIT))
 
     def start(self) -> None:  # type: ignore[override]  # the process is systemd's, not ours to hold
-        """All there is to do after the installation."""
+        """Enable and start the target."""
         self.sh("systemctl", "enable", "--now", TARGET)
 
     def stop(self, *, kill: bool = False) -> None:
@@ -63,7 +63,7 @@ class PackageHost(GpuNode):
         self.sh("systemctl", "stop", TARGET, UNIT, check=False)
 
     def load_driver(self) -> None:
-        """Put the driver's files and nodes in place, and show the service its kernel's side."""
+        """Install the driver's files and device nodes, and bind the simulated /proc and /sys."""
         self.sh("sh", "-ec", _DRIVER, "sh", str(self.sim.path))
         binds = " ".join(f"{self.sim.path}/{name}:/{name}" for name in _SEEN)
         self.write(_DROP_IN, f"[Service]\nBindReadOnlyPaths={binds}\n")
@@ -89,7 +89,7 @@ def up(name: str, packages: Packages) -> Iterator[tuple[Bed, PackageHost]]:
             cluster.apply(DEVICE_CLASSES.read_text())
             host = PackageHost(cluster.nodes[0], sim)
             host.load_driver()
-            # What failed to prepare during a restart is tried again at the next sync of its pod.
+            # The kubelet retries a failed prepare at the next sync of the pod.
             host.configure_kubelet(syncFrequency="5s")
             yield Bed(cluster, [host]), host
     finally:

@@ -1,6 +1,6 @@
 """Tries, from inside the unit's sandbox, what the service needs and what a taken-over service would try.
 
-Run by ``systemd_host`` on the test host, with nothing but Python's standard library. Arguments: address and port of the
+Run by ``units`` on the test host; standard library only. Arguments: address and port of the
 API server, pid of another user's process, the unit whose sandbox it is. Prints JSON: for each table, what was tried -> "ok", or the name of the error
 that the kernel answered. What is tried does no harm where it succeeds, in mount and UTS namespaces of its own.
 """
@@ -29,7 +29,7 @@ _KUBELET = "/var/lib/kubelet"
 _TOKEN = "/var/lib/nvdra/credential/token"
 
 OWN = ("nvdra-probe.service", *sys.argv[4:])
-"""Units whose processes are not others': its own, and the one whose sandbox is tried."""
+"""Units whose processes do not count as foreign: its own, and the one whose sandbox is probed."""
 
 Probe = Callable[[], object]
 

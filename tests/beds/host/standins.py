@@ -1,4 +1,4 @@
-"""Packages that stand in for ones that no registry here has: a name, a version, what it provides, a few files."""
+"""Stand-ins for packages of other registries: name, version, provides, a few files."""
 
 from __future__ import annotations
 

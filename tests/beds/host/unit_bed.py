@@ -1,8 +1,7 @@
-"""The shipped service on a node that is a host with a systemd of its own, laid out as a package installs it.
+"""The shipped service on a cluster node with a systemd of its own, laid out as the packages install it: ``up``.
 
-``up`` gives a Bed whose only node is such a host: the code in /usr/lib/nvdra with the dependencies that packages have and
-no others, /usr/bin/nvdra-node, NVIDIA's programs in /usr/bin, the units of ``systemd/`` in /usr/lib/systemd/system,
-settings in /etc/nvdra/config.yaml.
+Code and the packages' pinned dependencies are in /usr/lib/nvdra, units in /usr/lib/systemd/system, settings in
+/etc/nvdra/config.yaml.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ HOST_PYTHON = "3.11"
 """Debian 12's."""
 
 _SOURCE_PACKAGES = ("sdnotify",)
-"""Published without a wheel; pure Python."""
+"""Published as source only; pure Python."""
 
 _LAUNCHER = f"""\
 #!/usr/bin/python3 -IB
@@ -54,7 +53,7 @@ class UnitNode(GpuNode, UnitHost):
         return self.node
 
     def install(self) -> None:
-        """Put everything in place, as the package does; the driver is loaded, the service not started."""
+        """Install everything as the package does; the driver is loaded, the service not started."""
         self.write("/usr/bin/nvdra-node", _LAUNCHER, mode=0o755)
         self.write("/etc/nvdra/config.yaml", settings(self.sim))
         # A package ships compiled files; the service itself must never write there.
@@ -66,19 +65,19 @@ class UnitNode(GpuNode, UnitHost):
         return [int(word) for word in self._cgroup_file("systemd", "cgroup.procs").split()]
 
     def allowed_devices(self) -> list[str]:
-        """What the device controller lets the service's processes open and make, as the kernel says it."""
+        """The service's device list in the kernel's device controller."""
         return self._cgroup_file("devices", "devices.list").splitlines()
 
     def memory_limit(self) -> int:
-        """Bytes that the service's processes may take together, as the kernel says it."""
+        """The service's memory limit in the kernel, in bytes."""
         return int(self._cgroup_file("memory", "memory.limit_in_bytes"))
 
     def answers(self) -> bool:
-        """Whether the service's health endpoint finds that both of its sockets answer."""
+        """Whether the service's health endpoint reports that both sockets answer."""
         script = f"import urllib.request as r; r.urlopen('http://{ENDPOINT}/healthz', timeout=10)"
         return self.node.run(["python3", "-IBc", script], check=False).returncode == 0
 
-    def wait_registered_anew(self) -> None:
+    def wait_registered_again(self) -> None:
         """Wait until the kubelet has registered the running instance."""
         words = ("-o", "cat", f"_PID={self.show('MainPID')}")
         wait_until("registered", lambda: "registered by the kubelet" in self.journal(*words), 30)

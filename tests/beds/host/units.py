@@ -1,8 +1,7 @@
-"""A host with a systemd of its own and the units of ``systemd/``, whatever else runs on it.
+"""A host with a systemd of its own and our units: base of a cluster's node (``unit_bed``) and of other releases
+(``versions``).
 
-``UnitHost`` is what a node of a cluster (``systemd_bed``) and a host with another release of systemd
-(``systemd_versions``) have in common: the units as a package installs them, the NVIDIA driver as units see it, and
-``probe``, which runs a program in exactly the service's sandbox.
+Installs the units, simulates the NVIDIA driver for them, and runs programs in the sandbox of a unit (``probe``).
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ REPLACED = frozenset(
         *("RestartSec", "RemainAfterExit"),
     }
 )
-"""What the probe's unit says otherwise than the service's."""
+"""Settings of the probe's unit that differ from the service's."""
 MAX_EXPOSURE = 2.6
-"""What ``systemd-analyze security`` may say of a unit."""
+"""Highest score of ``systemd-analyze security`` for a unit."""
 REFUSALS = frozenset({"EPERM", "EACCES", "EROFS", "EAFNOSUPPORT", "ENOENT"})
 """ENOENT: it is not in the service's own view of the file system; everything that is tried is there on the host."""
 
@@ -75,7 +74,7 @@ IMEX_FILES = """\
 mkdir -p /run/nvidia-imex /run/nvdra/imex/persist /run/nvdra/imex/ctl
 cd /run/nvdra/imex && touch imexd.cfg nodes_config.cfg hosts nsswitch.conf
 """
-"""What the supervisor makes before it starts nvidia-imex."""
+"""Files that the supervisor creates before it starts nvidia-imex."""
 
 Answers = dict[str, dict[str, str]]
 """Table of the probe -> what was tried -> "ok" or an errno name."""
@@ -87,7 +86,7 @@ _CLIENT = {
     *("open the node's token", "open the settings", "open the kubelet's directory"),
     *("open the kubelet's credential", "open kubeadm's credential"),
 }
-"""What every service reads that asks the API server."""
+"""Reads of every client of the API server."""
 
 MAY: dict[str, set[str]] = {
     UNIT: _CLIENT,
@@ -115,16 +114,16 @@ MAY: dict[str, set[str]] = {
         *("give a file away", "load a module"),
     },
 }
-"""Service -> what it may do of the probe's table of what is refused."""
+"""Service -> entries of the probe's table ``refused`` that it may do."""
 
 
 def not_refused(answers: Answers) -> set[str]:
-    """What was not refused of the table."""
+    """Entries of the table that were not refused."""
     return {name for name, said in answers["refused"].items() if said not in REFUSALS}
 
 
 def same(bound: Answers, unbound: Answers) -> set[str]:
-    """What root may do no more of without the sandbox than the GPU plugin in it: the sandbox refuses none of that."""
+    """Entries with the same answer with and without the sandbox, so not refused by it."""
     found = {name for name, said in bound["refused"].items() if unbound["refused"][name] == said}
     return found - MAY[UNIT]
 
@@ -155,14 +154,14 @@ class UnitHost:
         raise NotImplementedError
 
     def install_units(self) -> None:
-        """Put the units in place, as the package does, and a simulated driver with NVIDIA's program beside them."""
+        """Install the units as the package does, and a simulated driver with NVIDIA's programs."""
         for unit in units():
             self.write(f"{UNIT_DIR}/{unit.name}", unit.read_text())
         for name, place in OTHER_FILES.items():
             self.write(place, (UNITS / name).read_text())
         self.write("/usr/bin/nvidia-modprobe", _MODPROBE, mode=0o755)
         self.write("/usr/bin/nvidia-imex", "#!/bin/sh\nexec sleep 9999\n", mode=0o755)
-        # Units about the driver get its /proc. The host keeps its own: containers have that one too.
+        # Only the driver's units see the simulated /proc: containers share the host's.
         there = f"{self.sim.proc}/driver/nvidia/version"
         binds = f"{PROC_DEVICES}:/proc/devices {self.sim.proc}/driver:/proc/driver"
         conditions = f"[Unit]\nConditionPathExists=\nConditionPathExists={there}\n"
@@ -178,7 +177,7 @@ class UnitHost:
         self.systemctl("daemon-reload")
 
     def load_driver(self) -> None:
-        """As ``modprobe nvidia``, with what udev does then."""
+        """As ``modprobe nvidia`` and the udev rule do."""
         self.sim.load_driver()
         self._show_devices()
         self.systemctl("start", "nvdra-driver.service")
@@ -210,19 +209,19 @@ class UnitHost:
         self.systemctl("kill", "--kill-who=main", f"--signal={name}", UNIT)
 
     def freeze(self, pid: str) -> None:
-        """Hold all threads of a process but its first, until it is gone."""
+        """Hold all threads of a process but its first until it ends."""
         self.write(FREEZE_PROGRAM, Path(__file__).with_name("freeze.py").read_text())
         holder = self.machine.popen(["python3", "-IB", FREEZE_PROGRAM, pid])
         wait_until("threads held", lambda: holder.output().strip(), 20)
 
     def verify(self) -> str:
-        """Everything that systemd has to say about the units; empty when all is well."""
+        """Output of ``systemd-analyze verify`` for the units; empty when it has no complaint."""
         paths = [f"{UNIT_DIR}/{unit.name}" for unit in units()]
         done = self.machine.run(["systemd-analyze", "verify", *paths], check=False)
         return f"{done.stdout}{done.stderr}" + (f"rc {done.returncode}" if done.returncode else "")
 
     def _exposures(self, *options: str) -> dict[str, float]:
-        """What ``systemd-analyze security`` gives each service, 0 (best) to 10."""
+        """Score of each service by ``systemd-analyze security``, 0 (best) to 10."""
         scores = {}
         for unit in units():
             if unit.suffix == ".service":
@@ -233,7 +232,7 @@ class UnitHost:
         return scores
 
     def too_exposed(self, *options: str) -> dict[str, float]:
-        """The services whose score is above what they may have. Prints all scores."""
+        """Services with a score above the limit; prints all scores."""
         scores = self._exposures(*options)
         print(
             "\n".join(f"systemd-analyze security {name}: {score}" for name, score in scores.items())
@@ -241,7 +240,7 @@ class UnitHost:
         return {name: s for name, s in scores.items() if s > MAX_EXPOSURE}
 
     def probe(self, api_server: str, unit: str | None = UNIT) -> Answers:
-        """Return what ``systemd_probe`` could do with all settings of a unit but what it runs; or without a unit.
+        """Run ``probe`` in the sandbox of a unit, or without one, and return its answers.
 
         ``api_server``: an address where something listens on port 6443.
         """
@@ -253,7 +252,7 @@ class UnitHost:
         self._remount("rw")
         other = self.machine.popen(["setpriv", "--reuid=65534", "sleep", "60"])
         try:
-            # Many units are probed one after another: systemd counts its starts.
+            # Many units are probed in turn: systemd limits the rate of starts.
             self.systemctl("reset-failed", "nvdra-device-nodes.service", check=False)
             self.systemctl("restart", "nvdra-device-nodes.service")
             self.machine.run(["sh", "-ec", _PROBED])
@@ -279,7 +278,7 @@ class UnitHost:
         return self.machine.run(["pgrep", "-n", "-u", "65534", "sleep"], check=False).stdout.strip()
 
     def run_as(self, unit: str, argv: Sequence[str]) -> str:
-        """Run a program with all settings of a unit but what it runs; what it printed."""
+        """Run a program in the sandbox of a unit; its output."""
         self.write(
             f"/run/systemd/system/{PROBE_UNIT}", probe_unit((UNITS / unit).read_text(), argv)
         )
@@ -289,7 +288,7 @@ class UnitHost:
         return self.machine.path(PROBE_OUTPUT).read_text()
 
     def run_instead(self, unit: str, argv: Sequence[str]) -> str:
-        """Run a program as a unit, under its own name and in its cgroup, instead of what it runs; what it printed."""
+        """Run a program in place of a unit's own, in its cgroup; its output."""
         place = f"/run/systemd/system/{unit}.d"
         reset = "".join(f"{name}=\n" for name in ("ExecStart", "ExecStartPre", "ExecReload"))
         lines = f"Type=oneshot\nExecStart={shlex.join(argv)}\nRestart=no\nWatchdogSec=0\n"

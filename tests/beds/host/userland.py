@@ -1,7 +1,7 @@
-"""Userlands of distributions to install packages in: root file systems, each with the distribution's own python3 and systemd.
+"""Root file systems of distributions with their python3 and systemd, to install packages in.
 
-Made once into the cache; a test works on an overlay, without a network, and leaves nothing behind. Where no registry
-has a distribution (``why_not``) its tests say so and are skipped.
+Built once into the cache; a test works on an overlay without a network. Distributions that no registry has are
+skipped (``why_not``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IGNORED = (
     "tmp",
     "run",
 )
-"""What package managers note for themselves, and what is gone after a boot."""
+"""State of package managers, and directories that a boot empties."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Distribution:
         return self.name.startswith("ubuntu")
 
     def why_not(self) -> str | None:
-        """Why it cannot be had here; None when it can."""
+        """Why it is not available here; None when it is."""
         if self.is_ubuntu and UBUNTU_MIRROR not in os.environ:
             return f"no registry here has Ubuntu's packages; set {UBUNTU_MIRROR} to one that does"
         return None
@@ -63,7 +63,7 @@ class Distribution:
 
     def _make(self, place: Path) -> None:
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(INCLUDE)}"]
-        # A test machine's clock may be ahead of its mirror.
+        # The clock of a test machine may be ahead of its mirror.
         argv += ['--aptopt=Acquire::Check-Valid-Until "false"', self.suite, str(place / "root")]
         argv += [os.environ[UBUNTU_MIRROR]] if self.is_ubuntu else []
         env = {**os.environ, "PATH": commands.BASE_PATH}
@@ -131,7 +131,7 @@ class Userland:
         return name
 
     def files(self) -> set[str]:
-        """Every file and directory, but for what the package manager notes for itself."""
+        """Every file and directory but those in IGNORED."""
         found = set()
         for place, directories, files in os.walk(self.root):
             at = os.path.relpath(place, self.root)

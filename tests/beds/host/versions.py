@@ -1,8 +1,8 @@
 """Hosts with other releases of systemd than the cluster's nodes have, booted by systemd-nspawn on the unified cgroup
 hierarchy (256 and later know no other): the units of ``systemd/`` with all of the sandbox, BPF included.
 
-``RELEASES`` are those that Debian's archive has. The service is a stand-in of a few lines, for the systems have other
-Pythons; everything around it is the shipped unit. Enter at ``booted(release)``.
+``RELEASES`` are those of Debian's archive. The service is a stand-in of a few lines, as their Pythons differ; its unit
+is the shipped one. Enter at ``booted(release)``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _PACKAGES = (
     *("systemd", "systemd-sysv", "udev"),
 )
 _MASKED = ("systemd-sysctl", "systemd-udevd", "systemd-logind", "console-getty", "e2scrub_reap")
-"""/proc/sys and /sys, once writable, are this machine's own: nothing may set up there what it likes."""
+"""Masked units that would write to /proc/sys and /sys, which are this machine's own."""
 _SHOWN = "/var/lib/kubelet/kubeconfig", "/var/lib/kubelet/pki/kubelet.key", "/etc/nvdra/config.yaml"
 _FILES = (*_SHOWN, "/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet.conf")
-"""What the probe asks for."""
+"""Packages that the probe needs."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Release:
     name: str
     suite: str
     systemd: int
-    """What it has at least; sid moves."""
+    """Lowest version of systemd; that of sid changes."""
     backport: bool = False
     """systemd from the suite's backports."""
 
@@ -98,7 +98,7 @@ while True:
     time.sleep(1)
     tell(b"WATCHDOG=1")
 """
-"""Says at its start and at each reload whether it may make a node of an NVIDIA capability."""
+"""Prints at its start and at each reload whether it may create a node of an NVIDIA capability."""
 
 
 class VersionHost(UnitHost):
@@ -141,7 +141,7 @@ class VersionHost(UnitHost):
 
     @property
     def version(self) -> str:
-        """What systemd calls itself."""
+        """Version that systemd reports."""
         return self.run(["systemctl", "--version"]).stdout.splitlines()[0]
 
     def start(self) -> None:
@@ -203,7 +203,7 @@ class VersionHost(UnitHost):
         argv += ["--private-network", "--console=read-only", "--resolv-conf=off", "--timezone=off"]
         argv += ["--capability=all", "--system-call-filter=bpf perf_event_open @keyring"]
         argv += ["--link-journal=no", "--bind=/dev/kmsg", f"--bind={self.sim.path}"]
-        # What nspawn writes about its machines would outlive this one.
+        # Records of nspawn outlive the machine.
         return (
             "mkdir -p /run/systemd && mount -t tmpfs run /run/systemd\n"
             f"mount -t overlay overlay -o {shlex.quote(options)} {shlex.quote(root)}\n"
@@ -261,7 +261,7 @@ def _make(release: Release, root: Path, packages: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".making-") as name:
         target = Path(name, "root")
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
-        # The archive's oldest and newest suites may have lists past their date.
+        # Lists of the oldest and newest suites may be past their date.
         argv += ['--aptopt=Acquire::Check-Valid-Until "false"']
         if release.backport:
             argv += [f"--setup-hook={_BACKPORT.format(suite=release.suite)}"]

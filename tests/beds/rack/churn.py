@@ -1,4 +1,4 @@
-"""Pods with a GPU that come and go all the time, so that a rollout meets a cluster at work."""
+"""Creates and deletes pods with a GPU during a rollout."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.lib.waits import WaitError
 
 PLACE = "churn"
 START_S = 180.0
-"""A pod that meets a restarting service waits for the kubelet's next try."""
+"""Limit for the start of a pod: the kubelet retries a prepare that fails during a restart."""
 
 
 @dataclass
 class Churn:
-    """Runs while it is entered; afterwards says how it went."""
+    """Runs in a thread while entered; counts started pods and keeps errors."""
 
     bed: Bed
     came: int = 0

@@ -1,4 +1,4 @@
-"""The collection's plugins as Python modules: those that need nothing of Ansible."""
+"""Imports plugins of the collection that need nothing of Ansible."""
 
 from __future__ import annotations
 

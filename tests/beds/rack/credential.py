@@ -22,18 +22,18 @@ RENEWAL = "nvdra-credential.service"
 SAMPLE_INTERVAL_S = 0.03
 SAMPLES = 4
 _BESIDE = ("Deployment", "PodDisruptionBudget")
-"""Of the chart: what runs in the cluster, and is no business of a node's credential."""
+"""Kinds of the chart that a node's credential does not need."""
 _ABROAD = {
     "another node's": ["--bound-object-kind", "Node", "--bound-object-name", "OTHER"],
     "one bound to nothing": [],
     "one for 8 days": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--duration", "192h"],
     "one for another audience": ["--bound-object-kind", "Node", "--bound-object-name", "OWN", "--audience", "vault"],
 }  # fmt: skip
-"""Tokens that a node must not get."""
+"""Token requests that must be refused to a node."""
 
 
 def set_up(rack: Rack) -> None:
-    """Install the chart as an administrator does, less its programs."""
+    """Install the chart without the controller."""
     for path in sorted((helm.CHART / "crds").iterdir()):
         rack.cluster.apply(path.read_text())
     rack.bed.apply(m.namespace(PLACE))
@@ -63,7 +63,7 @@ def token(rack: Rack, host: str) -> str:
 
 
 def problems(rack: Rack, host: str) -> list[str]:
-    """What is wrong with the credential on a host: who it is, who else may read it, whether the API server takes it."""
+    """Problems of the credential on a host: subject, file modes, whether the API server accepts it."""
     node = rack.hosts[host]
     found = []
     for path in (TOKEN, "/etc/nvdra/kubeconfig"):
@@ -87,8 +87,8 @@ def problems(rack: Rack, host: str) -> list[str]:
     return found
 
 
-def trespasses(rack: Rack, host: str, other: str) -> list[str]:
-    """Tokens that the node got with its own one, and must not get."""
+def foreign_tokens(rack: Rack, host: str, other: str) -> list[str]:
+    """Token requests of ``_ABROAD`` that the API server granted to the node."""
     found = []
     config = _kubeconfig(rack, host)
     for what, words in _ABROAD.items():
@@ -101,7 +101,7 @@ def trespasses(rack: Rack, host: str, other: str) -> list[str]:
 
 
 def _kubeconfig(rack: Rack, host: str) -> Path:
-    """The administrator's, with the host's token in the place of the certificate."""
+    """The administrator's kubeconfig with the host's token in place of the certificate."""
     document = yaml.safe_load(rack.cluster.layout.admin_kubeconfig.read_text())
     document["users"][0]["user"] = {"token": token(rack, host)}
     path = rack.home / f"{host}.kubeconfig"
@@ -110,14 +110,14 @@ def _kubeconfig(rack: Rack, host: str) -> Path:
 
 
 def make(rack: Rack, host: str, life: str) -> str:
-    """A token for a host with another life than the playbook's."""
+    """A token for a host with another lifetime than the playbook's."""
     argv = ["create", "token", ACCOUNT, "-n", PLACE, "--duration", life]
     made = rack.cluster.kubectl(*argv, "--bound-object-kind", "Node", "--bound-object-name", host)
     return made.strip()
 
 
 def renew(rack: Rack, host: str) -> str:
-    """Run the unit that renews; what it said."""
+    """Run the renewal unit; its log."""
     node = rack.hosts[host]
     journal = ["journalctl", "--no-pager", "-o", "cat", "-u", RENEWAL]
     # A cursor of an entry that the filter leaves out would cost the first entry after it.
@@ -133,7 +133,7 @@ def renew(rack: Rack, host: str) -> str:
 
 @contextmanager
 def watched() -> Iterator[set[str]]:
-    """Tokens that are in the arguments or the environment of any process of this machine meanwhile."""
+    """Collect tokens in arguments and environments of all processes of this machine while entered."""
     seen: set[str] = set()
     ended = threading.Event()
 
@@ -143,7 +143,7 @@ def watched() -> Iterator[set[str]]:
             pids = {entry.name for entry in os.scandir("/proc") if entry.name.isdigit()}
             samples = {pid: samples.get(pid, 0) + 1 for pid in pids}
             for pid, count in samples.items():
-                # A process gets its arguments and its environment when it begins, or a moment later.
+                # Arguments and environment appear at exec, some ms after the fork: sample a process several times.
                 if count <= SAMPLES:
                     seen.update(_tokens(Path("/proc", pid, "cmdline")))
                     seen.update(_tokens(Path("/proc", pid, "environ")))
@@ -167,7 +167,7 @@ def _tokens(path: Path) -> set[str]:
 
 
 def traces(rack: Rack, host: str, since: float) -> list[str]:
-    """Where the host's token can be read and should not: files of the playbooks' runs, journals, left-over files."""
+    """Files and journals that hold the host's token and should not."""
     secret = token(rack, host).encode()
     node = rack.hosts[host]
     written = [*(rack.home / "logs").glob("ansible-*.log"), *(rack.home / "ansible").rglob("*")]

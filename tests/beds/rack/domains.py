@@ -47,7 +47,7 @@ def controller(rack: Rack) -> Iterator[None]:
 
 
 def install_vendor_unit(rack: Rack) -> None:
-    """What NVIDIA's package of nvidia-imex leaves on a host: its unit, enabled and running."""
+    """Install a unit as NVIDIA's package of nvidia-imex does, enabled and running."""
     for node in rack.hosts.values():
         node.path(f"/usr/lib/systemd/system/{VENDOR}").write_text(_VENDOR_UNIT)
         node.run(["systemctl", "daemon-reload"])
@@ -55,7 +55,7 @@ def install_vendor_unit(rack: Rack) -> None:
 
 
 def states(rack: Rack, unit: str) -> set[str]:
-    """What systemd says of a unit on all hosts: ``active enabled``."""
+    """States of a unit on all hosts, as ``active enabled``."""
     argv = ["systemctl", "show", "-P", "ActiveState", "-P", "UnitFileState", unit]
     return {" ".join(node.run(argv).stdout.split()) for node in rack.hosts.values()}
 
@@ -67,7 +67,7 @@ def runs(rack: Rack, unit: str) -> list[str]:
 
 
 def channels(rack: Rack) -> set[str]:
-    """Nodes that offer their channel."""
+    """Nodes that publish their channel."""
     return {
         item["spec"]["nodeName"]
         for item in rack.bed.get("resourceslices")["items"]
@@ -94,6 +94,6 @@ def containers(rack: Rack) -> dict[str, Any]:
 
 
 def is_gone(rack: Rack) -> bool:
-    """Whether the job's ComputeDomain is no more."""
+    """Whether the job's ComputeDomain is deleted."""
     path = f"/apis/resource.nvidia.com/v1beta1/namespaces/{JOB}/computedomains/train"
     return rack.bed.find(path) is None

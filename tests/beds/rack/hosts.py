@@ -51,7 +51,7 @@ class Rack:
         home = sim_home(cluster.name)
         nodes = [GpuNode(node, SimRoot.open(home / node.name)) for node in cluster.nodes]
         self.bed = Bed(cluster, nodes)
-        """The same as a test bed, to ask about slices, pods and what is left of claims."""
+        """The hosts as a bed: slices, pods, leftovers of claims."""
 
     @classmethod
     def up(cls, name: str = NAME, hosts: int = 3, racks: int = 2) -> Rack:
@@ -86,7 +86,7 @@ class Rack:
         return cls(Cluster.load(name))
 
     def down(self) -> None:
-        """All of it away."""
+        """Remove everything."""
         self.cluster.down()
         down(self.name)
 
@@ -109,7 +109,7 @@ class Rack:
         node.run(["mount", "--bind", PROC_DEVICES, "/proc/devices"])
 
     def keep_logs(self, place: Path) -> None:
-        """Copy all logs to where they outlive the rack; what was there is replaced."""
+        """Copy all logs to ``place``, which is replaced."""
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.home / "logs", place)
 
@@ -118,7 +118,7 @@ class Rack:
         return debian.installed_version(self.hosts[host])
 
     def inventory(self) -> dict[str, Any]:
-        """What an operator writes for these racks, as data: ranges of hosts, and what is special about them."""
+        """The inventory that an operator writes for these racks: ranges of hosts and their variables."""
         root = f"{sim_home(self.name)}/{{{{ inventory_hostname }}}}"
         racks: dict[str, list[str]] = {}
         for host in self.hosts:
@@ -146,7 +146,7 @@ class Rack:
         return {"nvdra": {"children": children, "vars": {**connection, **settings}}}
 
     def _install_standins(self) -> None:
-        """What the package depends on and no registry here has; its programs are bound in."""
+        """Install stand-ins of dependencies that no registry here has; their programs are bound in."""
         with tempfile.TemporaryDirectory() as scratch:
             package = standins.make(
                 Path(scratch), standins.TOOLKIT, version=standins.TOOLKIT_VERSION
@@ -160,11 +160,11 @@ class Rack:
                 there = f"{sim_home(self.name)}/{name}/usr/bin/{program}"
                 path.write_text(f'#!/bin/sh\nexec python3 {there} {options} "$@"\n')
                 path.chmod(0o755)
-            # The unit sees nothing of /var/lib but its own: the simulated program is shown to it.
+            # The sandbox hides /var/lib: bind the simulated program.
             drop_in = node.path("/etc/systemd/system/nvdra-imex.service.d/simulated.conf")
             drop_in.parent.mkdir(parents=True, exist_ok=True)
             drop_in.write_text(f"[Service]\nBindReadOnlyPaths={sim_home(self.name)}/{name}\n")
-            # Nothing here survives the rack: dpkg need not wait for the disk after every file.
+            # Faster: nothing of a rack survives it, so dpkg need not sync.
             node.path("/etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
             node.run(["dpkg", "-i", "/var/tmp/toolkit.deb"])
             self.boot(name)
@@ -174,7 +174,7 @@ class Rack:
 
 
 def down(name: str) -> None:
-    """Everything of a rack away, whole or half."""
+    """Remove a rack, also one whose start was cut short."""
     lifecycle.down(name)
     shutil.rmtree(sim_home(name), ignore_errors=True)
 

@@ -19,7 +19,7 @@ _RECAP = re.compile(r"^(\S+)\s+: (ok=\d+ .*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of a playbook came to."""
+    """Result of a run of a playbook."""
 
     status: int
     text: str
@@ -34,7 +34,7 @@ class Run:
         }
 
     def hosts_with(self, key: str) -> list[str]:
-        """Hosts of which a count is not 0."""
+        """Hosts with a count other than 0."""
         return [host for host, counts in self.recap.items() if counts[key]]
 
 

@@ -49,7 +49,7 @@ def _break(root: Path) -> None:
 
 
 def _without_broker(root: Path) -> None:
-    """Take the broker's units away, and every word of them in other units and in maintainer scripts."""
+    """Remove the broker's units and all references to them."""
     units = root / "usr/lib/systemd/system"
     for path in (*units.glob("nvdra-unit-broker.*"), *units.glob("*.wants/nvdra-unit-broker.*")):
         path.unlink()

@@ -1,4 +1,4 @@
-"""Stands in for ``ssh`` between Ansible and the hosts of a rack: enters the host and runs the command there.
+"""Replaces ``ssh`` between Ansible and the hosts of a rack: enters the host's namespaces and runs the command.
 
 Called by Ansible as ``ssh HOME [ssh's options] HOST COMMAND``, where HOME is the directory of the rack's cluster. A host
 that is off answers as ssh does, with 255. Standard library only, and little of it: it is started for every task.

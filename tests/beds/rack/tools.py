@@ -1,4 +1,4 @@
-"""Ansible and its linters, in a virtual environment of their own: their versions must not meet the project's."""
+"""Ansible and its linters, in a virtual environment of their own, as their pins conflict with the project's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def home() -> Path:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """What its programs run in: our collection and no settings of this user; ``scratch`` takes what they write."""
+    """Environment of its programs: our collection, no settings of this user, writes below ``scratch``."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
         "PATH": f"{home()}{os.pathsep}{os.environ.get('PATH', commands.BASE_PATH)}",

@@ -66,7 +66,7 @@ def test_pod_keeps_its_gpu_over_a_restart(bed: Bed, node: UnitNode, pods: Pods) 
     node.systemctl("restart", UNIT)
     print(f"restarted in {time.monotonic() - started:.1f} s")
 
-    node.wait_registered_anew()
+    node.wait_registered_again()
     assert (pods.identities(), pods.exec_gpus("pod")) == (before, gpus)
     assert [s["metadata"]["resourceVersion"] for s in bed.slices()] == slices
 
@@ -253,7 +253,7 @@ def test_documented_drop_in_moves_cdi_files(bed: Bed, node: UnitNode, pods: Pods
     node.systemctl("daemon-reload")
     node.systemctl("restart", UNIT)
     try:
-        node.wait_registered_anew()
+        node.wait_registered_again()
         pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
         # A kubelet that has just seen several instances come and go may refuse once, and syncs a pod every 60 to 90 s.
         bed.wait_running(pods.place, "pod", timeout_s=150)

@@ -1,4 +1,4 @@
-"""Installs the chart as an administrator would: image imported, CRDs and rendered objects applied as they are."""
+"""Installs the chart as an administrator does: imports the image, applies CRDs and rendered objects unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.chart import helm
 
 NAMESPACE = "nvdra"
 RELEASE = "0.1.0"
-"""The chart's appVersion: the tag that it asks for when no other is set."""
+"""The chart's appVersion, which is its default image tag."""
 
 RESTRICTED = f"""
 apiVersion: v1
@@ -38,7 +38,7 @@ def native() -> Arch:
 
 
 def archive() -> Path:
-    """The controller's image for this machine, made once for each state of its sources (15 s)."""
+    """The controller's image for this machine, built once per state of its sources (15 s)."""
     digest = hashlib.sha256()
     paths = [path for name in _SOURCES for path in sorted((TOP / name).rglob("*.py"))]
     for path in [*paths, *(TOP / name for name in _FILES)]:
@@ -53,7 +53,7 @@ def _make(place: Path) -> None:
 
 
 def install(cluster: Cluster, values: dict[str, Any] | None = None) -> None:
-    """CRDs, a namespace that enforces the strictest PodSecurity, and what helm renders, applied unchanged."""
+    """Apply the CRDs, a namespace that enforces PodSecurity ``restricted``, and the rendered chart."""
     for path in sorted((helm.CHART / "crds").iterdir()):
         cluster.apply(path.read_text())
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
@@ -62,7 +62,7 @@ def install(cluster: Cluster, values: dict[str, Any] | None = None) -> None:
 
 
 def rendered(values: dict[str, Any]) -> str:
-    """What ``helm template`` prints. Raises RuntimeError with helm's words."""
+    """Output of ``helm template``; RuntimeError with its errors."""
     with tempfile.TemporaryDirectory() as home:
         words = ["template", "nvdra", str(helm.CHART), "-n", NAMESPACE]
         words += ["--kube-version", helm.KUBERNETES]

@@ -1,4 +1,4 @@
-"""A rack for tests: a real cluster with the chart installed from its image, and a tray's services on every node."""
+"""A real cluster with the chart installed, and a tray's services on every node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DomainBed(ClusterBed):
         self.api = cluster.client
         self.trays = {tray.name: tray for tray in trays}
         self.is_shared = False
-        """Isolation ``channel``: the clique's one IMEX runs from boot on."""
+        """Isolation ``channel``: nvidia-imex runs without claims too."""
 
     @classmethod
     def up(
@@ -46,10 +46,10 @@ class DomainBed(ClusterBed):
         audit: bool = False,
         is_instant: bool = False,
     ) -> DomainBed:
-        """Cluster up, chart installed (``values``), services started with ``settings``; everything ready.
+        """Start the cluster, install the chart (``values``), start the services with ``settings``, wait until ready.
 
-        The controller runs on the first two nodes, which alone have its image. With ``is_instant`` nvidia-imex is made up:
-        that each of 18 in Python talks to each other would be all there is to see.
+        The controller runs on the first two nodes, which alone have its image. ``is_instant``: a stub in place of the
+        simulated nvidia-imex, whose full mesh of 18 in Python would dominate the measurement.
         """
         build.ensure(kubernetes)
         archive = chart.archive()
@@ -87,10 +87,10 @@ class DomainBed(ClusterBed):
         kubelets = {"allowKubeletCredential": True}
         chart.install(self.cluster, {"controller": controller, "node": kubelets, **values})
 
-    # --- what is there
+    # --- observations
 
     def wait_ready(self, timeout_s: float = 120) -> None:
-        """Wait until the controller decides, and every node has its slot and offers its channel."""
+        """Wait until the controller is rolled out and every node has a slot and publishes its channel."""
         self.cluster.kubectl(
             "rollout", "status", "deployment/nvdra-controller", "-n", chart.NAMESPACE,
             f"--timeout={timeout_s:g}s", timeout_s=timeout_s + 10,
@@ -102,7 +102,7 @@ class DomainBed(ClusterBed):
         return found.keys() == self.trays.keys()
 
     def slots(self) -> dict[str, int]:
-        """Slots by node, of the nodes whose clique and certificate the controller and the node agree on."""
+        """Slot of each node whose clique and certificate are assigned and reported."""
         return {
             obj["metadata"]["name"]: obj["spec"]["slot"]
             for obj in self.api.get(FABRIC_NODES)["items"]
@@ -112,7 +112,7 @@ class DomainBed(ClusterBed):
         }
 
     def channels(self) -> dict[str, Json]:
-        """``channel-0`` of each node that offers it."""
+        """Published ``channel-0`` of each node."""
         slices = self.api.get("/apis/resource.k8s.io/v1/resourceslices")["items"]
         own = [s["spec"] for s in slices if s["spec"]["driver"] == DRIVER]
         return {
@@ -128,7 +128,7 @@ class DomainBed(ClusterBed):
 
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
-        """A namespace for users; at its end its pods and domains are gone, and nothing of them is left."""
+        """A namespace; afterwards deletes its pods and domains and waits until nothing of them is left."""
         self.create_namespace(name)
         yield name
         for kind in ("pods", "computedomains"):
@@ -163,7 +163,7 @@ class DomainBed(ClusterBed):
             raise WaitError(f"{error}: {self.phases(place)}\n{self.events(place)}") from error
 
     def wait_domain_gone(self, place: str, name: str, timeout_s: float = 90) -> None:
-        """Wait until a domain is gone with everything that was made for it: template, clique, members."""
+        """Wait until a domain is deleted with its template, clique and FabricNode assignments."""
         template = f"/apis/resource.k8s.io/v1/namespaces/{place}/resourceclaimtemplates"
         clique = f"{DOMAINS}/namespaces/{chart.NAMESPACE}/computedomaincliques"
 

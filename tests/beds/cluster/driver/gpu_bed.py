@@ -1,7 +1,6 @@
-"""A test bed: a real cluster, a simulated host per node, and the shipped service on each node.
+"""A real cluster with a simulated GPU host and the shipped GPU service on each node: ``Bed.up``.
 
-``Bed`` is what the end-to-end tests, the demo and the pod benchmark stand on. The service runs as the process that
-it is on a host: ``nvdra-node gpu`` with the node's own kubelet credential, in the node's namespaces.
+The service is the process ``nvdra-node gpu`` with the kubelet's credential, in the namespaces of the node.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class GpuNode:
         return self.service
 
     def stop(self, *, kill: bool = False) -> None:
-        """End the service: orderly, or as a crash does."""
+        """End the service with SIGTERM, or with SIGKILL."""
         if self.service:
             self.service.end(kill=kill)
             self.service = None
@@ -104,11 +103,11 @@ class GpuNode:
         return [path for path in found if not path.endswith("/nvdra.lock")]
 
     def log_size(self) -> int:
-        """How much the service, and those before it, have logged: a mark for ``logged``."""
+        """Size of the log so far, for ``logged``."""
         return self._log.stat().st_size if self._log.exists() else 0
 
     def logged(self, since: int = 0) -> str:
-        """What was logged after a mark."""
+        """Log lines after a size that ``log_size`` returned."""
         with self._log.open("rb") as log:
             log.seek(since)
             return log.read().decode(errors="replace")
@@ -143,7 +142,7 @@ class Bed(ClusterBed):
         start: bool = True,
         audit: bool = False,
     ) -> Bed:
-        """Cluster up, device classes applied, one simulated host per node, services started."""
+        """Start the cluster, apply the device classes, create a simulated host per node, start the services."""
         build.ensure(kubernetes)
         cluster = Cluster.up(name, nodes, kubernetes, audit=audit)
         try:
@@ -172,7 +171,7 @@ class Bed(ClusterBed):
 
     @property
     def only(self) -> GpuNode:
-        """The node, where there is one."""
+        """The node of a bed with one node."""
         (gpu_node,) = self.nodes.values()
         return gpu_node
 
@@ -199,16 +198,16 @@ class Bed(ClusterBed):
         return {d["name"]: d for s in current for d in s.get("devices") or ()}
 
     def wait_for_devices(self, count: int | None = None, timeout_s: float = 30) -> None:
-        """Wait until every node offers its GPUs (or ``count``)."""
+        """Wait until every node publishes all of its GPUs (or ``count``)."""
         wanted = {
             name: len(n.sim.profile.gpus) if count is None else count
             for name, n in self.nodes.items()
         }
 
-        def offered() -> dict[str, int]:
+        def published() -> dict[str, int]:
             return {name: len(self.devices(name)) for name in wanted}
 
-        wait_until(f"GPUs offered: {wanted}", lambda: offered() == wanted, timeout_s)
+        wait_until(f"GPUs published: {wanted}", lambda: published() == wanted, timeout_s)
 
     def pod_phase(self, place: str, name: str) -> str:
         """``status.phase`` of a pod; empty when there is none."""

@@ -1,12 +1,8 @@
 """Answers the calls of a node's simulated systemctl, journalctl and nvidia-imex-ctl: ``python -m tests.beds.cluster.driver.imex_programs ROOT [instant]``.
 
-As programs in Python each call takes 60 ms of CPU, many times what the real ones take, and a bench of 18 nodes would
-measure them. Here they are loaded once for a node, and each call is a fork of that. nvidia-imex, which ``systemctl start``
-starts, stays below this process, as it stays below systemd on a host.
-
-With ``is_instant`` nvidia-imex is no more than a process that stays, READY at once and connected to all whom its hosts
-file names, and a question is answered without a fork, which alone takes 8 ms of CPU: what remains is ours and
-Kubernetes'.
+A Python program per call takes 60 ms of CPU, which would dominate a benchmark of 18 nodes: this server loads the
+programs once per node and forks for each call (8 ms). It is the parent of nvidia-imex. With ``instant`` nvidia-imex is
+an idle process, READY at once and connected to all peers of its hosts file, and read-only calls need no fork.
 """
 
 from __future__ import annotations
@@ -41,7 +37,7 @@ SOCKET = "run/nvsim/programs.sock"
 
 
 def install(root: Path, *, is_instant: bool) -> None:
-    """Put the program that asks in the place of each, and in that of nvidia-imex with ``is_instant``."""
+    """Replace each program, and nvidia-imex with ``is_instant``, by a client of this server."""
     program = _built()
     for name in (*ENTRIES, "nvidia-imex") if is_instant else ENTRIES:
         target = root / "usr/bin" / name
@@ -61,7 +57,7 @@ def _built() -> Path:
 
 
 def instant(root: Path) -> dict[str, Callable[[], int]]:
-    """The programs where nvidia-imex only stays."""
+    """The programs with an idle nvidia-imex."""
     return {**ENTRIES, "nvidia-imex-ctl": partial(_instant_ctl, root), "nvidia-imex": _version}
 
 
@@ -71,7 +67,7 @@ def _version() -> int:
 
 
 def _instant_ctl(root: Path) -> int:
-    """What nvidia-imex-ctl says of a daemon that is READY as soon as it runs."""
+    """Output of nvidia-imex-ctl for a daemon that is READY as soon as it runs."""
     if systemctl.Units(root).read()["ActiveState"] != "active":
         print("Failed to connect to IMEX daemon", file=sys.stderr)
         return 1
@@ -105,7 +101,7 @@ def serve(root: Path, entries: dict[str, Callable[[], int]], *, is_instant: bool
         while True:
             connection, _ = listener.accept()
             words, files, _, _ = socket.recv_fds(connection, 65536, 2)
-            if is_instant and _is_question(words):
+            if is_instant and _is_read_only(words):
                 _answer_here(connection, words, files, entries)
             elif os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -116,8 +112,8 @@ def serve(root: Path, entries: dict[str, Callable[[], int]], *, is_instant: bool
                 os.close(file)
 
 
-def _is_question(words: bytes) -> bool:
-    """Whether a call only reads, and so cannot last."""
+def _is_read_only(words: bytes) -> bool:
+    """Whether a call only reads."""
     program, first, *_ = words.split(b"\0")
     return not program.endswith(b"/systemctl") or first == b"show"
 
@@ -125,16 +121,16 @@ def _is_question(words: bytes) -> bool:
 def _answer_here(
     connection: socket.socket, words: bytes, files: list[int], entries: dict[str, Callable[[], int]]
 ) -> None:
-    """Be one call, without a process for it."""
+    """Run one call in this process."""
     said, complained = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
         try:
             status = _run(words, entries)
         except (OSError, ValueError, LookupError):
-            traceback.print_exc()  # the caller hears of it, and the next one is answered
+            traceback.print_exc()  # reported to the caller; the server goes on
             status = 1
     for file, text in zip(files, (said, complained), strict=True):
-        with contextlib.suppress(BrokenPipeError):  # the caller has gone
+        with contextlib.suppress(BrokenPipeError):  # the caller has ended
             os.write(file, text.getvalue().encode())
     with contextlib.suppress(BrokenPipeError):
         connection.send(bytes([status & 255]))
@@ -143,7 +139,7 @@ def _answer_here(
 def _answer(
     connection: socket.socket, words: bytes, files: list[int], entries: dict[str, Callable[[], int]]
 ) -> None:
-    """Be one call, to its end."""
+    """Run one call in a process of its own."""
     for number, file in enumerate(files, start=1):
         os.dup2(file, number)
         os.close(file)

@@ -1,7 +1,4 @@
-"""What users and administrators see of pods, asked cheaply: by the API without kubectl, so that tests may ask often.
-
-Enter at ``Pods(bed, namespace)``. ``identity`` is what must not change while everything around a pod restarts.
-"""
+"""Pods of a namespace by the API without kubectl, so that tests can poll them: ``Pods(bed, namespace)``."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _UUID = re.compile(r"UUID: (GPU-[0-9a-f-]+)")
 
 @dataclass(frozen=True)
 class Identity:
-    """One container's life: another one means that the pod was disturbed."""
+    """One run of a container: a different one means that the pod was disturbed."""
 
     container: str
     id: str
@@ -52,7 +49,7 @@ class Pods:
         return items
 
     def claim_of(self, name: str) -> Any:
-        """The claim of a pod that has one, or is about to."""
+        """The claim that is or will be made for a pod."""
 
         def statuses() -> Any:
             return (self.get(name) or {}).get("status", {}).get("resourceClaimStatuses")
@@ -81,7 +78,7 @@ class Pods:
         self._api.request("POST", f"{self._core}/pods", manifest)
 
     def delete(self, name: str, *, force: bool = False) -> None:
-        """Ask for a pod's end and do not wait for it; ``force``: without asking its node."""
+        """Delete a pod without waiting; ``force``: with a grace period of 0."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1"}
         options = {**body, "gracePeriodSeconds": 0} if force else body
         self._api.request("DELETE", f"{self._core}/pods/{name}", options)
@@ -98,7 +95,7 @@ class Pods:
         return _UUID.findall(text)
 
     def messages(self, name: str) -> list[str]:
-        """What the events of a pod say, oldest first."""
+        """Events of a pod as "reason: message", oldest first."""
         events = self._api.get(f"{self._core}/events")["items"]
         own = [event for event in events if event["involvedObject"].get("name") == name]
         own.sort(key=lambda event: event["metadata"]["creationTimestamp"])

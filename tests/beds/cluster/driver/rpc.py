@@ -1,4 +1,4 @@
-"""The plugin's sockets, called from the test directly, as a second kubelet that measures."""
+"""Calls the plugin's sockets from the test and measures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVICE = "v1.DRAPlugin"
 
 @contextlib.contextmanager
 def plugin(gpu_node: GpuNode) -> Iterator[kubelet.Plugin]:
-    """The DRA service of a node, by the path through which this machine sees the node's socket."""
+    """The DRA service of a node, by the socket's path on this machine."""
     path = gpu_node.node.path(f"/var/lib/kubelet/plugins/{DRIVER}/dra.sock")
     client = kubelet.Plugin(SimpleNamespace(endpoint=str(path)), SERVICE)
     try:

@@ -1,7 +1,7 @@
 """One node of a rack: a real node with a simulated GB200 tray, and the services of the ComputeDomain half on it.
 
-The services are the processes that ship, with the kubelet's own credential and the paths that they have by default. In
-the place of systemd stands a process that starts and stops the one unit (``programs``).
+The services are the shipped processes with the kubelet's credential and default paths. ``imex_programs`` replaces
+systemd for the one unit.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PROGRAMS = "programs"
 BROKER = "unit-broker"
 BROKER_SOCKET = "/run/nvdra/units.sock"
 TIME_SCALE = 0.05
-"""Seconds that the simulated nvidia-imex takes for what the real one takes a second for."""
+"""Speed of the simulated nvidia-imex: seconds per second of the real one."""
 
 
 class Tray:
     """One node with its services."""
 
     def __init__(self, node: Node, sim: SimRoot, *, is_instant: bool = False) -> None:
-        """``is_instant``: nvidia-imex is READY at once, and its peers cost nothing (``programs``)."""
+        """``is_instant``: nvidia-imex is a stub (``imex_programs``)."""
         self.node = node
         self.name = node.name
         self.sim = sim
@@ -81,13 +81,13 @@ class Tray:
         return self.node.popen(argv, name=name, env={"PYTHONPATH": str(TOP)})
 
     def stop(self, service: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End one service; nvidia-imex is none of its children."""
+        """End one service; nvidia-imex keeps running."""
         process = self.services.pop(service)
         process.signal(number)
         process.wait()
 
     def imex(self) -> dict[str, Any]:
-        """What stands for systemd knows of nvidia-imex; ``pid`` 0: it does not run."""
+        """State of the nvidia-imex unit; ``pid`` 0: not running."""
         path = self.sim.path / "run/nvsim/units.json"
         values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"pid": 0}
         return values
