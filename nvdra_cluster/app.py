@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from nvdra_cluster.control import reflectors
 from nvdra_cluster.control.controller import Controller
 from nvdra_cluster.control.leader_election import LeaderElector, LeaseSettings
 from nvdra_cluster.control.metrics import ControllerCollector
 from nvdra_cluster.control.reconciler import CertificateIssuer, Reconciler
+from nvdra_cluster.control.reflectors import CacheReflector, Selection, selections
 from nvdra_cluster.control.state.cache import Cache
-from nvdra_cluster.control.watching import Watching
 from nvdra_cluster.control.writer import Writer
 from nvdra_cluster.settings import ControllerSettings
 from nvdra_core import __version__
 from nvdra_core.kube.client import Client
+from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.runtime import endpoint, log
 from nvdra_core.runtime.clock import Clock
 from nvdra_core.runtime.metrics import new_registry
@@ -68,9 +68,9 @@ class Manager:
             stopping=workers.stopping,
             refresh=refresh,
         )
-        self.watchings = [
-            Watching(client, interest, clock)
-            for interest in reflectors.interests(self.cache, self.controller, settings.fabric)
+        self.reflectors = [
+            CacheReflector(one, _list_watch(client, one), clock)
+            for one in selections(self.cache, self.controller, settings.fabric)
         ]
         self.registry.register(ControllerCollector(self.cache, self.is_leading, ca_ends_s))
 
@@ -86,7 +86,7 @@ class Manager:
 
     def is_synced(self) -> bool:
         """Whether every reflector has listed its objects once."""
-        return all(watching.synced.is_set() for watching in self.watchings)
+        return all(one.reflector.synced.is_set() for one in self.reflectors)
 
     def components(self) -> list[Component]:
         """In the order of starting."""
@@ -113,12 +113,12 @@ class Manager:
         )
 
     def _start_watches(self) -> None:
-        for watching in self.watchings:
-            self._workers.spawn(f"watch-{watching.name}", watching.run)
+        for one in self.reflectors:
+            self._workers.spawn(f"watch-{one.name}", one.reflector.run)
 
     def _stop_watches(self) -> None:
-        for watching in self.watchings:
-            watching.stop()
+        for one in self.reflectors:
+            one.reflector.stop()
 
     def _start(self) -> None:
         if self._settings.is_elected:
@@ -132,8 +132,11 @@ class Manager:
         self.writer.stop()
 
     def _wait_for_sync(self) -> None:
-        for watching in self.watchings:
-            while not self._workers.stopping.is_set() and not watching.synced.wait(SYNC_POLL_S):
+        self._wait_for(one.reflector.synced for one in self.reflectors)
+
+    def _wait_for(self, events: Iterable[threading.Event]) -> None:
+        for event in events:
+            while not self._workers.stopping.is_set() and not event.wait(SYNC_POLL_S):
                 continue
 
     def _run_for_leader(self) -> None:
@@ -164,11 +167,9 @@ class Manager:
 
     def _relist(self) -> None:
         """List everything the previous leader wrote: the watches may lag."""
-        for watching in self.watchings:
-            watching.look_anew()
-        for watching in self.watchings:
-            while not self._workers.stopping.is_set() and not watching.fresh.wait(SYNC_POLL_S):
-                continue
+        for one in self.reflectors:
+            one.reflector.relist()
+        self._wait_for(one.reflector.relisted for one in self.reflectors)
 
     def _endpoint(self) -> list[Component]:
         settings = self._settings
@@ -185,7 +186,11 @@ class Manager:
 
     def unready(self) -> list[str]:
         """Why this replica could not lead; empty when it could."""
-        return [problem for watching in self.watchings if (problem := watching.problem())]
+        return [problem for one in self.reflectors if (problem := one.problem())]
+
+
+def _list_watch(client: Client, one: Selection) -> ClientListWatch:
+    return ClientListWatch(client, one.resource, namespace=one.namespace, selector=one.selector)
 
 
 def _certificates(

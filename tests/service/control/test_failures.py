@@ -81,7 +81,7 @@ class TestNodes:
         tray = a_member(rack)
         controller = rack.replicas[0].manager
         rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
-        next(w for w in controller.watchings if w.name == "fabricnodes").stop()
+        next(r for r in controller.reflectors if r.name == "fabricnodes").reflector.stop()
         tray.report()
         rack.advance(60.0)
         rack.replicas[0].go_round()
@@ -93,7 +93,7 @@ class TestNodes:
         a_member(rack, "bb")
         controller = rack.replicas[0].manager
         rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
-        next(w for w in controller.watchings if w.name == "fabricnodes").stop()
+        next(r for r in controller.reflectors if r.name == "fabricnodes").reflector.stop()
         rack.client.delete(FABRIC_NODES, "a")
         rack.advance(60.0)
         wait_until("the other is noticed", lambda: controller.cache.lost == {"bb"})
@@ -231,7 +231,7 @@ def test_a_cluster_that_was_put_back_in_time_is_learnt_anew(rack: Rack):
     replica = rack.replicas[0]
     with rack.server.api.store.lock:
         rack.server.api.store.version -= 5
-    next(w for w in replica.manager.watchings if w.name == "computedomains").look_anew()
+    next(r for r in replica.manager.reflectors if r.name == "computedomains").reflector.relist()
     wait_until("it starts over", lambda: replica.workers.failure is not None)
     assert "restored" in str(replica.workers.failure)
 
@@ -321,8 +321,8 @@ class TestLeaders:
         wait_until("two has seen everything", two.is_synced)
         pair.server.api.faults.add(Fault(verb="watch", code=503, count=0))
         asked = pair.server.api.log.count("watch", "fabricnodes")
-        for watching in two.watchings:
-            watching.interrupt()
+        for one in two.reflectors:
+            one.reflector.relist()  # ends its watches, and new ones are refused
         wait_until(
             "two is refused", lambda: pair.server.api.log.count("watch", "fabricnodes") > asked
         )

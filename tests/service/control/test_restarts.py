@@ -76,7 +76,7 @@ def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
     rack.settle()
     rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
     controller = rack.replicas[0].manager
-    next(w for w in controller.watchings if w.name == "fabricnodes").stop()
+    next(r for r in controller.reflectors if r.name == "fabricnodes").reflector.stop()
     rack.client.delete(DOMAINS, "train", namespace=TEAM)
     wait_until("blocked", lambda: rack.condition("DeletionBlocked").get("status") == "True")
     tray.wait_for(lambda spec: spec["domains"][0]["deleting"])

@@ -1,4 +1,4 @@
-"""The controller watches what is its business, and lets the server select it."""
+"""What the controller watches, and readiness when a watch fails."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
 
 
-def test_what_belongs_to_others_is_not_even_sent():
-    """In a large cluster nearly all claims, templates and slices do."""
+def test_server_selects_what_is_watched():
+    """In a large cluster nearly all claims, templates and slices belong to others."""
     clock = FakeClock()
     settings = ControllerSettings(fabric=FabricSettings(), identity="one")
     client = Client(KubeConfig(server="http://127.0.0.1:1"), clock=clock)
-    controller = Manager(settings, client, clock, Workers(clock))
+    manager = Manager(settings, client, clock, Workers(clock))
     found = {
-        interest.resource.plural: (interest.namespace, interest.selector.parameters())
-        for interest in reflectors.interests(
-            controller.cache, controller.controller, FabricSettings(namespace="drivers")
+        selection.resource.plural: (selection.namespace, selection.selector.parameters())
+        for selection in reflectors.selections(
+            manager.cache, manager.controller, FabricSettings(namespace="drivers")
         )
     }
-    controller.writer.close()
+    manager.writer.close()
     client.close()
     label = {"labelSelector": "resource.nvidia.com/computeDomain"}
     assert found == {
