@@ -1,1 +1,1 @@
-"""One record file per prepared claim, written atomically. Enter at ``store``. Knows no driver."""
+"""One record file per claim, written atomically. Start reading at ``store``. Knows no driver."""

@@ -1,4 +1,4 @@
-"""What every DRA driver of this node shares: sockets, claims, transaction, slices. Enter at ``service``.
+"""What every DRA driver of this node shares: claims, ResourceSlices, the kubelet's services, readiness.
 
-Knows no device kind; a driver plugs in through the protocol in ``driver``.
+Knows no device kind; a driver implements the protocol in ``driver``. Assembled by ``app.plugin``.
 """

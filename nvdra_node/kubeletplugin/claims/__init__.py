@@ -1,1 +1,1 @@
-"""ResourceClaims on this node: read, checked, prepared, recorded, unprepared. Enter at ``transaction``."""
+"""ResourceClaims on this node: read, prepare, record, unprepare. Start reading at ``transaction``."""
