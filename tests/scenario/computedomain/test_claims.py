@@ -29,19 +29,19 @@ def node() -> ChannelNode:
     return ChannelNode()
 
 
-def test_an_answer_is_given_again_and_asks_the_supervisor_whether_it_still_holds(node):
+def test_repeated_prepare_verifies_with_the_supervisor(node):
     first = node.prepare(a_claim())
     node.clock.advance(10)
     assert node.prepare(a_claim()) == first
     assert node.supervisor.joins == 2
 
 
-def test_a_fresh_answer_is_not_asked_for_twice(node):
+def test_fresh_reply_is_reused(node):
     node.prepare(a_claim())
     assert node.supervisor.joins == 1
 
 
-def test_a_domain_that_is_not_ready_any_more_is_not_answered_from_the_record(node):
+def test_record_of_a_domain_not_ready_is_not_answered(node):
     node.prepare(a_claim())
     del node.supervisor.ready["A"]
     node.clock.advance(10)
@@ -52,13 +52,13 @@ def test_a_domain_that_is_not_ready_any_more_is_not_answered_from_the_record(nod
     node.assert_prepared(a_claim())
 
 
-def test_at_the_deadline_the_last_cause_is_told(node):
+def test_deadline_returns_the_last_cause(node):
     node.supervisor.ready.clear()
     with pytest.raises(NotReadyError, match="ComputeDomain A is not ready"):
         node.prepare(a_claim(), timeout_s=10)
 
 
-def test_a_refused_claim_leaves_nothing_once_it_is_unprepared(node):
+def test_refused_claim_leaves_nothing_after_unprepare(node):
     node.supervisor.namespaces["A"] = "somebody-else"
     with pytest.raises(ClaimError, match="another namespace"):
         node.prepare(a_claim())
@@ -66,7 +66,7 @@ def test_a_refused_claim_leaves_nothing_once_it_is_unprepared(node):
     node.assert_clean()
 
 
-def test_channels_whose_major_changed_are_given_anew(node):
+def test_prepare_updates_a_changed_major(node):
     node.prepare(a_claim())
     node.machine.char_majors["nvidia-caps-imex-channels"] = 240
     node.prepare(a_claim())
@@ -74,7 +74,7 @@ def test_channels_whose_major_changed_are_given_anew(node):
     assert device["containerEdits"]["deviceNodes"][0]["major"] == 240
 
 
-def test_renewal_gives_channels_the_major_of_now(node):
+def test_renewal_writes_the_current_major(node):
     """The old number may be any other device after the driver was loaded again."""
     node.prepare(a_claim())
     node.machine.char_majors["nvidia-caps-imex-channels"] = 240
@@ -84,13 +84,13 @@ def test_renewal_gives_channels_the_major_of_now(node):
     assert device["containerEdits"]["deviceNodes"][0]["major"] == 240
 
 
-def test_a_second_claim_of_the_channel_is_told_who_has_it(node):
+def test_second_claim_of_the_channel_names_the_first(node):
     node.prepare(a_claim("c1"))
     with pytest.raises(DeviceConflictError, match="claim-c1"):
         node.prepare(a_claim("c2"))
 
 
-def test_shares_of_one_domain_go_together_and_those_of_another_wait_for_them(node):
+def test_shares_of_another_domain_wait(node):
     node.supervisor.ready["B"] = joined("B")
     node.prepare(a_claim("c1", shares=("s1",)))
     node.prepare(a_claim("c2", shares=("s2",)))
@@ -101,7 +101,7 @@ def test_shares_of_one_domain_go_together_and_those_of_another_wait_for_them(nod
     node.prepare(a_claim("c3", parameters("B"), shares=("s3",)))
 
 
-def test_with_channel_isolation_claims_of_two_domains_go_together(node):
+def test_channel_isolation_prepares_two_domains(node):
     shared = {uid: DomainState(isolation="channel") for uid in ("A", "B")}
     node.connection._take(
         NodeView(fabric_state="Completed", clique_id=VIEW.clique_id, domains=shared)
@@ -120,12 +120,12 @@ def test_with_channel_isolation_claims_of_two_domains_go_together(node):
 
 
 class TestWithoutSupervisor:
-    def test_a_claim_is_told_where_to_look(self, node):
+    def test_claim_without_supervisor_gets_a_remedy(self, node):
         node.supervisor.is_down = True
         with pytest.raises(NotReadyError, match="does not answer"):
             node.prepare(a_claim(), timeout_s=5)
 
-    def test_pods_end_and_the_supervisor_learns_it_later(self, node):
+    def test_unprepare_without_supervisor_is_synced_later(self, node):
         node.prepare(a_claim())
         node.supervisor.is_down = True
         node.unprepare(a_claim())
@@ -134,7 +134,7 @@ class TestWithoutSupervisor:
         node.sync()
         assert node.supervisor.held == {}
 
-    def test_the_last_view_stands(self, node):
+    def test_last_view_stands_without_supervisor(self, node):
         node.supervisor.is_down = True
         assert node.driver.pool().devices
 
@@ -158,7 +158,7 @@ class Listener(FakeSupervisor):
             self.stopping.set()
 
 
-def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
+def test_reconnect_syncs_claims_twice_within_seconds():
     """Whom it misses twice is gone: a release that it missed must not hold the node for half a minute."""
     clock = FakeClock()
     listener = Listener(clock)
@@ -168,7 +168,7 @@ def test_a_supervisor_that_is_back_is_told_the_claims_twice_within_seconds():
                                                           RECONNECT_S + 2 * SYNC_S]  # fmt: skip
 
 
-def test_only_claims_of_this_boot_are_told(node):
+def test_only_claims_of_this_boot_are_synced(node):
     node.prepare(a_claim())
     records = node.deps.records.all()
     assert [each.effect.uid for each in held_claims(records, "boot-1")] == ["c1"]
@@ -176,7 +176,7 @@ def test_only_claims_of_this_boot_are_told(node):
     assert SYNC_S > 0
 
 
-def test_a_claim_without_a_usable_record_is_told_without_its_domain(node):
+def test_claim_without_usable_record_is_synced_without_domain(node):
     """Else the supervisor would think it released, and end IMEX under its pod."""
     node.prepare(a_claim())
     [record] = node.deps.records.all()
@@ -186,7 +186,7 @@ def test_a_claim_without_a_usable_record_is_told_without_its_domain(node):
         assert (effect.uid, effect.domain_uid, is_prepared) == ("c1", "", True)
 
 
-def test_nvidias_runtime_hook_is_not_told_anything(node):
+def test_channel_adds_no_edits_for_nvidias_hook(node):
     """A channel goes into containers whose GPUs come from elsewhere, such as the device plugin."""
     from nvdra_node.app.computedomain import NoEdits
     from nvdra_node.cdi import spec

@@ -44,7 +44,7 @@ def die(node, act, step):
 @pytest.mark.parametrize("life", LIVES_ON)
 @pytest.mark.parametrize("step", steps(prepare, prepared=False))
 class TestDyingInPrepare:
-    def test_a_retry_prepares(self, step, life):
+    def test_retry_prepares(self, step, life):
         node = ChannelNode()
         die(node, prepare, step)
         LIVES_ON[life](node)
@@ -53,14 +53,14 @@ class TestDyingInPrepare:
         node.unprepare(CLAIM)
         node.assert_clean()
 
-    def test_an_unprepare_leaves_nothing(self, step, life):
+    def test_unprepare_leaves_nothing(self, step, life):
         node = ChannelNode()
         die(node, prepare, step)
         LIVES_ON[life](node)
         node.unprepare(CLAIM)
         node.assert_clean()
 
-    def test_the_sweep_leaves_nothing_of_a_claim_that_is_gone(self, step, life):
+    def test_sweep_leaves_nothing_of_a_deleted_claim(self, step, life):
         node = ChannelNode()
         die(node, prepare, step)
         LIVES_ON[life](node)
@@ -73,7 +73,7 @@ class TestDyingInPrepare:
 @pytest.mark.parametrize("life", LIVES_ON)
 @pytest.mark.parametrize("step", steps(unprepare, prepared=True))
 class TestDyingInUnprepare:
-    def test_a_retry_leaves_nothing(self, step, life):
+    def test_retry_leaves_nothing(self, step, life):
         node = ChannelNode()
         node.prepare(CLAIM)
         die(node, unprepare, step)
@@ -81,7 +81,7 @@ class TestDyingInUnprepare:
         node.unprepare(CLAIM)
         node.assert_clean()
 
-    def test_a_prepare_prepares_again(self, step, life):
+    def test_prepare_prepares_again(self, step, life):
         node = ChannelNode()
         node.prepare(CLAIM)
         die(node, unprepare, step)

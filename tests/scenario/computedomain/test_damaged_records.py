@@ -53,7 +53,7 @@ def node() -> ChannelNode:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_record_is_put_aside_and_the_other_claims_go_on(node, damage):
+def test_damaged_record_is_quarantined(node, damage):
     """F20. Upstream's plugin does not start again until a person has deleted the file of all claims."""
     node.files.put(RECORD, damage(node.files.read(RECORD)))
     node.restart()
@@ -66,7 +66,7 @@ def test_a_damaged_record_is_put_aside_and_the_other_claims_go_on(node, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_its_claim_is_prepared_again_as_it_was(node, damage):
+def test_claim_of_damaged_record_is_prepared_again(node, damage):
     before = node.cdi_spec("c1")
     node.files.put(RECORD, damage(node.files.read(RECORD)))
     node.restart()
@@ -77,7 +77,7 @@ def test_its_claim_is_prepared_again_as_it_was(node, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_its_pod_can_end_and_leaves_nothing(node, damage):
+def test_pod_of_damaged_record_leaves_nothing(node, damage):
     node.files.put(RECORD, damage(node.files.read(RECORD)))
     node.restart()
     node.unprepare(a_claim("c1"))
@@ -96,7 +96,7 @@ def test_its_pod_can_end_and_leaves_nothing(node, damage):
     ],
     ids=str,
 )
-def test_an_effect_of_another_shape_does_not_keep_the_others_from_the_supervisor(node, effect):
+def test_unreadable_effect_is_synced_without_domain(node, effect):
     """Its claim is told as one of an unknown domain, so that IMEX stays for it."""
     records = sorted(node.deps.records.all(), key=lambda record: record.uid)
     strange = [replace(records[0], effects=(effect,)), records[1]]

@@ -28,7 +28,7 @@ def fail_at(node: ChannelNode, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", steps(prepared=False))
-def test_a_prepare_that_failed_is_carried_out_by_the_next(step):
+def test_failed_prepare_is_completed_by_the_next(step):
     node = ChannelNode()
     fail_at(node, step)
     with contextlib.suppress(NvdraError):
@@ -40,7 +40,7 @@ def test_a_prepare_that_failed_is_carried_out_by_the_next(step):
 
 
 @pytest.mark.parametrize("step", steps(prepared=True))
-def test_an_unprepare_that_failed_is_carried_out_by_the_next(step):
+def test_failed_unprepare_is_completed_by_the_next(step):
     """L22. Upstream drops the claim from its checkpoint first: a CDI file that was not removed stays for ever."""
     node = ChannelNode()
     node.prepare(CLAIM)

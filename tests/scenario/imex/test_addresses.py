@@ -64,7 +64,7 @@ def status(node: ImexNode) -> Any:
     return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
 
 
-def test_usable_route_asks_the_api_server_nothing(node, host):
+def test_usable_route_needs_no_request_to_the_api_server(node, host):
     watch(node, host).scan()
     assert node.join("c1").readiness.is_ready
     assert b"10.0.0.2" in node.files.read(LAYOUT.config)
@@ -90,7 +90,7 @@ def test_balancer_on_the_node_waits_for_its_internal_ip(node, host):
     assert status(node).addresses == ("10.0.0.2",)
 
 
-def test_node_is_read_less_and_less_while_it_is_of_no_use(node, host):
+def test_useless_node_is_read_with_backoff(node, host):
     host.route, host.internal_ips = LOOPBACK, ["172.30.0.9"]
     monitor = watch(node, host)
     for _ in range(3600):
@@ -115,7 +115,7 @@ def test_loopback_of_an_earlier_release_is_not_reported(host):
     assert node.daemon.history == ["start"]
 
 
-def test_lost_address_is_said_and_its_claims_are_left_alone(node, host):
+def test_lost_address_is_reported_and_leaves_claims_alone(node, host):
     monitor = watch(node, host)
     monitor.scan()
     node.join("c1")

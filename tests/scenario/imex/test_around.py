@@ -11,7 +11,7 @@ from tests.beds.memory.imex_node import CLUSTER, FABRIC, LAYOUT, ImexNode, a_cla
 
 
 class TestPeers:
-    def test_a_new_peer_is_told_in_place_and_at_once(self, node):
+    def test_new_peer_is_added_in_place_and_reloaded(self, node):
         from nvdra_core.api.fabric import FabricSlot
 
         node.assign(a_domain())
@@ -26,12 +26,12 @@ class TestPeers:
         assert b"10.0.0.7" in node.files.read(LAYOUT.hosts)
         assert len(node.files.read(LAYOUT.hosts)) == size
 
-    def test_only_members_of_the_domain_are_looked_for(self, node):
+    def test_hosts_file_has_only_members_of_the_domain(self, node):
         node.assign(a_domain(members=(2,)))
         node.join("c1")
         assert b"10.0.0.5" not in node.files.read(LAYOUT.hosts)
 
-    def test_a_changed_slot_waits_for_the_claims_that_run(self, node):
+    def test_changed_slot_waits_for_running_claims(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.assign(a_domain(), slot=9)
@@ -44,7 +44,7 @@ class TestPeers:
 
 
 class TestFabricThatChanges:
-    def test_a_lost_or_changed_clique_is_told_and_disturbs_nobody(self, node):
+    def test_lost_clique_is_reported_and_leaves_claims_alone(self, node):
         node.assign(a_domain())
         node.join("c1")
         for fabric in (
@@ -61,7 +61,7 @@ class TestFabricThatChanges:
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
-    def test_a_broken_fabric_is_told_with_its_cause(self, node):
+    def test_broken_fabric_is_reported_with_its_cause(self, node):
         node.assign(a_domain())
         node.supervisor.set_fabric(Fabric(state=FabricState.FAILED, message="GPU-3: link down"))
         told = node.join("c1").readiness
@@ -69,7 +69,7 @@ class TestFabricThatChanges:
 
 
 class TestHostManaged:
-    def test_the_hosts_own_daemon_is_looked_at_and_never_touched(self):
+    def test_hosts_daemon_is_observed_and_never_touched(self):
         node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
         node.assign(a_domain(), slot=None)
         assert node.join("c1").readiness.reason == "HostImexNotReady"
@@ -78,7 +78,7 @@ class TestHostManaged:
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.daemon.history == []
 
-    def test_two_domains_do_not_meet_in_the_one_channel_that_it_serves(self):
+    def test_hosts_daemon_serves_one_domain_at_a_time(self):
         node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
         node.assign(a_domain("A"), a_domain("B"), slot=None)
         node.daemon.restart_by_hand()
@@ -92,7 +92,7 @@ class TestHostManaged:
         node.claims.leave("c3")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
-    def test_it_is_looked_at_often_while_a_claim_waits_for_it_and_its_end_is_seen_soon(self):
+    def test_hosts_daemon_is_polled_often_while_a_claim_waits(self):
         node = ImexNode(Policy(mode=Mode.HOST_MANAGED))
         node.assign(a_domain(), slot=None)
         node.join("c1")

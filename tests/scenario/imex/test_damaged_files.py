@@ -54,13 +54,13 @@ def damage(node: ImexNode, data: bytes) -> None:
 
 class TestState:
     @pytest.mark.parametrize("data", GARBAGE)
-    def test_imex_and_its_claim_outlive_a_state_that_cannot_be_read(self, node, data):
+    def test_unreadable_state_leaves_imex_and_claim_alone(self, node, data):
         """F20. Upstream's plugin does not start again until a person has deleted its file."""
         damage(node, data)
         self.nobody_is_disturbed(node)
 
     @pytest.mark.parametrize("change", STRANGE, ids=str)
-    def test_imex_and_its_claim_outlive_a_state_of_another_shape(self, node, change):
+    def test_state_of_another_shape_leaves_imex_and_claim_alone(self, node, change):
         body = json.loads(node.files.read(LAYOUT.state))
         damage(node, json.dumps(body | change).encode())
         self.nobody_is_disturbed(node)
@@ -77,7 +77,7 @@ class TestState:
         assert node.ask(a_claim("c1", "A")).readiness.is_ready
         assert node.daemon.history == ["start"]
 
-    def test_imex_and_its_claim_outlive_a_state_that_is_cut_short(self, node):
+    def test_truncated_state_leaves_imex_and_claim_alone(self, node):
         whole = node.files.read(LAYOUT.state)
         for length in range(0, len(whole), 7):
             damage(node, whole[:length])
@@ -96,7 +96,7 @@ class TestState:
         )
         assert node.daemon.history == ["start"]
 
-    def test_once_its_claim_is_gone_the_node_serves_who_waits(self, node):
+    def test_waiting_domain_is_served_after_claims_release(self, node):
         damage(node, b"{")
         node.join("c2", "B")
         node.claims.sync([prepared("c1", "A"), a_claim("c2", "B")])
@@ -105,7 +105,7 @@ class TestState:
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
         assert node.daemon.history == ["start", "stop", "start"] and node.serves() == "B"
 
-    def test_what_is_written_next_can_be_read_again(self, node):
+    def test_state_is_written_again_after_damage(self, node):
         damage(node, b"{")
         node.claims.sync([])
         node.reconcile()
@@ -145,14 +145,14 @@ class TestRollback:
             assert node.ask(a_claim("c1", "A")).readiness.is_ready
         assert node.daemon.history == ["start"]
 
-    def test_earlier_release_reads_a_state_without_what_it_cannot_know(self, node):
+    def test_default_fields_are_left_out_for_earlier_releases(self, node):
         """It refuses fields that it does not know, and takes the daemon that runs for a foreign one."""
         memory = json.loads(node.files.read(LAYOUT.state))["memory"]
         known = {"restarts", "failures", "last_exit", "is_held", "recovers_domain"}
         assert memory["started"]["run"]["domain_uid"] == "A"
         assert memory.keys() <= known | {"started"}
 
-    def test_stored_spec_with_unknown_fields_and_isolation_serves_the_rest(self, node):
+    def test_stored_spec_with_unknown_isolation_serves_the_rest(self, node):
         body = changed(json.loads(node.files.read(SPEC_PATH)))
         body["spec"]["domains"][1]["isolation"] = "later"
         node.files.put(SPEC_PATH, json.dumps(body).encode())
@@ -164,7 +164,7 @@ class TestRollback:
 
 class TestWordOfTheController:
     @pytest.mark.parametrize("data", [*GARBAGE, b'{"spec": {"slot": "two"}, "generation": 1}'])
-    def test_without_it_the_daemon_keeps_its_peers_and_the_next_word_counts(self, node, data):
+    def test_unreadable_spec_keeps_peers_until_the_next_spec(self, node, data):
         before = node.files.read(LAYOUT.hosts)
         assert b"10.0.0.5" in before
         node.files.put(SPEC_PATH, data)
@@ -176,7 +176,7 @@ class TestWordOfTheController:
         assert node.ask(a_claim("c1")).readiness.is_ready
         assert node.daemon.history == ["start"]
 
-    def test_a_fabric_node_that_was_deleted_takes_no_peer_from_who_runs(self, node):
+    def test_deleted_fabric_node_keeps_the_daemons_peers(self, node):
         node.supervisor.set_spec(None, 0)
         node.reconcile()
         assert b"10.0.0.5" in node.files.read(LAYOUT.hosts)

@@ -10,12 +10,12 @@ from tests.beds.memory.imex_node import LAYOUT, NO_FABRIC, ImexNode, a_claim, a_
 
 
 class TestFirstClaim:
-    def test_nothing_runs_until_a_claim_needs_it(self, node):
+    def test_no_daemon_runs_without_a_claim(self, node):
         node.assign(a_domain())
         node.reconcile()
         assert node.daemon.history == []
 
-    def test_the_first_claim_starts_it_and_is_told_ready(self, node):
+    def test_first_claim_starts_the_daemon(self, node):
         node.assign(a_domain())
         joined = node.join("c1")
         assert joined.readiness.is_ready and joined.has_fabric and joined.domain.channel == 0
@@ -23,7 +23,7 @@ class TestFirstClaim:
         config = node.files.read(LAYOUT.config).decode()
         assert "SERVER_PORT=50065\n" in config and "BIND_INTERFACE_IP=10.0.0.2\n" in config
 
-    def test_the_node_list_names_all_slots_and_the_hosts_file_the_filled_ones(self, node):
+    def test_hosts_file_has_only_the_filled_slots(self, node):
         node.assign(a_domain())
         node.join("c1")
         assert len(node.files.read(LAYOUT.nodes).splitlines()) == 18
@@ -34,14 +34,14 @@ class TestFirstClaim:
         ]
         assert node.files.read(LAYOUT.nsswitch) == b"hosts: files\n"
 
-    def test_it_is_not_told_ready_before_imex_is(self, node):
+    def test_claim_is_not_ready_before_imex(self, node):
         node.daemon.starts_as = ImexState.WAITING_FOR_RECOVERY
         node.assign(a_domain())
         joined = node.join("c1")
         assert not joined.readiness.is_ready
         assert joined.readiness.message == "nvidia-imex is WAITING_FOR_RECOVERY"
 
-    def test_the_answer_is_of_a_turn_that_began_after_the_question(self, node):
+    def test_reply_is_of_a_pass_after_the_join(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.die()
@@ -60,7 +60,7 @@ class TestWhatIsMissing:
             (lambda n: setattr(n.daemon, "foreign", "nvidia-imex.service"), "ForeignImex"),
         ],
     )
-    def test_the_claim_is_told_what_it_waits_for(self, node, change, reason):
+    def test_waiting_claim_gets_the_reason(self, node, change, reason):
         node.assign(a_domain())
         change(node)
         joined = node.join("c1")
@@ -68,13 +68,13 @@ class TestWhatIsMissing:
         assert joined.readiness.message
         assert "start" not in node.daemon.history
 
-    def test_it_goes_on_by_itself_once_the_controller_has_spoken(self, node):
+    def test_waiting_claim_continues_after_a_spec(self, node):
         node.join("c1")
         node.assign(a_domain())
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
-    def test_a_node_without_fabric_is_ready_without_imex(self, node):
+    def test_node_without_fabric_is_ready_without_imex(self, node):
         node.supervisor.set_fabric(NO_FABRIC)
         node.assign(a_domain(), slot=None, clique_id="")
         joined = node.join("c1")
@@ -88,13 +88,13 @@ class TestWhatIsMissing:
 
 
 class TestTenants:
-    def test_a_claim_of_another_namespace_is_refused_and_holds_nothing(self, node):
+    def test_claim_of_another_namespace_is_refused(self, node):
         node.assign(a_domain())
         joined = node.join("c1", namespace="attacker")
         assert "own namespace only" in joined.refused
         assert node.daemon.history == [] and node.claims.holders == {}
 
-    def test_it_is_refused_also_when_the_domain_becomes_known_later(self, node):
+    def test_claim_is_refused_when_its_domain_becomes_known(self, node):
         node.join("c1", namespace="attacker")
         node.assign(a_domain())
         node.reconcile()
@@ -102,7 +102,7 @@ class TestTenants:
         assert node.ask(a_claim("c1", namespace="attacker")).refused
         assert node.claims.holders == {}
 
-    def test_a_domain_that_is_being_deleted_takes_no_new_claim_and_keeps_the_old(self, node):
+    def test_domain_in_deletion_keeps_only_admitted_claims(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.assign(a_domain(deleting=True))
@@ -112,7 +112,7 @@ class TestTenants:
 
 
 class TestTwoDomains:
-    def test_the_running_one_is_never_ended_for_another(self, node):
+    def test_running_domain_is_not_stopped_for_another(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         other = node.join("c2", "B")
@@ -122,7 +122,7 @@ class TestTwoDomains:
         )
         assert node.daemon.history == ["start"]
 
-    def test_the_next_domain_starts_at_once_when_the_last_claim_goes(self, node):
+    def test_next_domain_starts_after_the_last_release(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.join("c2", "B")
@@ -131,7 +131,7 @@ class TestTwoDomains:
         assert node.serves() == "B"
         assert node.daemon.history == ["start", "stop", "start"]
 
-    def test_several_claims_of_one_domain_share_its_daemon(self, node):
+    def test_claims_of_one_domain_share_its_daemon(self, node):
         node.assign(a_domain())
         for uid in ("c1", "c2", "c3"):
             assert node.join(uid).readiness.is_ready
@@ -140,7 +140,7 @@ class TestTwoDomains:
         node.reconcile()
         assert node.daemon.history == ["start"]
 
-    def test_with_channel_isolation_two_domains_share_one_daemon(self, node):
+    def test_channel_isolation_shares_the_daemon(self, node):
         shared = {"isolation": Isolation.CHANNEL, "port": 50000}
         node.assign(a_domain("A", channel=3, **shared), a_domain("B", channel=4, **shared))
         first, second = node.join("c1", "A"), node.join("c2", "B")
@@ -148,7 +148,7 @@ class TestTwoDomains:
         assert (first.domain.channel, second.domain.channel) == (3, 4)
         assert node.daemon.history == ["start"] and node.serves() == ""
 
-    def test_with_channel_isolation_it_runs_from_boot_on_without_any_domain(self, node):
+    def test_channel_isolation_runs_the_daemon_without_a_domain(self, node):
         node.assign(shared_port=50000)
         node.reconcile()
         assert node.daemon.history == ["start"] and node.serves() == ""
@@ -161,7 +161,7 @@ class TestTwoDomains:
         node.reconcile()
         assert node.daemon.history == ["start"]
 
-    def test_a_claim_that_never_got_ready_does_not_keep_the_daemon_from_others(self, node):
+    def test_release_of_a_waiting_claim_frees_the_daemon(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.daemon.starts_as = ImexState.WAITING_FOR_PEERS
         node.join("c1", "A")
@@ -170,7 +170,7 @@ class TestTwoDomains:
         node.reconcile()
         assert node.serves() == "B"
 
-    def test_a_node_whose_imex_died_is_not_given_away_under_the_claims_it_had(self, node):
+    def test_died_daemons_node_stays_with_its_claims(self, node):
         """Their containers still have the channel, which would be the next domain's."""
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
@@ -186,7 +186,7 @@ class TestTwoDomains:
 
 
 class TestEndOfUse:
-    def test_it_lingers_for_the_next_job_of_the_domain(self, node):
+    def test_unused_daemon_lingers_for_the_next_job(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.claims.leave("c1")
@@ -195,7 +195,7 @@ class TestEndOfUse:
         assert node.join("c2").readiness.is_ready
         assert node.daemon.history == ["start"]
 
-    def test_after_the_linger_it_is_stopped(self, node):
+    def test_unused_daemon_is_stopped_after_the_linger(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.claims.leave("c1")
@@ -207,7 +207,7 @@ class TestEndOfUse:
         node.reconcile()
         assert node.daemon.history == ["start", "stop"]
 
-    def test_the_domain_may_vanish_from_the_spec_while_its_claims_run(self, node):
+    def test_domain_removed_from_spec_keeps_running_claims(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.assign()

@@ -10,7 +10,7 @@ from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
 
 class TestAbruptEnd:
-    def test_it_is_started_again_with_growing_pauses_and_keeps_its_peers(self, node):
+    def test_daemon_is_restarted_with_backoff_and_keeps_its_peers(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.files.put(LAYOUT.persist / "persist.dat", b"peers")
@@ -33,7 +33,7 @@ class TestAbruptEnd:
         assert node.daemon.history == ["start"] * 3
         assert node.supervisor.snapshot.memory.restarts == 2
 
-    def test_policy_hold_waits_until_its_claims_are_gone(self):
+    def test_policy_hold_waits_for_release_of_claims(self):
         node = ImexNode(Policy(after_abrupt_end=AfterAbruptEnd.HOLD))
         node.assign(a_domain())
         node.join("c1")
@@ -47,7 +47,7 @@ class TestAbruptEnd:
         node.reconcile()
         assert node.ask(a_claim("c2")).readiness.is_ready
 
-    def test_peers_of_another_domain_are_not_waited_for(self, node):
+    def test_recovery_is_cleared_for_another_domain(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.files.put(LAYOUT.persist / "persist.dat", b"peers of A")
@@ -59,7 +59,7 @@ class TestAbruptEnd:
         assert node.serves() == "B"
         assert node.files.read(LAYOUT.persist / "persist.dat") is None
 
-    def test_a_start_that_fails_is_told_with_its_last_words(self, node):
+    def test_failed_start_is_reported_with_log_lines(self, node):
         node.daemon.fails_to_start = True
         node.daemon.words = "No matching network interface found"
         node.assign(a_domain())
@@ -71,7 +71,7 @@ class TestAbruptEnd:
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
-    def test_a_hanging_daemon_is_told_and_not_killed(self, node):
+    def test_hanging_daemon_is_reported_and_not_killed(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.state_now = ImexState.UNAVAILABLE
@@ -81,7 +81,7 @@ class TestAbruptEnd:
 
 
 class TestRestartsOfTheSupervisor:
-    def test_a_running_daemon_is_not_touched(self, node):
+    def test_restart_does_not_touch_a_running_daemon(self, node):
         node.assign(a_domain())
         node.join("c1")
         for _ in range(5):
@@ -90,7 +90,7 @@ class TestRestartsOfTheSupervisor:
         assert node.daemon.history == ["start"]
         assert node.ask(a_claim("c1")).readiness.is_ready
 
-    def test_it_is_not_touched_before_the_claims_are_known(self, node):
+    def test_daemon_is_not_touched_before_claims_are_known(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.files.remove(LAYOUT.state)  # somebody emptied /run
@@ -103,7 +103,7 @@ class TestRestartsOfTheSupervisor:
         node.reconcile()
         assert node.daemon.history == ["start"]
 
-    def test_a_claim_without_a_record_does_not_hold_the_node_for_ever(self, node):
+    def test_claim_missing_in_two_syncs_is_removed(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.join("c2", "B")
@@ -112,7 +112,7 @@ class TestRestartsOfTheSupervisor:
             node.reconcile()
         assert node.serves() == "B"
 
-    def test_a_claim_that_is_just_coming_survives_one_list_without_it(self, node):
+    def test_claim_missing_in_one_sync_is_kept(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.claims.sync([])
@@ -120,7 +120,7 @@ class TestRestartsOfTheSupervisor:
         node.claims.sync([])
         assert set(node.claims.holders) == {"c1"}
 
-    def test_an_end_while_nobody_looked_is_noticed(self, node):
+    def test_end_during_a_restart_is_noticed(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.die()
@@ -131,7 +131,7 @@ class TestRestartsOfTheSupervisor:
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
-    def test_a_restart_by_hand_is_another_incarnation(self, node):
+    def test_manual_restart_is_another_incarnation(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.restart_by_hand()
@@ -141,14 +141,14 @@ class TestRestartsOfTheSupervisor:
 
 
 class TestReboot:
-    def test_nothing_is_started_and_nobody_holds_anything(self, node):
+    def test_reboot_starts_nothing_and_forgets_claims(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.reboot()
         node.reconcile()
         assert node.daemon.history == ["start"] and node.claims.holders == {}
 
-    def test_a_known_claim_is_served_again_without_the_controller(self, node):
+    def test_known_claim_is_served_after_reboot_without_controller(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.reboot()
@@ -156,7 +156,7 @@ class TestReboot:
 
 
 class TestSystemdThatFails:
-    def test_a_stop_that_fails_is_repeated(self, node):
+    def test_failed_stop_is_repeated(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.claims.leave("c1")
@@ -167,7 +167,7 @@ class TestSystemdThatFails:
         node.reconcile()
         assert node.serves() == "B"
 
-    def test_the_last_state_stands_while_systemd_does_not_answer(self, node):
+    def test_last_state_stands_while_systemd_is_silent(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.refuses = True
@@ -175,7 +175,7 @@ class TestSystemdThatFails:
         assert node.supervisor.snapshot.memory.started is not None
 
 
-def test_unanswered_question_is_reported_with_its_cause(node):
+def test_unanswered_query_is_reported_with_its_cause(node):
     node.assign(a_domain())
     node.join("c1")
     node.daemon.state_now = ImexState.UNAVAILABLE

@@ -16,7 +16,7 @@ def asked(node):
     return found
 
 
-def test_news_asks_nobody_while_no_daemon_runs_and_none_is_needed(node):
+def test_changes_query_nothing_while_no_daemon_is_needed(node):
     node.reconcile()
     asked(node)
     for number in range(5):
@@ -29,7 +29,7 @@ def test_news_asks_nobody_while_no_daemon_runs_and_none_is_needed(node):
     assert asked(node) == {"show": 1}
 
 
-def test_a_formation_looks_before_the_start_and_after_it(node):
+def test_formation_queries_systemd_before_and_after_start(node):
     node.reconcile()
     asked(node)
     node.assign(a_domain())
@@ -38,7 +38,7 @@ def test_a_formation_looks_before_the_start_and_after_it(node):
     assert asked(node) == {"show": 3, "state": 1}
 
 
-def test_what_the_controller_says_of_others_asks_the_daemon_nothing(node):
+def test_change_of_members_queries_no_state(node):
     node.assign(a_domain())
     node.join("c1")
     asked(node)
@@ -48,7 +48,7 @@ def test_what_the_controller_says_of_others_asks_the_daemon_nothing(node):
     assert asked(node)["state"] == 0
 
 
-def test_who_asks_whether_a_domain_is_ready_is_answered_by_the_daemon(node):
+def test_join_queries_the_daemons_state(node):
     node.assign(a_domain())
     node.join("c1")
     asked(node)
@@ -57,7 +57,7 @@ def test_who_asks_whether_a_domain_is_ready_is_answered_by_the_daemon(node):
     assert asked(node)["state"] >= 1
 
 
-def test_a_daemon_that_runs_is_asked_now_and_then(node):
+def test_running_daemon_is_queried_periodically(node):
     node.assign(a_domain())
     node.join("c1")
     node.daemon.state_now = ImexState.UNAVAILABLE
@@ -66,7 +66,7 @@ def test_a_daemon_that_runs_is_asked_now_and_then(node):
     assert node.supervisor.snapshot.situation.imex is ImexState.UNAVAILABLE
 
 
-def test_a_word_that_is_known_wakes_nobody(node):
+def test_unchanged_spec_triggers_no_pass(node):
     node.assign(a_domain())
     node.reconcile()
     node.supervisor._wake.clear()
@@ -74,7 +74,7 @@ def test_a_word_that_is_known_wakes_nobody(node):
     assert not node.supervisor._wake.is_set()
 
 
-def test_a_claim_waits_little_longer_than_its_daemon_starts(node):
+def test_poll_intervals_grow_while_the_daemon_starts(node):
     node.assign(a_domain())
     node.join("c1")
     node.daemon.starts_as = ImexState.INITIALIZING

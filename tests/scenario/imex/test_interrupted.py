@@ -69,7 +69,7 @@ def after(node: ImexNode, end: Callable[[ImexNode], None]) -> FabricDomainStatus
 
 
 @ENDS
-def test_domain_says_that_imex_ended_under_its_claims(node, end):
+def test_unplanned_end_is_the_domains_reason(node, end):
     before = status(node)
     domain = after(node, end)
     assert (domain.ready, domain.reason) == (True, "ImexRestarted")
@@ -80,7 +80,7 @@ def test_domain_says_that_imex_ended_under_its_claims(node, end):
 
 
 @ENDS
-def test_it_is_said_until_the_interrupted_claims_are_released(node, end):
+def test_reason_stays_until_interrupted_claims_are_released(node, end):
     after(node, end)
     node.clock.advance(3600)
     assert node.join("c2").readiness.is_ready
@@ -91,14 +91,14 @@ def test_it_is_said_until_the_interrupted_claims_are_released(node, end):
 
 
 @ENDS
-def test_it_is_said_after_a_restart_of_the_supervisor(node, end):
+def test_reason_survives_a_restart_of_the_supervisor(node, end):
     after(node, end)
     node.restart()
     assert domain_of(node).reason == "ImexRestarted"
 
 
 @ENDS
-def test_end_while_the_supervisor_was_down_is_said(node, end):
+def test_end_while_the_supervisor_was_down_is_reported(node, end):
     """needrestart restarts both units at once."""
     node.reconcile()
     end(node)
@@ -108,7 +108,7 @@ def test_end_while_the_supervisor_was_down_is_said(node, end):
     assert domain_of(node).reason == "ImexRestarted"
 
 
-def test_starts_and_stops_of_ours_are_not_said(node):
+def test_own_starts_and_stops_are_not_reported(node):
     assert domain_of(node).reason == ""
     node.claims.leave("c1")
     node.reconcile()
@@ -119,7 +119,7 @@ def test_starts_and_stops_of_ours_are_not_said(node):
     assert domain_of(node).reason == "" and status(node).imex.restarts == 0
 
 
-def test_end_before_a_claim_was_admitted_interrupts_nobody():
+def test_end_before_admission_interrupts_no_claim():
     node = ImexNode()
     node.assign(a_domain())
     node.daemon.fails_to_start = True
@@ -130,7 +130,7 @@ def test_end_before_a_claim_was_admitted_interrupts_nobody():
     assert domain_of(node).reason == ""
 
 
-def test_gpu_that_asks_for_a_recovery_is_named_besides(node):
+def test_gpu_recovery_is_added_to_the_message(node):
     node.supervisor.set_fabric(replace(FABRIC, recovery="GPU-3: reset it"))
     domain = after(node, kill)
     assert domain.reason == "ImexRestarted" and "GPU-3: reset it" in domain.message
@@ -153,7 +153,7 @@ class TestHostManaged:
         assert made.join("c1").readiness.is_ready
         return made
 
-    def test_restart_of_the_hosts_daemon_under_claims_is_said(self, node):
+    def test_restart_of_hosts_daemon_under_claims_is_reported(self, node):
         assert domain_of(node).reason == ""
         restart(node)
         domain = domain_of(node)
@@ -164,12 +164,12 @@ class TestHostManaged:
         assert node.join("c2").readiness.is_ready
         assert domain_of(node).reason == ""
 
-    def test_restart_while_the_supervisor_was_down_is_said(self, node):
+    def test_restart_while_the_supervisor_was_down_is_reported(self, node):
         node.reconcile()
         restart(node)
         node.restart()
         assert domain_of(node).reason == "ImexRestarted"
 
-    def test_systemd_that_does_not_answer_keeps_no_claim_waiting(self, node):
+    def test_claims_do_not_wait_for_a_silent_systemd(self, node):
         node.daemon.refuses_to.add("show")
         assert node.join("c2").readiness.is_ready

@@ -26,7 +26,7 @@ def slots(*numbers):
 
 
 class TestNothingIsPromised:
-    def test_while_systemd_does_not_answer(self, node):
+    def test_claim_waits_while_systemd_is_silent(self, node):
         node.assign(a_domain())
         assert node.join("c1").readiness.is_ready
         node.daemon.refuses = True
@@ -36,18 +36,18 @@ class TestNothingIsPromised:
         node.daemon.refuses = False
         assert node.ask(a_claim("c2")).readiness.is_ready
 
-    def test_to_a_question_that_leaves_no_time_for_a_look(self, node):
+    def test_claim_without_time_for_a_pass_is_not_ready(self, node):
         node.assign(a_domain())
         node.join("c1")
         assert not node.claims.join(a_claim("c2"), Deadline(0, node.clock)).readiness.is_ready
 
-    def test_while_a_turn_takes_longer_than_the_question(self, node):
+    def test_claim_is_not_ready_before_a_pass_ends(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.clock.on_wait = lambda: None
         assert not node.ask(a_claim("c2")).readiness.is_ready
 
-    def test_to_a_claim_that_was_released_while_it_waited(self, node):
+    def test_claim_released_while_waiting_is_not_ready(self, node):
         node.assign(a_domain())
 
         def turn():
@@ -59,7 +59,7 @@ class TestNothingIsPromised:
         told = node.ask(a_claim("c1")).readiness
         assert (told.is_ready, told.reason) == (False, "ClaimLeft")
 
-    def test_that_cannot_be_remembered(self, node):
+    def test_claim_is_not_ready_without_stored_admission(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.clock.on_wait = lambda: (
@@ -78,7 +78,7 @@ class TestNothingIsPromised:
 
 
 class TestReload:
-    def test_none_is_sent_to_a_daemon_that_does_not_answer_yet(self, node):
+    def test_silent_daemon_is_not_reloaded(self, node):
         """The signal ends a process that has not come to handle it."""
         node.daemon.starts_as = ImexState.UNAVAILABLE
         node.assign(a_domain())
@@ -90,7 +90,7 @@ class TestReload:
         node.reconcile()
         assert node.daemon.history == ["start", "reload"], "it may be waiting for just that peer"
 
-    def test_one_that_failed_is_sent_later(self, node):
+    def test_failed_reload_is_repeated(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.refuses_to = {"kill"}
@@ -100,7 +100,7 @@ class TestReload:
         node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
-    def test_one_that_failed_is_sent_by_the_supervisor_that_takes_over(self, node):
+    def test_failed_reload_is_repeated_after_a_restart(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.refuses_to = {"kill"}
@@ -115,7 +115,7 @@ class TestReload:
         node.reconcile()
         assert node.daemon.history == ["start", "reload"], "and once is enough"
 
-    def test_a_certificate_that_could_not_be_told_is_told_later(self, node):
+    def test_failed_reload_of_a_certificate_is_repeated(self, node):
         node.assign(a_domain())
         node.join("c1")
         node.daemon.refuses_to = {"kill"}
@@ -125,7 +125,7 @@ class TestReload:
         node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
-    def test_a_certificate_that_came_is_told_by_the_supervisor_that_takes_over(self):
+    def test_certificate_written_before_a_restart_is_reloaded(self):
         node = ImexNode(Policy(needs_encryption=True))
         node.files.put(CERTIFICATE_PATH, b"first")
         node.assign(a_domain())
@@ -135,7 +135,7 @@ class TestReload:
         node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
-    def test_peers_that_join_soon_after_each_other_are_told_together(self, node):
+    def test_peers_that_join_together_are_one_reload(self, node):
         node.assign(a_domain())
         node.join("c1")
         pauses_s = []
@@ -151,7 +151,7 @@ class TestReload:
         assert node.daemon.history == ["start", "reload", "reload"]
         assert b"10.0.0.10" in node.files.read(LAYOUT.hosts)
 
-    def test_what_was_owed_to_a_daemon_is_not_owed_to_the_next(self, node):
+    def test_start_clears_a_due_reload(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.daemon.refuses_to = {"kill"}
@@ -165,7 +165,7 @@ class TestReload:
 
 class TestStart:
     @pytest.mark.parametrize("step", range(1, 16))
-    def test_a_write_that_fails_before_it_is_told_and_is_no_end_of_a_daemon(self, step):
+    def test_failed_write_before_start_is_no_end_of_the_daemon(self, step):
         node = ImexNode()
         node.files.faults.clear()
         node.files.faults.fail_at = step
@@ -178,7 +178,7 @@ class TestStart:
         assert node.supervisor.snapshot.memory.restarts == 0
         assert node.daemon.history == ["start"]
 
-    def test_a_disk_that_stays_full_is_told(self, node):
+    def test_full_disk_keeps_claims_waiting(self, node):
         node.files.full.add(LAYOUT.directory)
         node.assign(a_domain())
         for _ in range(3):
@@ -187,7 +187,7 @@ class TestStart:
         assert not told.is_ready and node.daemon.history == []
         assert node.supervisor.snapshot.memory.restarts == 0
 
-    def test_what_systemctl_says_of_a_unit_it_does_not_start_is_told(self, node):
+    def test_refused_start_is_reported_with_systemctls_error(self, node):
         node.daemon.refuses_to = {"start"}
         node.assign(a_domain())
         told = node.join("c1").readiness
@@ -201,7 +201,7 @@ class TestStart:
 class TestDamagedRecords:
     """The plugin tells these claims without a domain."""
 
-    def test_their_daemon_is_left_to_them(self, node):
+    def test_claims_without_domain_keep_the_daemon(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         for _ in range(3):
@@ -214,7 +214,7 @@ class TestDamagedRecords:
             node.claims.sync([a_claim("c2", "B")])
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
-    def test_no_daemon_is_taken_from_them_when_our_state_is_lost_too(self, node):
+    def test_claims_without_domain_keep_an_unknown_daemon(self, node):
         node.assign(a_domain("A"), a_domain("B"))
         node.join("c1", "A")
         node.files.remove(LAYOUT.state)
@@ -229,7 +229,7 @@ class TestDamagedRecords:
 
 
 class TestAround:
-    def test_a_word_of_the_controller_that_was_not_kept_is_kept_later(self, node):
+    def test_unstored_spec_is_stored_later(self, node):
         node.files.full.add(SPEC_PATH.parent)
         node.assign(a_domain())
         assert node.files.read(SPEC_PATH) is None
@@ -237,7 +237,7 @@ class TestAround:
         node.supervisor.set_spec(a_spec(a_domain()), 1)  # the echo of our own report
         assert b'"A"' in node.files.read(SPEC_PATH)
 
-    def test_an_address_that_is_not_there_at_boot_is_waited_for(self):
+    def test_claim_waits_for_an_address(self):
         node = ImexNode(address="")
         node.assign(a_domain())
         assert node.join("c1").readiness.reason == "NoAddress"

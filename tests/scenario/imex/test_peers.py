@@ -37,7 +37,7 @@ def see(node: ImexNode, *connected: int, **more: Any) -> Any:
 
 
 class TestConnections:
-    def test_peers_that_are_not_connected_are_listed_with_their_cause(self, node):
+    def test_unconnected_peers_are_listed_with_cause(self, node):
         node.join("c1")
         problems = (FabricPeer(slot=7, problem="VersionMismatch", version="570.1"),)
         domain = see(node, 5, problems=problems)
@@ -50,7 +50,7 @@ class TestConnections:
         assert (domain.peers_connected, domain.peers_known) == (0, 2)
         assert [peer.slot for peer in domain.peers] == [5, 7]
 
-    def test_other_trays_of_the_clique_do_not_count(self):
+    def test_other_nodes_of_the_clique_do_not_count(self):
         node = ImexNode()
         shared = a_domain(isolation=Isolation.CHANNEL, members=(2, 5))
         node.assign(shared, slots=SLOTS, shared_port=50000)
@@ -58,7 +58,7 @@ class TestConnections:
         domain = see(node, 5)
         assert (domain.peers_connected, domain.peers_known, domain.peers) == (1, 1, ())
 
-    def test_last_peer_that_connects_or_is_lost_is_reported_at_once(self, node):
+    def test_last_connected_or_lost_peer_is_urgent(self, node):
         node.join("c1")
         see(node)
         none = status(node)
@@ -97,21 +97,21 @@ class TestConnections:
 
 
 class TestMismatch:
-    def test_another_version_is_said_at_once_with_both_versions(self, node):
+    def test_version_mismatch_is_reported_with_both_versions(self, node):
         node.join("c1")
         problems = (FabricPeer(slot=5, problem="VersionMismatch", version="570.1"),)
         domain = see(node, 7, problems=problems)
         assert (domain.ready, domain.reason) == (True, "ImexVersionMismatch")
         assert "580.65" in domain.message and "slot 5 (10.0.0.5, n5) with 570.1" in domain.message
 
-    def test_another_node_map_is_said_at_once_with_its_peer(self, node):
+    def test_node_map_mismatch_is_reported_with_its_peer(self, node):
         node.join("c1")
         problems = (FabricPeer(slot=7, problem="NodeMapMismatch"),)
         domain = see(node, 5, problems=problems)
         assert domain.reason == "NodeMapMismatch"
         assert "18 slots" in domain.message and "slot 7 (10.0.0.7, n7)" in domain.message
 
-    def test_running_version_and_node_map_are_of_the_incarnation(self, node):
+    def test_incarnation_has_version_and_slot_count(self, node):
         node.join("c1")
         see(node, 5, 7)
         run = status(node).imex.incarnation
@@ -119,7 +119,7 @@ class TestMismatch:
 
 
 class TestSlotCount:
-    def test_raised_count_is_for_new_domains_and_disturbs_no_running_one(self, node):
+    def test_raised_slot_count_applies_to_new_domains(self, node):
         node.join("c1")
         old = a_domain("A", slot_count=18, members=(2, 5, 7))
         node.assign(old, a_domain("B", slot_count=36), slots=SLOTS, slot_count=36)
@@ -134,13 +134,13 @@ class TestSlotCount:
         assert (node.files.read(LAYOUT.nodes) or b"").count(b"\n") == 36
         assert b"10.0.0.20" in (node.files.read(LAYOUT.hosts) or b"")
 
-    def test_peer_beyond_the_running_node_map_is_not_looked_for(self, node):
+    def test_peer_beyond_the_node_map_is_left_out(self, node):
         node.assign(a_domain(slot_count=18), slots=SLOTS, slot_count=36)
         node.join("c1")
         assert b"10.0.0.20" not in (node.files.read(LAYOUT.hosts) or b"")
         assert see(node).peers_known == 2
 
-    def test_node_beyond_the_domains_node_map_waits_and_is_told_why(self, node):
+    def test_node_beyond_the_node_map_waits_with_a_reason(self, node):
         node.assign(a_domain(slot_count=18), slots=SLOTS, slot_count=36, slot=20)
         reply = node.join("c1").readiness
         assert (reply.is_ready, reply.reason) == (False, "DomainFull")
@@ -149,7 +149,7 @@ class TestSlotCount:
 
 
 class TestWatch:
-    def test_views_that_stay_away_make_connections_unknown(self, node):
+    def test_failed_queries_make_peers_unknown(self, node):
         """nvidia-imex-ctl -N hangs on dead peers: the last view must not stand for ever."""
         reports: list[object] = []
         watch = PeerMonitor(
@@ -173,7 +173,7 @@ class TestWatch:
         watch.query_if_due()
         assert (reports[-1].peers_connected, reports[-1].reason) == (2, "")  # type: ignore[attr-defined]
 
-    def test_view_of_an_earlier_run_does_not_stand_for_the_next(self, node):
+    def test_view_of_an_earlier_incarnation_is_dropped(self, node):
         watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5, 7}))

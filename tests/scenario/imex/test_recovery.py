@@ -61,7 +61,7 @@ def told(node: ImexNode):
         (99, "NVIDIA's documentation"),
     ],
 )
-def test_every_action_is_told_with_gpu_and_remedy_and_takes_no_clique(action, remedy):
+def test_recovery_action_names_gpu_and_remedy(action, remedy):
     machine = FakeMachine(fake_gpus(4))
     for gpu in machine.gpus:
         gpu.fabric = FakeFabric()
@@ -76,7 +76,7 @@ def test_every_action_is_told_with_gpu_and_remedy_and_takes_no_clique(action, re
 
 
 @pytest.mark.sim
-def test_the_drivers_library_is_asked_for_it(tmp_path: Path):
+def test_recovery_action_is_read_from_the_library(tmp_path: Path):
     root = SimRoot.create(tmp_path / "host", "gb200-nvl4")
     host = open_host(
         HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
@@ -92,7 +92,7 @@ def test_the_drivers_library_is_asked_for_it(tmp_path: Path):
         root.destroy()
 
 
-def test_the_node_reports_it_and_disturbs_nobody(node):
+def test_recovery_is_reported_and_claims_go_on(node):
     assert (told(node).ready, told(node).reason) == (True, "")
     node.supervisor.set_fabric(SICK)
     node.reconcile()
@@ -107,7 +107,7 @@ def test_the_node_reports_it_and_disturbs_nobody(node):
     assert told(node).reason == ""
 
 
-def test_a_cause_that_keeps_claims_waiting_comes_first(node):
+def test_cause_of_waiting_precedes_recovery(node):
     node.supervisor.set_fabric(SICK)
     node.daemon.words = "Xid 154"
     node.daemon.die()
@@ -115,7 +115,7 @@ def test_a_cause_that_keeps_claims_waiting_comes_first(node):
     assert (told(node).ready, told(node).reason) == (False, "ImexFailed")
 
 
-def test_the_pods_status_tells_it(node):
+def test_recovery_makes_the_device_unhealthy(node):
     node.supervisor.set_fabric(SICK)
     node.reconcile()
     [heard] = node_state(node.supervisor.snapshot, channel_count=2048).domains
@@ -137,7 +137,7 @@ def test_the_pods_status_tells_it(node):
     assert len(pool.devices) == 1, "its channel stays: claims may start"
 
 
-def test_the_domain_is_degraded_and_an_event_says_why(node):
+def test_recovery_degrades_the_domain_with_an_event(node):
     node.supervisor.set_fabric(SICK)
     node.reconcile()
     mine = told(node)

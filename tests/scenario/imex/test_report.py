@@ -33,7 +33,7 @@ def status(node):
     return report.status(node.supervisor.snapshot, MACHINE, LAYOUT)
 
 
-def test_a_node_at_rest_tells_its_fabric_and_that_nothing_runs(node):
+def test_idle_node_reports_fabric_and_stopped_daemon(node):
     node.reconcile()
     told = status(node)
     assert (told.clique_id, told.fabric_state) == (CLIQUE, FabricState.COMPLETED)
@@ -41,7 +41,7 @@ def test_a_node_at_rest_tells_its_fabric_and_that_nothing_runs(node):
     assert told.observed_generation == 1
 
 
-def test_what_runs_is_told_with_its_incarnation_and_it_is_current(node):
+def test_running_daemon_is_reported_with_its_incarnation(node):
     node.join("c1")
     told = status(node)
     run = told.imex.incarnation
@@ -56,14 +56,14 @@ def test_what_runs_is_told_with_its_incarnation_and_it_is_current(node):
     assert (domain.ready, [claim.uid for claim in domain.claims]) == (True, ["c1"])
 
 
-def test_an_id_that_is_not_the_slot_makes_the_report_not_current(node):
+def test_id_other_than_the_slot_outdates_the_report(node):
     node.join("c1")
     node.supervisor.set_view(ImexDomainStatus(own=3, connected=frozenset()))
     node.reconcile()
     assert not is_incarnation_current(a_spec(a_domain()), status(node))
 
 
-def test_missing_peers_are_named_and_do_not_make_it_not_ready(node):
+def test_missing_peers_are_named_and_keep_the_domain_ready(node):
     node.join("c1")
     node.supervisor.set_view(
         ImexDomainStatus(own=2, connected=frozenset(), missing=frozenset({5, 7}))
@@ -77,7 +77,7 @@ def test_missing_peers_are_named_and_do_not_make_it_not_ready(node):
     assert (domain.reason, domain.peers_connected) == ("", 1)
 
 
-def test_a_claim_that_waits_is_told_with_its_reason(node):
+def test_waiting_claim_is_reported_with_its_reason(node):
     node.join("c1", "unknown")
     [domain] = status(node).domains
     assert (domain.uid, domain.ready, domain.reason) == ("unknown", False, "WaitingForDomain")
@@ -90,7 +90,7 @@ def bounds():
     return found["properties"]["domains"]
 
 
-def test_more_claims_than_the_schema_admits_are_left_out(node, bounds):
+def test_claims_beyond_the_schemas_limit_are_left_out(node, bounds):
     """A status that the API server refuses is no sign of life: a tenant with many pods would have the node lost."""
     in_one = bounds["items"]["properties"]["claims"]["maxItems"]
     claims = [Holder(0.0, "A", "ns", f"c{i}", f"uid-{i:04d}", True) for i in range(in_one + 50)]
@@ -100,7 +100,7 @@ def test_more_claims_than_the_schema_admits_are_left_out(node, bounds):
     assert len(domain.claims) == in_one
 
 
-def test_more_domains_than_the_schema_admits_leave_the_served_one(node, bounds):
+def test_domains_beyond_the_limit_keep_the_served_one(node, bounds):
     node.assign(a_domain("z"))
     claims = [Holder(1.0, f"d{i:03d}", "ns", f"c{i}", f"uid-{i:04d}") for i in range(5 * 300)]
     claims = [replace(claim, domain_uid=f"d{i % 300:03d}") for i, claim in enumerate(claims)]
@@ -114,7 +114,7 @@ def test_more_domains_than_the_schema_admits_leave_the_served_one(node, bounds):
     assert "<= 1024" in bounds["x-kubernetes-validations"][0]["rule"]
 
 
-def test_texts_do_not_change_while_nothing_does(node):
+def test_texts_are_stable(node):
     node.daemon.fails_to_start = True
     node.join("c1")
     first = status(node)
@@ -132,14 +132,14 @@ def without_nulls(body):
     return {key: without_nulls(value) for key, value in body.items() if value is not None}
 
 
-def test_a_patch_names_everything_so_that_what_ended_goes(node):
+def test_patch_has_null_for_empty_fields(node):
     node.reconcile()
     body = report.encode(status(node), "now")
     assert body["imex"]["incarnation"] is None
     assert body["domains"] is None
 
 
-def test_it_is_read_back_as_it_was_written(node):
+def test_status_is_read_back_as_written(node):
     node.join("c1")
     told = status(node)
     body = json.loads(json.dumps(report.encode(told, "2026-01-01T00:00:00Z")))
@@ -176,7 +176,7 @@ class TestBlind:
             node.clock.advance(1.0)
             node.reconcile(1)
 
-    def test_domain_is_not_called_ready_for_longer_than_it_is_known(self, node):
+    def test_failing_passes_make_the_domain_not_ready(self, node):
         node.join("c1")
         node.daemon.die()
         node.daemon.refuses_to = {"show"}
@@ -187,7 +187,7 @@ class TestBlind:
         assert (domain.ready, domain.reason) == (False, "ImexUnknown")
         assert [claim.uid for claim in domain.claims] == ["c1"]
 
-    def test_claims_of_before_a_restart_are_reported(self, node):
+    def test_failing_passes_after_restart_report_claims(self, node):
         """A report without them lets their domain go, and its port."""
         node.join("c1")
         node.daemon.refuses_to = {"show"}
@@ -202,13 +202,13 @@ class TestBlind:
         assert status(node).domains[0].ready and node.daemon.history == ["start"]
 
 
-def test_a_foreign_daemon_is_named(node):
+def test_foreign_daemon_is_named(node):
     node.daemon.foreign = "nvidia-imex.service"
     node.reconcile()
     assert "nvidia-imex.service" in status(node).imex.message
 
 
-def test_a_peer_that_just_joined_is_not_called_missing(node):
+def test_new_peer_is_not_reported_missing(node):
     node.join("c1")
     node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset()))
     [domain] = status(node).domains
@@ -216,7 +216,7 @@ def test_a_peer_that_just_joined_is_not_called_missing(node):
 
 
 class TestPeerWatch:
-    def test_a_peer_counts_as_missing_once_it_has_been_so_for_a_while(self, node):
+    def test_peer_is_missing_after_a_while(self, node):
         watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
@@ -232,7 +232,7 @@ class TestPeerWatch:
         watch.query_if_due()
         assert node.supervisor.snapshot.view.missing == frozenset()
 
-    def test_a_peer_that_stays_away_is_asked_for_less_and_less(self, node):
+    def test_absent_peer_is_queried_with_backoff(self, node):
         watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
@@ -242,14 +242,14 @@ class TestPeerWatch:
             node.reconcile(1)
         assert node.daemon.asked.count("domain") < 3600 / PEERS_S + 10
 
-    def test_what_peers_do_starts_no_turn(self, node):
+    def test_view_triggers_no_pass(self, node):
         node.join("c1")
         node.supervisor._wake.clear()
         node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
         assert not node.supervisor._wake.is_set()
         assert node.supervisor.snapshot.view.connected == {5}
 
-    def test_missing_peers_are_asked_for_often_and_complete_ones_seldom(self, node):
+    def test_query_interval_depends_on_missing_peers(self, node):
         watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
@@ -271,7 +271,7 @@ class TestPeerWatch:
         node.reconcile()
         assert node.supervisor.snapshot.view.connected == set()
 
-    def test_a_stopped_daemon_has_no_view(self, node):
+    def test_stopped_daemon_has_no_view(self, node):
         watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5}))
         watch.query_if_due()

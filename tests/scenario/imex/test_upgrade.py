@@ -8,7 +8,7 @@ from tests.beds.memory.imex_node import CERTIFICATE_PATH, LAYOUT, ImexNode, a_cl
 WITH_TLS = b"IMEX_ENABLE_AUTH_ENCRYPTION=1"
 
 
-def test_the_running_daemon_goes_on_and_the_next_start_has_the_new_configuration():
+def test_new_configuration_applies_from_the_next_start():
     """Upstream's DaemonSets keep the image and the settings of the release that made them, for good."""
     node = ImexNode()
     node.assign(a_domain())

@@ -31,7 +31,7 @@ def set_internal_ip(rack: Rack, tray: Tray, address: str) -> None:
     rack.client.merge_patch(NODES.sub("status"), body, deadline=Deadline(10, SystemClock()))
 
 
-def test_api_server_on_loopback_leads_to_the_nodes_internal_ip(make_rack, own_address):
+def test_loopback_api_server_leads_to_the_internal_ip(make_rack, own_address):
     rack = make_rack()
     [tray] = rack.trays
     tray.start(imexAddress="")

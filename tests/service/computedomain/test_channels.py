@@ -16,7 +16,7 @@ def peers_of(tray, wanted):
     return [d["peersConnected"] for d in tray.status().get("domains", [])] == wanted
 
 
-def test_a_claim_of_a_domain_gets_its_channel_once_imex_is_ready(rack):
+def test_claim_gets_its_channel_once_imex_is_ready(rack):
     [tray] = rack.trays
     uid = rack.domain("a", channel=3)
     rack.claim("c1", tray, uid)
@@ -33,7 +33,7 @@ def test_a_claim_of_a_domain_gets_its_channel_once_imex_is_ready(rack):
     assert tray.imex()["session"]["held"]
 
 
-def test_the_node_offers_one_channel_and_says_its_clique(rack):
+def test_node_publishes_one_channel_with_its_clique(rack):
     [tray] = rack.trays
     [device] = wait_until("a device is offered", lambda: rack.devices(tray))
     fabric = tray.root.profile.fabric
@@ -46,7 +46,7 @@ def test_the_node_offers_one_channel_and_says_its_clique(rack):
     }
 
 
-def test_the_status_tells_the_node_its_imex_and_its_claims(rack):
+def test_status_has_node_imex_and_claims(rack):
     [tray] = rack.trays
     uid = rack.domain("a")
     rack.claim("c1", tray, uid)
@@ -66,7 +66,7 @@ def test_the_status_tells_the_node_its_imex_and_its_claims(rack):
     wait_until("a heartbeat", lambda: tray.status()["heartbeatTime"] != before)
 
 
-def test_after_the_last_claim_imex_ends_gracefully(rack):
+def test_imex_stops_gracefully_after_the_last_claim(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     tray.prepare("c1")
@@ -77,7 +77,7 @@ def test_after_the_last_claim_imex_ends_gracefully(rack):
     wait_until("the status forgets the claim", lambda: not tray.status().get("domains"))
 
 
-def test_a_claim_that_waits_is_told_for_what(rack):
+def test_waiting_claim_gets_the_reason(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-nowhere")
     tray.told("c1", "WaitingForDomain", "domain-nowhere")
@@ -86,7 +86,7 @@ def test_a_claim_that_waits_is_told_for_what(rack):
     assert tray.unprepare("c1").errors == {}
 
 
-def test_a_claim_that_waits_goes_on_as_soon_as_the_controller_has_spoken(rack):
+def test_waiting_claim_continues_with_the_spec(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-a")
     tray.told("c1", "WaitingForDomain")
@@ -94,7 +94,7 @@ def test_a_claim_that_waits_goes_on_as_soon_as_the_controller_has_spoken(rack):
     assert tray.prepare("c1").errors == {}
 
 
-def test_a_claim_of_another_tenant_is_refused(rack):
+def test_claim_of_another_tenant_is_refused(rack):
     [tray] = rack.trays
     uid = rack.domain("a", namespace="somebody-else")
     rack.claim("c1", tray, uid)
@@ -104,7 +104,7 @@ def test_a_claim_of_another_tenant_is_refused(rack):
     assert tray.unprepare("c1").errors == {}
 
 
-def test_all_channels_are_given_to_who_asks_for_all(rack):
+def test_mode_all_gives_every_channel(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"), mode="All")
     assert tray.prepare("c1").errors == {}
@@ -112,13 +112,13 @@ def test_all_channels_are_given_to_who_asks_for_all(rack):
     assert [node["minor"] for node in nodes] == list(range(2048))
 
 
-def test_unknown_fields_of_a_config_are_refused_by_name(rack):
+def test_unknown_config_value_is_refused_by_name(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"), mode="Sometimes")
     assert "Sometimes" in tray.prepare("c1").errors[rack.uids["c1"]]
 
 
-def test_a_node_without_fabric_serves_claims_without_channel_and_imex(make_rack):
+def test_node_without_fabric_prepares_without_channel(make_rack):
     made = make_rack(1, "l4x2")
     [tray] = made.trays
     tray.start()
@@ -131,7 +131,7 @@ def test_a_node_without_fabric_serves_claims_without_channel_and_imex(make_rack)
     assert set(device["attributes"]) == {"type", "id"}
 
 
-def test_withdrawing_a_node_takes_its_channel_out_of_the_cluster(rack):
+def test_withdraw_removes_the_channel(rack):
     [tray] = rack.trays
     wait_until("a slice", lambda: rack.slices(tray))
     for service in list(tray.services):
@@ -141,7 +141,7 @@ def test_withdrawing_a_node_takes_its_channel_out_of_the_cluster(rack):
     assert rack.slices(tray) == []
 
 
-def test_two_trays_of_a_domain_find_each_other(make_rack):
+def test_two_nodes_of_a_domain_connect(make_rack):
     made = make_rack(2)
     uid = made.domain("a")
     for tray in made.trays:

@@ -91,7 +91,7 @@ def are_ready(cluster: Cluster, count: int) -> bool:
     return [node["status"] for node in nodes] == ["Ready"] * count
 
 
-def test_a_domain_of_two_trays_from_its_creation_to_its_end(cluster):
+def test_domain_of_two_nodes_from_creation_to_deletion(cluster):
     trays = cluster.rack.trays
     for tray in trays:
         tray.start(imexEncryption="required")
@@ -123,7 +123,7 @@ def test_a_domain_of_two_trays_from_its_creation_to_its_end(cluster):
         assert tray.imex()["session"]["allocations"] is True
 
 
-def test_an_imex_that_dies_makes_the_node_not_ready_until_it_is_back(cluster):
+def test_died_imex_makes_the_node_not_ready(cluster):
     [tray, _] = cluster.rack.trays
     tray.start(imexEncryption="required", imexAfterAbruptEnd="hold")
     tray.register()
@@ -144,7 +144,7 @@ def condition_of(cluster: Cluster, kind: str) -> dict[str, Any]:
     return next((dict(one) for one in found if one["type"] == kind), {})
 
 
-def test_restart_of_imex_under_a_job_shows_as_condition_and_event(cluster):
+def test_imex_restart_under_a_job_is_condition_and_event(cluster):
     """needrestart after an upgrade of a library: the daemon is READY again, and the job's shared memory is lost."""
     [tray, _] = cluster.rack.trays
     tray.start(imexEncryption="required")
@@ -174,7 +174,7 @@ def node_map(tray: Tray) -> int:
     return len((tray.imex_dir / "nodes_config.cfg").read_text().splitlines())
 
 
-def test_raised_number_of_slots_is_for_new_domains_while_imex_runs(cluster):
+def test_raised_slot_count_applies_to_new_domains(cluster):
     first, second = cluster.rack.trays
     cluster.replica.stop()
     cluster.start(slot_count=3)

@@ -30,7 +30,7 @@ def sign(rack, tray, authority):
     rack.assign()
 
 
-def test_peers_connect_once_the_controller_has_signed_and_not_before(make_rack):
+def test_peers_connect_after_certificates_are_signed(make_rack):
     rack = make_rack(2)
     authority = Authority()
     uid = rack.domain("a")
@@ -50,7 +50,7 @@ def test_peers_connect_once_the_controller_has_signed_and_not_before(make_rack):
     assert "PRIVATE" not in str(rack.get("tray-0"))
 
 
-def test_a_peer_of_another_authority_is_not_let_in(make_rack):
+def test_peer_of_another_authority_is_refused(make_rack):
     rack = make_rack(2)
     uid = rack.domain("a")
     for tray in rack.trays:
@@ -69,7 +69,7 @@ def test_a_peer_of_another_authority_is_not_let_in(make_rack):
         wait_until(f"{tray.name} is alone", partial(peers_of, tray, [0]))
 
 
-def test_a_new_certificate_is_taken_without_a_restart(make_rack):
+def test_new_certificate_is_loaded_without_a_restart(make_rack):
     rack = make_rack(1)
     [tray] = rack.trays
     tray.start(imexEncryption="required")

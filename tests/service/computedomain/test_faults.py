@@ -14,7 +14,7 @@ from tests.sim.imex import install
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
 
-def test_restarts_of_our_services_leave_imex_and_its_claims_alone(rack):
+def test_service_restarts_leave_imex_and_claims_alone(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     assert tray.prepare("c1").errors == {}
@@ -29,7 +29,7 @@ def test_restarts_of_our_services_leave_imex_and_its_claims_alone(rack):
     assert tray.imex()["session"]["sessions"] == 1
 
 
-def test_imex_that_died_under_a_claim_comes_back_and_is_counted(rack):
+def test_imex_died_under_a_claim_is_restarted_and_counted(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     tray.prepare("c1")
@@ -52,7 +52,7 @@ def test_imex_that_died_under_a_claim_comes_back_and_is_counted(rack):
     assert status["bootID"] == tray.status()["bootID"]
 
 
-def test_a_hanging_imex_is_told_within_seconds_and_takes_no_new_claim(rack):
+def test_hanging_imex_is_reported_within_seconds(rack):
     [tray] = rack.trays
     uid = rack.domain("a")
     rack.claim("c1", tray, uid)
@@ -67,7 +67,7 @@ def test_a_hanging_imex_is_told_within_seconds_and_takes_no_new_claim(rack):
     install.configure(tray.root.path, hang_commands=None)
 
 
-def test_with_the_api_server_down_known_claims_go_on_and_pods_end(rack):
+def test_known_claims_need_no_api_server(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     tray.prepare("c1")
@@ -79,7 +79,7 @@ def test_with_the_api_server_down_known_claims_go_on_and_pods_end(rack):
     wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
 
 
-def test_a_reboot_leaves_nothing_behind_and_known_claims_come_back(rack):
+def test_known_claims_are_prepared_after_a_reboot(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     tray.prepare("c1")
@@ -106,7 +106,7 @@ def test_a_reboot_leaves_nothing_behind_and_known_claims_come_back(rack):
     assert tray.imex()["session"]["sessions"] == 1
 
 
-def test_a_foreign_imex_is_named_with_the_command_that_helps(make_rack):
+def test_foreign_imex_is_named_with_a_remedy(make_rack):
     made = make_rack()
     [tray] = made.trays
     install.configure(tray.root.path, active_units=["nvidia-imex.service"])
@@ -117,7 +117,7 @@ def test_a_foreign_imex_is_named_with_the_command_that_helps(make_rack):
     assert tray.imex()["ActiveState"] == "inactive"
 
 
-def test_another_domain_waits_for_the_claim_that_has_the_node(rack):
+def test_second_domain_waits_for_release_of_the_first(rack):
     [tray] = rack.trays
     first, second = rack.domain("a"), rack.domain("b")
     rack.claim("c1", tray, first)
@@ -133,7 +133,7 @@ def test_another_domain_waits_for_the_claim_that_has_the_node(rack):
     assert tray.status()["channelCount"] == 2048
 
 
-def test_without_the_supervisor_claims_are_told_and_pods_still_end(rack):
+def test_pods_end_without_the_supervisor(rack):
     [tray] = rack.trays
     uid = rack.domain("a")
     rack.claim("c1", tray, uid)
@@ -146,7 +146,7 @@ def test_without_the_supervisor_claims_are_told_and_pods_still_end(rack):
     assert tray.prepare("c2").errors == {}
 
 
-def test_an_id_that_is_not_the_slot_is_reported_as_it_is(rack):
+def test_id_other_than_the_slot_is_reported(rack):
     [tray] = rack.trays
     install.configure(tray.root.path, wrong_id=3)
     rack.claim("c1", tray, rack.domain("a"))
@@ -156,7 +156,7 @@ def test_an_id_that_is_not_the_slot_is_reported_as_it_is(rack):
     )
 
 
-def test_a_start_that_fails_is_told_in_the_daemons_own_words(rack):
+def test_failed_start_is_reported_with_the_daemons_log(rack):
     [tray] = rack.trays
     install.configure(tray.root.path, exit_status=1, exit_message="cannot find the fabric")
     rack.claim("c1", tray, rack.domain("a"))
@@ -165,7 +165,7 @@ def test_a_start_that_fails_is_told_in_the_daemons_own_words(rack):
     assert tray.prepare("c1").errors == {}
 
 
-def test_gpus_that_are_still_registering_are_waited_for(make_rack):
+def test_claims_wait_for_registering_gpus(make_rack):
     made = make_rack()
     [tray] = made.trays
     tray.root.set_gpu(0, fabric_state=2)
@@ -179,7 +179,7 @@ def test_gpus_that_are_still_registering_are_waited_for(make_rack):
     wait_until("a device is offered", lambda: made.devices(tray))
 
 
-def test_imex_stays_for_a_claim_whose_record_was_damaged_and_ends_with_its_pod(rack):
+def test_imex_stays_for_a_claim_with_a_damaged_record(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     assert tray.prepare("c1").errors == {}

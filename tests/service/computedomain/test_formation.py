@@ -103,7 +103,7 @@ def end(rack: Rack, name: str) -> None:
     wait_until("no nvidia-imex runs", lambda: not any(tray.imex()["pid"] for tray in rack.trays))
 
 
-def test_a_formation_costs_a_node_few_programs_and_requests(make_rack):
+def test_formation_runs_few_programs_and_requests(make_rack):
     rack = make_rack(TRAYS)
     calls = [Calls(tray) for tray in rack.trays]
     rack.heartbeat_s = 600

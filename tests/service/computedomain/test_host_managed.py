@@ -48,7 +48,7 @@ def host_imex(make_rack):
         process.wait()
 
 
-def test_claims_wait_for_the_hosts_daemon_and_nobody_touches_it(host_imex):
+def test_claims_wait_for_the_hosts_daemon(host_imex):
     rack, tray, start = host_imex
     rack.claim("c1", tray, rack.domain("a"))
     tray.told("c1", "HostImexNotReady", "imexHostSocketPath")
@@ -60,7 +60,7 @@ def test_claims_wait_for_the_hosts_daemon_and_nobody_touches_it(host_imex):
     assert tray.imex()["ActiveState"] == "inactive", "our own unit was never started"
 
 
-def test_the_mode_needs_its_gate():
+def test_host_managed_mode_needs_its_gate():
     settings = config.load(
         file_text="imexMode: hostManaged",
         file_name="config.yaml",
@@ -72,7 +72,7 @@ def test_the_mode_needs_its_gate():
         gates_of(settings)
 
 
-def test_a_host_daemon_that_hangs_does_not_pass(host_imex):
+def test_hanging_host_daemon_is_not_ready(host_imex):
     rack, tray, start = host_imex
     install.configure(tray.root.path, hang_commands=True)
     start()
@@ -92,7 +92,7 @@ class TestLabel:
         node = rack.client.get(NODES, rack.trays[0].name, deadline=Deadline(10, SystemClock()))
         return node["metadata"].get("labels") or {}
 
-    def test_the_clique_is_written_and_goes_with_the_fabric(self, make_rack):
+    def test_clique_label_is_removed_with_the_fabric(self, make_rack):
         rack = make_rack()
         view = NodeView(fabric_state="Completed", clique_id="c.7")
         label = self.label(rack, view)
@@ -103,7 +103,7 @@ class TestLabel:
         gone.write_if_due()
         assert LABEL not in self.labels(rack)
 
-    def test_one_that_somebody_took_off_comes_back(self, make_rack):
+    def test_removed_clique_label_is_restored(self, make_rack):
         rack, clock = make_rack(), FakeClock()
         view = NodeView(fabric_state="Completed", clique_id="c.7")
         label = CliqueLabelWriter(rack.client, rack.trays[0].name, lambda: view, clock)
@@ -117,13 +117,13 @@ class TestLabel:
         label.write_if_due()
         assert self.labels(rack)[LABEL] == "c.7"
 
-    def test_it_stays_while_the_fabric_is_not_known(self, make_rack):
+    def test_clique_label_stays_while_the_fabric_is_unknown(self, make_rack):
         rack = make_rack()
         self.label(rack, NodeView(fabric_state="Completed", clique_id="c.7")).write_if_due()
         self.label(rack, NodeView()).write_if_due()
         assert self.labels(rack)[LABEL] == "c.7"
 
-    def test_a_label_of_another_program_is_left_to_it(self, make_rack):
+    def test_foreign_clique_label_is_left_alone(self, make_rack):
         rack = make_rack()
         body = _node(rack.trays[0].name)
         body["metadata"]["labels"] = {LABEL: "theirs"}

@@ -64,7 +64,7 @@ def channels(tray: Tray, claim: str) -> list[int]:
     return [node["minor"] for node in device["containerEdits"]["deviceNodes"]]
 
 
-def test_a_node_whose_fabric_broke_starts_and_tears_everything_down(rack):
+def test_node_with_broken_fabric_tears_claims_down(rack):
     """F12, F18. Upstream's plugin refuses to start, so no pod can end."""
     [tray] = rack.trays
     uid = rack.domain("a")
@@ -86,7 +86,7 @@ def test_a_node_whose_fabric_broke_starts_and_tears_everything_down(rack):
     wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
 
 
-def test_the_life_of_a_claim_reads_it_once_and_writes_no_node(rack):
+def test_claim_is_read_once_and_no_node_is_written(rack):
     """S8, S9. Upstream reads Node and clique again and again, and writes the Node as a whole, twice."""
     [tray] = rack.trays
     uid = rack.domain("a")
@@ -107,7 +107,7 @@ def test_the_life_of_a_claim_reads_it_once_and_writes_no_node(rack):
     assert not [each for each in asked if each[1].startswith(("nodes", "computedomain"))]
 
 
-def test_there_are_as_many_channels_as_the_driver_was_loaded_with(make_rack):
+def test_channel_count_is_the_loaded_drivers(make_rack):
     """S14. Upstream takes it for 2048 everywhere."""
     made = make_rack()
     [tray] = made.trays
@@ -123,7 +123,7 @@ def test_there_are_as_many_channels_as_the_driver_was_loaded_with(make_rack):
     wait_until("the controller is told", lambda: tray.status().get("channelCount") == 16)
 
 
-def test_the_major_of_channels_is_read_below_proc_root(make_rack):
+def test_channel_major_is_read_below_proc_root(make_rack):
     """O-proc-devices. Upstream's ALT_PROC_DEVICES_PATH, for all of /proc."""
     made = make_rack()
     [tray] = made.trays
@@ -139,7 +139,7 @@ def test_the_major_of_channels_is_read_below_proc_root(make_rack):
     assert {node["major"] for node in device["containerEdits"]["deviceNodes"]} == {377}
 
 
-def test_two_domains_have_one_imex_and_a_channel_each(make_rack):
+def test_channel_isolation_serves_two_domains(make_rack):
     """S1, S2, S3. Isolation ``channel``: several domains on a node, and several claims of each."""
     made = make_rack()
     [tray] = made.trays
@@ -159,7 +159,7 @@ def test_two_domains_have_one_imex_and_a_channel_each(make_rack):
     assert tray.imex()["session"]["sessions"] == 1, "the others keep it"
 
 
-def test_services_end_while_the_api_server_answers_nothing(rack):
+def test_services_stop_while_the_api_server_hangs(rack):
     """L16. Upstream's daemon can block in a send that nobody takes, and waits for its SIGKILL."""
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
@@ -172,7 +172,7 @@ def test_services_end_while_the_api_server_answers_nothing(rack):
     rack.server.api.faults.clear()
 
 
-def test_no_service_takes_connections_from_the_network(rack):
+def test_services_listen_on_no_network(rack):
     """X6. Sockets in the file system are all that they listen on."""
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
@@ -185,7 +185,7 @@ def test_no_service_takes_connections_from_the_network(rack):
     wait_until("one that is asked for is seen by this test", lambda: listening(with_one))
 
 
-def test_metrics_of_a_running_plugin_count_devices_and_damage(rack):
+def test_metrics_count_devices_and_quarantined_records(rack):
     """T-robust-metrics. Devices of prepared claims, and records in quarantine, also those of earlier starts."""
     [tray] = rack.trays
     tray.stop("compute-domain")

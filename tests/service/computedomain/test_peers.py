@@ -28,14 +28,14 @@ def form(rack: Rack, uid: str) -> None:
         assert tray.prepare(f"c{tray.index}").errors == {}
 
 
-def test_all_peers_connected_is_reported_without_waiting_for_a_heartbeat(make_rack):
+def test_connected_peers_are_reported_before_the_heartbeat(make_rack):
     rack = make_rack(2)
     rack.heartbeat_s = 600
     form(rack, rack.domain("a"))
     wait_until("", lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], 30)
 
 
-def test_another_version_is_named_with_both_versions(make_rack):
+def test_version_mismatch_names_both_versions(make_rack):
     rack = make_rack(2)
     first, second = rack.trays
     install.configure(first.root.path, version="570.124.06")
@@ -49,7 +49,7 @@ def test_another_version_is_named_with_both_versions(make_rack):
     assert (found["ready"], found["peersConnected"]) == (True, 0)
 
 
-def test_another_node_map_is_named_with_its_peer(make_rack):
+def test_node_map_mismatch_names_the_peer(make_rack):
     rack = make_rack(2)
     first, second = rack.trays
     uid = rack.domain("a", slotCount=4)
@@ -70,7 +70,7 @@ def test_another_node_map_is_named_with_its_peer(make_rack):
     assert counts == [4, 8]
 
 
-def test_restart_of_the_supervisor_takes_back_no_ready_peer(make_rack):
+def test_supervisor_restart_revokes_no_ready_peer(make_rack):
     """Each upgrade would make the domain NotReady for a moment."""
     rack = make_rack(2)
     form(rack, rack.domain("a"))

@@ -31,7 +31,7 @@ def health(port: int) -> str:
         return str(error)
 
 
-def test_claims_go_on_without_the_broker_and_end_with_the_next(rack):
+def test_claims_go_on_without_the_broker(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     assert tray.prepare("c1").errors == {}
@@ -44,7 +44,7 @@ def test_claims_go_on_without_the_broker_and_end_with_the_next(rack):
     wait_until("nvidia-imex is stopped", lambda: tray.imex()["ActiveState"] == "inactive")
 
 
-def test_broker_that_is_not_there_is_named_to_the_pod_and_in_health(rack):
+def test_missing_broker_is_in_claim_error_and_health(rack):
     [tray] = rack.trays
     port = free_port()
     tray.stop("imex-supervisor")

@@ -64,7 +64,7 @@ class TestStatus:
         self.status = FabricNodeStatus(boot_id="b1")
         return StatusWriter(client, FABRIC_NODES, NODE, lambda: (self.status, 10.0), self.clock)
 
-    def test_what_changed_is_written_at_once_and_what_did_not_is_a_heartbeat(self, client):
+    def test_change_is_written_at_once_and_heartbeats_follow(self, client):
         writer = self.writer(client)
         assert writer.write_if_due() == 10.0
         first = read(client)["status"]
@@ -78,7 +78,7 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 3
 
-    def test_what_nobody_acts_on_waits_for_more_of_its_kind(self, client):
+    def test_changes_without_urgency_are_gathered(self, client):
         writer = self.writer(client)
         writer.write_if_due()
         peers = [FabricDomainStatus(uid="d", ready=True, peers_connected=n) for n in range(4)]
@@ -97,7 +97,7 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 4, "somebody may wait for the domain to be left"
 
-    def test_all_peers_connected_is_written_within_seconds_and_not_for_each(self, client):
+    def test_connected_peers_are_written_together(self, client):
         writer = self.writer(client)
         for count in range(1, 9):
             domain = FabricDomainStatus(
@@ -126,7 +126,7 @@ class TestStatus:
             self.clock.advance(0.5)
         assert read(client)["status"]["domains"][0]["peersConnected"] == 3
 
-    def test_peers_that_do_not_come_hold_readiness_up_for_seconds_only(self, client):
+    def test_missing_peers_delay_readiness_by_seconds_only(self, client):
         writer = self.writer(client)
         writer.write_if_due()
         for uid in ("d", "e"):
@@ -156,7 +156,7 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 2, "only the first one waits"
 
-    def test_what_is_left_out_goes(self, client):
+    def test_emptied_field_is_removed(self, client):
         writer = self.writer(client)
         self.status = replace_status(self.status, fabric_message="sick")
         writer.write_if_due()
@@ -166,7 +166,7 @@ class TestStatus:
         writer.write_if_due()
         assert "fabricMessage" not in read(client)["status"]
 
-    def test_a_failure_is_repeated_with_pauses_and_never_raised(self, client):
+    def test_failed_write_is_repeated_with_backoff(self, client):
         clock = FakeClock()
         writer = StatusWriter(
             client, FABRIC_NODES, "no-such-node", lambda: (FabricNodeStatus(), 10.0), clock
@@ -177,7 +177,7 @@ class TestStatus:
             clock.advance(pauses_s[-1])
         assert pauses_s == [1.0, 2.0, 5.0, 10.0, 10.0]
 
-    def test_news_does_not_shorten_the_pause_after_a_failure(self, client, server):
+    def test_change_does_not_shorten_the_backoff(self, client, server):
         server.api.faults.add(
             Fault(resource="fabricnodes/status", code=429, retry_after_s=30, count=0)
         )
@@ -191,7 +191,7 @@ class TestStatus:
             self.clock.advance(0.04)
         assert len(server.api.log.lines()) == asked
 
-    def test_it_is_written_at_once_when_the_object_has_come(self, client, server):
+    def test_new_object_is_written_at_once(self, client, server):
         clock = FakeClock()
         writer = StatusWriter(
             client, FABRIC_NODES, "late", lambda: (FabricNodeStatus(), 10.0), clock
@@ -211,7 +211,7 @@ def replace_status(status, **change):
 
 
 class TestSpec:
-    def test_the_own_objects_word_is_taken_and_its_end(self, client):
+    def test_spec_of_the_own_object_is_followed(self, client):
         seen = []
         watch = SpecReflector(
             client, FABRIC_NODES, NODE, lambda spec, generation: seen.append(spec)
@@ -284,7 +284,7 @@ class TestSocket:
             JoinDomain(domain_uid=domain, namespace=namespace, name=uid, uid=uid), wait_s
         )
 
-    def test_a_claim_waits_for_the_controller_and_gets_its_channel(self, supervisor):
+    def test_claim_waits_for_its_domain_and_gets_the_channel(self, supervisor):
         with pytest.raises(NotReadyError, match="WaitingForDomain"):
             self.node.assign()
             self.join(wait_s=0.3)
@@ -292,12 +292,12 @@ class TestSocket:
         found = self.join(wait_s=10.0)
         assert (found.channel, found.channel_count, found.has_fabric) == (7, 2048, True)
 
-    def test_a_refusal_is_the_users_matter(self, supervisor):
+    def test_refused_claim_is_a_claim_error(self, supervisor):
         self.node.assign(a_domain())
         with pytest.raises(ClaimError, match="own namespace only"):
             self.join(namespace="attacker")
 
-    def test_who_watches_hears_of_changes(self, supervisor):
+    def test_watcher_receives_changes(self, supervisor):
         views = self.client.watch()
         assert next(view for view in views if view.fabric_state)
         self.node.assign(a_domain())
@@ -306,7 +306,7 @@ class TestSocket:
         view = next(view for view in views if view.domains["A"].is_ready)
         assert view.imex_state == "READY"
 
-    def test_leaving_and_telling_all_claims(self, supervisor):
+    def test_leave_and_sync_change_the_holders(self, supervisor):
         self.node.assign(a_domain())
         self.join("c1")
         self.join("c2")
@@ -318,7 +318,7 @@ class TestSocket:
         assert set(supervisor.claims.holders) == {"c3"}
         assert supervisor.claims.holders["c3"].is_admitted
 
-    def test_100_waiting_joins_hold_up_no_leave(self, supervisor):
+    def test_100_waiting_joins_block_no_leave(self, supervisor):
         def wait(number):
             with contextlib.suppress(NotReadyError):
                 self.join(f"c{number}", wait_s=15.0)
@@ -334,7 +334,7 @@ class TestSocket:
             self.node.assign(a_domain())
         assert len(supervisor.claims.holders) == 99
 
-    def test_a_question_whose_caller_has_gone_holds_nothing(self, supervisor):
+    def test_join_of_a_departed_caller_adds_no_holder(self, supervisor):
         self.node.assign(a_domain())
         request = pb.JoinRequest(
             claim=pb.Claim(namespace="ns", name="c1", uid="c1"), domain_uid="A", wait_ms=1000
@@ -342,7 +342,7 @@ class TestSocket:
         self.service.Join(request, Gone())
         assert supervisor.claims.holders == {}
 
-    def test_a_supervisor_that_is_not_there_is_named(self):
+    def test_missing_supervisor_is_an_error_with_its_unit(self):
         client = GrpcSupervisorClient(Path("/tmp/nvdra-no-such.sock"))
         with pytest.raises(NotReadyError, match="nvdra-imex-supervisor"):
             client.leave("c1")

@@ -20,7 +20,7 @@ def matrix(host):
     }
 
 
-def test_absent_peers_do_not_block_ready_and_cost_no_dns_question(make_hosts):
+def test_absent_peers_block_nothing_and_query_no_dns(make_hosts):
     [host] = make_hosts(1, slots=18)
     host.start()
     host.wait("READY")
@@ -54,7 +54,7 @@ def test_one_session_per_host(make_hosts):
     host.process = running
 
 
-def test_a_graceful_end_leaves_nothing_and_an_abrupt_one_disables_allocations(make_hosts):
+def test_abrupt_end_disables_allocations(make_hosts):
     [host] = make_hosts(1)
     host.start()
     host.wait("READY")
@@ -119,27 +119,27 @@ def test_usr1_resolves_again_and_full_quorum_waits_for_all(make_hosts):
     first.wait("READY")
 
 
-def test_without_its_own_address_it_does_not_start(make_hosts):
+def test_daemon_without_its_address_does_not_start(make_hosts):
     [host] = make_hosts(1)
     host.hosts.write_text("")
     assert host.start().wait(DAEMON_TIMEOUT_S) == 1
     assert "No matching network interface found" in host.text()
 
 
-def test_without_a_fabric_it_ends_with_status_0(make_hosts):
+def test_daemon_without_fabric_exits_with_0(make_hosts):
     [host] = make_hosts(1)
     (host.root / "proc/driver/nvidia/capabilities/fabric-imex-mgmt").unlink()
     assert host.start().wait(DAEMON_TIMEOUT_S) == 0
 
 
-def test_ctl_says_what_is_wrong(make_hosts):
+def test_ctl_reports_errors(make_hosts):
     [host] = make_hosts(1)
     assert host.ctl("-q").returncode == 1
     host.nodes.unlink()
     assert host.ctl("-N").returncode == 255
 
 
-def test_commands_hang_when_told_to_and_a_timeout_of_ctl_ends_that(make_hosts):
+def test_hanging_commands_end_at_ctls_timeout(make_hosts):
     [host] = make_hosts(1)
     host.start()
     host.wait("READY")
@@ -149,7 +149,7 @@ def test_commands_hang_when_told_to_and_a_timeout_of_ctl_ends_that(make_hosts):
     assert time.monotonic() - started >= 0.2
 
 
-def test_faults_crash_fail_and_hold_it(make_hosts):
+def test_faults_crash_fail_and_block_the_daemon(make_hosts):
     [host] = make_hosts(1)
     install.configure(host.root, exit_status=3, exit_message="told so")
     assert host.start().wait(DAEMON_TIMEOUT_S) == 3

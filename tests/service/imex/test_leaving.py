@@ -66,7 +66,7 @@ def node() -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("code", [409, 500, 403])
-def test_a_report_that_is_refused_is_repeated(node, code):
+def test_refused_report_is_repeated(node, code):
     node.status = LEFT
     node.refuse(code, count=0)
     began_s = node.clock.monotonic()
@@ -78,7 +78,7 @@ def test_a_report_that_is_refused_is_repeated(node, code):
     assert node.told() == []
 
 
-def test_a_process_that_died_before_it_was_heard_is_followed_by_one_that_says_it(node):
+def test_report_is_repeated_by_the_next_process(node):
     node.status = LEFT
     node.refuse(500, count=0)
     node.write(2)

@@ -39,7 +39,7 @@ def test_one_refused_unit_refuses_the_request():
 
 
 @pytest.mark.parametrize("caller", [policy.BROKER, "nvdra-gpu-plugin.service", IMEX, ""])
-def test_other_callers_may_do_nothing(caller):
+def test_other_callers_have_no_permissions(caller):
     with pytest.raises(UnitRequestError):
         policy.check(caller, ask(verb="show", units=[IMEX]))
 
@@ -68,7 +68,7 @@ def test_fields_of_a_newer_caller_are_ignored():
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"\xff\xfe", b"start nvdra-imex.service", b"[" * 4000])
-def test_lines_that_are_no_json_are_refused(line):
+def test_lines_without_json_are_refused(line):
     with pytest.raises(UnitRequestError, match="invalid request"):
         policy.parse(line)
 

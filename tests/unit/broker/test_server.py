@@ -112,7 +112,7 @@ def test_units_failure_is_the_callers_error(bed: Bed) -> None:
         bed.client.start(IMEX, deadline())
 
 
-def test_unit_that_is_not_permitted_is_never_touched(bed: Bed) -> None:
+def test_unit_without_permission_is_not_touched(bed: Bed) -> None:
     with pytest.raises(HostError, match="not permitted"):
         bed.client.start("sshd.service", deadline())
     assert bed.units.history == []
@@ -125,7 +125,7 @@ def test_unit_that_is_not_permitted_is_never_touched(bed: Bed) -> None:
         b'{"verb": "start", "units": ["nvdra-imex.service"]}',
     ],
 )  # fmt: skip
-def test_invalid_request_gets_an_error_and_ends_nothing(bed: Bed, data: bytes) -> None:
+def test_invalid_request_gets_an_error_and_serving_goes_on(bed: Bed, data: bytes) -> None:
     assert bed.send(data)["error"].startswith("invalid request")
     assert bed.units.history == []
     assert is_serving(bed)
@@ -140,13 +140,13 @@ def test_slow_request_times_out(bed: Bed) -> None:
     assert is_serving(bed)
 
 
-def test_caller_that_leaves_early_ends_nothing(bed: Bed) -> None:
+def test_caller_that_leaves_early_is_tolerated(bed: Bed) -> None:
     for _ in range(20):
         bed.connect().close()
     assert is_serving(bed)
 
 
-def test_caller_without_a_right_is_dropped_at_once(bed: Bed) -> None:
+def test_caller_without_permission_is_refused_at_once(bed: Bed) -> None:
     bed.refusal = "caller: not permitted"
     with bed.connect() as connection:
         assert b"not permitted" in connection.recv(4096)
@@ -154,7 +154,7 @@ def test_caller_without_a_right_is_dropped_at_once(bed: Bed) -> None:
     assert is_serving(bed)
 
 
-def test_calls_beyond_the_limit_are_refused_and_the_rest_go_on(bed: Bed) -> None:
+def test_calls_beyond_the_limit_are_refused(bed: Bed) -> None:
     bed.units.may_finish.clear()
     calls = [
         threading.Thread(target=bed.client.start, args=(IMEX, deadline())) for _ in range(MAX_CALLS)
@@ -170,7 +170,7 @@ def test_calls_beyond_the_limit_are_refused_and_the_rest_go_on(bed: Bed) -> None
     assert is_serving(bed)
 
 
-def test_restart_of_the_broker_is_not_seen_by_a_caller(bed: Bed) -> None:
+def test_restart_of_the_broker_is_hidden_from_callers(bed: Bed) -> None:
     bed.units.may_finish.clear()
     bed.units.error = "was killed, as the service ends"
     call = threading.Thread(target=bed.client.start, args=(IMEX, deadline()))
@@ -185,13 +185,13 @@ def test_restart_of_the_broker_is_not_seen_by_a_caller(bed: Bed) -> None:
     assert bed.units.states == {IMEX: "active"}
 
 
-def test_broker_that_is_not_there_is_an_error_that_names_it(tmp_path) -> None:
+def test_missing_broker_is_an_error_with_its_unit(tmp_path) -> None:
     client = BrokerUnits(tmp_path / "units.sock", SystemClock())
     with pytest.raises(HostError, match=r"units\.sock: No such file .*nvdra-unit-broker\.socket"):
         client.show([IMEX], deadline(0.3))
 
 
-def test_answer_that_does_not_come_is_an_error_in_time(bed: Bed) -> None:
+def test_missing_answer_is_an_error_at_the_deadline(bed: Bed) -> None:
     bed.units.may_finish.clear()
     began = time.monotonic()
     with pytest.raises(HostError, match="no answer to start"):
@@ -213,7 +213,7 @@ def test_process_outside_our_units_is_refused_by_its_cgroup(tmp_path) -> None:
                 caller.unit_of_peer(connection)
 
 
-def test_caller_that_has_ended_is_refused(tmp_path) -> None:
+def test_ended_caller_is_refused(tmp_path) -> None:
     script = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
         " s.sendall(b'x'); sys.stdin.read()"

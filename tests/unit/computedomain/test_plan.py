@@ -13,7 +13,7 @@ from tests.unit.computedomain.examples import a_claim, joined, parameters
 MAJOR = 237
 
 
-def test_a_claim_holds_its_domain():
+def test_claim_holds_its_domain():
     found = planning.plan(a_claim())
     assert found.effects == (
         {
@@ -25,7 +25,7 @@ def test_a_claim_holds_its_domain():
     assert found.holds == ("imex", "imex/A")
 
 
-def test_claims_with_shares_go_together_whatever_is_known_of_their_domains():
+def test_claims_with_shares_overlap_only_in_one_domain():
     """What isolates a domain is told later than its first claim comes: a guess on record refused the next domain."""
     [first, second] = (planning.plan(a_claim(f"c{d}", parameters(d))) for d in ("A", "S"))
     assert first.config_key == second.config_key
@@ -47,22 +47,22 @@ def test_claims_with_shares_go_together_whatever_is_known_of_their_domains():
         ([{"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}], "gpu.nvidia.com"),
     ],
 )
-def test_a_config_that_is_wrong_is_refused_by_name(configs, says):
+def test_invalid_config_is_refused_with_its_value(configs, says):
     with pytest.raises(InvalidConfigError, match=says):
         planning.plan(a_claim("c1", *configs))
 
 
-def test_a_claim_without_config_is_told_what_to_use():
+def test_claim_without_config_is_refused_with_a_remedy():
     claim = replace(a_claim(), configs=())
     with pytest.raises(InvalidConfigError, match="ResourceClaimTemplate"):
         planning.plan(claim)
 
 
-def test_the_later_config_counts():
+def test_later_config_wins():
     assert planning.plan(a_claim("c1", parameters("A"), parameters("B"))).holds[1] == "imex/B"
 
 
-def test_a_claim_for_two_domains_is_refused():
+def test_claim_for_two_domains_is_refused():
     claim = a_claim("c1", parameters("A"), parameters("B"), devices=("channel-0", "channel-0"))
     first, second = claim.configs
     both = (
@@ -85,7 +85,7 @@ def nodes(prepared):
     return [n for d in prepared.spec.devices for n in d.edits.device_nodes]
 
 
-def test_the_domains_channel_is_given_by_its_numbers():
+def test_channel_is_given_by_major_and_minor():
     prepared = planning.finish(a_claim(), joined(), MAJOR)
     [node] = nodes(prepared)
     assert (node.path, node.major, node.minor) == (
@@ -99,35 +99,35 @@ def test_the_domains_channel_is_given_by_its_numbers():
     assert (device.kind, device.request) == ("channel", "r0")
 
 
-def test_all_gives_every_channel_of_this_driver():
+def test_mode_all_gives_every_channel_of_the_driver():
     claim = a_claim("c1", parameters(allocationMode="All"))
     found = nodes(planning.finish(claim, joined(channel_count=16), MAJOR))
     assert [node.minor for node in found] == list(range(16))
 
 
-def test_all_is_refused_where_it_would_give_other_domains_channels():
+def test_mode_all_is_refused_with_channel_isolation():
     claim = a_claim("c1", parameters(allocationMode="All"))
     with pytest.raises(InvalidConfigError, match="use Single"):
         planning.finish(claim, joined(isolation="channel"), MAJOR)
 
 
-def test_a_node_without_fabric_gives_nothing_into_the_container():
+def test_node_without_fabric_adds_nothing_to_containers():
     prepared = planning.finish(a_claim(), joined(has_fabric=False), None)
     assert prepared.devices[0].cdi_ids == ()
     assert nodes(prepared) == []
 
 
-def test_a_channel_that_this_driver_does_not_have_is_refused():
+def test_channel_beyond_the_drivers_count_is_refused():
     with pytest.raises(HostError, match="NVreg_ImexChannelCount"):
         planning.finish(a_claim(), joined(channel=5, channel_count=4), MAJOR)
 
 
-def test_a_driver_without_channels_is_told():
+def test_driver_without_channels_is_an_error():
     with pytest.raises(HostError, match="no IMEX channels"):
         planning.finish(a_claim(), joined(), None)
 
 
-def test_two_requests_of_one_claim_get_the_same_channel_under_two_names():
+def test_two_requests_get_one_channel_under_two_names():
     claim = a_claim(devices=("channel-0", "channel-0"), shares=("s1", "s2"))
     prepared = planning.finish(claim, joined(), MAJOR)
     assert len({d.name for d in prepared.spec.devices}) == 2

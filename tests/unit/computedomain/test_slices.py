@@ -15,7 +15,7 @@ def build(view, *, is_shared=False):
     return slices.build(view, is_shared=is_shared)
 
 
-def test_the_channel_has_upstreams_name_and_attributes_and_the_clique_besides():
+def test_channel_has_upstreams_attributes_and_the_clique():
     [device] = build(VIEW).devices
     assert device["name"] == "channel-0"
     assert device["attributes"] == {
@@ -27,7 +27,7 @@ def test_the_channel_has_upstreams_name_and_attributes_and_the_clique_besides():
     assert all(len(v.get("string", "").encode()) <= 64 for v in device["attributes"].values())
 
 
-def test_a_node_without_fabric_offers_exactly_upstreams_device():
+def test_node_without_fabric_publishes_upstreams_device():
     [device] = build(NodeView(fabric_state="NotSupported")).devices
     assert device == {
         "name": "channel-0",
@@ -36,11 +36,11 @@ def test_a_node_without_fabric_offers_exactly_upstreams_device():
 
 
 @pytest.mark.parametrize("state", ["", "InProgress", "Failed"])
-def test_nothing_is_offered_while_it_could_not_be_served(state):
+def test_nothing_is_published_until_the_fabric_is_settled(state):
     assert build(NodeView(fabric_state=state)).devices == ()
 
 
-def test_several_claims_may_share_it_when_that_is_set():
+def test_shared_channel_allows_multiple_allocations():
     assert build(VIEW, is_shared=True).devices[0]["allowMultipleAllocations"] is True
 
 
@@ -71,6 +71,6 @@ def test_several_claims_may_share_it_when_that_is_set():
         ),
     ],
 )
-def test_health_is_what_a_pod_that_has_the_channel_would_care_for(view, health):
+def test_health_follows_fabric_and_domain_reasons(view, health):
     [found] = build(view).health
     assert (found.device, found.health) == ("channel-0", health)

@@ -28,7 +28,7 @@ print(found)
 """
 
 
-def test_it_is_loaded_once_there_is_a_domain():
+def test_config_decoder_is_imported_for_the_first_domain():
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=TOP, check=False
     )

@@ -48,18 +48,18 @@ class TestUnit:
         self.commands = FakeCommands(FakeClock(), {f"/usr/bin/{k}": v for k, v in programs.items()})
         return SystemdClient(SystemctlUnits(self.commands, SYSTEMCTL), self.commands, JOURNALCTL)
 
-    def test_a_look_tells_the_unit_and_whoever_else_has_the_session(self):
+    def test_status_has_the_unit_and_a_foreign_session(self):
         look = self.unit(systemctl=answer(SHOW.format(foreign="active"))).status(deadline())
         assert (look.unit.activity, look.unit.invocation_id) == (UnitActivity.ACTIVE, "4f2e")
         assert look.foreign == "nvidia-imex.service"
 
-    def test_a_foreign_unit_that_is_not_there_is_nobody(self):
+    def test_inactive_foreign_unit_is_left_out(self):
         assert (
             self.unit(systemctl=answer(SHOW.format(foreign="inactive"))).status(deadline()).foreign
             == ""
         )
 
-    def test_it_is_started_stopped_and_signalled_by_name(self):
+    def test_unit_is_started_stopped_and_signalled_by_name(self):
         unit = self.unit(systemctl=answer(""))
         unit.start(deadline())
         unit.stop(deadline())
@@ -70,11 +70,11 @@ class TestUnit:
             ("kill", "--signal=SIGUSR1", "nvdra-imex.service"),
         ]
 
-    def test_systemd_that_fails_is_an_error(self):
+    def test_failing_systemctl_is_an_error(self):
         with pytest.raises(CommandError):
             self.unit(systemctl=lambda argv: 1).status(deadline())
 
-    def test_last_words_are_one_line_and_never_an_error(self):
+    def test_last_log_lines_are_joined_and_never_an_error(self):
         unit = self.unit(journalctl=answer("first\n\n  second \n"))
         assert unit.last_log_lines("4f2e", deadline()) == "first | second"
         assert self.unit().last_log_lines("4f2e", deadline()) == ""
@@ -89,14 +89,14 @@ class TestUnit:
             ("something-new", UnitActivity.ACTIVATING),
         ],
     )
-    def test_every_state_of_systemd_is_one_of_ours(self, state, activity):
+    def test_systemd_states_are_mapped(self, state, activity):
         assert parse_unit({"ActiveState": state}).activity is activity
 
-    def test_how_it_ended_is_read(self):
+    def test_exit_result_and_status_are_parsed(self):
         unit = parse_unit({"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "1"})
         assert (unit.result, unit.exit_status) == ("exit-code", 1)
 
-    def test_units_that_systemd_does_not_know_are_left_out(self):
+    def test_unknown_units_are_left_out(self):
         assert parse_show("") == {}
 
 
@@ -114,16 +114,16 @@ class TestCtl:
     @pytest.mark.parametrize(
         "word", [s.value for s in ImexState if s.value and s.value != "STOPPED"]
     )
-    def test_every_word_of_nvidia_is_known(self, word):
+    def test_states_of_nvidia_imex_are_parsed(self, word):
         assert parse_state(f"{word}\n").value == word
 
     @pytest.mark.parametrize(
         "text", ["", "READY to fail\n", "not READY\n", "STOPPED\n", "ready\n", "READY\nx\n"]
     )
-    def test_nothing_else_counts_as_an_answer(self, text):
+    def test_other_output_is_unavailable(self, text):
         assert parse_state(text) is ImexState.UNAVAILABLE
 
-    def test_a_hang_and_a_failure_are_unavailable(self):
+    def test_hanging_and_failing_ctl_is_unavailable(self):
         assert self.ctl(hang).state(deadline()) is ImexState.UNAVAILABLE
         assert self.ctl(lambda argv: 1).state(deadline()) is ImexState.UNAVAILABLE
 
@@ -136,20 +136,20 @@ class TestCtl:
         ],
         ids=["ready", "unavailable", "usage", "status", "hang"],
     )  # fmt: skip
-    def test_no_answer_has_its_cause(self, program, problem):
+    def test_missing_answer_has_a_cause(self, program, problem):
         """Another release of the program may not know an option."""
         ctl = self.ctl(program)
         ctl.state(deadline())
         assert problem in ctl.last_error() and bool(problem) == bool(ctl.last_error())
 
-    def test_the_hosts_own_daemon_is_not_asked_for_its_domain(self):
+    def test_hosts_own_daemon_is_not_asked_for_its_domain(self):
         assert self.ctl(hang, config=None).domain(RUN, deadline()) is None
 
-    def test_garbage_is_no_view(self):
+    def test_malformed_output_is_no_view(self):
         for text in ("", "[]", '{"nodes": []}', "null"):
             assert self.ctl(answer(text)).domain(RUN, deadline()) is None
 
-    def test_the_view_is_of_the_own_node(self):
+    def test_view_is_of_the_own_node(self):
         nodes = {
             "0": {"status": "READY", "host": "10.0.0.1", "connections": {"2": {"status": "CONNECTED"}}},
             "2": {
@@ -170,7 +170,7 @@ class TestCtl:
             ("INVALID", "Unreachable"), ("DISCONNECTED", "Unreachable"), ("", "Unreachable"),
         ],
     )  # fmt: skip
-    def test_peer_that_is_not_connected_has_its_cause_and_version(self, status, problem):
+    def test_unconnected_peer_has_cause_and_version(self, status, problem):
         nodes = {
             "1": {"status": "UNAVAILABLE", "host": "10.0.0.1", "version": "570.1"},
             "2": {"status": "READY", "host": "10.0.0.2", "connections": {"1": {"status": status}}},
@@ -180,14 +180,14 @@ class TestCtl:
         assert view.problems == (FabricPeer(slot=1, problem=problem, version="570.1"),)
 
     @pytest.mark.parametrize("host", ["fd00::2", "[fd00::2]", "FD00:0:0::2", "fd00:0:0:0:0:0:0:2"])
-    def test_own_node_is_found_by_any_spelling_of_its_ipv6_address(self, host):
+    def test_own_node_is_found_by_any_ipv6_spelling(self, host):
         nodes = {
             "2": {"status": "READY", "host": host, "connections": {"0": {"status": "CONNECTED"}}}
         }
         view = parse_domain({"nodes": nodes}, replace(RUN, address="fd00::2"))
         assert (view.own, view.connected) == (2, frozenset({0}))
 
-    def test_a_daemon_that_took_another_id_is_seen(self):
+    def test_daemon_with_another_id_is_recognised(self):
         nodes = {"3": {"status": "READY", "host": "10.0.0.2", "connections": {}}}
         assert parse_domain({"nodes": nodes}, RUN).own == 3
 
@@ -196,5 +196,5 @@ class TestCtl:
     ("params", "count"),
     [(b"A: 1\nImexChannelCount: 16\n", 16), (b"", 0), (None, 0), (b"ImexChannelCount: x\n", 0)],
 )
-def test_the_number_of_channels_is_the_drivers(params, count):
+def test_channel_count_is_the_drivers(params, count):
     assert fabric.channel_count(params) == count

@@ -141,5 +141,5 @@ SETTINGS = settings(
 
 
 @pytest.mark.timeout(300)
-def test_the_rules_hold_in_any_history():
+def test_safety_rules_hold_in_any_history():
     run_state_machine_as_test(Node, settings=SETTINGS)

@@ -51,27 +51,27 @@ def test_nvlink_within_one_box_is_no_fabric(machine):
 
 
 @pytest.mark.parametrize("state", [1, 2])
-def test_a_gpu_that_is_still_registering_is_waited_for(machine, state):
+def test_registering_gpu_makes_the_fabric_in_progress(machine, state):
     machine.gpus[2].fabric = FakeFabric(state=state)
     found = look(machine)
     assert (found.state, found.clique_id) == (FabricState.IN_PROGRESS, "")
     assert machine.gpus[2].uuid in found.message
 
 
-def test_a_failed_registration_is_a_failure_that_names_the_gpu(machine):
+def test_failed_registration_names_the_gpu(machine):
     machine.gpus[1].fabric = FakeFabric(status=999)
     found = look(machine)
     assert found.state is FabricState.FAILED and machine.gpus[1].uuid in found.message
 
 
-def test_gpus_in_several_cliques_are_a_failure(machine):
+def test_gpus_in_several_cliques_fail_the_fabric(machine):
     machine.gpus[1].fabric = FakeFabric(clique_id=5)
     found = look(machine)
     assert found.state is FabricState.FAILED and "several cliques" in found.message
 
 
 @pytest.mark.parametrize("sick", [FakeFabric(state=2), FakeFabric(status=999)])
-def test_without_the_gate_a_gpu_that_is_not_registered_has_no_fabric(machine, sick):
+def test_unregistered_gpu_has_no_fabric_without_the_gate(machine, sick):
     clock = FakeClock()
     machine.gpus[1].fabric = sick
     assert fabric.scan(fake_host(machine, clock), clock, is_strict=False).clique_id == CLIQUE
@@ -81,37 +81,37 @@ def test_without_the_gate_a_gpu_that_is_not_registered_has_no_fabric(machine, si
     assert found.state is FabricState.NOT_SUPPORTED
 
 
-def test_a_lost_gpu_does_not_take_the_clique_from_the_others(machine):
+def test_lost_gpu_leaves_the_clique_to_the_others(machine):
     machine.lose(3)
     found = look(machine)
     assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
     assert "GPU 3" in found.message
 
 
-def test_a_hung_gpu_does_not_either(machine):
+def test_hung_gpu_leaves_the_clique_to_the_others(machine):
     machine.hang(0)
     assert look(machine).state is FabricState.COMPLETED
 
 
-def test_when_no_gpu_answers_nothing_is_concluded(machine):
+def test_fabric_is_unset_while_no_gpu_answers(machine):
     for index in range(4):
         machine.lose(index)
     assert look(machine).state is FabricState.UNSET
 
 
-def test_unhealthy_links_are_told(machine):
+def test_unhealthy_links_are_reported(machine):
     machine.gpus[0].fabric = FakeFabric(health=2)
     found = look(machine)
     assert found.state is FabricState.COMPLETED and "unhealthy" in found.message
 
 
-def test_without_a_driver_nothing_is_known(machine):
+def test_fabric_is_unset_without_a_driver(machine):
     machine.unload_driver()
     assert look(machine).message == "the NVIDIA driver is not loaded"
 
 
 @pytest.mark.sim
-def test_the_real_adapter_reads_it_from_the_library(tmp_path: Path):
+def test_nvml_adapter_reads_fabric_from_the_library(tmp_path: Path):
     root = SimRoot.create(tmp_path / "host", "gb200-nvl4")
     host = open_host(
         HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
@@ -129,7 +129,7 @@ def test_the_real_adapter_reads_it_from_the_library(tmp_path: Path):
 
 
 @pytest.mark.sim
-def test_a_box_without_fabric_is_not_supported_by_the_library_either(tmp_path: Path):
+def test_nvml_adapter_reads_a_machine_without_fabric(tmp_path: Path):
     root = SimRoot.create(tmp_path / "host", "l4x2")
     host = open_host(
         HostRoots(driver=root.path, dev=root.path / "dev", proc=root.proc, sys=root.sys)
@@ -147,7 +147,7 @@ class TestBelieved:
     KNOWN = Fabric(state=FabricState.COMPLETED, clique_id=CLIQUE, driver_version="580.1")
     SILENT = Fabric(message="nvml did not return in time", driver_version="580.1")
 
-    def test_a_driver_that_does_not_answer_does_not_take_the_clique(self):
+    def test_silent_driver_keeps_the_clique(self):
         found = fabric.with_previous(self.SILENT, self.KNOWN)
         assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
         assert found.message == "nvml did not return in time"
@@ -162,13 +162,13 @@ class TestBelieved:
             Fabric(state=FabricState.IN_PROGRESS, driver_version="580.1"),
         ],
     )
-    def test_an_answer_and_another_driver_count_at_once(self, seen):
+    def test_answer_or_other_driver_replaces_the_fabric_at_once(self, seen):
         assert fabric.with_previous(seen, self.KNOWN) == seen
 
-    def test_before_the_first_answer_nothing_stands(self):
+    def test_silent_driver_without_previous_fabric_is_unset(self):
         assert fabric.with_previous(self.SILENT, None) == self.SILENT
 
-    def test_hung_gpus_leave_the_node_in_its_clique(self, machine):
+    def test_hung_gpus_keep_the_node_in_its_clique(self, machine):
         before = look(machine)
         for index in range(len(machine.gpus)):
             machine.hang(index)

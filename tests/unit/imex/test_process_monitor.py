@@ -75,7 +75,7 @@ def test_systemd_is_asked_once_while_the_process_lives(machine: Machine) -> None
     assert machine.shows() == 1
 
 
-def test_an_end_is_told_at_once_and_systemd_is_asked_again(machine: Machine) -> None:
+def test_end_is_reported_at_once_and_systemd_asked_again(machine: Machine) -> None:
     machine.look()
     machine.state = "failed"
     machine.die()
@@ -83,7 +83,7 @@ def test_an_end_is_told_at_once_and_systemd_is_asked_again(machine: Machine) -> 
     assert machine.shows() == 2
 
 
-def test_a_process_that_systemd_has_not_missed_yet_counts_as_ending(machine: Machine) -> None:
+def test_ended_process_still_active_in_systemd_is_deactivating(machine: Machine) -> None:
     machine.look()
     machine.die()
     assert machine.look() is UnitActivity.DEACTIVATING
@@ -92,14 +92,14 @@ def test_a_process_that_systemd_has_not_missed_yet_counts_as_ending(machine: Mac
 
 
 @pytest.mark.parametrize("call", ["start", "stop"])
-def test_after_a_start_or_a_stop_of_ours_systemd_is_asked(machine: Machine, call: str) -> None:
+def test_systemd_is_asked_after_start_or_stop(machine: Machine, call: str) -> None:
     machine.look()
     getattr(machine.unit, call)(Deadline(5, FakeClock()))
     machine.look()
     assert machine.shows() == 2
 
 
-def test_a_held_process_is_signalled_without_a_program(machine: Machine) -> None:
+def test_open_process_is_signalled_without_systemctl(machine: Machine) -> None:
     machine.look()
     machine.unit.reload(Deadline(5, FakeClock()))
     assert machine.process.wait(GONE_S) == -signal.SIGUSR1
@@ -107,6 +107,6 @@ def test_a_held_process_is_signalled_without_a_program(machine: Machine) -> None
     assert machine.commands.history[-1][1:] == ("kill", "--signal=SIGUSR1", "nvdra-imex.service")
 
 
-def test_without_a_number_nothing_is_held() -> None:
+def test_pid_0_opens_no_process() -> None:
     monitor = ProcessMonitor()
     assert monitor.open(0) is None

@@ -21,7 +21,7 @@ def parsed(run):
     return settings.parse(render.config(run, LAYOUT).decode())
 
 
-def test_every_key_is_one_that_nvidia_imex_knows():
+def test_config_has_only_keys_that_nvidia_imex_knows():
     assert parsed(RUN)["SERVER_PORT"] == "50065"
     assert (
         parsed(replace(RUN, is_encrypted=True))["IMEX_SERVER_KEY"]
@@ -29,27 +29,27 @@ def test_every_key_is_one_that_nvidia_imex_knows():
     )
 
 
-def test_nothing_but_the_peers_port_listens_on_the_network():
+def test_config_opens_only_the_peers_port_on_the_network():
     values = parsed(RUN)
     assert values["IMEX_CMD_UNIX_DOMAIN_PATH"] == "/run/nvdra/imex/ctl/imex.sock"
     assert values["BIND_INTERFACE_IP"] == "10.0.0.2"
 
 
-def test_a_crash_goes_through_recovery():
+def test_config_waits_for_recovery_after_a_crash():
     assert parsed(RUN)["IMEX_WAIT_FOR_QUORUM"] == "RECOVERY"
 
 
-def test_the_node_list_is_the_same_on_every_node_of_the_clique():
+def test_node_list_is_the_same_on_every_node_of_the_clique():
     other = replace(RUN, slot=5, address="10.0.0.5", domain_uid="B", port=1)
     assert render.nodes_config(RUN) == render.nodes_config(other)
     assert render.nodes_config(RUN).decode().splitlines()[2] == slot_name(CLIQUE, 2)
 
 
-def test_the_hash_tells_configurations_apart():
+def test_config_hash_differs_between_configurations():
     assert render.config_hash(RUN, LAYOUT) != render.config_hash(replace(RUN, port=1), LAYOUT)
 
 
-def test_the_hosts_file_keeps_its_size_as_peers_come_and_go():
+def test_hosts_file_keeps_its_size_as_peers_change():
     full = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"fd00::{i}") for i in range(18))
     sizes = {
         len(render.hosts(RUN, spec))
@@ -59,7 +59,7 @@ def test_the_hosts_file_keeps_its_size_as_peers_come_and_go():
     assert render.hosts(RUN, None).endswith(b"\n")
 
 
-def test_a_peer_without_an_address_does_not_resolve():
+def test_peer_without_an_address_is_not_in_the_hosts_file():
     silent = (FabricSlot(index=7, node_name="n7"),)
     assert slot_name(CLIQUE, 7).encode() not in render.hosts(RUN, a_spec(slots=silent))
 
@@ -76,11 +76,11 @@ def test_peer_address_with_a_newline_adds_no_line():
     assert [words[0] for words in named if words and words[1].startswith("imex-")] == ["10.0.0.2", "10.0.0.7"]  # fmt: skip
 
 
-def test_slots_of_another_clique_are_nobody():
+def test_slots_of_another_clique_are_no_peers():
     assert render.peers(RUN, a_spec(clique_id="other.1")) == {}
 
 
-def test_members_limit_the_peers_once_they_are_known():
+def test_peers_are_limited_to_known_members():
     assert render.peers(RUN, a_spec(a_domain(members=(2, 5)))) == {5: "10.0.0.5"}
     assert render.peers(RUN, a_spec(a_domain(members=(2,)))) == {}
     assert render.peers(RUN, a_spec(a_domain())) == {5: "10.0.0.5"}

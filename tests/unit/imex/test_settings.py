@@ -18,7 +18,7 @@ def load(text="", environment=None):
     )
 
 
-def test_upstreams_environment_names_are_taken():
+def test_upstreams_environment_names_are_accepted():
     found = load(
         environment={
             "IMEX_MODE": "hostManaged",
@@ -31,7 +31,7 @@ def test_upstreams_environment_names_are_taken():
 
 
 @pytest.mark.parametrize("command", ["compute-domain", "imex-supervisor"])
-def test_upstreams_flags_are_taken_by_both_services(command):
+def test_upstreams_flags_are_accepted_by_both_services(command):
     flags = [
         "--imex-mode=hostManaged",
         "--imex-host-socket-path=/s",
@@ -42,7 +42,7 @@ def test_upstreams_flags_are_taken_by_both_services(command):
     assert (arguments.imex_mode, arguments.imex_host_socket_path) == ("hostManaged", "/s")
 
 
-def test_the_defaults_are_the_safe_ones():
+def test_defaults_are_the_safe_ones():
     found = policy(load())
     assert found.mode is Mode.DRIVER_MANAGED and found.needs_encryption
     assert found.after_abrupt_end is AfterAbruptEnd.RESTART
@@ -55,10 +55,10 @@ def test_the_defaults_are_the_safe_ones():
         "imexEncryption: maybe", "gpuCliqueLabelEnabled: 1", "imexDir: relative",
     ],
 )  # fmt: skip
-def test_other_values_are_refused(text):
+def test_invalid_values_are_refused(text):
     with pytest.raises(ConfigError, match=text.partition(":")[0]):
         load(text)
 
 
-def test_an_address_is_taken_in_either_family():
+def test_ipv6_address_is_accepted():
     assert load("imexAddress: fd00::1").imex_address == "fd00::1"

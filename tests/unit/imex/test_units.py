@@ -22,7 +22,7 @@ def unit(name: str) -> dict[str, list[str]]:
     return found
 
 
-def test_the_daemons_unit_is_nobodys_to_restart():
+def test_daemons_unit_is_never_restarted_by_systemd():
     daemon = unit("nvdra-imex")
     assert daemon["Restart"] == ["no"]
     assert not {"PartOf", "BindsTo", "Requires", "WantedBy", "Conflicts"} & daemon.keys()
@@ -30,7 +30,7 @@ def test_the_daemons_unit_is_nobodys_to_restart():
     assert daemon.get("SendSIGKILL", ["yes"]) == ["yes"]
 
 
-def test_the_daemon_reads_what_the_supervisor_writes_and_asks_no_dns():
+def test_daemons_unit_uses_supervisors_files_and_no_dns():
     daemon = unit("nvdra-imex")
     assert daemon["ExecStart"] == ["/usr/bin/nvidia-imex -c /run/nvdra/imex/imexd.cfg"]
     binds = " ".join(daemon["BindReadOnlyPaths"])
@@ -39,7 +39,7 @@ def test_the_daemon_reads_what_the_supervisor_writes_and_asks_no_dns():
     assert render.NSSWITCH.split() == [b"hosts:", b"files"]
 
 
-def test_the_supervisors_end_leaves_the_daemon_and_its_files():
+def test_supervisors_stop_leaves_daemon_and_files():
     supervisor = unit("nvdra-imex-supervisor")
     assert supervisor["RuntimeDirectoryPreserve"] == ["yes"]
     assert not any(
@@ -49,7 +49,7 @@ def test_the_supervisors_end_leaves_the_daemon_and_its_files():
     )
 
 
-def test_the_plugin_has_no_privilege_and_no_device():
+def test_plugin_has_no_privilege_and_no_device():
     plugin = unit("nvdra-compute-domain-plugin")
     assert plugin["CapabilityBoundingSet"] == ["CAP_BLOCK_SUSPEND"], "see its unit"
     assert plugin["PrivateDevices"] == ["yes"] and "DeviceAllow" not in plugin
@@ -63,7 +63,7 @@ def test_every_unit_is_confined(name):
 
 
 @pytest.mark.parametrize("name", SERVICES[1:])
-def test_our_services_come_back_by_themselves(name):
+def test_services_are_always_restarted(name):
     found = unit(name)
     assert found["Restart"] == ["always"] and found["Type"] == ["notify"]
     assert found["StartLimitIntervalSec"] == ["0"]
@@ -87,7 +87,7 @@ def capabilities(found: dict[str, list[str]]) -> set[str]:
     return kept
 
 
-def test_no_units_capabilities_are_a_part_of_anothers():
+def test_no_units_capabilities_are_a_subset_of_anothers():
     """Or the other could look into it through /proc; see tests/beds/host/probe.py for what is tried."""
     names = [path.stem for path in UNITS.glob("*.service")]
     sets = {name: capabilities(unit(name)) for name in names}
