@@ -45,7 +45,7 @@ class DRAResourceHealthServicer:
     """Missing associated documentation comment in .proto file."""
 
     def NodeWatchResources(self, request, context):
-        """Each message is the complete list. What is not repeated within its timeout decays to UNKNOWN.
+        """Each message is the complete list. A device that is not repeated within its timeout becomes UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DRAPluginStub:
-    """Both calls carry several claims and answer for each by itself. The kubelet allows 45 seconds.
+    """Both calls carry several claims and return a result for each. The kubelet's deadline is 45 seconds.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class DRAPluginStub:
 
 
 class DRAPluginServicer:
-    """Both calls carry several claims and answer for each by itself. The kubelet allows 45 seconds.
+    """Both calls carry several claims and return a result for each. The kubelet's deadline is 45 seconds.
     """
 
     def NodePrepareResources(self, request, context):
@@ -85,7 +85,7 @@ def add_DRAPluginServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DRAPlugin:
-    """Both calls carry several claims and answer for each by itself. The kubelet allows 45 seconds.
+    """Both calls carry several claims and return a result for each. The kubelet's deadline is 45 seconds.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RegistrationStub:
-    """Who are you, and did it work out.
+    """Identification of the plugin, and the outcome of its registration.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class RegistrationStub:
 
 
 class RegistrationServicer:
-    """Who are you, and did it work out.
+    """Identification of the plugin, and the outcome of its registration.
     """
 
     def GetInfo(self, request, context):
-        """The kubelet allows one second for the answer.
+        """The kubelet's deadline is one second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NotifyRegistrationStatus(self, request, context):
-        """The outcome of the registration. A plugin that was refused answers with an error.
+        """Reports the outcome. A plugin that was refused must return an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_RegistrationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Registration:
-    """Who are you, and did it work out.
+    """Identification of the plugin, and the outcome of its registration.
     """
 
     @staticmethod

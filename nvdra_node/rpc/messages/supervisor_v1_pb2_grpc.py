@@ -60,29 +60,29 @@ class SupervisorServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Join(self, request, context):
-        """A claim needs a domain on this node. Waits until the domain is ready here, at most wait_ms. May be repeated; from the
-        first call on the claim counts as one that holds the domain, unless it is refused.
+        """A claim needs a domain on this node. Waits at most wait_ms until the domain is ready here. Idempotent; from the first
+        call on the claim is a holder of the domain, unless it is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Leave(self, request, context):
-        """A claim does not need its domain any more. Unknown claims are fine.
+        """A claim no longer needs its domain. Unknown claims are ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Sync(self, request, context):
-        """Everything that the plugin has records of. Claims that are missing in two calls in a row are taken to be gone.
+        """All claims that the plugin has records of. A claim that is missing in two calls in a row is removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The node's state now, and again after each change.
+        """The node's state, at once and after each change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
