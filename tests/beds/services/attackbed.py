@@ -21,6 +21,8 @@ import yaml
 
 from tests.beds.cluster.api import ApiClient, Cluster
 from tests.beds.cluster.artifacts.programs import NEWEST
+from tests.lib import objects
+from tests.lib.objects import obj
 from tests.lib.pki import Identity, StoredAuthority
 from tests.lib.waits import wait_until
 from tests.unit.chart import helm
@@ -112,16 +114,16 @@ class World:
             self.cluster.apply(path.read_text())
         self.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
         for name in (PLACE, TEAM):
-            self.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            self.put(obj("Namespace", name))
         self.install({"node": {"allowKubeletCredential": True}})
         for name in (OWN, OTHER):
-            made = self.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+            made = self.put(obj("Node", name))
             self.uids[name] = made["metadata"]["uid"]
             identity = Identity(user=f"system:node:{name}", groups=("system:nodes",))
             authority = StoredAuthority(self.cluster.layout.pki)
             authority.issue_to(self.cluster.layout.identity(name), identity)
-        for obj in self._objects():
-            self.put(obj)
+        for made in self._objects():
+            self.put(made)
         self._allocate()
         layout = self.cluster.layout
         self._clients[KUBELET] = ApiClient(layout, layout.identity(OWN))
@@ -229,17 +231,9 @@ class World:
         yield self.a_slice("own-nic", driver=NIC)
         yield self.a_slice("theirs-gpu", node=OTHER)
         for name in (OWN, OTHER):
-            head = {"apiVersion": "fabric.nvdra.io/v1alpha1", "kind": "FabricNode"}
-            yield {**head, "metadata": {"name": name}, "spec": {}}
-        channel = {"resourceClaimTemplate": {"name": "train-channel"}}
-        yield {
-            "apiVersion": "resource.nvidia.com/v1beta1", "kind": "ComputeDomain",
-            "metadata": {"name": "train", "namespace": TEAM}, "spec": {"numNodes": 1, "channel": channel},
-        }  # fmt: skip
-        requests = [
-            {"name": name, "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 2}}
-            for name in ("gpu", "nic", "far")
-        ]
+            yield obj("FabricNode", name, spec={})
+        yield objects.domain("train", TEAM, nodes=1)
+        requests = [objects.request(name, count=2) for name in ("gpu", "nic", "far")]
         for name in ("mine", "theirs", "idle", "free"):
             yield a_claim(name, {"spec": {"devices": {"requests": requests}}})
         yield self._pod()
@@ -250,13 +244,7 @@ class World:
             "image": "busybox:1.36",
             "resources": {"claims": [{"name": "gpu"}]},
         }
-        return {
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker", "namespace": TEAM},
-            "spec": {
-                "nodeName": OWN, "containers": [container],
-                "resourceClaims": [{"name": "gpu", "resourceClaimName": "mine"}],
-            },
-        }  # fmt: skip
+        return objects.pod("worker", TEAM, container, claims={"gpu": "mine"}, nodeName=OWN)
 
     def _allocate(self) -> None:
         """What scheduler, kubelet and other drivers write: allocations, reservations, statuses, an event."""
@@ -273,7 +261,10 @@ class World:
                 for request, driver, pool in (("gpu", GPU, node), ("nic", NIC, node), ("far", CHANNEL, far))
                 for number in (0, 1)
             ]  # fmt: skip
-            allocation = {"devices": {"results": results}, "nodeSelector": only(node)}
+            allocation = {
+                "devices": {"results": results},
+                "nodeSelector": objects.node_selector(node),
+            }
             status = {"allocation": allocation, "reservedFor": reserved}
             self.put(a_claim(name, {"status": status}), "scheduler", "status")
             told = ((NIC, NIC_MANAGER, node), (CHANNEL, OTHER_MANAGER, far))
@@ -320,12 +311,6 @@ def a_world(name: str, directory: Path, kubernetes: str = NEWEST) -> Iterator[Wo
         made.set_up()
         made.wait_for_policies()
         yield made
-
-
-def only(node: str) -> Json:
-    """The node selector that a scheduler writes for devices of one node."""
-    field = {"key": "metadata.name", "operator": "In", "values": [node]}
-    return {"nodeSelectorTerms": [{"matchFields": [field]}]}
 
 
 def a_claim(name: str, parts: Json, version: str = "v1") -> Json:

@@ -13,6 +13,8 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject
 from tests.beds.services.replica import FAST, Replica, ShiftedClock
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib import objects
+from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 
 CLIQUE = "7b968a6d-c8aa-45e1-9e07-e1e51be99c31.32766"
@@ -40,7 +42,7 @@ class Rack:
         self.server = FakeApiServer()
         self.server.start()
         for name in (NAMESPACE, TEAM):
-            self.server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            self.server.add(obj("Namespace", name))
         self.client = Client(self.server.config(), settings=FAST)
         self.replicas: list[Replica] = []
         self.claim_uids: dict[str, str] = {}
@@ -150,12 +152,7 @@ class Rack:
     # What users do.
 
     def create_domain(self, name: str = "train", nodes: int = 0, **channel: Any) -> JsonObject:
-        template = {"resourceClaimTemplate": {"name": f"{name}-channel"}}
-        spec = {"numNodes": nodes, "channel": {**template, **channel}}
-        return self.client.create(DOMAINS, {
-            "apiVersion": DOMAINS.api_version, "kind": "ComputeDomain",
-            "metadata": {"name": name, "namespace": TEAM}, "spec": spec,
-        })  # fmt: skip
+        return self.client.create(DOMAINS, objects.domain(name, TEAM, nodes=nodes, **channel))
 
     def claim(self, node: str, name: str = "train", *, by_hand: bool = False, on: str = "") -> str:
         """A pod's claim, made from the domain's template and allocated from ``node``'s pool; made by hand it
@@ -164,23 +161,19 @@ class Rack:
         template = wait_until("the template is there", lambda: self.template(f"{name}-channel"))
         claim_name = f"{name}-{node}"
         spec = template["spec"]
-        self.client.create(CLAIMS, {
-            "apiVersion": CLAIMS.api_version, "kind": "ResourceClaim",
-            "metadata": {
-                "name": claim_name, "namespace": TEAM,
-                "labels": {} if by_hand else spec["metadata"]["labels"],
-            },
-            "spec": {"devices": {"requests": spec["spec"]["devices"]["requests"]}},
-        })  # fmt: skip
-        result = {"request": "channel", "driver": DRIVER, "pool": node, "device": "channel-0"}
+        made = obj(
+            "ResourceClaim",
+            claim_name,
+            TEAM,
+            meta={"labels": {} if by_hand else spec["metadata"]["labels"]},
+            spec={"devices": {"requests": spec["spec"]["devices"]["requests"]}},
+        )
+        self.client.create(CLAIMS, made)
+        result = objects.result("channel-0", node, "channel", DRIVER)
         config = [{"source": "FromClaim", **one} for one in spec["spec"]["devices"]["config"]]
-        here = {"key": "metadata.name", "operator": "In", "values": [on or node]}
         status = {
-            "allocation": {
-                "devices": {"results": [result], "config": config},
-                "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
-            },
-            "reservedFor": [{"resource": "pods", "name": f"pod-{node}", "uid": f"pod-{node}"}],
+            "allocation": objects.allocation(result, node=on or node, config=config),
+            "reservedFor": objects.reserved_for(f"pod-{node}"),
         }
         self.client.merge_patch(
             CLAIMS.sub("status"),
@@ -196,16 +189,9 @@ class Rack:
 
     def tray(self, name: str, clique: str = CLIQUE) -> Tray:
         """A node that publishes compute-domain devices."""
-        self.server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-        device = {"name": "channel-0", "attributes": {"type": {"string": "channel"}}}
-        self.server.add({
-            "apiVersion": SLICES.api_version, "kind": "ResourceSlice",
-            "metadata": {"name": f"slice-{name}"},
-            "spec": {
-                "driver": DRIVER, "nodeName": name, "devices": [device],
-                "pool": {"name": name, "generation": 1, "resourceSliceCount": 1},
-            },
-        })  # fmt: skip
+        self.server.add(obj("Node", name))
+        devices = [objects.channel()]
+        self.server.add(objects.resource_slice(f"slice-{name}", name, devices, driver=DRIVER))
         return Tray(self, name, clique)
 
     def remove_node(self, name: str) -> None:

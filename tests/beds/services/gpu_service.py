@@ -18,6 +18,7 @@ from tests.beds.memory.gpu_node import ctk_output
 from tests.beds.services.kubelet import Kubelet, Plugin, RegistrationError
 from tests.beds.services.publishing import DRIVER, NODE, add_node
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib import objects
 from tests.lib.waits import until
 from tests.sim.api import SimRoot
 
@@ -104,14 +105,8 @@ class GpuService:
     def claim(self, name: str, gpu: int = 0) -> tuple[str, str, str]:
         """A claim that is allocated this GPU, as the kubelet names it."""
         device = self.server.objects("resourceslices")[0]["spec"]["devices"][gpu]["name"]
-        result = {"request": "gpu", "driver": DRIVER, "pool": NODE, "device": device}
-        made = self.server.add({
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaim",
-            "metadata": {"name": name, "namespace": "ns"},
-            "spec": {"devices": {"requests": []}},
-            "status": {"allocation": {"devices": {"results": [result]}}},
-        })  # fmt: skip
+        allocation = objects.allocation(objects.result(device, NODE), node=NODE)
+        made = self.server.add(objects.claim(name, "ns", status={"allocation": allocation}))
         return ("ns", name, str(made["metadata"]["uid"]))
 
     def is_published(self) -> bool:

@@ -15,6 +15,7 @@ from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices.client import SliceClient, withdraw
 from nvdra_node.kubeletplugin.slices.publisher import Publisher
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.lib.objects import obj
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 CLOCK = SystemClock()
@@ -129,7 +130,7 @@ class World:
 
 def add_node(server: FakeApiServer) -> str:
     """Create the Node object; returns its UID."""
-    node = server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    node = server.add(obj("Node", NODE))
     return str(node["metadata"]["uid"])
 
 

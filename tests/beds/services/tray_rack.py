@@ -24,6 +24,8 @@ from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.beds.services.kubelet import Kubelet, Plugin, RegistrationError
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib import objects
+from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 from tests.sim.api import SimRoot
 from tests.sim.imex import install
@@ -230,11 +232,9 @@ class Rack:
         self.heartbeat_s = 1
         self.trays = [Tray(self, i, profile) for i in range(trays)]
         for tray in self.trays:
-            self.server.add(_object("v1", "Node", tray.name))
+            self.server.add(obj("Node", tray.name))
             if not has_controller:
-                self.server.add(
-                    _object("fabric.nvdra.io/v1alpha1", "FabricNode", tray.name, spec={})
-                )
+                self.server.add(obj("FabricNode", tray.name, spec={}))
 
     def get(self, node: str) -> dict[str, Any]:
         return self.client.get(FABRIC_NODES, node, deadline=Deadline(10, SystemClock()))
@@ -273,7 +273,7 @@ class Rack:
             self._write(tray.name, values)
 
     def _write(self, node: str, spec: dict[str, Any]) -> None:
-        body = _object("fabric.nvdra.io/v1alpha1", "FabricNode", node, spec=spec)
+        body = obj("FabricNode", node, spec=spec)
         self.client.merge_patch(FABRIC_NODES, body, deadline=Deadline(10, SystemClock()))
 
     def claim(
@@ -284,16 +284,16 @@ class Rack:
             "allocationMode": mode, "apiVersion": "resource.nvidia.com/v1beta1",
             "domainID": domain, "kind": "ComputeDomainChannelConfig",
         }  # fmt: skip
-        body = _object("resource.k8s.io/v1", "ResourceClaim", name, namespace)
-        body["spec"] = {"devices": {"requests": [_request()]}}
-        result = {"request": "channel", "driver": DRIVER, "pool": tray.name, "device": "channel-0"}
-        config = {"source": "FromClaim", "opaque": {"driver": DRIVER, "parameters": parameters}}
-        here = {"key": "metadata.name", "operator": "In", "values": [tray.name]}
-        allocation = {
-            "devices": {"results": [result], "config": [config]},
-            "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [here]}]},
-        }
-        body["status"] = {"allocation": allocation}
+        request = objects.request(
+            "channel",
+            "compute-domain-default-channel.nvidia.com",
+            allocationMode="ExactCount",
+            count=1,
+        )
+        result = objects.result("channel-0", tray.name, "channel", DRIVER)
+        config = objects.opaque(parameters, DRIVER, source="FromClaim")
+        allocation = objects.allocation(result, node=tray.name, config=[config])
+        body = objects.claim(name, namespace, request, status={"allocation": allocation})
         self.uids[name] = self.server.add(body)["metadata"]["uid"]
         return name
 
@@ -322,17 +322,3 @@ class Rack:
         self.client.close()
         self.server.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _object(version: str, kind: str, name: str, namespace: str = "", **more: Any) -> dict[str, Any]:
-    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
-    return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
-
-
-def _request() -> dict[str, Any]:
-    exactly = {
-        "deviceClassName": "compute-domain-default-channel.nvidia.com",
-        "allocationMode": "ExactCount",
-        "count": 1,
-    }
-    return {"name": "channel", "exactly": exactly}

@@ -34,14 +34,14 @@ from tests.beds.services.attackbed import (
     a_claim,
     device_status,
     fixed,
-    only,
 )
+from tests.lib.objects import node_selector
 from tests.service.realapi.sliceattacks import SHORT
 
 Change = Callable[[Json], Json]
 """A claim's status to what a thief makes of it."""
 RESULT = {"request": "gpu", "driver": GPU, "pool": OWN, "device": "dev-0"}
-ALLOCATION = {"nodeSelector": only(OWN), "devices": {"results": [RESULT]}}
+ALLOCATION = {"nodeSelector": node_selector(OWN), "devices": {"results": [RESULT]}}
 ON_OTHER = device_status(GPU, OTHER)
 THIEF = {"resource": "pods", "name": "thief", "uid": "thief"}
 

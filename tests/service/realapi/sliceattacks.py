@@ -28,8 +28,8 @@ from tests.beds.services.attackbed import (
     Request,
     World,
     fixed,
-    only,
 )
+from tests.lib.objects import node_selector
 
 ABSURD = 2**62
 COUNTERS = [{"name": "all", "counters": {"memory": {"value": "1Gi"}}}]
@@ -88,7 +88,7 @@ def _creates(version: str) -> Iterator[Attack]:
         device = {"name": "dev-0", "basic": {"nodeName": OTHER}}
     selections: tuple[Json, ...] = (
         {"allNodes": True},
-        {"nodeSelector": only(OTHER)},
+        {"nodeSelector": node_selector(OTHER)},
         {"perDeviceNodeSelection": True, "devices": [device]},
     )
     for selection in selections:
