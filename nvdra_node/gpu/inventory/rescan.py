@@ -135,7 +135,7 @@ class Rescanner:
             self._failures = 0
             self._hung.clear()
             # The library of the old driver cannot talk to the new one, and an open session keeps a module loaded.
-            self._host.nvml.close()
+            self._host.close_nvml()
         if self._should_retry_hung.is_set():
             self._should_retry_hung.clear()
             self._hung = {

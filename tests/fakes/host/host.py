@@ -19,6 +19,7 @@ def fake_host(machine: FakeMachine | None = None, clock: Clock | None = None) ->
     return Host(
         roots=HostRoots(),
         nvml=FakeNvml(machine, clock),
+        events=FakeNvml(machine, clock),
         sysfs=FakeSysfs(machine),
         commands=FakeCommands(clock, {"nvidia-smi": FakeSmi(machine)}),
     )
