@@ -13,6 +13,7 @@ from tests.beds.cluster.marks import needs_cluster
 from tests.beds.rack import credential, releases
 from tests.beds.rack.hosts import Rack
 from tests.beds.rack.playbooks import Run, play
+from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 
 pytestmark = [*needs_cluster(timeout_s=1200), pytest.mark.packages]
@@ -69,7 +70,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     made = releases.make(tmp_path_factory.mktemp("packages") / "made")
     with Rack.up("credential", hosts=1, racks=1) as rack:
         credential.set_up(rack)
-        other = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": OTHER}}
+        other = obj("Node", OTHER)
         rack.cluster.apply(json.dumps(other))
         yield Operator(rack, made)
 

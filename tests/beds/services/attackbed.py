@@ -22,7 +22,7 @@ import yaml
 from tests.beds.cluster.api import ApiClient, Cluster
 from tests.beds.cluster.artifacts.programs import NEWEST
 from tests.lib import objects
-from tests.lib.objects import obj
+from tests.lib.objects import obj, reference
 from tests.lib.pki import Identity, StoredAuthority
 from tests.lib.waits import wait_until
 from tests.unit.chart import helm
@@ -186,7 +186,7 @@ class World:
         status = a_claim("mine", {"status": {"devices": [thief]}})
         container = {"name": "c", "image": "busybox:1.36"}
         spec = {"serviceAccountName": ACCOUNT, "containers": [container]}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "thief"}, "spec": spec}
+        pod = obj("Pod", "thief", spec=spec)
         heartbeat = {"status": {"heartbeatTime": "2099-01-01T00:00:00Z"}}
         claim = f"{RESOURCE_API}/v1/namespaces/{TEAM}/resourceclaims/mine/status"
         for by, request in (
@@ -278,7 +278,7 @@ class World:
         device: Json = {"name": "dev-0", "attributes": {"type": {"string": "gpu"}}}
         if version == "v1beta1":
             device = {"name": "dev-0", "basic": {"attributes": device["attributes"]}}
-        owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": self.uids[node]}
+        owner = reference("Node", node, uid=self.uids[node])
         return {
             "apiVersion": f"resource.k8s.io/{version}", "kind": "ResourceSlice",
             "metadata": {"name": name, "ownerReferences": [owner]},

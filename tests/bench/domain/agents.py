@@ -47,6 +47,7 @@ from nvdra_node.kubeletplugin.claims import reader as claim_reader
 from nvdra_node.kubeletplugin.claims.status_writer import to_status
 from tests.bench.plugin import proc
 from tests.fakes.imex import FakeDaemon
+from tests.lib.objects import reference
 from tests.lib.waits import wait_until
 
 DRIVER = "compute-domain.nvidia.com"
@@ -231,7 +232,7 @@ class Formation:
             NODES, {"metadata": {"name": name}, "status": {"conditions": [ready]}}
         )
         uid = node["metadata"]["uid"]
-        bound = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
+        bound = reference("Node", name, uid=uid)
         token = self._admin.create(
             TOKENS,
             {

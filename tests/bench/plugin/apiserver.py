@@ -26,6 +26,7 @@ from tests.fakes.apiserver.messages import HttpRequest, Reply
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.fakes.apiserver.status import forbidden
 from tests.fakes.apiserver.store import encode
+from tests.lib.objects import obj
 
 CREATED = 201
 
@@ -67,7 +68,7 @@ def main() -> int:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     server = BenchServer(FakeSettings(tls_directory=directory))
-    server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    server.add(obj("Node", NODE))
     server.start()
     server.start_control()
     service = server.write_kubeconfig(directory / "service")

@@ -23,6 +23,7 @@ from tests.fakes.apiserver.http import Listener
 from tests.fakes.apiserver.kinds import Route
 from tests.fakes.apiserver.tls import server_context
 from tests.fakes.apiserver.writes import Write
+from tests.lib import objects
 from tests.lib.pki import StoredAuthority
 
 JsonObject = dict[str, Any]
@@ -65,7 +66,7 @@ class FakeApiServer:
         if settings.tls_directory:
             self.use_new_certificate()
         for name in NAMESPACES:
-            self.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            self.add(objects.obj("Namespace", name))
 
     def __enter__(self) -> FakeApiServer:
         self.start()
@@ -158,7 +159,7 @@ class FakeApiServer:
         )
         namespace = obj["metadata"].get("namespace", "")
         if namespace and not self.has_namespace(namespace):
-            self.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+            self.add(objects.obj("Namespace", namespace))
         route = Route("", {}, kind, version, namespace)
         entry = self.api.writer.create(Write(ADMIN, route, kind, obj, manager="fake"))
         if obj.get("status") and "status" not in entry.obj:

@@ -15,6 +15,7 @@ from nvdra_core.errors import ApiError
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.beds.services.replica import Replica
 from tests.beds.services.tray_rack import Rack, Tray
+from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 from tests.service.computedomain.test_channels import peers_of
 
@@ -33,7 +34,7 @@ class Cluster:
     def __init__(self, rack: Rack) -> None:
         self.rack = rack
         for name in (NAMESPACE, "ns"):
-            rack.server.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            rack.server.add(obj("Namespace", name))
         self.start()
 
     def start(self, **fabric: Any) -> None:

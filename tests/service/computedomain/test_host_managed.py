@@ -14,6 +14,7 @@ from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain.clique_label import AUDIT_S, LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
+from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 from tests.sim.imex import install
 
@@ -81,7 +82,7 @@ def test_hanging_host_daemon_is_not_ready(host_imex):
 
 
 def _node(name: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    return obj("Node", name)
 
 
 class TestLabel:

@@ -29,6 +29,7 @@ from tests.fakes.apiserver.auth import NODE_EXTRA, User
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.fakes.host.files import Crash, FakeFiles
+from tests.lib.objects import obj
 
 TOP = Path(__file__).resolve().parents[3]
 PLACE, ACCOUNT, NODE = "nvdra-system", "nvdra-node", "node-1"
@@ -42,7 +43,7 @@ HASTY = TransportSettings(
 @pytest.fixture
 def server() -> Iterator[FakeApiServer]:
     with FakeApiServer(FakeSettings(is_auth_enforced=True)) as running:
-        running.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+        running.add(obj("Node", NODE))
         metadata = {"namespace": PLACE, "name": ACCOUNT}
         running.add({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
         yield running
@@ -193,11 +194,11 @@ class TestRefusals:
             admin.delete(NODES, NODE)
         finally:
             admin.close()
-        host.server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+        host.server.add(obj("Node", NODE))
         self.fails(host, ApiError, "409")
 
     def test_a_token_for_another_node_cannot_be_had(self, host: Host):
-        host.server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}})
+        host.server.add(obj("Node", "node-2"))
         facts = token.parse(host.first)
         claims: dict[str, Any] = {
             "iat": facts.issued_at_s,

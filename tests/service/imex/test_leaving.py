@@ -17,6 +17,7 @@ from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.imex.report.writer import RETRY_S, StatusWriter
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.lib.objects import obj
 
 NODE = "node"
 MEMBER = FabricNodeStatus(boot_id="b", domains=(FabricDomainStatus(uid="d", ready=True),))
@@ -54,9 +55,7 @@ class Node:
 @pytest.fixture
 def node() -> Iterator[Node]:
     with FakeApiServer() as server:
-        server.add({
-            "apiVersion": "fabric.nvdra.io/v1alpha1", "kind": "FabricNode",
-            "metadata": {"name": NODE}, "spec": {},
+        server.add({**obj("FabricNode", NODE), "spec": {},
         })  # fmt: skip
         made = Node(server)
         made.write()

@@ -19,6 +19,7 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.lib.objects import obj
 from tests.service.kube.objects import a_claim, a_device_status, an_allocation, owned_slice
 
 FABRIC_NODES = Resource("fabric.nvdra.io", "v1alpha1", "fabricnodes", namespaced=False)
@@ -30,7 +31,7 @@ Connect = Callable[..., Client]
 def guarded() -> Iterator[FakeApiServer]:
     with FakeApiServer(FakeSettings(is_auth_enforced=True)) as server:
         for node in ("node-a", "node-b"):
-            server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
+            server.add(obj("Node", node))
             server.add(owned_slice(f"of-{node}", node))
             fabric = {"apiVersion": "fabric.nvdra.io/v1alpha1", "kind": "FabricNode"}
             server.add({**fabric, "metadata": {"name": node}})

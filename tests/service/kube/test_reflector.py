@@ -20,6 +20,7 @@ from nvdra_core.kube.resources import SLICES, JsonObject
 from nvdra_core.runtime.clock import FakeClock
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.lib.objects import obj
 from tests.lib.waits import until
 from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_slice
@@ -155,7 +156,7 @@ def test_unknown_version_is_relisted(client: Client) -> None:
 def test_bookmark_moves_the_version_only(connect: Callable[..., Client]) -> None:
     with FakeApiServer(FakeSettings(bookmark_interval_s=0.05)) as server:
         follower = Follower(connect(server.config()), version="1")
-        server.add({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other-kind"}})
+        server.add(obj("Node", "other-kind"))
         version = str(server.api.store.version)
         until(lambda: follower.reflector.resource_version == version)
         follower.stop()

@@ -33,6 +33,7 @@ from tests.beds.services.attackbed import (
     World,
     fixed,
 )
+from tests.lib.objects import obj, reference
 from tests.service.realapi.claimattacks import of_claim_statuses, of_claims
 from tests.service.realapi.sliceattacks import of_slices
 
@@ -52,7 +53,7 @@ def of_tokens() -> Iterator[Attack]:
 
     def ask(change: Callable[[Json], Json], path: str = TOKENS) -> Make:
         def make(world: World) -> Request:
-            bound = {"apiVersion": "v1", "kind": "Node", "name": OWN, "uid": world.uids[OWN]}
+            bound = reference("Node", OWN, uid=world.uids[OWN])
             spec = change({"boundObjectRef": bound, "expirationSeconds": 3600})
             body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
             return Request("POST", path, body)
@@ -66,14 +67,14 @@ def of_tokens() -> Iterator[Attack]:
         return Attack(row, "create", "v1", by, held_by, make, is_valid)
 
     row = "asks for a token of another node, or of none"
-    node = {"apiVersion": "v1", "kind": "Node", "name": OTHER}
+    node = reference("Node", OTHER)
     yield attack(row, ask(setting(boundObjectRef=node)))
     yield attack(
         row, ask(setting(boundObjectRef={**node, "name": OWN, "uid": "another"})), is_valid=False
     )
     yield attack(
         row,
-        ask(setting(boundObjectRef={"apiVersion": "v1", "kind": "Pod", "name": "worker"})),
+        ask(setting(boundObjectRef=reference("Pod", "worker"))),
         is_valid=False,
     )
     yield attack(row, ask(setting(boundObjectRef=None)))
@@ -104,7 +105,7 @@ def of_accounts() -> Iterator[Attack]:
     container = {"name": "c", "image": "busybox:1.36"}
     for field in ("serviceAccountName", "serviceAccount"):
         spec = {field: "nvdra-node", "nodeName": OWN, "containers": [container]}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "thief"}, "spec": spec}
+        pod = obj("Pod", "thief", spec=spec)
         yield Attack(row, "create", "v1", ADMIN, POLICY, fixed("POST", pods, pod), False)
         yield Attack(row, "create", "v1", TOKEN, RBAC, fixed("POST", pods, pod), False)
         yield Attack(row, "create", "v1", KUBELET, NODE_RULES, fixed("POST", pods, pod), False)
@@ -138,7 +139,7 @@ def of_fabric_nodes() -> Iterator[Attack]:
             yield Attack(row, form, "v1alpha1", by, POLICY, make)
     row = "makes or deletes a FabricNode, or writes its spec or metadata"
     own = f"{FABRIC_NODES}/{OWN}"
-    owner = {"apiVersion": "v1", "kind": "Node", "name": OTHER, "uid": "x"}
+    owner = reference("Node", OTHER, uid="x")
     for form, make in (
         ("create", fixed("POST", FABRIC_NODES, {**head, "metadata": {"name": "node-9"}})),
         ("delete", fixed("DELETE", own)),
@@ -173,7 +174,7 @@ def of_events() -> Iterator[Attack]:
         return make
 
     row = "writes events about anything but its Node and pods that wait, or in another's name"
-    node = {"apiVersion": "v1", "kind": "Node", "name": OTHER, "uid": OTHER}
+    node = reference("Node", OTHER, uid=OTHER)
     domain = {"apiVersion": "resource.nvidia.com/v1beta1", "kind": "ComputeDomain", "name": "train", "namespace": TEAM}  # fmt: skip
     other_pod = {"apiVersion": "v1", "kind": "Pod", "namespace": TEAM, "name": "worker"}
     for make in (

@@ -29,7 +29,7 @@ from tests.beds.services.attackbed import (
     World,
     fixed,
 )
-from tests.lib.objects import node_selector
+from tests.lib.objects import node_selector, reference
 
 ABSURD = 2**62
 COUNTERS = [{"name": "all", "counters": {"memory": {"value": "1Gi"}}}]
@@ -104,7 +104,7 @@ def _creates(version: str) -> Iterator[Attack]:
 
 def _owners(version: str) -> Iterator[Attack]:
     row = "publishes a slice that outlives its Node (owners, finalizers)"
-    node = {"apiVersion": "v1", "kind": "Node", "name": OTHER, "uid": "x"}
+    node = reference("Node", OTHER, uid="x")
     for owners in ([], [node], [{**node, "kind": "ConfigMap", "name": OWN}]):
         yield from _create(row, version, BOTH, {"metadata": {"ownerReferences": owners}})
     yield from _create(row, version, BOTH, {"metadata": {"finalizers": ["example.com/stay"]}})

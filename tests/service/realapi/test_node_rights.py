@@ -52,6 +52,7 @@ from tests.beds.services.attackbed import (  # fmt: skip
     a_world,
 )
 from tests.beds.services.attackbed import FABRIC_NODES as FABRIC_PATH
+from tests.lib.objects import reference
 from tests.lib.waits import wait_until
 
 pytestmark = needs_cluster(timeout_s=300, has_nodes=False)
@@ -138,7 +139,7 @@ def test_fabric_node_is_followed_and_its_status_written(world: World, connect: C
 
 def test_metadata_sent_with_a_status_has_no_effect(world: World) -> None:
     """The API server drops it before policies see it: answered 200, and nothing is changed."""
-    owner = {"apiVersion": "v1", "kind": "Node", "name": OWN, "uid": world.uids[OWN]}
+    owner = reference("Node", OWN, uid=world.uids[OWN])
     metadata = {
         "labels": {"a": "b"}, "annotations": {"a": "b"}, "finalizers": ["example.com/stay"],
         "ownerReferences": [owner],
