@@ -156,8 +156,11 @@ def changelog(text: str, release: Release) -> str:
     if not start:
         raise BuildError(f"CHANGELOG.md: neither {release.version} nor Unreleased")
     section = re.split(r"^## ", text[start.end() :], flags=re.MULTILINE)[0]
+    _, *parts = re.split(r"^### (.+)$", section, flags=re.MULTILINE)
     items = [
-        " ".join(item.split()) for item in re.findall(r"^- (.*(?:\n  .*)*)", section, re.MULTILINE)
+        f"{component}: {' '.join(item.split())}"
+        for component, entries in zip(parts[::2], parts[1::2], strict=True)
+        for item in re.findall(r"^- (.*(?:\n  .*)*)", entries, re.MULTILINE)
     ]
     bullets = [
         textwrap.fill(item, 78, initial_indent="  * ", subsequent_indent="    ") for item in items
