@@ -31,14 +31,6 @@ class DriverFiles(Protocol):
         """The edits for the loaded NVIDIA driver. Raises HostError or NotReadyError."""
 
 
-class NoDriverFiles:
-    """For drivers whose devices need none of NVIDIA's files."""
-
-    def current(self, deadline: Deadline) -> spec.Common:
-        """See DriverFiles."""
-        return spec.WITHOUT_DRIVER
-
-
 class SpecFiles:
     """The CDI files of one driver's claims. ``kind`` is ``<vendor>/<class>``."""
 

@@ -18,6 +18,7 @@ from nvdra_core.errors import (
     UnknownDeviceError,
 )
 from nvdra_core.runtime.clock import Deadline
+from nvdra_node.cdi import spec
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
 from nvdra_node.checkpoint.claim import Claim, ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice, Record
@@ -208,3 +209,11 @@ class FakeClaims:
         if claim is None or claim.ref.uid != ref.uid:
             raise StaleClaimError(f"claim {ref} is gone")
         return claim
+
+
+class NoDriverFiles:
+    """See DriverFiles: a driver whose devices need none of NVIDIA's files."""
+
+    def current(self, deadline: Deadline) -> spec.Common:
+        """See DriverFiles."""
+        return spec.WITHOUT_DRIVER

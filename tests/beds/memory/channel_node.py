@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
+from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.computedomain.connection import SupervisorConnection, held_claims
@@ -17,7 +17,7 @@ from nvdra_node.computedomain.plan import CDI_KIND
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
-from tests.fakes.driver import FakeClaims
+from tests.fakes.driver import FakeClaims, NoDriverFiles
 from tests.fakes.host.files import FakeFiles, Faults
 from tests.fakes.host.machine import FakeMachine
 from tests.fakes.host.sysfs import FakeSysfs

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_core.runtime.clock import Deadline, FakeClock
-from nvdra_node.cdi.store import NoDriverFiles, SpecFiles
+from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.claim import (
     AllocationResult,
     Claim,
@@ -25,6 +25,7 @@ from tests.fakes.driver import (
     FakeClaims,
     FakeDriver,
     FakeMachine,
+    NoDriverFiles,
 )
 from tests.fakes.host.files import FakeFiles, Faults
 
