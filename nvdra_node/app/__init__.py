@@ -1,4 +1,5 @@
-"""Builds and runs the services: ``plugin`` is what every DRA driver needs, ``gpu`` the service for gpu.nvidia.com.
+"""The composition root: builds and runs the services. Called by ``cli``.
 
-Called by ``cli``; the composition root. Nothing below it builds its own surroundings.
+``plugin`` is what every DRA driver needs; ``gpu``, ``computedomain``, ``imex`` and ``broker`` are one service each.
+Modules below it get their dependencies passed in.
 """

@@ -1,6 +1,6 @@
-"""The unit broker's process: takes the socket that systemd made and serves it. Called by ``cli``.
+"""The unit broker's process: serves the socket that systemd passes to it. Called by ``cli``.
 
-Its restart disturbs nothing: systemd keeps the socket, callers ask again, and a job that was begun goes on in systemd.
+A restart loses nothing: systemd keeps the socket, callers retry, and jobs in progress continue in systemd.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SELF_CHECK_S = 5.0
 def run(
     settings: config.NodeConfig, system: SystemdEnvironment, identify: Identify = unit_of_peer
 ) -> int:
-    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
+    """Run until stopped; returns the exit status. Raises ConfigError before anything is started."""
     log.configure(
         verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
     )
@@ -69,7 +69,7 @@ def run(
 
 
 def listener(path: Path, given: int) -> socket.socket:
-    """The socket of nvdra-unit-broker.socket, or, without systemd, one that is made here. Raises ConfigError."""
+    """The socket of nvdra-unit-broker.socket, or, without systemd, a new one at ``path``. Raises ConfigError."""
     if given > 1:
         raise ConfigError(f"LISTEN_FDS {given}: expected 1; one ListenStream= is served")
     try:

@@ -1,7 +1,6 @@
-"""Has the CDI files of prepared claims written again when IMEX channels get another major number.
+"""Rewrites the CDI files of prepared claims when IMEX channels get another major number. One worker.
 
-The major is dealt out whenever the NVIDIA driver is loaded; the old number may be any other device afterwards. A part
-of the ComputeDomain service, with one worker.
+The kernel assigns the major dynamically when the NVIDIA driver is loaded; the old number may then be another device.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class ChannelNumberMonitor:
     def __init__(
         self, sysfs: Sysfs, renew: Callable[[], object], clock: Clock, workers: Workers
     ) -> None:
-        """``renew`` brings the CDI files of prepared claims up to date; it never fails."""
+        """``renew`` updates the CDI files of prepared claims; it does not raise."""
         self._sysfs = sysfs
         self._renew = renew
         self._clock = clock
@@ -36,10 +35,10 @@ class ChannelNumberMonitor:
         self._workers.spawn(self.name, self._run)
 
     def stop(self, deadline: Deadline) -> None:
-        """See Component. The worker sees by itself that the service stops."""
+        """See Component. The worker ends by ``workers.stopping``."""
 
-    def tick(self) -> None:
-        """Renew if the driver has another major than at the last tick with a driver, and at the first one."""
+    def check(self) -> None:
+        """Renew if the major differs from that of the last check with a driver, and at the first check."""
         major = self._sysfs.char_major(CHANNEL_CLASS)
         if major not in (None, self._major):
             self._major = major
@@ -47,4 +46,4 @@ class ChannelNumberMonitor:
 
     def _run(self) -> None:
         while not self._clock.wait(self._workers.stopping, POLL_S):
-            self.tick()
+            self.check()

@@ -1,6 +1,6 @@
-"""The service for compute-domain.nvidia.com: the shared machinery with channels in place of GPUs. Called by ``cli``.
+"""The service for compute-domain.nvidia.com: a kubelet plugin whose devices are IMEX channels. Called by ``cli``.
 
-It looks at no GPU and starts no daemon: what the node is and how its IMEX fares, the supervisor tells it.
+It does not use NVML and starts no daemon: the node's fabric and IMEX state come from the supervisor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SOCKET = "supervisor.sock"
 
 
 class NoEdits:
-    """See cdi.store.DriverFiles. A channel goes into containers that get their GPUs elsewhere: it adds nothing else."""
+    """See cdi.store.DriverFiles. Containers with a channel get the driver's files with their GPUs."""
 
     def current(self, deadline: Deadline) -> Common:
         """See DriverFiles."""
@@ -41,7 +41,7 @@ class NoEdits:
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
-    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
+    """Run until stopped; returns the exit status. Raises ConfigError before anything is started."""
     verbosity, style = settings.verbosity, settings.log_format
     log.configure(verbosity=verbosity, style=style, journal=system.is_journal)
     settings = with_node_name(settings)
@@ -95,7 +95,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
 def _connection_components(
     connection: SupervisorConnection, plugin: Plugin, deps: PluginDependencies
 ) -> list[FunctionComponent]:
-    """The threads that listen to the supervisor and tell it the claims."""
+    """The threads that watch the supervisor and send it the claims."""
     workers = deps.workers
 
     def begin() -> None:
@@ -111,7 +111,8 @@ def _connection_components(
 
 
 def _held(plugin: Plugin, boot_id: str) -> list[HeldClaim]:
-    """The claims that the supervisor is told. One whose record was damaged is in use as long as it has its CDI file.
+    """The claims sent to the supervisor. A claim with a damaged record counts while its CDI file exists.
+
     Raises FileError.
     """
     records = plugin.records

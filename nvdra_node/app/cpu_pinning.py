@@ -1,11 +1,8 @@
-"""Keeps all threads of a service on one CPU. Called by ``gpu``.
+"""Pins the service's threads to one CPU: avoids cross-CPU wake-ups between GIL holders. Called by ``gpu``.
 
-Python runs one thread at a time. Spread over CPUs, a thread that waits for its turn sits on another one, and each of
-the hundred times that a prepare changes threads costs an interrupt between CPUs and the waking of an idle one. With all
-on one CPU it costs a plain switch: eight callers get twice as many answers, and one caller gets his a quarter sooner.
-
-A CPU that others keep busy would be worse than any. So the threads' waiting is looked at now and then, and where it is
-far more than their work they move to another CPU. Programs that the service starts may use all CPUs (``host.cpus``).
+A prepare changes threads about a hundred times. Measured: 8 callers get 2x the throughput, one caller a quarter less
+latency (docs/dev/bench.md). If other processes crowd the CPU, the threads move to the next one. Child processes may use
+all CPUs (``host.cpus``).
 """
 
 from __future__ import annotations
@@ -20,9 +17,9 @@ from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.host.cpus import ALLOWED, CpuTime
 
-LOOK_S = 5.0
+CHECK_S = 5.0
 CROWDED_S = 0.25
-"""So much waiting between two looks, and CROWDED_TIMES as much as work: others need this CPU."""
+"""More run-queue wait than this between two checks, and CROWDED_TIMES the CPU time: the CPU is crowded."""
 CROWDED_TIMES = 4.0
 
 _LOG = log.get(__name__)
@@ -32,16 +29,16 @@ class Threads(Protocol):
     """The process's threads (``host.cpus.Cpus``)."""
 
     def gather(self, cpu: int) -> None:
-        """Move all to one CPU. Raises HostError."""
+        """Pin all to one CPU. Raises HostError."""
 
     def time(self) -> CpuTime:
-        """What they have worked and waited so far."""
+        """Their CPU time and run-queue wait so far."""
 
 
 class CpuPinner:
-    """See the module; a part of a service, the last to be started."""
+    """A component, started last so that all threads exist."""
 
-    name = "one cpu"
+    name = "cpu pinning"
 
     def __init__(
         self,
@@ -54,41 +51,41 @@ class CpuPinner:
         self._clock = clock
         self._workers = workers
         self._allowed = sorted(allowed)
-        self._next = os.getpid()  # services of one node are likely to begin on different ones
+        self._next = os.getpid()  # so that the services of a node begin on different CPUs
         self.cpu: int | None = None
-        """Where the threads are; None: wherever the kernel likes."""
+        """The CPU the threads are pinned to; None: not pinned."""
 
     def start(self) -> None:
-        """Gather the threads, unless there is one CPU only or it is not allowed."""
+        """Pin the threads, unless there is one CPU only or pinning is not permitted."""
         if len(self._allowed) > 1 and self._move():
-            self._workers.spawn("one-cpu", self._watch)
+            self._workers.spawn("cpu-pinning", self._monitor)
 
     def stop(self, deadline: Deadline) -> None:
         """See Component."""
 
-    def _watch(self) -> None:
+    def _monitor(self) -> None:
         before = self._threads.time()
-        while not self._clock.wait(self._workers.stopping, LOOK_S):
+        while not self._clock.wait(self._workers.stopping, CHECK_S):
             now = self._threads.time()
             if is_crowded(before, now):
-                _LOG.info("CPU is crowded: moving", v=6, cpu=self.cpu)
+                _LOG.info("CPU crowded; moving threads", v=6, cpu=self.cpu)
                 self._move()
             before = now
 
     def _move(self) -> bool:
-        """To the next CPU; False when that is not allowed."""
+        """Pin to the next CPU; False if not permitted."""
         cpu = self._allowed[self._next % len(self._allowed)]
         self._next += 1
         try:
             self._threads.gather(cpu)
         except HostError as error:
-            _LOG.info("threads stay where they are", error=str(error))
+            _LOG.info("CPU pinning failed; continuing unpinned", error=str(error))
             return False
         self.cpu = cpu
         return True
 
 
 def is_crowded(before: CpuTime, now: CpuTime) -> bool:
-    """Whether others kept the threads from their work. Threads that have ended make both less."""
+    """Whether other processes delayed the threads. Ended threads reduce both sums."""
     waited_s, worked_s = now.waited_s - before.waited_s, now.worked_s - before.worked_s
     return waited_s > CROWDED_S and waited_s > CROWDED_TIMES * worked_s

@@ -1,14 +1,15 @@
-"""What every service of this node stands on: its credential and the host's trees. Called by the services here."""
+"""What the services share: the API credential, the node name, feature gates and the host's trees."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from nvdra_core.errors import ConfigError
+from nvdra_core.gates import FeatureGates
 from nvdra_core.kube import identity
+from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime import log
 from nvdra_node import config
@@ -17,15 +18,9 @@ from nvdra_node.host.ports import HostRoots
 
 _LOG = log.get(__name__)
 
-if TYPE_CHECKING:
-    from nvdra_core.gates import FeatureGates
-    from nvdra_core.kube.client import Client
-
 
 def open_client(settings: config.NodeConfig) -> Client:
-    """A client with the credential of the settings, or the first that this host has. Raises ConfigError."""
-    from nvdra_core.kube.client import Client  # with TLS, for which the first look does not wait
-
+    """A client with the configured credential, or the first that exists on this host. Raises ConfigError."""
     kubeconfig = load_kubeconfig(settings)
     try:
         return Client(kubeconfig)
@@ -34,7 +29,7 @@ def open_client(settings: config.NodeConfig) -> Client:
 
 
 def load_kubeconfig(settings: config.NodeConfig) -> KubeConfig:
-    """Where the API server is, and our credential for it. Raises ConfigError."""
+    """Address and credential of the API server. Raises ConfigError."""
     path = kubeconfig_path(settings)
     try:
         return KubeConfig.load(str(path))
@@ -47,11 +42,11 @@ def load_kubeconfig(settings: config.NodeConfig) -> KubeConfig:
 
 
 def kubeconfig_path(settings: config.NodeConfig) -> Path:
-    """The kubeconfig that is set, or the first that this host has. Raises ConfigError."""
+    """The configured kubeconfig, or the first that exists on this host. Raises ConfigError."""
     if settings.kubeconfig:
         return settings.kubeconfig
     for path in config.KUBECONFIGS:
-        if _is_there(path):
+        if _exists(path):
             return path
     raise ConfigError(
         "no credential for the Kubernetes API: none of "
@@ -61,10 +56,10 @@ def kubeconfig_path(settings: config.NodeConfig) -> Path:
 
 
 def with_node_name(settings: config.NodeConfig) -> config.NodeConfig:
-    """The settings with the Node's name that the credential says, unless one is set. Raises ConfigError.
+    """The settings with the Node's name from the credential. Raises ConfigError if another name is configured.
 
-    The kubelet (--hostname-override) or the cloud names the Node, so the host may have another name, which is used only
-    where the credential names no Node.
+    The host's name may differ from the Node's (kubelet --hostname-override, cloud providers); it is used only if the
+    credential names no Node.
     """
     name = identity.node_of(load_kubeconfig(settings))
     if not name or name == settings.node_name:
@@ -81,7 +76,7 @@ def with_node_name(settings: config.NodeConfig) -> config.NodeConfig:
 
 
 def checked(settings: config.NodeConfig) -> config.NodeConfig:
-    """As ``with_node_name``, also on a host that has no credential yet. Raises ConfigError for contradicting names."""
+    """As ``with_node_name``; accepts a host without a credential. Raises ConfigError for contradicting names."""
     try:
         load_kubeconfig(settings)
     except ConfigError:
@@ -90,7 +85,7 @@ def checked(settings: config.NodeConfig) -> config.NodeConfig:
 
 
 def warnings(settings: config.NodeConfig) -> list[str]:
-    """What the services will not find although an administrator does."""
+    """Configured paths that the services' sandbox hides."""
     return [
         f"{option.key} is {value}: {why}; choose a path elsewhere"
         for option in config.OPTIONS
@@ -99,8 +94,8 @@ def warnings(settings: config.NodeConfig) -> list[str]:
     ]
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a file, also one that may not be looked at: reading it says why."""
+def _exists(path: Path) -> bool:
+    """Whether the file exists; also True without permission to stat it: reading it raises the error."""
     try:
         return path.exists()
     except OSError:
@@ -108,7 +103,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _hidden_file(kubeconfig: KubeConfig) -> str:
-    """A hint about the first file of the credential that the services cannot see; empty: there is none."""
+    """A hint about the first file of the credential that the sandbox hides; empty: none."""
     files = (
         kubeconfig.ca_file,
         kubeconfig.token_file,
@@ -122,7 +117,7 @@ def _hidden_file(kubeconfig: KubeConfig) -> str:
 
 
 def roots_of(settings: config.NodeConfig) -> HostRoots:
-    """The host's trees."""
+    """The configured trees of the host."""
     return HostRoots(
         driver=settings.driver_root,
         dev=settings.dev_root,
@@ -132,9 +127,7 @@ def roots_of(settings: config.NodeConfig) -> HostRoots:
 
 
 def checked_gates(settings: config.NodeConfig) -> FeatureGates:
-    """The feature gates. Raises ConfigError for unknown ones and sets that cannot work."""
-    from nvdra_core.gates import FeatureGates  # not every service has any
-
+    """The feature gates. Raises ConfigError for unknown gates and contradicting sets."""
     gates = FeatureGates.of(**settings.feature_gates)
     gates.validate()
     return gates

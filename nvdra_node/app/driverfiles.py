@@ -1,10 +1,8 @@
-"""Has the driver's files listed before a prepare asks for them, and named in the CDI files of prepared claims.
+"""Keeps the list of the driver's files ready for prepares, and the CDI files of prepared claims up to date with it.
 
-A part of the GPU service, with one worker: it checks at the start, whenever the GPUs or their driver changed, when a
-prepare failed for want of a file, every CHECK_S seconds, and with growing pauses while something is still missing
-(``/dev/nvidia-uvm`` often comes later than the GPUs). Each result is reported: while files are missing, no claim can be
-prepared and the node's GPUs are not offered. A prepared claim that could not be brought up to date is tried again with
-growing pauses.
+One worker. Checks at start, after changes of the GPUs or their driver, after a prepare that missed a file, every
+CHECK_S, and with backoff while files are missing (``/dev/nvidia-uvm`` often appears after the GPUs). Each result is
+reported: while files are missing, claims cannot be prepared and the GPUs are not published.
 """
 
 from __future__ import annotations
@@ -18,24 +16,24 @@ from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.workers import Workers
 
 CHECK_S = 10.0
-"""How soon a file that is gone is noticed; a check costs one stat of each of some 50 files."""
+"""Time until a deleted file is noticed; a check costs a stat of about 50 files."""
 RETRY_S = 2.0
-"""The first pause after a failure; doubles up to MAX_RETRY_S."""
+"""First pause after a failure; doubles up to MAX_RETRY_S."""
 MAX_RETRY_S = 15.0
 MAX_RENEW_PAUSE_S = 120.0
-"""Between tries to bring claims up to date, which may take a program that hangs. The first pause is CHECK_S."""
+"""Between attempts to update claims, each of which may wait for a hanging program. The first pause is CHECK_S."""
 POLL_S = 1.0
-"""How soon the worker notices that the service stops, or that a pause is over."""
+"""Time until the worker notices a stop or the end of a pause."""
 
 
 class Lister(Protocol):
     """The part of ``cdi.nvidia.CommonEdits`` that is needed."""
 
     made: int
-    """How often the list was made."""
+    """How often the list was built."""
 
     def warm_up(self) -> str:
-        """Have the list ready; why it is not, empty when it is. Never fails."""
+        """Build the list if necessary; returns why it cannot be, else an empty text. Does not raise."""
 
 
 class DriverFilesMonitor:
@@ -51,8 +49,8 @@ class DriverFilesMonitor:
         clock: Clock,
         workers: Workers,
     ) -> None:
-        """``renew`` brings prepared claims up to the list; whether all of them are. It never fails. ``report`` gets the
-        result of each check."""
+        """``renew`` updates prepared claims and returns whether all are up to date; it does not raise. ``report`` gets
+        the result of each check."""
         self._lister = lister
         self._renew = renew
         self._report = report
@@ -60,20 +58,20 @@ class DriverFilesMonitor:
         self._workers = workers
         self._checked = threading.Event()
         self._wake = threading.Event()
-        # The first look at the GPUs may have been over before anybody was told of it.
+        # The first scan may have ended before this monitor subscribed to it.
         self._wake.set()
-        self._look_at_s = math.inf
+        self._check_at_s = math.inf
         self._pause_s = RETRY_S
         self._renewed = -1
         self._renew_at_s = 0.0
         self._renew_pause_s = CHECK_S
 
     def changed(self) -> None:
-        """The GPUs or their driver changed. Cheap; from any thread."""
+        """Check soon: the GPUs or their driver changed. Cheap; from any thread."""
         self._wake.set()
 
     def wait_first(self, timeout_s: float) -> bool:
-        """Wait for the first result; whether there is one."""
+        """Wait for the first result; returns whether there is one."""
         return self._clock.wait(self._checked, timeout_s)
 
     def start(self) -> None:
@@ -81,32 +79,32 @@ class DriverFilesMonitor:
         self._workers.spawn(self.name, self._run)
 
     def stop(self, deadline: Deadline) -> None:
-        """See Component. The worker sees by itself that the service stops."""
+        """See Component. The worker ends by ``workers.stopping``."""
 
-    def tick(self) -> None:
-        """Look if there is a reason to."""
+    def check_if_due(self) -> None:
+        """One pass of the worker."""
         now_s = self._clock.monotonic()
         is_woken = self._wake.is_set()
         self._wake.clear()
-        if not is_woken and now_s < self._look_at_s:
+        if not is_woken and now_s < self._check_at_s:
             return
         cause = self._lister.warm_up()
         self._report(cause)
         self._checked.set()
         if not cause:
             self._pause_s = RETRY_S
-            self._look_at_s = now_s + CHECK_S
+            self._check_at_s = now_s + CHECK_S
             is_due = self._renewed != self._lister.made and now_s >= self._renew_at_s
             if is_woken or is_due:
-                self._bring_up_to_date(now_s)
+                self._update_claims(now_s)
             return
         self._renewed = -1
         if is_woken:
             self._pause_s = RETRY_S
-        self._look_at_s = now_s + self._pause_s
+        self._check_at_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
 
-    def _bring_up_to_date(self, now_s: float) -> None:
+    def _update_claims(self, now_s: float) -> None:
         if self._renew():
             self._renewed, self._renew_pause_s = self._lister.made, CHECK_S
             return
@@ -116,5 +114,5 @@ class DriverFilesMonitor:
 
     def _run(self) -> None:
         while not self._workers.stopping.is_set():
-            self.tick()
+            self.check_if_due()
             self._clock.wait(self._wake, POLL_S)

@@ -1,4 +1,4 @@
-"""What systemd tells a process through its environment, read once by ``cli``."""
+"""What systemd passes to a process in its environment. Read once by ``cli``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from nvdra_core.runtime import log, systemd
 
 
 class SystemdEnvironment(msgspec.Struct, frozen=True, kw_only=True):
-    """Empty values: not under systemd."""
+    """Empty values: not started by systemd."""
 
     notify_socket: str = ""
     watchdog_interval_s: float | None = None
     is_journal: bool = False
     listen_fds: int = 0
-    """Sockets that a .socket unit hands over, from file descriptor 3 on."""
+    """Sockets passed by a .socket unit, from file descriptor 3 on."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> SystemdEnvironment:
-        """Raises ConfigError for a watchdog time that is no number."""
+        """Raises ConfigError for a malformed watchdog time."""
         count, is_own = (
             environment.get("LISTEN_FDS", ""),
             _is_own(environment.get("LISTEN_PID", "")),
@@ -40,5 +40,5 @@ class SystemdEnvironment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _is_own(pid: str) -> bool:
-    """Whether a variable meant for one process is meant for this one."""
+    """Whether a variable for one process (LISTEN_PID) is for this one."""
     return pid == str(os.getpid())

@@ -1,6 +1,6 @@
 """The service that owns the node's IMEX daemon: builds the supervisor with its clients and sources. Called by ``cli``.
 
-Its start and its end leave nvidia-imex as it is: a new instance finds out what runs, and for whom.
+Starting and stopping the service leave nvidia-imex running: a new instance adopts the running daemon.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ SOCKET = "supervisor.sock"
 SOCKET_WAIT_S = 20.0
 STOP_GRACE_S = 1.0
 MAX_SILENCE_S = 180.0
-"""A turn that stops the daemon may take its whole TimeoutStopSec."""
+"""A pass that stops the daemon may take its whole TimeoutStopSec."""
 VERSION_S = 10.0
 NODE_S = 5.0
 PING_S = 2.0
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
-    """Run until told to stop; the exit status. Raises ConfigError before anything was started."""
+    """Run until stopped; returns the exit status. Raises ConfigError before anything is started."""
     log.configure(
         verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
     )
@@ -102,7 +102,7 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
 
 
 class Supervision:
-    """The supervisor and everything around it. Built without starting."""
+    """The supervisor with its clients, sources and writers. Nothing is started by building it."""
 
     def __init__(
         self,
@@ -179,12 +179,12 @@ class Supervision:
         ]
 
     def problems(self) -> list[str]:
-        """What is wrong now: whether the socket still has its name. Loops are watched by their heartbeats."""
+        """Whether the socket still exists. Loops are checked by their heartbeats."""
         path = self._settings.imex_dir / SOCKET
-        return [] if path.is_socket() else [f"{path} is gone"]
+        return [] if path.is_socket() else [f"{path} was removed"]
 
     def health(self) -> list[str]:
-        """What the endpoint shows: ``problems``, and a unit broker that does not answer, which no restart mends."""
+        """``problems`` and a silent unit broker, which a restart of this service does not repair."""
         try:
             self._units.ping(Deadline(PING_S, self.clock))
         except HostError as error:
@@ -192,7 +192,7 @@ class Supervision:
         return self.problems()
 
     def channel_count(self) -> int:
-        """Channels that this node's driver has."""
+        """IMEX channels that this node's driver has."""
         return fabric.channel_count(
             self._files.read(self._settings.proc_root / "driver/nvidia/params")
         )
@@ -220,7 +220,7 @@ class Supervision:
     def _worker(
         self, name: str, target: Callable[[], None], end: Callable[[], None] | None = None
     ) -> FunctionComponent:
-        """A thread that runs while the service does; ``end`` wakes it at the end."""
+        """A thread for the life of the service; ``end`` wakes it at the stop."""
 
         def begin() -> None:
             self.workers.spawn(name, target)
@@ -232,18 +232,18 @@ class Supervision:
         return FunctionComponent(name=name, begin=begin, end=stop)
 
     def _take(self, spec: FabricNodeSpec | None, generation: int) -> None:
-        """The controller's word: the certificate first, as the rest may need it."""
+        """Apply the controller's spec: the certificate first, because the daemon may need it for the rest."""
         if spec is not None:
             self._certificate.install(spec.certificate, self.supervisor.reload_daemon)
-        is_there_now = spec is not None and self.supervisor.snapshot.situation.spec is None
+        is_first = spec is not None and self.supervisor.snapshot.situation.spec is None
         self.supervisor.set_spec(spec, generation)
-        if is_there_now:
+        if is_first:
             self._status.retry()
 
     def _report(self) -> tuple[FabricNodeStatus, float]:
-        """What the status shall say, and how often at least."""
+        """The FabricNode status, and the longest time between two writes in seconds."""
         snapshot = self.supervisor.snapshot
-        if self._version is None:  # asked once: a program that cannot say it will not learn it
+        if self._version is None:  # queried once: the answer does not change
             self._version = self._ctl.version(Deadline(VERSION_S, self.clock))
         view = snapshot.view
         machine = report.Machine(
@@ -270,7 +270,7 @@ def gates_of(settings: config.NodeConfig) -> FeatureGates:
 
 
 def policy(settings: config.NodeConfig) -> Policy:
-    """The settings of the decisions."""
+    """The settings that the supervisor decides by."""
     return Policy(
         mode=Mode(settings.imex_mode),
         after_abrupt_end=AfterAbruptEnd(settings.imex_after_abrupt_end),

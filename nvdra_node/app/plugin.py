@@ -1,10 +1,7 @@
-"""The machinery around one DRA driver, assembled: sockets, transaction, publisher, sweep, metrics, life cycle.
+"""A kubelet plugin for one DRA driver: sockets, transaction, publisher, sweeper, metrics. Called by ``gpu`` and others.
 
-Called by ``gpu`` (and by every later driver) with the driver and its surroundings. Nothing is started here:
-``Plugin.service`` gives a Service whose ``run`` does.
-
-Order of starting: the records are read before a socket exists (the kubelet may call within milliseconds of the
-registration); sockets before devices are looked for (unprepare must work without the NVIDIA driver).
+Order of starting: records are read before the sockets exist (the kubelet may call within milliseconds of the
+registration), and sockets are served before devices are discovered (unprepare must work without the NVIDIA driver).
 """
 
 from __future__ import annotations
@@ -52,22 +49,22 @@ from nvdra_node.kubeletplugin.slices.publisher import Publisher
 
 _LOG = log.get(__name__)
 SOCKET_WAIT_S = 20.0
-"""How long to wait for an earlier instance of ours to let go of the sockets."""
+"""Time for an earlier instance of this service to release the sockets."""
 DRAIN_S = 10.0
 FIRST_SCAN_S = 3.0
 SETTLE_S = 20.0
 """For eight GPUs without persistence mode, whose first use takes up to 7 s each."""
 SETTLE_POLL_S = 0.5
 REGISTRATION_WAIT_S = 10.0
-"""How long the first publishing waits for the kubelet."""
+"""How long the first publishing waits for the kubelet to register this driver."""
 SELF_CHECK_S = 2.0
-"""For each socket: far above what an answer takes, far below any watchdog."""
+"""Per socket: far above the time of an answer, far below the watchdog's."""
 PATHS_POLL_S = 5.0
 PROBE_S = 60.0
-"""Between two proofs that files can be written where claims need them; PATHS_POLL_S while they cannot, and after a
-prepare that failed by a file."""
+"""Between write probes of the directories that claims need; PATHS_POLL_S while one fails and after a file error in
+a prepare."""
 RENEW_S = 10.0
-"""For one claim's CDI file; who works on the claim for longer writes it himself."""
+"""To lock one claim and write its CDI file; an operation that holds the claim longer writes the file itself."""
 
 
 def _is_settled(timeout_s: float) -> bool:
@@ -75,7 +72,7 @@ def _is_settled(timeout_s: float) -> bool:
 
 
 class PluginDependencies(msgspec.Struct, frozen=True, kw_only=True):
-    """What a driver's machinery stands on."""
+    """What a plugin needs beside its driver."""
 
     settings: NodeConfig
     api: DraApi
@@ -88,19 +85,19 @@ class PluginDependencies(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     workers: Workers
     wait_first_scan: Callable[[float], object]
-    """Waits until the devices were looked at, at most so many seconds."""
+    """Waits for the first discovery of devices, at most so many seconds."""
     nvml_hangs: Callable[[], int]
-    """Calls to the hardware that were given up since start, for metrics."""
+    """NVML calls abandoned since start, for metrics."""
     should_taint: bool = False
-    """While no claim can be prepared: show the devices with a taint, instead of none."""
+    """While no claim can be prepared: publish the devices with a taint instead of none."""
     notes: Callable[[], Sequence[str]] = tuple
-    """What is worth knowing and no reason to withhold devices, for the health endpoint."""
+    """Remarks for the health endpoint that do not make the node unready."""
     wait_settled: Callable[[float], bool] = _is_settled
-    """Waits until no device is being waited for, at most so many seconds; whether none is."""
+    """Waits until all devices have answered, at most so many seconds; returns whether they have."""
 
 
 class Plugin:
-    """One driver with all that serves it."""
+    """One driver and what serves it. Nothing is started by building it."""
 
     def __init__(self, driver: Driver, deps: PluginDependencies) -> None:
         settings, clock = deps.settings, deps.clock
@@ -162,7 +159,7 @@ class Plugin:
             driver.name,
             paths.dra,
             clock,
-            registered=self._have_registered,
+            registered=self._on_registered,
             refused=lambda: None,
         )
         self.server = PluginServer(
@@ -176,14 +173,14 @@ class Plugin:
         driver.subscribe(self.health.changed)
         self.readiness.subscribe(self.publisher.changed)
 
-    def _have_registered(self) -> None:
+    def _on_registered(self) -> None:
         self._registered.set()
         self.publisher.registered()
 
     def components(self) -> list[Component]:
         """In the order of starting."""
         return [
-            # Stopped last: calls need it to the end, and who then still waits for an answer must not hold the end up.
+            # Stopped last, because calls need it; closing it ends requests that would delay the stop.
             FunctionComponent(name="api", end=lambda deadline: self._deps.api.client.close()),
             FunctionComponent(name="records", begin=self._open_records),
             FunctionComponent(name="sockets", begin=self._serve, end=self._stop_serving),
@@ -191,7 +188,7 @@ class Plugin:
                 name="publisher", begin=self._start_publisher, end=self._stop_publisher
             ),
             FunctionComponent(name="sweep", begin=self._start_sweep),
-            FunctionComponent(name="path watch", begin=self._start_path_watch),
+            FunctionComponent(name="path watch", begin=self._start_path_monitor),
             FunctionComponent(name="node events", begin=self._start_events),
             FunctionComponent(
                 name="waiting",
@@ -202,18 +199,18 @@ class Plugin:
             *endpoint_components(
                 self._deps.settings.http_endpoint,
                 self._deps.settings.metrics_path,
-                Health(self._unwell, self._deps.notes),
+                Health(self._unready, self._deps.notes),
                 self.registry,
             ),
         ]
 
-    def _unwell(self) -> list[str]:
-        """For the health endpoint: also what a restart of this service cannot mend."""
+    def _unready(self) -> list[str]:
+        """For the health endpoint: also causes that a restart of this service would not repair."""
         blocked = [f"no claim can be prepared: {cause}" for cause in self.readiness.causes]
         return [*self.problems(), *blocked]
 
     def problems(self) -> list[str]:
-        """What is wrong with this process; proves that both sockets answer. systemd ends it when this lasts."""
+        """Call both sockets; returns what is wrong. systemd restarts the service if this lasts."""
         try:
             self.check(SELF_CHECK_S)
         except HostError as error:
@@ -221,7 +218,7 @@ class Plugin:
         return []
 
     def show_readiness(self, status: Callable[[str], None]) -> None:
-        """Have ``status`` (systemd's status line) called with each change of the readiness."""
+        """Call ``status`` (systemd's status line) at each change of the readiness."""
 
         def show() -> None:
             causes = self.readiness.causes
@@ -230,15 +227,16 @@ class Plugin:
         self.readiness.subscribe(show)
 
     def renew_files(self) -> bool:
-        """Bring the prepared claims up to the driver that is loaded now, and undo what ended claims left on GPUs that
-        answer again; whether there is nothing left to do. Never fails: what is wrong is logged, and said again by the
-        prepare that meets it."""
+        """Update prepared claims' CDI files for the loaded driver, and undo effects of ended claims on recovered GPUs.
+
+        Returns whether nothing is left to do. Does not raise: failures are logged, and reported by the next prepare.
+        """
         is_done = True
         for record in self.records.all():
             deadline = Deadline(RENEW_S, self._deps.clock)
             try:
                 if self.transaction.renew_file(record, deadline):
-                    _LOG.info("CDI file written again", uid=record.uid)
+                    _LOG.info("CDI file rewritten", uid=record.uid)
             except NvdraError as error:
                 _LOG.info("prepared claim not renewed", v=2, uid=record.uid, error=str(error))
                 is_done = False
@@ -263,21 +261,21 @@ class Plugin:
 
     def _drain(self, deadline: Deadline) -> None:
         if not self.dra.drain(deadline):
-            _LOG.warning("stopping although calls still run; the kubelet will repeat them")
+            _LOG.warning("stopping with calls in progress; the kubelet repeats them")
 
     def _start_publisher(self) -> None:
         self._deps.workers.spawn("publisher", self._publish)
 
     def _publish(self) -> None:
         self.publisher.prefetch()
-        # One write with all devices, and not an empty one and a second; but a look that hangs must not hold it up.
+        # One write with all devices instead of an empty one first. Limited, because a scan may hang.
         self._deps.wait_first_scan(FIRST_SCAN_S)
         if self.publisher.has_devices():
-            # An earlier process published them: what is only slow to answer must not be withdrawn by a restart.
+            # Devices that an earlier process published must not be withdrawn because they are slow to answer.
             self._settle()
-        # A pod that is scheduled before the kubelet knows us fails, and is tried again only after 60 to 90 s.
+        # A pod that starts before the kubelet has registered the driver fails, and is retried after 60 to 90 s only.
         if not self._deps.clock.wait(self._registered, REGISTRATION_WAIT_S):
-            _LOG.warning("publishing although the kubelet has not registered this driver")
+            _LOG.warning("publishing before the kubelet has registered this driver")
         self.publisher.run()
 
     def _settle(self) -> None:
@@ -294,15 +292,15 @@ class Plugin:
         stopping = self._deps.workers.stopping
         self._deps.workers.spawn("sweep", lambda: self.sweep.run(stopping))
 
-    def _start_path_watch(self) -> None:
-        self._deps.workers.spawn("path-watch", self._watch_paths)
+    def _start_path_monitor(self) -> None:
+        self._deps.workers.spawn("path-watch", self._monitor_paths)
 
     def _start_events(self) -> None:
         stopping = self._deps.workers.stopping
         self._deps.workers.spawn("node-events", lambda: self.events.run(stopping))
 
-    def _watch_paths(self) -> None:
-        """Look after what others may delete."""
+    def _monitor_paths(self) -> None:
+        """Check sockets, CDI files and directories, which other programs may delete."""
         deps = self._deps
         next_probe_s = deps.clock.monotonic()
         while not deps.clock.wait(deps.workers.stopping, PATHS_POLL_S):
@@ -321,7 +319,7 @@ class Plugin:
             self._disk_suspected.set()
 
     def probe_directories(self) -> bool:
-        """Check that records and CDI files can be written, and report the result; whether they can."""
+        """Report whether records and CDI files can be written, and return it."""
         settings, name = self._deps.settings, self._claim_deps.driver.name
         probes = (settings.state_dir / name / "probe", settings.cdi_root / f"nvdra-probe-{name}")
         cause = write_fault(self._deps.files, probes)
@@ -329,19 +327,17 @@ class Plugin:
         return not cause
 
     def _keep_sockets(self) -> None:
-        """Somebody may empty the kubelet's directories; without sockets the node would be lost and we would not know.
+        """Restore sockets after the kubelet's directories were emptied.
 
-        A registration socket is bound anew. Without the DRA socket this process is of no use: it ends, and starts over.
-        So it does when another program has taken a name: a start says who must go.
+        The registration socket is bound again. If the DRA socket is missing, or another program has bound a name, the
+        service restarts; the start reports the other program. Raises FileError.
         """
         if self.server.has_sockets():
             return
-        _LOG.warning("a socket is gone, or another program has its name; registering again")
+        _LOG.warning("socket removed or replaced by another program; registering again")
         self.server.register_again()
         if not self.server.has_sockets():
-            raise FileError(
-                "the DRA socket was removed or replaced; starting over", path=str(self._paths.dra)
-            )
+            raise FileError("DRA socket removed or replaced; restarting", path=str(self._paths.dra))
 
     def _status_components(self) -> list[Component]:
         if self._deps.settings.claim_status == "off":

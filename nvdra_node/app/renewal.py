@@ -1,11 +1,8 @@
-"""Renews the node's own token: a node asks, with the token it has, for another of the same ServiceAccount and Node.
+"""Renews the node's own token: requests, with the current token, another one for the same ServiceAccount and Node.
 
-``nvdra-credential.timer`` runs this every quarter of an hour; most runs read one small file and end. Services find the
-new token by themselves (``nvdra_core.kube.credentials``). Everything that has to be known is in the token: there is
-nothing to set. A run that fails leaves the token that is there, exits with 1, and the next one tries again.
-
-This host's clock decides only when to ask. Whether a token is good the API server alone decides, so a clock that is
-wrong costs requests and never the credential.
+``nvdra-credential.timer`` runs this every 15 minutes; most runs read one file and end. Services read the new token by
+themselves (``nvdra_core.kube.credentials``). A failed run keeps the current token, exits with 1, and the next run
+retries. The host's clock decides only when to renew: a wrong clock costs requests, not the credential.
 """
 
 from __future__ import annotations
@@ -16,10 +13,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nvdra_core.errors import ApiError, ConfigError, LockTimeoutError, MalformedTextError
 from nvdra_core.kube import token
+from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import SERVICE_ACCOUNTS, JsonObject, WriteOptions
 from nvdra_core.kube.token import TokenFacts
 from nvdra_core.runtime import log
@@ -30,57 +27,47 @@ from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.host.files import HostFiles, file_error, temp_path
 from nvdra_node.host.ports import Files
 
-if TYPE_CHECKING:
-    from nvdra_core.kube.client import Client
-
 _LOG = log.get(__name__)
 DEFAULT_WRITE = WriteOptions()
 RENEW_AT = 0.25
-"""Of a token's life. A host that was off, or cut off, comes back with a good token for three quarters of it."""
+"""Of a token's lifetime. A host that was off or disconnected for the other three quarters still has a valid token."""
 SKEW_S = 60.0
-"""By so much clocks may differ without a word."""
+"""Clock differences up to this are not reported."""
 TOKENS = SERVICE_ACCOUNTS.sub("token")
 
 
 def run(settings: config.NodeConfig, system: SystemdEnvironment) -> str:
-    """Renew the token of the settings' credential if it is time. What was done; empty: there was nothing to do.
+    """Renew the token of the configured credential if it is due; returns what was done, empty: nothing.
 
-    Raises ConfigError, FileError, LockTimeoutError and ApiError, each with what an operator can do.
+    Raises ConfigError, FileError, LockTimeoutError and ApiError, each with a remedy.
     """
     log.configure(
         verbosity=settings.verbosity, style=settings.log_format, journal=system.is_journal
     )
     kubeconfig = load_kubeconfig(settings)
     if not kubeconfig.token_file:
-        _LOG.info("the credential is no token in a file: nothing to renew")
+        _LOG.info("the credential is not a token file: nothing to renew")
         return ""
 
-    def connect() -> Client:
-        from nvdra_core.kube.client import Client  # most runs ask nobody
-
-        return Client(kubeconfig)
-
-    renewal = Renewal(Path(kubeconfig.token_file), connect, HostFiles(), SystemClock())
-    with alone(renewal.path.parent):
+    renewal = Renewal(
+        Path(kubeconfig.token_file), lambda: Client(kubeconfig), HostFiles(), SystemClock()
+    )
+    with exclusive(renewal.path.parent):
         return renewal.run()
 
 
 def check(settings: config.NodeConfig) -> str:
-    """Whether the API server would renew the token of the settings' credential; makes none. Raises as ``run``."""
+    """Check by a dry run that the API server would renew the configured credential's token. Raises as ``run``."""
     kubeconfig = load_kubeconfig(settings)
     if not kubeconfig.token_file:
-        return "the credential is no token in a file: nothing to renew"
+        return "the credential is not a token file: nothing to renew"
 
-    def connect() -> Client:
-        from nvdra_core.kube.client import Client
-
-        return Client(kubeconfig)
-
-    return Renewal(Path(kubeconfig.token_file), connect, HostFiles(), SystemClock()).check()
+    path = Path(kubeconfig.token_file)
+    return Renewal(path, lambda: Client(kubeconfig), HostFiles(), SystemClock()).check()
 
 
 class Renewal:
-    """One look at one token file."""
+    """The renewal of one token file."""
 
     def __init__(
         self, path: Path, connect: Callable[[], Client], files: Files, clock: Clock
@@ -91,17 +78,17 @@ class Renewal:
         self._clock = clock
 
     def run(self) -> str:
-        """See ``run``; the caller keeps others out."""
+        """See ``run``; the caller excludes concurrent renewals."""
         self._files.remove(temp_path(self.path))  # of a run that was killed
         facts = self._read()
         reason = due(facts, self._clock.wall())
         if not reason:
             _LOG.info("nothing to renew", node=facts.node, until=moment(facts.expires_at_s))
             return ""
-        text = self._ask(facts)
+        text = self._request(facts)
         fresh = checked(text, facts)
         self._files.replace(self.path, text.encode() + b"\n", durable=True)
-        said = f"token of node {fresh.node} renewed, good until {moment(fresh.expires_at_s)} ({reason})"
+        said = f"token of node {fresh.node} renewed, valid until {moment(fresh.expires_at_s)} ({reason})"
         off_s = self._clock.wall() - fresh.issued_at_s
         if abs(off_s) > SKEW_S:
             side = "ahead of" if off_s > 0 else "behind"
@@ -109,9 +96,9 @@ class Renewal:
         return said
 
     def check(self) -> str:
-        """Ask as a renewal would, but for no token: rights and policies answer the same. Raises as ``run``."""
+        """Send a renewal's request as a dry run: the same rights and policies apply. Raises as ``run``."""
         facts = self._read()
-        self._ask(facts, WriteOptions(dry_run=True))
+        self._request(facts, WriteOptions(dry_run=True))
         return f"token of node {facts.node} can be renewed"
 
     def _read(self) -> TokenFacts:
@@ -121,12 +108,12 @@ class Renewal:
         try:
             facts = token.parse(data.decode("ascii", "replace"))
         except MalformedTextError as error:
-            raise ConfigError(f"what is in {self.path} is {error}; {REMEDY}") from error
+            raise ConfigError(f"{self.path}: {error}; {REMEDY}") from error
         if not facts.node:
             raise ConfigError(f"the token in {self.path} is not bound to a Node; {REMEDY}")
         return facts
 
-    def _ask(self, facts: TokenFacts, options: WriteOptions = DEFAULT_WRITE) -> str:
+    def _request(self, facts: TokenFacts, options: WriteOptions = DEFAULT_WRITE) -> str:
         client = self._connect()
         try:
             answer = client.create(TOKENS, request(facts), options=options)
@@ -139,21 +126,21 @@ class Renewal:
 
 
 REMEDY = "run the playbook nvdra.node.site with nvdra_credential=service_account"
-"""A credential that is lost comes back only from somebody who has another one."""
+"""A lost credential can be replaced only with another valid one."""
 
 
 def due(facts: TokenFacts, now_s: float) -> str:
-    """Why it is time to renew; empty when it is not."""
+    """Why the token is due for renewal; empty: it is not."""
     if now_s < facts.issued_at_s - SKEW_S:
-        return "this host's clock is behind the token's beginning"
+        return "this host's clock is before the token's issue time"
     if now_s >= facts.expires_at_s:
-        return f"by this host's clock it expired at {moment(facts.expires_at_s)}"
+        return f"expired at {moment(facts.expires_at_s)} by this host's clock"
     share = (now_s - facts.issued_at_s) / facts.life_s
     return f"{share:.0%} of its life had passed" if share >= RENEW_AT else ""
 
 
 def request(facts: TokenFacts) -> JsonObject:
-    """The TokenRequest: the same account, the same Node, the same length of life."""
+    """The TokenRequest: same account, Node and lifetime."""
     node = {"apiVersion": "v1", "kind": "Node", "name": facts.node, "uid": facts.node_uid}
     return {
         "apiVersion": "authentication.k8s.io/v1",
@@ -164,7 +151,7 @@ def request(facts: TokenFacts) -> JsonObject:
 
 
 def checked(text: str, before: TokenFacts) -> TokenFacts:
-    """The facts of a new token, when it may take the place of the one before. Raises ApiError."""
+    """The facts of a new token for the same account and Node. Raises ApiError if it is for others."""
     try:
         fresh = token.parse(text)
     except MalformedTextError as error:
@@ -172,44 +159,44 @@ def checked(text: str, before: TokenFacts) -> TokenFacts:
     same = (fresh.namespace, fresh.account, fresh.node, fresh.node_uid)
     if same != (before.namespace, before.account, before.node, before.node_uid):
         raise ApiError(
-            f"the new token is of {fresh.namespace}/{fresh.account} on node {fresh.node!r}, and not of"
-            f" {before.namespace}/{before.account} on node {before.node!r}; the old one stays",
+            f"the new token is for {fresh.namespace}/{fresh.account} on node {fresh.node!r}, not for"
+            f" {before.namespace}/{before.account} on node {before.node!r}; the old one is kept",
             status=0,
         )
     return fresh
 
 
 def explain(status: int, facts: TokenFacts, now_s: float) -> str:
-    """What a refusal means, and what to do about it."""
+    """The cause of a refusal, and the remedy."""
     account = f"{facts.namespace}/{facts.account}"
     if status == 401:
         return (
-            f"the API server does not take the token any more: it is good until {moment(facts.expires_at_s)}"
-            f" by its own words, and it ends with the Node object {facts.node} and the ServiceAccount"
-            f" {account} that it was made for; {REMEDY}"
+            f"the API server rejects the token, although it is valid until {moment(facts.expires_at_s)}:"
+            f" it is bound to the Node {facts.node} and the ServiceAccount {account}, which may have been"
+            f" deleted; {REMEDY}"
         )
     if status == 403:
         return (
             f"{account} may not renew its own token on node {facts.node}: its Role and the policy of"
-            " tokens come with the chart nvdra; install that or look at its values"
+            " tokens come with the chart nvdra; install it or check its values"
         )
     if status == 404:
-        return f"the ServiceAccount {account} is gone: install the chart nvdra, then {REMEDY}"
+        return (
+            f"the ServiceAccount {account} does not exist; install the chart nvdra, then {REMEDY}"
+        )
     left_s = facts.expires_at_s - now_s
-    until = f"{left_s / 3600:.1f} h are left" if left_s > 0 else "its time is over"
-    return (
-        f"no new token yet (of the one that is there, {until}), tried again in a quarter of an hour"
-    )
+    until = f"{left_s / 3600:.1f} h left" if left_s > 0 else "it has expired"
+    return f"token not renewed ({until} of the current one); retried in 15 minutes"
 
 
 def moment(seconds: int) -> str:
-    """A point in time for people, in UTC."""
+    """A time in readable form, UTC."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Keep other renewals out. Raises LockTimeoutError while one goes on, FileError without the directory."""
+def exclusive(directory: Path) -> Iterator[None]:
+    """Exclude concurrent renewals. Raises LockTimeoutError while one runs, FileError without the directory."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -218,7 +205,7 @@ def alone(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockTimeoutError("another renewal of this token goes on") from None
+            raise LockTimeoutError("another renewal of this token is running") from None
         yield
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
 """Which paths the sandbox of the services hides (``ProtectHome=yes``, ``PrivateTmp=yes`` of the units in ``systemd``).
 
-A file below one of them looks missing or unreadable to a service although an administrator sees it. Pure.
+A file below one of them is missing or unreadable for a service, although an administrator sees it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HIDDEN = {
 
 
 def why_hidden(path: Path) -> str:
-    """What hides a path from the services; empty when nothing does."""
+    """Why a path is hidden from the services; empty: it is not."""
     for directory, setting in HIDDEN.items():
         if path.is_relative_to(directory):
             return f"the sandbox of the services hides {directory} ({setting})"

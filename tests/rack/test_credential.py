@@ -207,9 +207,9 @@ def killed_before(operator: Operator) -> Callable[[], object]:
     ("break_it", "words"),
     [
         (no_rights, ("nvdra/nvdra-node may not renew its own token", "chart nvdra")),
-        (no_server, ("no new token yet", "h are left", "quarter of an hour")),
+        (no_server, ("token not renewed", "h left", "15 minutes")),
         (full_disk, ("free some space",)),
-        (no_account, ("does not take the token any more", "playbook nvdra.node.site")),
+        (no_account, ("rejects the token", "playbook nvdra.node.site")),
         (killed_before, ("cannot remove",)),
     ],
 )

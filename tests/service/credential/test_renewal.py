@@ -23,7 +23,7 @@ from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.token import TokenFacts
 from nvdra_core.kube.transport import TransportSettings
 from nvdra_core.runtime.clock import FakeClock
-from nvdra_node.app.renewal import Renewal, alone
+from nvdra_node.app.renewal import Renewal, exclusive
 from nvdra_node.host.files import HostFiles, temp_path
 from tests.fakes.apiserver.auth import NODE_EXTRA, User
 from tests.fakes.apiserver.faults import Fault
@@ -104,7 +104,7 @@ def host(server: FakeApiServer) -> Host:
 
 
 class TestRenewal:
-    def test_an_old_token_is_replaced_by_one_that_lives_as_long(self, host: Host):
+    def test_old_token_is_replaced_by_one_of_same_lifetime(self, host: Host):
         said = host.renew()
         assert "token of node node-1 renewed" in said
         assert host.text != host.first
@@ -112,7 +112,7 @@ class TestRenewal:
         assert host.facts.expires_at_s > token.parse(host.first).expires_at_s
         assert host.files.syncs == 1
 
-    def test_the_new_token_renews_itself_when_its_time_has_come(self, host: Host):
+    def test_new_token_is_renewed_when_due(self, host: Host):
         host.renew()
         second = host.text
         assert host.renew() == ""
@@ -120,19 +120,19 @@ class TestRenewal:
         assert "renewed" in host.renew()
         assert host.text != second
 
-    def test_a_young_token_costs_no_request(self, server: FakeApiServer):
+    def test_young_token_sends_no_request(self, server: FakeApiServer):
         host = Host(server, FakeFiles(), age_days=1.7)
         assert host.renew() == ""
         assert host.requests() == 0
 
-    def test_check_asks_for_a_token_and_keeps_the_old_one(self, host: Host):
+    def test_check_requests_a_dry_run_and_keeps_the_token(self, host: Host):
         assert host.check() == "token of node node-1 can be renewed"
         assert (host.text, host.requests()) == (host.first, 1)
         host.server.api.faults.add(Fault(verb="create", code=403, count=1))
         with pytest.raises(ApiError, match="may not renew its own token"):
             host.check()
 
-    def test_a_client_at_work_takes_the_new_token_without_a_restart(
+    def test_running_client_uses_new_token_without_restart(
         self, server: FakeApiServer, tmp_path: Path
     ):
         path = tmp_path / "token"
@@ -152,7 +152,7 @@ class TestRenewal:
 
 
 class TestRefusals:
-    """Whatever goes wrong, the token that is there stays, and the error says what to do."""
+    """Each failure keeps the current token, and its error has a remedy."""
 
     def fails(self, host: Host, error: type[NvdraError], *words: str) -> None:
         with pytest.raises(error) as caught:
@@ -162,33 +162,33 @@ class TestRefusals:
         assert host.text not in said
         assert host.text == host.first
 
-    def test_the_api_server_is_away_for_long(self, host: Host):
+    def test_unreachable_api_server_reports_time_left(self, host: Host):
         host.server.stop()
-        self.fails(host, ApiError, "120.0 h are left", "quarter of an hour")
+        self.fails(host, ApiError, "120.0 h left", "15 minutes")
         host.clock.advance(6 * 86400)
-        self.fails(host, ApiError, "its time is over")
+        self.fails(host, ApiError, "it has expired")
 
     @pytest.mark.parametrize("action", ["hang", "no_answer", "reset", "cut"])
-    def test_an_answer_is_lost(self, host: Host, action: str):
+    def test_lost_answer_is_retried_by_the_next_run(self, host: Host, action: str):
         fault = Fault(verb="create", action=action, is_executed=True, count=0)
         host.server.api.faults.add(fault)
-        self.fails(host, ApiError, "h are left")
+        self.fails(host, ApiError, "h left")
         host.server.api.faults.clear()
         assert "renewed" in host.renew()
 
-    def test_a_busy_server_is_asked_again(self, host: Host):
+    def test_busy_server_is_retried(self, host: Host):
         host.server.api.faults.add(Fault(verb="create", code=503, count=2))
         assert "renewed" in host.renew()
 
-    def test_the_rights_are_missing(self, host: Host):
+    def test_missing_rights_are_reported(self, host: Host):
         host.server.api.faults.add(Fault(verb="create", code=403, count=1))
         self.fails(host, ApiError, "may not renew its own token on node node-1", "chart nvdra")
 
-    def test_the_token_is_worth_nothing_any_more(self, host: Host):
+    def test_rejected_token_is_reported(self, host: Host):
         host.server.api.gatekeeper.remove_token(host.first)
-        self.fails(host, ApiError, "does not take the token", "nvdra.node.site")
+        self.fails(host, ApiError, "rejects the token", "nvdra.node.site")
 
-    def test_the_node_was_made_anew(self, host: Host):
+    def test_recreated_node_is_a_conflict(self, host: Host):
         admin = Client(host.server.config())
         try:
             admin.delete(NODES, NODE)
@@ -197,7 +197,7 @@ class TestRefusals:
         host.server.add(obj("Node", NODE))
         self.fails(host, ApiError, "409")
 
-    def test_a_token_for_another_node_cannot_be_had(self, host: Host):
+    def test_token_for_another_node_is_refused(self, host: Host):
         host.server.add(obj("Node", "node-2"))
         facts = token.parse(host.first)
         claims: dict[str, Any] = {
@@ -219,18 +219,18 @@ class TestRefusals:
         self.fails(host, ApiError, "may not renew", "node-2")
 
     @pytest.mark.parametrize("content", [b"", b"not a token", b"\xff\xfe"])
-    def test_the_file_holds_no_token(self, host: Host, content: bytes):
+    def test_file_without_a_token_is_a_config_error(self, host: Host, content: bytes):
         host.files.put(PATH, content)
         with pytest.raises(ConfigError, match=r"nvdra\.node\.site"):
             host.renew()
         assert host.requests() == 0
 
-    def test_the_file_is_gone(self, host: Host):
+    def test_missing_file_is_a_config_error(self, host: Host):
         host.files.remove(PATH)
         with pytest.raises(ConfigError, match="does not exist"):
             host.renew()
 
-    def test_the_token_is_bound_to_no_node(self, host: Host):
+    def test_token_not_bound_to_a_node_is_a_config_error(self, host: Host):
         claims = {"iat": 1, "exp": 2, "kubernetes.io": {
             "namespace": PLACE, "serviceaccount": {"name": ACCOUNT}}}  # fmt: skip
         payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode()
@@ -240,21 +240,21 @@ class TestRefusals:
 
 
 class TestClocks:
-    """The clock of the host decides when to ask, and never whether the token is good."""
+    """The host's clock decides when to renew, never whether the token is valid."""
 
-    def test_a_clock_far_ahead_asks_and_says_so(self, host: Host):
+    def test_clock_far_ahead_renews_and_reports(self, host: Host):
         host.clock.advance(40 * 86400)
         assert "ahead of the API server's" in host.renew()
         assert host.facts.expires_at_s < host.clock.wall()
         assert "renewed" in host.renew()
 
-    def test_a_clock_far_behind_asks_and_says_so(self, host: Host):
+    def test_clock_far_behind_renews_and_reports(self, host: Host):
         host.clock.advance(-40 * 86400)
         assert "behind the API server's" in host.renew()
 
 
 class TestDisk:
-    def test_a_full_disk_keeps_the_old_token(self, host: Host):
+    def test_full_disk_keeps_the_old_token(self, host: Host):
         host.files.full.add(PATH.parent)
         with pytest.raises(FileError, match="free some space"):
             host.renew()
@@ -264,14 +264,14 @@ class TestDisk:
 
     @pytest.mark.parametrize("code", [errno.EIO, errno.EROFS])
     @pytest.mark.parametrize("step", [1, 2, 3])
-    def test_a_write_that_fails_keeps_the_old_token(self, host: Host, step: int, code: int):
+    def test_failed_write_keeps_the_old_token(self, host: Host, step: int, code: int):
         host.files.faults.fail_at, host.files.faults.error = step, code
         with pytest.raises(FileError):
             host.renew()
         assert host.text == host.first
 
     @pytest.mark.parametrize("step", range(1, 5))
-    def test_a_process_killed_at_any_step_leaves_one_whole_token(self, host: Host, step: int):
+    def test_kill_at_any_step_leaves_one_whole_token(self, host: Host, step: int):
         host.files.faults.die_at = step
         try:
             host.renew()
@@ -284,16 +284,16 @@ class TestDisk:
         assert "renewed" in host.renew()
         assert host.files.paths() == (PATH,)
 
-    def test_what_a_killed_process_left_is_gone_after_the_next_look(self, server: FakeApiServer):
+    def test_next_run_removes_a_killed_runs_temporary_file(self, server: FakeApiServer):
         host = Host(server, FakeFiles(), age_days=0.0)
         host.files.put(temp_path(PATH), b"half a tok")
         assert host.renew() == ""
         assert host.files.paths() == (PATH,)
 
-    def test_two_at_once_do_not_mix(self, tmp_path: Path):
-        with alone(tmp_path), pytest.raises(LockTimeoutError), alone(tmp_path):
+    def test_concurrent_renewals_are_excluded(self, tmp_path: Path):
+        with exclusive(tmp_path), pytest.raises(LockTimeoutError), exclusive(tmp_path):
             raise AssertionError("both are in")
-        with alone(tmp_path):
+        with exclusive(tmp_path):
             pass
 
 
@@ -320,7 +320,7 @@ class TestCommand:
         env = {**os.environ, "PYTHONPATH": str(TOP)}
         return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
 
-    def test_it_renews_says_so_and_shows_no_secret(self, place: Path):
+    def test_command_renews_and_prints_no_secret(self, place: Path):
         before = (place / "credential/token").read_text()
         done = self.run(place)
         after = (place / "credential/token").read_text()
@@ -331,27 +331,27 @@ class TestCommand:
         for secret in (before.strip(), after.strip()):
             assert secret not in done.stdout + done.stderr
 
-    def test_with_nothing_to_do_it_is_silent_but_for_one_line_of_information(self, place: Path):
+    def test_command_with_nothing_to_do_logs_one_line(self, place: Path):
         self.run(place)
         done = self.run(place)
         assert (done.returncode, done.stdout) == (0, "")
         assert "nothing to renew" in done.stderr
 
-    def test_what_failed_is_one_sentence_and_a_status(self, place: Path, server: FakeApiServer):
+    def test_failure_is_one_sentence_and_an_exit_status(self, place: Path, server: FakeApiServer):
         server.api.faults.add(Fault(verb="create", code=403, count=1))
         done = self.run(place)
         assert done.returncode == 1
         assert done.stderr.startswith("nvdra-node: api: nvdra-system/nvdra-node may not renew")
         assert "Traceback" not in done.stderr
 
-    def test_without_the_directory_it_says_which(self, place: Path):
+    def test_missing_directory_is_named(self, place: Path):
         (place / "credential/token").unlink()
         (place / "credential").rmdir()
         done = self.run(place)
         assert done.returncode == 1
         assert f"cannot open {place}/credential" in done.stderr
 
-    def test_a_credential_that_is_no_token_is_left_alone(self, place: Path):
+    def test_credential_without_token_file_is_unchanged(self, place: Path):
         document = json.loads((place / "kubeconfig").read_text())
         document["users"][0]["user"] = {"token": "static"}
         (place / "kubeconfig").write_text(json.dumps(document))
@@ -360,9 +360,7 @@ class TestCommand:
         assert "nothing to renew" in done.stderr
 
 
-def test_the_host_s_own_files_and_the_fake_leave_the_same(
-    server: FakeApiServer, tmp_path: Path
-) -> None:
+def test_real_and_fake_files_give_the_same_result(server: FakeApiServer, tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(issue(server, 2.0))
 

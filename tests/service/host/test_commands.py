@@ -35,19 +35,19 @@ def test_output_of_a_command_that_succeeds(commands: Commands) -> None:
     assert result == CommandResult(stdout="a  b $HOME\n", stderr="")
 
 
-def test_a_failing_command_is_an_error_with_its_status(commands: Commands) -> None:
+def test_failing_command_is_an_error_with_its_status(commands: Commands) -> None:
     with pytest.raises(CommandError) as caught:
         commands.run(["false"], Deadline(5, CLOCK))
     assert caught.value.returncode == 1 and caught.value.argv == ("false",)
 
 
-def test_a_program_that_does_not_exist_is_an_error_without_status(commands: Commands) -> None:
+def test_missing_program_is_an_error_without_status(commands: Commands) -> None:
     with pytest.raises(CommandError) as caught:
         commands.run(["no-such-program-here"], Deadline(5, CLOCK))
     assert caught.value.returncode is None
 
 
-def test_a_command_is_given_up_at_its_deadline(commands: Commands) -> None:
+def test_command_is_ended_at_its_deadline(commands: Commands) -> None:
     start_s = CLOCK.monotonic()
     with pytest.raises(CommandError, match="did not end in time") as caught:
         commands.run(["sleep", "30"], Deadline(0.1, CLOCK))
@@ -55,7 +55,7 @@ def test_a_command_is_given_up_at_its_deadline(commands: Commands) -> None:
     assert CLOCK.monotonic() - start_s < 8.0
 
 
-def test_closing_ends_what_runs_and_what_comes_later(commands: Commands) -> None:
+def test_close_ends_running_and_later_commands(commands: Commands) -> None:
     failures: list[str] = []
 
     def run_one() -> None:

@@ -91,7 +91,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     made.nvml.close()
 
 
-def test_system_tells_versions_and_the_number_of_gpus(bench: Bench) -> None:
+def test_system_returns_versions_and_gpu_count(bench: Bench) -> None:
     assert bench.call("system") == {
         "driver_version": "580.65.06",
         "cuda_driver_version": 13000,
@@ -99,7 +99,7 @@ def test_system_tells_versions_and_the_number_of_gpus(bench: Bench) -> None:
     }
 
 
-def test_gpu_tells_every_fact_of_a_healthy_gpu(bench: Bench) -> None:
+def test_gpu_returns_all_facts_of_a_healthy_gpu(bench: Bench) -> None:
     answers = [bench.call("gpu", index=index) for index in range(8)]
     assert [answer["index"] for answer in answers] == list(range(8))
     assert all(set(answer["facts"]) == FACTS and not answer["errors"] for answer in answers)
@@ -112,7 +112,7 @@ def test_gpu_tells_every_fact_of_a_healthy_gpu(bench: Bench) -> None:
     assert len({answer["facts"]["uuid"] for answer in answers}) == 8
 
 
-def test_a_lost_gpu_is_an_nvml_error_with_its_code_and_the_others_answer(bench: Bench) -> None:
+def test_lost_gpu_is_an_nvml_error_and_others_answer(bench: Bench) -> None:
     bench.lose(3)
     try:
         answer = bench.call("gpu", index=3)
@@ -124,13 +124,13 @@ def test_a_lost_gpu_is_an_nvml_error_with_its_code_and_the_others_answer(bench: 
     assert set(bench.call("gpu", index=4)["facts"]) == FACTS
 
 
-def test_an_index_that_does_not_exist_is_an_nvml_error(bench: Bench) -> None:
+def test_missing_index_is_an_nvml_error(bench: Bench) -> None:
     with pytest.raises(NvmlError) as caught:
         bench.call("gpu", index=99)
     assert caught.value.code == 2
 
 
-def test_slow_gpu_is_told_at_the_deadline_and_others_answer(bench: Bench) -> None:
+def test_slow_gpu_is_an_error_at_deadline_and_others_answer(bench: Bench) -> None:
     bench.call("system")
     bench.hang(3)
     start_s = CLOCK.monotonic()
@@ -143,7 +143,7 @@ def test_slow_gpu_is_told_at_the_deadline_and_others_answer(bench: Bench) -> Non
     assert bench.nvml.stuck() == 0
 
 
-def test_without_a_driver_every_call_says_so_and_works_once_it_is_loaded(bench: Bench) -> None:
+def test_calls_fail_until_the_driver_is_loaded(bench: Bench) -> None:
     bench.unload()
     for _ in range(2):
         with pytest.raises(NvmlError) as caught:
@@ -153,7 +153,7 @@ def test_without_a_driver_every_call_says_so_and_works_once_it_is_loaded(bench: 
     assert bench.call("system")["count"] == 8
 
 
-def test_a_driver_unloaded_under_an_open_session_is_noticed(bench: Bench) -> None:
+def test_driver_unloaded_under_a_session_is_detected(bench: Bench) -> None:
     bench.call("system")
     bench.unload()
     with pytest.raises(NvmlError) as caught:
@@ -168,14 +168,14 @@ def test_an_unknown_operation_is_refused(bench: Bench) -> None:
         bench.call("dance")
 
 
-def test_a_closed_nvml_opens_again_when_it_is_asked(bench: Bench) -> None:
+def test_closed_nvml_reopens_on_the_next_call(bench: Bench) -> None:
     bench.call("system")
     bench.nvml.close()
     bench.nvml.close()
     assert bench.call("system")["count"] == 8
 
 
-def test_events_come_once_with_the_gpu_they_belong_to(bench: Bench) -> None:
+def test_events_are_returned_once_with_their_gpu(bench: Bench) -> None:
     uuids = [bench.call("gpu", index=index)["facts"]["uuid"] for index in range(8)]
     with pytest.raises(HostError, match="before watch_events"):
         bench.call("wait_events", timeout_ms=0)

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-def test_every_gpu_of_this_machine_is_read_whole() -> None:
+def test_all_gpus_of_this_machine_are_read() -> None:
     host = open_host(HostRoots())
     try:
         result = discover(host, SystemClock())

@@ -51,11 +51,11 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     )
 
 
-def test_pci_tells_numa_node_and_root(bench: Bench) -> None:
+def test_pci_returns_numa_node_and_root(bench: Bench) -> None:
     assert bench.sysfs.pci(bench.address) == bench.expected
 
 
-def test_a_pci_function_that_does_not_exist_is_an_error_with_its_path(bench: Bench) -> None:
+def test_missing_pci_function_is_an_error_with_its_path(bench: Bench) -> None:
     with pytest.raises(FileError) as caught:
         bench.sysfs.pci("0000:ff:1f.7")
     assert "0000:ff:1f.7" in caught.value.path
@@ -63,7 +63,7 @@ def test_a_pci_function_that_does_not_exist_is_an_error_with_its_path(bench: Ben
     assert bench.sysfs.drm_nodes("0000:ff:1f.7") == ()
 
 
-def test_a_loaded_driver_shows_everywhere(bench: Bench) -> None:
+def test_loaded_driver_is_visible_in_sysfs_and_proc(bench: Bench) -> None:
     assert bench.sysfs.driver_version() == "580.65.06"
     assert bench.sysfs.pci_driver(bench.address) == "nvidia"
     assert bench.sysfs.drm_nodes(bench.address) == ("card1", "renderD128")
@@ -73,7 +73,7 @@ def test_a_loaded_driver_shows_everywhere(bench: Bench) -> None:
     )
 
 
-def test_without_a_driver_nothing_of_it_is_there_and_the_pci_function_is(bench: Bench) -> None:
+def test_pci_function_exists_without_a_driver(bench: Bench) -> None:
     bench.unload()
     assert bench.sysfs.driver_version() is None
     assert bench.sysfs.pci_driver(bench.address) is None
@@ -96,6 +96,6 @@ def test_driver_instance_changes_with_each_load_and_only_then(bench: Bench) -> N
         assert seen[-1] not in (None, seen[-2])
 
 
-def test_what_does_not_exist_is_none(bench: Bench) -> None:
+def test_missing_entry_is_none(bench: Bench) -> None:
     assert bench.sysfs.char_major("no-such-class") is None
     assert bench.sysfs.device_node(Path("/dev/nvidia77")) is None

@@ -7,7 +7,7 @@ import pytest
 from nvdra_core.errors import HostError
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_core.runtime.workers import Workers
-from nvdra_node.app.cpu_pinning import LOOK_S, CpuPinner, is_crowded
+from nvdra_node.app.cpu_pinning import CHECK_S, CpuPinner, is_crowded
 from nvdra_node.host.cpus import CpuTime
 
 
@@ -53,24 +53,24 @@ def workers() -> Workers:
     return Workers(FakeClock())
 
 
-def test_threads_are_gathered_once_while_nobody_is_in_the_way(workers: Workers) -> None:
+def test_threads_are_pinned_once_on_an_idle_cpu(workers: Workers) -> None:
     threads = FakeThreads(workers)
     part = run(threads, [2, 3])
     assert threads.cpus == [part.cpu]
     assert part.cpu in {2, 3}
 
 
-def test_threads_leave_a_crowded_cpu_for_another_one(workers: Workers) -> None:
-    threads = FakeThreads(workers, crowd_s=LOOK_S, moves=3)
+def test_threads_leave_a_crowded_cpu(workers: Workers) -> None:
+    threads = FakeThreads(workers, crowd_s=CHECK_S, moves=3)
     run(threads, [2, 3])
     assert threads.cpus in ([2, 3, 2], [3, 2, 3])
 
 
-def test_one_cpu_is_left_as_it_is(workers: Workers) -> None:
+def test_single_cpu_is_not_pinned(workers: Workers) -> None:
     assert run(FakeThreads(workers), [0]).cpu is None
 
 
-def test_where_it_is_not_allowed_threads_stay_where_they_are(workers: Workers) -> None:
+def test_pinning_without_permission_changes_nothing(workers: Workers) -> None:
     assert run(ForbiddenThreads(workers), [0, 1]).cpu is None
 
 
@@ -79,7 +79,7 @@ def test_where_it_is_not_allowed_threads_stay_where_they_are(workers: Workers) -
     [(0.0, 0.1, False), (0.0, 1.0, True), (1.0, 3.0, False), (0.5, 3.0, True)],
     ids=["a short wait", "idle and kept from it", "our own crowd", "kept from work"],
 )
-def test_only_much_waiting_for_little_work_is_a_crowd(
+def test_cpu_is_crowded_by_much_wait_for_little_work(
     worked_s: float, waited_s: float, expected: bool
 ) -> None:
     assert is_crowded(CpuTime(5.0, 5.0), CpuTime(5.0 + worked_s, 5.0 + waited_s)) is expected

@@ -55,7 +55,7 @@ def test_host_name_serves_a_credential_without_node(kubeconfig: Path):
     assert dependencies.with_node_name(set_by_file).node_name == "other"
 
 
-def test_node_name_against_the_credential_is_refused(kubeconfig: Path):
+def test_node_name_other_than_the_credentials_is_refused(kubeconfig: Path):
     with pytest.raises(ConfigError, match=r"config\.yaml: nodeName is 'other'.*of node 'tray-07'"):
         dependencies.with_node_name(settings_with(kubeconfig, "nodeName: other"))
     with pytest.raises(ConfigError, match="of node 'tray-07'"):
@@ -112,7 +112,7 @@ def test_hidden_directories_are_those_of_the_units():
         (0, None),
     ],
 )
-def test_refusals_about_the_node_name_the_setting(status: int, says: str | None):
+def test_node_name_errors_name_the_setting(status: int, says: str | None):
     error = ApiError("no", status=status, api_reason="R", retry_after_s=2.0)
     explained = permission.with_remedy(error, "tray-07")
     assert (explained.status, explained.api_reason, explained.retry_after_s) == (status, "R", 2.0)

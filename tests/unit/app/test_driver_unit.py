@@ -10,7 +10,7 @@ def commands_of(unit: str) -> list[str]:
     return [line for line in lines if line.startswith("ExecStart=")]
 
 
-def test_services_are_told_of_a_driver_also_when_a_sick_gpu_has_no_device_node():
+def test_driver_target_is_reached_without_a_gpus_device_node():
     commands = commands_of("nvdra-driver.service")
     made = [line for line in commands if "nvdra-device-nodes.service" in line]
     told = [line for line in commands if "try-reload-or-restart" in line or "for unit in" in line]
@@ -18,7 +18,7 @@ def test_services_are_told_of_a_driver_also_when_a_sick_gpu_has_no_device_node()
     assert commands.index(made[0]) < commands.index(told[0])
 
 
-def test_nodes_that_all_gpus_need_are_made_before_any_gpu_is_asked():
+def test_common_device_nodes_are_created_before_gpus_are_used():
     commands = commands_of("nvdra-device-nodes.service")
     asking = [index for index, line in enumerate(commands) if "/gpus/" in line]
     assert asking == [len(commands) - 1]

@@ -39,11 +39,11 @@ class World:
 
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
-            self.part.tick()
+            self.part.check_if_due()
             self.clock.advance(1.0)
 
 
-def test_claims_files_are_renewed_at_the_start_and_after_changes_only() -> None:
+def test_claims_files_are_renewed_at_start_and_after_changes() -> None:
     world = World()
     world.run(600)
     assert world.renewed == 1
@@ -68,7 +68,7 @@ def test_every_result_is_reported_within_seconds() -> None:
     assert world.reports[-1] == ""
 
 
-def test_what_is_missing_is_looked_for_again_with_growing_pauses() -> None:
+def test_missing_files_are_checked_with_backoff() -> None:
     world = World()
     world.lister.is_there = False
     world.run(20)
@@ -82,7 +82,7 @@ def test_what_is_missing_is_looked_for_again_with_growing_pauses() -> None:
     assert world.renewed == 1
 
 
-def test_a_change_makes_the_pauses_short_again() -> None:
+def test_change_resets_the_backoff() -> None:
     world = World()
     world.lister.is_there = False
     world.run(600)
@@ -92,7 +92,7 @@ def test_a_change_makes_the_pauses_short_again() -> None:
     assert world.lister.asked - asked >= 3
 
 
-def test_claims_not_brought_up_to_date_are_tried_again() -> None:
+def test_failed_renewal_of_claims_is_retried() -> None:
     world = World()
     world.is_renewed = False
     world.run(600)

@@ -25,7 +25,7 @@ FACTS = TokenFacts(
 @pytest.mark.parametrize(
     ("age_days", "reason"),
     [
-        (-1.0, "behind"),
+        (-1.0, "before"),
         (-0.0005, ""),
         (0.0, ""),
         (1.9, ""),
@@ -36,19 +36,17 @@ FACTS = TokenFacts(
         (4000.0, "expired"),
     ],
 )
-def test_it_is_time_after_a_quarter_of_the_life_and_whenever_the_clock_makes_no_sense(
-    age_days: float, reason: str
-):
+def test_token_is_due_after_a_quarter_or_with_a_wrong_clock(age_days: float, reason: str):
     said = renewal.due(FACTS, BEGAN_S + age_days * DAY_S)
     assert bool(said) == bool(reason)
     assert reason in said
 
 
-def test_there_are_two_days_of_tries_before_four_fifths_of_a_week_have_passed():
+def test_weekly_token_has_retries_for_days():
     assert (0.8 - renewal.RENEW_AT) * 7 > 2
 
 
-def test_what_is_asked_for_is_the_same_account_node_and_life():
+def test_request_is_for_same_account_node_and_lifetime():
     asked = renewal.request(FACTS)
     assert asked["metadata"] == {"namespace": "nvdra-system", "name": "nvdra-node"}
     bound = {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "7a1a"}
@@ -64,14 +62,14 @@ def test_what_is_asked_for_is_the_same_account_node_and_life():
         ({"namespace": "kube-system"}, "kube-system"),
     ],
 )
-def test_a_token_of_anybody_else_does_not_take_its_place(change: dict[str, str], word: str):
+def test_token_for_another_identity_is_refused(change: dict[str, str], word: str):
     with pytest.raises(ApiError, match=word):
         renewal.checked(encoded(CLAIMS), replace(FACTS, **change))
     assert renewal.checked(encoded(CLAIMS), FACTS).expires_at_s == CLAIMS["exp"]
 
 
 @pytest.mark.parametrize("text", ["", "no token", "a.b.c"])
-def test_an_answer_without_a_token_does_not_take_its_place(text: str):
+def test_answer_without_a_token_is_refused(text: str):
     with pytest.raises(ApiError, match="answer"):
         renewal.checked(text, FACTS)
 
@@ -79,17 +77,17 @@ def test_an_answer_without_a_token_does_not_take_its_place(text: str):
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, ("2023-11-22 22:13 UTC", "Node object node-1", "nvdra.node.site")),
+        (401, ("2023-11-22 22:13 UTC", "Node node-1", "nvdra.node.site")),
         (403, ("nvdra-system/nvdra-node may not renew", "chart nvdra")),
-        (404, ("ServiceAccount nvdra-system/nvdra-node is gone",)),
-        (0, ("191.0 h are left", "quarter of an hour")),
-        (500, ("191.0 h are left",)),
+        (404, ("ServiceAccount nvdra-system/nvdra-node does not exist",)),
+        (0, ("191.0 h left", "15 minutes")),
+        (500, ("191.0 h left",)),
     ],
 )
-def test_an_operator_reads_what_is_lost_and_what_to_do(status: int, words: tuple[str, ...]):
+def test_refusal_explains_cause_and_remedy(status: int, words: tuple[str, ...]):
     said = renewal.explain(status, FACTS, BEGAN_S + 3600)
     assert [word for word in words if word not in said] == []
 
 
-def test_a_token_whose_time_is_over_is_said_to_be():
-    assert "its time is over" in renewal.explain(0, FACTS, BEGAN_S + 9 * DAY_S)
+def test_expired_token_is_reported():
+    assert "it has expired" in renewal.explain(0, FACTS, BEGAN_S + 9 * DAY_S)

@@ -19,7 +19,7 @@ def load(text=None, environment=None, flags=None):
     )
 
 
-def test_without_any_source_every_setting_has_its_default():
+def test_settings_have_their_defaults():
     settings = load()
     assert settings.node_name == "tray-07"
     assert settings.state_dir == Path("/var/lib/nvdra")
@@ -39,7 +39,7 @@ def test_flag_beats_environment_beats_file_beats_default():
     assert settings.sources["logVerbosity"] == "/etc/nvdra/config.yaml"
 
 
-def test_the_shipped_example_is_all_defaults_and_stays_so_when_uncommented():
+def test_example_file_has_the_defaults():
     lines = [line for line in config.example().splitlines() if line.startswith("# ")]
     keys = {option.key for option in config.OPTIONS}
     settings = [line[2:] for line in lines if line[2:].partition(":")[0] in keys]
@@ -74,7 +74,7 @@ def test_the_shipped_example_is_all_defaults_and_stays_so_when_uncommented():
         ("logVerbosity: true", "0 (errors"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_name_the_key_and_what_would_be_right(text, says):
+def test_invalid_file_error_names_file_key_and_expected(text, says):
     with pytest.raises(ConfigError) as refused:
         load(text)
     assert "/etc/nvdra/config.yaml" in str(refused.value)
@@ -83,7 +83,7 @@ def test_a_wrong_file_is_refused_with_its_name_the_key_and_what_would_be_right(t
 
 @pytest.mark.parametrize("value", [None, True, 7, 1.5, "", "x", [], ["x"], {}, {"a": 1}, b"x"])
 @pytest.mark.parametrize("option", config.OPTIONS, ids=lambda option: option.key)
-def test_any_value_of_any_kind_is_taken_or_refused_but_never_crashes(option, value):
+def test_any_value_is_accepted_or_refused(option, value):
     try:
         option.parse(value)
     except ValueError as error:
@@ -95,15 +95,15 @@ def test_upstreams_text_form_of_gates_may_end_in_a_comma():
 
 
 @pytest.mark.parametrize("text", ["A=1,B=T,C=0", "A=TRUE,B=t,C=F", " A = true , B=True,,C=false "])
-def test_gates_are_read_as_the_controller_and_upstream_read_them(text):
+def test_gates_are_parsed_as_by_controller_and_upstream(text):
     assert load(flags={"feature_gates": text}).feature_gates == {"A": True, "B": True, "C": False}
     assert gates.parse_words(text) == {"A": True, "B": True, "C": False}
 
 
-def test_a_number_of_shares_is_written_as_the_api_stores_it():
+def test_share_count_is_normalised_as_in_the_api():
     assert load("consumableShares: '007'").consumable_shares == "7"
 
 
-def test_the_packaged_configuration_file_is_the_example():
+def test_packaged_configuration_file_is_the_example():
     packaged = Path(__file__).parents[3] / "packaging/etc/config.yaml"
     assert packaged.read_text() == config.example()

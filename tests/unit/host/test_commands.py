@@ -22,7 +22,7 @@ def run(script: str, timeout_s: float = 5.0, limit_bytes: int = 2**20) -> str:
     return commands.run(["sh", "-c", script], Deadline(timeout_s, CLOCK)).stdout
 
 
-def test_a_daemon_left_behind_does_not_hold_up_the_caller(tmp_path: Path) -> None:
+def test_daemon_left_behind_does_not_block_the_caller(tmp_path: Path) -> None:
     start_s = CLOCK.monotonic()
     pid_file = tmp_path / "pid"
     assert run(f"sleep 90 & echo $! > {pid_file}; echo done", 60.0) == "done\n"
@@ -30,14 +30,14 @@ def test_a_daemon_left_behind_does_not_hold_up_the_caller(tmp_path: Path) -> Non
     os.kill(int(pid_file.read_text()), 9)
 
 
-def test_the_whole_group_is_killed_at_the_deadline(tmp_path: Path) -> None:
+def test_process_group_is_killed_at_the_deadline(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     with pytest.raises(CommandError):
         run(f"sleep 30 & echo $! > {pid_file}; wait", 1.0)
     assert _is_gone(int(pid_file.read_text()))
 
 
-def test_too_much_output_is_an_error_and_ends_the_program() -> None:
+def test_excess_output_is_an_error_and_ends_the_program() -> None:
     with pytest.raises(CommandError, match="more than 1000 bytes"):
         run("while :; do echo aaaaaaaaaaaaaaaaaaaa; done", limit_bytes=1000)
 
@@ -50,19 +50,19 @@ def test_large_output_on_both_pipes_is_read_whole() -> None:
     assert (len(result.stdout), len(result.stderr)) == (300000, 300000)
 
 
-def test_the_error_carries_what_the_program_said() -> None:
+def test_error_has_the_programs_output() -> None:
     with pytest.raises(CommandError, match="no such GPU") as caught:
         run("echo no such GPU >&2; exit 6")
     assert (caught.value.returncode, caught.value.output) == (6, "no such GPU")
 
 
-def test_a_program_killed_by_a_signal_has_a_negative_status() -> None:
+def test_program_killed_by_signal_has_negative_status() -> None:
     with pytest.raises(CommandError) as caught:
         run("kill -9 $$")
     assert caught.value.returncode == -9
 
 
-def test_programs_get_nothing_of_our_environment_and_no_input() -> None:
+def test_programs_get_a_fixed_environment_and_no_input() -> None:
     names = {line.split("=")[0] for line in run("env; cat").splitlines()}
     assert names - {"PWD", "SHLVL", "_"} == {"PATH", "LC_ALL"}
 
@@ -79,7 +79,7 @@ def _is_gone(pid: int) -> bool:
         os.close(fd)
 
 
-def test_a_program_that_cannot_be_killed_is_not_started_without_end() -> None:
+def test_unkillable_programs_are_limited() -> None:
     stuck: list[subprocess.Popen[bytes]] = []
 
     def hold(process: subprocess.Popen[bytes]) -> bool:

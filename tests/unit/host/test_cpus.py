@@ -27,7 +27,7 @@ def threads() -> Iterator[Cpus]:
             os.sched_setaffinity(int(task), ALLOWED)
 
 
-def test_all_threads_are_gathered_and_later_ones_are_there_too(threads: Cpus) -> None:
+def test_all_threads_are_pinned_and_later_ones_too(threads: Cpus) -> None:
     seen: list[set[int]] = []
     gathered = threading.Event()
 
@@ -53,12 +53,12 @@ def test_programs_may_use_all_cpus(threads: Cpus) -> None:
     assert done.stdout.strip() == str(sorted(ALLOWED))
 
 
-def test_a_cpu_that_is_not_there_is_said(threads: Cpus) -> None:
+def test_missing_cpu_is_an_error(threads: Cpus) -> None:
     with pytest.raises(HostError, match="CPU 8191: Invalid argument"):
         threads.gather(8191)
 
 
-def test_work_of_all_threads_is_seen(threads: Cpus) -> None:
+def test_cpu_time_covers_all_threads(threads: Cpus) -> None:
     before = threads.time()
     rounds = 0
     while threads.time().worked_s < before.worked_s + 0.02:
@@ -66,7 +66,7 @@ def test_work_of_all_threads_is_seen(threads: Cpus) -> None:
     assert rounds
 
 
-def test_the_process_begins_with_what_it_is_allowed() -> None:
+def test_initial_affinity_is_the_allowed_cpus() -> None:
     probe = "from nvdra_node.host.cpus import ALLOWED; print(sorted(ALLOWED))"
     argv = ["taskset", "-c", str(CPU), sys.executable, "-c", probe]
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == f"[{CPU}]\n"

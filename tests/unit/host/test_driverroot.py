@@ -17,18 +17,18 @@ def put(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", driverroot.LIBRARY_DIRS)
-def test_the_library_is_found_where_distributions_have_it(tmp_path: Path, place: str) -> None:
+def test_library_is_found_in_distributions_places(tmp_path: Path, place: str) -> None:
     file = put(tmp_path / place.strip("/") / "libnvidia-ml.so.1")
     assert driverroot.library(tmp_path) == file
 
 
 @pytest.mark.parametrize("place", driverroot.PROGRAM_DIRS)
-def test_programs_are_found_where_distributions_have_them(tmp_path: Path, place: str) -> None:
+def test_programs_are_found_in_distributions_places(tmp_path: Path, place: str) -> None:
     file = put(tmp_path / place.strip("/") / "nvidia-smi")
     assert driverroot.program(tmp_path, "nvidia-smi") == file
 
 
-def test_the_answer_is_the_real_file_behind_relative_and_absolute_links(tmp_path: Path) -> None:
+def test_links_are_resolved_to_the_real_file(tmp_path: Path) -> None:
     real = put(tmp_path / "usr/lib/nvidia/libnvidia-ml.so.580.65.06")
     (tmp_path / "usr/lib64").symlink_to("/usr/lib/links")  # absolute: belongs to the root
     (tmp_path / "usr/lib/links").mkdir()
@@ -46,7 +46,7 @@ def test_links_never_lead_out_of_the_root(tmp_path: Path) -> None:
         driverroot.library(root)
 
 
-def test_directories_dangling_links_and_circles_are_passed_over(tmp_path: Path) -> None:
+def test_directories_and_broken_links_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "libnvidia-ml.so.1").mkdir()
     (tmp_path / "usr/lib64").mkdir(parents=True)
     (tmp_path / "usr/lib64/libnvidia-ml.so.1").symlink_to("nowhere")
@@ -56,6 +56,6 @@ def test_directories_dangling_links_and_circles_are_passed_over(tmp_path: Path) 
     assert driverroot.library(tmp_path) == file
 
 
-def test_a_missing_library_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_library_error_names_the_places(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"libnvidia-ml\.so\.1 is not below .*/usr/lib64"):
         driverroot.library(tmp_path)

@@ -37,7 +37,7 @@ class TestBoth:
             assert files.read(directory / "x") == b"22"
         assert files.names(directory) == ("x",)
 
-    def test_what_is_not_there_is_none(self, files, directory):
+    def test_missing_file_is_none(self, files, directory):
         assert files.read(directory / "x") is None
         assert files.remove(directory / "x") is False
         assert files.names(directory / "none") == ()
@@ -52,13 +52,13 @@ class TestBoth:
         assert files.remove(directory / "y") is True
         assert files.names(directory) == ()
 
-    def test_the_first_missing_path_is_told(self, files, directory):
+    def test_first_missing_path_is_returned(self, files, directory):
         files.replace(directory / "x", b"1")
         here, gone = str(directory / "x"), str(directory / "gone")
         assert files.first_missing([here, str(directory)]) is None
         assert files.first_missing([here, gone, "/also/gone"]) == gone
 
-    def test_the_fingerprint_follows_the_file(self, files, directory):
+    def test_fingerprint_changes_with_the_file(self, files, directory):
         files.replace(directory / "x", b"1")
         before = files.fingerprint(directory / "x")
         assert files.fingerprint(directory / "x") == before
@@ -67,7 +67,7 @@ class TestBoth:
 
 
 class TestReal:
-    def test_the_mode_is_what_was_asked_for(self, tmp_path):
+    def test_mode_is_as_requested(self, tmp_path):
         mask = os.umask(0o077)
         try:
             HostFiles().replace(tmp_path / "x", b"1", mode=0o644)
@@ -77,50 +77,50 @@ class TestReal:
         assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
         assert stat.S_IMODE((tmp_path / "a/cdi").stat().st_mode) == 0o755
 
-    def test_a_directory_that_is_there_keeps_its_mode(self, tmp_path):
+    def test_existing_directory_keeps_its_mode(self, tmp_path):
         (tmp_path / "there").mkdir(mode=0o711)
         HostFiles().make_directory(tmp_path / "there", mode=0o700)
         assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o711
 
-    def test_a_link_is_replaced_and_not_followed(self, tmp_path):
+    def test_link_is_replaced_and_not_followed(self, tmp_path):
         (tmp_path / "target").write_text("keep")
         (tmp_path / "x").symlink_to(tmp_path / "target")
         HostFiles().replace(tmp_path / "x", b"1")
         assert (tmp_path / "target").read_text() == "keep"
 
-    def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(self, tmp_path):
+    def test_link_at_the_temporary_path_is_not_followed(self, tmp_path):
         (tmp_path / "target").write_text("keep")
         temp_path(tmp_path / "x").symlink_to(tmp_path / "target")
         HostFiles().replace(tmp_path / "x", b"1")
         assert (tmp_path / "target").read_text() == "keep"
         assert (tmp_path / "x").read_bytes() == b"1"
 
-    def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path):
+    def test_failed_write_leaves_only_the_old_file(self, tmp_path):
         (tmp_path / "x").mkdir()
         with pytest.raises(FileError) as error:
             HostFiles().replace(tmp_path / "x", b"1")
         assert error.value.path == str(tmp_path / "x")
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
-    def test_a_missing_directory_is_named(self, tmp_path):
+    def test_missing_directory_is_named(self, tmp_path):
         with pytest.raises(FileError, match="create its directory"):
             HostFiles().replace(tmp_path / "none/x", b"1")
 
-    def test_names_never_end_as_cdi_files_do_before_they_are_whole(self):
+    def test_temporary_names_have_no_cdi_suffix(self):
         assert temp_path(Path("/run/cdi/x.yaml")) == Path("/run/cdi/.x.yaml.tmp")
 
     @pytest.mark.parametrize(
         ("code", "remedy"),
         [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-only"), (errno.EACCES, "owner")],
     )
-    def test_errors_say_what_to_do(self, code, remedy):
+    def test_errors_have_a_remedy(self, code, remedy):
         text = str(file_error("write", Path("/x"), OSError(code, os.strerror(code))))
         assert text.startswith("cannot write /x: ")
         assert remedy in text
 
 
 class TestFakeFaults:
-    def test_it_dies_at_the_step_it_is_told(self):
+    def test_fake_dies_at_the_given_step(self):
         files = FakeFiles()
         files.faults.die_at = 3
         with pytest.raises(Crash):
@@ -130,7 +130,7 @@ class TestFakeFaults:
             files.remove(Path("/d/.x.tmp"))
 
     @pytest.mark.parametrize("step", [1, 2, 3])
-    def test_it_fails_once_and_leaves_no_half_file(self, step):
+    def test_fake_fails_once_and_leaves_no_partial_file(self, step):
         files = FakeFiles()
         files.faults.fail_at = step
         with pytest.raises(FileError):
@@ -138,7 +138,7 @@ class TestFakeFaults:
         assert files.paths() == ()
         files.replace(Path("/d/x"), b"1", durable=True)
 
-    def test_a_power_failure_empties_what_was_not_flushed(self):
+    def test_power_failure_empties_unflushed_files(self):
         files = FakeFiles()
         files.replace(Path("/d/flushed"), b"1", durable=True)
         files.replace(Path("/d/lazy"), b"1")
@@ -148,7 +148,7 @@ class TestFakeFaults:
         assert files.read(Path("/d/lazy")) == b""
         assert files.read(Path("/run/x")) is None
 
-    def test_a_power_failure_may_lose_names_and_bring_them_back(self):
+    def test_power_failure_may_lose_or_restore_names(self):
         files = FakeFiles()
         files.replace(Path("/d/old"), b"1", durable=True)
         files.settle()
@@ -158,7 +158,7 @@ class TestFakeFaults:
         assert files.paths() == (Path("/d/old"),)
 
 
-def test_an_overwritten_file_is_the_same_for_who_has_it_open(tmp_path):
+def test_overwriting_keeps_the_inode(tmp_path):
     path = tmp_path / "hosts"
     HostFiles().overwrite(path, b"old")
     with path.open("rb") as reader:

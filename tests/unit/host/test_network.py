@@ -26,7 +26,7 @@ def ifreq(label: str, address: str) -> bytes:
     return label.encode().ljust(16, b"\0") + sockaddr.ljust(24, b"\0")
 
 
-def test_ipv4_addresses_are_read_with_their_interfaces_and_labels() -> None:
+def test_ipv4_addresses_have_interfaces_and_labels() -> None:
     data = ifreq("lo", "127.0.0.1") + ifreq("eth0", "10.0.0.2") + ifreq("eth0:vip", "10.0.0.100")
     assert list(network.parse_ifreqs(data)) == [
         HostAddress(interface="lo", address="127.0.0.1"),
@@ -35,7 +35,7 @@ def test_ipv4_addresses_are_read_with_their_interfaces_and_labels() -> None:
     ]
 
 
-def test_ipv6_addresses_are_read_with_what_their_flags_mean() -> None:
+def test_ipv6_addresses_have_their_flags() -> None:
     found = {one.address: one for one in network.parse_if_inet6(IF_INET6)}
     assert set(found) == {
         "::1", "fd00::2", "fd00::abcd:abcd:abcd:abcd", "fd00::9", "fe80::200:acff:fe11:2"
@@ -59,7 +59,7 @@ def roots(tmp_path: Path) -> HostRoots:
     return replace(HostRoots(), proc=tmp_path, sys=tmp_path)
 
 
-def test_bridges_are_told_apart_by_their_ports(roots: HostRoots) -> None:
+def test_bridges_are_recognised_by_their_ports(roots: HostRoots) -> None:
     lines = [
         f"fd0000000000000000000000000000{i:02x} 02 40 00 80 {n}"
         for i, n in enumerate(("br0", "cni0"))

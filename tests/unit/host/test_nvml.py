@@ -90,7 +90,7 @@ BAD = {"error": {"kind": "nvml", "function": "nvmlInit", "code": 999, "message":
 STALE = {"error": {"kind": "nvml", "function": "nvmlX", "code": 18, "message": "Mismatch"}}
 
 
-def test_one_child_serves_many_calls_and_errors_of_nvml_do_not_end_it() -> None:
+def test_one_child_serves_calls_and_survives_nvml_errors() -> None:
     nursery = Nursery([OK, BAD, OK])
     assert nursery.call() == "fine"
     with pytest.raises(NvmlError) as caught:
@@ -99,7 +99,7 @@ def test_one_child_serves_many_calls_and_errors_of_nvml_do_not_end_it() -> None:
     assert nursery.call() == "fine" and len(nursery.children) == 1
 
 
-def test_a_child_that_hangs_is_killed_and_the_next_call_gets_another() -> None:
+def test_hanging_child_is_killed_and_replaced() -> None:
     nursery = Nursery(["hang"], [OK])
     with pytest.raises(NvmlHungError):
         nursery.call()
@@ -107,7 +107,7 @@ def test_a_child_that_hangs_is_killed_and_the_next_call_gets_another() -> None:
     assert nursery.call() == "fine" and nursery.nvml.stuck() == 0
 
 
-def test_slow_call_goes_on_and_its_repetition_gets_the_answer() -> None:
+def test_slow_call_continues_and_its_repetition_gets_the_answer() -> None:
     nursery = Nursery(["slow", "slow", OK], [OTHER])
     with pytest.raises(NvmlSlowError) as caught:
         nursery.call("gpu", 2.0, index=0)
@@ -131,7 +131,7 @@ def test_slow_call_becomes_hung_however_often_it_is_repeated() -> None:
     assert nursery.call("gpu", index=0) == "fine"
 
 
-def test_hung_call_without_a_caller_is_given_up_by_later_calls() -> None:
+def test_abandoned_hung_call_is_ended_by_later_calls() -> None:
     nursery = Nursery(["hang"], [OK, OK])
     with pytest.raises(NvmlSlowError):
         nursery.call("gpu", 2.0, index=0)
@@ -141,7 +141,7 @@ def test_hung_call_without_a_caller_is_given_up_by_later_calls() -> None:
         nursery.call("gpu", 2.0, index=0)
 
 
-def test_call_that_changes_something_is_given_up_at_its_deadline() -> None:
+def test_changing_call_is_ended_at_its_deadline() -> None:
     nursery = Nursery(["hang"], [OK])
     with pytest.raises(NvmlHungError):
         nursery.call("set_compute_mode", 2.0, uuid="GPU-1", mode=3)
@@ -161,7 +161,7 @@ def test_calls_in_progress_are_bounded_and_others_wait() -> None:
     )  # by the child of index 0, which has answered
 
 
-def test_a_child_that_dies_in_a_call_is_an_error_and_the_call_is_not_repeated() -> None:
+def test_child_death_in_a_call_is_an_error_without_retry() -> None:
     nursery = Nursery([-11], [OK])
     with pytest.raises(NvmlError, match="ended") as caught:
         nursery.call()
@@ -169,20 +169,20 @@ def test_a_child_that_dies_in_a_call_is_an_error_and_the_call_is_not_repeated() 
     assert nursery.call() == "fine"
 
 
-def test_a_child_that_went_home_idle_is_replaced_without_anybody_noticing() -> None:
+def test_idle_exit_is_replaced_transparently() -> None:
     nursery = Nursery([OK, IDLE_STATUS], [OK])
     assert [nursery.call(), nursery.call()] == ["fine", "fine"]
     assert len(nursery.children) == 2
 
 
-def test_a_session_of_a_replaced_driver_is_not_used_again() -> None:
+def test_session_of_a_replaced_driver_is_not_reused() -> None:
     nursery = Nursery([STALE], [OK])
     with pytest.raises(NvmlError):
         nursery.call()
     assert nursery.call() == "fine" and nursery.children[0].killed
 
 
-def test_unkillable_children_are_left_behind_up_to_a_limit_and_reaped_later() -> None:
+def test_unkillable_children_are_limited_and_reaped_later() -> None:
     nursery = Nursery(["hang"], ["hang"], [OK], killable=False)
     for _ in range(2):
         with pytest.raises(NvmlHungError):
@@ -195,7 +195,7 @@ def test_unkillable_children_are_left_behind_up_to_a_limit_and_reaped_later() ->
     assert nursery.call() == "fine" and nursery.nvml.stuck() == 1
 
 
-def test_who_does_not_get_his_turn_in_time_learns_that_and_nothing_is_begun() -> None:
+def test_call_that_waits_too_long_is_not_started() -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     class Slow(ScriptedChild):
@@ -215,7 +215,7 @@ def test_who_does_not_get_his_turn_in_time_learns_that_and_nothing_is_begun() ->
     first.join()
 
 
-def test_a_call_that_hangs_does_not_hold_up_the_end() -> None:
+def test_hanging_call_does_not_delay_close() -> None:
     inside = threading.Event()
 
     class Hanging(ScriptedChild):
@@ -242,7 +242,7 @@ def test_a_call_that_hangs_does_not_hold_up_the_end() -> None:
     assert child.killed and failures
 
 
-def test_a_library_that_is_not_there_is_a_host_error_and_no_child_is_started() -> None:
+def test_missing_library_starts_no_child() -> None:
     def missing() -> Path:
         raise HostError("no library")
 
@@ -252,7 +252,7 @@ def test_a_library_that_is_not_there_is_a_host_error_and_no_child_is_started() -
     assert nvml.pid is None
 
 
-def test_who_waits_for_a_real_child_sees_that_it_was_given_up() -> None:
+def test_waiter_on_a_real_child_is_woken_by_give_up() -> None:
     child = Child.start(["sleep", "60"])
     answers: list[bytes | None] = []
     waiting = threading.Thread(target=lambda: answers.append(child.receive(Deadline(60, CLOCK))))
@@ -262,7 +262,7 @@ def test_who_waits_for_a_real_child_sees_that_it_was_given_up() -> None:
     assert answers == [None] and child.kill(30)
 
 
-def test_children_that_end_alike_are_told_of_alike() -> None:
+def test_repeated_child_failures_are_reported_alike() -> None:
     said = []
     for _ in range(2):
         child = Child.start(["sh", "-c", "echo no library >&2; exit 3"])

@@ -59,7 +59,7 @@ def ended(pid: int, timeout_s: float = 60.0) -> bool:
         os.close(fd)
 
 
-def test_an_idle_child_goes_home_and_the_next_call_starts_another(root: SimRoot) -> None:
+def test_idle_child_exits_and_next_call_starts_another(root: SimRoot) -> None:
     nvml = make(root, idle_s=0.1)
     first = ask(nvml)
     assert ended(first)
@@ -67,7 +67,7 @@ def test_an_idle_child_goes_home_and_the_next_call_starts_another(root: SimRoot)
     nvml.close()
 
 
-def test_a_child_that_collects_events_does_not_go_home(root: SimRoot) -> None:
+def test_child_that_collects_events_does_not_exit(root: SimRoot) -> None:
     nvml = make(root, idle_s=0.1)
     nvml.call("watch_events", Deadline(60, CLOCK))
     pid = ask(nvml)
@@ -76,9 +76,7 @@ def test_a_child_that_collects_events_does_not_go_home(root: SimRoot) -> None:
     assert ended(pid)
 
 
-def test_a_child_killed_during_a_call_is_an_error_and_replaced(
-    root: SimRoot, nvml: ChildNvml
-) -> None:
+def test_child_killed_in_a_call_is_an_error_and_replaced(root: SimRoot, nvml: ChildNvml) -> None:
     pid = ask(nvml)
     slot = root.fault("nvmlDeviceGetCount_v2", hang=True)
     killer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
@@ -90,7 +88,7 @@ def test_a_child_killed_during_a_call_is_an_error_and_replaced(
     assert ask(nvml) != pid
 
 
-def test_a_child_that_died_between_calls_is_an_error_once(nvml: ChildNvml) -> None:
+def test_child_death_between_calls_is_an_error_once(nvml: ChildNvml) -> None:
     pid = ask(nvml)
     os.kill(pid, signal.SIGKILL)
     assert ended(pid)
@@ -99,7 +97,7 @@ def test_a_child_that_died_between_calls_is_an_error_once(nvml: ChildNvml) -> No
     ask(nvml)
 
 
-def test_a_library_that_does_not_load_is_a_host_error_that_says_why(tmp_path: Path) -> None:
+def test_unloadable_library_is_a_host_error_with_cause(tmp_path: Path) -> None:
     library = tmp_path / "libnvidia-ml.so.1"
     library.write_text("not an ELF file")
     nvml = ChildNvml(lambda: library)
@@ -108,14 +106,14 @@ def test_a_library_that_does_not_load_is_a_host_error_that_says_why(tmp_path: Pa
     nvml.close()
 
 
-def test_wrong_arguments_are_answered_and_do_not_end_the_child(nvml: ChildNvml) -> None:
+def test_wrong_arguments_do_not_end_the_child(nvml: ChildNvml) -> None:
     pid = ask(nvml)
     with pytest.raises(HostError, match="unexpected keyword"):
         nvml.call("gpu", Deadline(60, CLOCK), number=1)
     assert ask(nvml) == pid
 
 
-def test_sigterm_to_the_group_of_the_service_does_not_end_a_child_at_work(nvml: ChildNvml) -> None:
+def test_sigterm_to_the_service_does_not_end_a_busy_child(nvml: ChildNvml) -> None:
     pid = ask(nvml)
     os.kill(pid, signal.SIGTERM)
     assert ask(nvml) == pid
@@ -133,7 +131,7 @@ nvml.call("gpu", Deadline(60, SystemClock()), index=0)
 """
 
 
-def test_a_child_ends_with_its_parent_even_when_nvml_hangs(root: SimRoot) -> None:
+def test_child_ends_with_its_parent_while_nvml_hangs(root: SimRoot) -> None:
     root.fault("nvmlDeviceGetUUID", gpu=0, hang=True)
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(root.nvml_library)],
@@ -148,7 +146,7 @@ def test_a_child_ends_with_its_parent_even_when_nvml_hangs(root: SimRoot) -> Non
     assert ended(pid)
 
 
-def test_child_whose_input_cannot_be_read_ends() -> None:
+def test_child_with_unreadable_input_exits() -> None:
     code = "from nvdra_node.host.nvml_child import main; main('libnone.so', 0.0)"
     with open("/dev/null", "wb") as unreadable:
         child = subprocess.Popen([sys.executable, "-c", code], stdin=unreadable)

@@ -36,7 +36,7 @@ def add(
     return function
 
 
-def test_gpus_are_told_from_what_else_nvidia_makes(sysfs: HostSysfs, tmp_path: Path) -> None:
+def test_gpus_are_distinguished_from_other_nvidia_devices(sysfs: HostSysfs, tmp_path: Path) -> None:
     assert sysfs.pci_gpus() == ()
     add(tmp_path, "0000:3b:00.0", driver="nvidia")
     add(tmp_path, "0000:18:00.0", pci_class="0x030000")
@@ -89,7 +89,7 @@ def test_simulated_machine_has_its_gpus_bound(tmp_path: Path) -> None:
     assert list(sysfs.pci_gpus()) == sorted(expected, key=lambda gpu: gpu.address)
 
 
-def test_fake_machine_tells_the_same() -> None:
+def test_fake_machine_gives_the_same() -> None:
     machine = FakeMachine(fake_gpus(2))
     sysfs = fake_host(machine).sysfs
     assert [gpu.driver for gpu in sysfs.pci_gpus()] == ["nvidia", "nvidia"]

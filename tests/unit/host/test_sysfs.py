@@ -86,7 +86,7 @@ def test_char_major_is_not_taken_from_the_block_devices(sysfs: HostSysfs, tmp_pa
     assert sysfs.char_major("blkext") is None
 
 
-def test_boot_id_must_be_there(sysfs: HostSysfs, tmp_path: Path) -> None:
+def test_missing_boot_id_is_an_error(sysfs: HostSysfs, tmp_path: Path) -> None:
     with pytest.raises(FileError):
         sysfs.boot_id()
     put(tmp_path / "proc/sys/kernel/random/boot_id", "\n")
@@ -96,7 +96,7 @@ def test_boot_id_must_be_there(sysfs: HostSysfs, tmp_path: Path) -> None:
     assert sysfs.boot_id() == "5d3c"
 
 
-def test_device_nodes_are_looked_for_below_the_root(tmp_path: Path) -> None:
+def test_device_nodes_are_below_the_root(tmp_path: Path) -> None:
     sysfs = HostSysfs(HostRoots())
     found = sysfs.device_node(Path("/dev/null"))
     assert found is not None and (found.major, found.minor) == (1, 3)
