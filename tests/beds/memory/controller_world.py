@@ -40,7 +40,7 @@ class Machine:
     has_node: bool = False
     is_out: bool = False
     drifts: int = 0
-    """How often a running IMEX was told another slot although the node had never left."""
+    """How often a running IMEX got another slot although its node had never left."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class World:
     numbers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Domain to the port and channel that it was first given."""
     forced: set[str] = field(default_factory=set)
-    """Domains that went, or may go, whoever holds them."""
+    """Domains that are deleted or may be, held or not."""
     clock_s: float = 0.0
     writes: int = 0
     _late: deque[tuple[str, Json]] = field(default_factory=deque)
@@ -229,13 +229,16 @@ class World:
                     "slot": machine.running, "domainUID": "",
                 },
             }  # fmt: skip
-        told = {one["uid"] for one in (obj.get("spec") or {}).get("domains") or ()}
+        assigned = {one["uid"] for one in (obj.get("spec") or {}).get("domains") or ()}
         before = obj.get("status") or {}
-        if before.get("bootID") == status["bootID"]:  # who holds what does not outlive a boot
-            told |= {one["uid"] for one in before.get("domains") or ()}
+        if before.get("bootID") == status["bootID"]:  # claims do not survive a boot
+            assigned |= {one["uid"] for one in before.get("domains") or ()}
         domains: dict[str, list[Json]] = {}
         for claim in self.of("resourceclaims"):
-            if node_of(claim) == machine.name and claim["metadata"]["labels"][DOMAIN_LABEL] in told:
+            if (
+                node_of(claim) == machine.name
+                and claim["metadata"]["labels"][DOMAIN_LABEL] in assigned
+            ):
                 uid = claim["metadata"]["labels"][DOMAIN_LABEL]
                 held = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
                 domains.setdefault(uid, []).append(held)
@@ -250,7 +253,7 @@ class World:
     # What must hold.
 
     def check(self) -> None:
-        """Slots recorded are distinct, whatever has not been delivered yet; no decision failed."""
+        """Recorded slots are distinct whatever events are pending; no decision failed."""
         assert b"decision_failures_total{" not in generate_latest(self.registry)
         seen: dict[tuple[str, int], str] = {}
         for obj in self.of("fabricnodes"):
@@ -265,7 +268,7 @@ class World:
                 key = (machine.clique, machine.running)
                 assert running.setdefault(key, machine.name) == machine.name, f"two run on {key}"
         for machine in self.machines.values():
-            assert machine.drifts == 0, f"{machine.name} was told another slot while it ran"
+            assert machine.drifts == 0, f"{machine.name} got another slot while it ran"
 
     def check_settled(self) -> None:
         self.check()
@@ -275,8 +278,8 @@ class World:
             spec = obj.get("spec") or {}
             machine = self.machines[obj["metadata"]["name"]]
             if machine.clique and not machine.is_out and spec.get("slot") is not None:
-                told = lists.setdefault(spec["cliqueID"], spec["slots"])
-                assert told == spec["slots"], "peers were told different slots"
+                assigned = lists.setdefault(spec["cliqueID"], spec["slots"])
+                assert assigned == spec["slots"], "peers got different slots"
             self._check_domains(spec)
         for domain in self.of("computedomains"):
             metadata = domain["metadata"]
@@ -284,7 +287,7 @@ class World:
             assert (template in self.objects) is not bool(metadata.get("deletionTimestamp"))
 
     def _check_holders(self) -> None:
-        """What pods still use, nobody else was given, also when its domain is no more."""
+        """No two domains in use share numbers, deleted domains included."""
         users: dict[tuple[int, int], str] = {}
         for obj in self.of("fabricnodes"):
             machine = self.machines[obj["metadata"]["name"]]

@@ -63,7 +63,7 @@ CERTIFICATE = FabricCertificate(
 
 
 class ReconcilingClock(FakeClock):
-    """Whoever waits on it sees a turn of the loop, and a tenth of a second pass."""
+    """A wait runs one reconcile pass and takes up to 0.1 s."""
 
     on_wait: Callable[[], object] = staticmethod(lambda: None)
 
@@ -117,12 +117,12 @@ class ImexNode:
         self.supervisor.set_spec(a_spec(*domains, **change), 1)
 
     def reconcile(self, times: int = 3) -> None:
-        """Turns as often as the loop would make them at once."""
+        """Run reconcile passes."""
         for _ in range(times):
             self.supervisor.reconcile_once()
 
     def join(self, uid: str, domain: str = "A", namespace: str = "ns") -> JoinReply:
-        """Join, with some turns meanwhile; what the claim is told at last."""
+        """Join with reconcile passes meanwhile; the last reply."""
         return self.ask(a_claim(uid, domain, namespace, since_s=self.clock.wall()))
 
     def ask(self, claim: Holder) -> JoinReply:

@@ -181,7 +181,7 @@ class World:
         return code, said
 
     def wait_for_policies(self) -> None:
-        """They take a moment to be in force: until each of them has refused a request."""
+        """Wait until each policy has refused a request: they are in force some seconds after their creation."""
         thief = device_status(CHANNEL, OTHER, status="False")
         status = a_claim("mine", {"status": {"devices": [thief]}})
         container = {"name": "c", "image": "busybox:1.36"}
@@ -267,8 +267,8 @@ class World:
             }
             status = {"allocation": allocation, "reservedFor": reserved}
             self.put(a_claim(name, {"status": status}), "scheduler", "status")
-            told = ((NIC, NIC_MANAGER, node), (CHANNEL, OTHER_MANAGER, far))
-            for driver, manager, pool in told if name != "idle" else ():
+            statuses = ((NIC, NIC_MANAGER, node), (CHANNEL, OTHER_MANAGER, far))
+            for driver, manager, pool in statuses if name != "idle" else ():
                 entry = device_status(driver, pool)
                 self.put(a_claim(name, {"status": {"devices": [entry]}}), manager, "status")
         self.put(self.an_event("theirs"), "other-node")

@@ -211,7 +211,7 @@ class Tray:
         self.domain_uid = ""
         self.request = ""
         self.peers_connected = 4095
-        """As many as anybody asks for; less where a test is about them."""
+        """Enough for every domain; tests about peers set less."""
         self.beats = 0
         self._domains: list[JsonObject] = []
 
@@ -247,7 +247,7 @@ class Tray:
         self.rack.client.merge_patch(FABRIC_NODES.sub("status"), body)
 
     def join(self, name: str = "train", *, claim: str = "") -> None:
-        """Prepare a claim: wait to be told of the domain, start IMEX, report ready."""
+        """Prepare a claim: wait for the domain in the spec, start IMEX, report ready."""
         uid = self.rack.domain(name)["metadata"]["uid"]
         claim = claim or f"{name}-{self.name}"
         held = {"namespace": TEAM, "name": claim, "uid": self.rack.claim_uids.get(claim, "none")}
@@ -270,9 +270,9 @@ class Tray:
     def wait_for(self, condition: Callable[[JsonObject], bool]) -> JsonObject:
         """The spec once it is so."""
 
-        def look() -> JsonObject | None:
+        def matching() -> JsonObject | None:
             spec = self.rack.spec(self.name)
             return spec if condition(spec) else None
 
-        found: JsonObject = wait_until(f"spec of {self.name}", look)
+        found: JsonObject = wait_until(f"spec of {self.name}", matching)
         return found

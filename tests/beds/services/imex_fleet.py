@@ -70,7 +70,7 @@ class ImexHost:
         return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
     def state(self) -> str:
-        """What ``ctl -q`` says, asked without a process; empty while nobody answers."""
+        """State as ``ctl -q`` prints it, by socket; empty while the daemon does not answer."""
         try:
             return str(commands.ask(str(self.run / "cmd.sock"), "status", 5.0)["status"])
         except OSError:

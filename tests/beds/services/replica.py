@@ -89,7 +89,7 @@ class Replica:
         wait_until("the loop went round", is_there)
 
     def has_seen(self, server: FakeApiServer) -> bool:
-        """Whether its watches have told it all that concerns domains."""
+        """Whether its watches have delivered all events about domains."""
         cache = self.manager.cache
         fabrics = [decode.fabric(obj) for obj in server.objects("fabricnodes", FABRIC_NODES.group)]
         domains = [decode.domain(obj) for obj in server.objects("computedomains", DOMAINS.group)]

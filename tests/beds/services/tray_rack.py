@@ -144,13 +144,13 @@ class Tray:
             *(("ns", c, self.rack.uids[c]) for c in claims), timeout_s=timeout_s
         )
 
-    def told(self, claim: str, *texts: str) -> str:
-        """Prepare until it fails with these words; the whole message."""
+    def wait_for_error(self, claim: str, *texts: str) -> str:
+        """Prepare until it fails with all ``texts`` in the message; the message."""
         uid = self.rack.uids[claim]
         said = [""]
         timeout_s = [0.5]
 
-        def ask() -> str:
+        def failure() -> str:
             try:
                 said[0] = str(self.prepare(claim, timeout_s=timeout_s[0]).errors.get(uid, ""))
             except grpc.RpcError as error:  # a machine so busy that the answer came too late
@@ -159,9 +159,9 @@ class Tray:
             return said[0] if all(text in said[0] for text in texts) else ""
 
         try:
-            return str(wait_until(f"{claim} is told {texts}", ask))
+            return str(wait_until(f"{claim} fails with {texts}", failure))
         except AssertionError as error:
-            raise AssertionError(f"{error}; it was told {said[0]!r}") from None
+            raise AssertionError(f"{error}; its error is {said[0]!r}") from None
 
     def unprepare(self, *claims: str) -> Any:
         assert self.plugin is not None

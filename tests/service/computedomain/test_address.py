@@ -37,7 +37,7 @@ def test_loopback_api_server_leads_to_the_internal_ip(make_rack, own_address):
     tray.start(imexAddress="")
     tray.register()
     rack.claim("c1", tray, rack.domain("a"))
-    message = tray.told("c1", "NoAddress", "127.0.0.1 is loopback", "set imexAddress")
+    message = tray.wait_for_error("c1", "NoAddress", "127.0.0.1 is loopback", "set imexAddress")
     assert "no InternalIP" in message
     assert tray.imex()["ActiveState"] == "inactive"
     set_internal_ip(rack, tray, own_address)

@@ -80,7 +80,7 @@ def test_imex_stops_gracefully_after_the_last_claim(rack):
 def test_waiting_claim_gets_the_reason(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-nowhere")
-    tray.told("c1", "WaitingForDomain", "domain-nowhere")
+    tray.wait_for_error("c1", "WaitingForDomain", "domain-nowhere")
     reported = wait_until("the controller is told", lambda: tray.status().get("domains"))
     assert (reported[0]["uid"], reported[0]["ready"]) == ("domain-nowhere", False)
     assert tray.unprepare("c1").errors == {}
@@ -89,7 +89,7 @@ def test_waiting_claim_gets_the_reason(rack):
 def test_waiting_claim_continues_with_the_spec(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-a")
-    tray.told("c1", "WaitingForDomain")
+    tray.wait_for_error("c1", "WaitingForDomain")
     rack.domain("a")
     assert tray.prepare("c1").errors == {}
 

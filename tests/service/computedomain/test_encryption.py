@@ -39,7 +39,7 @@ def test_peers_connect_after_certificates_are_signed(make_rack):
     for tray in rack.trays:
         tray.register()
         rack.claim(f"c{tray.index}", tray, uid)
-    rack.trays[0].told("c0", "WaitingForCertificate")
+    rack.trays[0].wait_for_error("c0", "WaitingForCertificate")
     for tray in rack.trays:
         sign(rack, tray, authority)
         assert tray.prepare(f"c{tray.index}").errors == {}

@@ -62,7 +62,7 @@ def test_hanging_imex_is_reported_within_seconds(rack):
     wait_until(
         "and of the domain", lambda: tray.status()["domains"][0]["reason"] == "ImexUnresponsive"
     )
-    tray.told("c1", "ImexUnresponsive")
+    tray.wait_for_error("c1", "ImexUnresponsive")
     assert tray.unprepare("c1").errors == {}
     install.configure(tray.root.path, hang_commands=None)
 
@@ -113,7 +113,7 @@ def test_foreign_imex_is_named_with_a_remedy(make_rack):
     tray.start()
     tray.register()
     made.claim("c1", tray, made.domain("a"))
-    tray.told("c1", "systemctl disable --now nvidia-imex.service")
+    tray.wait_for_error("c1", "systemctl disable --now nvidia-imex.service")
     assert tray.imex()["ActiveState"] == "inactive"
 
 
@@ -123,7 +123,7 @@ def test_second_domain_waits_for_release_of_the_first(rack):
     rack.claim("c1", tray, first)
     rack.claim("c2", tray, second)
     assert tray.prepare("c1").errors == {}
-    tray.told("c2", "claim ns/c1")
+    tray.wait_for_error("c2", "claim ns/c1")
     assert tray.unprepare("c1").errors == {}
     assert tray.prepare("c2").errors == {}
     wait_until(
@@ -141,7 +141,7 @@ def test_pods_end_without_the_supervisor(rack):
     tray.prepare("c1")
     tray.stop("imex-supervisor")
     assert tray.unprepare("c1").errors == {}
-    tray.told("c2", "nvdra-imex-supervisor.service")
+    tray.wait_for_error("c2", "nvdra-imex-supervisor.service")
     tray.start("imex-supervisor")
     assert tray.prepare("c2").errors == {}
 
@@ -160,7 +160,7 @@ def test_failed_start_is_reported_with_the_daemons_log(rack):
     [tray] = rack.trays
     install.configure(tray.root.path, exit_status=1, exit_message="cannot find the fabric")
     rack.claim("c1", tray, rack.domain("a"))
-    tray.told("c1", "ImexFailed", "cannot find the fabric")
+    tray.wait_for_error("c1", "ImexFailed", "cannot find the fabric")
     install.configure(tray.root.path, exit_status=None)
     assert tray.prepare("c1").errors == {}
 
@@ -172,7 +172,7 @@ def test_claims_wait_for_registering_gpus(make_rack):
     tray.start()
     tray.register()
     made.claim("c1", tray, made.domain("a"))
-    tray.told("c1", "FabricInProgress")
+    tray.wait_for_error("c1", "FabricInProgress")
     assert made.devices(tray) == []
     tray.root.set_gpu(0, fabric_state=3)
     assert tray.prepare("c1").errors == {}

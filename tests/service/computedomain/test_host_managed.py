@@ -52,7 +52,7 @@ def host_imex(make_rack):
 def test_claims_wait_for_the_hosts_daemon(host_imex):
     rack, tray, start = host_imex
     rack.claim("c1", tray, rack.domain("a"))
-    tray.told("c1", "HostImexNotReady", "imexHostSocketPath")
+    tray.wait_for_error("c1", "HostImexNotReady", "imexHostSocketPath")
     start()
     wait_until("the daemon is READY", lambda: tray.prepare("c1", timeout_s=20.0).errors == {})
     assert tray.cdi_spec("c1")["devices"][0]["containerEdits"]["deviceNodes"][0]["minor"] == 0
@@ -78,7 +78,7 @@ def test_hanging_host_daemon_is_not_ready(host_imex):
     install.configure(tray.root.path, hang_commands=True)
     start()
     rack.claim("c1", tray, rack.domain("a"))
-    tray.told("c1", "HostImexNotReady", "UNAVAILABLE")
+    tray.wait_for_error("c1", "HostImexNotReady", "UNAVAILABLE")
 
 
 def _node(name: str) -> dict[str, Any]:

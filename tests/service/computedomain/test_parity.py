@@ -80,7 +80,7 @@ def test_node_with_broken_fabric_tears_claims_down(rack):
     wait_until("the fabric is told", lambda: tray.status().get("fabricState") == "Failed")
     assert tray.imex()["pid"] == pid, "it is its claims' until they are gone"
     assert tray.unprepare("c1").errors == {}
-    tray.told("c2", "FabricFailed", "registration failed")
+    tray.wait_for_error("c2", "FabricFailed", "registration failed")
     assert tray.unprepare("c2").errors == {}
     assert (tray.cdi_spec("c1"), tray.cdi_spec("c2")) == (None, None)
     wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")

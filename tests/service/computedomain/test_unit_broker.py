@@ -54,7 +54,7 @@ def test_missing_broker_is_in_claim_error_and_health(rack):
     wait_until("healthy", lambda: health(port).strip() == "ok")
     tray.kill_broker()
     assert "nvdra-unit-broker.socket" in health(port)
-    tray.told("c1", "nvdra-unit-broker.socket")
+    tray.wait_for_error("c1", "nvdra-unit-broker.socket")
     tray.start_broker()
     assert tray.prepare("c1").errors == {}
     assert health(port).strip() == "ok"

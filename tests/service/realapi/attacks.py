@@ -99,7 +99,7 @@ def of_tokens() -> Iterator[Attack]:
 
 
 def of_accounts() -> Iterator[Attack]:
-    """Nobody else gets the identity of a node: these are refused to an administrator, too."""
+    """The identity of a node is refused to administrators too."""
     row = "runs a pod as the nodes' ServiceAccount, or keeps a token of it in a Secret (anybody)"
     pods, secrets = f"/api/v1/namespaces/{PLACE}/pods", f"/api/v1/namespaces/{PLACE}/secrets"
     container = {"name": "c", "image": "busybox:1.36"}
@@ -275,7 +275,7 @@ def of_the_rest() -> Iterator[Attack]:
         ("create", fixed("POST", signing, request)),
     ):
         yield Attack(row, form, "v1", TOKEN, RBAC, make, False)
-    row = "acts as somebody else (impersonation)"
+    row = "acts as another user (impersonation)"
     for name, value in (
         ("User", "system:admin"), ("User", f"system:node:{OTHER}"),
         ("User", f"system:serviceaccount:{PLACE}:nvdra-controller"),

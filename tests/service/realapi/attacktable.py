@@ -1,6 +1,6 @@
 """The table of attacks in docs/user/security.md, made from the cases that ``test_stolen_node`` tries.
 
-python -m tests.service.realapi.attacktable     # writes it anew
+python -m tests.service.realapi.attacktable     # writes it again
 """
 
 from __future__ import annotations

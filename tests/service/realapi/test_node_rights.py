@@ -120,16 +120,16 @@ def test_slices_are_published_changed_and_withdrawn(world: World, connect: Conne
 @pytest.mark.parametrize("by", [TOKEN, KUBELET])
 def test_fabric_node_is_followed_and_its_status_written(world: World, connect: Connect, by: str) -> None:  # fmt: skip
     client = connect(by)
-    told: list[FabricNodeSpec | None] = []
-    watch = SpecReflector(client, FABRIC_NODES, OWN, lambda spec, _: told.append(spec))
+    received: list[FabricNodeSpec | None] = []
+    watch = SpecReflector(client, FABRIC_NODES, OWN, lambda spec, _: received.append(spec))
     thread = threading.Thread(target=watch.run)
     thread.start()
     ends_s = time.monotonic() + REQUEST_S
-    while not told and time.monotonic() < ends_s:
+    while not received and time.monotonic() < ends_s:
         time.sleep(0.05)
     watch.stop()
     thread.join()
-    assert told and told[0] is not None
+    assert received and received[0] is not None
     status = FabricNodeStatus(boot_id=f"boot-of-{by}")
     writer = StatusWriter(client, FABRIC_NODES, OWN, lambda: (status, 60.0), CLOCK)
     writer.write_if_due()
@@ -157,7 +157,7 @@ def test_metadata_sent_with_a_status_has_no_effect(world: World) -> None:
         assert after["spec"] == before["spec"]
 
 
-def test_devices_of_a_claim_are_told_and_others_stay(world: World, connect: Connect) -> None:
+def test_devices_of_a_claim_are_received_and_others_stay(world: World, connect: Connect) -> None:
     api = DraApi(connect(TOKEN))
     claim = api.get_claim(TEAM, "mine")
     ref = ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"]))
@@ -176,7 +176,7 @@ def test_devices_of_a_claim_are_told_and_others_stay(world: World, connect: Conn
         assert [one for one in found["status"]["devices"] if one["driver"] != GPU] == claim["status"]["devices"]  # fmt: skip
 
 
-def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) -> None:
+def test_waiting_is_received_as_an_event_of_the_pod(world: World, connect: Connect) -> None:
     client = connect(TOKEN)
     api = DraApi(client)
     claim = client.get(CLAIMS, "mine", namespace=TEAM)
@@ -188,7 +188,7 @@ def test_waiting_is_told_as_an_event_of_the_pod(world: World, connect: Connect) 
 
 
 @pytest.mark.parametrize("causes", [("no toolkit",), ()])
-def test_state_of_the_node_is_told_as_an_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
+def test_state_of_the_node_is_received_as_an_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
     body = node_events.to_event(EventSource(f"nvdra-{GPU}", OWN), causes, time.time())
     made = connect(TOKEN).create(EVENTS, body)
     events = world.get(EVENTS.path(namespace="default"))["items"]

@@ -303,7 +303,7 @@ def come_and_go(bed: Bed, uid: str) -> None:
         events = (bed.get("events", "-n", "team") or {})["items"]
         return [event["count"] for event in events if event["reason"] == "AllNodesReady"]
 
-    wait_until("told", lambda: counts() == [1])
+    wait_until("counted", lambda: counts() == [1])
     for is_ready in (False, True):
         serve(bed, uid, is_ready=is_ready)
         condition = f"--for=condition=Ready={str(is_ready).lower()}"
@@ -323,8 +323,8 @@ class TestController:
         assert template["metadata"]["labels"]["resource.nvidia.com/computeDomain"] == uid
 
         bed.cluster.apply(POD)
-        told = wait_until("domain", lambda: spec_of(bed, NODE).get("domains"))
-        assert (told[0]["uid"], told[0]["port"], told[0]["members"]) == (uid, 24001, [0])
+        domains = wait_until("domain", lambda: spec_of(bed, NODE).get("domains"))
+        assert (domains[0]["uid"], domains[0]["port"], domains[0]["members"]) == (uid, 24001, [0])
         serve(bed, uid)
         bed.cluster.kubectl("wait", *domain, "--for=condition=Ready", "--timeout=60s")
         shown = bed.cluster.kubectl("get", "computedomains", "-n", "team").split()

@@ -19,7 +19,7 @@ pytestmark = needs_cluster(timeout_s=300, has_nodes=False)
 ATTACKS = attacks.every()
 ON_STATUS = list(claimattacks.of_claim_statuses())
 INVALID, GRANULAR = 422, 'requires resource=\\"resourceclaims/'
-"""From 1.36 on the API server looks at rights to single fields of a claim's status, before policies, and answers so."""
+"""From 1.36 on the API server checks rights to single fields of a claim's status before policies."""
 
 
 @pytest.fixture(scope="module")
