@@ -110,7 +110,9 @@ class Plugin:
         self.metrics = PluginMetrics(self.registry, clock, driver.name)
         state_dir = settings.state_dir / driver.name
         self.records = RecordStore(state_dir, deps.files)
-        self.specs = SpecFiles(settings.cdi_root, deps.cdi_kind, deps.files, deps.driver_files)
+        self.specs = SpecFiles(
+            settings.cdi_root, deps.cdi_kind, deps.files, deps.driver_files, state_dir / "files"
+        )
         self._event_source = EventSource(f"nvdra-{driver.name}", settings.node_name)
         self.wait_events = WaitEvents(deps.api, deps.api.client, self._event_source, clock)
         self._claim_deps = Dependencies(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from nvdra_core.openstruct import OpenStruct
 
@@ -54,12 +55,27 @@ class CdiDevice(OpenStruct, frozen=True, kw_only=True):
     edits: ContainerEdits = msgspec.field(name="containerEdits")
 
 
+class ClaimFile(OpenStruct, frozen=True, kw_only=True):
+    """A file of a claim beside its CDI file, which the CDI file mounts into containers (device metadata)."""
+
+    name: str
+    """Unique in the claim."""
+    content: str = ""
+    """Empty in records."""
+
+
 class ClaimSpec(OpenStruct, frozen=True, kw_only=True):
-    """A claim's CDI file without the edits that all claims share."""
+    """A claim's CDI file without the edits that all claims share, and the claim's other files."""
 
     devices: tuple[CdiDevice, ...]
     with_driver_files: bool = msgspec.field(default=True, name="driverFiles")
     """False: without the driver's common edits (passthrough)."""
+    files: tuple[ClaimFile, ...] = ()
+    """Most claims have none."""
+
+    def without_contents(self) -> ClaimSpec:
+        """As records keep it: files by name only."""
+        return replace(self, files=tuple(ClaimFile(name=file.name) for file in self.files))
 
 
 def nvidia_hook(program: str, *arguments: str) -> Hook:

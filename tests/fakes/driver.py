@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from nvdra_core.errors import (
     ApiError,
     HostError,
@@ -19,7 +21,7 @@ from nvdra_core.errors import (
 )
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi import spec
-from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNode
+from nvdra_node.cdi.edits import CdiDevice, ClaimFile, ClaimSpec, ContainerEdits, DeviceNode
 from nvdra_node.checkpoint.claim import Claim, ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice, Record
 from nvdra_node.kubeletplugin.claims import effects as effect_rules
@@ -27,6 +29,11 @@ from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepare
 from tests.fakes.host.files import Faults
 
 KIND = "gpu.example.com/claim"
+
+
+def content_of(file: str) -> str:
+    """The content of a claim's file (config ``{"files": [name, ...]}``)."""
+    return f"content of {file}"
 
 
 @dataclass
@@ -152,7 +159,12 @@ class FakeDriver:
                         ),
                     )
                     for name, result in named
-                )
+                ),
+                files=tuple(
+                    ClaimFile(name=name, content=content_of(name))
+                    for config in claim.configs
+                    for name in config.parameters.get("files", ())
+                ),
             ),
         )
 
@@ -166,9 +178,12 @@ class FakeDriver:
                 raise HostError(f"{effect['target']} is not {effect['value']}")
 
     def edits(self, record: Record) -> ClaimSpec:
-        """See Driver. Nothing is numbered here."""
+        """See Driver. Nothing is numbered here; the contents of files are made again."""
         assert record.cdi is not None
-        return record.cdi
+        files = [
+            ClaimFile(name=file.name, content=content_of(file.name)) for file in record.cdi.files
+        ]
+        return replace(record.cdi, files=tuple(files))
 
     def _fail(self, what: str) -> None:
         if self._machine.faults.step(what) is not None:

@@ -62,7 +62,7 @@ class SimNode:
         records = RecordStore(work / "state", files)
         records.load()
         common = CommonEdits(kit, self.host.commands, self.host.sysfs, files, CLOCK)
-        specs = SpecFiles(work / "cdi", CDI_KIND, files, common)
+        specs = SpecFiles(work / "cdi", CDI_KIND, files, common, work / "files")
         specs.open()
         gates = FeatureGates.parse("TimeSlicingSettings=true")
         self.claims = FakeClaims()

@@ -38,7 +38,7 @@ def repeated_reply(claim: Claim, deps: Dependencies) -> tuple[PreparedDevice, ..
         and allocated == {(device.pool, device.device) for device in known}
         and len(known) == len(record.devices)
     )
-    if not is_repeatable or deps.specs.missing([record.uid]):
+    if not is_repeatable or deps.specs.missing({record.uid: record.cdi}):
         raise RecordError(f"{_describe(newer)} cannot be prepared again; {_REMEDY}")
     return record.devices
 

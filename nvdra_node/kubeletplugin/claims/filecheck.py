@@ -29,7 +29,7 @@ def write_missing(transaction: Transaction, deps: Dependencies) -> int:
     if not prepared:
         return 0
     try:
-        missing = deps.specs.missing(prepared)
+        missing = deps.specs.missing({uid: record.cdi for uid, record in prepared.items()})
     except NvdraError as error:
         _LOG.warning("cannot list CDI files", error)
         return 0

@@ -311,7 +311,10 @@ class Transaction:
         applied = self._journal.apply(started, deadline)
         prepared = driver.finish(claim, plan, applied.effects)
         completed = replace(
-            applied, state=RecordState.COMPLETED, devices=prepared.devices, cdi=prepared.spec
+            applied,
+            state=RecordState.COMPLETED,
+            devices=prepared.devices,
+            cdi=prepared.spec.without_contents(),
         )
         driver.verify(completed, deadline)
         self._deps.specs.write(claim.ref.uid, prepared.spec, deadline)

@@ -48,7 +48,7 @@ class ChannelNode:
     def start(self) -> None:
         records = RecordStore(STATE, self.files)
         records.load()
-        specs = SpecFiles(CDI, CDI_KIND, self.files, NoDriverFiles())
+        specs = SpecFiles(CDI, CDI_KIND, self.files, NoDriverFiles(), STATE / "files")
         specs.open()
         self.connection = SupervisorConnection(self.supervisor, self.clock)
         self.connection._take(VIEW)

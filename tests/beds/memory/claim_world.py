@@ -26,6 +26,7 @@ from tests.fakes.driver import (
     FakeDriver,
     FakeMachine,
     NoDriverFiles,
+    content_of,
 )
 from tests.fakes.host.files import FakeFiles, Faults
 
@@ -47,6 +48,7 @@ def a_claim(uid="c1", devices=("gpu-0",), name=None, admin=False, **parameters):
 
 PLAIN = a_claim()
 WITH_EFFECTS = a_claim(set={"mode": "fast", "clock": "3"})
+WITH_FILES = a_claim(set={"mode": "fast"}, files=["r0.json", "r1.json"])
 WITH_RESTART = a_claim(set={"mode": "fast", "clock": "3"}, restart=True)
 
 
@@ -66,7 +68,7 @@ class World:
         """Start the process: all that was in memory is new."""
         records = RecordStore(STATE, self.files)
         records.load()
-        specs = SpecFiles(CDI, KIND, self.files, NoDriverFiles())
+        specs = SpecFiles(CDI, KIND, self.files, NoDriverFiles(), STATE / "files")
         specs.open()
         self.deps = Dependencies(
             driver=FakeDriver(self.machine),
@@ -126,6 +128,10 @@ class World:
         assert self.files.read(self.record_path(uid)) is not None
         spec = self.files.read(self.cdi_path(uid)) or b""
         assert f"{uid}-{claim.results[0].device}".encode() in spec
+        names = [name for c in claim.configs for name in c.parameters.get("files", ())]
+        assert [self.files.read(STATE / "files" / f"{uid}_{name}") for name in names] == [
+            content_of(name).encode() for name in names
+        ]
         wanted = {
             f"{r.device}/{key}": value
             for r in claim.results

@@ -139,7 +139,7 @@ class GpuNode:
         self.common = CommonEdits(
             toolkit, self.host.commands, self.host.sysfs, self.files, self.clock
         )
-        specs = SpecFiles(self.cdi, CDI_KIND, self.files, self.common)
+        specs = SpecFiles(self.cdi, CDI_KIND, self.files, self.common, self.state / "files")
         specs.open()
         self.rescanner = Rescanner(self.host, self.clock)
         if scan:

@@ -4,10 +4,22 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import NvdraError
-from tests.beds.memory.claim_world import PLAIN, WITH_EFFECTS, WITH_RESTART, World, a_claim
+from tests.beds.memory.claim_world import (
+    PLAIN,
+    WITH_EFFECTS,
+    WITH_FILES,
+    WITH_RESTART,
+    World,
+    a_claim,
+)
 from tests.fakes.host.files import Crash
 
-CLAIMS = {"plain": PLAIN, "effects": WITH_EFFECTS, "restart": WITH_RESTART}
+CLAIMS = {
+    "plain": PLAIN,
+    "effects": WITH_EFFECTS,
+    "restart": WITH_RESTART,
+    "files": WITH_FILES,
+}
 LIVES_ON = {
     "restart": lambda world: world.restart(),
     "reboot": lambda world: world.reboot(),

@@ -24,7 +24,7 @@ def deadline():
 
 
 def store_on(files, directory=CDI):
-    store = SpecFiles(directory, KIND, files, NoDriverFiles())
+    store = SpecFiles(directory, KIND, files, NoDriverFiles(), directory.with_name("files"))
     store.open()
     return store
 
