@@ -77,7 +77,9 @@ def _known(kind: type[OpenStruct]) -> tuple[FieldInfo, ...]:
 
 
 def _is_empty(content: Any, field: FieldInfo) -> bool:
-    return content is None or content in ("", (), {}) or (content is False is field.default)
+    return (
+        content is None or content in ("", (), {}) or (content is False and field.default is False)
+    )
 
 
 def _with_unknown(value: Any, raw: Any) -> Any:

@@ -28,9 +28,8 @@ import msgspec
 from nvdra_core.errors import HostError, NotReadyError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
-from nvdra_node.cdi import toolkit as programs
 from nvdra_node.cdi.spec import Common, parse_version
-from nvdra_node.cdi.toolkit import Toolkit
+from nvdra_node.cdi.toolkit import Toolkit, ToolkitRunner, missing_hook
 from nvdra_node.host.ports import Commands, Files, Sysfs
 
 _LOG = log.get(__name__)
@@ -84,8 +83,7 @@ class CommonEdits:
     def __init__(
         self, toolkit: Toolkit, commands: Commands, sysfs: Sysfs, files: Files, clock: Clock
     ) -> None:
-        self._toolkit = toolkit
-        self._commands = commands
+        self._toolkit = ToolkitRunner(toolkit, commands, files)
         self._sysfs = sysfs
         self._files = files
         self._clock = clock
@@ -161,7 +159,7 @@ class CommonEdits:
     def _check_new_hook(self, deadline: Deadline) -> None:
         """An upgraded hook is used by containers at once. Raises HostError."""
         if not self._is_of_toolkit(self._entry):
-            programs.run_hook(self._toolkit, self._commands, deadline)
+            self._toolkit.run_hook(deadline)
 
     def _renew_for_toolkit(self, deadline: Deadline) -> None:
         entry = self._entry
@@ -212,9 +210,9 @@ class CommonEdits:
         return ""
 
     def _explain(self, missing: str, entry: _Entry) -> str:
-        kit = self._toolkit
+        kit = self._toolkit.kit
         if missing == str(kit.hook):
-            return programs.missing_hook(kit.hook)
+            return missing_hook(kit.hook)
         if missing.startswith(f"{kit.roots.dev}/"):
             return f"{missing} is missing, and no CUDA program starts without it: run nvidia-modprobe -c 0 -u"
         return (
@@ -230,16 +228,16 @@ class CommonEdits:
         return self._make(key, deadline)
 
     def _key(self, version: str) -> _Key:
-        kit = self._toolkit
+        kit = self._toolkit.kit
         return _Key(
             driver_version=version,
             boot_id=self._sysfs.boot_id(),
-            toolkit=" ".join(f"{p} {self._files.fingerprint(p)}" for p in (kit.ctk, kit.hook)),
+            toolkit=self._toolkit.fingerprint(),
             settings=f"{kit.roots.driver} {kit.roots.dev}",
         )
 
     def _load(self, key: _Key) -> _Entry | None:
-        data = self._files.read(self._toolkit.cache)
+        data = self._files.read(self._toolkit.kit.cache)
         if data is None:
             return None
         try:
@@ -247,13 +245,13 @@ class CommonEdits:
             if body["key"] == msgspec.to_builtins(key):
                 return _entry(key, body["edits"], body["version"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            _LOG.warning("ignoring unusable cache", path=self._toolkit.cache, error=repr(error))
+            _LOG.warning("ignoring unusable cache", path=self._toolkit.kit.cache, error=repr(error))
         return None
 
     def _make(self, key: _Key, deadline: Deadline) -> _Entry:
         entry, body = self._generate(key, deadline)
         try:
-            self._files.replace(self._toolkit.cache, json.dumps(body).encode())
+            self._files.replace(self._toolkit.kit.cache, json.dumps(body).encode())
         except NvdraError as error:
             _LOG.warning("list of driver files not cached", error)
         _LOG.info("driver files listed", driver=key.driver_version, files=len(entry.paths))
@@ -261,10 +259,7 @@ class CommonEdits:
 
     def _generate(self, key: _Key, deadline: Deadline) -> tuple[_Entry, dict[str, Any]]:
         """The edits from nvidia-ctk, and what the cache keeps of them."""
-        kit = self._toolkit
-        programs.require(kit, self._files)
-        programs.run_hook(kit, self._commands, deadline)
-        output = programs.generate(kit, self._commands, deadline)
+        output = self._toolkit.generate(deadline)
         try:
             body = json.loads(output)
             edits, version = reduce_edits(body["containerEdits"]), body["cdiVersion"]
@@ -273,7 +268,7 @@ class CommonEdits:
             return _entry(key, edits, version), kept
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HostError(
-                f"{kit.ctk} cdi generate did not write a CDI spec: {error!r}"
+                f"{self._toolkit.kit.ctk} cdi generate did not write a CDI spec: {error!r}"
             ) from error
 
 

@@ -42,14 +42,6 @@ class Toolkit(msgspec.Struct, frozen=True, kw_only=True):
     cache: Path
 
 
-def require(kit: Toolkit, files: Files) -> None:
-    """Raises HostError when one of the programs is missing."""
-    if files.first_missing([str(kit.ctk)]) is not None:
-        raise HostError(f"{kit.ctk} is missing: install {PACKAGE}, or set nvidiaCtkPath")
-    if files.first_missing([str(kit.hook)]) is not None:
-        raise HostError(missing_hook(kit.hook))
-
-
 def missing_hook(path: Path) -> str:
     """Error text for a missing hook."""
     return (
@@ -58,48 +50,65 @@ def missing_hook(path: Path) -> str:
     )
 
 
-def generate(kit: Toolkit, commands: Commands, deadline: Deadline) -> str:
-    """The CDI specification that nvidia-ctk writes. Raises CommandError, HostError."""
-    dropped: list[str] = []
-    while True:
-        output, unknown = _try_generate(kit, commands, deadline, dropped)
-        if not unknown:
-            return output
-        _LOG.info("nvidia-ctk does not know an option; running without it", option=unknown)
-        dropped.append(unknown)
+class ToolkitRunner:
+    """Runs the programs of one toolkit."""
 
+    def __init__(self, kit: Toolkit, commands: Commands, files: Files) -> None:
+        self.kit = kit
+        self._commands = commands
+        self._files = files
 
-def run_hook(kit: Toolkit, commands: Commands, deadline: Deadline) -> None:
-    """Proves that the hook can be executed. Raises HostError."""
-    try:
-        commands.run([str(kit.hook), "--version"], deadline)
-    except CommandError as error:
-        raise HostError(
-            f"{kit.hook} cannot be executed, and no container with a GPU can start without it"
-            f" ({error}); reinstall {PACKAGE}"
-        ) from error
+    def fingerprint(self) -> str:
+        """Changes with each upgrade of the programs."""
+        programs = (self.kit.ctk, self.kit.hook)
+        return " ".join(f"{path} {self._files.fingerprint(path)}" for path in programs)
 
+    def generate(self, deadline: Deadline) -> str:
+        """The CDI specification that nvidia-ctk writes. Raises CommandError, HostError."""
+        self._check_installed()
+        self.run_hook(deadline)
+        dropped: list[str] = []
+        while True:
+            output, unknown = self._try_generate(dropped, deadline)
+            if not unknown:
+                return output
+            _LOG.info("nvidia-ctk does not know an option; running without it", option=unknown)
+            dropped.append(unknown)
 
-def _try_generate(
-    kit: Toolkit, commands: Commands, deadline: Deadline, dropped: Collection[str]
-) -> tuple[str, str]:
-    """The output, or the newer option that this version does not know."""
-    try:
-        return commands.run(_argv(kit, dropped), deadline).stdout, ""
-    except CommandError as error:
-        found = _UNKNOWN.search(error.output)
-        if found is not None and found[1] in set(NEWER_OPTIONS).difference(dropped):
-            return "", found[1]
-        if found is not None:
+    def run_hook(self, deadline: Deadline) -> None:
+        """Check that the hook can be executed. Raises HostError."""
+        try:
+            self._commands.run([str(self.kit.hook), "--version"], deadline)
+        except CommandError as error:
             raise HostError(
-                f"{kit.ctk} does not know --{found[1]}: install {PACKAGE} {OLDEST} or later"
+                f"{self.kit.hook} cannot be executed, and no container with a GPU can start without it"
+                f" ({error}); reinstall {PACKAGE}"
             ) from error
-        if "device-id" in dropped:
-            raise HostError(
-                f"{error}; this version opens every GPU, so that one faulty GPU fails it: install"
-                f" {PACKAGE} 1.19.0 or later"
-            ) from error
-        raise
+
+    def _check_installed(self) -> None:
+        if self._files.first_missing([str(self.kit.ctk)]) is not None:
+            raise HostError(f"{self.kit.ctk} is missing: install {PACKAGE}, or set nvidiaCtkPath")
+        if self._files.first_missing([str(self.kit.hook)]) is not None:
+            raise HostError(missing_hook(self.kit.hook))
+
+    def _try_generate(self, dropped: Collection[str], deadline: Deadline) -> tuple[str, str]:
+        """The output, or the newer option that this version does not know."""
+        try:
+            return self._commands.run(_argv(self.kit, dropped), deadline).stdout, ""
+        except CommandError as error:
+            found = _UNKNOWN.search(error.output)
+            if found is not None and found[1] in set(NEWER_OPTIONS).difference(dropped):
+                return "", found[1]
+            if found is not None:
+                raise HostError(
+                    f"{self.kit.ctk} does not know --{found[1]}: install {PACKAGE} {OLDEST} or later"
+                ) from error
+            if "device-id" in dropped:
+                raise HostError(
+                    f"{error}; this version opens every GPU, so that one faulty GPU fails it: install"
+                    f" {PACKAGE} 1.19.0 or later"
+                ) from error
+            raise
 
 
 def _argv(kit: Toolkit, dropped: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A driver and a claim source with state, for tests of what every driver shares. Shipped, as all fakes are.
+"""A driver and a claim source with state, for tests of what all drivers share.
 
 The driver's devices are ``gpu-<n>``. An opaque config ``{"set": {"mode": "fast"}, "restart": true}`` becomes one effect
 per entry and device. ``admin_access`` results get no effects and no holds.
@@ -44,7 +44,7 @@ class FakeMachine:
     devices: set[str] = field(default_factory=lambda: {f"gpu-{n}" for n in range(8)})
     settings: dict[str, str] = field(default_factory=dict)
     not_ready: int = 0
-    """So many more applications answer NotReadyError (after they took effect)."""
+    """The next so many applications raise NotReadyError, after they took effect."""
     is_stuck: bool = False
     """Nothing can be undone."""
     undone: list[Effect] = field(default_factory=list)
@@ -187,7 +187,7 @@ class FakeDriver:
 
     def _fail(self, what: str) -> None:
         if self._machine.faults.step(what) is not None:
-            raise HostError(f"{what}: the machine said no")
+            raise HostError(f"{what}: refused by the fake machine")
 
 
 class FakeClaims:
@@ -198,7 +198,7 @@ class FakeClaims:
         """By namespace/name."""
         self.is_down = False
         self.refusal: ApiError | None = None
-        """What every read answers instead."""
+        """What every read raises instead."""
         self.reads = 0
         self.after_read: Callable[[], None] = lambda: None
         """Called when a claim was read, found or not, before the answer is given."""
