@@ -1,4 +1,4 @@
-"""A unit and its nvidia-imex in memory: both deps, with state and faults. Shipped for tests and trials."""
+"""UnitClient and CtlClient of a daemon in memory, with state and faults."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ from nvdra_node.imex.model import Run, Unit, UnitActivity
 
 @dataclass
 class FakeDaemon:
-    """UnitClient and CtlClient at once. Everything may be changed at any time."""
+    """All fields may be changed at any time."""
 
     starts_as: ImexState = ImexState.READY
-    """What a daemon that was just started says."""
+    """State after a start."""
     fails_to_start: bool = False
-    """A start makes a process that ends with status 1 at once."""
+    """The process exits with status 1 at once."""
     refuses: bool = False
-    """systemctl itself fails."""
+    """Every systemctl command fails."""
     refuses_to: set[str] = field(default_factory=set)
-    """Commands of systemctl that fail: show, start, stop, kill."""
+    """systemctl commands that fail: show, start, stop, kill."""
     foreign: str = ""
-    words: str = ""
+    log_lines: str = ""
     ctl_problem: str = ""
     view: ImexDomainStatus | None = None
     state_now: ImexState = ImexState.UNSET
     unit: Unit = field(default_factory=Unit)
     history: list[str] = field(default_factory=list)
-    """start, stop, reload: what was done to it."""
-    asked: list[str] = field(default_factory=list)
-    """show, state, domain: what was asked of it."""
+    """start, stop, reload."""
+    queries: list[str] = field(default_factory=list)
+    """show, state, domain."""
     starts: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    # --- what happens to it
 
     def die(self, result: str = "signal", status: int = 9) -> None:
         """The process ends by itself."""
@@ -57,16 +55,14 @@ class FakeDaemon:
             self._begin()
 
     def reboot(self) -> None:
-        """No process, and systemd knows nothing of an earlier one."""
+        """systemd knows no process."""
         with self._lock:
             self.unit = Unit()
             self.state_now = ImexState.UNSET
 
-    # --- UnitClient
-
     def status(self, deadline: Deadline) -> UnitStatus:
         """See UnitClient."""
-        self.asked.append("show")
+        self.queries.append("show")
         self._check("show")
         return UnitStatus(self.unit, self.foreign)
 
@@ -93,13 +89,11 @@ class FakeDaemon:
 
     def last_log_lines(self, invocation_id: str, deadline: Deadline) -> str:
         """See UnitClient."""
-        return self.words
-
-    # --- CtlClient
+        return self.log_lines
 
     def state(self, deadline: Deadline) -> ImexState:
         """See CtlClient."""
-        self.asked.append("state")
+        self.queries.append("state")
         return self.state_now if self.unit.is_running else ImexState.UNAVAILABLE
 
     def last_error(self) -> str:
@@ -108,7 +102,7 @@ class FakeDaemon:
 
     def domain(self, run: Run, deadline: Deadline) -> ImexDomainStatus | None:
         """See CtlClient."""
-        self.asked.append("domain")
+        self.queries.append("domain")
         return self.view if self.unit.is_running else None
 
     def version(self, deadline: Deadline) -> str:

@@ -1,4 +1,4 @@
-"""A supervisor in memory, with state and faults. Shipped for tests and trials of the driver."""
+"""SupervisorClient in memory, with state and faults."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class FakeSupervisor:
     held: dict[str, str] = field(default_factory=dict)
     """Claim UID -> domain UID."""
     joins: int = 0
-    _news: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def join(self, effect: JoinDomain, wait_s: float) -> Membership:
-        """See SupervisorClient. Does not wait. Domains that isolate by node are let in one at a time."""
+        """See SupervisorClient. Does not wait. Admits one domain at a time, unless isolation is ``channel``."""
         self._check(f"join {effect.uid}")
         self.joins += 1
         if self.namespaces.get(effect.domain_uid, effect.namespace) != effect.namespace:
@@ -42,8 +42,8 @@ class FakeSupervisor:
         others = sorted({uid for uid in self.held.values() if uid != effect.domain_uid})
         if found.isolation != CHANNEL_ISOLATION and others:
             raise NotReadyError(
-                f"ComputeDomain {effect.domain_uid} is not ready on this node: OtherDomainActive: this node is"
-                f" another ComputeDomain's until the claims of {', '.join(others)} are gone",
+                f"ComputeDomain {effect.domain_uid} is not ready on this node: OtherDomainActive:"
+                f" another ComputeDomain uses this node until the claims of {', '.join(others)} are released",
                 retry_after_s=RETRY_AFTER_S,
             )
         return found
@@ -54,7 +54,7 @@ class FakeSupervisor:
         self.held.pop(claim_uid, None)
 
     def sync(self, held: Sequence[HeldClaim]) -> None:
-        """See SupervisorClient. Takes the list for the whole truth."""
+        """See SupervisorClient. Replaces all claims."""
         self._check("sync")
         self.held = {each.effect.uid: each.effect.domain_uid for each in held}
 

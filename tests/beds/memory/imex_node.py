@@ -10,7 +10,9 @@ from typing import Any
 from nvdra_core.api.fabric import (
     FabricCertificate,
     FabricDomain,
+    FabricDomainStatus,
     FabricNodeSpec,
+    FabricNodeStatus,
     FabricSlot,
     FabricState,
     Isolation,
@@ -21,6 +23,7 @@ from nvdra_node.imex.daemon.render import Layout
 from nvdra_node.imex.daemon.store import Store
 from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
 from nvdra_node.imex.replies import JoinReply
+from nvdra_node.imex.report import status
 from nvdra_node.imex.supervisor import Supervisor
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.imex import FakeDaemon
@@ -31,6 +34,7 @@ FABRIC = Fabric(state=FabricState.COMPLETED, cluster_uuid=CLUSTER, clique_id=CLI
 NO_FABRIC = Fabric(state=FabricState.NOT_SUPPORTED)
 LAYOUT = Layout(Path("/run/nvdra/imex"), Path("/var/lib/nvdra/imex/tls"))
 CERTIFICATE_PATH = LAYOUT.tls / "cert.pem"
+MACHINE = status.Machine(boot_id="boot-1", imex_version="580", channel_count=2048)
 SPEC_PATH = Path("/var/lib/nvdra/imex/node.json")
 
 
@@ -116,6 +120,12 @@ class ImexNode:
     def assign(self, *domains: FabricDomain, **change: Any) -> None:
         self.supervisor.set_spec(a_spec(*domains, **change), 1)
 
+    def serve(self, *uids: str) -> None:
+        """Assign these domains (A without any); claim c1 is admitted to the first."""
+        uids = uids or ("A",)
+        self.assign(*(a_domain(uid) for uid in uids))
+        assert self.join("c1", uids[0]).readiness.is_ready
+
     def reconcile(self, times: int = 3) -> None:
         """Run reconcile passes."""
         for _ in range(times):
@@ -127,6 +137,15 @@ class ImexNode:
 
     def ask(self, claim: Holder) -> JoinReply:
         return self.supervisor.claims.join(claim, Deadline(0.35, self.clock))
+
+    def status(self) -> FabricNodeStatus:
+        """The FabricNode's status after the last pass."""
+        return status.status(self.supervisor.snapshot, MACHINE, LAYOUT)
+
+    def domain_status(self) -> FabricDomainStatus:
+        """The status of the one domain that has a claim."""
+        [found] = self.status().domains
+        return found
 
     def serves(self) -> str | None:
         run = self.supervisor.snapshot.run

@@ -1,4 +1,4 @@
-"""State, event, state: claims on a node whose supervisor says yes, no, later or nothing."""
+"""Claims on a node whose supervisor replies ready, refused, not yet, or not at all."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_deadline_returns_the_last_cause(node):
 
 
 def test_refused_claim_leaves_nothing_after_unprepare(node):
-    node.supervisor.namespaces["A"] = "somebody-else"
+    node.supervisor.namespaces["A"] = "other"
     with pytest.raises(ClaimError, match="another namespace"):
         node.prepare(a_claim())
     node.unprepare(a_claim())
@@ -75,7 +75,7 @@ def test_prepare_updates_a_changed_major(node):
 
 
 def test_renewal_writes_the_current_major(node):
-    """The old number may be any other device after the driver was loaded again."""
+    """After a reload of the driver the old major may be any other device."""
     node.prepare(a_claim())
     node.machine.char_majors["nvidia-caps-imex-channels"] = 240
     (record,) = node.deps.records.all()
@@ -94,7 +94,7 @@ def test_shares_of_another_domain_wait(node):
     node.supervisor.ready["B"] = joined("B")
     node.prepare(a_claim("c1", shares=("s1",)))
     node.prepare(a_claim("c2", shares=("s2",)))
-    with pytest.raises(NotReadyError, match="another ComputeDomain's until the claims of A"):
+    with pytest.raises(NotReadyError, match="until the claims of A are released"):
         node.prepare(a_claim("c3", parameters("B"), shares=("s3",)), timeout_s=5)
     node.unprepare(a_claim("c1"))
     node.unprepare(a_claim("c2"))
@@ -139,32 +139,32 @@ class TestWithoutSupervisor:
         assert node.driver.pool().devices
 
 
-class Listener(FakeSupervisor):
-    """Notes when it was told. Away for three calls; the connection ends with the fourth that arrives."""
+class RecordingSupervisor(FakeSupervisor):
+    """Records the times of syncs. Unavailable for three calls; stops with the fourth that arrives."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(Faults())
         self.clock = clock
-        self.away = 3
-        self.told_s: list[float] = []
+        self.failures_left = 3
+        self.synced_at_s: list[float] = []
         self.stopping = threading.Event()
 
     def sync(self, held: Sequence[HeldClaim]) -> None:
-        if self.away:
-            self.away -= 1
+        if self.failures_left:
+            self.failures_left -= 1
             raise NotReadyError("the supervisor does not answer", retry_after_s=1.0)
-        self.told_s.append(self.clock.monotonic())
-        if len(self.told_s) == 4:
+        self.synced_at_s.append(self.clock.monotonic())
+        if len(self.synced_at_s) == 4:
             self.stopping.set()
 
 
 def test_reconnect_syncs_claims_twice_within_seconds():
-    """Whom it misses twice is gone: a release that it missed must not hold the node for half a minute."""
+    """A claim that two syncs lack is removed: a missed release must not hold the node for 30 s."""
     clock = FakeClock()
-    listener = Listener(clock)
-    SupervisorConnection(listener, clock).sync(list, listener.stopping)
-    first = listener.told_s[0]
-    assert [at_s - first for at_s in listener.told_s] == [0, RECONNECT_S, RECONNECT_S + SYNC_S,
+    supervisor = RecordingSupervisor(clock)
+    SupervisorConnection(supervisor, clock).sync(list, supervisor.stopping)
+    first = supervisor.synced_at_s[0]
+    assert [at_s - first for at_s in supervisor.synced_at_s] == [0, RECONNECT_S, RECONNECT_S + SYNC_S,
                                                           RECONNECT_S + 2 * SYNC_S]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_only_claims_of_this_boot_are_synced(node):
 
 
 def test_claim_without_usable_record_is_synced_without_domain(node):
-    """Else the supervisor would think it released, and end IMEX under its pod."""
+    """Otherwise the supervisor would stop IMEX under its pod."""
     node.prepare(a_claim())
     [record] = node.deps.records.all()
     strange = replace(record, effects=({"kind": "of another release"},))
@@ -187,7 +187,7 @@ def test_claim_without_usable_record_is_synced_without_domain(node):
 
 
 def test_channel_adds_no_edits_for_nvidias_hook(node):
-    """A channel goes into containers whose GPUs come from elsewhere, such as the device plugin."""
+    """The container's GPUs may come from another driver or the device plugin."""
     from nvdra_node.app.computedomain import NoEdits
     from nvdra_node.cdi import spec
     from nvdra_node.cdi.edits import ClaimSpec

@@ -1,4 +1,4 @@
-"""The process dies before each single step of prepare and of unprepare; whatever comes next, the node converges."""
+"""The process dies before each step of prepare and unprepare; the node converges all the same."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Records of the compute-domain plugin, damaged: it starts all the same, the other claims go on, and the damaged one's
-pod keeps its IMEX, can be prepared again and can end.
-"""
+"""Damaged records: the plugin starts, other claims go on, and the claim can be prepared again and released."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def node() -> ChannelNode:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_record_is_quarantined(node, damage):
-    """F20. Upstream's plugin does not start again until a person has deleted the file of all claims."""
+    """F20. Upstream's plugin does not start until the file of all claims is deleted by hand."""
     node.files.put(RECORD, damage(node.files.read(RECORD)))
     node.restart()
     [aside] = node.deps.records.quarantined
@@ -84,7 +82,7 @@ def test_pod_of_damaged_record_leaves_nothing(node, damage):
     node.unprepare(a_claim("c2"))
     assert node.cdi_spec("c1") is None
     left = {path.name for path in node.files.paths()}
-    assert left <= {"c1.json", "c1.json.reason"}, "only what was put aside, for people"
+    assert left <= {"c1.json", "c1.json.reason"}, "only the quarantined record"
 
 
 @pytest.mark.parametrize(
@@ -97,8 +95,8 @@ def test_pod_of_damaged_record_leaves_nothing(node, damage):
     ids=str,
 )
 def test_unreadable_effect_is_synced_without_domain(node, effect):
-    """Its claim is told as one of an unknown domain, so that IMEX stays for it."""
+    """IMEX stays for a claim of an unknown domain."""
     records = sorted(node.deps.records.all(), key=lambda record: record.uid)
     strange = [replace(records[0], effects=(effect,)), records[1]]
-    told = [(each.effect.uid, each.effect.domain_uid) for each in held_claims(strange, "boot-1")]
-    assert told == [("c1", ""), ("c2", "A")]
+    synced = [(each.effect.uid, each.effect.domain_uid) for each in held_claims(strange, "boot-1")]
+    assert synced == [("c1", ""), ("c2", "A")]

@@ -1,4 +1,4 @@
-"""A single step of prepare or of unprepare fails (EIO, a supervisor that does not answer): the next try gets there."""
+"""One step of prepare or unprepare fails (EIO, supervisor unavailable): the next call completes it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_failed_prepare_is_completed_by_the_next(step):
 
 @pytest.mark.parametrize("step", steps(prepared=True))
 def test_failed_unprepare_is_completed_by_the_next(step):
-    """L22. Upstream drops the claim from its checkpoint first: a CDI file that was not removed stays for ever."""
+    """L22. Upstream drops the claim from its checkpoint first, so an unremoved CDI file stays."""
     node = ChannelNode()
     node.prepare(CLAIM)
     fail_at(node, step)
     with contextlib.suppress(NvdraError):
         node.unprepare(CLAIM)
     if node.cdi_spec() is not None:
-        assert node.deps.records.get("c1") is not None, "else nobody would try again"
+        assert node.deps.records.get("c1") is not None, "or no sweep would try again"
     node.unprepare(CLAIM)
     node.assert_clean()

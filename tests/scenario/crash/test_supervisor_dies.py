@@ -32,8 +32,7 @@ def die_at(node: ImexNode, step: int, history: list[object]) -> bool:
 def test_crash_during_first_claim_keeps_daemon(step: int) -> None:
     node = ImexNode()
     die_at(node, step, [lambda: node.assign(a_domain()), lambda: node.join("c1")])
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     node.clock.advance(2)
     node.reconcile()
     assert node.ask(a_claim("c1")).readiness.is_ready
@@ -61,8 +60,7 @@ def test_crash_during_domain_switch_converges(step: int) -> None:
 @pytest.mark.parametrize("step", range(1, 8))
 def test_crash_during_peer_changes_converges(step: int) -> None:
     node = ImexNode()
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     slots = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7))
     die_at(node, step, [lambda: node.assign(a_domain(), slots=slots), node.reconcile])
     node.assign(a_domain(), slots=slots)

@@ -1,4 +1,4 @@
-"""State, event, state: the host's addresses around the node's IMEX daemon."""
+"""The host's addresses for IMEX peers, as they appear, change and vanish."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from nvdra_core.api.fabric import FabricNodeStatus
 from nvdra_core.errors import ApiError
 from nvdra_node.host.network import HostAddress, Network, Route
-from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.address_monitor import MAX_NODE_PAUSE_S, AddressMonitor, AddressSources
 from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
@@ -59,9 +59,9 @@ def watch(node: ImexNode, host: Host) -> AddressMonitor:
     return AddressMonitor(host.sources(), node.clock, node.supervisor.set_addresses)
 
 
-def status(node: ImexNode) -> Any:
+def status(node: ImexNode) -> FabricNodeStatus:
     node.reconcile()
-    return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
+    return node.status()
 
 
 def test_usable_route_needs_no_request_to_the_api_server(node, host):
@@ -73,7 +73,7 @@ def test_usable_route_needs_no_request_to_the_api_server(node, host):
 
 
 def test_balancer_on_the_node_waits_for_its_internal_ip(node, host):
-    """Upstream's and ours before: 127.0.0.1 for every tray, each daemon alone and READY."""
+    """Upstream gives every node 127.0.0.1, so that each daemon is READY without any peer."""
     host.route, host.is_readable = LOOPBACK, False
     monitor = watch(node, host)
     monitor.scan()
@@ -105,10 +105,9 @@ def test_useless_node_is_read_with_backoff(node, host):
 
 
 def test_loopback_of_an_earlier_release_is_not_reported(host):
-    """Its daemon goes on; the API server would refuse every status of the node, which would be taken for lost."""
+    """The API server would refuse each status of the node, and the controller consider it lost."""
     node = ImexNode(address="127.0.0.1")
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     assert b"BIND_INTERFACE_IP=127.0.0.1" in (node.files.read(LAYOUT.config) or b"")
     watch(node, host).scan()
     assert status(node).addresses == ("10.0.0.2",)

@@ -1,4 +1,4 @@
-"""State, event, state: peers, fabric and host around the node's IMEX daemon."""
+"""Peers, fabric and hostManaged mode around the node's IMEX daemon."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ class TestPeers:
     def test_new_peer_is_added_in_place_and_reloaded(self, node):
         from nvdra_core.api.fabric import FabricSlot
 
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         size = len(node.files.read(LAYOUT.hosts))
         slots = tuple(
             FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7)
@@ -32,8 +31,7 @@ class TestPeers:
         assert b"10.0.0.5" not in node.files.read(LAYOUT.hosts)
 
     def test_changed_slot_waits_for_running_claims(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.assign(a_domain(), slot=9)
         node.reconcile()
         assert node.daemon.history == ["start"]
@@ -45,8 +43,7 @@ class TestPeers:
 
 class TestFabricThatChanges:
     def test_lost_clique_is_reported_and_leaves_claims_alone(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         for fabric in (
             replace(FABRIC, clique_id=f"{CLUSTER}.5"),
             Fabric(state=FabricState.FAILED, message="GPU-3: link down"),
@@ -64,8 +61,8 @@ class TestFabricThatChanges:
     def test_broken_fabric_is_reported_with_its_cause(self, node):
         node.assign(a_domain())
         node.supervisor.set_fabric(Fabric(state=FabricState.FAILED, message="GPU-3: link down"))
-        told = node.join("c1").readiness
-        assert told.reason == "FabricFailed" and "GPU-3: link down" in told.message
+        reply = node.join("c1").readiness
+        assert reply.reason == "FabricFailed" and "GPU-3: link down" in reply.message
 
 
 class TestHostManaged:
@@ -84,10 +81,10 @@ class TestHostManaged:
         node.daemon.restart_by_hand()
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
-        told = node.ask(a_claim("c2", "B")).readiness
-        assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
-        assert "c1" in told.message
-        assert node.ask(a_claim("c3")).readiness.is_ready, "the same domain's go together"
+        reply = node.ask(a_claim("c2", "B")).readiness
+        assert (reply.is_ready, reply.reason) == (False, "OtherDomainActive")
+        assert "c1" in reply.message
+        assert node.ask(a_claim("c3")).readiness.is_ready, "claims of one domain share it"
         node.claims.leave("c1")
         node.claims.leave("c3")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready

@@ -1,4 +1,4 @@
-"""The supervisor's own files, damaged: it starts all the same, leaves the daemon alone, and learns again what it lost."""
+"""Damaged state files: the supervisor starts, leaves the daemon alone, and recovers from sync and spec."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRANGE = [
     {"memory": {"started": {"run": {"slot": 1}, "invocation_id": "x"}}},
     {"holders": None},
 ]
-"""Whole, and of another shape: what runs, and for whom, is not in it."""
+"""Valid JSON of another shape."""
 LOST_CLAIMS = [
     [7],
     [{"uid": "c1"}],
@@ -33,15 +33,14 @@ LOST_CLAIMS = [
 
 
 def prepared(uid: str, domain: str) -> Holder:
-    """What the plugin says of a claim whose preparation is completed."""
+    """As the plugin syncs a prepared claim."""
     return replace(a_claim(uid, domain), is_admitted=True)
 
 
 @pytest.fixture
 def node() -> ImexNode:
     found = ImexNode()
-    found.assign(a_domain("A"), a_domain("B"))
-    assert found.join("c1", "A").readiness.is_ready
+    found.serve("A", "B")
     found.reconcile()
     return found
 
@@ -55,15 +54,15 @@ def damage(node: ImexNode, data: bytes) -> None:
 class TestState:
     @pytest.mark.parametrize("data", GARBAGE)
     def test_unreadable_state_leaves_imex_and_claim_alone(self, node, data):
-        """F20. Upstream's plugin does not start again until a person has deleted its file."""
+        """F20. Upstream's plugin does not start until its file is deleted by hand."""
         damage(node, data)
-        self.nobody_is_disturbed(node)
+        self.assert_nothing_is_touched(node)
 
     @pytest.mark.parametrize("change", STRANGE, ids=str)
     def test_state_of_another_shape_leaves_imex_and_claim_alone(self, node, change):
         body = json.loads(node.files.read(LAYOUT.state))
         damage(node, json.dumps(body | change).encode())
-        self.nobody_is_disturbed(node)
+        self.assert_nothing_is_touched(node)
 
     @pytest.mark.parametrize("holders", LOST_CLAIMS, ids=str)
     def test_unreadable_claim_keeps_imex_until_claims_are_reported(self, node, holders):
@@ -82,15 +81,15 @@ class TestState:
         for length in range(0, len(whole), 7):
             damage(node, whole[:length])
             assert node.daemon.history == ["start"]
-        self.nobody_is_disturbed(node)
+        self.assert_nothing_is_touched(node)
 
-    def nobody_is_disturbed(self, node: ImexNode) -> None:
-        """Not before the claims are known, and not then, as one of them uses it; and who waits is told why."""
+    def assert_nothing_is_touched(self, node: ImexNode) -> None:
+        """The daemon stays before and after claims are known, as one uses it; the other claim gets the reason."""
         assert not node.join("c2", "B").readiness.is_ready
         node.claims.sync([prepared("c1", "A"), a_claim("c2", "B")])
         node.reconcile()
-        told = node.ask(a_claim("c2", "B")).readiness
-        assert (told.reason, "until ns/claim-c1 is released" in told.message) == (
+        reply = node.ask(a_claim("c2", "B")).readiness
+        assert (reply.reason, "until ns/claim-c1 is released" in reply.message) == (
             "ImexUnknown",
             True,
         )
@@ -146,7 +145,7 @@ class TestRollback:
         assert node.daemon.history == ["start"]
 
     def test_default_fields_are_left_out_for_earlier_releases(self, node):
-        """It refuses fields that it does not know, and takes the daemon that runs for a foreign one."""
+        """It would refuse unknown fields, and treat the running daemon as a foreign one."""
         memory = json.loads(node.files.read(LAYOUT.state))["memory"]
         known = {"restarts", "failures", "last_exit", "is_held", "recovers_domain"}
         assert memory["started"]["run"]["domain_uid"] == "A"
@@ -162,7 +161,7 @@ class TestRollback:
         assert node.join("c2", "B").readiness.reason == "WaitingForDomain"
 
 
-class TestWordOfTheController:
+class TestSpec:
     @pytest.mark.parametrize("data", [*GARBAGE, b'{"spec": {"slot": "two"}, "generation": 1}'])
     def test_unreadable_spec_keeps_peers_until_the_next_spec(self, node, data):
         before = node.files.read(LAYOUT.hosts)

@@ -1,4 +1,4 @@
-"""State, event, state: what the supervisor does with the node's one IMEX daemon for claims that come and go."""
+"""The node's one IMEX daemon while claims join and leave."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ class TestFirstClaim:
 
     def test_first_claim_starts_the_daemon(self, node):
         node.assign(a_domain())
-        joined = node.join("c1")
-        assert joined.readiness.is_ready and joined.has_fabric and joined.domain.channel == 0
+        reply = node.join("c1")
+        assert reply.readiness.is_ready and reply.has_fabric and reply.domain.channel == 0
         assert node.daemon.history == ["start"]
         config = node.files.read(LAYOUT.config).decode()
         assert "SERVER_PORT=50065\n" in config and "BIND_INTERFACE_IP=10.0.0.2\n" in config
 
     def test_hosts_file_has_only_the_filled_slots(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         assert len(node.files.read(LAYOUT.nodes).splitlines()) == 18
         hosts = node.files.read(LAYOUT.hosts).decode()
         assert [line.split()[0] for line in hosts.splitlines() if "imex-" in line] == [
@@ -37,13 +36,12 @@ class TestFirstClaim:
     def test_claim_is_not_ready_before_imex(self, node):
         node.daemon.starts_as = ImexState.WAITING_FOR_RECOVERY
         node.assign(a_domain())
-        joined = node.join("c1")
-        assert not joined.readiness.is_ready
-        assert joined.readiness.message == "nvidia-imex is WAITING_FOR_RECOVERY"
+        reply = node.join("c1")
+        assert not reply.readiness.is_ready
+        assert reply.readiness.message == "nvidia-imex is WAITING_FOR_RECOVERY"
 
     def test_reply_is_of_a_pass_after_the_join(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.die()
         assert not node.join("c2").readiness.is_ready
 
@@ -63,9 +61,9 @@ class TestWhatIsMissing:
     def test_waiting_claim_gets_the_reason(self, node, change, reason):
         node.assign(a_domain())
         change(node)
-        joined = node.join("c1")
-        assert (joined.readiness.is_ready, joined.readiness.reason) == (False, reason)
-        assert joined.readiness.message
+        reply = node.join("c1")
+        assert (reply.readiness.is_ready, reply.readiness.reason) == (False, reason)
+        assert reply.readiness.message
         assert "start" not in node.daemon.history
 
     def test_waiting_claim_continues_after_a_spec(self, node):
@@ -77,8 +75,8 @@ class TestWhatIsMissing:
     def test_node_without_fabric_is_ready_without_imex(self, node):
         node.supervisor.set_fabric(NO_FABRIC)
         node.assign(a_domain(), slot=None, clique_id="")
-        joined = node.join("c1")
-        assert joined.readiness.is_ready and not joined.has_fabric
+        reply = node.join("c1")
+        assert reply.readiness.is_ready and not reply.has_fabric
         assert node.daemon.history == []
 
     def test_encryption_waits_for_the_certificate(self):
@@ -90,8 +88,8 @@ class TestWhatIsMissing:
 class TestTenants:
     def test_claim_of_another_namespace_is_refused(self, node):
         node.assign(a_domain())
-        joined = node.join("c1", namespace="attacker")
-        assert "own namespace only" in joined.refused
+        reply = node.join("c1", namespace="attacker")
+        assert "own namespace only" in reply.refused
         assert node.daemon.history == [] and node.claims.holders == {}
 
     def test_claim_is_refused_when_its_domain_becomes_known(self, node):
@@ -103,8 +101,7 @@ class TestTenants:
         assert node.claims.holders == {}
 
     def test_domain_in_deletion_keeps_only_admitted_claims(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.assign(a_domain(deleting=True))
         node.reconcile()
         assert "being deleted" in node.join("c2").refused
@@ -113,8 +110,7 @@ class TestTenants:
 
 class TestTwoDomains:
     def test_running_domain_is_not_stopped_for_another(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         other = node.join("c2", "B")
         assert (
             other.readiness.reason == "OtherDomainActive"
@@ -123,8 +119,7 @@ class TestTwoDomains:
         assert node.daemon.history == ["start"]
 
     def test_next_domain_starts_after_the_last_release(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         node.join("c2", "B")
         node.claims.leave("c1")
         node.reconcile()
@@ -171,24 +166,22 @@ class TestTwoDomains:
         assert node.serves() == "B"
 
     def test_died_daemons_node_stays_with_its_claims(self, node):
-        """Their containers still have the channel, which would be the next domain's."""
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        """Their containers still have the channel, which the next domain would get."""
+        node.serve("A", "B")
         node.daemon.die()
         node.reconcile()
         node.assign(a_domain("B"))
         node.clock.advance(100)
-        told = node.join("c2", "B").readiness
-        assert (told.is_ready, told.reason) == (False, "OtherDomainActive")
-        assert "ns/claim-c1" in told.message and node.daemon.history == ["start"]
+        reply = node.join("c2", "B").readiness
+        assert (reply.is_ready, reply.reason) == (False, "OtherDomainActive")
+        assert "ns/claim-c1" in reply.message and node.daemon.history == ["start"]
         node.claims.leave("c1")
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
 
 class TestEndOfUse:
     def test_unused_daemon_lingers_for_the_next_job(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.claims.leave("c1")
         node.reconcile()
         assert node.daemon.history == ["start"]
@@ -196,8 +189,7 @@ class TestEndOfUse:
         assert node.daemon.history == ["start"]
 
     def test_unused_daemon_is_stopped_after_the_linger(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.claims.leave("c1")
         node.reconcile()
         node.clock.advance(31)
@@ -208,8 +200,7 @@ class TestEndOfUse:
         assert node.daemon.history == ["start", "stop"]
 
     def test_domain_removed_from_spec_keeps_running_claims(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.assign()
         node.reconcile()
         assert node.daemon.history == ["start"]

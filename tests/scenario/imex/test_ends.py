@@ -1,4 +1,4 @@
-"""State, event, state: a daemon that dies or hangs, and restarts of the supervisor, of systemd and of the node."""
+"""A daemon that dies or hangs, and restarts of the supervisor and the node."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
 
 class TestAbruptEnd:
     def test_daemon_is_restarted_with_backoff_and_keeps_its_peers(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.files.put(LAYOUT.persist / "persist.dat", b"peers")
-        node.daemon.words = "Xid 154"
+        node.daemon.log_lines = "Xid 154"
         node.daemon.die()
         node.reconcile()
         assert node.daemon.history == ["start"]
@@ -35,8 +34,7 @@ class TestAbruptEnd:
 
     def test_policy_hold_waits_for_release_of_claims(self):
         node = ImexNode(Policy(after_abrupt_end=AfterAbruptEnd.HOLD))
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.die()
         node.reconcile()
         node.clock.advance(3600)
@@ -48,8 +46,7 @@ class TestAbruptEnd:
         assert node.ask(a_claim("c2")).readiness.is_ready
 
     def test_recovery_is_cleared_for_another_domain(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         node.files.put(LAYOUT.persist / "persist.dat", b"peers of A")
         node.daemon.die()
         node.reconcile()
@@ -61,19 +58,18 @@ class TestAbruptEnd:
 
     def test_failed_start_is_reported_with_log_lines(self, node):
         node.daemon.fails_to_start = True
-        node.daemon.words = "No matching network interface found"
+        node.daemon.log_lines = "No matching network interface found"
         node.assign(a_domain())
-        joined = node.join("c1")
-        assert joined.readiness.reason == "ImexFailed"
-        assert "No matching network interface found" in joined.readiness.message
+        reply = node.join("c1")
+        assert reply.readiness.reason == "ImexFailed"
+        assert "No matching network interface found" in reply.readiness.message
         node.daemon.fails_to_start = False
         node.clock.advance(120)
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_hanging_daemon_is_reported_and_not_killed(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.state_now = ImexState.UNAVAILABLE
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.reason == "ImexUnresponsive"
@@ -82,8 +78,7 @@ class TestAbruptEnd:
 
 class TestRestartsOfTheSupervisor:
     def test_restart_does_not_touch_a_running_daemon(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         for _ in range(5):
             node.restart()
             node.reconcile()
@@ -91,9 +86,8 @@ class TestRestartsOfTheSupervisor:
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_daemon_is_not_touched_before_claims_are_known(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
-        node.files.remove(LAYOUT.state)  # somebody emptied /run
+        node.serve("A", "B")
+        node.files.remove(LAYOUT.state)  # /run was emptied by hand
         node.restart()
         node.reconcile()
         node.join("c2", "B")
@@ -104,8 +98,7 @@ class TestRestartsOfTheSupervisor:
         assert node.daemon.history == ["start"]
 
     def test_claim_missing_in_two_syncs_is_removed(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         node.join("c2", "B")
         for _ in range(2):
             node.claims.sync([a_claim("c2", "B")])
@@ -113,16 +106,14 @@ class TestRestartsOfTheSupervisor:
         assert node.serves() == "B"
 
     def test_claim_missing_in_one_sync_is_kept(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.claims.sync([])
         node.claims.sync([a_claim("c1")])
         node.claims.sync([])
         assert set(node.claims.holders) == {"c1"}
 
     def test_end_during_a_restart_is_noticed(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.die()
         node.restart()
         node.reconcile()
@@ -132,8 +123,7 @@ class TestRestartsOfTheSupervisor:
         assert node.ask(a_claim("c1")).readiness.is_ready
 
     def test_manual_restart_is_another_incarnation(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.restart_by_hand()
         node.reconcile()
         memory = node.supervisor.snapshot.memory
@@ -142,23 +132,20 @@ class TestRestartsOfTheSupervisor:
 
 class TestReboot:
     def test_reboot_starts_nothing_and_forgets_claims(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.reboot()
         node.reconcile()
         assert node.daemon.history == ["start"] and node.claims.holders == {}
 
     def test_known_claim_is_served_after_reboot_without_controller(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.reboot()
         assert node.join("c1").readiness.is_ready
 
 
 class TestSystemdThatFails:
     def test_failed_stop_is_repeated(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         node.claims.leave("c1")
         node.join("c2", "B")
         node.daemon.refuses = True
@@ -168,16 +155,14 @@ class TestSystemdThatFails:
         assert node.serves() == "B"
 
     def test_last_state_stands_while_systemd_is_silent(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.refuses = True
         node.reconcile()
         assert node.supervisor.snapshot.memory.started is not None
 
 
 def test_unanswered_query_is_reported_with_its_cause(node):
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     node.daemon.state_now = ImexState.UNAVAILABLE
     node.daemon.ctl_problem = "nvidia-imex-ctl -q wrote 'unknown option -u'"
     reply = node.ask(a_claim("c1")).readiness

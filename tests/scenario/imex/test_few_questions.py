@@ -1,4 +1,4 @@
-"""How often systemd and nvidia-imex-ctl are asked: what is known already is not asked again."""
+"""How often systemd and nvidia-imex-ctl are queried."""
 
 from __future__ import annotations
 
@@ -10,56 +10,52 @@ from nvdra_node.imex.schedule import FIRST_POLL_S, STARTING_POLL_S, STEADY_POLL_
 from tests.beds.memory.imex_node import a_claim, a_domain
 
 
-def asked(node):
-    found = Counter(node.daemon.asked)
-    node.daemon.asked.clear()
+def queries(node):
+    found = Counter(node.daemon.queries)
+    node.daemon.queries.clear()
     return found
 
 
 def test_changes_query_nothing_while_no_daemon_is_needed(node):
     node.reconcile()
-    asked(node)
+    queries(node)
     for number in range(5):
         node.join(f"c{number}", "unknown")
         node.assign(slot=number)
         node.reconcile()
-    assert asked(node) == {}
+    assert queries(node) == {}
     node.clock.advance(STOPPED_TTL_S)
     node.reconcile(1)
-    assert asked(node) == {"show": 1}
+    assert queries(node) == {"show": 1}
 
 
 def test_formation_queries_systemd_before_and_after_start(node):
     node.reconcile()
-    asked(node)
-    node.assign(a_domain())
-    assert node.join("c1").readiness.is_ready
-    # The fake has no process to hold; with one, the second look after the start is none (test_life).
-    assert asked(node) == {"show": 3, "state": 1}
+    queries(node)
+    node.serve()
+    # The fake has no process; with one, the status after the start is reused (test_process_monitor).
+    assert queries(node) == {"show": 3, "state": 1}
 
 
 def test_change_of_members_queries_no_state(node):
-    node.assign(a_domain())
-    node.join("c1")
-    asked(node)
+    node.serve()
+    queries(node)
     for members in ((2,), (2, 5), (2, 5, 7)):
         node.assign(a_domain(members=members))
         node.reconcile(1)
-    assert asked(node)["state"] == 0
+    assert queries(node)["state"] == 0
 
 
 def test_join_queries_the_daemons_state(node):
-    node.assign(a_domain())
-    node.join("c1")
-    asked(node)
+    node.serve()
+    queries(node)
     node.daemon.state_now = ImexState.UNAVAILABLE
     assert not node.ask(a_claim("c2")).readiness.is_ready
-    assert asked(node)["state"] >= 1
+    assert queries(node)["state"] >= 1
 
 
 def test_running_daemon_is_queried_periodically(node):
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     node.daemon.state_now = ImexState.UNAVAILABLE
     node.clock.advance(STEADY_POLL_S)
     node.reconcile(1)
@@ -75,8 +71,7 @@ def test_unchanged_spec_triggers_no_pass(node):
 
 
 def test_poll_intervals_grow_while_the_daemon_starts(node):
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     node.daemon.starts_as = ImexState.INITIALIZING
     node.daemon.restart_by_hand()
     began_s, pauses_s = node.clock.monotonic(), []

@@ -1,4 +1,4 @@
-"""State, event, state: an end or restart of nvidia-imex that was not ours, and what the domain says of it."""
+"""Unplanned ends and restarts of nvidia-imex, and the domain's reason after them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
+from nvdra_core.api.fabric import FabricDomainStatus
 from nvdra_node.imex.model import AfterAbruptEnd, Mode, Policy
 from nvdra_node.imex.report import status as report
-from tests.beds.memory.imex_node import FABRIC, LAYOUT, ImexNode, a_claim, a_domain
-
-
-def status(node: ImexNode) -> FabricNodeStatus:
-    node.reconcile()
-    return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
+from tests.beds.memory.imex_node import FABRIC, ImexNode, a_claim, a_domain
 
 
 def domain_of(node: ImexNode) -> FabricDomainStatus:
-    [domain] = status(node).domains
-    return domain
+    node.reconcile()
+    return node.domain_status()
 
 
 def restart(node: ImexNode) -> None:
@@ -29,7 +24,7 @@ def restart(node: ImexNode) -> None:
 
 
 def stop(node: ImexNode) -> None:
-    """``systemctl stop``; it is started again after a pause."""
+    """``systemctl stop``; the supervisor starts it again."""
     node.daemon.die("success", 0)
 
 
@@ -38,7 +33,7 @@ def kill(node: ImexNode) -> None:
 
 
 def stop_and_start(node: ImexNode) -> None:
-    """The end is seen before somebody else's start."""
+    """The end is observed before the external start."""
     node.daemon.die("success", 0)
     node.reconcile()
     node.daemon.restart_by_hand()
@@ -56,8 +51,7 @@ ENDS = pytest.mark.parametrize("end", [restart, stop, kill, stop_and_start, kill
 @pytest.fixture
 def node() -> ImexNode:
     made = ImexNode()
-    made.assign(a_domain())
-    assert made.join("c1").readiness.is_ready
+    made.serve()
     return made
 
 
@@ -70,11 +64,11 @@ def after(node: ImexNode, end: Callable[[ImexNode], None]) -> FabricDomainStatus
 
 @ENDS
 def test_unplanned_end_is_the_domains_reason(node, end):
-    before = status(node)
+    before = node.status()
     domain = after(node, end)
     assert (domain.ready, domain.reason) == (True, "ImexRestarted")
     assert "ns/claim-c1" in domain.message and "nvidia-imex" in domain.message
-    now = status(node)
+    now = node.status()
     assert now.imex.restarts == 1 and now.imex.message
     assert report.is_urgent(before, now)
 
@@ -116,7 +110,7 @@ def test_own_starts_and_stops_are_not_reported(node):
     node.reconcile()
     assert node.daemon.history == ["start", "stop"]
     assert node.join("c2").readiness.is_ready
-    assert domain_of(node).reason == "" and status(node).imex.restarts == 0
+    assert domain_of(node).reason == "" and node.status().imex.restarts == 0
 
 
 def test_end_before_admission_interrupts_no_claim():
@@ -138,8 +132,7 @@ def test_gpu_recovery_is_added_to_the_message(node):
 
 def test_held_domain_keeps_its_own_reason():
     node = ImexNode(Policy(after_abrupt_end=AfterAbruptEnd.HOLD))
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     kill(node)
     assert domain_of(node).reason == "ImexHeld"
 
@@ -158,7 +151,7 @@ class TestHostManaged:
         restart(node)
         domain = domain_of(node)
         assert (domain.ready, domain.reason) == (True, "ImexRestarted")
-        assert "ns/claim-c1" in domain.message and status(node).imex.restarts == 1
+        assert "ns/claim-c1" in domain.message and node.status().imex.restarts == 1
         assert node.daemon.history == []
         node.claims.leave("c1")
         assert node.join("c2").readiness.is_ready

@@ -1,4 +1,4 @@
-"""Things that go wrong around the supervisor at a bad moment: it promises nothing it does not know, and forgets nothing."""
+"""Failures at unfavourable moments: no claim is ready without observation, and nothing due is forgotten."""
 
 from __future__ import annotations
 
@@ -25,51 +25,47 @@ def slots(*numbers):
     return tuple(FabricSlot(index=n, node_name=f"n{n}", address=f"10.0.0.{n}") for n in numbers)
 
 
-class TestNothingIsPromised:
+class TestAdmission:
     def test_claim_waits_while_systemd_is_silent(self, node):
-        node.assign(a_domain())
-        assert node.join("c1").readiness.is_ready
+        node.serve()
         node.daemon.refuses = True
-        told = node.join("c2").readiness
-        assert (told.is_ready, told.reason) == (False, "ImexUnknown")
-        assert "systemctl show" in told.message
+        reply = node.join("c2").readiness
+        assert (reply.is_ready, reply.reason) == (False, "ImexUnknown")
+        assert "systemctl show" in reply.message
         node.daemon.refuses = False
         assert node.ask(a_claim("c2")).readiness.is_ready
 
     def test_claim_without_time_for_a_pass_is_not_ready(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         assert not node.claims.join(a_claim("c2"), Deadline(0, node.clock)).readiness.is_ready
 
     def test_claim_is_not_ready_before_a_pass_ends(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.clock.on_wait = lambda: None
         assert not node.ask(a_claim("c2")).readiness.is_ready
 
     def test_claim_released_while_waiting_is_not_ready(self, node):
         node.assign(a_domain())
 
-        def turn():
+        def release_and_reconcile():
             node.claims.leave("c1")
             node.supervisor.reconcile_once()
 
         node.join("c0")
-        node.clock.on_wait = turn
-        told = node.ask(a_claim("c1")).readiness
-        assert (told.is_ready, told.reason) == (False, "ClaimLeft")
+        node.clock.on_wait = release_and_reconcile
+        reply = node.ask(a_claim("c1")).readiness
+        assert (reply.is_ready, reply.reason) == (False, "ClaimLeft")
 
     def test_claim_is_not_ready_without_stored_admission(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.clock.on_wait = lambda: (
             node.supervisor.reconcile_once(),
             node.files.full.add(LAYOUT.directory),
         )
         node.supervisor._state.holders["c2"] = a_claim("c2")
         node.reconcile()
-        told = node.ask(a_claim("c2")).readiness
-        assert (told.is_ready, told.reason) == (False, "StateNotWritten")
+        reply = node.ask(a_claim("c2")).readiness
+        assert (reply.is_ready, reply.reason) == (False, "StateNotWritten")
         node.files.full.clear()
         node.clock.on_wait = node.supervisor.reconcile_once
         assert node.ask(a_claim("c2")).readiness.is_ready
@@ -79,7 +75,7 @@ class TestNothingIsPromised:
 
 class TestReload:
     def test_silent_daemon_is_not_reloaded(self, node):
-        """The signal ends a process that has not come to handle it."""
+        """SIGUSR1 ends a process without its handler."""
         node.daemon.starts_as = ImexState.UNAVAILABLE
         node.assign(a_domain())
         node.join("c1")
@@ -88,11 +84,10 @@ class TestReload:
         assert node.daemon.history == ["start"]
         node.daemon.state_now = ImexState.WAITING_FOR_RECOVERY
         node.reconcile()
-        assert node.daemon.history == ["start", "reload"], "it may be waiting for just that peer"
+        assert node.daemon.history == ["start", "reload"], "it may be waiting for that peer"
 
     def test_failed_reload_is_repeated(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.refuses_to = {"kill"}
         node.assign(a_domain(), slots=slots(2, 5, 7))
         node.reconcile()
@@ -101,8 +96,7 @@ class TestReload:
         assert node.daemon.history == ["start", "reload"]
 
     def test_failed_reload_is_repeated_after_a_restart(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.refuses_to = {"kill"}
         node.assign(a_domain(), slots=slots(2, 5, 7))
         node.reconcile()
@@ -113,11 +107,10 @@ class TestReload:
         node.restart()
         node.clock.advance(60)
         node.reconcile()
-        assert node.daemon.history == ["start", "reload"], "and once is enough"
+        assert node.daemon.history == ["start", "reload"], "once"
 
     def test_failed_reload_of_a_certificate_is_repeated(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         node.daemon.refuses_to = {"kill"}
         node.supervisor.reload_daemon()
         node.reconcile()
@@ -128,16 +121,14 @@ class TestReload:
     def test_certificate_written_before_a_restart_is_reloaded(self):
         node = ImexNode(Policy(needs_encryption=True))
         node.files.put(CERTIFICATE_PATH, b"first")
-        node.assign(a_domain())
-        assert node.join("c1").readiness.is_ready
-        node.files.put(CERTIFICATE_PATH, b"second")  # and it died before it could tell
+        node.serve()
+        node.files.put(CERTIFICATE_PATH, b"second")  # and the supervisor died before the reload
         node.restart()
         node.reconcile()
         assert node.daemon.history == ["start", "reload"]
 
     def test_peers_that_join_together_are_one_reload(self, node):
-        node.assign(a_domain())
-        node.join("c1")
+        node.serve()
         pauses_s = []
         for number in range(6, 12):
             node.assign(a_domain(), slots=slots(2, *range(5, number)))
@@ -145,15 +136,14 @@ class TestReload:
             pauses_s.append(node.supervisor.reconcile_once())
             node.clock.advance(0.2)
         assert node.daemon.history == ["start", "reload"]
-        assert max(pauses_s[1:]) <= RELOAD_INTERVAL_S, "and is not forgotten"
+        assert max(pauses_s[1:]) <= RELOAD_INTERVAL_S, "the reload is due in time"
         node.clock.advance(RELOAD_INTERVAL_S)
         node.reconcile()
         assert node.daemon.history == ["start", "reload", "reload"]
         assert b"10.0.0.10" in node.files.read(LAYOUT.hosts)
 
     def test_start_clears_a_due_reload(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         node.daemon.refuses_to = {"kill"}
         node.supervisor.reload_daemon()
         node.reconcile()
@@ -170,8 +160,8 @@ class TestStart:
         node.files.faults.clear()
         node.files.faults.fail_at = step
         node.assign(a_domain())
-        told = node.join("c1").readiness
-        assert told.is_ready or "ended by itself" not in told.message, told
+        reply = node.join("c1").readiness
+        assert reply.is_ready or "ended by itself" not in reply.message, reply
         node.clock.advance(120)
         node.reconcile()
         assert node.ask(a_claim("c1")).readiness.is_ready
@@ -182,16 +172,16 @@ class TestStart:
         node.files.full.add(LAYOUT.directory)
         node.assign(a_domain())
         for _ in range(3):
-            told = node.join("c1").readiness
+            reply = node.join("c1").readiness
             node.clock.advance(60)
-        assert not told.is_ready and node.daemon.history == []
+        assert not reply.is_ready and node.daemon.history == []
         assert node.supervisor.snapshot.memory.restarts == 0
 
     def test_refused_start_is_reported_with_systemctls_error(self, node):
         node.daemon.refuses_to = {"start"}
         node.assign(a_domain())
-        told = node.join("c1").readiness
-        assert told.reason == "ImexFailed" and "systemctl start" in told.message
+        reply = node.join("c1").readiness
+        assert reply.reason == "ImexFailed" and "systemctl start" in reply.message
         node.daemon.refuses_to = set()
         node.clock.advance(120)
         node.reconcile()
@@ -199,11 +189,10 @@ class TestStart:
 
 
 class TestDamagedRecords:
-    """The plugin tells these claims without a domain."""
+    """The plugin syncs these claims without a domain."""
 
     def test_claims_without_domain_keep_the_daemon(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         for _ in range(3):
             node.claims.sync([Holder(0.0, "", "", "", "c1", True)])
             node.clock.advance(60)
@@ -215,8 +204,7 @@ class TestDamagedRecords:
         assert node.ask(a_claim("c2", "B")).readiness.is_ready
 
     def test_claims_without_domain_keep_an_unknown_daemon(self, node):
-        node.assign(a_domain("A"), a_domain("B"))
-        node.join("c1", "A")
+        node.serve("A", "B")
         node.files.remove(LAYOUT.state)
         node.restart()
         for _ in range(3):
@@ -228,13 +216,13 @@ class TestDamagedRecords:
         assert [uid for uid, _ in node.supervisor.snapshot.domains] == ["B"]
 
 
-class TestAround:
+class TestInputs:
     def test_unstored_spec_is_stored_later(self, node):
         node.files.full.add(SPEC_PATH.parent)
         node.assign(a_domain())
         assert node.files.read(SPEC_PATH) is None
         node.files.full.clear()
-        node.supervisor.set_spec(a_spec(a_domain()), 1)  # the echo of our own report
+        node.supervisor.set_spec(a_spec(a_domain()), 1)  # our own status write
         assert b'"A"' in node.files.read(SPEC_PATH)
 
     def test_claim_waits_for_an_address(self):

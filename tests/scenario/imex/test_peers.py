@@ -1,4 +1,4 @@
-"""State, event, state: peers of a domain, their versions and their node maps."""
+"""Peers of a domain, their versions and their node maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nvdra_core.api.fabric import FabricNodeStatus, FabricPeer, FabricSlot, Isolation
+from nvdra_core.api.fabric import FabricPeer, FabricSlot, Isolation
 from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.peer_monitor import LASTING_S, PEERS_S, UNKNOWN_AFTER, PeerMonitor
@@ -23,17 +23,12 @@ def node() -> ImexNode:
     return made
 
 
-def status(node: ImexNode) -> FabricNodeStatus:
-    node.reconcile()
-    return report.status(node.supervisor.snapshot, report.Machine(boot_id="boot-1"), LAYOUT)
-
-
 def see(node: ImexNode, *connected: int, **more: Any) -> Any:
-    """What nvidia-imex-ctl -N says; the domain's report."""
+    """Set the peer view; the domain's status after it."""
     view = ImexDomainStatus(own=2, connected=frozenset(connected), version="580.65", **more)
     node.supervisor.set_view(view)
-    [domain] = status(node).domains
-    return domain
+    node.reconcile()
+    return node.domain_status()
 
 
 class TestConnections:
@@ -46,7 +41,7 @@ class TestConnections:
 
     def test_before_the_first_view_no_peer_counts_as_connected(self, node):
         node.join("c1")
-        [domain] = status(node).domains
+        domain = node.domain_status()
         assert (domain.peers_connected, domain.peers_known) == (0, 2)
         assert [peer.slot for peer in domain.peers] == [5, 7]
 
@@ -61,11 +56,11 @@ class TestConnections:
     def test_last_connected_or_lost_peer_is_urgent(self, node):
         node.join("c1")
         see(node)
-        none = status(node)
+        none = node.status()
         see(node, 5)
-        one = status(node)
+        one = node.status()
         see(node, 5, 7)
-        both = status(node)
+        both = node.status()
         assert not report.has_all_peers(none, one) and not report.is_urgent(none, one)
         assert report.has_all_peers(one, both)
         assert report.is_urgent(both, one)
@@ -75,22 +70,23 @@ class TestConnections:
         """Each pod that ends would else cost a write of every other node of the domain."""
         node.join("c1")
         see(node, 5, 7)
-        both = status(node)
+        both = node.status()
         node.assign(a_domain(members=(2, 5)), slots=SLOTS)
         see(node, 5, 7)
-        one = status(node)
+        one = node.status()
         assert (one.domains[0].peers_connected, one.domains[0].peers_known) == (1, 1)
         assert not report.is_urgent(both, one)
         see(node)
-        assert report.is_urgent(one, status(node))
+        assert report.is_urgent(one, node.status())
 
     def test_ready_domain_waits_for_its_peers_only(self, node):
-        before = status(node)
+        node.reconcile()
+        before = node.status()
         node.join("c1")
-        alone = status(node)
+        alone = node.status()
         assert report.awaits_peers(before, alone)
         see(node, 5, 7)
-        assert not report.awaits_peers(before, status(node))
+        assert not report.awaits_peers(before, node.status())
         moved = replace(alone, addresses=("10.0.0.99",))
         assert not report.awaits_peers(before, moved)
         assert not report.awaits_peers(alone, moved)
@@ -114,7 +110,7 @@ class TestMismatch:
     def test_incarnation_has_version_and_slot_count(self, node):
         node.join("c1")
         see(node, 5, 7)
-        run = status(node).imex.incarnation
+        run = node.status().imex.incarnation
         assert run is not None and (run.version, run.slot_count) == ("580.65", 18)
 
 
@@ -156,7 +152,7 @@ class TestWatch:
             node.daemon,
             node.clock,
             node.supervisor,
-            lambda: reports.append(status(node).domains[0]),
+            lambda: reports.append(node.status().domains[0]),
         )
         node.join("c1")
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset({5, 7}))
@@ -183,4 +179,4 @@ class TestWatch:
         node.daemon.view = ImexDomainStatus(own=2, connected=frozenset())
         node.clock.advance(0.1 * LASTING_S)
         watch.query_if_due()
-        assert status(node).domains[0].peers_connected == 0
+        assert node.status().domains[0].peers_connected == 0

@@ -1,6 +1,6 @@
-"""What a GPU asks for before it is well again: told on the node, on the pod and on the ComputeDomain. (CD-L39)
+"""GPU recovery actions (NVML) appear on the node, the pod and the ComputeDomain. (CD-L39)
 
-Upstream reads it nowhere: after an abrupt end of IMEX its domain looks well while GPUs wait for a recovery.
+Upstream does not read them: after an abrupt end of IMEX its domain is Ready while GPUs wait for a recovery.
 """
 
 from __future__ import annotations
@@ -15,37 +15,28 @@ from nvdra_cluster.decide.domain import status as domain_status
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.runtime.clock import FakeClock, SystemClock
 from nvdra_node.computedomain import slices
-from nvdra_node.computedomain.model import DomainState, NodeView
+from nvdra_node.computedomain.supervisor_client import parse_state
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
-from nvdra_node.imex.report import status as report
 from nvdra_node.imex.service import node_state
 from nvdra_node.imex.sources import fabric
 from nvdra_node.kubeletplugin.driver import Health
-from tests.beds.memory.imex_node import FABRIC, LAYOUT, ImexNode, a_domain
+from tests.beds.memory.imex_node import FABRIC, ImexNode
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.sim.api import SimRoot
 from tests.unit.decide import views
 
 RECOVER_IMEX_DOMAIN = 5
-ASKED = "GPU-1 needs recovery action 5: delete the pods"
-SICK = replace(FABRIC, recovery=ASKED)
+ACTION = "GPU-1 needs recovery action 5: delete the pods"
+SICK = replace(FABRIC, recovery=ACTION)
 
 
 @pytest.fixture
 def node() -> ImexNode:
     made = ImexNode()
-    made.assign(a_domain())
-    made.join("c1")
+    made.serve()
     return made
-
-
-def told(node: ImexNode):
-    """What the node reports of its one domain."""
-    machine = report.Machine(boot_id="boot-1")
-    [domain] = report.status(node.supervisor.snapshot, machine, LAYOUT).domains
-    return domain
 
 
 @pytest.mark.parametrize(
@@ -93,54 +84,41 @@ def test_recovery_action_is_read_from_the_library(tmp_path: Path):
 
 
 def test_recovery_is_reported_and_claims_go_on(node):
-    assert (told(node).ready, told(node).reason) == (True, "")
+    domain = node.domain_status()
+    assert (domain.ready, domain.reason) == (True, "")
     node.supervisor.set_fabric(SICK)
     node.reconcile()
-    assert (told(node).ready, told(node).reason, told(node).message) == (
-        True,
-        "GpuRecovery",
-        ASKED,
-    )
+    domain = node.domain_status()
+    assert (domain.ready, domain.reason, domain.message) == (True, "GpuRecovery", ACTION)
     assert node.join("c2").readiness.is_ready and node.daemon.history == ["start"]
     node.supervisor.set_fabric(FABRIC)
     node.reconcile()
-    assert told(node).reason == ""
+    assert node.domain_status().reason == ""
 
 
 def test_cause_of_waiting_precedes_recovery(node):
     node.supervisor.set_fabric(SICK)
-    node.daemon.words = "Xid 154"
+    node.daemon.log_lines = "Xid 154"
     node.daemon.die()
     node.reconcile()
-    assert (told(node).ready, told(node).reason) == (False, "ImexFailed")
+    domain = node.domain_status()
+    assert (domain.ready, domain.reason) == (False, "ImexFailed")
 
 
 def test_recovery_makes_the_device_unhealthy(node):
     node.supervisor.set_fabric(SICK)
     node.reconcile()
-    [heard] = node_state(node.supervisor.snapshot, channel_count=2048).domains
-    view = NodeView(
-        fabric_state="Completed",
-        clique_id=FABRIC.clique_id,
-        domains={
-            heard.uid: DomainState(
-                isolation=heard.isolation,
-                is_ready=heard.ready,
-                reason=heard.reason,
-                message=heard.message,
-            )
-        },
-    )
-    pool = slices.build(view, is_shared=False)
+    state = node_state(node.supervisor.snapshot, channel_count=2048)
+    pool = slices.build(parse_state(state), is_shared=False)
     [health] = pool.health
-    assert (health.health, ASKED in health.message) == (Health.UNHEALTHY, True)
-    assert len(pool.devices) == 1, "its channel stays: claims may start"
+    assert (health.health, ACTION in health.message) == (Health.UNHEALTHY, True)
+    assert len(pool.devices) == 1, "the channel stays: claims may start"
 
 
 def test_recovery_degrades_the_domain_with_an_event(node):
     node.supervisor.set_fabric(SICK)
     node.reconcile()
-    mine = told(node)
+    mine = node.domain_status()
     member = views.a_member(views.a_ready_node(reason=mine.reason, message=mine.message))
     snapshot = views.a_snapshot(members=(member,))
     found = domain_status.decide(snapshot, views.SETTINGS, views.NOW)
@@ -148,6 +126,6 @@ def test_recovery_degrades_the_domain_with_an_event(node):
     assert found.status.value == "Ready"
     degraded = conditions[domain_status.DEGRADED]
     assert (degraded.status, degraded.reason) == ("True", "GpuRecovery")
-    assert ASKED in degraded.message
+    assert ACTION in degraded.message
     bodies = [event.body for event in events.for_status(snapshot.domain, found, views.NOW)]
     assert [b["type"] for b in bodies if b["reason"] == "GpuRecovery"] == ["Warning"]

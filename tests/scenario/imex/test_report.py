@@ -1,4 +1,4 @@
-"""What the node tells the controller, and how often."""
+"""The node's FabricNode status, and queries of its peers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from nvdra_node.imex.model import Holder
 from nvdra_node.imex.replies import OBSERVATION_MAX_AGE_S
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.peer_monitor import LASTING_S, MISSING_PEERS_S, PEERS_S, PeerMonitor
-from tests.beds.memory.imex_node import CLIQUE, FABRIC, LAYOUT, ImexNode, a_domain, a_spec
+from tests.beds.memory.imex_node import CLIQUE, FABRIC, ImexNode, a_domain, a_spec
 
 CRDS = Path(__file__).resolve().parents[3] / "charts" / "nvdra" / "crds"
-MACHINE = report.Machine(boot_id="boot-1", imex_version="580", channel_count=2048)
 
 
 @pytest.fixture
@@ -29,30 +28,26 @@ def node() -> ImexNode:
     return made
 
 
-def status(node):
-    return report.status(node.supervisor.snapshot, MACHINE, LAYOUT)
-
-
 def test_idle_node_reports_fabric_and_stopped_daemon(node):
     node.reconcile()
-    told = status(node)
-    assert (told.clique_id, told.fabric_state) == (CLIQUE, FabricState.COMPLETED)
-    assert (told.imex.state, told.imex.incarnation, told.domains) == (ImexState.STOPPED, None, ())
-    assert told.observed_generation == 1
+    found = node.status()
+    assert (found.clique_id, found.fabric_state) == (CLIQUE, FabricState.COMPLETED)
+    assert (found.imex.state, found.imex.incarnation, found.domains) == (
+        ImexState.STOPPED,
+        None,
+        (),
+    )
+    assert found.observed_generation == 1
 
 
 def test_running_daemon_is_reported_with_its_incarnation(node):
     node.join("c1")
-    told = status(node)
-    run = told.imex.incarnation
-    assert (run.boot_id, run.invocation_id, run.slot, run.domain_uid) == (
-        "boot-1",
-        "invocation-1",
-        2,
-        "A",
-    )
-    assert is_incarnation_current(a_spec(a_domain()), told)
-    [domain] = told.domains
+    found = node.status()
+    run = found.imex.incarnation
+    found_run = (run.boot_id, run.invocation_id, run.slot, run.domain_uid)
+    assert found_run == ("boot-1", "invocation-1", 2, "A")
+    assert is_incarnation_current(a_spec(a_domain()), found)
+    domain = node.domain_status()
     assert (domain.ready, [claim.uid for claim in domain.claims]) == (True, ["c1"])
 
 
@@ -60,7 +55,7 @@ def test_id_other_than_the_slot_outdates_the_report(node):
     node.join("c1")
     node.supervisor.set_view(ImexDomainStatus(own=3, connected=frozenset()))
     node.reconcile()
-    assert not is_incarnation_current(a_spec(a_domain()), status(node))
+    assert not is_incarnation_current(a_spec(a_domain()), node.status())
 
 
 def test_missing_peers_are_named_and_keep_the_domain_ready(node):
@@ -68,18 +63,18 @@ def test_missing_peers_are_named_and_keep_the_domain_ready(node):
     node.supervisor.set_view(
         ImexDomainStatus(own=2, connected=frozenset(), missing=frozenset({5, 7}))
     )
-    [domain] = status(node).domains
+    domain = node.domain_status()
     assert (domain.ready, domain.reason, domain.peers_known) == (True, "PeersMissing", 1)
     assert "slot 5 (10.0.0.5, other)" in domain.message
     node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
     node.reconcile()
-    [domain] = status(node).domains
+    domain = node.domain_status()
     assert (domain.reason, domain.peers_connected) == ("", 1)
 
 
 def test_waiting_claim_is_reported_with_its_reason(node):
     node.join("c1", "unknown")
-    [domain] = status(node).domains
+    domain = node.domain_status()
     assert (domain.uid, domain.ready, domain.reason) == ("unknown", False, "WaitingForDomain")
 
 
@@ -91,12 +86,12 @@ def bounds():
 
 
 def test_claims_beyond_the_schemas_limit_are_left_out(node, bounds):
-    """A status that the API server refuses is no sign of life: a tenant with many pods would have the node lost."""
+    """The API server would refuse the status, and the node be considered lost because of one tenant with many pods."""
     in_one = bounds["items"]["properties"]["claims"]["maxItems"]
     claims = [Holder(0.0, "A", "ns", f"c{i}", f"uid-{i:04d}", True) for i in range(in_one + 50)]
     node.claims.sync(claims)
     node.reconcile()
-    [domain] = status(node).domains
+    domain = node.domain_status()
     assert len(domain.claims) == in_one
 
 
@@ -106,7 +101,7 @@ def test_domains_beyond_the_limit_keep_the_served_one(node, bounds):
     claims = [replace(claim, domain_uid=f"d{i % 300:03d}") for i, claim in enumerate(claims)]
     node.claims.sync([Holder(0.0, "z", "ns", "c", "uid-z", True), *claims])
     node.reconcile()
-    found = status(node)
+    found = node.status()
     assert len(found.domains) == bounds["maxItems"]
     [served] = [domain for domain in found.domains if domain.uid == "z"]
     assert [claim.uid for claim in served.claims] == ["uid-z"]
@@ -117,14 +112,14 @@ def test_domains_beyond_the_limit_keep_the_served_one(node, bounds):
 def test_texts_are_stable(node):
     node.daemon.fails_to_start = True
     node.join("c1")
-    first = status(node)
+    first = node.status()
     node.clock.advance(0.2)
     node.reconcile(1)
-    assert status(node) == first
+    assert node.status() == first
 
 
 def without_nulls(body):
-    """What a JSON merge patch leaves."""
+    """The result of a JSON merge patch."""
     if isinstance(body, list):
         return [without_nulls(each) for each in body]
     if not isinstance(body, dict):
@@ -134,18 +129,18 @@ def without_nulls(body):
 
 def test_patch_has_null_for_empty_fields(node):
     node.reconcile()
-    body = report.encode(status(node), "now")
+    body = report.encode(node.status(), "now")
     assert body["imex"]["incarnation"] is None
     assert body["domains"] is None
 
 
 def test_status_is_read_back_as_written(node):
     node.join("c1")
-    told = status(node)
-    body = json.loads(json.dumps(report.encode(told, "2026-01-01T00:00:00Z")))
+    found = node.status()
+    body = json.loads(json.dumps(report.encode(found, "2026-01-01T00:00:00Z")))
     again = decode_part(without_nulls(body), FabricNodeStatus, where="status", strict=True)
     assert again.heartbeat_time == "2026-01-01T00:00:00Z"
-    assert (again.imex, again.domains) == (told.imex, told.domains)
+    assert (again.imex, again.domains) == (found.imex, found.domains)
 
 
 def test_first_report_of_a_running_domain_waits_for_its_fabric(node):
@@ -154,11 +149,11 @@ def test_first_report_of_a_running_domain_waits_for_its_fabric(node):
     node.start()
     node.reconcile()
     node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset({5})))
-    assert node.supervisor.snapshot.run is not None and not status(node).clique_id
+    assert node.supervisor.snapshot.run is not None and not node.status().clique_id
     assert report.unsettled_s(node.supervisor.snapshot) == report.FIRST_OBSERVATION_S
     node.supervisor.set_fabric(FABRIC)
     node.reconcile()
-    assert status(node).domains[0].ready and not report.unsettled_s(node.supervisor.snapshot)
+    assert node.status().domains[0].ready and not report.unsettled_s(node.supervisor.snapshot)
 
 
 def test_first_report_of_an_idle_node_waits_for_no_fabric():
@@ -168,8 +163,8 @@ def test_first_report_of_an_idle_node_waits_for_no_fabric():
     assert not report.unsettled_s(node.supervisor.snapshot)
 
 
-class TestBlind:
-    """Turns fail: the unit broker is down, or the disk is full."""
+class TestFailingPasses:
+    """The unit broker is down, or the disk is full."""
 
     def wait(self, node, seconds):
         for _ in range(seconds):
@@ -181,41 +176,41 @@ class TestBlind:
         node.daemon.die()
         node.daemon.refuses_to = {"show"}
         self.wait(node, 3)
-        assert status(node).domains[0].ready, "a broker that restarts is no news"
+        assert node.status().domains[0].ready, "a restart of the broker is no reason"
         self.wait(node, int(OBSERVATION_MAX_AGE_S))
-        [domain] = status(node).domains
+        domain = node.domain_status()
         assert (domain.ready, domain.reason) == (False, "ImexUnknown")
         assert [claim.uid for claim in domain.claims] == ["c1"]
 
     def test_failing_passes_after_restart_report_claims(self, node):
-        """A report without them lets their domain go, and its port."""
+        """A status without them would free their domain and its port."""
         node.join("c1")
         node.daemon.refuses_to = {"show"}
         node.restart()
         self.wait(node, int(report.FIRST_OBSERVATION_S))
-        found = status(node)
+        found = node.status()
         assert found.clique_id == CLIQUE
-        [domain] = found.domains
+        domain = node.domain_status()
         assert (domain.ready, [claim.uid for claim in domain.claims]) == (False, ["c1"])
         node.daemon.refuses_to = set()
         node.reconcile()
-        assert status(node).domains[0].ready and node.daemon.history == ["start"]
+        assert node.status().domains[0].ready and node.daemon.history == ["start"]
 
 
 def test_foreign_daemon_is_named(node):
     node.daemon.foreign = "nvidia-imex.service"
     node.reconcile()
-    assert "nvidia-imex.service" in status(node).imex.message
+    assert "nvidia-imex.service" in node.status().imex.message
 
 
 def test_new_peer_is_not_reported_missing(node):
     node.join("c1")
     node.supervisor.set_view(ImexDomainStatus(own=2, connected=frozenset()))
-    [domain] = status(node).domains
+    domain = node.domain_status()
     assert (domain.reason, domain.peers_connected, domain.peers_known) == ("", 0, 1)
 
 
-class TestPeerWatch:
+class TestPeerMonitor:
     def test_peer_is_missing_after_a_while(self, node):
         watch = PeerMonitor(node.daemon, node.clock, node.supervisor)
         node.join("c1")
@@ -240,7 +235,7 @@ class TestPeerWatch:
             watch.query_if_due()
             node.clock.advance(1.0)
             node.reconcile(1)
-        assert node.daemon.asked.count("domain") < 3600 / PEERS_S + 10
+        assert node.daemon.queries.count("domain") < 3600 / PEERS_S + 10
 
     def test_view_triggers_no_pass(self, node):
         node.join("c1")

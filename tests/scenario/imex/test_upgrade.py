@@ -1,18 +1,17 @@
-"""An upgrade whose supervisor would write another configuration than the daemon runs with. (CD-L32)"""
+"""An upgraded supervisor that would write another configuration. (CD-L32)"""
 
 from __future__ import annotations
 
 from nvdra_node.imex.model import Policy
-from tests.beds.memory.imex_node import CERTIFICATE_PATH, LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import CERTIFICATE_PATH, LAYOUT, ImexNode, a_claim
 
 WITH_TLS = b"IMEX_ENABLE_AUTH_ENCRYPTION=1"
 
 
 def test_new_configuration_applies_from_the_next_start():
-    """Upstream's DaemonSets keep the image and the settings of the release that made them, for good."""
+    """Upstream's DaemonSets keep image and settings of the release that created them."""
     node = ImexNode()
-    node.assign(a_domain())
-    node.join("c1")
+    node.serve()
     before = node.files.read(LAYOUT.config) or b""
     assert WITH_TLS not in before
     node.policy = Policy(needs_encryption=True)

@@ -1,4 +1,4 @@
-"""What the unit broker permits, and whose request it is."""
+"""Permissions of the unit broker, and the caller's unit."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_lines_without_json_are_refused(line):
         ("0::/a/system.slice/u.service\n", "0::/a/init.scope\n", "u.service"),
         ("0::/b/system.slice/u.service\n", "0::/a/init.scope\n", ""),
         ("0::/ab/system.slice/u.service\n", "0::/a/init.scope\n", ""),
-        # What a container makes below its own cgroup has no say.
+        # Cgroups below a container's own do not count.
         (
             "0::/kubepods.slice/cri-containerd-1.scope/nvdra-imex-supervisor.service\n",
             UNIFIED_MANAGER,

@@ -1,4 +1,4 @@
-"""The broker's socket: requests, what cannot be one, and its restart; through the client where that can send it."""
+"""The broker's socket server: requests, invalid ones, and restarts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE_S = 60.0
 
 
 class Bed:
-    """A broker whose callers are all the supervisor, unless ``callers`` has a refusal."""
+    """A broker whose callers are all the supervisor, or all refused (``refusal``)."""
 
     def __init__(self, path) -> None:
         self.path = path

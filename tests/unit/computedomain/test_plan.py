@@ -1,4 +1,4 @@
-"""What a claim's text decides, and what a claim is given."""
+"""Plans and outcomes of claims."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_claim_holds_its_domain():
 
 
 def test_claims_with_shares_overlap_only_in_one_domain():
-    """What isolates a domain is told later than its first claim comes: a guess on record refused the next domain."""
+    """A domain's isolation is unknown at its first claim: a guess in the record would refuse the next domain."""
     [first, second] = (planning.plan(a_claim(f"c{d}", parameters(d))) for d in ("A", "S"))
     assert first.config_key == second.config_key
     assert clashing(first.holds, second.holds) == []

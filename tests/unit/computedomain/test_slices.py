@@ -1,4 +1,4 @@
-"""What a node offers, and how it says that it is not well."""
+"""The published channel and its health."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reading a config takes is loaded when a domain is heard of, neither at the start nor by the first claim."""
+"""The config decoder is imported for the node's first domain, not at the start and not by the first claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which address peers are given, on hosts as they are in the field."""
+"""The address for IMEX peers on typical hosts."""
 
 from __future__ import annotations
 
@@ -173,8 +173,8 @@ def test_setting_that_no_peer_can_reach_is_refused(address: str) -> None:
 def test_address_in_use_is_kept_while_the_host_has_it() -> None:
     host = a_host(ETH, ("eth1", "10.1.0.2"))
     assert chosen(host, "10.1.0.2", current="10.0.0.2").address == "10.0.0.2"
-    gone = a_host(("eth1", "10.1.0.2"))
-    assert chosen(gone, "10.1.0.2", current="10.0.0.2").address == "10.1.0.2"
+    moved = a_host(("eth1", "10.1.0.2"))
+    assert chosen(moved, "10.1.0.2", current="10.0.0.2").address == "10.1.0.2"
 
 
 def test_unreadable_interfaces_leave_the_source_address() -> None:

@@ -49,9 +49,9 @@ class TestUnit:
         return SystemdClient(SystemctlUnits(self.commands, SYSTEMCTL), self.commands, JOURNALCTL)
 
     def test_status_has_the_unit_and_a_foreign_session(self):
-        look = self.unit(systemctl=answer(SHOW.format(foreign="active"))).status(deadline())
-        assert (look.unit.activity, look.unit.invocation_id) == (UnitActivity.ACTIVE, "4f2e")
-        assert look.foreign == "nvidia-imex.service"
+        status = self.unit(systemctl=answer(SHOW.format(foreign="active"))).status(deadline())
+        assert (status.unit.activity, status.unit.invocation_id) == (UnitActivity.ACTIVE, "4f2e")
+        assert status.foreign == "nvidia-imex.service"
 
     def test_inactive_foreign_unit_is_left_out(self):
         assert (
@@ -112,10 +112,10 @@ class TestCtl:
         )
 
     @pytest.mark.parametrize(
-        "word", [s.value for s in ImexState if s.value and s.value != "STOPPED"]
+        "state", [s.value for s in ImexState if s.value and s.value != "STOPPED"]
     )
-    def test_states_of_nvidia_imex_are_parsed(self, word):
-        assert parse_state(f"{word}\n").value == word
+    def test_states_of_nvidia_imex_are_parsed(self, state):
+        assert parse_state(f"{state}\n").value == state
 
     @pytest.mark.parametrize(
         "text", ["", "READY to fail\n", "not READY\n", "STOPPED\n", "ready\n", "READY\nx\n"]

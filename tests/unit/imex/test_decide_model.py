@@ -1,4 +1,4 @@
-"""Any history of claims, faults and words of the controller: the rules of the daemon hold after every step."""
+"""The safety rules of ``decide`` hold after every step of random histories of claims, faults and specs."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ STATES = st.sampled_from(
 
 
 class Node(RuleBasedStateMachine):
-    """The shipped supervisor on a daemon in memory, and what must never happen to it."""
+    """The shipped supervisor with a fake daemon, and its invariants."""
 
     @initialize(policy=st.sampled_from(AfterAbruptEnd))
     def begin(self, policy):
         self.node = ImexNode(Policy(after_abrupt_end=policy))
         self.node.assign(a_domain("A"), a_domain("B"))
         self.promised: dict[str, str] = {}
-        """Claims that were told ready and not released: claim -> domain."""
+        """Admitted claims that were not released: claim -> domain."""
         self.of_claim: dict[str, str] = {}
         self.before: set[str] = set()
-        """Claims that had been told ready before the last step."""
+        """Claims admitted before the last step."""
         self.did = 0
         self.served = ""
 
@@ -69,7 +69,7 @@ class Node(RuleBasedStateMachine):
         self.node.reconcile()
 
     @rule(state=STATES)
-    def imex_says(self, state):
+    def imex_state_changes(self, state):
         self.node.daemon.state_now = self.node.daemon.starts_as = state
         self.node.reconcile()
 
@@ -91,7 +91,7 @@ class Node(RuleBasedStateMachine):
         self.node.reconcile()
 
     @rule(without=st.sampled_from(["", "A", "B"]), slot=st.sampled_from([2, 2, 2, 9, None]))
-    def the_controller_speaks(self, without, slot):
+    def spec_changes(self, without, slot):
         self.node.assign(*(a_domain(uid) for uid in "AB" if uid != without), slot=slot)
         self.node.reconcile()
 
@@ -107,7 +107,7 @@ class Node(RuleBasedStateMachine):
 
     @invariant()
     def a_promise_is_never_broken_by_us(self):
-        """Not one stop while a claim that was told ready held the domain that was running."""
+        """No stop while an admitted claim holds the running domain."""
         if not hasattr(self, "node"):
             return
         news = self.node.daemon.history[self.did :]

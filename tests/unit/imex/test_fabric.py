@@ -1,4 +1,4 @@
-"""What the GPUs of a node say about its NVLink fabric, together."""
+"""A node's NVLink fabric from the answers of its GPUs."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ def machine() -> FakeMachine:
     return found
 
 
-def look(machine: FakeMachine):
+def scan(machine: FakeMachine):
     clock = FakeClock()
     return fabric.scan(fake_host(machine, clock), clock)
 
 
 def test_all_registered_gpus_make_the_clique(machine):
-    found = look(machine)
+    found = scan(machine)
     assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
     assert found.cluster_uuid == CLIQUE.rpartition(".")[0]
     assert found.message == ""
 
 
 def test_gpus_without_fabric_make_a_node_without_fabric():
-    assert look(FakeMachine(fake_gpus(2))).state is FabricState.NOT_SUPPORTED
-    assert look(FakeMachine([])).state is FabricState.NOT_SUPPORTED
+    assert scan(FakeMachine(fake_gpus(2))).state is FabricState.NOT_SUPPORTED
+    assert scan(FakeMachine([])).state is FabricState.NOT_SUPPORTED
 
 
 def test_nvlink_within_one_box_is_no_fabric(machine):
     for gpu in machine.gpus:
         gpu.fabric = FakeFabric(cluster_uuid="00000000-0000-0000-0000-000000000000", clique_id=0)
-    assert look(machine).state is FabricState.NOT_SUPPORTED
+    assert scan(machine).state is FabricState.NOT_SUPPORTED
 
 
 @pytest.mark.parametrize("state", [1, 2])
 def test_registering_gpu_makes_the_fabric_in_progress(machine, state):
     machine.gpus[2].fabric = FakeFabric(state=state)
-    found = look(machine)
+    found = scan(machine)
     assert (found.state, found.clique_id) == (FabricState.IN_PROGRESS, "")
     assert machine.gpus[2].uuid in found.message
 
 
 def test_failed_registration_names_the_gpu(machine):
     machine.gpus[1].fabric = FakeFabric(status=999)
-    found = look(machine)
+    found = scan(machine)
     assert found.state is FabricState.FAILED and machine.gpus[1].uuid in found.message
 
 
 def test_gpus_in_several_cliques_fail_the_fabric(machine):
     machine.gpus[1].fabric = FakeFabric(clique_id=5)
-    found = look(machine)
+    found = scan(machine)
     assert found.state is FabricState.FAILED and "several cliques" in found.message
 
 
@@ -83,31 +83,31 @@ def test_unregistered_gpu_has_no_fabric_without_the_gate(machine, sick):
 
 def test_lost_gpu_leaves_the_clique_to_the_others(machine):
     machine.lose(3)
-    found = look(machine)
+    found = scan(machine)
     assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
     assert "GPU 3" in found.message
 
 
 def test_hung_gpu_leaves_the_clique_to_the_others(machine):
     machine.hang(0)
-    assert look(machine).state is FabricState.COMPLETED
+    assert scan(machine).state is FabricState.COMPLETED
 
 
 def test_fabric_is_unset_while_no_gpu_answers(machine):
     for index in range(4):
         machine.lose(index)
-    assert look(machine).state is FabricState.UNSET
+    assert scan(machine).state is FabricState.UNSET
 
 
 def test_unhealthy_links_are_reported(machine):
     machine.gpus[0].fabric = FakeFabric(health=2)
-    found = look(machine)
+    found = scan(machine)
     assert found.state is FabricState.COMPLETED and "unhealthy" in found.message
 
 
 def test_fabric_is_unset_without_a_driver(machine):
     machine.unload_driver()
-    assert look(machine).message == "the NVIDIA driver is not loaded"
+    assert scan(machine).message == "the NVIDIA driver is not loaded"
 
 
 @pytest.mark.sim
@@ -141,8 +141,8 @@ def test_nvml_adapter_reads_a_machine_without_fabric(tmp_path: Path):
         root.destroy()
 
 
-class TestBelieved:
-    """What stands when a look got no answer."""
+class TestWithPrevious:
+    """The fabric after a scan without an answer."""
 
     KNOWN = Fabric(state=FabricState.COMPLETED, clique_id=CLIQUE, driver_version="580.1")
     SILENT = Fabric(message="nvml did not return in time", driver_version="580.1")
@@ -151,7 +151,7 @@ class TestBelieved:
         found = fabric.with_previous(self.SILENT, self.KNOWN)
         assert (found.state, found.clique_id) == (FabricState.COMPLETED, CLIQUE)
         assert found.message == "nvml did not return in time"
-        assert fabric.with_previous(self.KNOWN, found) == self.KNOWN, "its next answer counts again"
+        assert fabric.with_previous(self.KNOWN, found) == self.KNOWN, "the next answer counts"
 
     @pytest.mark.parametrize(
         "seen",
@@ -169,9 +169,9 @@ class TestBelieved:
         assert fabric.with_previous(self.SILENT, None) == self.SILENT
 
     def test_hung_gpus_keep_the_node_in_its_clique(self, machine):
-        before = look(machine)
+        before = scan(machine)
         for index in range(len(machine.gpus)):
             machine.hang(index)
-        seen = look(machine)
+        seen = scan(machine)
         assert seen.state is FabricState.UNSET
         assert fabric.with_previous(seen, before).clique_id == CLIQUE

@@ -1,4 +1,4 @@
-"""A process that is held: alive, ended, signalled; and systemd, which is not asked while it monitor."""
+"""A monitored process: alive, ended, signalled; systemd is not asked while it lives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nvdra_node.imex.model import UnitActivity
 from tests.fakes.host.commands import FakeCommands
 
 SHOW = "Id=nvdra-imex.service\nActiveState={state}\nInvocationID={run}\nResult=success\nMainPID={pid}\n"
-GONE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class Machine:
@@ -43,7 +43,7 @@ class Machine:
         text = SHOW.format(state=self.state, run=self.process.pid, pid=self.process.pid)
         return CommandResult(stdout=text if argv[1] == "show" else "", stderr="")
 
-    def look(self) -> UnitActivity:
+    def activity(self) -> UnitActivity:
         return self.unit.status(Deadline(5, FakeClock())).unit.activity
 
     def shows(self) -> int:
@@ -52,14 +52,14 @@ class Machine:
     def die(self) -> None:
         self.process.kill()
         self.process.wait()
-        assert self.ended.wait(GONE_S)
+        assert self.ended.wait(TIMEOUT_S)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         self.stopping.set()
         self.monitor.stop()
-        self.thread.join(GONE_S)
+        self.thread.join(TIMEOUT_S)
         assert not self.thread.is_alive()
 
 
@@ -71,38 +71,38 @@ def machine() -> Iterator[Machine]:
 
 
 def test_systemd_is_asked_once_while_the_process_lives(machine: Machine) -> None:
-    assert [machine.look() for _ in range(5)] == [UnitActivity.ACTIVE] * 5
+    assert [machine.activity() for _ in range(5)] == [UnitActivity.ACTIVE] * 5
     assert machine.shows() == 1
 
 
 def test_end_is_reported_at_once_and_systemd_asked_again(machine: Machine) -> None:
-    machine.look()
+    machine.activity()
     machine.state = "failed"
     machine.die()
-    assert machine.look() is UnitActivity.FAILED
+    assert machine.activity() is UnitActivity.FAILED
     assert machine.shows() == 2
 
 
 def test_ended_process_still_active_in_systemd_is_deactivating(machine: Machine) -> None:
-    machine.look()
+    machine.activity()
     machine.die()
-    assert machine.look() is UnitActivity.DEACTIVATING
+    assert machine.activity() is UnitActivity.DEACTIVATING
     machine.state = "failed"
-    assert machine.look() is UnitActivity.FAILED
+    assert machine.activity() is UnitActivity.FAILED
 
 
 @pytest.mark.parametrize("call", ["start", "stop"])
 def test_systemd_is_asked_after_start_or_stop(machine: Machine, call: str) -> None:
-    machine.look()
+    machine.activity()
     getattr(machine.unit, call)(Deadline(5, FakeClock()))
-    machine.look()
+    machine.activity()
     assert machine.shows() == 2
 
 
 def test_open_process_is_signalled_without_systemctl(machine: Machine) -> None:
-    machine.look()
+    machine.activity()
     machine.unit.reload(Deadline(5, FakeClock()))
-    assert machine.process.wait(GONE_S) == -signal.SIGUSR1
+    assert machine.process.wait(TIMEOUT_S) == -signal.SIGUSR1
     machine.unit.reload(Deadline(5, FakeClock()))
     assert machine.commands.history[-1][1:] == ("kill", "--signal=SIGUSR1", "nvdra-imex.service")
 

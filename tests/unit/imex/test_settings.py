@@ -1,4 +1,4 @@
-"""Settings of the ComputeDomain services: upstream's flags and environment names, and values that are refused."""
+"""Settings of the ComputeDomain services: upstream's flags and variables, and invalid values."""
 
 from __future__ import annotations
 

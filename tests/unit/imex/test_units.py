@@ -1,4 +1,4 @@
-"""What the units of the ComputeDomain services promise, in their own words."""
+"""Settings of the ComputeDomain services' units."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def capabilities(found: dict[str, list[str]]) -> set[str]:
 
 
 def test_no_units_capabilities_are_a_subset_of_anothers():
-    """Or the other could look into it through /proc; see tests/beds/host/probe.py for what is tried."""
+    """Otherwise the other could read its memory through /proc; see tests/beds/host/probe.py."""
     names = [path.stem for path in UNITS.glob("*.service")]
     sets = {name: capabilities(unit(name)) for name in names}
     assert all(sets.values())
