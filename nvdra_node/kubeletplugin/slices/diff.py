@@ -10,6 +10,7 @@ Equality is the API's: absent equals empty, quantities compare by value, a ``tim
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from nvdra_node.kubeletplugin.slices.layout import JsonObject, Part
 CONTENT = ("devices", "sharedCounters")
 NEVER_OURS = ("nodeSelector", "allNodes", "perDeviceNodeSelection")
 MIN_WIDTH = 5
-_AMOUNTS = frozenset({"value", "default", "min", "max", "step"})
+_AMOUNTS = frozenset({"value", "default", "min", "max", "step", "validValues"})
 _INDEX = re.compile(r"([0-9a-f]{5,})-")
 
 
@@ -105,23 +106,7 @@ def name_prefix(target: Target, index: int, count: int) -> str:
 
 def is_same(ours: Any, stored: Any) -> bool:
     """Whether devices or counter sets are equal for the API; see the module."""
-    if isinstance(ours, Mapping) and stored is None:
-        stored = {}
-    elif isinstance(stored, Mapping) and ours is None:
-        ours = {}
-    if isinstance(ours, Mapping) and isinstance(stored, Mapping):
-        if isinstance(ours.get("effect"), str):
-            return _is_same_taint(ours, stored)
-        return all(
-            _is_same_member(key, ours.get(key), stored.get(key))
-            for key in ours.keys() | stored.keys()
-        )
-    if _is_empty(ours) or _is_empty(stored):
-        return _is_empty(ours) and _is_empty(stored)
-    if isinstance(ours, (list, tuple)) and isinstance(stored, (list, tuple)):
-        return len(ours) == len(stored) and all(map(is_same, ours, stored))
-    # True == 1 in Python, and not in JSON.
-    return isinstance(ours, bool) == isinstance(stored, bool) and bool(ours == stored)
+    return bool(_canonical(ours) == _canonical(stored))
 
 
 def dropped(sent: JsonObject, stored: JsonObject) -> frozenset[str]:
@@ -254,56 +239,40 @@ def keep_times(
 ) -> list[JsonObject]:
     """``devices`` with ``timeAdded`` of the taints stored before: another time would restart evictions."""
     times = {
-        (device["name"], *_taint_key(taint)): taint["timeAdded"]
+        (device["name"], *_taint_key(taint)): {"timeAdded": taint["timeAdded"]}
         for device in stored
         for taint in device.get("taints") or ()
         if "timeAdded" in taint
     }
-    if not times:
-        return list(devices)
-
-    def timed(name: str, taint: Mapping[str, Any]) -> JsonObject:
-        known = times.get((name, *_taint_key(taint)))
-        return {**taint, "timeAdded": known} if known and "timeAdded" not in taint else dict(taint)
-
-    return [
-        {**d, "taints": [timed(d["name"], taint) for taint in d["taints"]]}
-        if d.get("taints")
-        else d
-        for d in devices
-    ]
+    timed = []
+    for device in devices:
+        taints = [
+            {**taint, **times.get((device["name"], *_taint_key(taint)), {})}
+            for taint in device.get("taints") or ()
+        ]
+        timed.append({**device, "taints": taints} if taints else device)
+    return timed
 
 
 def _taint_key(taint: Mapping[str, Any]) -> tuple[Any, ...]:
     return taint.get("key"), taint.get("value") or "", taint.get("effect")
 
 
-def _is_same_taint(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
-    if _taint_key(ours) != _taint_key(stored):
-        return False
-    times = ours.get("timeAdded"), stored.get("timeAdded")
-    return None in times or times[0] == times[1]
-
-
-def _is_same_member(key: Any, ours: Any, stored: Any) -> bool:
-    if key in _AMOUNTS and isinstance(ours, (str, int)) and isinstance(stored, (str, int)):
-        return _is_same_amount(ours, stored)
-    if key == "validValues" and ours and stored:
-        return len(ours) == len(stored) and all(map(_is_same_amount, ours, stored))
-    return is_same(ours, stored)
-
-
-def _is_same_amount(ours: Any, stored: Any) -> bool:
-    if ours == stored:
-        return True
-    try:
-        return quantity.parse(str(ours)) == quantity.parse(str(stored))
-    except MalformedTextError:
-        return False
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, (Mapping, list, tuple)) and not value)
+def _canonical(value: Any, key: str = "") -> Any:
+    """``value`` in a form in which all that the API treats alike is equal; None if it is empty."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("effect"), str):
+            return _taint_key(value)
+        members = {k: c for k, v in value.items() if (c := _canonical(v, k)) is not None}
+        return members or None
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item, key) for item in value] or None
+    if isinstance(value, bool):
+        return str(value)  # True == 1 in Python, but not in JSON
+    if key in _AMOUNTS and isinstance(value, (str, int)):
+        with contextlib.suppress(MalformedTextError):
+            return quantity.parse(str(value))
+    return value
 
 
 def _count(value: Any) -> int:
