@@ -1,1 +1,1 @@
-"""The shipped service on a real Kubernetes with simulated GPUs: pods, faults, restarts. Enter at ``bed``."""
+"""The shipped service on a real Kubernetes with simulated GPUs: pods, faults, restarts. Fixtures: ``conftest``."""

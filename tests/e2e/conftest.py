@@ -18,7 +18,7 @@ from tests.beds.cluster.driver.pods import Pods
 
 @pytest.fixture(scope="session")
 def able() -> None:
-    """Fails where CI requires the cluster, and says loudly why it is skipped elsewhere."""
+    """Skip with the reason where no cluster can run; fail there with NVDRA_REQUIRE_CLUSTER=1."""
     obstacle = capability.why_not()
     if obstacle is None:
         return
@@ -31,8 +31,8 @@ def able() -> None:
 def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
     """One node with eight simulated H100, on the newest Kubernetes; a module's ``BED`` changes arguments of ``up``.
 
-    ``KUBELET`` of a module changes the kubelet's configuration. What failed to prepare it tries again at its next sync
-    of the pod, which is after 60 to 90 s unless ``syncFrequency`` says otherwise.
+    ``KUBELET`` of a module changes the kubelet's configuration. It retries a failed prepare at the next sync of
+    the pod: after 60 to 90 s unless ``syncFrequency`` is set.
     """
     name = "e2e-" + request.module.__name__.rpartition(".")[2].removeprefix("test_")[:15]
     options: dict[str, Any] = getattr(request.module, "BED", {})
@@ -47,7 +47,7 @@ def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
 
 @pytest.fixture
 def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
+    """A namespace for the test; afterwards nothing of its claims may be left on any node."""
     title = re.sub("[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
     name = f"{title[:40].strip('-')}-{zlib.crc32(title.encode()) & 0xFFFF:04x}"
     bed.create_namespace(name)

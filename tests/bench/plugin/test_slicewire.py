@@ -5,17 +5,24 @@ from typing import Any
 import pytest
 
 from tests.bench.plugin import slicewire
-from tests.bench.plugin.floor import _field as field
+
+
+def encoded(value: int) -> bytes:
+    digits = bytearray()
+    value &= (1 << 64) - 1
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 def varint(number: int, value: int) -> bytes:
-    encoded = bytearray([number << 3])
-    value &= (1 << 64) - 1
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return bytes([number << 3]) + encoded(value)
+
+
+def field(number: int, value: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + encoded(len(value)) + value
 
 
 def text(number: int, value: str) -> bytes:

@@ -50,13 +50,13 @@ def replicas(bed: DomainBed) -> dict[str, Any]:
 
 
 def leader(bed: DomainBed) -> str:
-    """The pod that leads: the holder's name is the pod's with something random behind it."""
+    """The leading pod: the Lease's holder is its name with a random suffix."""
     holder = bed.api.get(LEASE)["spec"].get("holderIdentity") or ""
     return str(holder).rpartition("-")[0]
 
 
 def kill(bed: DomainBed, name: str) -> None:
-    """End the program of a replica at once, as a crash or the kernel's OOM killer does."""
+    """Kill a replica with SIGKILL."""
     pod = bed.pods(chart.NAMESPACE)[name]
     cgroup = bed.cluster.layout.node_cgroup(pod["spec"]["nodeName"])
     for pid in cgroups.processes(cgroup):

@@ -1,4 +1,4 @@
-"""Two cliques of nodes form a domain on a real API server: the shipped controller, the nodes' halves, their own rights."""
+"""Two cliques of nodes form a domain on a real API server: shipped controller and node agents, with their own rights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ pytestmark = needs_cluster(timeout_s=400)
 
 AGENTS = 36
 MOST_WRITES = 8.0
-"""For each node, the controller's and those of the claim's status among them; 5.6 on a calm machine."""
+"""For each node, the controller's and those of the claim's status among them; 5.6 on a quiet machine."""
 
 
 def test_domain_forms_with_few_writes_and_none_refused() -> None:

@@ -1,4 +1,4 @@
-"""The controller's image: the same bytes each time, nothing in it that the controller does not need."""
+"""The controller's image: reproducible, and without what the controller does not need."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> image.Built:
 
 @pytest.fixture(scope="module")
 def blobs(built: image.Built) -> dict[str, bytes]:
-    """What the archive holds, by digest; the index of the image under its own."""
+    """Blobs of the archive by digest, the index of the image included."""
     found = {}
     with tarfile.open(built.path) as archive:
         for member in archive:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 FIRST, SECOND = "node-1", "node-2"
 WORKERS = {"w0": FIRST, "w1": SECOND}
 LINGER_S = 1
-"""How long nvidia-imex goes on after its last claim; a test waits for its end."""
+"""How long nvidia-imex runs after its last claim."""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_service_restarts_disturb_no_pod(bed: DomainBed, place: str) -> None:
 
 
 def has_peer(bed: DomainBed, node: str) -> bool:
-    """Whether the node's nvidia-imex is connected to the one other that there is."""
+    """Whether the node's nvidia-imex is connected to its one peer."""
     (status,) = bed.fabric_node(node)["status"]["domains"]
     return bool(status["ready"] and status["peersConnected"] == status["peersKnown"] == 1)
 
@@ -141,6 +141,6 @@ def event(bed: DomainBed, place: str, pod: str, reason: str) -> Any:
 
 
 def seen_s(found: Any) -> float:
-    """When an event was made; the API keeps whole seconds."""
+    """Time of an event, in whole seconds."""
     stamp = found["metadata"]["creationTimestamp"]
     return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))

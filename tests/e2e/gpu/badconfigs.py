@@ -1,7 +1,7 @@
-"""Opaque configs that users get wrong, and what the pod's event must say of each. Data for ``test_bad_input``.
+"""Invalid opaque configs, and what the pod's event must contain for each. Data for ``test_bad_input``.
 
-Each field of each kind is wrong, empty, of another type or misspelt at least once. Combinations and random JSON are
-the business of ``tests/unit/core/test_api_decode.py``.
+Each field of each kind is wrong, empty, of another type or misspelt at least once. For combinations and random
+JSON see ``tests/unit/core/test_api_decode.py``.
 """
 
 from __future__ import annotations

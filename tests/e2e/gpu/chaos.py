@@ -1,7 +1,7 @@
-"""Restarts at random: which program falls when and how, pods that come and go meanwhile, and how long it takes.
+"""Random restarts of programs while pods are created and deleted. Called by ``test_chaos``.
 
-Called by ``test_chaos``. ``plan`` is pure: the same seed gives the same blows. ``Chaos.strike`` gives one blow and
-returns when the node's devices are offered again.
+``plan`` is pure: the same seed gives the same faults. ``Chaos.inject`` injects one fault and returns when the node's
+devices are published again.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ WIPERS = ("service", "kubelet", "apiserver")
 
 _CONTROL_PLANE = ("scheduler", "controller-manager", "apiserver")
 """Restarted together: the clients wait half a minute before they connect to the API server again, and in that time no
-pod would come or go."""
+pod could be created or deleted."""
 
 MOST_DOWN_S = 2.0
 GIVE_UP_S = 60.0
 
 
 @dataclass(frozen=True)
-class Blow:
+class Fault:
     """One restart: of which program, by SIGKILL or orderly, and how long it stays down.
 
     ``wipe``: the node's slices are deleted as soon as it runs again, as a kubelet does that misses the service.
@@ -49,17 +49,17 @@ class Blow:
         return f"{self.program} {how}, down for {self.down_s:.1f} s{wiped}"
 
 
-def plan(rounds: int, chance: random.Random) -> list[Blow]:
-    """Blows in random order, each kind as often as the others."""
+def plan(rounds: int, chance: random.Random) -> list[Fault]:
+    """Faults in random order, each kind as often as the others."""
     kinds = list(itertools.product(PROGRAMS, (False, True), (False,)))
     kinds += itertools.product(WIPERS, (False, True), (True,))
     chosen = [kinds[i % len(kinds)] for i in range(rounds)]
     chance.shuffle(chosen)
-    return [Blow(*kind, chance.uniform(0, MOST_DOWN_S)) for kind in chosen]
+    return [Fault(*kind, chance.uniform(0, MOST_DOWN_S)) for kind in chosen]
 
 
-class Passers:
-    """Pods that come and go, a GPU each; they leave whether they have started or not."""
+class ShortLivedPods:
+    """Short-lived pods with a GPU each; deleted whether they have started or not."""
 
     def __init__(self, pods: Pods, most: int, chance: random.Random) -> None:
         self._pods = pods
@@ -70,17 +70,17 @@ class Passers:
         """Pods that no test has deleted."""
 
     def change(self) -> None:
-        """One comes, or one goes, or both."""
+        """Create a pod, delete one, or both."""
         if self.here and (len(self.here) >= self._most or self._chance.random() < 0.5):
             self._pods.delete(self.here.pop(self._chance.randrange(len(self.here))))
         if len(self.here) < self._most:
-            name = f"passer-{self._made}"
+            name = f"short-{self._made}"
             self._made += 1
             self._pods.create(m.pod(self._pods.place, name, templates={"gpu": "gpu"}))
             self.here.append(name)
 
-    def breathe(self, most_s: float) -> str:
-        """Give those that are here some time to start; returns how many of them run."""
+    def wait_some_running(self, most_s: float) -> str:
+        """Wait some time for the present pods to start; the number of those that run."""
         running: list[str] = []
 
         def all_run() -> bool:
@@ -89,7 +89,7 @@ class Passers:
             return len(running) == len(self.here)
 
         with contextlib.suppress(WaitError):
-            wait_until("passers run", ignoring_outages(all_run), most_s)
+            wait_until("pods run", ignoring_outages(all_run), most_s)
         return f"{len(running)} of {len(self.here)}"
 
 
@@ -98,30 +98,29 @@ def _runs(containers: list[Identity]) -> bool:
 
 
 class Chaos:
-    """Blows to the only node of a bed and to its API server."""
+    """Faults to the only node of a bed and to its API server."""
 
-    def __init__(self, bed: Bed, passers: Passers) -> None:
+    def __init__(self, bed: Bed, pods: ShortLivedPods) -> None:
         self._bed = bed
-        self._passers = passers
+        self._pods = pods
 
-    def strike(self, blow: Blow) -> float:
-        """Stop, let pods come and go, start; returns the seconds from then until the slices are back.
+    def inject(self, fault: Fault) -> float:
+        """Stop, create and delete pods, start; returns the seconds from then until the slices are back.
 
-        For the service and the kubelet that is when they have found each other again, too. The time of the API
-        server's own start does not count.
+        For service and kubelet this includes their registration. The start of the API server does not count.
         """
         node = self._bed.only
         mark = node.log_size()
-        self._passers.change()
-        self._stop(blow)
-        if blow.program != "apiserver":
-            self._passers.change()
-        time.sleep(blow.down_s)
-        self._start(blow.program)
+        self._pods.change()
+        self._stop(fault)
+        if fault.program != "apiserver":
+            self._pods.change()
+        time.sleep(fault.down_s)
+        self._start(fault.program)
         started = time.monotonic()
-        if blow.wipe:
+        if fault.wipe:
             wait_until("slices deleted", ignoring_outages(self._bed.wipe_slices), GIVE_UP_S)
-        needs_kubelet = blow.program in ("service", "kubelet")
+        needs_kubelet = fault.program in ("service", "kubelet")
         wanted = len(node.sim.profile.gpus)
 
         def is_back() -> bool:
@@ -129,17 +128,17 @@ class Chaos:
                 return False
             return len(self._bed.devices(node.name)) == wanted
 
-        wait_until(f"slices back after: {blow}", ignoring_outages(is_back), GIVE_UP_S, 0.05)
+        wait_until(f"slices back after: {fault}", ignoring_outages(is_back), GIVE_UP_S, 0.05)
         return time.monotonic() - started
 
-    def _stop(self, blow: Blow) -> None:
-        if blow.program == "service":
-            self._bed.only.stop(kill=blow.kill)
-        elif blow.program == "apiserver":
+    def _stop(self, fault: Fault) -> None:
+        if fault.program == "service":
+            self._bed.only.stop(kill=fault.kill)
+        elif fault.program == "apiserver":
             for component in _CONTROL_PLANE:
-                self._bed.cluster.stop(component, kill=blow.kill)
+                self._bed.cluster.stop(component, kill=fault.kill)
         else:
-            self._bed.only.node.stop(blow.program, kill=blow.kill)
+            self._bed.only.node.stop(fault.program, kill=fault.kill)
 
     def _start(self, program: str) -> None:
         if program == "service":
@@ -151,12 +150,12 @@ class Chaos:
             self._bed.only.node.start(program)
 
 
-def table(times: Iterable[tuple[Blow, float]]) -> str:
+def table(times: Iterable[tuple[Fault, float]]) -> str:
     """Seconds until the slices were back: for each program and for all, times, median and worst."""
     times = list(times)
     lines = []
     for what in (*PROGRAMS, "all"):
-        found = [seconds for blow, seconds in times if what in (blow.program, "all")]
+        found = [seconds for fault, seconds in times if what in (fault.program, "all")]
         if found:
             lines.append(
                 f"{what:11} {len(found):4} restarts  p50 {statistics.median(found):5.2f} s"

@@ -1,4 +1,4 @@
-"""Kubelet, service, API server and containerd restart in every order: pods do not notice, slices return, nothing stays.
+"""Kubelet, service, API server and containerd restart in every order: pods keep running, slices return, nothing is left.
 
 ``NVDRA_CHAOS_ROUNDS`` says how many restarts at random (a full run: 100), ``NVDRA_CHAOS_SEED`` repeats a run.
 """
@@ -15,7 +15,7 @@ from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver import rpc
 from tests.beds.cluster.driver.gpu_bed import DRIVER, Bed
 from tests.beds.cluster.driver.pods import Identity, Pods, ignoring_outages
-from tests.e2e.gpu.chaos import Chaos, Passers, plan, table
+from tests.e2e.gpu.chaos import Chaos, ShortLivedPods, plan, table
 from tests.lib.waits import wait_until
 
 ROUNDS = int(os.environ.get("NVDRA_CHAOS_ROUNDS", "14"))
@@ -23,12 +23,12 @@ ROUNDS = int(os.environ.get("NVDRA_CHAOS_ROUNDS", "14"))
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300 + 30 * ROUNDS)]
 
 SLICES_BACK_S = 15.0
-"""What is promised; a machine that is busy with other tests gets four times as long."""
+"""Documented limit; times four on a machine that is busy with other tests."""
 
 BED = {"flags": ("--sweep-interval-seconds", "20")}
 KUBELET = {"syncFrequency": "5s"}
 
-BREATH_S = 5.0
+PAUSE_S = 5.0
 """Between two restarts, so that most pods live through some before they go."""
 
 SETTLED_S = 120.0
@@ -41,31 +41,35 @@ def test_random_restarts_disturb_no_pod_and_leave_nothing(bed: Bed, pods: Pods) 
     chance = random.Random(seed)
     steady = start_steady_pods(bed, pods)
     gpus = {name: pods.exec_gpus(name) for name in steady}
-    passers = Passers(pods, len(bed.devices(bed.only.name)) - 4, chance)
-    chaos = Chaos(bed, passers)
+    short_lived = ShortLivedPods(pods, len(bed.devices(bed.only.name)) - 4, chance)
+    chaos = Chaos(bed, short_lived)
     times = []
-    for number, blow in enumerate(plan(ROUNDS, chance), 1):
-        seconds = chaos.strike(blow)
-        times.append((blow, seconds))
+    for number, fault in enumerate(plan(ROUNDS, chance), 1):
+        seconds = chaos.inject(fault)
+        times.append((fault, seconds))
         wait_undisturbed(pods, steady)
-        running = passers.breathe(BREATH_S)
-        print(f"{number:3} {blow}: slices back after {seconds:.2f} s; {running} passers run")
+        running = short_lived.wait_some_running(PAUSE_S)
+        print(
+            f"{number:3} {fault}: slices back after {seconds:.2f} s; {running} short-lived pods run"
+        )
     print(table(times))
     started = time.monotonic()
 
-    bed.wait_running(pods.place, *passers.here, timeout_s=SETTLED_S)
+    bed.wait_running(pods.place, *short_lived.here, timeout_s=SETTLED_S)
     print(
-        f"{len(passers.here)} pods of the last rounds run after {time.monotonic() - started:.1f} s"
+        f"{len(short_lived.here)} pods of the last rounds run after {time.monotonic() - started:.1f} s"
     )
     assert {name: pods.exec_gpus(name) for name in steady} == gpus
-    shown = [gpu for name in (*passers.here, "one", "two", "left") for gpu in pods.exec_gpus(name)]
+    shown = [
+        gpu for name in (*short_lived.here, "one", "two", "left") for gpu in pods.exec_gpus(name)
+    ]
     assert len(set(shown)) == len(shown), "a GPU of one claim in a container of another"
     assert max(seconds for _, seconds in times) < 4 * SLICES_BACK_S
-    assert_nothing_stays(bed, pods)
+    assert_nothing_is_left(bed, pods)
 
 
 def start_steady_pods(bed: Bed, pods: Pods) -> dict[str, list[Identity]]:
-    """Four pods that are to live through all of it; two of them share a claim of two GPUs."""
+    """Start four pods that must survive; two of them share a claim of two GPUs."""
     bed.apply(m.claim(pods.place, "shared", m.claim_spec(count=2)))
     for name in ("one", "two"):
         pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
@@ -85,7 +89,7 @@ def wait_undisturbed(pods: Pods, steady: dict[str, list[Identity]]) -> None:
     wait_until("pods as before", ignoring_outages(lambda: not disturbed()), 30)
 
 
-def assert_nothing_stays(bed: Bed, pods: Pods) -> None:
+def assert_nothing_is_left(bed: Bed, pods: Pods) -> None:
     """Delete all pods: no record, file or claim is left, and without the service no socket."""
     started = time.monotonic()
     bed.cluster.kubectl("delete", "pods", "-n", pods.place, "--all", "--wait=false")
@@ -120,7 +124,7 @@ def test_restarted_kubelet_admits_pods(bed: Bed, pods: Pods, kill: bool) -> None
 
 
 def test_claims_lost_by_kubelet_checkpoint_loss_are_swept(bed: Bed, pods: Pods) -> None:
-    """It never asks to unprepare what it does not remember."""
+    """A kubelet without its checkpoint never unprepares those claims."""
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "pod")
     before = pods.identities()
@@ -176,7 +180,7 @@ def test_api_outage_lets_pods_end_and_prepared_claims_answer(bed: Bed, pods: Pod
         end_container(bed, identity)
     finally:
         bed.cluster.start("apiserver")
-    wait_until("stays runs again", ignoring_outages(lambda: runs_anew(pods, identity)), 60)
+    wait_until("stays runs again", ignoring_outages(lambda: runs_again(pods, identity)), 60)
     assert pods.exec_gpus("stays") == gpus
     pods.wait_gone("goes")
 
@@ -217,7 +221,7 @@ def end_container(bed: Bed, identity: Identity) -> None:
     bed.only.node.ctr("tasks", "kill", "-s", "SIGKILL", identity.id.rpartition("/")[2])
 
 
-def runs_anew(pods: Pods, was: Identity) -> bool:
+def runs_again(pods: Pods, was: Identity) -> bool:
     """Whether the only container of ``stays`` was started again and runs."""
     (now,) = pods.identities()["stays"]
     return now.restarts == was.restarts + 1 and now.started_at != "not running"

@@ -1,4 +1,4 @@
-"""The NVIDIA driver comes, goes and changes under the service: no restart, no running pod disturbed, no old files."""
+"""The NVIDIA driver is loaded, unloaded and replaced: no restart, no disturbed pod, no stale files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KUBELET = {"syncFrequency": "5s"}
 
 OLD, NEW = "580.65.06", "590.44.01"
 FILES_BELIEVED_S = 1.5
-"""Driver files that were seen count as there for a second."""
+"""The service caches the presence of driver files for 1 s."""
 
 LIBRARIES = Path(tree.LIBRARY_DIRECTORY)
 
@@ -53,11 +53,11 @@ def old_driver(bed: Bed) -> Iterator[None]:
         sim.unload_driver()
         sim.load_driver(OLD)
     bed.wait_for_devices()
-    wait_until("old driver in the slices", lambda: offered_version(bed) == "580.65.6", 30)
+    wait_until("old driver in the slices", lambda: published_version(bed) == "580.65.6", 30)
 
 
-def offered_version(bed: Bed) -> str:
-    """The driver version of the GPUs on offer, all of which have the same."""
+def published_version(bed: Bed) -> str:
+    """The driver version of the published GPUs."""
     devices = bed.devices(bed.only.name).values()
     found = {str(d["attributes"]["driverVersion"]["version"]) for d in devices}
     return ", ".join(sorted(found))
@@ -124,7 +124,7 @@ def test_new_driver_is_for_new_pods_only(bed: Bed, pods: Pods) -> None:
     wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
     started = time.monotonic()
     bed.only.sim.load_driver(NEW)
-    wait_until("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
+    wait_until("new driver in the slices", lambda: published_version(bed) == "590.44.1", 30)
     print(f"the new driver is in the slices after {time.monotonic() - started:.1f} s")
     pods.create(m.pod(pods.place, "new", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "new")
@@ -144,7 +144,7 @@ def test_container_restarted_after_driver_change_gets_new_one(bed: Bed, pods: Po
     # Its second module is loaded later, as on most hosts.
     with moved_away(bed.only.sim.path / "dev/nvidia-uvm"):
         wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
-    wait_until("new driver in the slices", lambda: offered_version(bed) == "590.44.1", 30)
+    wait_until("new driver in the slices", lambda: published_version(bed) == "590.44.1", 30)
     wait_until("new driver in the CDI file", lambda: versions(cdi(bed, pods, "pod")) == {NEW}, 30)
     bed.cluster.kubectl("exec", "-n", pods.place, "pod", "--", "sh", "-c", "kill 1", check=False)
     wait_until("the container restarted", lambda: has_restarted(pods, "pod"), 60)
@@ -160,7 +160,7 @@ def has_restarted(pods: Pods, name: str) -> bool:
 
 @contextlib.contextmanager
 def moved_away(path: Path) -> Iterator[None]:
-    """While it is entered, a file has another name."""
+    """Rename a file while entered."""
     aside = path.with_name("aside")
     path.rename(aside)
     try:
@@ -215,7 +215,7 @@ def use_own_hook(bed: Bed) -> Path:
 
 
 def health(bed: Bed) -> str:
-    """What the service's health endpoint says."""
+    """Answer of the health endpoint."""
     script = (
         "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9899, timeout=10); "
         "c.request('GET', '/healthz'); print(c.getresponse().read().decode())"

@@ -24,21 +24,21 @@ BED = {"flags": FLAGS}
 KUBELET = {"syncFrequency": "5s"}
 
 LOST, HUNG, FAILED = 2, 5, 6
-"""The GPUs of these numbers get the sickness of that name."""
+"""Index of the GPU that gets the fault of that name."""
 
 UNKNOWN_ERROR = 999
 
 GET_INFO_S = 0.05
-"""Promised; the kubelet gives up after 1 s."""
+"""Documented limit; the kubelet gives up after 1 s."""
 
 RPC_S = 1.0
-"""Promised for calls that need nothing of a sick GPU."""
+"""Documented limit for calls without an unhealthy GPU."""
 
 WORST_S = 5.0
-"""For a single call on a machine that does other things as well; medians keep the promise itself."""
+"""Limit of a single call on a busy machine; the median must keep the documented one."""
 
 ASK_AGAIN_S = 60.0
-"""A GPU that hung is asked again after 10 s, then after 20 s more, and so on."""
+"""A hung GPU is queried again after 10 s, then after 20 s more, and so on."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def healthy(bed: Bed) -> Iterator[None]:
     """Every test begins and ends with eight healthy GPUs and the module's flags."""
     yield
     bed.only.sim.clear()
-    look_now(bed)
+    rescan(bed)
     if bed.only.flags != FLAGS:
         restart_with(bed, FLAGS)
     bed.wait_for_devices(timeout_s=ASK_AGAIN_S)
@@ -83,15 +83,15 @@ def restart_with(bed: Bed, flags: tuple[str, ...]) -> None:
     wait_until("all GPUs seen", lambda: bed.only.logged(mark).count("GPU found") == 8, 30)
 
 
-def make_three_sick(bed: Bed) -> None:
+def break_three_gpus(bed: Bed) -> None:
     """One GPU lost, one that never answers, one whose answers are errors."""
     bed.only.sim.lose(LOST)
     bed.only.sim.fault(gpu=HUNG, hang=True)
     bed.only.sim.fault("nvmlDeviceGetUUID", gpu=FAILED, code=UNKNOWN_ERROR)
 
 
-def wait_offered(bed: Bed, *without: int) -> None:
-    """Wait until all GPUs but these are offered."""
+def wait_published(bed: Bed, *without: int) -> None:
+    """Wait until all GPUs but these are published."""
     wanted = {gpu(i) for i in range(8)} - {gpu(i) for i in without}
     wait_until(f"offered: {sorted(wanted)}", lambda: offered(bed) == wanted, ASK_AGAIN_S)
 
@@ -99,7 +99,7 @@ def wait_offered(bed: Bed, *without: int) -> None:
 def test_lost_and_hung_gpus_leave_six_allocatable(bed: Bed, pods: Pods) -> None:
     bed.only.sim.lose(LOST)
     slot = bed.only.sim.fault(gpu=HUNG, hang=True)
-    wait_offered(bed, LOST, HUNG)
+    wait_published(bed, LOST, HUNG)
     names = [f"pod-{i}" for i in range(7)]
     started = time.monotonic()
     for name in names:
@@ -112,8 +112,8 @@ def test_lost_and_hung_gpus_leave_six_allocatable(bed: Bed, pods: Pods) -> None:
     pods.wait_message(waiting, "FailedScheduling")
     bed.only.sim.find(LOST)
     bed.only.sim.clear_fault(slot)
-    look_now(bed)
-    wait_offered(bed)
+    rescan(bed)
+    wait_published(bed)
     bed.wait_running(pods.place, waiting)
 
 
@@ -123,7 +123,7 @@ def running(pods: Pods) -> set[str]:
 
 
 def test_pod_status_and_health_stream_report_each_gpu(bed: Bed, pods: Pods) -> None:
-    # Old kubelets tell the health of a claim only when it has one name as an object and in the pod.
+    # Old kubelets report the health of a claim only if its name in the pod is that of the object.
     bed.apply(m.claim(pods.place, "all", m.claim_spec(count=8)))
     pods.create(m.pod(pods.place, "pod", claims={"all": "all"}))
     bed.wait_running(pods.place, "pod")
@@ -134,7 +134,7 @@ def test_pod_status_and_health_stream_report_each_gpu(bed: Bed, pods: Pods) -> N
         {"Healthy": 8},
         ASK_AGAIN_S,
     )
-    make_three_sick(bed)
+    break_three_gpus(bed)
     wait_equal(
         "health in the pod's status",
         lambda: reported_health(pods, "pod"),
@@ -159,14 +159,14 @@ def test_pod_status_and_health_stream_report_each_gpu(bed: Bed, pods: Pods) -> N
 
 
 def said_by_stream(bed: Bed) -> dict[str, str]:
-    """What the health stream says of the GPUs that are not well."""
+    """Unhealthy GPUs in the health stream."""
     with rpc.plugin(bed.only) as plugin, plugin.health() as stream:
         devices = next(iter(stream)).devices
     return {d.device.device_name: d.message for d in devices if d.health != HEALTHY}
 
 
 def reported_health(pods: Pods, name: str) -> dict[str, int]:
-    """How many devices of a pod have which health, as its status says."""
+    """Number of devices by health in a pod's status."""
     counts: dict[str, int] = {}
     pod = pods.get(name) or {}
     for container in pod["status"].get("containerStatuses", ()):
@@ -182,26 +182,26 @@ def test_calls_are_answered_while_and_after_nvml_hangs(bed: Bed, pods: Pods) -> 
     early = rpc.ref(pods.claim_of("early"))
     mark = bed.only.log_size()
     slot = bed.only.sim.fault(hang=True)
-    look_now(bed)
+    rescan(bed)
     wait_until("a rescan that hangs", lambda: bed.only.sim.fault_hits(slot), 20, 0.01)
     started = time.monotonic()
     pods.create(m.pod(pods.place, "late", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "late")
     print(f"a new pod runs after {time.monotonic() - started:.2f} s while NVML hangs")
-    promised("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
+    assert_within("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
     with rpc.plugin(bed.only) as plugin:
         repeat = seconds(50, lambda: plugin.prepare(early).devices[early[2]])
-        promised("NodePrepareResources, repeated", repeat, RPC_S)
+        assert_within("NodePrepareResources, repeated", repeat, RPC_S)
         stranger = ("ns", "stranger", "11111111-2222-3333-4444-555555555555")
         unknown = seconds(50, lambda: not plugin.unprepare(stranger).errors)
-        promised("NodeUnprepareResources of an unknown claim", unknown, RPC_S)
+        assert_within("NodeUnprepareResources of an unknown claim", unknown, RPC_S)
         claim = rpc.ref(pods.claim_of("late"))
         undone, answers = rpc.timed(lambda: plugin.unprepare(claim))
         assert not answers.errors
         fresh, answers = rpc.timed(lambda: plugin.prepare(claim))
         assert not answers.errors
-        promised("NodeUnprepareResources", [undone], RPC_S)
-        promised("NodePrepareResources", [fresh], RPC_S)
+        assert_within("NodeUnprepareResources", [undone], RPC_S)
+        assert_within("NodePrepareResources", [fresh], RPC_S)
     assert "sick" not in bed.only.logged(mark), "the rescan ended before the calls"
     assert len(offered(bed)) == 8
     calls_once_nvml_was_given_up(bed, pods)
@@ -212,11 +212,11 @@ def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
     claim = rpc.ref(pods.claim_of("early"))
     before = pods.identities()
     wait_until("no GPU offered", lambda: not offered(bed), 60)
-    promised("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
+    assert_within("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
     with rpc.plugin(bed.only) as plugin:
         took, answers = rpc.timed(lambda: plugin.prepare(claim, timeout_s=20))
         assert not answers.errors, "the taint keeps new claims away, and this one has its GPU"
-        promised("NodePrepareResources on a hung GPU", [took], RPC_S)
+        assert_within("NodePrepareResources on a hung GPU", [took], RPC_S)
     assert pods.identities() == before
     started = time.monotonic()
     pods.delete("early")
@@ -224,14 +224,14 @@ def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
     print(f"a pod on a hung GPU is gone {time.monotonic() - started:.1f} s after its deletion")
 
 
-def look_now(bed: Bed) -> None:
-    """What ``systemctl reload`` does: all GPUs are looked at, also those that are left alone because they hung."""
+def rescan(bed: Bed) -> None:
+    """Rescan all GPUs, hung ones included, as ``systemctl reload`` does."""
     assert bed.only.service is not None
     bed.only.service.signal(1)
 
 
 def seconds(times: int, call: Callable[[], Any]) -> list[float]:
-    """How long a call took that must answer something true, each time."""
+    """Durations of a call, whose answer must be true."""
     found = []
     for _ in range(times):
         took, answer = rpc.timed(call)
@@ -240,8 +240,8 @@ def seconds(times: int, call: Callable[[], Any]) -> list[float]:
     return found
 
 
-def promised(what: str, took: list[float], promise_s: float) -> None:
-    """Print what was measured; the median keeps the promise."""
+def assert_within(what: str, took: list[float], promise_s: float) -> None:
+    """Print the durations; their median must be within the limit."""
     median, worst = statistics.median(took), max(took)
     print(f"{what}: median {median * 1000:.1f} ms, slowest of {len(took)} {worst * 1000:.1f} ms")
     if len(took) > 1:
@@ -251,7 +251,7 @@ def promised(what: str, took: list[float], promise_s: float) -> None:
 
 def test_health_gate_taints_unhealthy_gpus(bed: Bed, pods: Pods) -> None:
     restart_with(bed, (*FLAGS, "--feature-gates", "NVMLDeviceHealthCheck=true"))
-    make_three_sick(bed)
+    break_three_gpus(bed)
     wanted = {gpu(LOST): "gpu-lost", gpu(HUNG): "gpu-hung", gpu(FAILED): "gpu-failed"}
     wanted_taints = {
         f"gpu-{i}": [(f"gpu.nvidia.com/{wanted[gpu(i)]}", "NoSchedule")] if gpu(i) in wanted else []
@@ -263,15 +263,13 @@ def test_health_gate_taints_unhealthy_gpus(bed: Bed, pods: Pods) -> None:
     for name in ("that", "brave"):
         pods.create(m.pod(pods.place, name, templates={"gpu": name}))
     pods.wait_message("that", "FailedScheduling")
-    bed.wait_running(
-        pods.place, "brave"
-    )  # the taint keeps others off; who tolerates it is not refused
+    bed.wait_running(pods.place, "brave")  # the taint keeps out claims that do not tolerate it
     bed.only.sim.clear()
     wait_until("no taints", lambda: not any(taints(bed).values()), ASK_AGAIN_S)
 
 
 def tolerant(spec: m.Manifest) -> m.Manifest:
-    """The claim spec, for a user who wants the GPU whatever taint it has."""
+    """The claim spec with a toleration of every taint."""
     (request,) = spec["devices"]["requests"]
     exactly = {**request["exactly"], "tolerations": [{"operator": "Exists"}]}
     return {"devices": {**spec["devices"], "requests": [{**request, "exactly": exactly}]}}
@@ -302,13 +300,13 @@ def test_service_started_with_unhealthy_gpus_serves_others(bed: Bed, pods: Pods)
     bed.apply(m.template(pods.place, "all", m.claim_spec(count=8)))
     pods.create(m.pod(pods.place, "old", templates={"gpu": "all"}))
     bed.wait_running(pods.place, "old")
-    make_three_sick(bed)
+    break_three_gpus(bed)
     bed.only.restart(kill=True)
-    wait_offered(bed, LOST, HUNG, FAILED)
+    wait_published(bed, LOST, HUNG, FAILED)
     pods.delete("old")
     pods.wait_gone("old")
     assert not bed.only.leftovers()
     pods.create(m.pod(pods.place, "new", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "new")
     bed.only.sim.clear()
-    wait_offered(bed)
+    wait_published(bed)

@@ -1,4 +1,4 @@
-"""With the kubelet's own credential: the service asks for what is documented and nothing else, and gets nothing else."""
+"""With the kubelet's credential: the service makes only documented requests, and others are refused."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def documented() -> set[tuple[str, str]]:
 
 
 def test_service_uses_exactly_the_documented_rights(bed: Bed, pods: Pods) -> None:
-    live_a_whole_life(bed, pods)
+    run_through_everything(bed, pods)
     asked = audit.requests_of_node(bed.cluster.layout.audit_log, OWN)
     refused = [a for a in asked if a.code == 403]
     print(collections.Counter(f"{a.verb} {a.resource} {a.code}" for a in asked))
     used, allowed = {(a.verb, a.resource) for a in asked if a not in refused}, documented()
     assert used <= allowed
     assert {unused for unused in allowed - used if not is_path(unused)} == set()
-    # The API server that was restarted may refuse what is asked before it has read its rules.
+    # A restarted API server may refuse requests until it has read its RBAC rules.
     assert {(a.verb, a.resource) for a in refused} <= {
         ("patch", "resourceclaims/status"),
         ("get", "resourceclaims"),
@@ -73,11 +73,11 @@ def test_service_uses_exactly_the_documented_rights(bed: Bed, pods: Pods) -> Non
 
 
 def is_path(right: tuple[str, str]) -> bool:
-    """Whether a right is about no resource; such questions are asked on occasion only."""
+    """Whether a right is about a path, not a resource; such requests are rare."""
     return right[1].startswith("/")
 
 
-def live_a_whole_life(bed: Bed, pods: Pods) -> None:
+def run_through_everything(bed: Bed, pods: Pods) -> None:
     """Publish, prepare, restart, lose a GPU and the API server, unprepare, and be uninstalled."""
     node = bed.nodes[OWN]
     pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}, node=OWN))

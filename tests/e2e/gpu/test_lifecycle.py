@@ -25,7 +25,7 @@ GPU = {"gpu": "gpu"}
 SHARED = {"gpu": "shared"}
 
 KUBELET_RETRY_S = 15.0
-"""A kubelet tries a failed unprepare again after 10 to 15 s, whatever the plugin does."""
+"""The kubelet retries a failed unprepare after 10 to 15 s."""
 
 
 def test_restart_changes_no_slice_and_no_pod(bed: Bed, pods: Pods) -> None:
@@ -125,7 +125,7 @@ def test_force_deleted_pod_leaves_nothing(bed: Bed, pods: Pods) -> None:
 
 
 def test_force_deleted_pods_gpu_is_held_by_one_claim(bed: Bed, pods: Pods) -> None:
-    """The claim and its allocation go with the pod, while the container still has the GPUs for some seconds."""
+    """Claim and allocation are deleted with the pod, while the container holds the GPU some seconds longer."""
     bed.apply(m.template(pods.place, "all", m.claim_spec(count=len(bed.only.sim.profile.gpus))))
     deaf = "nvidia-smi -L; trap '' TERM; while :; do sleep 1; done"
     pods.create(m.pod(pods.place, "holder", templates={"gpu": "all"}, command=deaf))
@@ -178,7 +178,7 @@ def test_shared_claim_stays_prepared_until_last_pod_ends(bed: Bed, pods: Pods) -
 
 
 def start_and_end(bed: Bed, pods: Pods, manifests: list[m.Manifest]) -> list[str]:
-    """Pods come, and go in another order; the claim of the last stays prepared to the end. Returns the GPUs shown."""
+    """Start pods and end them in another order; the claim stays prepared to the end. The GPUs shown."""
     for manifest in manifests:
         pods.create(manifest)
     names = [manifest["metadata"]["name"] for manifest in manifests]

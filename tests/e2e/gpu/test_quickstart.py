@@ -1,4 +1,4 @@
-"""The claims of upstream's quickstart, unchanged, on each Kubernetes: what users have today works here."""
+"""The claims of upstream's quickstart, unchanged, on each Kubernetes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lib.waits import wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NUMBERS = itertools.count(1)
-"""A namespace that is going takes nothing new, so each test has one of its own."""
+"""Each test has its own namespace: a terminating one admits nothing."""
 
 
 @pytest.fixture(scope="module", params=programs.KUBERNETES)

@@ -1,4 +1,4 @@
-"""What ``nvdra-device-nodes.service`` runs, with NVIDIA's own nvidia-modprobe: every node that containers need is made."""
+"""What ``nvdra-device-nodes.service`` runs, with NVIDIA's own nvidia-modprobe: all nodes that containers need are created."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def modprobe() -> Path:
 
 
 def fetch(package: str, place: Path) -> None:
-    """Unpack a package of Debian 12's contrib section below ``place``; the machine's own lists do not change."""
+    """Unpack a package of Debian 12's contrib section below ``place``; the machine's package lists stay unchanged."""
     for part in ("lists/partial", "archives/partial"):
         (place / part).mkdir(parents=True, exist_ok=True)
     lines = [f"deb [signed-by={key}] {site} bookworm contrib\n" for site, key in smi.mirrors()]

@@ -31,7 +31,7 @@ HOME = Path("/var/lib/nvdra-systemd-imex")
 LAYOUT = Layout(Path("/run/nvdra/imex"), Path("/var/lib/nvdra/imex/tls"))
 RUN = Run(domain_uid="A", clique_id=CLIQUE, slot=2, slot_count=18, port=50065, address="127.0.0.1")
 DIRECTORIES = "/run/nvdra/imex/ctl /run/nvidia-imex"
-"""What nvdra-imex-supervisor.service and the supervisor make."""
+"""Directories of nvdra-imex-supervisor.service and the supervisor."""
 
 
 class ImexHost(VersionHost):
@@ -67,7 +67,7 @@ def host(able: None, request: pytest.FixtureRequest) -> Iterator[ImexHost]:
         # Without the kernel's session, which is simulated in a file that the sandbox may not write.
         program = f'#!/bin/sh\nexec python3 {sim.path}/usr/bin/nvidia-imex --nogpu "$@"\n'
         made.write("/usr/bin/nvidia-imex", program, mode=0o755)
-        # The unit sees nothing of /var/lib but its own: the simulated program is shown to it.
+        # The sandbox hides /var/lib: bind the simulated program.
         drop_in = "/etc/systemd/system/nvdra-imex.service.d/simulated.conf"
         made.write(drop_in, f"[Service]\nBindReadOnlyPaths={sim.path}\n")
         made.systemctl("daemon-reload")

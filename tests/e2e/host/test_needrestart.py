@@ -1,4 +1,4 @@
-"""Debian's needrestart with the file that the packages bring: nvidia-imex runs on when a library is upgraded."""
+"""Debian's needrestart with the file that the packages bring: nvidia-imex is not restarted when a library is upgraded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Power goes and comes back, and the service dies at any moment: the same pods run again with their GPUs."""
+"""Power loss, and kills of the service at any moment: the same pods run again with their GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BED = {"flags": ("--sweep-interval-seconds", "4")}
 KUBELET = {"syncFrequency": "5s"}
 
 BACK_S = 60.0
-"""A pod runs again that long after the service's start, without anybody's help."""
+"""Time from the start of the service until the pods run again."""
 
 
 def test_pods_run_with_their_gpus_after_reboot(bed: Bed, pods: Pods) -> None:

@@ -1,4 +1,4 @@
-"""The shipped unit on a host with a real systemd, its sandbox enforced: it serves, and it cannot do what it need not."""
+"""The shipped unit on a host with a real systemd, its sandbox enforced."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.lib.waits import wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 BACK_S = 15.0
-"""Promised: how long after it hung the service serves again."""
+"""Documented limit from a hang to serving again."""
 PATIENCE_S = 90.0
-"""How long these tests wait for that, on a machine that is busy with other things."""
+"""The same on a busy machine."""
 CAPABILITIES = "c 235:* rwm"
 """What the device controller says of the class nvidia-caps, whose number the simulated driver got."""
 
@@ -142,7 +142,7 @@ def answers(host: tuple[Bed, UnitNode]) -> Answers:
 
 @pytest.fixture(scope="module")
 def unbound(host: tuple[Bed, UnitNode]) -> Answers:
-    """What root on the same host may do without the sandbox."""
+    """Answers of the probe on the same host without the sandbox."""
     return host[1].probe(BRIDGE_ADDRESS, unit=None)
 
 
@@ -153,7 +153,7 @@ def test_sandbox_allows_what_the_service_needs(answers: Answers) -> None:
 
 def test_sandbox_allows_driver_devices(answers: Answers) -> None:
     show(answers["devices"])
-    # The sandbox lets it pass, and then no real driver answers.
+    # The sandbox permits it; no real driver answers.
     assert set(answers["devices"].values()) == {"ENXIO"}
 
 
@@ -227,7 +227,7 @@ def test_hanging_child_delays_no_restart(node: UnitNode) -> None:
 
 
 def serves_again(node: UnitNode, what: str, harm: Callable[[str], object]) -> None:
-    """Do harm to the service; wait until systemd has brought it back, and say how long it took."""
+    """Inject a fault; wait until the service serves again; print how long it took."""
     pid, restarts = node.show("MainPID"), int(node.show("NRestarts"))
     started = time.monotonic()
     harm(pid)
@@ -255,7 +255,7 @@ def test_documented_drop_in_moves_cdi_files(bed: Bed, node: UnitNode, pods: Pods
     try:
         node.wait_registered_again()
         pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
-        # A kubelet that has just seen several instances come and go may refuse once, and syncs a pod every 60 to 90 s.
+        # After several restarts the kubelet may refuse once; it syncs a pod every 60 to 90 s.
         bed.wait_running(pods.place, "pod", timeout_s=150)
         assert len(node.files("/etc/cdi/*")) == 1
         assert node.files("/run/cdi/*") == []

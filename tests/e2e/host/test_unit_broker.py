@@ -46,7 +46,7 @@ print(json.dumps(said))
 
 
 def through_broker(node: UnitNode, unit: str | None, *calls: str) -> dict[str, Any]:
-    """Ask the broker as a unit does in its sandbox, or as root outside of all; verb and unit -> the answer."""
+    """Call the broker from the sandbox of a unit, or as root outside of all units; (verb, unit) -> reply."""
     node.write("/usr/lib/nvdra-client.py", BROKER_CLIENT)
     argv = ["/usr/bin/python3", "-IB", "/usr/lib/nvdra-client.py", *calls]
     said: dict[str, Any] = json.loads(
@@ -83,7 +83,7 @@ def test_supervisor_starts_and_stops_imex_through_the_broker(imex: UnitNode) -> 
 
 def test_reload_through_the_broker_is_sigusr1(imex: UnitNode) -> None:
     through_broker(imex, SUPERVISOR, f"start {IMEX}", f"reload {IMEX}")
-    # It ends what stands in for nvidia-imex here.
+    # It ends the stand-in of nvidia-imex.
     wait_until("signalled", lambda: imex.show("ActiveState", IMEX) == "failed", PATIENCE_S)
     assert imex.show("ExecMainStatus", IMEX) == str(signal.SIGUSR1.value)
     through_broker(imex, SUPERVISOR, f"reset_failed {IMEX}")

@@ -1,4 +1,4 @@
-"""The shipped units on every systemd that can be had: they mean the same from 247 on."""
+"""The shipped units on every available systemd from 247 on."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def lines(host: VersionHost) -> list[str]:
 
 
 def answers(host: VersionHost) -> list[str]:
-    """What the service said of making a node of a capability: at its start, and at each reload."""
+    """Results of creating a capability node: at the start of the service, and at each reload."""
     return [line.split()[1] for line in lines(host)]
