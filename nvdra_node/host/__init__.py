@@ -1,1 +1,1 @@
-"""The only doors to the machine: NVML, sysfs, /proc, commands, units. Protocols in ``ports``, fakes in ``fake``."""
+"""All access to the machine: NVML, sysfs, /proc, files, commands, units. Protocols in ``ports``, fakes in ``tests``."""

@@ -1,7 +1,6 @@
-"""A child process that answers lines with lines: spawn, ask, give up, kill, reap. Knows nothing of NVML.
+"""A child process that answers one line per line: spawn, send, receive, kill, reap. Used by ``nvml``.
 
-Used by ``nvml`` alone. Starts nothing by itself except in ``Child.start``. A child that does not die of SIGKILL (stuck
-in the kernel) stays a zombie-to-be that ``reap`` asks for later; nothing here ever waits without an end.
+No call waits without a limit. A child that SIGKILL does not end (blocked in the kernel) is collected by ``reap`` later.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from nvdra_node.host import cpus
 _STDERR_TAIL = 2000
 _READ = 65536
 _GIVE_UP_S = 0.25
-"""How soon ``receive`` sees that it was given up."""
+"""Poll interval in which ``receive`` notices ``give_up``."""
 
 
-class ChildGoneError(HostError):
+class ChildEndedError(HostError):
     """The child ended (``status``: its exit status, negative for a signal; None: not known)."""
 
     def __init__(self, message: str, *, status: int | None) -> None:
@@ -39,26 +38,26 @@ class LineChild(Protocol):
     pid: int
 
     def send(self, line: bytes) -> None:
-        """Write one line. Raises ChildGoneError."""
+        """Write one line. Raises ChildEndedError."""
 
     def receive(self, deadline: Deadline) -> bytes | None:
-        """Next line without its end; None when the deadline passes first. Raises ChildGoneError."""
+        """The next line, without newline; None at the deadline. Raises ChildEndedError."""
 
     def give_up(self) -> None:
-        """Let ``receive`` behave as if its deadline had passed; from any thread."""
+        """Make ``receive`` return as at its deadline; from any thread."""
 
     def kill(self, wait_s: float) -> bool:
-        """SIGKILL, then wait a little; whether it is gone."""
+        """SIGKILL, then wait; returns whether it has ended."""
 
     def reap(self) -> bool:
-        """Whether a killed child has meanwhile gone. Does not wait."""
+        """Whether a killed child has ended. Does not wait."""
 
     def has_exited(self, status: int) -> bool:
-        """Whether it has ended by itself with this exit status. Does not wait."""
+        """Whether it has exited with this status. Does not wait."""
 
 
 class Child:
-    """A real process with pipes. Not for several threads at once: the caller serialises."""
+    """A real process with pipes. Not thread safe: the caller serialises."""
 
     def __init__(self, process: subprocess.Popen[bytes], stderr_fd: int) -> None:
         self.pid = process.pid
@@ -69,9 +68,9 @@ class Child:
 
     @classmethod
     def start(cls, argv: Sequence[str]) -> Child:
-        """Spawn with an empty environment, in a session of its own. Raises HostError."""
+        """Spawn with an empty environment, in its own session. Raises HostError."""
         read_end, write_end = os.pipe()
-        # The child must never block on stderr that nobody reads: what does not fit is lost.
+        # Nothing reads stderr while the child runs: it must not block on it, and output beyond the pipe is lost.
         for fd in (read_end, write_end):
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
         try:
@@ -100,7 +99,7 @@ class Child:
         try:
             stream.write(line + b"\n")
         except OSError as error:
-            raise self._gone() from error
+            raise self._ended() from error
 
     def receive(self, deadline: Deadline) -> bytes | None:
         """See LineChild."""
@@ -116,7 +115,7 @@ class Child:
                 continue
             data = os.read(stream.fileno(), _READ)
             if not data:
-                raise self._gone()
+                raise self._ended()
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         return line
@@ -150,16 +149,16 @@ class Child:
         self._close()
         return True
 
-    def _gone(self) -> ChildGoneError:
-        """The pipe is closed: collect what can be known, and leave no process behind."""
+    def _ended(self) -> ChildEndedError:
+        """The error for a closed pipe, with exit status and stderr; reaps the process."""
         try:
             status: int | None = self._process.wait(0.5)
         except subprocess.TimeoutExpired:
             status = None
         tail = self._stderr_tail()
         how = f"exit status {status}" if status is not None else "its pipe closed"
-        # Without its number: this becomes the health of a device, and each new text is news to the kubelet.
-        return ChildGoneError(
+        # Without the pid: this text becomes a device's health message, and each new text is an update to the kubelet.
+        return ChildEndedError(
             f"its process ended ({how})" + (f": {tail}" if tail else ""), status=status
         )
 

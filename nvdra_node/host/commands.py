@@ -1,7 +1,7 @@
-"""The one door to other programs: no shell, a clean environment, a deadline, an output limit, the whole group killed.
+"""Runs the host's programs (nvidia-ctk, nvidia-smi, systemctl ...): the only user of subprocess beside ``child``.
 
-Called by everything that needs a program of the host (nvidia-ctk, nvidia-smi, systemctl ...). A program that leaves a
-daemon behind does not keep ``run`` waiting: the end of the program counts, not the end of its pipes.
+No shell, a fixed environment, a deadline, an output limit; the whole process group is killed. ``run`` returns when the
+program ends, even if a daemon that it left behind keeps its pipes open.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ CLEAN_ENVIRONMENT: Mapping[str, str] = {
 OUTPUT_LIMIT_BYTES = 4 * 2**20
 
 MAX_UNKILLABLE = 4
-"""So many runs of one program may hang in the kernel before no more are started: each keeps its memory."""
+"""Runs of one program that may hang in the kernel, each keeping its memory, before no more are started."""
 
 _READ = 65536
 _KILL_WAIT_S = 1.0
 _CLOSE_S = 0.25
-"""How soon a call sees ``close``."""
+"""Poll interval in which a call notices ``close``."""
 _TAIL = 2000
 
 
@@ -65,7 +65,7 @@ def _not_started(argv: tuple[str, ...], why: str) -> CommandError:
 
 
 def kill_group(process: subprocess.Popen[bytes], wait_s: float = _KILL_WAIT_S) -> bool:
-    """Kill a program with all that it started; whether it is gone ``wait_s`` later at the latest."""
+    """Kill a program's process group; returns whether it ended within ``wait_s``."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
@@ -84,7 +84,7 @@ class SystemCommands:
         output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
         kill: Callable[[subprocess.Popen[bytes]], bool] = kill_group,
     ) -> None:
-        """``kill`` ends a program; False when the kernel does not let it go."""
+        """``kill`` ends a program; returns False if it hangs in the kernel."""
         self._environment = dict(environment)
         self._output_limit_bytes = output_limit_bytes
         self._kill_program = kill
@@ -97,7 +97,7 @@ class SystemCommands:
         self._is_closed.set()
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
-        """See ports.Commands. A program that cannot be killed is left behind and reaped by a later call."""
+        """See ports.Commands. An unkillable program is reaped by a later call."""
         self._require_room(tuple(argv))
         running = _Running(tuple(argv), self._start(tuple(argv)))
         try:
@@ -155,11 +155,11 @@ class SystemCommands:
             remaining_s = deadline.remaining_s()
             ready = selector.select(min(remaining_s, _CLOSE_S))
             if self._is_closed.is_set():
-                raise running.error("was killed, as the service ends", None)
+                raise running.error("was killed because the service stops", None)
             if not ready and remaining_s <= _CLOSE_S:
                 raise running.error("did not end in time and was killed", None)
             ended = any(key.data is None for key, _ in ready)
-            # After the end everything the program wrote is in the pipes: one last round reads it.
+            # After the end, all output of the program is in the pipes: read it in one last round.
             keys = list(selector.get_map().values()) if ended else [key for key, _ in ready]
             for key in keys:
                 if key.data is not None and not self._drain(
@@ -191,13 +191,13 @@ class SystemCommands:
                 self._unkillable.append(running)
 
     def _require_room(self, argv: tuple[str, ...]) -> None:
-        """Reap those that meanwhile ended; raises CommandError when too many of this program did not, or at the end."""
+        """Reap ended programs. Raises CommandError with too many hanging runs of this program, or after ``close``."""
         with self._lock:
             self._unkillable = [r for r in self._unkillable if r.process.poll() is None]
             stuck = [r for r in self._unkillable if r.argv[0] == argv[0]]
         why = ""
         if self._is_closed.is_set():
-            why = "the service ends"
+            why = "the service stops"
         elif len(stuck) >= MAX_UNKILLABLE:
             why = (
                 f"{len(stuck)} runs of it hang in the kernel and cannot be killed; "

@@ -1,6 +1,6 @@
-"""Which CPUs the threads of this process run on, and how long they wait for them. Used by ``app.onecpu``.
+"""CPU affinity and run-queue wait of this process's threads. Used by ``app.cpu_pinning``.
 
-Programs inherit the CPUs of the thread that starts them; ``spread`` gives them back all that this process began with.
+Programs inherit the affinity of the thread that starts them; ``spread`` restores the process's initial one.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import msgspec
 from nvdra_core.errors import HostError
 
 ALLOWED = frozenset(os.sched_getaffinity(0))
-"""What this process may use: as the administrator, systemd or the container said."""
+"""The process's initial affinity, set by the administrator, systemd or a container."""
 
 _TASKS = Path("/proc/self/task")
 
 
 class CpuTime(msgspec.Struct, frozen=True):
-    """Of all threads that live, in seconds."""
+    """Sums over all living threads, in seconds."""
 
     worked_s: float
     waited_s: float
-    """Ready to run, while others had the CPU."""
+    """Runnable, but not running."""
 
 
 def spread(pid: int) -> None:
-    """Let a program that was just started use all CPUs."""
-    with contextlib.suppress(OSError):  # it has ended, or we may not: it runs all the same
+    """Give a just started program the initial affinity."""
+    with contextlib.suppress(OSError):  # it has ended, or this is not permitted: it runs anyway
         os.sched_setaffinity(pid, ALLOWED)
 
 
@@ -39,19 +39,19 @@ def _move(thread: int, cpu: int) -> None:
     except ProcessLookupError:
         return  # ended meanwhile
     except OSError as error:
-        raise HostError(f"threads cannot be moved to CPU {cpu}: {error.strerror}") from error
+        raise HostError(f"threads cannot be pinned to CPU {cpu}: {error.strerror}") from error
 
 
 class Cpus:
     """The CPUs of this process's threads."""
 
     def gather(self, cpu: int) -> None:
-        """Move all threads to one CPU; later ones inherit it. Raises HostError when that is not allowed."""
+        """Pin all threads to one CPU; later threads inherit it. Raises HostError if not permitted."""
         for task in _TASKS.iterdir():
             _move(int(task.name), cpu)
 
     def time(self) -> CpuTime:
-        """What the threads that live have worked and waited so far (kernel: sched/sched-stats)."""
+        """CPU time and run-queue wait of the living threads (kernel: sched/sched-stats)."""
         worked = waited = 0
         for task in _TASKS.iterdir():
             with contextlib.suppress(OSError):  # ended meanwhile

@@ -1,7 +1,7 @@
 """Finds the NVIDIA driver's files below the driver root: library and programs, by the places distributions use.
 
-Symbolic links are followed inside the root, as the machine that the root belongs to would follow them. Answers are
-absolute paths of real files, as this process sees them. Called when a session starts, never on a hot path.
+Symbolic links are resolved inside the root, as on the machine that it belongs to. Results are absolute paths of real
+files, as seen by this process.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _MAX_LINKS = 40
 
 
 def library(root: Path, name: str = NVML_LIBRARY) -> Path:
-    """The library's real file. Raises HostError, naming where it was looked for."""
+    """The library's real file. Raises HostError, naming the directories searched."""
     return _find(root, name, LIBRARY_DIRS)
 
 
 def program(root: Path, name: str) -> Path:
-    """The program's real file. Raises HostError, naming where it was looked for."""
+    """The program's real file. Raises HostError, naming the directories searched."""
     return _find(root, name, PROGRAM_DIRS)
 
 
 def resolve(root: Path, path: str) -> Path | None:
-    """Follow ``path`` (absolute, as seen from inside ``root``) without ever leaving the root.
+    """Follow ``path`` (absolute, as seen from inside ``root``) without leaving the root.
 
-    None when something on the way is missing or the links go round.
+    None when a component is missing or the links are circular.
     """
     todo = _parts(path)
     at: list[str] = []
@@ -57,7 +57,7 @@ def resolve(root: Path, path: str) -> Path | None:
         try:
             target = str(here.readlink())
         except OSError:
-            at.append(part)  # no link; a missing file shows in the end
+            at.append(part)  # no link; a missing file is found at the end
             continue
         links += 1
         if links > _MAX_LINKS:
@@ -75,7 +75,7 @@ def _find(root: Path, name: str, places: Iterable[str]) -> Path:
         if found is not None and _is_regular(found):
             return found
     raise HostError(
-        f"{name} is not below the driver root {root} (looked in {', '.join(places)}); "
+        f"{name} is not below the driver root {root} (searched {', '.join(places)}); "
         "is the NVIDIA driver installed?"
     )
 

@@ -1,9 +1,9 @@
 """Small files of this machine, read and replaced whole. Used by ``checkpoint`` and ``cdi``.
 
-Every OSError becomes a FileError that names the path and what an operator can do. ``replace`` is atomic: readers see
-the old file or the new one. A durable replace flushes the file before its name appears, so that after a power failure
-a name never stands on garbage. The directory is not flushed: losing the *name* costs nothing, because after a power
-failure the boot id is another one and no record is served unverified (see ``checkpoint.store``).
+Every OSError becomes a FileError with the path and a remedy. ``replace`` is atomic: readers see the old file or the new
+one. A durable replace flushes the file before the rename, so that no name has incomplete content after a power failure.
+The directory is not flushed: a lost name is harmless, because the boot id changes and no record is used unverified
+(see ``checkpoint.store``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from nvdra_core.errors import FileError
 
 TEMP_SUFFIX = ".tmp"
-"""Ends the names of unfinished files; neither ``.json`` nor ``.yaml``, so that no reader takes one for a real one."""
+"""Suffix of unfinished files; readers of ``.json`` and ``.yaml`` ignore it."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some space on its file system",
@@ -26,19 +26,19 @@ _REMEDIES = {
     errno.EACCES: "check its owner and mode and the unit's ReadWritePaths",
     errno.EPERM: "check its owner and mode and the unit's ReadWritePaths",
     errno.ENOENT: "create its directory",
-    errno.ENOTDIR: "a part of its path is not a directory: remove what stands there",
+    errno.ENOTDIR: "a component of its path is not a directory: remove it",
     errno.EIO: "the disk reports errors: check the kernel log",
 }
 
 
 def file_error(doing: str, path: Path, error: OSError) -> FileError:
-    """A FileError for what the kernel said; ``doing`` is a verb phrase (``write``)."""
+    """A FileError for an OSError; ``doing`` is a verb phrase (``write``)."""
     remedy = _REMEDIES.get(error.errno or 0, "check the file system")
     return FileError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}", path=str(path))
 
 
 def temp_path(path: Path) -> Path:
-    """Where ``replace`` builds the new content of ``path``: hidden, in the same directory."""
+    """The temporary file of ``replace``: hidden, in the same directory."""
     return path.with_name(f".{path.name}{TEMP_SUFFIX}")
 
 
@@ -60,13 +60,13 @@ class HostFiles:
         try:
             fd = _create(temp, mode)
             try:
-                os.fchmod(fd, mode)  # the umask, or the mode of a left-over, must not decide
+                os.fchmod(fd, mode)  # regardless of the umask and of a left-over file
                 _write_all(fd, data)
                 if durable:
                     os.fsync(fd)
             finally:
                 os.close(fd)
-            os.replace(temp, path)  # noqa: PTH105  that one makes a Path for nobody
+            os.replace(temp, path)  # noqa: PTH105  saves a Path
         except OSError as error:
             _remove_quietly(temp)
             raise file_error("write", path, error) from error
@@ -114,13 +114,13 @@ class HostFiles:
         try:
             if not path.is_dir():
                 path.mkdir(mode=mode, parents=True, exist_ok=True)
-                path.chmod(mode)  # the umask must not decide
+                path.chmod(mode)  # regardless of the umask
         except OSError as error:
             raise file_error("create", path, error) from error
 
     def first_missing(self, paths: Iterable[str]) -> str | None:
         """See Files."""
-        # Not access(2): for a device that the unit may not open it says no, although the node is there.
+        # Not access(2): it fails for an existing device node that the unit may not open.
         return next((path for path in paths if not os.path.exists(path)), None)  # noqa: PTH110
 
     def fingerprint(self, path: Path) -> str | None:
@@ -128,13 +128,13 @@ class HostFiles:
         try:
             status = path.stat()
         except OSError:
-            # Whatever hides the file, for the caller it is not there.
+            # For the caller, an unreadable file is a missing one.
             return None
         return f"{status.st_mtime_ns}:{status.st_size}:{status.st_ino}"
 
 
 def _create(temp: Path, mode: int) -> int:
-    """Open a new file. What stands in its place is of a crash, or a link that must not be followed."""
+    """Open a new file, replacing the left-over of a crash or a link, which must not be followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         return os.open(temp, flags, mode)
@@ -150,6 +150,6 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _remove_quietly(path: Path) -> None:
-    # The error that matters is already on its way; the sweep removes what stays.
+    # The first error is being raised; the sweeper removes what is left.
     with contextlib.suppress(OSError):
         path.unlink()

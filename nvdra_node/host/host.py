@@ -37,7 +37,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_host(roots: HostRoots, nvml: ChildSettings | None = None) -> Host:
-    """The real machine below ``roots``. Touches nothing yet; the first NVML call starts its child."""
+    """The real machine below ``roots``. Nothing is started before the first call."""
     settings = nvml or ChildSettings()
 
     def library() -> Path:

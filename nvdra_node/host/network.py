@@ -1,7 +1,7 @@
-"""The addresses of this host and what carries them, from the kernel. Called by ``imex.addresswatch``.
+"""The host's addresses and network interfaces, from the kernel. Called by ``imex``.
 
 Reads without netlink, which the services' sandbox denies: IPv4 by SIOCGIFCONF (netdevice(7)), IPv6 from
-/proc/net/if_inet6, kinds of interfaces from /sys/class/net. What cannot be read is left out.
+/proc/net/if_inet6, kinds of interfaces from /sys/class/net. Unreadable parts are left out.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class HostAddress(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     """As ``ipaddress`` writes it."""
     is_temporary: bool = False
-    """IPv6: made up for privacy (RFC 8981), or deprecated: it goes away by itself."""
+    """IPv6: a privacy address (RFC 8981), or deprecated: it disappears by itself."""
     is_usable: bool = True
-    """False: IPv6 while its uniqueness is being checked, or when another host has it."""
+    """False: IPv6 during or after failed duplicate address detection."""
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     """DEVTYPE of its uevent: ``bridge``, ``vlan``, ``vxlan``, ``bond`` ...; empty for most."""
     uplinks: tuple[str, ...] = ()
-    """Of a bridge: ports that lead out of this host, and not to a container or virtual machine."""
+    """Of a bridge: ports that lead out of the host, not to a container or virtual machine."""
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,16 +65,16 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """How the kernel would reach a server."""
+    """The kernel's route to a server."""
 
     source: str = ""
-    """The local address; empty: there is no way to it."""
+    """The local address; empty: no route."""
     targets: tuple[str, ...] = ()
     """Addresses of the server's name."""
 
 
 def read(roots: HostRoots) -> Network:
-    """Everything now."""
+    """Read all addresses and interfaces."""
     found = (*_ipv4(), *_ipv6(roots.proc / "net/if_inet6"))
     names = dict.fromkeys(one.interface for one in found)
     return Network(
@@ -84,7 +84,7 @@ def read(roots: HostRoots) -> Network:
 
 
 def towards(host: str, port: int) -> Route:
-    """The way to a server, by a UDP socket that sends nothing."""
+    """The route to a server, by a UDP socket that sends nothing."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except OSError as error:
@@ -116,7 +116,7 @@ def _ipv4() -> tuple[HostAddress, ...]:
 
 
 def parse_ifreqs(data: bytes) -> Iterable[HostAddress]:
-    """The answer of SIOCGIFCONF: a label (``eth0`` or ``eth0:vip``) and a sockaddr_in each. Pure."""
+    """The result of SIOCGIFCONF: records of a label (``eth0`` or ``eth0:vip``) and a sockaddr_in."""
     for start in range(0, len(data) - _IFREQ_BYTES + 1, _IFREQ_BYTES):
         label = data[start : start + _NAME_BYTES].split(b"\0", 1)[0].decode("ascii", "replace")
         packed = data[start + _NAME_BYTES + 4 : start + _NAME_BYTES + 8]
@@ -135,7 +135,7 @@ def _ipv6(path: Path) -> tuple[HostAddress, ...]:
 
 
 def parse_if_inet6(text: str) -> Iterable[HostAddress]:
-    """Lines of address, index, prefix length, scope, flags and name, all but the last in hexadecimal. Pure."""
+    """Lines of address, index, prefix length, scope, flags and name, all but the last in hexadecimal."""
     for line in text.splitlines():
         packed, _, _, _, flags_text, name = line.split()
         flags = int(flags_text, 16)

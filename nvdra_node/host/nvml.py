@@ -1,11 +1,10 @@
-"""NVML behind deadlines: implements ports.Nvml with child processes that are replaced when they hang or die.
+"""NVML with deadlines: implements ports.Nvml with child processes that are replaced when they hang or die.
 
-The parent loads nothing of NVIDIA's. A child serves one request at a time. A request whose caller's deadline passes
-goes on in its child: the same call, repeated, gets its answer, and other calls are served by another child meanwhile.
-The first use of a GPU without persistence mode takes seconds, and a killed child would make all its GPUs cold again; so
-only a request that has not returned after ``hung_s`` is taken for hung, and its child is killed. A child that cannot be
-killed is left behind, a bounded number of them, and reaped when the kernel lets it go. Built without starting: the
-first ``call`` spawns; children end by themselves after ``idle_s``.
+The parent does not load NVML. A child serves one request at a time. A request continues in its child after its caller's
+deadline: the same call, repeated, gets the answer, and other children serve other calls. The first use of a GPU without
+persistence mode takes seconds, which killing the child would cost again; so only a request without an answer after
+``hung_s`` counts as hung and has its child killed. Unkillable children are limited in number and reaped when they end.
+The first ``call`` spawns; idle children exit after ``idle_s``.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ import msgspec
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError, NvmlSlowError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
-from nvdra_node.host.child import Child, ChildGoneError, LineChild
+from nvdra_node.host.child import Child, ChildEndedError, LineChild
 from nvdra_node.host.nvml_child import IDLE_STATUS
 
 _LOG = log.get(__name__)
 
 STALE_SESSION_CODES = frozenset({1, 9, 12, 18})
-"""Uninitialized, driver not loaded, library not found, library and driver of different versions: the session cannot
-become good again, as the driver was unloaded or replaced. The next call gets a fresh process."""
+"""Uninitialized, driver not loaded, library not found, library/driver version mismatch: the driver was unloaded or
+replaced, and the session cannot recover. The next call gets a new process."""
 
 READS = frozenset({"system", "gpu", "fabric", "compute_mode"})
-"""Operations that may go on without their caller. One that changes something is given up at its caller's deadline: it
-must not come after what the caller does next."""
+"""Operations that may continue without their caller. Others change the GPU and are ended at the caller's deadline: they
+must not take effect after the caller's next step."""
 
 _KILL_WAIT_S = 0.25
 _CLOSE_WAIT_S = 1.0
-_TURN_POLL_S = 0.05
-"""How soon a waiting call sees that a request without a caller has returned."""
+_WAIT_POLL_S = 0.05
+"""Poll interval in which a waiting call notices an abandoned request's end."""
 _KEEP_S = 10.0
-"""How long the result of a request without a caller is kept for a repeated call."""
+"""How long an abandoned request's result is kept for a repeated call."""
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START = (
     "import sys; sys.path += sys.argv[3:]; "
@@ -50,20 +49,20 @@ _START = (
 
 
 class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How children live."""
+    """Limits and times of the children."""
 
     idle_s: float = 10.0
-    """A child ends after this time without a call, unless it collects events; 0: never."""
+    """A child exits after this time without a call, unless it collects events; 0: never."""
     max_abandoned: int = 4
-    """So many unkillable children may exist before calls are refused at once."""
+    """Unkillable children; with more, calls fail at once."""
     max_children: int = 3
-    """So many requests may be in progress at once: slow GPUs must not hold up the others."""
+    """Requests in progress at the same time, so that a slow GPU does not block others."""
     hung_s: float = 45.0
-    """A request that has not returned after this time is hung; the first use of a GPU takes 1.5 to 7 s."""
+    """A request without an answer after this time is hung; the first use of a GPU takes 1.5 to 7 s."""
 
 
 class _Request:
-    """A request that was given to a child."""
+    """A request sent to a child."""
 
     def __init__(self, key: str, child: LineChild, started_s: float, hung_at_s: float) -> None:
         self.key = key
@@ -73,14 +72,14 @@ class _Request:
         self.has_caller = True
         self.is_given_up = False
         self.ended_s: float | None = None
-        self.outcome: bytes | ChildGoneError | None = None
-        """The answer, or how the child ended; None with ``ended_s``: hung."""
+        self.outcome: bytes | ChildEndedError | None = None
+        """The answer, or the child's end; None with ``ended_s`` set: hung."""
 
 
 class ChildNvml:
     """See ports.Nvml. Safe for several threads.
 
-    Besides the port's errors ``call`` raises DeadlineError when other calls kept this one from starting in time.
+    ``call`` also raises DeadlineError if the call could not start in time because of other calls.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class ChildNvml:
         spawn: Callable[[Sequence[str]], LineChild] = Child.start,
         clock: Clock | None = None,
     ) -> None:
-        """``library`` finds libnvidia-ml.so.1, again at each start of a child; it raises HostError."""
+        """``library`` returns the path of libnvidia-ml.so.1 at each start of a child. Raises HostError."""
         self._library = library
         self._settings = settings or ChildSettings()
         self._spawn = spawn
@@ -98,15 +97,15 @@ class ChildNvml:
         self._changed = threading.Condition()
         self._idle: list[LineChild] = []
         self._requests: dict[str, _Request] = {}
-        """In progress, or ended without a caller, by operation and arguments."""
+        """In progress or abandoned, by operation and arguments."""
         self._abandoned: list[LineChild] = []
         self._count = 0
         self.hangs = 0
-        """Calls given up since start, for metrics."""
+        """Hung calls since start, for metrics."""
 
     @property
     def pid(self) -> int | None:
-        """Process id of a child, for diagnosis; None when there is none."""
+        """Process id of a child, for logs; None: no child."""
         children = [*(request.child for request in self._requests.values()), *self._idle]
         return children[-1].pid if children else None
 
@@ -116,20 +115,20 @@ class ChildNvml:
         payload = {"op": operation, "args": arguments}
         request = self._begin(payload, deadline, shown)
         is_last = False
-        while isinstance(outcome := self._await(request, deadline), ChildGoneError):
+        while isinstance(outcome := self._await(request, deadline), ChildEndedError):
             if outcome.status != IDLE_STATUS or is_last:
                 raise NvmlError(
-                    f"{shown}: {outcome}; it will be started again", function=operation, code=-1
+                    f"{shown}: {outcome}; it is restarted", function=operation, code=-1
                 ) from outcome
-            # It ended for want of work before it read the request, so nothing was begun.
+            # It exited idle before reading the request.
             request, is_last = self._begin(payload, deadline, shown), True
         if outcome is not None:
             return self._unwrap(json.loads(outcome), operation, arguments)
         if request.ended_s is None:
             waited_s = self._clock.monotonic() - request.started_s
-            raise NvmlSlowError(f"{shown} has not returned yet; it goes on", waited_s=waited_s)
+            raise NvmlSlowError(f"{shown} has not returned yet and continues", waited_s=waited_s)
         raise NvmlHungError(
-            f"{shown} did not return in time; its process was given up", function=operation, code=-1
+            f"{shown} did not return in time; its process was killed", function=operation, code=-1
         )
 
     def stuck(self) -> int:
@@ -141,7 +140,7 @@ class ChildNvml:
     def close(self) -> None:
         """See ports.Nvml. A later call starts a new child.
 
-        Calls in progress are waited for, but not for long: those that hang are given up, as at their end.
+        Waits for calls in progress up to _CLOSE_WAIT_S, then ends them.
         """
         with self._changed:
             for request in [r for r in self._requests.values() if not r.has_caller]:
@@ -154,11 +153,11 @@ class ChildNvml:
                     request.is_given_up = True
                     request.child.give_up()
                 if not self._changed.wait_for(lambda: not self._requests, _CLOSE_WAIT_S):
-                    _LOG.warning("nvml processes have more calls, leaving them", pid=self.pid)
+                    _LOG.warning("nvml calls still in progress at close", pid=self.pid)
             self._end_idle()
 
     def _begin(self, payload: dict[str, Any], deadline: Deadline, shown: str) -> _Request:
-        """Give the request to a child, or take over the same one whose caller has gone. Raises DeadlineError."""
+        """Send the request to a child, or adopt the same abandoned request. Raises DeadlineError."""
         key = json.dumps(payload, sort_keys=True)
         with self._changed:
             while True:
@@ -171,8 +170,8 @@ class ChildNvml:
                 if child is not None:
                     break
                 if deadline.remaining_s() <= 0.0:
-                    raise DeadlineError(f"{shown}: other calls took all the time; try again")
-                self._changed.wait(min(deadline.remaining_s(), _TURN_POLL_S))
+                    raise DeadlineError(f"{shown}: other calls used up the time; retry")
+                self._changed.wait(min(deadline.remaining_s(), _WAIT_POLL_S))
             now_s = self._clock.monotonic()
             is_read = payload["op"] in READS
             limit_s = self._settings.hung_s if is_read else deadline.remaining_s()
@@ -181,18 +180,18 @@ class ChildNvml:
             self._count += 1
             try:
                 child.send(json.dumps({"id": self._count, **payload}).encode())
-            except ChildGoneError as error:
+            except ChildEndedError as error:
                 self._finish(request, error)
             return request
 
-    def _await(self, request: _Request, deadline: Deadline) -> bytes | ChildGoneError | None:
-        """Wait for the outcome of a request; one that is not hung stays in progress at the deadline."""
+    def _await(self, request: _Request, deadline: Deadline) -> bytes | ChildEndedError | None:
+        """Wait for the outcome; at the deadline the request stays in progress unless it is hung."""
         if request.ended_s is None:
             limit = Deadline(min(deadline.remaining_s(), self._hung_in_s(request)), self._clock)
-            outcome: bytes | ChildGoneError | None
+            outcome: bytes | ChildEndedError | None
             try:
                 outcome = request.child.receive(limit)
-            except ChildGoneError as error:
+            except ChildEndedError as error:
                 outcome = error
             with self._changed:
                 is_hung = request.is_given_up or self._hung_in_s(request) <= 0.0
@@ -208,8 +207,8 @@ class ChildNvml:
     def _hung_in_s(self, request: _Request) -> float:
         return request.hung_at_s - self._clock.monotonic()
 
-    def _finish(self, request: _Request, outcome: bytes | ChildGoneError | None) -> None:
-        """Store how a request ended; its child is free, or ended."""
+    def _finish(self, request: _Request, outcome: bytes | ChildEndedError | None) -> None:
+        """Store the outcome; its child becomes idle or is killed."""
         request.ended_s, request.outcome = self._clock.monotonic(), outcome
         if isinstance(outcome, bytes):
             self._idle.append(request.child)
@@ -219,7 +218,7 @@ class ChildNvml:
         self._end(request.child)
 
     def _settle(self) -> None:
-        """See what became of requests without a caller, and of children without a request."""
+        """Collect abandoned requests, exited children and killed children."""
         now_s = self._clock.monotonic()
         for request in [r for r in self._requests.values() if not r.has_caller]:
             if request.ended_s is None:
@@ -232,14 +231,14 @@ class ChildNvml:
     def _poll(self, request: _Request) -> None:
         try:
             line = request.child.receive(Deadline(0.0, self._clock))
-        except ChildGoneError as error:
+        except ChildEndedError as error:
             self._finish(request, error)
             return
         if line is not None or self._hung_in_s(request) <= 0.0:
             self._finish(request, line)
 
     def _free_child(self, shown: str) -> LineChild | None:
-        """An idle child or a new one; None while there are too many. Raises NvmlHungError, HostError."""
+        """An idle child or a new one; None at the limit. Raises NvmlHungError, HostError."""
         if self._idle:
             return self._idle.pop()
         if sum(r.ended_s is None for r in self._requests.values()) >= self._settings.max_children:
@@ -260,7 +259,7 @@ class ChildNvml:
 
     def _end(self, child: LineChild) -> None:
         if not child.kill(_KILL_WAIT_S):
-            _LOG.warning("nvml process cannot be killed, leaving it behind", pid=child.pid)
+            _LOG.warning("nvml process cannot be killed", pid=child.pid)
             self._abandoned.append(child)
 
     def _unwrap(self, answer: dict[str, Any], operation: str, arguments: dict[str, Any]) -> Any:
@@ -282,7 +281,7 @@ class ChildNvml:
         raise HostError(f"{shown}: {fault['message']}")
 
     def _end_stale(self) -> None:
-        """All sessions are of the driver that was: the next call opens another."""
+        """All sessions belong to the former driver: the next call opens a new one."""
         with self._changed:
             self._end_idle()
 
@@ -292,7 +291,7 @@ def _shown(arguments: dict[str, Any]) -> str:
 
 
 def _argv(library: Path, idle_s: float) -> tuple[str, ...]:
-    """The child's command: isolated, without site, so that it imports nothing but what it is given."""
+    """The child's command: isolated and without site, so that only these directories are imported from."""
     return (
         sys.executable,
         "-I",

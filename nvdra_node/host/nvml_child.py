@@ -1,8 +1,7 @@
-"""The process that loads NVML: lines of JSON in, lines of JSON out, one request at a time. Started by ``nvml``.
+"""The process that loads NVML: JSON lines in and out, one request at a time. Started by ``nvml``.
 
-A hang in NVML hangs this process only, and the parent kills it. It ends itself when the parent is gone (end of stdin,
-seen by a thread of its own even while NVML hangs) and, when asked to, after some idle time: an open NVML session keeps
-the kernel module in use, and nobody could upgrade the driver. Imports the least: its memory is a cost of every node.
+The parent kills it when NVML hangs. It exits at the end of stdin (read by its own thread, also while NVML hangs), and
+after some idle time if requested: an open NVML session keeps the kernel module in use, which blocks driver upgrades.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 IDLE_STATUS = 75
-"""Exit status after idle time: a request that was sent meanwhile was not begun and can be sent again."""
+"""Exit status after idle time; a request sent meanwhile was not started and can be repeated."""
 
 
 def main(library: str, idle_s: float) -> None:
-    """Serve requests until the parent goes or nothing was asked for ``idle_s`` seconds (0: no limit)."""
-    # The parent decides when this process ends, also while the service is being stopped.
+    """Serve until stdin ends or ``idle_s`` seconds passed without a request (0: no limit)."""
+    # systemd signals the whole service at a stop; the parent decides when this process ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A library that prints must not write between the answers.
+    # NVML's own output goes to stderr, not between the answers.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
-    # Here, because the parent imports this module too and must not load pynvml.
+    # Imported here: the parent imports this module for IDLE_STATUS and must not load pynvml.
     from nvdra_node.host import nvml_ops
 
     session = nvml_ops.Session(library)
@@ -47,16 +46,16 @@ def _read(requests: SimpleQueue[bytes]) -> None:
     try:
         for line in sys.stdin.buffer:
             requests.put(line)
-    finally:  # also when it cannot be read: nothing else ends this process
+    finally:  # also after a read error: nothing else ends this process
         os._exit(0)
 
 
 def _answer(call: Callable[[str, dict[str, Any]], Any], line: bytes) -> dict[str, Any]:
-    """One request to one answer. Every failure is an answer: the parent sorts them by ``kind``."""
+    """One answer per request. Failures are answers too, sorted by ``kind`` in the parent."""
     request = json.loads(line)
     try:
         return {"id": request["id"], "ok": call(request["op"], request["args"])}
-    except Exception as error:  # noqa: BLE001  # crosses to the parent, which raises it there
+    except Exception as error:  # noqa: BLE001  # sent to the parent, which raises it
         fault = getattr(error, "fault", None)
         if fault is None:
             fault = {"kind": "bug", "message": traceback.format_exc()}

@@ -1,4 +1,4 @@
-"""The operations of the NVML child: whole units, JSON in and out. Runs in the child only; the one user of pynvml.
+"""The operations of the NVML child, JSON in and out. Runs in the child only; the only user of pynvml.
 
 ``system``           -> {driver_version, cuda_driver_version, count}
 ``gpu(index)``       -> {index, facts, errors}: every fact read on its own, see ``FACTS``, and ``recovery_action`` and
@@ -8,7 +8,7 @@
 ``compute_mode(uuid)``, ``set_compute_mode(uuid, mode)``
 ``fabric(index)``     -> {uuid, state, status, cluster_uuid, clique_id, health, recovery_action}: its NVLink fabric
 
-An operation raises OperationError; its ``fault`` is what the parent is told.
+An operation raises OperationError; its ``fault`` is sent to the parent.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from typing import Any
 import pynvml
 
 INIT_WITHOUT_GPUS = 1
-"""NVML_INIT_FLAG_NO_GPUS: a node with a driver and no GPU is fine."""
+"""NVML_INIT_FLAG_NO_GPUS: do not fail on a node without GPUs."""
 GPU_IS_LOST = 15
 _NO_SUCH_VERSION = frozenset({13, 25})
-"""FUNCTION_NOT_FOUND and ARGUMENT_VERSION_MISMATCH: a driver that knows an earlier form only."""
+"""FUNCTION_NOT_FOUND and ARGUMENT_VERSION_MISMATCH: the driver supports an earlier version only."""
 _NO_FABRIC = frozenset({3, 13})
 """NOT_SUPPORTED and FUNCTION_NOT_FOUND."""
 MAX_EVENTS = 64
-"""Most events one call brings; more are there for the next."""
+"""Events per call; the rest is returned by the next one."""
 
 Fault = dict[str, Any]
 
 
 class OperationError(Exception):
-    """A failed operation as the parent gets it: ``{kind: nvml|library|request, function, code, message}``."""
+    """A failed operation, as sent to the parent: ``{kind: nvml|library|request, function, code, message}``."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault["message"])
@@ -65,7 +65,7 @@ FACTS: tuple[Fact, ...] = (
     ("persistence", "nvmlDeviceGetPersistenceMode", _identity),
     ("compute_mode", "nvmlDeviceGetComputeMode", _identity),
 )
-"""Fact -> NVML function and what of its answer is told. Numbers stay NVML's enumerators; the parent names them."""
+"""Fact -> NVML function and the part of its result that is sent. Enumerators stay numbers; the parent names them."""
 
 
 def _nvml(function: str, *arguments: Any) -> Any:
@@ -87,7 +87,7 @@ def _read(handle: Any, fact: Fact, into: dict[str, Any]) -> Fault | None:
 
 
 def _recovery_action(handle: Any) -> int:
-    """NVML_GPU_RECOVERY_ACTION_*; 0 where the driver does not say, as the field is younger than most drivers."""
+    """NVML_GPU_RECOVERY_ACTION_*; 0 with drivers that do not have the field."""
     try:
         [found] = _nvml(
             "nvmlDeviceGetFieldValues", handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION]
@@ -100,7 +100,7 @@ def _recovery_action(handle: Any) -> int:
 
 
 def _fabric_info(handle: Any) -> Any:
-    """The newest form of the fabric's state that the driver knows."""
+    """The fabric's state in the newest version that the driver supports."""
     info = pynvml.c_nvmlGpuFabricInfo_v3_t()
     try:
         _nvml("nvmlDeviceGetGpuFabricInfoV", handle, ctypes.byref(info))
@@ -113,7 +113,7 @@ def _fabric_info(handle: Any) -> Any:
 
 
 def _read_usability(handle: Any, facts: dict[str, Any], errors: dict[str, Fault]) -> None:
-    """What keeps CUDA from a GPU that answers all else."""
+    """Fabric state that keeps CUDA from using a GPU that otherwise answers."""
     try:
         facts["recovery_action"] = _recovery_action(handle)
     except OperationError as error:
@@ -146,7 +146,7 @@ class Session:
 
     @property
     def is_watching(self) -> bool:
-        """Whether events are being collected here, so that the process must stay."""
+        """Whether events are being collected: the process must not exit idle."""
         return self._events is not None
 
     def call(self, operation: str, arguments: dict[str, Any]) -> Any:
@@ -166,7 +166,7 @@ class Session:
         }
 
     def gpu(self, index: int) -> dict[str, Any]:
-        """All facts of one GPU. A lost GPU is not asked further: each more call could take long."""
+        """All facts of one GPU. Stops at a lost GPU, whose further calls could take long."""
         handle = _nvml("nvmlDeviceGetHandleByIndex", index)
         facts: dict[str, Any] = {}
         errors: dict[str, Fault] = {}
@@ -180,7 +180,7 @@ class Session:
         return {"index": index, "facts": facts, "errors": errors}
 
     def watch_events(self) -> dict[str, Any]:
-        """Register all GPUs for critical XIDs and ECC errors, as far as each supports them."""
+        """Register all GPUs for the critical XID and ECC events that each supports."""
         if self._events is not None:
             _nvml("nvmlEventSetFree", self._events)
             self._events = None
@@ -238,7 +238,7 @@ class Session:
 
     def fabric(self, index: int) -> dict[str, Any]:
         """NVML_GPU_FABRIC_STATE_*, nvmlReturn_t of the registration, cluster UUID (text), clique id,
-        NVML_GPU_FABRIC_HEALTH_SUMMARY_* and NVML_GPU_RECOVERY_ACTION_* (both 0 where the driver does not say)."""
+        NVML_GPU_FABRIC_HEALTH_SUMMARY_* and NVML_GPU_RECOVERY_ACTION_* (both 0 if the driver does not have them)."""
         handle = _nvml("nvmlDeviceGetHandleByIndex", index)
         info = _fabric_info(handle)
         digits = bytes(info.clusterUuid).hex()

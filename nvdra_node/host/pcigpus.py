@@ -1,6 +1,6 @@
-"""NVIDIA's GPUs on the PCI bus, whether or not NVML lists them, and why a host has no NVIDIA driver. Used by ``sysfs``.
+"""NVIDIA GPUs on the PCI bus, also those that NVML does not list, and why no driver is loaded. Used by ``sysfs``.
 
-Reads one small file of each PCI function: some milliseconds on a large machine, so for scans and never for a prepare.
+Reads a file of each PCI function: some milliseconds on a large machine, so for scans, not for prepares.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the node may ask of its machine: one small protocol per side effect.
+"""Protocols of the access to the machine, one per kind of side effect.
 
-Adapters stand beside this file, fakes in ``fake``; both pass the same contract tests. All paths that adapters touch
-are below the roots of ``HostRoots``, so that a simulated host is a setting and not a special case.
+Adapters are beside this file, fakes in ``tests.fakes``; both pass the same contract tests. All paths are below
+the roots of ``HostRoots``, so that a simulated host is a setting.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nvdra_core.runtime.clock import Deadline
 
 
 class HostRoots(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the machine's trees are. On a real host all are the default."""
+    """The machine's trees. On a real host all are the default."""
 
     driver: Path = Path("/")
     """Root of the NVIDIA driver's files: libraries and programs are searched below it."""
@@ -26,12 +26,12 @@ class HostRoots(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PciInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What sysfs says of one PCI function."""
+    """Facts of one PCI function from sysfs."""
 
     numa_node: int | None
-    """None: the kernel says -1 or nothing."""
+    """None: the kernel has -1 or no value."""
     pcie_root: str | None
-    """``pci0000:00``; None when the device hangs on no pci root."""
+    """``pci0000:00``; None: not below a PCI root."""
 
 
 class PciGpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,11 +41,11 @@ class PciGpu(msgspec.Struct, frozen=True, kw_only=True):
     driver: str | None
     """Kernel driver it is bound to; None: none."""
     is_excluded: bool = False
-    """NVIDIA's driver was told to leave it alone (NVreg_ExcludedGpus)."""
+    """Excluded from NVIDIA's driver by the module parameter NVreg_ExcludedGpus."""
 
 
 class NodeStat(msgspec.Struct, frozen=True, kw_only=True):
-    """A device node as it is in the file system."""
+    """A device node in the file system."""
 
     major: int
     minor: int
@@ -61,27 +61,25 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Nvml(Protocol):
-    """NVML behind deadlines. Each call runs in a child process that is replaced when it hangs.
+    """NVML with deadlines. Calls run in child processes that are replaced when they hang.
 
-    A call whose deadline passes raises NvmlSlowError and goes on: repeated, it gets the result. A call that has not
-    returned after a much longer time, whoever waits, raises NvmlHungError.
-
-    ``call`` takes the name of one operation of ``nvml_ops`` and JSON arguments and returns JSON; it raises NvmlError
-    (the library said no; code 9: driver not loaded; code -1: the child died), NvmlHungError (no answer in time),
-    DeadlineError (calls of others took all the time, this one was not begun) or HostError (no library).
+    ``call`` takes an operation of ``nvml_ops`` with JSON arguments and returns JSON. It raises NvmlSlowError (deadline
+    passed; the call continues, and its repetition gets the result), NvmlHungError (no answer after a much longer time),
+    NvmlError (an error of NVML; code 9: driver not loaded; code -1: the child died), DeadlineError (not started in time
+    because of other calls) or HostError (no library).
     """
 
     hangs: int
-    """Calls given up since start."""
+    """Hung calls since start."""
 
     def call(self, operation: str, deadline: Deadline, **arguments: Any) -> Any:
-        """One operation, whole or not at all."""
+        """Run one operation."""
 
     def stuck(self) -> int:
-        """How many children were given up and are still held by the kernel. Asking what hung them costs one more."""
+        """How many killed children still hang in the kernel. Repeating the call that hung them costs another one."""
 
     def close(self) -> None:
-        """End the child. A later call starts another one."""
+        """End the children. A later call starts a new one."""
 
 
 class Sysfs(Protocol):
@@ -97,7 +95,7 @@ class Sysfs(Protocol):
         """All NVIDIA GPUs on the PCI bus, by address. Slow: reads a file of every PCI function."""
 
     def why_no_driver(self) -> str:
-        """Why ``driver_version`` is None, and what to do. Slow as ``pci_gpus``."""
+        """Why ``driver_version`` is None, with a remedy. Slow as ``pci_gpus``."""
 
     def device_node(self, path: str | Path) -> NodeStat | None:
         """Major, minor, mode of a character device; None when there is none.
@@ -112,8 +110,8 @@ class Sysfs(Protocol):
         """Version of the loaded kernel driver (/proc/driver/nvidia/version, /sys/module/nvidia); None: not loaded."""
 
     def driver_instance(self) -> str | None:
-        """Another text whenever the kernel driver was loaded again in this boot, also with the same version; None: not
-        loaded. All settings, and all numbers of devices, are of one instance."""
+        """A text that differs for each load of the kernel driver in this boot, also of the same version; None: not
+        loaded. GPU settings and device numbers belong to one instance."""
 
     def char_major(self, name: str) -> int | None:
         """Major number of a character device class in /proc/devices, None when absent."""
@@ -123,17 +121,17 @@ class Sysfs(Protocol):
 
 
 class Commands(Protocol):
-    """The one door to other programs."""
+    """Runs programs of the host."""
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """Run to the end. Raises CommandError on any other status than 0, or when the deadline passes (then killed)."""
 
     def close(self) -> None:
-        """Kill what runs: the service ends. All calls raise CommandError from now on."""
+        """Kill running programs. All calls raise CommandError from now on."""
 
 
 class Files(Protocol):
-    """Small files, read and replaced whole. Every method raises FileError (with the path and what to do)."""
+    """Small files, read and replaced whole. Every method raises FileError (with the path and a remedy)."""
 
     def read(self, path: Path) -> bytes | None:
         """The content; None when there is no such file."""
@@ -142,8 +140,10 @@ class Files(Protocol):
         """Write ``path`` atomically. ``durable``: flushed to the disk before the name appears."""
 
     def overwrite(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
-        """Put ``data`` at the beginning of the same file with one write, for a reader that has the file itself bound
-        somewhere; made when there is none. A longer file keeps its end: give data of one size always."""
+        """Write ``data`` at the start of the same inode in one write, for readers that have the file bind-mounted.
+
+        Creates a missing file. A longer file keeps its end: always pass data of the same size.
+        """
 
     def move(self, source: Path, target: Path) -> None:
         """Rename within one file system."""
@@ -155,7 +155,7 @@ class Files(Protocol):
         """Names in a directory, sorted; none when it does not exist."""
 
     def make_directory(self, path: Path, *, mode: int = 0o755) -> None:
-        """Make a directory and its parents; fine when it exists."""
+        """Make a directory and its parents; it may exist."""
 
     def first_missing(self, paths: Iterable[str]) -> str | None:
         """The first of these paths that does not exist; None when all do."""

@@ -1,8 +1,8 @@
 """Reads /sys, /proc and /dev: implements ports.Sysfs below the roots it is given.
 
-Called by discovery, the watch and the verification before each reply: every answer is read anew, nothing is cached.
-What a kernel or driver may legitimately not have is None or empty; only a PCI function that is not there is an error.
-What each prepare asks (device nodes, the driver's version) is put together from texts: a Path costs more than the look.
+Called by discovery, the rescanner, and the verification before each reply; nothing is cached. Values that a kernel or
+driver may not have are None or empty; only a missing PCI function is an error. Paths that each prepare reads are built
+as text, because a Path costs more than the read.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class HostSysfs:
         return _text(self._module / "version").strip() or None
 
     def driver_instance(self) -> str | None:
-        """See ports.Sysfs. sysfs numbers its directories and uses no number again (kernfs: idr_alloc_cyclic)."""
+        """See ports.Sysfs. sysfs does not reuse inode numbers (kernfs: idr_alloc_cyclic)."""
         version = self.driver_version()
         if version is None:
             return None
@@ -129,7 +129,7 @@ class HostSysfs:
 
 
 def _text(path: Path) -> str:
-    """The file's text, empty when it cannot be read: a driver that is just being unloaded takes its files along."""
+    """The file's text, empty if unreadable: the files disappear while a driver is unloaded."""
     try:
         with path.open("rb", buffering=0) as file:
             return file.read().decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Units by ``systemctl``, which needs systemd's own socket. Only the unit broker uses it."""
+"""Units by ``systemctl``, which needs access to systemd's socket. Used by the unit broker only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SystemctlUnits:
 
 
 def parse_show(text: str) -> dict[str, Properties]:
-    """Output of ``systemctl show`` of several units, by their Id. Pure."""
+    """Output of ``systemctl show`` of several units, by their Id."""
     blocks: dict[str, Properties] = {}
     for block in text.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)

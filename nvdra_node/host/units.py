@@ -1,7 +1,7 @@
-"""Units of systemd: the operations that services of ours need, and the client of the unit broker.
+"""Operations on systemd units: their protocol, and the client of the unit broker.
 
-Only nvdra-unit-broker.service reaches systemd's socket; services ask it over a unix socket: one connection, one line of
-JSON, one line in answer. ``host.systemctl`` implements the same protocol with systemctl, inside the broker.
+Only nvdra-unit-broker.service has access to systemd's socket. Services send it one JSON line per connection on a unix
+socket and get one line back. ``host.systemctl`` implements the same protocol inside the broker.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MAX_REPLY_BYTES = 65536
 MAX_TIMEOUT_S = 60.0
 """The longest that one request may take in the broker."""
 RETRY_S = 2.0
-"""For how long a broker that cannot be reached is tried again: it may be restarting."""
+"""How long an unreachable broker is retried: it may be restarting."""
 PAUSE_S = 0.05
 ANSWER_S = 1.5
-"""Of a deadline, what is left to the broker for ending a program and answering."""
+"""Part of the deadline that is left for the broker to end a program and answer."""
 
 Properties = dict[str, str]
 """Properties of one unit as ``systemctl show`` names them."""
@@ -83,15 +83,15 @@ class BrokerUnits:
         self._call("reset-failed", [name], deadline)
 
     def ping(self, deadline: Deadline) -> None:
-        """Have the broker answer. Raises HostError."""
+        """Check that the broker answers. Raises HostError."""
         self._call("ping", [], deadline)
 
     def _call(self, verb: str, names: Sequence[str], deadline: Deadline) -> Any:
-        """One request. A connection that broke is made again: every verb may be repeated."""
+        """One request. A broken connection is opened again: every verb may be repeated."""
         patience = Deadline(min(RETRY_S, deadline.remaining_s() / 2), self._clock)
         while True:
             remaining_s = max(0.01, deadline.remaining_s())
-            # The broker gives up first: it knows what it waits for.
+            # The broker times out first: it can name what it waits for.
             timeout_s = min(MAX_TIMEOUT_S, max(remaining_s - ANSWER_S, remaining_s / 2))
             body = {"verb": verb, "units": list(names), "timeoutSeconds": timeout_s}
             try:
@@ -115,7 +115,7 @@ class BrokerUnits:
         with socket.socket(socket.AF_UNIX) as connection:
             _limit(connection, deadline)
             connection.connect(str(self._path))
-            # A broker that refuses a connection answers without reading it: its reason is read below.
+            # A broker that refuses a connection answers without reading; its answer is read below.
             with contextlib.suppress(BrokenPipeError):
                 connection.sendall(request)
             reply = b""

@@ -54,14 +54,14 @@ class FakeCommands:
         if program is None:
             raise _error(argv, "could not be started: no such file", None)
         if self._is_closed.is_set():
-            raise _error(argv, "was killed, as the service ends", None)
+            raise _error(argv, "was killed because the service stops", None)
         result = program(argv)
         if isinstance(result, CommandResult):
             return result
         if isinstance(result, Hang):
             self._clock.wait(self._is_closed, deadline.remaining_s())
             is_closed = self._is_closed.is_set()
-            why = "was killed, as the service ends" if is_closed else _LATE
+            why = "was killed because the service stops" if is_closed else _LATE
             raise _error(argv, why, None)
         failure = result if isinstance(result, Failure) else Failure(result)
         raise _error(argv, f"ended with status {failure.status}", failure.status, failure.output)

@@ -111,7 +111,7 @@ class FakeNvml:
         waited_s = self._clock.monotonic() - begun_s
         shown = f"nvml {operation}({gpu.uuid})"
         if waited_s < needs_s and operation in READS:
-            raise NvmlSlowError(f"{shown} has not returned yet; it goes on", waited_s=waited_s)
+            raise NvmlSlowError(f"{shown} has not returned yet and continues", waited_s=waited_s)
         del self._begun_s[key]
         if gpu.hung:
             self.hangs += 1

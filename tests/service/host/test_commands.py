@@ -68,4 +68,4 @@ def test_close_ends_running_and_later_commands(commands: Commands) -> None:
     commands.close()
     running.join(30)
     run_one()
-    assert len(failures) == 2 and all("the service ends" in text for text in failures)
+    assert len(failures) == 2 and all("the service stops" in text for text in failures)

@@ -36,7 +36,7 @@ class ForbiddenThreads(FakeThreads):
     """Threads that may not be moved."""
 
     def gather(self, cpu: int) -> None:
-        raise HostError(f"threads cannot be moved to CPU {cpu}: Operation not permitted")
+        raise HostError(f"threads cannot be pinned to CPU {cpu}: Operation not permitted")
 
 
 def run(threads: FakeThreads, allowed: list[int]) -> CpuPinner:

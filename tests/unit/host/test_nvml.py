@@ -12,7 +12,7 @@ import pytest
 
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError, NvmlSlowError
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
-from nvdra_node.host.child import Child, ChildGoneError
+from nvdra_node.host.child import Child, ChildEndedError
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
 from nvdra_node.host.nvml_child import IDLE_STATUS
 
@@ -42,7 +42,7 @@ class ScriptedChild:
             self.wait(deadline.remaining_s())
             return None
         if isinstance(action, int):
-            raise ChildGoneError(f"process {self.pid} ended", status=action)
+            raise ChildEndedError(f"process {self.pid} ended", status=action)
         return json.dumps({"id": self._requests[-1]["id"], **action}).encode()
 
     def give_up(self) -> None:
@@ -266,7 +266,7 @@ def test_repeated_child_failures_are_reported_alike() -> None:
     said = []
     for _ in range(2):
         child = Child.start(["sh", "-c", "echo no library >&2; exit 3"])
-        with pytest.raises(ChildGoneError) as gone:
+        with pytest.raises(ChildEndedError) as gone:
             child.receive(Deadline(30, CLOCK))
         child.kill(30)
         said.append(str(gone.value))
