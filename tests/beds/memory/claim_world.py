@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nvdra_core.runtime.clock import Deadline, FakeClock
 from nvdra_node.cdi.store import SpecFiles
@@ -50,12 +50,21 @@ PLAIN = a_claim()
 WITH_EFFECTS = a_claim(set={"mode": "fast", "clock": "3"})
 WITH_FILES = a_claim(set={"mode": "fast"}, files=["r0.json", "r1.json"])
 WITH_RESTART = a_claim(set={"mode": "fast", "clock": "3"}, restart=True)
+CLAIMS = {
+    "plain": PLAIN,
+    "effects": WITH_EFFECTS,
+    "restart": WITH_RESTART,
+    "files": WITH_FILES,
+}
+NEXT = a_claim("next")
 
 
 @dataclass
 class World:
     faults: Faults = field(default_factory=Faults)
     boot: int = 1
+    NEXT: ClassVar[Claim] = NEXT
+    """A plain claim of the same device."""
     clock: Any = field(default_factory=FakeClock)
 
     def __post_init__(self):
@@ -101,6 +110,12 @@ class World:
 
     def unprepare(self, claim, timeout_s=45.0):
         self.transaction.unprepare(claim.ref, Deadline(timeout_s, self.clock))
+
+    def settle(self):
+        return self.transaction.settle(5.0)
+
+    def heal(self):
+        """Its devices never hang."""
 
     def sweep_all(self):
         """Sweep as often as it takes for grace times to pass."""

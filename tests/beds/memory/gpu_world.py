@@ -16,6 +16,7 @@ PLAIN = a_claim()
 LONG = a_claim(configs=[interval("Long")])
 MIXED = a_claim(devices=("gpu-0", "gpu-1"), configs=[(["r0"], interval("Long"))])
 CLAIMS = {"plain": PLAIN, "long": LONG, "mixed": MIXED}
+NEXT = a_claim("next", devices=("gpu-0", "gpu-1"))
 
 
 def slices(claim: Claim) -> dict[str, int]:
@@ -27,6 +28,9 @@ def slices(claim: Claim) -> dict[str, int]:
 
 class GpuWorld:
     """One process on one machine; see ``tests.beds.memory.claim_world.World``, whose methods this has."""
+
+    NEXT = NEXT
+    """A plain claim of all GPUs."""
 
     def __init__(self) -> None:
         self.faults = Faults()
@@ -42,6 +46,13 @@ class GpuWorld:
     @property
     def deps(self):
         return self.node.deps
+
+    @property
+    def claims(self):
+        return self.node.claims
+
+    def heal(self) -> None:
+        self.machine.heal(0)
 
     def set_exclusive(self) -> None:
         """As an administrator does after each start of the driver."""
@@ -86,7 +97,7 @@ class GpuWorld:
     def sweep_all(self) -> None:
         """Sweep as often as it takes for grace times to pass."""
         sweep = Sweeper(self.node.transaction, self.deps)
-        for _ in range(3):
+        for _ in range(8):  # each minute while there are debts
             self.clock.advance(sweep.run_once())
 
     def owed(self) -> tuple[str, ...]:
