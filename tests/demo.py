@@ -72,7 +72,7 @@ def show(kubernetes: str, profile: str) -> None:
         with timeline.step(f"Kubernetes {kubernetes} up, one node"):
             made = Bed.up("demo", kubernetes=kubernetes, profile=profile, start=False)
             bed = stack.enter_context(made)
-        with timeline.step("nvdra-gpu-plugin started, GPUs offered"):
+        with timeline.step("nvdra-gpu-plugin started, GPUs published"):
             bed.only.start()
             bed.wait_for_devices()
         print_devices(bed)
@@ -107,13 +107,13 @@ def run_pod(bed: Bed, timeline: Timeline) -> None:
         "the claim of the pod", lambda: bed.get("resourceclaims", "-n", PLACE)["items"]
     )[0]
     (result,) = claim["status"]["allocation"]["devices"]["results"]
-    offered = bed.devices(result["pool"])[result["device"]]["attributes"]["uuid"]["string"]
-    if offered != uuid:
-        raise WaitError(f"allocated {offered}, but the container sees {uuid}")
+    published = bed.devices(result["pool"])[result["device"]]["attributes"]["uuid"]["string"]
+    if published != uuid:
+        raise WaitError(f"allocated {published}, but the container sees {uuid}")
 
 
 def attribute(bed: Bed, name: str) -> set[str]:
-    """All values of a text attribute among the offered devices."""
+    """All values of a text attribute among the published devices."""
     return {d["attributes"][name]["string"] for d in bed.devices(bed.only.name).values()}
 
 

@@ -42,7 +42,7 @@ _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
 
 def compare(contenders: Sequence[Contender], *, number: int, work: Path) -> Report:
-    """Measure every contender in `number` interleaved rounds on one cluster, which is gone afterwards."""
+    """Measure every contender in `number` interleaved rounds on one cluster, removed afterwards."""
     reason = capability.why_not()
     if reason:
         raise BenchError(f"no cluster on this machine: {reason}")

@@ -76,12 +76,12 @@ class Show:
     # The steps
 
     def install(self) -> str:
-        """From bare hosts to GPUs on offer."""
+        """From bare hosts to published GPUs."""
         done = self.play("site", nvdra_package_dir=self.releases.this)
         need(done.status == 0, failure(done))
         self.need_versions({THIS})
         self.rack.bed.wait_for_devices(GPUS, timeout_s=WAIT_S)
-        return f"{len(self.names)} nodes offer {len(self.names) * GPUS} GPUs"
+        return f"{len(self.names)} nodes publish {len(self.names) * GPUS} GPUs"
 
     def install_again(self) -> str:
         """A second run changes nothing."""

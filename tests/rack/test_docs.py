@@ -72,7 +72,7 @@ class Typist:
         assert found.returncode == 0 or is_done, f"{line}\n{found.stdout}{found.stderr}"
 
     def needs(self, version: str) -> None:
-        """The host has this release, and offers its GPUs."""
+        """The host has this release, and publishes its GPUs."""
         assert self.rack.version(HOST) == version
         self.rack.bed.wait_for_devices(GPUS, timeout_s=PATIENCE_S)
 

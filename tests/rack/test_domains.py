@@ -119,7 +119,7 @@ def test_uninstall_waits_for_job_and_leaves_nothing(
     kubectl = rack.cluster.kubectl
     kubectl("delete", "pods", "-n", domains.JOB, "--all", "--timeout=120s", timeout_s=150)
     kubectl("delete", "computedomains", "-n", domains.JOB, "--all", "--wait=false")
-    wait_until("the domain is gone", lambda: domains.is_gone(rack), PATIENCE_S)
+    wait_until("the domain is deleted", lambda: domains.is_gone(rack), PATIENCE_S)
     done = play(rack, "uninstall", variables={"nvdra_purge": True})
     assert done.status == 0, done.text
     assert domains.channels(rack) == set()

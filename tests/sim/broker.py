@@ -1,6 +1,6 @@
 """The shipped unit broker where there is no systemd: ``python -m tests.sim.broker CONFIG``.
 
-Everybody counts as the IMEX supervisor, since no cgroup says which unit a process is of; the rest is the service as it
+Every caller counts as the IMEX supervisor, as no cgroup names its unit; the rest is the service as it
 ships, on the systemctl of the settings.
 """
 

@@ -127,7 +127,7 @@ class MatrixHost(VersionHost):
         return json.loads(self.run(argv).stdout)
 
     def devices(self) -> list[str]:
-        """Names of the devices that the node offers."""
+        """Names of the published devices."""
         slices = self.ask("/apis/resource.k8s.io/v1/resourceslices")["items"]
         return [device["name"] for item in slices for device in item["spec"].get("devices", ())]
 
@@ -177,7 +177,7 @@ class MatrixHost(VersionHost):
 
 @contextmanager
 def booted(release: Release, packages: Releases) -> Iterator[MatrixHost]:
-    """A host of a release without the package; all gone afterwards."""
+    """A host of a release without the package; removed afterwards."""
     install_packages(packages=host_image.TOOLS)
     home = _HOME / release.name
     host = MatrixHost(release, home, SimRoot.create(home / "sim", "h100x8"))

@@ -78,7 +78,7 @@ class PackageHost(GpuNode):
 
 @contextmanager
 def up(name: str, packages: Packages) -> Iterator[tuple[Bed, PackageHost]]:
-    """A cluster of one host with the driver and without the package; all gone afterwards."""
+    """A cluster of one host with the driver and without the package; removed afterwards."""
     lifecycle.down(name)
     home = sim_home(name)
     shutil.rmtree(home, ignore_errors=True)

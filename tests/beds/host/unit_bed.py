@@ -101,7 +101,7 @@ def settings(sim: SimRoot) -> str:
 
 @contextmanager
 def up(name: str, profile: str = "h100x8") -> Iterator[tuple[Bed, UnitNode]]:
-    """A cluster of one systemd host with the service installed and not yet started; all gone afterwards."""
+    """A cluster of one systemd host with the service installed and not yet started; removed afterwards."""
     lifecycle.down(name)
     home = sim_home(name)
     shutil.rmtree(home, ignore_errors=True)

@@ -225,7 +225,7 @@ class VersionHost(UnitHost):
 
 @contextmanager
 def booted(release: Release) -> Iterator[VersionHost]:
-    """A host of a release with the units installed, the driver loaded, and nothing started; all gone afterwards."""
+    """A host of a release with the units installed, the driver loaded, and nothing started; removed afterwards."""
     install_packages(packages=host_image.TOOLS)
     home = _HOME / release.name
     host = VersionHost(release, home, SimRoot.create(home / "sim", "h100x8"))

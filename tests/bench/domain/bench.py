@@ -1,4 +1,4 @@
-"""One job of a pod on each node, with a ComputeDomain and without, in turns on one cluster; ``Result`` has what was seen."""
+"""One job of a pod on each node, with a ComputeDomain and without, alternating on one cluster; figures are in ``Result``."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Result:
 def run(
     nodes: int, rounds: int, kubernetes: str, isolation: str, patience_s: float = 0.0
 ) -> Result:
-    """Measure on a cluster of its own, which is gone afterwards. The first round of each kind only warms up.
+    """Measure on a cluster of its own, removed afterwards. The first round of each kind only warms up.
 
     Rounds that others disturbed are repeated for ``patience_s`` at most, and left out.
     """

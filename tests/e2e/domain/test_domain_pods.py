@@ -66,7 +66,7 @@ def test_domain_forms_pods_run_and_nothing_is_left(bed: DomainBed, place: str) -
     wait_until("peers", lambda: has_peer(bed, FIRST) and has_peer(bed, SECOND), 60)
     for kind in ("pods", "computedomain"):
         bed.cluster.kubectl("delete", kind, "-n", place, "--all", "--timeout=60s", timeout_s=90)
-    bed.wait_domain_gone(place, "train")
+    bed.wait_domain_deleted(place, "train")
     bed.wait_clean()
 
 

@@ -90,7 +90,7 @@ def test_corrected_claim_starts_the_waiting_pod(bed: Bed, pods: Pods) -> None:
     pods.create(m.pod(pods.place, "first", claims={"gpu": "shared"}))
     pods.wait_message("first", PREPARE_FAILED, '"Ever"')
     pods.delete("first")
-    pods.wait_gone("first")
+    pods.wait_deleted("first")
     assert not bed.only.leftovers()
     bed.cluster.kubectl("delete", "resourceclaim", "-n", pods.place, "shared")
     pods.create(m.pod(pods.place, "second", claims={"gpu": "shared"}))
@@ -137,12 +137,12 @@ def test_damaged_records_leave_running_pods_alone(bed: Bed, pods: Pods) -> None:
 
 
 def end_all(pods: Pods) -> None:
-    """Delete all pods, and wait until they are gone."""
+    """Delete all pods and wait for their end."""
     names = pods.names()
     for name in names:
         pods.delete(name)
     for name in names:
-        pods.wait_gone(name)
+        pods.wait_deleted(name)
 
 
 def cut(data: bytes) -> bytes:
@@ -217,7 +217,7 @@ def test_full_disk_is_named_and_pods_start_once_freed(bed: Bed, pods: Pods) -> N
             words = (f"{name}-gpu", f"{CLAIMS}/{uid}.json", "No space left", "free some space")
             print(pods.wait_message(name, PREPARE_FAILED, *words))
         pods.delete("goes")
-        pods.wait_gone("goes")
+        pods.wait_deleted("goes")
         assert len(bed.only.files(f"{CDI}/*")) == 1, "the early pod's"
         restart(bed)
         filler.unlink()
@@ -242,7 +242,7 @@ def test_read_only_cdi_directory_is_named(bed: Bed, pods: Pods) -> None:
         wait_until("the reason", lambda: re.search(refusal, bed.only.logged(mark)), 30)
         assert "early" in pods.names()
     bed.wait_running(pods.place, "pod")
-    pods.wait_gone("early")
+    pods.wait_deleted("early")
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def assert_nothing_is_left(bed: Bed, pods: Pods) -> None:
     """Delete all pods: no record, file or claim is left, and without the service no socket."""
     started = time.monotonic()
     bed.cluster.kubectl("delete", "pods", "-n", pods.place, "--all", "--wait=false")
-    wait_until("all pods gone", lambda: not pods.names(), SETTLED_S)
+    wait_until("all pods deleted", lambda: not pods.names(), SETTLED_S)
     bed.cluster.kubectl("delete", "resourceclaims", "-n", pods.place, "--all")
     bed.wait_clean(SETTLED_S)
     assert pods.claims() == []
@@ -135,7 +135,7 @@ def test_claims_lost_by_kubelet_checkpoint_loss_are_swept(bed: Bed, pods: Pods) 
     bed.only.wait_registered(mark)
     wait_undisturbed(pods, before)
     pods.delete("pod")
-    pods.wait_gone("pod", SETTLED_S)
+    pods.wait_deleted("pod", SETTLED_S)
     bed.wait_clean(SETTLED_S)
 
 
@@ -153,7 +153,7 @@ def test_service_restart_while_kubelet_is_down(bed: Bed, pods: Pods, kill: bool)
     bed.only.node.start("kubelet")
     bed.only.wait_registered(mark)
     bed.wait_running(pods.place, "comes")
-    pods.wait_gone("goes", SETTLED_S)
+    pods.wait_deleted("goes", SETTLED_S)
     wait_undisturbed(pods, before)
     assert pods.exec_gpus("stays") != pods.exec_gpus("comes")
 
@@ -182,7 +182,7 @@ def test_api_outage_lets_pods_end_and_prepared_claims_answer(bed: Bed, pods: Pod
         bed.cluster.start("apiserver")
     wait_until("stays runs again", ignoring_outages(lambda: runs_again(pods, identity)), 60)
     assert pods.exec_gpus("stays") == gpus
-    pods.wait_gone("goes")
+    pods.wait_deleted("goes")
 
 
 def test_kubelet_and_service_restart_without_api_server(bed: Bed, pods: Pods) -> None:

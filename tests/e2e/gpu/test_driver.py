@@ -99,18 +99,18 @@ def test_pods_end_without_driver_and_start_with_it(bed: Bed, pods: Pods) -> None
     mark = bed.only.log_size()
     bed.only.start()
     bed.only.wait_registered(mark)
-    wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+    wait_until("no GPU published", lambda: not bed.devices(bed.only.name), 30)
     for name in ("plain", "sliced"):
         pods.delete(name)
     for name in ("plain", "sliced"):
-        pods.wait_gone(name)
+        pods.wait_deleted(name)
     assert not bed.only.leftovers()
     pods.create(m.pod(pods.place, "early", templates={"gpu": "gpu"}))
     pods.wait_message("early", "FailedScheduling")
     service, started = pid(bed), time.monotonic()
     bed.only.sim.load_driver()
     bed.wait_for_devices()
-    print(f"GPUs offered {time.monotonic() - started:.1f} s after the driver was loaded")
+    print(f"GPUs published {time.monotonic() - started:.1f} s after the driver was loaded")
     bed.wait_running(pods.place, "early")
     assert pid(bed) == service
 
@@ -121,7 +121,7 @@ def test_new_driver_is_for_new_pods_only(bed: Bed, pods: Pods) -> None:
     assert versions(cdi(bed, pods, "old")) == seen_inside(pods, "old") == {OLD}
     before, service = pods.identities(), pid(bed)
     bed.only.sim.unload_driver()
-    wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+    wait_until("no GPU published", lambda: not bed.devices(bed.only.name), 30)
     started = time.monotonic()
     bed.only.sim.load_driver(NEW)
     wait_until("new driver in the slices", lambda: published_version(bed) == "590.44.1", 30)
@@ -143,7 +143,7 @@ def test_container_restarted_after_driver_change_gets_new_one(bed: Bed, pods: Po
     bed.only.sim.load_driver(NEW)
     # Its second module is loaded later, as on most hosts.
     with moved_away(bed.only.sim.path / "dev/nvidia-uvm"):
-        wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+        wait_until("no GPU published", lambda: not bed.devices(bed.only.name), 30)
     wait_until("new driver in the slices", lambda: published_version(bed) == "590.44.1", 30)
     wait_until("new driver in the CDI file", lambda: versions(cdi(bed, pods, "pod")) == {NEW}, 30)
     bed.cluster.kubectl("exec", "-n", pods.place, "pod", "--", "sh", "-c", "kill 1", check=False)
@@ -190,7 +190,7 @@ def test_node_without_toolkit_publishes_no_devices(bed: Bed, pods: Pods, missing
     bed.wait_running(pods.place, "before")
     before = pods.identities()
     with moved_away(path):
-        wait_until("no GPU offered", lambda: not bed.devices(bed.only.name), 30)
+        wait_until("no GPU published", lambda: not bed.devices(bed.only.name), 30)
         pods.create(m.pod(pods.place, "pod", templates={"gpu": "gpu"}))
         pods.wait_message("pod", "FailedScheduling")
         wait_until("event", lambda: path.name in bed.events("default"), 30)
@@ -235,7 +235,7 @@ def test_prepare_waits_for_late_device_node(bed: Bed, pods: Pods) -> None:
         with moved_away(bed.only.sim.path / f"dev/nvidia{gpu.minor}"):
             call = thread.submit(lambda: plugin.prepare(claim, timeout_s=40))
             wait_until("it is missed", lambda: missing in bed.only.logged(mark), 30)
-            wait_until("not offered", lambda: "gpu-3" not in bed.devices(bed.only.name), 30)
+            wait_until("gpu-3 withdrawn", lambda: "gpu-3" not in bed.devices(bed.only.name), 30)
             assert not call.done()
         assert not call.result().errors
     bed.wait_for_devices()

@@ -63,7 +63,7 @@ def uuid(bed: Bed, number: int) -> str:
     return bed.only.sim.profile.gpus[number].uuid
 
 
-def offered(bed: Bed) -> set[str]:
+def published(bed: Bed) -> set[str]:
     """The devices in the node's slices."""
     return set(bed.devices(bed.only.name))
 
@@ -93,7 +93,7 @@ def break_three_gpus(bed: Bed) -> None:
 def wait_published(bed: Bed, *without: int) -> None:
     """Wait until all GPUs but these are published."""
     wanted = {gpu(i) for i in range(8)} - {gpu(i) for i in without}
-    wait_until(f"offered: {sorted(wanted)}", lambda: offered(bed) == wanted, ASK_AGAIN_S)
+    wait_until(f"published: {sorted(wanted)}", lambda: published(bed) == wanted, ASK_AGAIN_S)
 
 
 def test_lost_and_hung_gpus_leave_six_allocatable(bed: Bed, pods: Pods) -> None:
@@ -203,7 +203,7 @@ def test_calls_are_answered_while_and_after_nvml_hangs(bed: Bed, pods: Pods) -> 
         assert_within("NodeUnprepareResources", [undone], RPC_S)
         assert_within("NodePrepareResources", [fresh], RPC_S)
     assert "sick" not in bed.only.logged(mark), "the rescan ended before the calls"
-    assert len(offered(bed)) == 8
+    assert len(published(bed)) == 8
     calls_once_nvml_was_given_up(bed, pods)
 
 
@@ -211,7 +211,7 @@ def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
     """Continues the test before: the rescan ends, and no GPU is healthy."""
     claim = rpc.ref(pods.claim_of("early"))
     before = pods.identities()
-    wait_until("no GPU offered", lambda: not offered(bed), 60)
+    wait_until("no GPU published", lambda: not published(bed), 60)
     assert_within("GetInfo", rpc.get_info_s(bed.only, 200), GET_INFO_S)
     with rpc.plugin(bed.only) as plugin:
         took, answers = rpc.timed(lambda: plugin.prepare(claim, timeout_s=20))
@@ -220,8 +220,8 @@ def calls_once_nvml_was_given_up(bed: Bed, pods: Pods) -> None:
     assert pods.identities() == before
     started = time.monotonic()
     pods.delete("early")
-    pods.wait_gone("early")
-    print(f"a pod on a hung GPU is gone {time.monotonic() - started:.1f} s after its deletion")
+    pods.wait_deleted("early")
+    print(f"a pod on a hung GPU is deleted {time.monotonic() - started:.1f} s after its deletion")
 
 
 def rescan(bed: Bed) -> None:
@@ -284,12 +284,12 @@ def test_restart_withdraws_no_gpu_slow_to_initialize(bed: Bed) -> None:
         bed.only.restart()
 
         def all_found() -> bool:
-            counts.add(len(offered(bed)))
+            counts.add(len(published(bed)))
             return bed.only.logged(mark).count("GPU found") == 8
 
         wait_until("all GPUs seen", all_found, 60)
         wait_until("settled", lambda: "persistence mode is off" in bed.only.logged(mark), 30)
-        assert counts | {len(offered(bed))} == {8}
+        assert counts | {len(published(bed))} == {8}
         assert "GPU unhealthy" not in bed.only.logged(mark)
     finally:
         for number in range(8):
@@ -304,7 +304,7 @@ def test_service_started_with_unhealthy_gpus_serves_others(bed: Bed, pods: Pods)
     bed.only.restart(kill=True)
     wait_published(bed, LOST, HUNG, FAILED)
     pods.delete("old")
-    pods.wait_gone("old")
+    pods.wait_deleted("old")
     assert not bed.only.leftovers()
     pods.create(m.pod(pods.place, "new", templates={"gpu": "gpu"}))
     bed.wait_running(pods.place, "new")

@@ -86,21 +86,21 @@ def run_through_everything(bed: Bed, pods: Pods) -> None:
     node.restart()
     node.wait_registered(mark)
     node.sim.lose(7)
-    wait_until("seven GPUs offered", lambda: len(bed.devices(OWN)) == 7, 60)
+    wait_until("seven GPUs published", lambda: len(bed.devices(OWN)) == 7, 60)
     bed.cluster.restart("apiserver")
     node.sim.find(7)
-    offers_all = ignoring_outages(lambda: len(bed.devices(OWN)) == 8)
-    wait_until("eight GPUs offered", offers_all, 60)
+    has_all = ignoring_outages(lambda: len(bed.devices(OWN)) == 8)
+    wait_until("eight GPUs published", has_all, 60)
     pods.create(m.pod(pods.place, "next", templates={"gpu": "gpu"}, node=OWN))
     bed.wait_running(pods.place, "next")
     for name in ("pod", "next"):
         pods.delete(name)
-        pods.wait_gone(name)
+        pods.wait_deleted(name)
     node.stop()
     withdraw(node)
     assert not bed.devices(OWN)
     node.start()
-    wait_until("eight GPUs offered", lambda: len(bed.devices(OWN)) == 8, 60)
+    wait_until("eight GPUs published", lambda: len(bed.devices(OWN)) == 8, 60)
 
 
 def withdraw(node: GpuNode) -> None:

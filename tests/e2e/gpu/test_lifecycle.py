@@ -51,7 +51,9 @@ def test_stop_leaves_no_socket_and_crash_no_child(bed: Bed) -> None:
     assert service is not None
     children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
     service.signal(9)
-    wait_until("children of the killed service gone", lambda: not any(map(_is_alive, children)), 10)
+    wait_until(
+        "children of the killed service ended", lambda: not any(map(_is_alive, children)), 10
+    )
     mark = bed.only.log_size()
     bed.only.restart(kill=True)
     bed.only.wait_registered(mark)
@@ -80,8 +82,8 @@ def test_pods_ended_during_downtime_are_removed_at_start(bed: Bed, pods: Pods) -
     started = time.monotonic()
     bed.only.start()
     for name in ("one", "two"):
-        pods.wait_gone(name, KUBELET_RETRY_S + 10)
-    print(f"terminating pods gone {time.monotonic() - started:.1f} s after the service's start")
+        pods.wait_deleted(name, KUBELET_RETRY_S + 10)
+    print(f"terminating pods deleted {time.monotonic() - started:.1f} s after the service's start")
     assert bed.only.leftovers() == []
 
 
@@ -98,8 +100,8 @@ def test_valid_claim_beside_invalid_one_is_cleaned_up(bed: Bed, pods: Pods) -> N
     pods.wait_message("pod", PREPARE_FAILED, "colour")
     assert len(bed.only.files("/run/cdi/*")) == 1, "the good claim is prepared"
     pods.delete("pod")
-    pods.wait_gone("pod")
-    wait_until("both claims gone", lambda: not pods.claims(), 20)
+    pods.wait_deleted("pod")
+    wait_until("both claims deleted", lambda: not pods.claims(), 20)
     bed.wait_clean(5)
 
 
@@ -112,7 +114,7 @@ def test_force_deleted_claim_is_swept(bed: Bed, pods: Pods) -> None:
     bed.cluster.kubectl("patch", *claim, "--type=merge", '--patch={"metadata":{"finalizers":null}}')
     wait_until("the claim swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
     pods.delete("pod")
-    pods.wait_gone("pod", KUBELET_RETRY_S + 10)
+    pods.wait_deleted("pod", KUBELET_RETRY_S + 10)
 
 
 def test_force_deleted_pod_leaves_nothing(bed: Bed, pods: Pods) -> None:
@@ -155,23 +157,23 @@ def test_pods_end_after_records_are_lost(bed: Bed, pods: Pods) -> None:
     bed.only.wait_registered(mark)
     assert pods.identities() == before
     pods.delete("pod")
-    pods.wait_gone("pod", KUBELET_RETRY_S + 10)
+    pods.wait_deleted("pod", KUBELET_RETRY_S + 10)
     wait_until("its CDI file swept", lambda: not bed.only.leftovers(), 3 * SWEEP_S + 10)
 
 
 def test_pod_churn_leaves_nothing(bed: Bed, pods: Pods) -> None:
-    for turn in range(10):
-        names = [f"pod-{turn}-{i}" for i in range(2)]
+    for round_ in range(10):
+        names = [f"pod-{round_}-{i}" for i in range(2)]
         shown = start_and_end(bed, pods, [m.pod(pods.place, n, templates=GPU) for n in names])
         assert len(set(shown)) == len(names), "no GPU for two claims"
-        wait_until("claims gone", lambda: not pods.claims(), 30)
+        wait_until("claims deleted", lambda: not pods.claims(), 30)
         bed.wait_clean(10)
 
 
 def test_shared_claim_stays_prepared_until_last_pod_ends(bed: Bed, pods: Pods) -> None:
     bed.apply(m.claim(pods.place, "shared", m.claim_spec()))
-    for turn in range(2):
-        names = [f"pod-{turn}-{i}" for i in range(10)]
+    for round_ in range(2):
+        names = [f"pod-{round_}-{i}" for i in range(10)]
         shown = start_and_end(bed, pods, [m.pod(pods.place, n, claims=SHARED) for n in names])
         assert len(shown) == len(names) and len(set(shown)) == 1
         bed.wait_clean(10)
@@ -188,12 +190,12 @@ def start_and_end(bed: Bed, pods: Pods, manifests: list[m.Manifest]) -> list[str
     for name in first:
         pods.delete(name)
     for name in first:
-        pods.wait_gone(name, 60)
+        pods.wait_deleted(name, 60)
     (left,) = [claim["metadata"]["uid"] for claim in pods.claims() if is_reserved(claim, last)]
     files = wait_until("one claim prepared", lambda: of_one_claim(bed), 30)
     assert left in files[0]
     pods.delete(last)
-    pods.wait_gone(last, 60)
+    pods.wait_deleted(last, 60)
     return shown
 
 

@@ -27,7 +27,7 @@ def bed(able: None, request: pytest.FixtureRequest) -> Iterator[Bed]:
 
 @pytest.fixture
 def place(bed: Bed, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for the test; when it is gone, nothing of its claims is left on any node."""
+    """A namespace for the test; afterwards nothing of its claims may be left on any node."""
     words = request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-")
     name = f"{words}-{next(NUMBERS)}"
     bed.apply(m.namespace(name))

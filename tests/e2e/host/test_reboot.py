@@ -53,7 +53,7 @@ def test_pods_deleted_while_node_is_off_leave_nothing(bed: Bed, pods: Pods) -> N
     bed.only.node.power_off()
     bed.only.stop(kill=True)
     pods.delete("pod", force=True)
-    wait_until("the claim gone", lambda: not pods.claims(), 30)
+    wait_until("the claim deleted", lambda: not pods.claims(), 30)
     bed.only.sim.reboot()
     bed.only.node.power_on()
     bed.only.start()
@@ -62,8 +62,8 @@ def test_pods_deleted_while_node_is_off_leave_nothing(bed: Bed, pods: Pods) -> N
 
 def test_service_killed_during_prepare_loses_no_pod(bed: Bed, pods: Pods) -> None:
     chance = random.Random(20261121)
-    for turn in range(3):
-        names = [f"pod-{turn}-{i}" for i in range(8)]
+    for round_ in range(3):
+        names = [f"pod-{round_}-{i}" for i in range(8)]
         for name in names:
             pods.create(m.pod(pods.place, name, templates={"gpu": "gpu"}))
         wait_until("the first of them prepared", lambda: bed.only.files("/run/cdi/*"), 30, 0.005)
@@ -78,7 +78,7 @@ def test_service_killed_during_prepare_loses_no_pod(bed: Bed, pods: Pods) -> Non
         for name in names:
             pods.delete(name)
         for name in names:
-            pods.wait_gone(name, 60)
+            pods.wait_deleted(name, 60)
         bed.wait_clean(5)
 
 

@@ -260,7 +260,7 @@ def test_documented_drop_in_moves_cdi_files(bed: Bed, node: UnitNode, pods: Pods
         assert len(node.files("/etc/cdi/*")) == 1
         assert node.files("/run/cdi/*") == []
         pods.delete("pod")
-        pods.wait_gone("pod", 60)
+        pods.wait_deleted("pod", 60)
     finally:
         node.node.path(f"/etc/systemd/system/{UNIT}.d/cdi.conf").unlink()
         node.write("/etc/nvdra/config.yaml", unit_bed.settings(node.sim))
@@ -283,7 +283,7 @@ def documented_drop_ins(word: str) -> list[str]:
 def test_driver_loaded_later_is_used_without_restart(bed: Bed, node: UnitNode, pods: Pods) -> None:
     node.unload_driver()
     node.systemctl("restart", UNIT)
-    wait_until("no GPUs offered", lambda: not bed.devices(node.name), 30)
+    wait_until("no GPUs published", lambda: not bed.devices(node.name), 30)
     assert node.show("StatusText") == "running"
     assert node.answers()
     assert CAPABILITIES not in node.allowed_devices()
@@ -292,7 +292,7 @@ def test_driver_loaded_later_is_used_without_restart(bed: Bed, node: UnitNode, p
     started = time.monotonic()
     node.load_driver()
     bed.wait_for_devices()
-    print(f"GPUs offered {time.monotonic() - started:.1f} s after the driver was loaded")
+    print(f"GPUs published {time.monotonic() - started:.1f} s after the driver was loaded")
 
     assert CAPABILITIES in node.allowed_devices()
     made = {path.rpartition("/")[2] for path in node.files("/dev/nvidia*")}
@@ -308,7 +308,7 @@ def test_host_booted_without_driver_serves_before_it_loads(bed: Bed, node: UnitN
     node.node.reboot()
     node.boot()
     wait_until("started at boot", lambda: node.show("ActiveState") == "active", 60)
-    wait_until("no GPUs offered", lambda: not bed.devices(node.name), 60)
+    wait_until("no GPUs published", lambda: not bed.devices(node.name), 60)
     assert node.answers()
     node.load_driver()
     bed.wait_for_devices(timeout_s=60)

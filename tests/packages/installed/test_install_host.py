@@ -110,7 +110,7 @@ def test_change_of_release_restarts_service_and_disturbs_no_pod(
     assert pods.exec_gpus("before") != pods.exec_gpus("after")
     for name in ("before", "after"):
         pods.delete(name)
-        pods.wait_gone(name)
+        pods.wait_deleted(name)
     assert host.leftovers() == []
 
 
@@ -122,7 +122,7 @@ def test_removal_keeps_pods_and_claims(bed: Bed, host: PackageHost, pods: Pods, 
     assert host.sockets() == []
     assert host.leftovers() == kept
     assert pods.identities() == identities
-    wait_until("slices gone", lambda: bed.slices() == [], 90)
+    wait_until("slices deleted", lambda: bed.slices() == [], 90)
     # The container runtime finds the claim's device again, without us.
     bed.cluster.kubectl("exec", "-n", pods.place, pod, "--", "kill", "1")
     wait_until("container runs again", lambda: pods.identities()[pod][0].restarts == 1, 60)
@@ -132,7 +132,7 @@ def test_removal_keeps_pods_and_claims(bed: Bed, host: PackageHost, pods: Pods, 
     host.start()
     bed.wait_for_devices()
     pods.delete(pod)
-    pods.wait_gone(pod)
+    pods.wait_deleted(pod)
     assert host.leftovers() == []
 
 

@@ -53,15 +53,6 @@ def unload(root: Path, profile: Profile) -> None:
     _write_devices(root, profile, loaded=False)
 
 
-def clear_mig(root: Path, profile: Profile) -> None:
-    """No GPU instance is shown any more."""
-    for gpu in profile.gpus:
-        directory = root / f"proc/driver/nvidia/capabilities/gpu{gpu.minor}/mig"
-        if directory.exists():
-            files.remove(directory)
-            directory.mkdir()
-
-
 def _capability(minor: int, mode: int) -> str:
     return f"DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n"
 

@@ -56,7 +56,7 @@ def test_concurrent_clique_read_is_old_or_new_value():
             seen.add((attributes["cliqueID"]["string"], attributes["clusterUUID"]["string"]))
 
     before_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # at nearly every step another thread has its turn
+    sys.setswitchinterval(1e-6)  # switch threads at nearly every step
     readers = [threading.Thread(target=read) for _ in range(2)]
     try:
         for reader in readers:
@@ -100,7 +100,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_the_class_of_channels_is_upstreams(objects):
-    """Templates of users name it, and it selects the one device that every node offers."""
+    """Templates of users name it, and it selects the one device that every node publishes."""
     [found] = [
         o
         for o in objects

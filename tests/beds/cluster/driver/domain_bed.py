@@ -162,7 +162,7 @@ class DomainBed(ClusterBed):
         except WaitError as error:
             raise WaitError(f"{error}: {self.phases(place)}\n{self.events(place)}") from error
 
-    def wait_domain_gone(self, place: str, name: str, timeout_s: float = 90) -> None:
+    def wait_domain_deleted(self, place: str, name: str, timeout_s: float = 90) -> None:
         """Wait until a domain is deleted with its template, clique and FabricNode assignments."""
         template = f"/apis/resource.k8s.io/v1/namespaces/{place}/resourceclaimtemplates"
         clique = f"{DOMAINS}/namespaces/{chart.NAMESPACE}/computedomaincliques"

@@ -83,9 +83,9 @@ class Pods:
         options = {**body, "gracePeriodSeconds": 0} if force else body
         self._api.request("DELETE", f"{self._core}/pods/{name}", options)
 
-    def wait_gone(self, name: str, timeout_s: float = 30) -> None:
-        """Wait until a pod's object is gone."""
-        wait_until(f"pod {self.place}/{name} gone", lambda: self.get(name) is None, timeout_s)
+    def wait_deleted(self, name: str, timeout_s: float = 30) -> None:
+        """Wait until a pod is deleted."""
+        wait_until(f"pod {self.place}/{name} deleted", lambda: self.get(name) is None, timeout_s)
 
     def exec_gpus(self, name: str, container: str = "ctr") -> list[str]:
         """GPUs that nvidia-smi shows inside a running container now, by UUID."""
