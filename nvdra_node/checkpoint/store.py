@@ -1,20 +1,9 @@
 """The records of this node's claims: read once at start; then memory is authoritative and the files follow it.
 
 One file per claim, ``<state>/claims/<uid>.json``. Thread safe; the transaction holds the claim's lock, so two writes of
-one claim never overlap. Searches by device and by hold use an index: their cost does not grow with the claims held.
-
-Durability:
-
-- A *file* is flushed before its name appears: after a power failure a name never refers to garbage.
-- The *directory* is not flushed. A new name that is lost, or a removed one that returns, requires a power failure; the
-  boot id is another one then, all effects are gone with the kernel, no record is served or counts as holding a device
-  before it was verified, and the sweep checks each with the API. So a prepare costs one flush and an unprepare none.
-- Concurrent commits share the disk's flush: each caller flushes its own small file, and the file system's journal
-  commits them together. ``syncfs`` would also wait for unrelated dirty pages, such as those of an image pull.
-
-A file that is no usable record is moved to quarantine. One of a newer release (before a downgrade) still protects its
-devices: ``newer`` and ``sharing`` include it until the claim is unprepared or prepared again, or a release that can
-read it starts and restores it.
+one claim never overlap. Files are flushed, the directory is not (docs/decisions/0003). A file that is no usable record
+is moved to quarantine. One of a newer release (before a downgrade) still protects its devices, until its claim is
+unprepared or prepared again, or a release that can read it restores it.
 """
 
 from __future__ import annotations

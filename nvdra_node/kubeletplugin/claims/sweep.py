@@ -1,10 +1,9 @@
 """Removes what ended claims left behind. One thread, run by ``app`` at start and then periodically.
 
-A record, started or completed, whose claim was deleted or replaced is unprepared: after a grace time in which the
-kubelet may do it, at once if the record is from an earlier boot, of which nothing runs. Without a reply of the API
-nothing is concluded. Our CDI files without a record are removed after the same grace time (a prepare may be about to
-write the record), unless a damaged record of the claim is in quarantine. Files of others are never touched. Effects
-that could not be undone when their claims ended are undone here, too.
+A record whose claim was deleted or replaced is unprepared: after a grace time in which the kubelet may do it, at once
+if it is from an earlier boot. Without a reply of the API nothing is concluded. Our CDI files without a record are
+removed after the same grace time (a prepare may be about to write the record), unless a damaged record of the claim is
+in quarantine. Effects that could not be undone when their claims ended are undone here, too.
 """
 
 from __future__ import annotations

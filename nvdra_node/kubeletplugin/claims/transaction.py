@@ -1,18 +1,12 @@
-"""Prepares and unprepares one claim, completely or repeatably. Called by the kubelet's service and ``sweep``.
+"""Prepares and unprepares one claim, completely or repeatably (see docs/dev/claim.md). Called by the kubelet's service
+and ``sweep``.
 
 prepare:   read claim -> plan -> settle -> journal "started" -> apply* -> finish -> verify -> CDI file
            -> journal "completed" -> reply
 unprepare: release -> undo*, last first -> remove CDI file -> remove record
 
-A process that dies between any two of these is repaired by the same calls: before "started" nothing was done; after it
-the record says what may have been done; a CDI file without a record is harmless and is swept. A plan without effects
-changes only the claim's own CDI file and skips "started": one record write.
-
-A prepared claim may have been allocated again since, under its UID: the old preparation is undone first, as by an
-unprepare. No container uses it: the kubelet prepares only claims that it considers unprepared, and the API server
-deallocates only what no pod has reserved.
-
-The API is read outside the locks. An unprepare that arrives meanwhile wins: the prepare fails when it notices.
+A process that dies between any two of these is repaired by the same calls. A plan without effects skips "started": one
+record write. The API is read outside the locks: an unprepare that arrives meanwhile wins, and the prepare fails.
 Retries are made here only: a NotReadyError with ``retry_after_s`` is retried inside the deadline, without locks.
 """
 
@@ -269,7 +263,11 @@ class Transaction:
         return self._deps.specs.repair(record.uid, edits, deadline)
 
     def _undo_old_allocation(self, claim: Claim, record: Record, deadline: Deadline) -> None:
-        """Undo what was prepared for an earlier allocation of the claim. The caller holds the claim's lock."""
+        """Undo what was prepared for an earlier allocation of the claim. The caller holds the claim's lock.
+
+        No container uses it: the kubelet prepares only claims that it considers unprepared, and the API server
+        deallocates only what no pod has reserved.
+        """
         what = (
             f"claim {claim.ref} was allocated {', '.join(claim.device_names)} in place of"
             f" {', '.join(record.to_claim().device_names)}"
