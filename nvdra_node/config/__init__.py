@@ -1,11 +1,12 @@
-"""NodeConfig: every setting of the node services, from defaults, then file, then environment, then flags.
+"""NodeConfig: every setting of the node services; flags override the environment, the file and the defaults.
 
-Read once in ``cli`` into a frozen object; nothing below looks anything up. A setting is a row of
-``options``. Any wrong key or value is a ConfigError that names the source, the key, the value and what would be right.
+Read once by ``cli`` into a frozen object. A setting is a row of ``options``. A wrong key or value is a ConfigError that
+names the source, the key, the value and what is expected.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     systemctl_path: Path
     journalctl_path: Path
     sources: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Where each setting came from: ``default``, the file, ``environment`` or ``flag``."""
+    """The source of each setting: ``default``, the file, ``environment`` or ``flag``."""
 
 
 def load(
@@ -76,7 +77,7 @@ def load(
     flags: Mapping[str, str],
     host_name: str,
 ) -> NodeConfig:
-    """Join all sources. ``flags`` is keyed by field name and holds only what was given. Raises ConfigError."""
+    """Merge all sources. ``flags``: those given, by field name. Raises ConfigError."""
     from_file = _parse_file(file_text, file_name) if file_text is not None else {}
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -88,7 +89,7 @@ def load(
             values[option.field] = option.parse(raw)
         except ValueError as error:
             raise ConfigError(
-                f"{source}: {option.key} is {raw!r}, but must be {error}; {option.help}"
+                f"{source}: {option.key} is {raw!r}, expected {error}; {option.help}"
             ) from None
         sources[option.key] = source
     return NodeConfig(**values, sources=sources)
@@ -111,12 +112,12 @@ def _choose(
 
 
 def _parse_file(text: str, name: str) -> Mapping[str, Any]:
-    """The file as a map. JSON (which is YAML) is read without the YAML library, to spare its memory."""
+    """The file as a map."""
     parsed = _parse_yaml(text, name) if text.strip() else {}
     if parsed is None:
         return {}
     if not isinstance(parsed, dict):
-        raise ConfigError(f"{name}: holds {type(parsed).__name__}, but must hold a map of settings")
+        raise ConfigError(f"{name}: contains {type(parsed).__name__}, expected a map of settings")
     known = {option.key for option in OPTIONS}
     for key in parsed:
         if key not in known:
@@ -130,7 +131,7 @@ def _parse_yaml(text: str, name: str) -> Any:
     ]
     if not lines:
         return {}
-    import yaml
+    import yaml  # not loaded for the shipped file, which has comments only
 
     try:
         return yaml.safe_load(text)
@@ -139,8 +140,6 @@ def _parse_yaml(text: str, name: str) -> Any:
 
 
 def _suggest(key: str, known: set[str]) -> str:
-    import difflib
-
     close = difflib.get_close_matches(key, known, 1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(sorted(known))
 
@@ -155,7 +154,7 @@ def describe(config: NodeConfig) -> Mapping[str, Any]:
 
 
 def example() -> str:
-    """A commented configuration file with every setting at its default, as the packages ship it."""
+    """The configuration file of the packages: every setting at its default, commented out."""
     lines = ["# Settings of the nvdra services on this host. Every line shows the default.", ""]
     for option in OPTIONS:
         default = option.default

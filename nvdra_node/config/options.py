@@ -1,7 +1,7 @@
-"""The table of all settings: key in the file, flag, environment name, default, reader, help. Pure.
+"""The table of all settings: key in the file, flag, environment name, default, reader, help.
 
 A new setting is one row here and one field of ``NodeConfig``. Flags and environment names are upstream's where
-upstream has the same thing.
+upstream has the same setting.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ KUBECONFIGS = (
     Path("/var/lib/k0s/kubelet.conf"),
     Path("/var/snap/microk8s/current/credentials/kubelet.config"),
 )
-"""Searched in this order when none is set: our own credential first, the kubelet's own as the fallback (of kubeadm and
-clouds, RKE2, k3s, k0s, MicroK8s)."""
+"""Searched in this order if none is configured: nvdra's own credential, then the kubelet's (kubeadm and clouds, RKE2,
+k3s, k0s, MicroK8s)."""
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting: where it may be given, how it is read, what it means."""
+    """One setting: its sources, its parser, its help."""
 
     field: str
     key: str
@@ -60,7 +60,7 @@ OPTIONS: tuple[Option, ...] = (
         "node_name",
         values.as_node_name,
         None,
-        "name of this host's Node object; default: the one that the credential is of, else the host name",
+        "name of this host's Node object; default: the Node of the credential, else the host name",
         env="NODE_NAME",
     ),
     _option(
@@ -201,7 +201,7 @@ OPTIONS: tuple[Option, ...] = (
         "rescan_interval_s",
         values.number(1),
         60.0,
-        "seconds between looks at all GPUs",
+        "seconds between scans of all GPUs",
         key="rescanIntervalSeconds",
         flags=("--rescan-interval-seconds",),
     ),
@@ -209,7 +209,7 @@ OPTIONS: tuple[Option, ...] = (
         "driver_poll_s",
         values.number(0.1),
         2.0,
-        "seconds between looks whether the NVIDIA driver was loaded or replaced",
+        "seconds between checks whether the NVIDIA driver was loaded or replaced",
         key="driverPollSeconds",
         flags=("--driver-poll-seconds",),
     ),
@@ -217,7 +217,7 @@ OPTIONS: tuple[Option, ...] = (
         "sweep_interval_s",
         values.number(1),
         600.0,
-        "seconds between sweeps of records whose claim is gone",
+        "seconds between sweeps of records whose claim was deleted",
         key="sweepIntervalSeconds",
         flags=("--sweep-interval-seconds",),
     ),
@@ -246,7 +246,7 @@ OPTIONS: tuple[Option, ...] = (
         "shared_channels",
         values.as_switch,
         False,
-        "offer channel-0 to several claims at once (needs DRAConsumableCapacity): pods of one ComputeDomain on one "
+        "publish channel-0 for several claims at once (needs DRAConsumableCapacity): pods of one ComputeDomain on one "
         "node then need no shared claim",
     ),
     _option(
@@ -267,20 +267,20 @@ OPTIONS: tuple[Option, ...] = (
         "imex_after_abrupt_end",
         values.one_of("restart", "hold"),
         "restart",
-        "when nvidia-imex died under claims: restart it, or hold until these claims are gone",
+        "when nvidia-imex died under claims: restart it, or hold until these claims have ended",
     ),
     _option(
         "imex_encryption",
         values.one_of("disabled", "required"),
         "required",
-        "TLS between IMEX peers: required (with certificates from the controller) or disabled; alike on all nodes of a "
-        "clique",
+        "TLS between IMEX peers: required (with certificates from the controller) or disabled; the same on all nodes of "
+        "a clique",
     ),
     _option(
         "imex_linger_s",
         values.number(0),
         30.0,
-        "seconds that nvidia-imex goes on after the last claim of a ComputeDomain",
+        "seconds that nvidia-imex keeps running after the last claim of a ComputeDomain",
         key="imexLingerSeconds",
         flags=("--imex-linger-seconds",),
     ),
@@ -296,7 +296,7 @@ OPTIONS: tuple[Option, ...] = (
         "imex_ctl_path",
         values.as_path,
         "/usr/bin/nvidia-imex-ctl",
-        "NVIDIA's program that asks the daemon",
+        "NVIDIA's program that queries the daemon",
     ),
     _option(
         "imex_dir",

@@ -1,14 +1,16 @@
-"""Readers of single settings: a raw value from a file, a flag or the environment -> a typed one.
+"""Parsers of single settings: a raw value from the file, a flag or the environment to a typed one.
 
-Each raises ValueError whose text says what the value must be; ``options`` names the setting. Pure.
+Each raises ValueError with the expected form; ``load`` adds the setting's name.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nvdra_core import gates
 from nvdra_core.errors import ConfigError
 
 
@@ -33,7 +35,7 @@ def as_optional_path(value: Any) -> Path | None:
 
 
 def number(least: float) -> Callable[[Any], float]:
-    """A reader of seconds, at least ``least`` and below a year."""
+    """A parser of seconds, at least ``least`` and below a year."""
 
     def parse(value: Any) -> float:
         wanted = f"a number of seconds, at least {least:g}"
@@ -58,7 +60,7 @@ def as_verbosity(value: Any) -> int:
 
 
 def one_of(*allowed: str) -> Callable[[Any], str]:
-    """A reader of one of the allowed words."""
+    """A parser of one of the allowed words."""
 
     def parse(value: Any) -> str:
         if value not in allowed:
@@ -79,8 +81,6 @@ def as_switch(value: Any) -> bool:
 
 def as_optional_address(value: Any) -> str:
     """An IP address, or empty."""
-    import ipaddress
-
     if value in (None, ""):
         return ""
     try:
@@ -96,8 +96,6 @@ def as_gates(value: Any) -> Mapping[str, bool]:
         if not all(isinstance(k, str) and isinstance(v, bool) for k, v in value.items()):
             raise ValueError(wanted)
         return dict(value)
-    from nvdra_core import gates  # only this form needs it
-
     try:
         return gates.parse_words(as_text(value))
     except ConfigError as error:
@@ -127,7 +125,7 @@ def as_shares(value: Any) -> str:
 
 
 def as_node_name(value: Any) -> str:
-    """A DNS subdomain, as names of Nodes are."""
+    """A DNS subdomain, the form of Node names."""
     text = as_text(value)
     allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-.")
     if not text or len(text) > 253 or set(text) - allowed:
@@ -139,11 +137,15 @@ def as_node_name(value: Any) -> str:
 
 def as_endpoint(value: Any) -> str:
     """``address:port``, ``:port``, or empty for off."""
-    from nvdra_core.runtime.endpoint import Address  # many nodes have none
-
     text = as_text(value)
+    if not text:
+        return ""
+    from nvdra_core.runtime.endpoint import (
+        Address,  # loads prometheus_client; the unit broker has no endpoint
+    )
+
     try:
-        return str(Address.parse(text)) if text else ""
+        return str(Address.parse(text))
     except ConfigError:
         raise ValueError(
             "address:port (127.0.0.1:8080, [::1]:8080, :8080 for all addresses), or empty for off"

@@ -52,7 +52,7 @@ def test_example_file_has_the_defaults():
     ("text", "says"),
     [
         ("nodename: x", "did you mean 'nodeName'?"),
-        ("- a", "must hold a map"),
+        ("- a", "expected a map"),
         ("a: [", "is not YAML"),
         ("nodeName: {}", "nodeName is {}"),
         ("nodeName: A_b", "lower-case letters"),
