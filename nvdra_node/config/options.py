@@ -273,8 +273,8 @@ OPTIONS: tuple[Option, ...] = (
         "imex_encryption",
         values.one_of("disabled", "required"),
         "required",
-        "TLS between IMEX peers: required (with certificates from the controller) or disabled; the same on all nodes of "
-        "a clique",
+        "TLS between IMEX peers: required (with certificates from the controller) or disabled; the same on all nodes "
+        "of a clique",
     ),
     _option(
         "imex_linger_s",
