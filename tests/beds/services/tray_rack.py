@@ -53,7 +53,7 @@ class Tray:
         self.imex_dir = self.home / "imex"
         self.services: dict[str, subprocess.Popen[bytes]] = {}
         self.broker: subprocess.Popen[bytes] | None = None
-        """Stands, with the simulated systemctl, for systemd: it runs on whatever happens to the services."""
+        """Stands, with the simulated systemctl, for systemd."""
         install.install(self.root.path, python=sys.executable, with_systemd=True)
         install.configure(
             self.root.path, time_scale=0.05, hosts=str(self.imex_dir / "hosts"),
@@ -174,7 +174,7 @@ class Tray:
         return json.loads(path.read_text()) if path.exists() else None
 
     def imex(self) -> dict[str, Any]:
-        """What the simulated systemd and kernel know of the daemon."""
+        """State of the daemon in the simulated systemd and kernel."""
         units = self.root.path / "run/nvsim/units.json"
         known = json.loads(units.read_text()) if units.exists() else {"ActiveState": "inactive"}
         return {**known, **{"session": install.session(self.root.path)}}
@@ -183,7 +183,7 @@ class Tray:
         os.kill(wait_until("nvidia-imex runs", lambda: self.imex().get("pid")), signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
-        """The last report. The first one comes a moment after the first claim is answered."""
+        """The last status. The first one is written a moment after the first claim is answered."""
         status: dict[str, Any] = wait_until(
             f"a report of {self.name}", lambda: self.rack.get(self.name).get("status")
         )
@@ -209,7 +209,7 @@ class Tray:
 
 
 class Rack:
-    """All trays, and what the controller would do."""
+    """All trays; acts as the controller."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class Rack:
         return self.client.get(FABRIC_NODES, node, deadline=Deadline(10, SystemClock()))
 
     def domain(self, name: str, trays: list[Tray] | None = None, **change: Any) -> str:
-        """Make a ComputeDomain, or change it, and let these trays take part."""
+        """Create or change a ComputeDomain of these trays."""
         known = self.domains.setdefault(
             name,
             {
@@ -313,7 +313,7 @@ class Rack:
         ]
 
     def devices(self, tray: Tray) -> list[dict[str, Any]]:
-        """What the node offers. Its first slice may come before the supervisor has said what there is."""
+        """Published devices. The first slice may be empty, before the supervisor has sent its state."""
         return [device for s in self.slices(tray) for device in s["spec"].get("devices", ())]
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""The address for IMEX peers, chosen by the shipped supervisor on this machine's own network."""
+"""The address for IMEX peers, chosen by the supervisor on this machine's network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped services of a node, as processes: claims in, channels and a running nvidia-imex out."""
+"""The services of a node as processes: claims, channels and nvidia-imex."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_claim_gets_its_channel_once_imex_is_ready(rack):
 
 def test_node_publishes_one_channel_with_its_clique(rack):
     [tray] = rack.trays
-    [device] = wait_until("a device is offered", lambda: rack.devices(tray))
+    [device] = wait_until("a device is published", lambda: rack.devices(tray))
     fabric = tray.root.profile.fabric
     assert device["name"] == "channel-0"
     assert device["attributes"] == {
@@ -81,7 +81,7 @@ def test_waiting_claim_gets_the_reason(rack):
     [tray] = rack.trays
     rack.claim("c1", tray, "domain-nowhere")
     tray.wait_for_error("c1", "WaitingForDomain", "domain-nowhere")
-    reported = wait_until("the controller is told", lambda: tray.status().get("domains"))
+    reported = wait_until("the report", lambda: tray.status().get("domains"))
     assert (reported[0]["uid"], reported[0]["ready"]) == ("domain-nowhere", False)
     assert tray.unprepare("c1").errors == {}
 
@@ -96,10 +96,10 @@ def test_waiting_claim_continues_with_the_spec(rack):
 
 def test_claim_of_another_tenant_is_refused(rack):
     [tray] = rack.trays
-    uid = rack.domain("a", namespace="somebody-else")
+    uid = rack.domain("a", namespace="other")
     rack.claim("c1", tray, uid)
     error = tray.prepare("c1").errors[rack.uids["c1"]]
-    assert "namespace somebody-else" in error
+    assert "namespace other" in error
     assert tray.imex()["ActiveState"] == "inactive"
     assert tray.unprepare("c1").errors == {}
 
@@ -127,7 +127,7 @@ def test_node_without_fabric_prepares_without_channel(make_rack):
     answer = tray.prepare("c1")
     assert answer.errors == {} and answer.devices[made.uids["c1"]][0].cdi_ids == []
     assert tray.imex()["ActiveState"] == "inactive"
-    [device] = wait_until("a device is offered", lambda: made.devices(tray))
+    [device] = wait_until("a device is published", lambda: made.devices(tray))
     assert set(device["attributes"]) == {"type", "id"}
 
 
@@ -153,7 +153,7 @@ def test_two_nodes_of_a_domain_connect(make_rack):
     for tray in made.trays:
         wait_until(f"{tray.name} is connected", partial(peers_of, tray, [1]))
     wait_until(
-        "nothing is wrong",
+        "no reasons",
         lambda: {d["reason"] for tray in made.trays for d in tray.status()["domains"]} == {""},
     )
     assert DRIVER in made.trays[0].kubelet.wait_for_socket(DRIVER).name

@@ -1,4 +1,4 @@
-"""Both halves together: the shipped controller and the shipped services of two trays, from ComputeDomain to channel."""
+"""The controller with the services of two trays, from ComputeDomain to channel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def deadline() -> Deadline:
 
 
 class Cluster:
-    """A rack with a controller, and what users do in it."""
+    """A rack with a controller; acts as its users."""
 
     def __init__(self, rack: Rack) -> None:
         self.rack = rack
@@ -59,7 +59,7 @@ class Cluster:
         return str(made["metadata"]["uid"])
 
     def claim(self, tray: Tray, name: str = "train") -> str:
-        """As the control plane makes one from the domain's template, and as the scheduler allocates it."""
+        """A claim of the domain's template, allocated on the tray."""
         template = wait_until("the template", lambda: self.find(TEMPLATES, f"{name}-channel"))
         [config] = template["spec"]["spec"]["devices"]["config"]
         domain = config["opaque"]["parameters"]["domainID"]
@@ -114,11 +114,11 @@ def test_domain_of_two_nodes_from_creation_to_deletion(cluster):
     assert sorted(d["index"] for d in cliques[0]["daemons"]) == [0, 1]
 
     cluster.rack.client.delete(DOMAINS, "train", namespace="ns", deadline=deadline())
-    assert trays[0].prepare("train-0").errors == {}, "a claim that is prepared goes on"
+    assert trays[0].prepare("train-0").errors == {}, "a prepared claim goes on"
     for tray in trays:
         assert tray.unprepare(f"train-{tray.index}").errors == {}
         cluster.rack.forget(f"train-{tray.index}")
-    wait_until("the domain is gone", lambda: cluster.find(DOMAINS, "train") is None)
+    wait_until("the deletion", lambda: cluster.find(DOMAINS, "train") is None)
     for tray in trays:
         wait_until("IMEX ends", lambda tray=tray: tray.imex()["ActiveState"] == "inactive")  # type: ignore[misc]
         assert tray.imex()["session"]["allocations"] is True
@@ -168,7 +168,7 @@ def test_imex_restart_under_a_job_is_condition_and_event(cluster):
     assert ("Warning", "ImexRestarted") in {(one["type"], one["reason"]) for one in events}
     assert tray.unprepare("train-0").errors == {}
     cluster.rack.forget("train-0")
-    wait_until("it is well again", lambda: condition_of(cluster, "Degraded")["status"] == "False")
+    wait_until("the recovery", lambda: condition_of(cluster, "Degraded")["status"] == "False")
 
 
 def node_map(tray: Tray) -> int:

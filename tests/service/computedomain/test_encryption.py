@@ -1,4 +1,4 @@
-"""IMEX peers that know each other by certificates, and no others."""
+"""IMEX peers authenticate each other by certificates."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_peer_of_another_authority_is_refused(make_rack):
         sign(rack, tray, Authority(f"CA of {tray.name}"))
         assert tray.prepare(f"c{tray.index}").errors == {}
     wait_until(
-        "the status says so",
+        "the missing peer",
         lambda: (
             [d["reason"] for d in rack.trays[0].status().get("domains", [])] == ["PeersMissing"]
         ),
@@ -80,5 +80,5 @@ def test_new_certificate_is_loaded_without_a_restart(make_rack):
     before = tray.imex()["InvocationID"]
     sign(rack, tray, Authority("second"))
     log = tray.root.path / "run/nvsim/imex.log"
-    wait_until("nvidia-imex is told", lambda: "reloading certificates" in log.read_text())
+    wait_until("nvidia-imex reloads", lambda: "reloading certificates" in log.read_text())
     assert tray.imex()["InvocationID"] == before

@@ -1,4 +1,4 @@
-"""What goes wrong on a node, with the shipped services as processes: nothing is pretended, nothing is disturbed."""
+"""Faults of a node with its services as processes."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_imex_died_under_a_claim_is_restarted_and_counted(rack):
     wait_until("a new session", lambda: tray.imex()["session"].get("abrupt") == 1)
     assert tray.prepare("c1").errors == {}
     status = wait_until(
-        "it is counted",
+        "the count of restarts",
         lambda: tray.status() if tray.status()["imex"].get("restarts") == 1 else None,
     )
     wait_until(
-        "the new incarnation is told",
+        "the new incarnation",
         lambda: (
             (tray.status()["imex"].get("incarnation") or {}).get("invocationID")
             == tray.imex()["InvocationID"]
@@ -87,7 +87,7 @@ def test_known_claims_are_prepared_after_a_reboot(rack):
     for service in list(tray.services):
         tray.stop(service, signal.SIGKILL)
     tray.kill_imex()
-    wait_until("nvidia-imex is gone", lambda: not tray.imex()["pid"])
+    wait_until("nvidia-imex ends", lambda: not tray.imex()["pid"])
     tray.root.reboot()
     shutil.rmtree(tray.imex_dir)
     shutil.rmtree(tray.cdi)
@@ -176,7 +176,7 @@ def test_claims_wait_for_registering_gpus(make_rack):
     assert made.devices(tray) == []
     tray.root.set_gpu(0, fabric_state=3)
     assert tray.prepare("c1").errors == {}
-    wait_until("a device is offered", lambda: made.devices(tray))
+    wait_until("a device is published", lambda: made.devices(tray))
 
 
 def test_imex_stays_for_a_claim_with_a_damaged_record(rack):
@@ -189,13 +189,12 @@ def test_imex_stays_for_a_claim_with_a_damaged_record(rack):
     (state / "claims" / f"{rack.uids['c1']}.json").write_text("{")
     tray.start("compute-domain")
     tray.register()
-    wait_until("the record is put aside", lambda: list((state / "quarantine").iterdir()))
-    time.sleep(
-        5
-    )  # claims that are missed twice, a second apart, are gone, and the linger is a second
+    wait_until("the record in quarantine", lambda: list((state / "quarantine").iterdir()))
+    # Claims that two syncs, a second apart, lack are removed; the linger is a second.
+    time.sleep(5)
     assert tray.imex()["pid"] == pid
     tray.unprepare("c1")
-    # Another instance tells its claims at once, and not in half a minute.
+    # Another instance syncs at once, not after 30 s.
     tray.stop("compute-domain")
     tray.start("compute-domain")
     wait_until("nvidia-imex ends", lambda: not tray.imex()["pid"])

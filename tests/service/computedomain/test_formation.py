@@ -1,6 +1,6 @@
-"""What one formation of a domain costs each node: programs that are started, requests to the API, processor time.
+"""Costs of one formation of a domain on each node: programs, API requests, processor time.
 
-Out: the figures are printed (``pytest -s``), and counts that must not grow are asserted.
+Prints the figures (``pytest -s``) and asserts the counts that must not grow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class Calls:
-    """Notes each start of a program of a tray."""
+    """Records each start of a program of a tray."""
 
     def __init__(self, tray: Tray) -> None:
         self.path = tray.home / "calls"
@@ -51,7 +51,7 @@ def cpu_s(tray: Tray, service: str) -> float:
 
 
 class Bill:
-    """What each tray and the API were asked for since it was made."""
+    """Programs, requests and processor time since its creation."""
 
     SERVICES = ("imex-supervisor", "compute-domain")
 
@@ -78,7 +78,7 @@ class Bill:
 
 
 def form(rack: Rack, name: str) -> None:
-    """Claims of one domain on all trays, told to the nodes one by one; returns when all are prepared."""
+    """Claims of one domain on all trays, assigned one by one; returns when all are prepared."""
     for tray in rack.trays:
         rack.claim(f"{name}{tray.index}", tray, f"domain-{name}")
     answers: list[object] = []
@@ -97,7 +97,7 @@ def form(rack: Rack, name: str) -> None:
 
 
 def end(rack: Rack, name: str) -> None:
-    """The job is over: no claim, and no nvidia-imex."""
+    """Release all claims and wait for the end of nvidia-imex."""
     for tray in rack.trays:
         tray.unprepare(f"{name}{tray.index}")
     wait_until("no nvidia-imex runs", lambda: not any(tray.imex()["pid"] for tray in rack.trays))
@@ -110,7 +110,7 @@ def test_formation_runs_few_programs_and_requests(make_rack):
     for tray in rack.trays:
         tray.start()
         tray.register()
-    wait_until("devices are offered", lambda: all(rack.devices(tray) for tray in rack.trays))
+    wait_until("devices are published", lambda: all(rack.devices(tray) for tray in rack.trays))
     rack.assign()
     wait_until("statuses", lambda: all(tray.status().get("cliqueID") for tray in rack.trays))
     for name in ("a", "b"):
@@ -122,10 +122,10 @@ def test_formation_runs_few_programs_and_requests(make_rack):
         for index in range(TRAYS):
             found = bill.programs(index)
             assert found["systemctl show"] <= 3 and found["systemctl start"] == 1, found
-            assert found["systemctl kill"] == 0, "it is signalled without a program"
-        # One when the domain is ready; what peers do goes with the next sign of life.
+            assert found["systemctl kill"] == 0, "signals need no program"
+        # One when the domain is ready; changes of peers are written with the next heartbeat.
         assert bill.requests()["patch fabricnodes/status"] <= 2 * TRAYS
-        # One for each prepare; the sweep may look, too, and an answer that came too late is asked for again.
+        # One for each prepare; the sweep and a repeated prepare may add one.
         assert TRAYS <= bill.requests()["get resourceclaims"] <= 2 * TRAYS
         bill = Bill(rack, calls)
         end(rack, name)

@@ -1,4 +1,4 @@
-"""nvidia-imex run by the host's administrator: looked at strictly, never touched. And the clique as a label."""
+"""nvidia-imex run by the host's administrator, which is never touched; and the clique label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def host_imex(make_rack):
-    """A tray in hostManaged mode, and how to start its administrator's daemon."""
+    """A tray in hostManaged mode, and a function that starts the administrator's daemon."""
     rack = make_rack()
     [tray] = rack.trays
     socket = tray.home / "host.sock"
@@ -99,9 +99,9 @@ class TestLabel:
         label = self.label(rack, view)
         label.write_if_due()
         assert self.labels(rack)[LABEL] == "c.7"
-        gone = self.label(rack, NodeView(fabric_state="NotSupported"))
-        gone._written = "c.7"
-        gone.write_if_due()
+        label = self.label(rack, NodeView(fabric_state="NotSupported"))
+        label._written = "c.7"
+        label.write_if_due()
         assert LABEL not in self.labels(rack)
 
     def test_removed_clique_label_is_restored(self, make_rack):
@@ -113,7 +113,7 @@ class TestLabel:
         body["metadata"]["labels"] = {LABEL: None}
         rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
         label.write_if_due()
-        assert LABEL not in self.labels(rack), "the API server is not asked all the time"
+        assert LABEL not in self.labels(rack), "written again only by the audit"
         clock.advance(AUDIT_S)
         label.write_if_due()
         assert self.labels(rack)[LABEL] == "c.7"

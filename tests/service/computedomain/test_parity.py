@@ -1,4 +1,4 @@
-"""Rows of ``docs/parity.md`` that only show with all of a node's services together, as processes."""
+"""Rows of ``docs/parity.md`` that need all services of a node as processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def share(rack: Rack, claim: str, tray: Tray, domain: str) -> None:
 
 
 def listening(pid: int) -> list[str]:
-    """Addresses on which a process takes TCP connections, in the kernel's words."""
+    """Addresses on which a process listens, in the kernel's notation."""
     own = {
         connection.readlink().name
         for connection in Path(f"/proc/{pid}/fd").iterdir()
@@ -77,8 +77,8 @@ def test_node_with_broken_fabric_tears_claims_down(rack):
     tray.root.set_gpu(0, fabric_status=999)
     tray.start()
     tray.register()
-    wait_until("the fabric is told", lambda: tray.status().get("fabricState") == "Failed")
-    assert tray.imex()["pid"] == pid, "it is its claims' until they are gone"
+    wait_until("the fabric's state", lambda: tray.status().get("fabricState") == "Failed")
+    assert tray.imex()["pid"] == pid, "it serves its claims until their release"
     assert tray.unprepare("c1").errors == {}
     tray.wait_for_error("c2", "FabricFailed", "registration failed")
     assert tray.unprepare("c2").errors == {}
@@ -87,16 +87,15 @@ def test_node_with_broken_fabric_tears_claims_down(rack):
 
 
 def test_claim_is_read_once_and_no_node_is_written(rack):
-    """S8, S9. Upstream reads Node and clique again and again, and writes the Node as a whole, twice."""
+    """S8, S9. Upstream reads Node and clique repeatedly, and writes the whole Node twice."""
     [tray] = rack.trays
     uid = rack.domain("a")
     rack.claim("c1", tray, uid)
     begun = len(rack.server.api.log.lines())
     asked_at_s = time.monotonic()
     assert tray.prepare("c1").errors == {}
-    waits = int(
-        (time.monotonic() - asked_at_s) / driver.WAIT_S
-    )  # after each the claim may be another
+    # The claim is read again after each wait.
+    waits = int((time.monotonic() - asked_at_s) / driver.WAIT_S)
     assert tray.unprepare("c1").errors == {}
     wait_until("nvidia-imex ends", lambda: tray.imex()["ActiveState"] == "inactive")
     asked = [(one.verb, one.resource) for one in rack.server.api.log.lines()[begun:]]
@@ -108,7 +107,7 @@ def test_claim_is_read_once_and_no_node_is_written(rack):
 
 
 def test_channel_count_is_the_loaded_drivers(make_rack):
-    """S14. Upstream takes it for 2048 everywhere."""
+    """S14. Upstream assumes 2048 everywhere."""
     made = make_rack()
     [tray] = made.trays
     params = tray.root.proc / "driver/nvidia/params"
@@ -120,7 +119,7 @@ def test_channel_count_is_the_loaded_drivers(make_rack):
     made.claim("c1", tray, made.domain("a"), mode="All")
     assert tray.prepare("c1").errors == {}
     assert channels(tray, "c1") == list(range(16))
-    wait_until("the controller is told", lambda: tray.status().get("channelCount") == 16)
+    wait_until("the channel count", lambda: tray.status().get("channelCount") == 16)
 
 
 def test_channel_major_is_read_below_proc_root(make_rack):
@@ -152,15 +151,15 @@ def test_channel_isolation_serves_two_domains(make_rack):
         assert tray.prepare(f"c{number}").errors == {}
     assert [channels(tray, f"c{number}") for number in range(3)] == [[3], [3], [4]]
     assert tray.imex()["session"]["sessions"] == 1
-    run = wait_until("it is told", lambda: tray.status()["imex"].get("incarnation"))
+    run = wait_until("the incarnation", lambda: tray.status()["imex"].get("incarnation"))
     assert run.get("domainUID", "") == ""
     assert tray.unprepare("c0").errors == {}
     assert tray.prepare("c1").errors == {}
-    assert tray.imex()["session"]["sessions"] == 1, "the others keep it"
+    assert tray.imex()["session"]["sessions"] == 1, "the other claims keep it"
 
 
 def test_services_stop_while_the_api_server_hangs(rack):
-    """L16. Upstream's daemon can block in a send that nobody takes, and waits for its SIGKILL."""
+    """L16. Upstream's daemon can block in a send without a receiver until SIGKILL."""
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     assert tray.prepare("c1").errors == {}
@@ -173,7 +172,7 @@ def test_services_stop_while_the_api_server_hangs(rack):
 
 
 def test_services_listen_on_no_network(rack):
-    """X6. Sockets in the file system are all that they listen on."""
+    """X6. They listen on unix sockets only."""
     [tray] = rack.trays
     rack.claim("c1", tray, rack.domain("a"))
     assert tray.prepare("c1").errors == {}
@@ -182,7 +181,7 @@ def test_services_listen_on_no_network(rack):
     tray.stop("imex-supervisor")
     tray.start("imex-supervisor", imexHttpEndpoint="127.0.0.1:0")
     with_one = tray.services["imex-supervisor"].pid
-    wait_until("one that is asked for is seen by this test", lambda: listening(with_one))
+    wait_until("the check finds a configured endpoint", lambda: listening(with_one))
 
 
 def test_metrics_count_devices_and_quarantined_records(rack):

@@ -1,4 +1,4 @@
-"""Peers that refuse each other, with the shipped services and the simulated nvidia-imex as processes."""
+"""Peers that connect or refuse each other, with services and simulated nvidia-imex as processes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_node_map_mismatch_names_the_peer(make_rack):
 
 
 def test_supervisor_restart_revokes_no_ready_peer(make_rack):
-    """Each upgrade would make the domain NotReady for a moment."""
+    """Otherwise each upgrade would make the domain NotReady for a moment."""
     rack = make_rack(2)
     form(rack, rack.domain("a"))
     wait_until("", lambda: [domain_of(t).get("peersConnected") for t in rack.trays] == [1, 1], 30)

@@ -1,4 +1,4 @@
-"""The unit broker beside the services of a node: what its end costs, and where it shows."""
+"""The services of a node without the unit broker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 def health(port: int) -> str:
-    """What the supervisor's health endpoint says."""
+    """Answer of the supervisor's health endpoint."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
             return str(answer.read().decode())

@@ -1,4 +1,4 @@
-"""The supervisor's conversation with the API server, and with the plugin over its socket."""
+"""The supervisor's API writes, its spec reflector, and its gRPC service."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TestStatus:
         writer.write_if_due()
         assert writer.writes == 2
         assert read(client)["status"]["heartbeatTime"] != first["heartbeatTime"]
-        self.status = replace_status(self.status, addresses=("10.0.0.2",))
+        self.status = replace(self.status, addresses=("10.0.0.2",))
         writer.write_if_due()
         assert writer.writes == 3
 
@@ -82,20 +82,20 @@ class TestStatus:
         writer = self.writer(client)
         writer.write_if_due()
         peers = [FabricDomainStatus(uid="d", ready=True, peers_connected=n) for n in range(4)]
-        self.status = replace_status(self.status, domains=(peers[0],))
+        self.status = replace(self.status, domains=(peers[0],))
         writer.write_if_due()
-        assert writer.writes == 2, "that a domain is ready is told at once"
+        assert writer.writes == 2, "a ready domain is urgent"
         for found in peers[1:]:
-            self.status = replace_status(self.status, domains=(found,))
+            self.status = replace(self.status, domains=(found,))
             assert 0 < writer.write_if_due() <= MAX_DELAY_S
             self.clock.advance(MAX_DELAY_S / 4)
         self.clock.advance(MAX_DELAY_S / 4)
         writer.write_if_due()
         assert writer.writes == 3
         assert read(client)["status"]["domains"][0]["peersConnected"] == 3
-        self.status = replace_status(self.status, domains=())
+        self.status = replace(self.status, domains=())
         writer.write_if_due()
-        assert writer.writes == 4, "somebody may wait for the domain to be left"
+        assert writer.writes == 4, "a domain that was left is urgent"
 
     def test_connected_peers_are_written_together(self, client):
         writer = self.writer(client)
@@ -103,7 +103,7 @@ class TestStatus:
             domain = FabricDomainStatus(
                 uid="d", ready=True, peers_connected=count, peers_known=count
             )
-            self.status = replace_status(self.status, domains=(domain,))
+            self.status = replace(self.status, domains=(domain,))
             writer.write_if_due()
             self.clock.advance(0.5)
         self.clock.advance(PEERS_S)
@@ -115,12 +115,12 @@ class TestStatus:
         writer = self.writer(client)
         writer.write_if_due()
         joined = FabricDomainStatus(uid="d", peers_known=3)
-        self.status = replace_status(self.status, domains=(joined,))
+        self.status = replace(self.status, domains=(joined,))
         assert writer.write_if_due() > 0
         self.clock.advance(FORMING_S + 1)
         for count in range(4):
             domain = FabricDomainStatus(uid="d", ready=True, peers_connected=count, peers_known=3)
-            self.status = replace_status(self.status, domains=(domain,))
+            self.status = replace(self.status, domains=(domain,))
             writer.write_if_due()
             assert writer.writes == (2 if count == 3 else 1)
             self.clock.advance(0.5)
@@ -131,13 +131,13 @@ class TestStatus:
         writer.write_if_due()
         for uid in ("d", "e"):
             domain = FabricDomainStatus(uid=uid, ready=True, peers_known=3)
-            self.status = replace_status(self.status, domains=(domain,))
+            self.status = replace(self.status, domains=(domain,))
             before = writer.writes
             assert 0 < writer.write_if_due() <= FORMING_S and writer.writes == before
             self.clock.advance(FORMING_S)
             writer.write_if_due()
             assert writer.writes == before + 1
-            self.status = replace_status(self.status, domains=())
+            self.status = replace(self.status, domains=())
             writer.write_if_due()
 
     def test_first_report_waits_until_the_daemon_was_observed(self, client):
@@ -158,9 +158,9 @@ class TestStatus:
 
     def test_emptied_field_is_removed(self, client):
         writer = self.writer(client)
-        self.status = replace_status(self.status, fabric_message="sick")
+        self.status = replace(self.status, fabric_message="sick")
         writer.write_if_due()
-        self.status = replace_status(self.status, fabric_message="")
+        self.status = replace(self.status, fabric_message="")
         writer.write_if_due()
         self.clock.advance(MAX_DELAY_S)
         writer.write_if_due()
@@ -185,7 +185,7 @@ class TestStatus:
         writer.write_if_due()
         asked = len(server.api.log.lines())
         for number in range(20):
-            self.status = replace_status(self.status, boot_id=f"b{number}")
+            self.status = replace(self.status, boot_id=f"b{number}")
             writer.changed()
             assert writer.write_if_due() > 0
             self.clock.advance(0.04)
@@ -205,11 +205,6 @@ class TestStatus:
         assert writer.write_if_due() == 10.0 and writer.writes == 1
 
 
-def replace_status(status, **change):
-
-    return replace(status, **change)
-
-
 class TestSpec:
     def test_spec_of_the_own_object_is_followed(self, client):
         seen = []
@@ -219,7 +214,7 @@ class TestSpec:
         thread = threading.Thread(target=watch.run)
         thread.start()
         try:
-            wait_until("the first word", lambda: seen and seen[-1] is not None)
+            wait_until("the first spec", lambda: seen and seen[-1] is not None)
             body = {
                 "apiVersion": "fabric.nvdra.io/v1alpha1",
                 "kind": "FabricNode",
@@ -238,7 +233,7 @@ class TestSpec:
                 FABRIC_NODES, {**body, "spec": {"slot": 5}}, deadline=Deadline(5, SystemClock())
             )
             wait_until(
-                "what is not understood is passed over",
+                "an unreadable spec is ignored",
                 lambda: getattr(seen[-1], "slot", None) == 5,
             )
             client.delete(FABRIC_NODES, NODE, deadline=Deadline(5, SystemClock()))
@@ -249,8 +244,8 @@ class TestSpec:
         assert not thread.is_alive()
 
 
-class Gone:
-    """The context of a call that was given up."""
+class CancelledContext:
+    """Context of a call whose caller has left."""
 
     def is_active(self):
         return False
@@ -326,9 +321,9 @@ class TestSocket:
         self.node.assign()
         with ThreadPoolExecutor(100) as pool:
             joins = [pool.submit(wait, number) for number in range(100)]
-            patience = Deadline(30.0, SystemClock())
+            deadline = Deadline(30.0, SystemClock())
             while supervisor.claims.waiting_count < 100:
-                patience.check("all joins wait")
+                deadline.check("all joins wait")
             self.client.leave("c0")
             assert not joins[1].done()
             self.node.assign(a_domain())
@@ -339,7 +334,7 @@ class TestSocket:
         request = pb.JoinRequest(
             claim=pb.Claim(namespace="ns", name="c1", uid="c1"), domain_uid="A", wait_ms=1000
         )
-        self.service.Join(request, Gone())
+        self.service.Join(request, CancelledContext())
         assert supervisor.claims.holders == {}
 
     def test_missing_supervisor_is_an_error_with_its_unit(self):

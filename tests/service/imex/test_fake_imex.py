@@ -1,4 +1,4 @@
-"""The simulated nvidia-imex does what is known of the real one."""
+"""The simulated nvidia-imex behaves as the real one is known to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_absent_peers_block_nothing_and_query_no_dns(make_hosts):
     assert domain["status"] == "DEGRADED"
     assert [n["status"] for n in domain["nodes"].values()].count("UNAVAILABLE") == 17
     assert "Identified this node as ID 0" in host.text()
-    assert commands.ask(str(host.run / "cmd.sock"), "status", 5.0)["dnsQuestions"] == 0
+    assert commands.ask(str(host.run / "cmd.sock"), "status", 5.0)["dnsQueries"] == 0
 
 
 def test_peers_connect_both_ways_over_tcp(make_hosts):
@@ -151,7 +151,7 @@ def test_hanging_commands_end_at_ctls_timeout(make_hosts):
 
 def test_faults_crash_fail_and_block_the_daemon(make_hosts):
     [host] = make_hosts(1)
-    install.configure(host.root, exit_status=3, exit_message="told so")
+    install.configure(host.root, exit_status=3, exit_message="configured failure")
     assert host.start().wait(DAEMON_TIMEOUT_S) == 3
     install.configure(host.root, exit_status=None, stuck_state="INIT_GPU")
     host.start()

@@ -1,6 +1,6 @@
-"""A node that leaves a domain says so until it is heard. (CD-L15)
+"""A node that leaves a domain repeats its report until it is written. (CD-L15)
 
-Upstream's daemon tries once, at its end: a conflict or an API server that is away, and its entry stays.
+Upstream's daemon tries once, at its end: after a conflict or without the API server its entry stays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEFT = FabricNodeStatus(boot_id="b")
 
 
 class Node:
-    """Writes what it is (``status``); ``restart`` is another process that knows nothing of the first."""
+    """Writes ``status``; ``restart`` is another process without memory of the first."""
 
     def __init__(self, server: FakeApiServer) -> None:
         self.server = server
@@ -47,7 +47,7 @@ class Node:
     def refuse(self, code: int, count: int) -> None:
         self.server.api.faults.add(Fault(resource="fabricnodes/status", code=code, count=count))
 
-    def told(self) -> list[Any]:
+    def reported_domains(self) -> list[Any]:
         found = self.client.get(FABRIC_NODES, NODE, deadline=Deadline(5, SystemClock()))
         return [domain["uid"] for domain in found["status"].get("domains", [])]
 
@@ -59,7 +59,7 @@ def node() -> Iterator[Node]:
         })  # fmt: skip
         made = Node(server)
         made.write()
-        assert made.told() == ["d"]
+        assert made.reported_domains() == ["d"]
         yield made
         made.client.close()
 
@@ -70,11 +70,11 @@ def test_refused_report_is_repeated(node, code):
     node.refuse(code, count=0)
     began_s = node.clock.monotonic()
     node.write(20)
-    assert node.told() == ["d"]
+    assert node.reported_domains() == ["d"]
     assert node.clock.monotonic() - began_s <= 20 * LONGEST_PAUSE_S
     node.server.api.faults.clear()
     node.write()
-    assert node.told() == []
+    assert node.reported_domains() == []
 
 
 def test_report_is_repeated_by_the_next_process(node):
@@ -84,4 +84,4 @@ def test_report_is_repeated_by_the_next_process(node):
     node.server.api.faults.clear()
     node.restart()
     node.write()
-    assert node.told() == []
+    assert node.reported_domains() == []

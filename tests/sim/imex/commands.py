@@ -14,7 +14,7 @@ from tests.sim.imex.settings import Control
 
 
 class CommandService:
-    """One question a connection, over a unix socket or TCP as configured."""
+    """One query per connection, over a unix socket or TCP."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class CommandService:
 
     def _one(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rw") as lines, contextlib.suppress(OSError):
-            question = json.loads(lines.readline() or "{}")
+            request = json.loads(lines.readline() or "{}")
             if self._control.get("hang_commands"):
                 lines.readline()
                 return
-            lines.write(json.dumps(self._answer(question.get("query", ""))) + "\n")
+            lines.write(json.dumps(self._answer(request.get("query", ""))) + "\n")
             lines.flush()
 
 

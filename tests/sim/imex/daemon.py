@@ -1,4 +1,4 @@
-"""`nvidia-imex`, simulated: the life of one daemon."""
+"""`nvidia-imex`, simulated."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ VERSION = "580.65.06"
 USR1_PAUSE_S = 5.0
 TICK_S = 0.02
 LIFE_S = 3600.0
-"""A daemon whose test was killed ends by itself some time."""
+"""A daemon whose test was killed ends by itself."""
 
 
 def local_addresses() -> list[str]:
-    """Addresses of this machine, as far as the kernel's tables tell."""
+    """Addresses of this machine."""
     found = []
     for line in Path("/proc/net/fib_trie").read_text().splitlines():
         words = line.split()
@@ -76,7 +76,7 @@ class Daemon:
     def run(self) -> int:
         """The exit status."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, self._told_to_stop)
+            signal.signal(number, self._request_stop)
         signal.signal(signal.SIGHUP, lambda *_: self.log(f"dump: {json.dumps(self.domain())}"))
         signal.signal(signal.SIGUSR1, lambda *_: self.asked_to_reload.set())
         own, address = self._identify()
@@ -96,7 +96,7 @@ class Daemon:
         commands = CommandService(self.values, self.answer, self.control)
         commands.start()
         self.fabric.start(address)
-        status = self._live()
+        status = self._run_loop()
         self.state = "SHUTTING_DOWN"
         self._wait(0.05)
         commands.stop()
@@ -107,7 +107,7 @@ class Daemon:
                 session.close()
         return status
 
-    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if not self.control.get("ignore_term"):
             self.stop_signal.set()
 
@@ -148,7 +148,7 @@ class Daemon:
         temporary.write_text(json.dumps({"digest": self.digest, "peers": peers}))
         temporary.replace(self.persist)
 
-    def _live(self) -> int:
+    def _run_loop(self) -> int:
         started = time.monotonic()
         reloaded_at = float("-inf")
         self._save_persist()
@@ -196,7 +196,7 @@ class Daemon:
         return {
             "status": self.state,
             "id": self.fabric.own,
-            "dnsQuestions": self.names.dns_questions,
+            "dnsQueries": self.names.dns_queries,
         }
 
     def domain(self) -> dict[str, object]:
@@ -225,8 +225,8 @@ class Daemon:
                 "version": peer.version,
             }
         ready = [n for n in nodes.values() if isinstance(n, dict) and n["status"] == "READY"]
-        word = "UP" if len(ready) == len(nodes) else "DEGRADED" if ready else "DOWN"
-        return {"nodes": nodes, "timestamp": time.time(), "status": word}
+        status = "UP" if len(ready) == len(nodes) else "DEGRADED" if ready else "DOWN"
+        return {"nodes": nodes, "timestamp": time.time(), "status": status}
 
     def _tls(self, side: str, purpose: ssl.Purpose) -> ssl.SSLContext | None:
         values = self.values

@@ -1,7 +1,4 @@
-"""Puts the simulated programs into a driver root, and tells them what to do.
-
-In: a driver root as `tests.sim.api.SimRoot` makes it (any directory with usr/bin does). Out: two programs.
-"""
+"""Installs the simulated programs below a driver root (`tests.sim.api.SimRoot`, or any directory), and configures them."""
 
 from __future__ import annotations
 
@@ -34,9 +31,7 @@ SYSTEMD = {"systemctl": "systemctl.main", "journalctl": "systemctl.journal"}
 
 @cache
 def pack(entry: str, python: str = "/usr/bin/env python3") -> bytes:
-    """One program as a single executable file. Compiled for this Python, as the programs are started often; another
-    takes the source that is there too.
-    """
+    """One program as a zip file: bytecode for this Python, as programs are started often, and source for others."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -72,7 +67,7 @@ def install(
 
 
 def add_fabric(root: Path, minor: int = 4323) -> None:
-    """The capability of a machine with a fabric, for roots that no profile made."""
+    """Add the fabric capability, for roots without a profile."""
     file = root / kernel.FABRIC_CAPABILITY
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"DeviceFileMinor: {minor}\nDeviceFileMode: 256\nDeviceFileModify: 1\n")
@@ -82,7 +77,7 @@ def add_fabric(root: Path, minor: int = 4323) -> None:
 
 
 def configure(root: Path, **values: Any) -> None:
-    """Change settings (`time_scale`, `hosts`, `nsswitch`, `persist_dir`, `version`, `loopback_network`) and faults; None takes one away.
+    """Change settings (`time_scale`, `hosts`, `nsswitch`, `persist_dir`, `version`, `loopback_network`) and faults; None removes one.
 
     `unit_config` is what the simulated systemctl starts nvidia-imex with.
 
@@ -99,5 +94,5 @@ def configure(root: Path, **values: Any) -> None:
 
 
 def session(root: Path) -> dict[str, Any]:
-    """What the kernel knows of IMEX sessions: `held`, `open`, `sessions`, `abrupt`, `allocations`, `pid`."""
+    """State of the IMEX session: `held`, `open`, `sessions`, `abrupt`, `allocations`, `pid`."""
     return kernel.state(root, settings.SESSION)

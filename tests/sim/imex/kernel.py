@@ -1,4 +1,4 @@
-"""The kernel's side: one IMEX session per host, and what an abrupt end of it leaves behind."""
+"""The simulated kernel: one IMEX session per host, and the effects of its abrupt end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 FABRIC_CAPABILITY = "proc/driver/nvidia/capabilities/fabric-imex-mgmt"
 RECORD_BYTES = 512
-"""Of one size, so that who reads while it is written never finds a part of it."""
-LOOK_S = 0.5
-"""Far longer than ``state`` holds the session to see whether it is held."""
+"""Constant size, so that a concurrent reader never sees a part."""
+PROBE_S = 0.5
+"""Far longer than ``state`` holds the lock."""
 
 
 class SessionInUseError(Exception):
@@ -21,7 +21,7 @@ class SessionInUseError(Exception):
 
 
 def has_fabric(root: Path) -> bool:
-    """Whether the driver offers the capability at all."""
+    """Whether the driver has the capability."""
     return (root / FABRIC_CAPABILITY).exists()
 
 
@@ -45,7 +45,7 @@ class Session:
         """Begin; whether the one before ended abruptly. Raises SessionInUseError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        ends_s = time.monotonic() + LOOK_S
+        ends_s = time.monotonic() + PROBE_S
         while not _lock(self._fd, fcntl.LOCK_EX):
             if time.monotonic() > ends_s:
                 os.close(self._fd)
@@ -87,7 +87,7 @@ def _lock(fd: int, kind: int) -> bool:
 
 
 def state(root: Path, session: str) -> dict[str, Any]:
-    """What the kernel knows now; `allocations` is False after an abrupt end until the next session."""
+    """The session now; `allocations` is False from an abrupt end to the next session."""
     path = root / session
     values: dict[str, Any] = {}
     is_held = False

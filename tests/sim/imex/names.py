@@ -1,5 +1,4 @@
-"""Host names to addresses, as the C library would: /etc/nsswitch.conf says whether DNS is asked, and every question is
-counted, so that a test can prove that there was none."""
+"""Resolves host names as the C library does, by given hosts and nsswitch files, and counts DNS queries."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ class Names:
     def __init__(self, hosts: Path, nsswitch: Path) -> None:
         self._hosts = hosts
         self._nsswitch = nsswitch
-        self.dns_questions = 0
+        self.dns_queries = 0
 
     def address(self, name: str) -> str:
         """The address of a name; empty when it has none."""
@@ -26,7 +25,7 @@ class Names:
             return found
         if "dns" not in self._sources():
             return ""
-        self.dns_questions += 1
+        self.dns_queries += 1
         try:
             return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
         except OSError:

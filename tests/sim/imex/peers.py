@@ -23,7 +23,7 @@ CONNECT_S = 2.0
 
 @dataclass
 class Peer:
-    """What this daemon knows of another node."""
+    """Another node, as this daemon sees it."""
 
     id: int
     name: str
@@ -157,7 +157,7 @@ class Fabric:
             peer.become(str(answer.get("status") or "INVALID"))
             return False
         if answer.get("id") != peer.id:
-            self.log(f"node {peer.id} ({peer.host}) says it is node {answer.get('id')}")
+            self.log(f"node {peer.id} ({peer.host}) reports id {answer.get('id')}")
             peer.become("INVALID")
             return False
         peer.version = str(answer.get("version"))

@@ -1,4 +1,4 @@
-"""Inputs of the simulated programs: NVIDIA's configuration file, and our own file of settings and faults."""
+"""Inputs of the simulated programs: NVIDIA's configuration file, and a file of settings and faults."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def read_nodes(path: str) -> list[str]:
 
 
 def root() -> Path:
-    """The driver root that this program is installed in: it stands in ROOT/usr/bin."""
+    """The driver root of this program, which is in ROOT/usr/bin."""
     return Path(sys.argv[0]).absolute().parents[2]
 
 
 @dataclass
 class Control:
-    """Our own settings and faults, read again on each request."""
+    """Settings and faults, read for each use."""
 
     path: Path
 
@@ -83,8 +83,8 @@ class Control:
         return str(self.get(name, default))
 
     def reached_at(self, address: str) -> str:
-        """Where a socket reaches an address of the simulated network: on loopback, which is all that one machine has
-        without privileges. `loopback_network`: prefixes of the one and of the other."""
+        """The loopback address that stands for an address of the simulated network. `loopback_network`: the prefixes of
+        both."""
         network = self.get("loopback_network")
         if isinstance(network, list) and address.startswith(str(network[0])):
             return str(network[1]) + address.removeprefix(str(network[0]))

@@ -1,6 +1,6 @@
-"""`systemctl` and `journalctl` for one unit, nvdra-imex.service, where there is no systemd: for tests of the supervisor.
+"""`systemctl` and `journalctl`, simulated for the unit nvdra-imex.service.
 
-A keeper process stands for systemd: it runs nvidia-imex, survives its caller, and notes how the daemon ended.
+A keeper process stands for systemd: it runs nvidia-imex, survives its caller, and records how the daemon ended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STOP_S = 20.0
 
 
 class Units:
-    """What systemd would know."""
+    """The unit's state, in a file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -78,7 +78,7 @@ def start(units: Units, control: Control) -> int:
 
 
 def keep(units: Units, argv: list[str]) -> None:
-    """Be systemd for one start."""
+    """Run one start, as systemd would."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
