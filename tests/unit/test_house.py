@@ -3,6 +3,7 @@
 import ast
 import gc
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,24 @@ MAX_MODULE_LINES = 399
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 5
 """Beside ``self`` and ``cls``."""
+MAX_TEST_NAME = 60
+MAX_LONG_TEST_NAMES = 82
+"""Names that are still longer: this number only goes down."""
+MAX_PACKAGE_MODULES = 16
+MAX_VAGUE_WORDS = 2.5
+"""Words of VAGUE_WORDS per 1,000 lines of code and pages: this number only goes down."""
+VAGUE_WORDS = re.compile(
+    r"\b(told|looks?|nobody|somebody|whoever|anew|doors?|meddled|doubts?|bury|buried|indeed)\b",
+    re.I,
+)
+"""Words that stand for a term of the field: see CONTRIBUTING.md, Words."""
+LARGE_PACKAGES = {
+    "nvdra_core/kube": 18,
+    "tests/fakes/apiserver": 24,
+    "tests/unit/control": 17,
+    "tests/unit/core": 19,
+}
+"""Packages that are still larger -> their modules: these numbers only go down."""
 
 EXCEPTIONS: dict[str, str] = {}
 """``path`` or ``path::function`` -> why the rule on its size does not fit. Ideally empty."""
@@ -145,6 +164,39 @@ def test_functions_have_at_most_5_parameters():
         if count > MAX_PARAMETERS and where not in EXCEPTIONS:
             many[where] = count
     assert many == {}
+
+
+def test_test_names_have_at_most_60_characters():
+    names = {where for where, _ in every_function(of_tests()) if "::test_" in where}
+    long = {where for where in names if len(where.partition("::")[2]) > MAX_TEST_NAME}
+    assert len(long) <= MAX_LONG_TEST_NAMES, sorted(long)
+
+
+def test_packages_have_at_most_16_modules():
+    modules = (path for path in (*shipped(), *of_tests()) if path.name != "__init__.py")
+    sizes = Counter(name(path.parent) for path in modules)
+    large = {
+        package: size
+        for package, size in sizes.items()
+        if size > LARGE_PACKAGES.get(package, MAX_PACKAGE_MODULES)
+    }
+    assert large == {}
+
+
+def test_texts_use_terms_of_the_field():
+    pages = [path for path in TOP.glob("**/*.md") if not is_hidden(path)]
+    words, lines = Counter[str](), 0
+    for path in (*shipped(), *of_tests(), *pages):
+        if path.name != "CHANGELOG.md" and path != Path(__file__):
+            text = path.read_text()
+            words[name(path)] = len(VAGUE_WORDS.findall(text))
+            lines += text.count("\n")
+    assert 1000 * words.total() / lines <= MAX_VAGUE_WORDS, words.most_common(30)
+
+
+def is_hidden(path: Path) -> bool:
+    """Below a directory such as .git, or built."""
+    return any(part.startswith(".") or part == "out" for part in path.relative_to(TOP).parts)
 
 
 def test_every_exception_has_a_reason_and_is_still_needed():
