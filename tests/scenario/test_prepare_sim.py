@@ -8,28 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.gates import FeatureGates
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.cdi.nvidia import CommonEdits
-from nvdra_node.cdi.store import SpecFiles
-from nvdra_node.cdi.toolkit import Toolkit
-from nvdra_node.checkpoint.store import RecordStore
-from nvdra_node.gpu import registry
-from nvdra_node.gpu.driver import GpuDriver
-from nvdra_node.gpu.effects.debts import DebtStore
-from nvdra_node.gpu.inventory.rescan import Rescanner
-from nvdra_node.gpu.kinds.base import SliceSettings
-from nvdra_node.gpu.plan import CDI_KIND
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
-from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
-from nvdra_node.kubeletplugin.claims.transaction import Transaction
 from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
-from tests.beds.memory.gpu_node import a_claim
+from tests.beds.memory.gpu_node import GpuProcess, a_claim
 from tests.beds.memory.gpu_objects import interval
-from tests.fakes.driver import FakeClaims
 from tests.sim.api import SimRoot
 
 pytestmark = pytest.mark.sim
@@ -44,53 +30,18 @@ def toolkit_dir():
         pytest.skip(f"nvidia-ctk is not built: {error}")
 
 
-class SimNode:
+class SimNode(GpuProcess):
+    """A simulated host with NVIDIA's own toolkit."""
+
     def __init__(self, sim: SimRoot, work: Path, toolkit_dir: Path) -> None:
-        self.sim, self.work = sim, work
+        self.sim = sim
+        self.ctk, self.hook = toolkit_dir / "nvidia-ctk", toolkit_dir / "nvidia-cdi-hook"
         roots = HostRoots(driver=sim.path, dev=sim.path / "dev", proc=sim.proc, sys=sim.sys)
-        self.host = open_host(roots)
-        self.rescanner = Rescanner(self.host, CLOCK)
-        self.rescanner.rescan_if_due()
-        self.hook = toolkit_dir / "nvidia-cdi-hook"
-        kit = Toolkit(
-            ctk=toolkit_dir / "nvidia-ctk",
-            hook=self.hook,
-            roots=roots,
-            cache=work / "state/cdi-common.json",
-        )
-        files = HostFiles()
-        records = RecordStore(work / "state", files)
-        records.load()
-        common = CommonEdits(kit, self.host.commands, self.host.sysfs, files, CLOCK)
-        specs = SpecFiles(work / "cdi", CDI_KIND, files, common, work / "files")
-        specs.open()
-        gates = FeatureGates.parse("TimeSlicingSettings=true")
-        self.claims = FakeClaims()
-        self.deps = Dependencies(
-            driver=GpuDriver(
-                registry.build(
-                    self.host, self.rescanner, DebtStore(work / "state/owed", files), self.hook
-                ),
-                self.rescanner,
-                gates,
-                SliceSettings(),
-            ),
-            claims=self.claims,
-            records=records,
-            specs=specs,
-            clock=CLOCK,
-            boot_id=self.host.sysfs.boot_id(),
-        )
-        self.transaction = Transaction(self.deps)
-
-    def prepare(self, claim):
-        return self.transaction.prepare(self.claims.add(claim), Deadline(20, CLOCK))
-
-    def unprepare(self, claim):
-        self.transaction.unprepare(claim.ref, Deadline(20, CLOCK))
+        gates = "TimeSlicingSettings=true"
+        super().__init__(open_host(roots), CLOCK, HostFiles(), work, gates)
 
     def cdi_files(self):
-        return sorted((self.work / "cdi").iterdir())
+        return sorted(self.cdi.iterdir())
 
     def smi(self, *arguments):
         environment = {"PATH": os.environ["PATH"], "LD_PRELOAD": str(self.sim.nvml_library)}
@@ -165,7 +116,7 @@ def test_prepare_and_unprepare_leave_nothing(node):
     assert node.prepare(claim) == first
     node.unprepare(claim)
     assert node.cdi_files() == []
-    assert list((node.work / "state/claims").iterdir()) == []
+    assert list((node.state / "claims").iterdir()) == []
 
 
 def test_time_slice_is_set_on_gpu_and_reset(node):
@@ -195,7 +146,7 @@ def test_hung_gpu_unprepares_in_seconds_and_is_reset_later(node):
     began_s = CLOCK.monotonic()
     node.unprepare(claim)
     assert CLOCK.monotonic() - began_s < 10
-    assert not list((node.work / "state/claims").iterdir())
+    assert not list((node.state / "claims").iterdir())
     node.sim.clear_fault(fault)
     assert "Long" in node.smi("compute-policy", "-l")
     plain = a_claim("next", devices=("gpu-2",))

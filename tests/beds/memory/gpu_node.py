@@ -1,10 +1,11 @@
-"""A node with the shipped GPU driver on a fake host: what scenario tests act on."""
+"""A node with the shipped GPU driver in the shared transaction, on a fake or simulated host."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ from nvdra_node.checkpoint.claim import (
     ConfigSource,
     OpaqueConfig,
 )
+from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.gpu import registry
 from nvdra_node.gpu.driver import GpuDriver
@@ -29,6 +31,7 @@ from nvdra_node.gpu.effects.debts import DebtStore
 from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.kinds.base import SliceSettings
 from nvdra_node.gpu.plan import CDI_KIND
+from nvdra_node.host.host import Host
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
@@ -89,52 +92,26 @@ def a_claim(
     )
 
 
-class GpuNode:
-    """One process on one machine; ``restart`` starts another on the same machine."""
+class GpuProcess:
+    """The shipped GPU driver on a host, fake or simulated; ``restart`` starts another process on the same host."""
 
-    def __init__(
-        self,
-        gpus: int = 8,
-        gates: str = "TimeSlicingSettings=true",
-        files: Files | None = None,
-        root: Path = Path("/"),
-        clock: Clock | None = None,
-        faults: Faults | None = None,
-    ) -> None:
-        self.faults = faults or Faults()
-        self.machine = FakeMachine(fake_gpus(gpus), self.faults)
-        self.clock = clock or FakeClock()
-        self.files = files or FakeFiles(self.faults)
+    ctk, hook = CTK, HOOK
+
+    def __init__(self, host: Host, clock: Clock, files: Files, root: Path, gates: str) -> None:
+        self.host, self.clock, self.files = host, clock, files
         self.state, self.cdi = root / "var/lib/nvdra", root / "run/cdi"
         self.claims = FakeClaims()
         self.gates = FeatureGates.parse(gates)
-        self.ctk_runs = 0
-        self.ctk_output = ctk_output()
-        self.ctk_lacks: tuple[str, ...] = ()
-        """Options that this version of nvidia-ctk does not know."""
-        self.hook_status = 0
-        self.commands = FakeCommands(
-            self.clock,
-            {
-                "nvidia-smi": FakeSmi(self.machine),
-                str(CTK): self._nvidia_ctk,
-                str(HOOK): self._hook,
-            },
-        )
-        self.host = replace(fake_host(self.machine, self.clock), commands=self.commands)
-        for path, major in zip(COMMON_NODES, (195, 510), strict=True):
-            self.machine.nodes[path] = NodeStat(major=major, minor=255, mode=0o666, gid=0)
-            self.machine.char_majors[path.removeprefix("/dev/")] = major
-        if isinstance(self.files, FakeFiles):
-            for path in (LIBRARY, *COMMON_NODES, str(HOOK), str(CTK)):
-                self.files.put(Path(path), b"")
         self.restart()
 
     def restart(self, scan: bool = True) -> None:
         records = RecordStore(self.state, self.files)
         records.load()
         toolkit = Toolkit(
-            ctk=CTK, hook=HOOK, roots=self.host.roots, cache=self.state / "cdi-common.json"
+            ctk=self.ctk,
+            hook=self.hook,
+            roots=self.host.roots,
+            cache=self.state / "cdi-common.json",
         )
         self.common = CommonEdits(
             toolkit, self.host.commands, self.host.sysfs, self.files, self.clock
@@ -145,7 +122,7 @@ class GpuNode:
         if scan:
             self.rescanner.rescan_if_due()
         debts = DebtStore(self.state / "owed", self.files)
-        self.registry = registry.build(self.host, self.rescanner, debts, HOOK)
+        self.registry = registry.build(self.host, self.rescanner, debts, self.hook)
         self.driver = self.open_driver(self.registry)
         self.deps = Dependencies(
             driver=self.driver,
@@ -170,7 +147,7 @@ class GpuNode:
     def deadline(self, timeout_s: float = 45.0) -> Deadline:
         return Deadline(timeout_s, self.clock)
 
-    def prepare(self, claim: Claim):
+    def prepare(self, claim: Claim) -> tuple[PreparedDevice, ...]:
         return self.transaction.prepare(self.claims.add(claim), self.deadline())
 
     def unprepare(self, claim: Claim) -> None:
@@ -179,9 +156,47 @@ class GpuNode:
     def cdi_path(self, uid: str = "c1") -> Path:
         return self.cdi / f"k8s.gpu.nvidia.com-claim_{uid}.yaml"
 
-    def cdi_spec(self, uid: str = "c1"):
+    def cdi_spec(self, uid: str = "c1") -> Any:
         data = self.files.read(self.cdi_path(uid))
         return None if data is None else json.loads(data)
+
+
+class GpuNode(GpuProcess):
+    """A fake machine."""
+
+    def __init__(
+        self,
+        gpus: int = 8,
+        gates: str = "TimeSlicingSettings=true",
+        files: Files | None = None,
+        root: Path = Path("/"),
+        clock: Clock | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self.faults = faults or Faults()
+        self.machine = FakeMachine(fake_gpus(gpus), self.faults)
+        clock, files = clock or FakeClock(), files or FakeFiles(self.faults)
+        self.ctk_runs = 0
+        self.ctk_output = ctk_output()
+        self.ctk_lacks: tuple[str, ...] = ()
+        """Options that this version of nvidia-ctk does not know."""
+        self.hook_status = 0
+        self.commands = FakeCommands(
+            clock,
+            {
+                "nvidia-smi": FakeSmi(self.machine),
+                str(CTK): self._nvidia_ctk,
+                str(HOOK): self._hook,
+            },
+        )
+        host = replace(fake_host(self.machine, clock), commands=self.commands)
+        for path, major in zip(COMMON_NODES, (195, 510), strict=True):
+            self.machine.nodes[path] = NodeStat(major=major, minor=255, mode=0o666, gid=0)
+            self.machine.char_majors[path.removeprefix("/dev/")] = major
+        if isinstance(files, FakeFiles):
+            for path in (LIBRARY, *COMMON_NODES, str(HOOK), str(CTK)):
+                files.put(Path(path), b"")
+        super().__init__(host, clock, files, root, gates)
 
     @property
     def time_slices(self) -> dict[str, int]:

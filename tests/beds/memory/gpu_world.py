@@ -7,7 +7,7 @@ from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from tests.beds.memory.gpu_node import GpuNode, a_claim
 from tests.beds.memory.gpu_objects import interval
-from tests.fakes.host.files import FakeFiles, Faults
+from tests.fakes.host.files import FakeFiles
 
 EXCLUSIVE = 3
 """The compute mode that the administrator set on GPU 0: time slices need another one."""
@@ -26,30 +26,21 @@ def slices(claim: Claim) -> dict[str, int]:
     return {r.device: 3 if is_long and r.device == first else 0 for r in claim.results}
 
 
-class GpuWorld:
-    """One process on one machine; see ``tests.beds.memory.claim_world.World``, whose methods this has."""
+class GpuWorld(GpuNode):
+    """A node with two GPUs whose process dies; has the methods of ``claim_world.World``."""
 
+    files: FakeFiles
+    clock: FakeClock
     NEXT = NEXT
     """A plain claim of all GPUs."""
 
     def __init__(self) -> None:
-        self.faults = Faults()
-        self.files, self.clock = FakeFiles(self.faults), FakeClock()
-        self.node = GpuNode(gpus=2, files=self.files, clock=self.clock, faults=self.faults)
-        self.machine = self.node.machine
+        super().__init__(gpus=2)
         self.set_exclusive()
         # What all claims share is listed once: the steps that are counted are those of claims.
-        self.node.common.warm_up()
+        self.common.warm_up()
         self.files.settle()
         self.faults.clear()
-
-    @property
-    def deps(self):
-        return self.node.deps
-
-    @property
-    def claims(self):
-        return self.node.claims
 
     def heal(self) -> None:
         self.machine.heal(0)
@@ -58,30 +49,23 @@ class GpuWorld:
         """As an administrator does after each start of the driver."""
         self.machine.gpus[0].compute_mode = EXCLUSIVE
 
-    def prepare(self, claim: Claim, timeout_s: float = 45.0):
-        node = self.node
-        return node.transaction.prepare(node.claims.add(claim), node.deadline(timeout_s))
-
-    def unprepare(self, claim: Claim) -> None:
-        self.node.unprepare(claim)
-
     def settle(self) -> bool:
-        return self.node.transaction.settle(5.0)
+        return self.transaction.settle(5.0)
 
     def renew(self) -> None:
         for record in self.deps.records.all():
-            self.node.transaction.renew_file(record, self.node.deadline(10.0))
+            self.transaction.renew_file(record, self.deadline(10.0))
 
-    def restart(self) -> None:
+    def restart(self, scan: bool = True) -> None:
         self.faults.clear()
-        self.node.restart()
+        super().restart(scan)
 
     def reload_driver(self) -> None:
         """The process dies, and the driver is loaded again before the next one starts."""
         self.faults.clear()
         self.machine.reload_driver()
         self.set_exclusive()
-        self.node.restart()
+        super().restart()
 
     def reboot(self, power_loss: bool | None = None) -> None:
         """``power_loss``: None orderly, else whether names survived."""
@@ -92,16 +76,16 @@ class GpuWorld:
             self.files.reboot()
         else:
             self.files.lose_power(keep_names=power_loss)
-        self.node.restart()
+        super().restart()
 
     def sweep_all(self) -> None:
         """Sweep as often as it takes for grace times to pass."""
-        sweep = Sweeper(self.node.transaction, self.deps)
+        sweep = Sweeper(self.transaction, self.deps)
         for _ in range(8):  # each minute while there are debts
             self.clock.advance(sweep.run_once())
 
     def owed(self) -> tuple[str, ...]:
-        return self.files.names(self.node.state / "owed")
+        return self.files.names(self.state / "owed")
 
     def modes(self) -> list[tuple[int, int]]:
         """Time slice and compute mode of each GPU."""
@@ -110,8 +94,8 @@ class GpuWorld:
     def assert_clean(self) -> None:
         """Nothing is left of any claim, neither in files nor on GPUs."""
         assert self.deps.records.all() == ()
-        assert self.files.names(self.node.state / "claims") == ()
-        assert self.files.names(self.node.cdi) == ()
+        assert self.files.names(self.state / "claims") == ()
+        assert self.files.names(self.cdi) == ()
         assert self.owed() == ()
         assert self.modes() == [(0, EXCLUSIVE), (0, 0)]
 
@@ -120,8 +104,8 @@ class GpuWorld:
         record = self.deps.records.get(claim.ref.uid)
         assert record is not None and record.state.value == "completed"
         assert record.boot_id == self.machine.boot_id
-        self.deps.driver.verify(record, self.node.deadline(1))
-        spec = self.node.cdi_spec(claim.ref.uid)
+        self.deps.driver.verify(record, self.deadline(1))
+        spec = self.cdi_spec(claim.ref.uid)
         assert len(spec["devices"]) == len(claim.results)
         wanted = slices(claim)
         for gpu in self.machine.gpus:

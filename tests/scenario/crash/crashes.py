@@ -55,7 +55,7 @@ def load_driver(world: Any, claim: Claim) -> None:
     world.prepare(claim)
     world.machine.reload_driver()
     world.set_exclusive()
-    world.node.rescanner.rescan_if_due()
+    world.rescanner.rescan_if_due()
 
 
 def renew(world: Any, claim: Claim) -> None:

@@ -1,6 +1,6 @@
-"""Any sequence of calls, deaths, failures, hangs, reboots and loads of the driver, on the shipped GPU driver.
+"""Random histories of calls, crashes, failures, hangs, reboots and driver reloads on the shipped GPU driver.
 
-No GPU is given twice, what a claim was answered is in effect, and no claim has what another one set.
+Invariants: no GPU is prepared twice, answered claims have their settings, and no claim has those of another one.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ class AnyGpuHistory(RuleBasedStateMachine):
         super().__init__()
         self.world = GpuWorld()
         self.answered = {}
-        """Claims that the kubelet believes prepared: uid -> answer."""
+        """Claims that the kubelet has an answer for: uid -> answer."""
         self.stale = set()
-        """Of these, those whose slice went with the driver, and was not put back yet."""
+        """Of these, those whose time slice was lost with the driver and is not set again yet."""
         self.sick = set()
-        """Claims that got a GPU known to be sick: it may still have what it owes."""
+        """Claims that got a GPU known to be unhealthy: it may still have a debt."""
 
     def ask_to_prepare(self, uid):
-        # The kubelet repeats what was not answered; what is answered may only fail.
+        # The kubelet repeats calls that failed.
         answer = self.world.prepare(CLAIMS[uid])
         self.answered[uid] = answer
         self.stale.discard(uid)
-        known = {gpu.name: gpu.state for gpu in self.world.node.rescanner.inventory.gpus}
+        known = {gpu.name: gpu.state for gpu in self.world.rescanner.inventory.gpus}
         if any(known.get(device.device) is not GpuState.OK for device in answer):
             self.sick.add(uid)
 
@@ -80,9 +80,9 @@ class AnyGpuHistory(RuleBasedStateMachine):
     def unprepare(self, uid):
         self.act(uid, False)
 
-    @rule(uid=sliced, looks=st.booleans(), follower=claims)
-    def unprepare_while_the_gpu_hangs(self, uid, looks, follower):
-        self.hang(0, looks)
+    @rule(uid=sliced, rescans=st.booleans(), follower=claims)
+    def unprepare_while_the_gpu_hangs(self, uid, rescans, follower):
+        self.hang(0, rescans)
         self.act(uid, False)
         self.heal(0)
         self.prepare(follower)
@@ -104,33 +104,34 @@ class AnyGpuHistory(RuleBasedStateMachine):
             self.act(uid, prepares)
         self.world.faults.clear()
 
-    @rule(gpu=gpus, looks=st.booleans())
-    def hang(self, gpu, looks):
+    @rule(gpu=gpus, rescans=st.booleans())
+    def hang(self, gpu, rescans):
         self.world.machine.hang(gpu)
-        if looks:
-            self.world.node.rescan()
+        if rescans:
+            self.world.rescan()
 
     @rule(gpu=gpus)
     def heal(self, gpu):
         self.world.machine.heal(gpu)
-        self.world.node.rescanner.reload()
-        self.world.node.rescanner.rescan_if_due()
-        self.renew()  # as the service does whenever the GPUs changed
+        self.world.rescanner.reload()
+        self.world.rescanner.rescan_if_due()
+        self.renew()  # as the service does on a change of the GPUs
 
     @rule()
     def load_driver(self):
         self.world.machine.reload_driver()
         self.world.set_exclusive()
         self.stale |= self.answered.keys()
-        self.world.node.rescanner.rescan_if_due()
+        self.world.rescanner.rescan_if_due()
         self.renew()
 
     @rule()
     def renew(self):
         for uid in sorted(self.answered):
             record = self.world.deps.records.get(uid)
+            assert record is not None
             with contextlib.suppress(NvdraError):
-                self.world.node.transaction.renew_file(record, self.world.node.deadline(10))
+                self.world.transaction.renew_file(record, self.world.deadline(10))
                 self.stale.discard(uid)
 
     @rule(power_loss=st.sampled_from([None, True, False]))
@@ -149,7 +150,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
         self.world.settle()
 
     @invariant()
-    def no_gpu_is_given_twice(self):
+    def no_gpu_is_prepared_twice(self):
         given = [
             device.device
             for uid in self.answered
@@ -159,15 +160,15 @@ class AnyGpuHistory(RuleBasedStateMachine):
         assert len(given) == len(set(given))
 
     @invariant()
-    def what_was_answered_is_true(self):
+    def answered_claims_are_prepared(self):
         for uid, devices in self.answered.items():
             record = self.world.deps.records.get(uid)
             assert record is not None and record.state.value == "completed"
             assert [d.device for d in record.devices] == [d.device for d in devices]
-            assert self.world.node.cdi_spec(uid) is not None
+            assert self.world.cdi_spec(uid) is not None
 
     @invariant()
-    def gpus_have_what_their_claims_want(self):
+    def gpus_have_the_slices_of_their_claims(self):
         owing = {name.removesuffix(".json") for name in self.world.owed()}
         for uid in self.answered.keys() - self.stale:
             claim = CLAIMS[uid]
@@ -198,7 +199,7 @@ class AnyGpuHistory(RuleBasedStateMachine):
             self.world.unprepare(claim)
         assert self.world.settle()
         assert self.world.deps.records.all() == () and self.world.owed() == ()
-        assert self.world.files.names(self.world.node.cdi) == ()
+        assert self.world.files.names(self.world.cdi) == ()
         assert self.world.modes() == [(0, EXCLUSIVE), (0, 0)]
 
 

@@ -1,4 +1,4 @@
-"""Any sequence of calls, deaths, failures, reboots and sweeps over several claims: no device twice, nothing left behind."""
+"""Random histories of calls, crashes, failures, reboots and sweeps over several claims: no device twice, no leftovers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AnyHistory(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.answered = {}
-        """Claims that the kubelet believes prepared: uid -> answer."""
+        """Claims that the kubelet has an answer for: uid -> answer."""
 
     @rule(claim=claims)
     def prepare(self, claim):
@@ -97,7 +97,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.sweep_all()
 
     @invariant()
-    def no_device_is_given_twice(self):
+    def no_device_is_prepared_twice(self):
         given = [
             device.device
             for uid in self.answered
@@ -107,7 +107,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert len(given) == len(set(given))
 
     @invariant()
-    def what_was_answered_is_true(self):
+    def answered_claims_are_prepared(self):
         for uid, devices in self.answered.items():
             record = self.world.deps.records.get(uid)
             assert record is not None
