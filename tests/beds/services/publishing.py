@@ -14,6 +14,7 @@ from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices.client import SliceClient, withdraw
 from nvdra_node.kubeletplugin.slices.publisher import Publisher
+from tests.fakes.apiserver.admission import Rule, dropping
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.objects import obj
 
@@ -21,6 +22,12 @@ DRIVER, NODE = "gpu.nvidia.com", "node-1"
 CLOCK = SystemClock()
 PATIENCE_S = 60.0
 """Sufficient on a busy machine."""
+
+
+NO_TAINTS = dropping("devices.taints")
+NO_SHARING = dropping("devices.allowMultipleAllocations")
+NO_COUNTERS = dropping("sharedCounters", "devices.consumesCounters")
+"""An API server whose gate DRADeviceTaints, DRAConsumableCapacity or DRAPartitionableDevices is off."""
 
 
 class PacedClock(SystemClock):
@@ -123,6 +130,10 @@ class World:
     def count(self, verb: str, resource: str = "resourceslices") -> int:
         return self.server.api.log.count(verb, resource)
 
+    def set_rules(self, *rules: Rule) -> None:
+        """Replace what the API server does with each slice that it stores."""
+        self.server.api.writer.rules["resourceslices"] = list(rules)
+
     def wipe(self) -> None:
         """Delete the driver's slices, as the kubelet does at its start."""
         withdraw(SliceClient(self.api, DRIVER, NODE), Deadline(10, CLOCK))
@@ -140,11 +151,14 @@ def a_world(
     settings: FakeSettings | None = None,
     node: bool = True,
     clock: Clock | None = None,
+    rules: tuple[Rule, ...] = (),
 ) -> Iterator[World]:
+    """``rules``: what the API server does with each slice that it stores."""
     with FakeApiServer(settings) as server:
         if node:
             add_node(server)
         world = World(server, *devices, clock=clock)
+        world.set_rules(*rules)
         try:
             yield world
         finally:

@@ -24,7 +24,7 @@ from tests.fakes.apiserver.api import Api, refusal
 from tests.fakes.apiserver.kinds import Route
 from tests.fakes.apiserver.messages import HttpRequest, Reply
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
-from tests.fakes.apiserver.status import forbidden
+from tests.fakes.apiserver.status import StatusError
 from tests.fakes.apiserver.store import encode
 from tests.lib.objects import obj
 
@@ -38,12 +38,9 @@ class BenchApi(Api):
 
     def answer(self, request: HttpRequest, route: Route, verb: str) -> Reply:
         """Carry the request out, a protobuf body as if it had been JSON."""
-        is_kubelet = request.peer is not None and request.peer.is_kubelet
-        if is_kubelet and route.kind is not None and route.subresource == "status":
-            kind = route.kind
-            return refusal(
-                forbidden(f"{kind.plural}/status", route.name, kind.group, "no kubelet may")
-            )
+        is_kubelet = request.peer is not None and "system:nodes" in request.peer.groups
+        if is_kubelet and route.subresource == "status":
+            return refusal(StatusError(403, f"no kubelet may write the status of {route.name}"))
         if request.body.startswith(slicewire.MAGIC):
             request = dataclasses.replace(request, body=encode(slicewire.decode(request.body)))
         reply = super().answer(request, route, verb)

@@ -1,7 +1,6 @@
-"""An API server in memory, over real HTTP or HTTPS on loopback: the double of the real one in tests and benchmarks.
+"""An API server in memory, over HTTP or HTTPS on loopback, for tests and benchmarks.
 
-``server.FakeApiServer`` runs it in a thread, ``python -m tests.fakes.apiserver`` as a process. It keeps the real one's
-semantics for the kinds in ``kinds``: versions, conflicts, preconditions, selectors, paging, watches with bookmarks and
-410, apply of claim statuses, ResourceSlice validation, dropped fields of disabled gates and node identity rules. It
-can be told to fail in every way a network can. Not kept: CEL, defaulting beyond what drivers see, protobuf, etcd.
+``server.FakeApiServer`` runs it in a thread, ``python -m tests.fakes.apiserver`` as a process. It has the real one's
+store, selectors, pages, watches with bookmarks and 410, authentication, and faults on demand. It validates nothing and
+authorizes everything: tests that need a refusal state it (``faults``, ``admission``).
 """

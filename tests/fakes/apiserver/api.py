@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.fakes.apiserver.auth import NODE_EXTRA, Gatekeeper, User
+from tests.fakes.apiserver.auth import NODE_EXTRA, Authenticator, User
 from tests.fakes.apiserver.faults import Faults
 from tests.fakes.apiserver.kinds import KINDS, RESOURCE_VERSIONS, Kind, Route, Router
 from tests.fakes.apiserver.messages import HttpRequest, Reply
@@ -33,10 +33,11 @@ class Api:
         self, *, minor: int = 36, is_auth_enforced: bool = False, bookmark_interval_s: float = 60.0
     ) -> None:
         self.router = Router(RESOURCE_VERSIONS[:1])
+        self.minor = minor
         self.store = Store(to_version)
-        self.gatekeeper = Gatekeeper(self.store, is_enforced=is_auth_enforced)
+        self.authenticator = Authenticator(is_enforced=is_auth_enforced)
         self.reader = Reader(self.store, bookmark_interval_s=bookmark_interval_s)
-        self.writer = Writer(self.store, self.gatekeeper, minor=minor)
+        self.writer = Writer(self.store)
         self.faults = Faults()
         self.log = RequestLog()
         self.control: Callable[[HttpRequest, Route], Reply] | None = None
@@ -61,7 +62,7 @@ class Api:
             return self.control(request, route)
         user = ""
         try:
-            caller = self.gatekeeper.authenticate(
+            caller = self.authenticator.authenticate(
                 request.headers.get(b"authorization", b""), request.peer
             )
             user = caller.name
@@ -76,7 +77,6 @@ class Api:
         kind = route.kind
         if kind is None:
             return self._answer_path(route)
-        self.gatekeeper.authorize(user, verb, route)
         if verb == "get":
             entry = self.store.find(kind, route.namespace, route.name)
             if entry is None:
@@ -116,9 +116,7 @@ class Api:
             raise StatusError(
                 405, "the server does not allow this method on the requested resource"
             )
-        reply = Reply(code, self.store.encode(kind, entry, route.version))
-        reply.headers += [("Warning", f'299 - "{_quoted(text)}"') for text in write.warnings]
-        return reply
+        return Reply(code, self.store.encode(kind, entry, route.version))
 
     def _deleted(self, kind: Kind, route: Route, obj: dict[str, Any], *, is_gone: bool) -> Reply:
         if not is_gone:
@@ -132,8 +130,6 @@ class Api:
     def _delete_collection(self, write: Write) -> Reply:
         with self.store.lock:
             chosen = self.reader.select(write.kind, write.route)
-            for entry in chosen:
-                self.gatekeeper.admit(write.user, write.kind, None, entry.obj)
             for entry in chosen:
                 self.writer.delete_entry(write.kind, entry, is_dry_run=write.is_dry_run)
             version = str(self.store.version)
@@ -170,7 +166,7 @@ class Api:
             "metadata": {"name": account, "namespace": namespace, "creationTimestamp": now()},
             "spec": spec,
             "status": {
-                "token": self.gatekeeper.mint(user, claims),
+                "token": self.authenticator.mint(user, claims),
                 "expirationTimestamp": expires,
             },
         }
@@ -197,7 +193,7 @@ class Api:
         if path in {"/readyz", "/livez", "/healthz"}:
             return Reply(200, b"ok", content_type="text/plain")
         if path == "/version":
-            minor = self.writer.minor
+            minor = self.minor
             version = {
                 "major": "1",
                 "minor": str(minor),
@@ -209,48 +205,16 @@ class Api:
         return Reply(200, encode(found)) if found else not_found_path()
 
     def _discover(self, path: str) -> dict[str, Any] | None:
-        kinds = list(self.router.kinds.values())
-        groups = {kind.group: kind.versions for kind in kinds if kind.group and kind.versions}
-        if path == "/api":
-            return {"kind": "APIVersions", "versions": ["v1"]}
-        if path == "/apis":
-            listed = [_group(name, versions) for name, versions in groups.items()]
-            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
-        parts = path.strip("/").split("/")
-        if parts[0] == "apis" and len(parts) == 2 and parts[1] in groups:
-            head = {"kind": "APIGroup", "apiVersion": "v1"}
-            return {**head, **_group(parts[1], groups[parts[1]])}
-        group = parts[1] if parts[0] == "apis" and len(parts) == 3 else ""
-        if parts[0] not in {"api", "apis"} or len(parts) != (3 if group else 2):
+        """An API group and its versions; resources are not discovered."""
+        group = path.removeprefix("/apis/")
+        versions = next((k.versions for k in self.router.kinds.values() if k.group == group), ())
+        if not versions:
             return None
-        chosen = [kind for kind in kinds if kind.group == group and parts[-1] in kind.versions]
-        if not chosen:
-            return None
-        return {
-            "kind": "APIResourceList",
-            "apiVersion": "v1",
-            "groupVersion": "/".join(parts[1:]),
-            "resources": [entry for kind in chosen for entry in _api_resources(kind)],
-        }
-
-
-def _group(name: str, versions: tuple[str, ...]) -> dict[str, Any]:
-    listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in versions]
-    return {"name": name, "versions": listed, "preferredVersion": listed[0]}
-
-
-def _api_resources(kind: Kind) -> list[dict[str, Any]]:
-    verbs = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-    entry = {
-        "name": kind.plural,
-        "singularName": kind.kind.lower(),
-        "namespaced": kind.namespaced,
-        "kind": kind.kind,
-        "verbs": verbs,
-    }
-    if not kind.has_status:
-        return [entry]
-    return [entry, {**entry, "name": f"{kind.plural}/status", "verbs": ["get", "patch", "update"]}]
+        listed = [
+            {"groupVersion": f"{group}/{version}", "version": version} for version in versions
+        ]
+        head = {"kind": "APIGroup", "apiVersion": "v1", "name": group}
+        return {**head, "versions": listed, "preferredVersion": listed[0]}
 
 
 def resource_of(route: Route) -> str:
@@ -297,7 +261,3 @@ def _manager(request: HttpRequest, route: Route) -> str:
     ):
         return named
     return request.headers.get(b"user-agent", b"unknown").decode("latin-1").partition("/")[0]
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Any
 
 ACTIONS = ("status", "slow", "hang", "no_answer", "reset", "cut")
 
@@ -14,7 +13,7 @@ class Fault:
     """One rule; empty ``verb`` and ``resource`` match all, ``count`` 0 means for ever.
 
     ``action``: ``status`` answers ``code`` (and Retry-After when ``retry_after_s`` is not None), ``slow`` answers
-    rightly after ``delay_s``, ``hang`` keeps the connection silent, ``no_answer`` closes it before a byte of the
+    rightly after ``delay_s`` and with a Warning header of ``warning``, ``hang`` keeps the connection silent, ``no_answer`` closes it before a byte of the
     answer, ``reset`` does so with a TCP reset, ``cut`` closes it after the head. All but ``status`` and ``slow`` leave
     it open whether the request was carried out; it is carried out when ``is_executed``.
     """
@@ -26,6 +25,7 @@ class Fault:
     code: int = 503
     retry_after_s: int | None = None
     delay_s: float = 0.0
+    warning: str = ""
     is_executed: bool = False
 
     def __post_init__(self) -> None:
@@ -67,8 +67,3 @@ class Faults:
                         self._rules[index] = replace(rule, count=rule.count - 1)
                     return rule
         return None
-
-    def listing(self) -> list[dict[str, Any]]:
-        """The rules, for people."""
-        with self._lock:
-            return [{key: getattr(rule, key) for key in Fault.__slots__} for rule in self._rules]

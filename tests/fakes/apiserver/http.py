@@ -82,6 +82,8 @@ class Conversation:
         if fault is not None:
             self._api.faults.cleared.wait(fault.delay_s)
         reply = self._api.answer(request, route, verb)
+        if fault is not None and fault.warning:
+            reply.headers.append(("Warning", f'299 - "{fault.warning}"'))
         if reply.stream is not None:
             self._send_stream(reply)
             return False
@@ -106,24 +108,8 @@ class Conversation:
         )
 
     def _read_body(self, headers: dict[bytes, bytes]) -> bytes:
-        if headers.get(b"expect", b"").lower() == b"100-continue":
-            self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
-            return self._read_chunks()
         length = int(headers.get(b"content-length", b"0"))
         return self._take(length) if length else b""
-
-    def _read_chunks(self) -> bytes:
-        parts: list[bytes] = []
-        while True:
-            while (end := self._buffer.find(b"\r\n")) < 0:
-                self._receive()
-            size = int(self._buffer[:end].partition(b";")[0], 16)
-            self._buffer = self._buffer[end + 2 :]
-            part = self._take(size + 2)
-            if size == 0:
-                return b"".join(parts)
-            parts.append(part[:-2])
 
     def _take(self, length: int) -> bytes:
         if len(self._buffer) < length:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 RESOURCE_GROUP = "resource.k8s.io"
@@ -36,75 +37,39 @@ class Kind:
         return f"{self.group}/{version}" if self.group else version
 
 
-CORE = {"group": "", "versions": ("v1",)}
+def _kind(plural: str, kind: str, group: str = "", version: str = "v1", **more: Any) -> Kind:
+    versions = RESOURCE_VERSIONS if group == RESOURCE_GROUP else (version,)
+    fields = {"namespaced": True, "counts_generation": False, **more}
+    return Kind(group=group, versions=versions, plural=plural, kind=kind, **fields)
+
+
+INVOLVED = tuple(f"involvedObject.{name}" for name in ("kind", "namespace", "name", "uid"))
+NVIDIA, NVDRA = "resource.nvidia.com", "fabric.nvdra.io"
 KINDS: tuple[Kind, ...] = (
-    Kind(
-        group="", versions=("v1",), plural="nodes", kind="Node", namespaced=False, has_status=True,
-        counts_generation=False, fields=("spec.unschedulable",),
+    _kind("nodes", "Node", namespaced=False, has_status=True),
+    _kind("namespaces", "Namespace", namespaced=False, has_status=True),
+    _kind("pods", "Pod", has_status=True, counts_generation=True, fields=("spec.nodeName",)),
+    _kind("events", "Event", fields=(*INVOLVED, "reason", "type")),
+    _kind("configmaps", "ConfigMap"),
+    _kind("secrets", "Secret", fields=("type",)),
+    _kind("serviceaccounts", "ServiceAccount"),
+    _kind("events", "Event", "events.k8s.io"),
+    _kind("leases", "Lease", "coordination.k8s.io"),
+    _kind(
+        "resourceslices", "ResourceSlice", RESOURCE_GROUP, namespaced=False, counts_generation=True,
+        fields=("spec.driver", "spec.nodeName"),
     ),
-    Kind(
-        group="", versions=("v1",), plural="namespaces", kind="Namespace", namespaced=False,
-        has_status=True, counts_generation=False, fields=("status.phase",),
+    _kind("resourceclaims", "ResourceClaim", RESOURCE_GROUP, has_status=True),
+    _kind("resourceclaimtemplates", "ResourceClaimTemplate", RESOURCE_GROUP),
+    _kind("deviceclasses", "DeviceClass", RESOURCE_GROUP, namespaced=False, counts_generation=True),
+    _kind(
+        "computedomains", "ComputeDomain", NVIDIA, "v1beta1", has_status=True,
+        counts_generation=True,
     ),
-    Kind(
-        group="", versions=("v1",), plural="pods", kind="Pod", namespaced=True, has_status=True,
-        fields=("spec.nodeName", "status.phase", "spec.schedulerName"),
-    ),
-    Kind(
-        group="", versions=("v1",), plural="events", kind="Event", namespaced=True,
-        counts_generation=False,
-        fields=(
-            "involvedObject.kind", "involvedObject.namespace", "involvedObject.name",
-            "involvedObject.uid", "reason", "type",
-        ),
-    ),
-    Kind(
-        group="", versions=("v1",), plural="configmaps", kind="ConfigMap", namespaced=True,
-        counts_generation=False,
-    ),
-    Kind(
-        group="", versions=("v1",), plural="secrets", kind="Secret", namespaced=True,
-        counts_generation=False, fields=("type",),
-    ),
-    Kind(
-        group="", versions=("v1",), plural="serviceaccounts", kind="ServiceAccount",
-        namespaced=True, counts_generation=False,
-    ),
-    Kind(
-        group="events.k8s.io", versions=("v1",), plural="events", kind="Event", namespaced=True,
-        counts_generation=False,
-    ),
-    Kind(
-        group="coordination.k8s.io", versions=("v1",), plural="leases", kind="Lease",
-        namespaced=True, counts_generation=False,
-    ),
-    Kind(
-        group=RESOURCE_GROUP, versions=RESOURCE_VERSIONS, plural="resourceslices",
-        kind="ResourceSlice", namespaced=False, fields=("spec.driver", "spec.nodeName"),
-    ),
-    Kind(
-        group=RESOURCE_GROUP, versions=RESOURCE_VERSIONS, plural="resourceclaims",
-        kind="ResourceClaim", namespaced=True, has_status=True, counts_generation=False,
-    ),
-    Kind(
-        group=RESOURCE_GROUP, versions=RESOURCE_VERSIONS, plural="resourceclaimtemplates",
-        kind="ResourceClaimTemplate", namespaced=True, counts_generation=False,
-    ),
-    Kind(
-        group=RESOURCE_GROUP, versions=RESOURCE_VERSIONS, plural="deviceclasses",
-        kind="DeviceClass", namespaced=False,
-    ),
-    Kind(
-        group="resource.nvidia.com", versions=("v1beta1",), plural="computedomains",
-        kind="ComputeDomain", namespaced=True, has_status=True,
-    ),
-    Kind(
-        group="resource.nvidia.com", versions=("v1beta1",), plural="computedomaincliques",
-        kind="ComputeDomainClique", namespaced=True,
-    ),
-    Kind(
-        group="fabric.nvdra.io", versions=("v1alpha1",), plural="fabricnodes", kind="FabricNode",
-        namespaced=False, has_status=True,
+    _kind("computedomaincliques", "ComputeDomainClique", NVIDIA, "v1beta1", counts_generation=True),
+    _kind(
+        "fabricnodes", "FabricNode", NVDRA, "v1alpha1", namespaced=False, has_status=True,
+        counts_generation=True,
     ),
 )  # fmt: skip
 

@@ -36,8 +36,6 @@ class Reader:
 
     def __init__(self, store: Store, *, bookmark_interval_s: float) -> None:
         self.bookmark_interval_s = bookmark_interval_s
-        self.stopped = threading.Event()
-        """Set: all watches end."""
         self._store = store
         self._lock = threading.Lock()
         self._rests: OrderedDict[str, Rest] = OrderedDict()
@@ -48,11 +46,6 @@ class Reader:
         with self._store.lock:
             self._epoch += 1
             self._store.changed.notify_all()
-
-    def forget_pages(self) -> None:
-        """Let all continue tokens expire."""
-        with self._lock:
-            self._rests.clear()
 
     def list_objects(self, kind: Kind, route: Route) -> bytes:
         """The JSON of a list, or of a page of it."""
@@ -184,7 +177,7 @@ class _Stream:
                 return
 
     def _is_over(self) -> bool:
-        return self._reader.stopped.is_set() or self._epoch != self._reader.epoch
+        return self._epoch != self._reader.epoch
 
     def _next(self, timeout_s: float) -> list[Change]:
         """What is new in the log, after waiting for it; raises StatusError (410) when it was forgotten."""

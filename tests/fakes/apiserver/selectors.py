@@ -1,4 +1,4 @@
-"""Field and label selectors, as the API server reads them. Pure: text in, predicate on a stored object out."""
+"""Field and label selectors in their usual forms: ``a=b``, ``a!=b``, ``a``, ``!a``. Text in, predicate out."""
 
 from __future__ import annotations
 
@@ -10,66 +10,49 @@ from tests.fakes.apiserver.kinds import Kind
 from tests.fakes.apiserver.status import StatusError
 
 Predicate = Callable[[dict[str, Any]], bool]
-LABEL_TERM = re.compile(
-    r"\s*(!?)\s*([\w./-]+)\s*(?:(in|notin)\s*\(([^)]*)\)|(==|=|!=)\s*([\w.-]*))?\s*"
-)
+TERM = re.compile(r"(!?)([\w./-]+)(?:(==|=|!=)([\w.-]*))?")
 
 
 def parse_fields(text: str, kind: Kind) -> Predicate:
-    """``a=b,c!=d``; raises StatusError (400) for a field that the kind cannot be selected by."""
-    terms: list[tuple[tuple[str, ...], str, bool]] = []
-    for term in filter(None, text.split(",")):
-        match = re.fullmatch(r"([\w.]+?)(==|=|!=)(.*)", term)
-        if match is None:
-            raise StatusError(400, f"invalid field selector: {term!r}")
-        path, operator, value = match.groups()
-        if path not in {"metadata.name", *kind.fields} and not (
-            path == "metadata.namespace" and kind.namespaced
-        ):
+    """Raises StatusError (400) for a field that the kind cannot be selected by."""
+    known = {"metadata.name", "metadata.namespace", *kind.fields}
+    terms = _terms(text)
+    for path, _, _ in terms:
+        if path not in known:
             raise StatusError(400, f'field label not supported: "{path}"')
-        terms.append((tuple(path.split(".")), value, operator != "!="))
-    return lambda obj: all((_field(obj, path) == value) is wanted for path, value, wanted in terms)
+    return lambda obj: all(
+        (_field(obj, path) == value) is is_equal for path, value, is_equal in terms
+    )
 
 
 def parse_labels(text: str) -> Predicate:
-    """``a=b,c!=d,e in (f,g),h,!i``; raises StatusError (400)."""
-    terms: list[Callable[[dict[str, str]], bool]] = []
-    position = 0
-    while position < len(text):
-        match = LABEL_TERM.match(text, position)
+    """Raises StatusError (400) for another form; ``in`` and ``notin`` are not understood."""
+    terms = _terms(text)
+
+    def matches(obj: dict[str, Any]) -> bool:
+        labels = obj["metadata"].get("labels") or {}
+        return all(
+            (key in labels if value is None else labels.get(key) == value) is is_wanted
+            for key, value, is_wanted in terms
+        )
+
+    return matches
+
+
+def _terms(text: str) -> list[tuple[str, str | None, bool]]:
+    """Key, value (None: only the key), and whether it must be so."""
+    found = []
+    for term in filter(None, text.split(",")):
+        match = TERM.fullmatch(term.strip())
         if match is None:
-            raise StatusError(400, f"unable to parse label selector: {text!r}")
-        terms.append(_label_term(match))
-        position = match.end()
-        if position < len(text):
-            if text[position] != ",":
-                raise StatusError(400, f"unable to parse label selector: {text!r}")
-            position += 1
-    return lambda obj: all(term(_labels(obj)) for term in terms)
+            raise StatusError(400, f"unable to parse selector: {text!r}")
+        negation, key, operator, value = match.groups()
+        found.append((key, value, not negation and operator != "!="))
+    return found
 
 
-def _label_term(match: re.Match[str]) -> Callable[[dict[str, str]], bool]:
-    negation, key, set_operator, members, operator, value = match.groups()
-    if set_operator:
-        chosen = {member.strip() for member in members.split(",")}
-        if set_operator == "in":
-            return lambda labels: labels.get(key) in chosen
-        return lambda labels: labels.get(key) not in chosen
-    if operator == "!=":
-        return lambda labels: labels.get(key) != value
-    if operator:
-        return lambda labels: labels.get(key) == value
-    return lambda labels: (key in labels) is not bool(negation)
-
-
-def _labels(obj: dict[str, Any]) -> dict[str, str]:
-    return obj["metadata"].get("labels") or {}
-
-
-def _field(obj: dict[str, Any], path: tuple[str, ...]) -> str:
+def _field(obj: dict[str, Any], path: str) -> str:
     value: Any = obj
-    for key in path:
+    for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    if value is None:
-        return "false" if path == ("spec", "unschedulable") else ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "" if value is None else str(value)

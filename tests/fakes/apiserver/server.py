@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from nvdra_core.kube.config import KubeConfig
-from tests.fakes.apiserver import gates
 from tests.fakes.apiserver.api import Api
 from tests.fakes.apiserver.auth import ADMIN, ADMIN_TOKEN, User
 from tests.fakes.apiserver.control import Control
@@ -32,11 +31,10 @@ NAMESPACES = ("default", "kube-system", "kube-node-lease")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeSettings:
-    """How the cluster is. ``gates`` changes the defaults of Kubernetes 1.``minor``."""
+    """How the cluster is. ``minor`` is that of Kubernetes 1.minor, as ``/version`` answers it."""
 
     minor: int = 36
     versions: tuple[str, ...] = ("v1",)
-    gates: tuple[tuple[str, bool], ...] = ()
     is_auth_enforced: bool = False
     bookmark_interval_s: float = 60.0
     port: int = 0
@@ -58,7 +56,6 @@ class FakeApiServer:
             bookmark_interval_s=settings.bookmark_interval_s,
         )
         self.api.router.serve_versions(settings.versions)
-        self.api.writer.gates = gates.defaults(settings.minor, dict(settings.gates))
         self.authority: StoredAuthority | None = None
         self.api.control = Control(self).answer
         self._listener = Listener(self.api, port=settings.port)
@@ -130,7 +127,7 @@ class FakeApiServer:
     def token_for(self, name: str, *groups: str, node: str = "") -> str:
         """A bearer token for a user; ``node`` binds it to a node as TokenRequest would."""
         extra = {"authentication.kubernetes.io/node-name": [node]} if node else {}
-        return self.api.gatekeeper.mint(User(name, groups, extra))
+        return self.api.authenticator.mint(User(name, groups, extra))
 
     def write_kubeconfig(self, path: Path, *, token: str = ADMIN_TOKEN) -> Path:
         """A kubeconfig (as JSON, which is YAML) for this server."""

@@ -76,28 +76,6 @@ def conflict(plural: str, name: str, group: str, why: str) -> StatusError:
     )
 
 
-def invalid(kind: str, name: str, group: str, causes: list[tuple[str, str]]) -> StatusError:
-    """Validation failed; ``causes`` are (field, message)."""
-    text = ", ".join(f"{field}: {message}" for field, message in causes)
-    details = _details(kind, name, group)
-    details["causes"] = [
-        {"reason": "FieldValueInvalid", "message": message, "field": field}
-        for field, message in causes
-    ]
-    return StatusError(
-        422, f'{_qualified(kind, group)} "{name}" is invalid: {text}', details=details
-    )
-
-
-def forbidden(plural: str, name: str, group: str, why: str) -> StatusError:
-    """The caller may not."""
-    return StatusError(
-        403,
-        f'{_qualified(plural, group)} "{name}" is forbidden: {why}',
-        details=_details(plural, name, group),
-    )
-
-
 def _qualified(plural: str, group: str) -> str:
     return f"{plural}.{group}" if group else plural
 

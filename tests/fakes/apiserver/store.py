@@ -23,11 +23,11 @@ HISTORY_LIMIT = 20_000
 
 @dataclass(slots=True)
 class Entry:
-    """One stored state of an object. ``owners`` is who manages which fields (see ``apply``)."""
+    """One stored state of an object. ``owners`` is what each field manager applied last (see ``apply``)."""
 
     obj: dict[str, Any]
     version: int
-    owners: dict[tuple[str, str], frozenset[tuple[Any, ...]]] = field(default_factory=dict)
+    owners: dict[str, dict[str, Any]] = field(default_factory=dict)
     raw: dict[str, bytes] = field(default_factory=dict)
 
     @property

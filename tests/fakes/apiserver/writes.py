@@ -1,6 +1,6 @@
-"""Writes to the fake's store: what the API server does between decoding a body and committing it.
+"""Writes to the fake's store: names, versions, preconditions, patches, and the rules that a test has set.
 
-In: a Write (who, what, body). Out: the stored entry. Raises StatusError for everything the real server refuses.
+Raises StatusError for what needs no knowledge of a kind: missing and existing objects, conflicts, preconditions.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import copy
 import secrets
 import time
 import uuid
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
-from tests.fakes.apiserver import apply, claims, gates, slices, status
-from tests.fakes.apiserver.auth import Gatekeeper, User
+from tests.fakes.apiserver import apply, status
+from tests.fakes.apiserver.admission import Rule
+from tests.fakes.apiserver.auth import User
 from tests.fakes.apiserver.kinds import Kind, Route
 from tests.fakes.apiserver.status import StatusError
 from tests.fakes.apiserver.store import Entry, Store
@@ -37,7 +39,6 @@ class Write:
     body: JsonObject
     manager: str = ""
     content_type: str = ""
-    warnings: list[str] = field(default_factory=list)
 
     @property
     def is_dry_run(self) -> bool:
@@ -46,13 +47,11 @@ class Write:
 
 
 class Writer:
-    """See the module. ``gates`` and ``minor`` may be changed while it runs, as a restarted API server would."""
+    """See the module. ``rules``, by plural, are applied to every object that is written; a test may change them."""
 
-    def __init__(self, store: Store, gatekeeper: Gatekeeper, *, minor: int) -> None:
-        self.minor = minor
-        self.gates = gates.defaults(minor, {})
+    def __init__(self, store: Store) -> None:
+        self.rules: dict[str, list[Rule]] = defaultdict(list)
         self._store = store
-        self._gatekeeper = gatekeeper
 
     def create(self, write: Write) -> Entry:
         """POST to a collection."""
@@ -63,7 +62,7 @@ class Writer:
             raise StatusError(400, "resourceVersion should not be set on objects to be created")
         self._settle_namespace(write, metadata)
         with self._store.lock:
-            self._settle_name(kind, metadata)
+            self._settle_name(metadata)
             if self._store.find(kind, metadata.get("namespace", ""), metadata["name"]):
                 raise status.already_exists(kind.plural, metadata["name"], kind.group)
             for key in SERVER_METADATA:
@@ -74,9 +73,8 @@ class Writer:
                 metadata["generation"] = 1
             if kind.has_status and kind.plural not in {"nodes", "namespaces", "pods"}:
                 obj.pop("status", None)
-            obj = self._finish(write, obj, None)
-            self._gatekeeper.admit(write.user, kind, obj, None)
-            owners = self._owners(write, None, obj, {})
+            obj = self._admit(write, obj)
+            owners = {write.manager: write.body} if write.content_type in APPLY_TYPES else {}
             return self._commit(write, Entry(obj, 0, owners))
 
     def update(self, write: Write) -> Entry:
@@ -121,7 +119,6 @@ class Writer:
                         f"Precondition failed: {key} in precondition: {wanted[key]}, "
                         f"{key} in object meta: {old.obj['metadata'].get(key)}",
                     )  # fmt: skip
-            self._gatekeeper.admit(write.user, write.kind, None, old.obj)
             return self.delete_entry(write.kind, old, is_dry_run=write.is_dry_run)
 
     def delete_entry(
@@ -158,27 +155,19 @@ class Writer:
             old = self.existing(write)
             self._check_version(write, applied["metadata"], old)
             if route.subresource == "status":
-                applied = {"metadata": {}, "status": applied.get("status") or {}}
-            merged, owners = apply.merge(
-                old.obj,
-                applied,
-                write.manager,
-                old.owners,
-                force=route.query.get("force") == "true",
-            )
+                applied = {"status": applied.get("status") or {}}
+            merged = apply.apply(old.obj, applied, old.owners.get(write.manager, {}))
             obj = self._settle_update(write, merged, old)
+            owners = {**old.owners, write.manager: applied}
             if obj == old.obj and owners == old.owners:
                 return old
-            if write.kind.plural == "resourceclaims" and claims.has_unsorted_parameters(old.obj):
-                raise StatusError(422, "status.allocation: field is immutable", reason="Invalid")
             return self._commit(write, Entry(obj, 0, owners))
 
     def _replace(self, write: Write, obj: JsonObject, old: Entry) -> Entry:
         obj = self._settle_update(write, obj, old)
         if obj == old.obj:
             return old  # the real server writes nothing either
-        owners = self._owners(write, old.obj, obj, old.owners)
-        entry = self._commit(write, Entry(obj, 0, owners))
+        entry = self._commit(write, Entry(obj, 0, old.owners))
         metadata = entry.obj["metadata"]
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             return self._store.remove(write.kind, entry.key)
@@ -201,38 +190,15 @@ class Writer:
             obj.pop("status", None)
             if "status" in old.obj:
                 obj["status"] = old.obj["status"]
-        obj = self._finish(write, obj, old.obj)
+        obj = self._admit(write, obj)
         if kind.counts_generation and obj.get("spec") != old.obj.get("spec"):
             metadata["generation"] = old.obj["metadata"].get("generation", 1) + 1
-        self._gatekeeper.admit(write.user, kind, obj, old.obj)
         return obj
 
-    def _finish(self, write: Write, obj: JsonObject, old: JsonObject | None) -> JsonObject:
-        """Prune, drop, default and validate by kind."""
-        kind = write.kind
-        causes: list[tuple[str, str]] = []
-        if kind.plural == "resourceslices":
-            obj, unknown = slices.prune(obj)
-            self._tell_unknown(write, unknown)
-            obj = gates.drop_slice_fields(self.gates, obj, old)
-            obj = _with_taint_times(obj)
-            causes = slices.validate(obj, old, self.minor)
-        elif kind.plural == "resourceclaims":
-            if "status" in obj:
-                kept = gates.drop_claim_status(self.gates, obj["status"])
-                obj = {**obj, "status": claims.with_allocated_devices(kept)}
-            causes = claims.validate(obj, old)
-        if causes:
-            raise status.invalid(kind.kind, obj["metadata"]["name"], kind.group, causes)
+    def _admit(self, write: Write, obj: JsonObject) -> JsonObject:
+        for rule in self.rules[write.kind.plural]:
+            obj = rule(obj)
         return obj
-
-    def _tell_unknown(self, write: Write, unknown: list[str]) -> None:
-        validation = write.route.query.get("fieldValidation", "Warn")
-        if unknown and validation == "Strict":
-            fields = ", ".join(f'unknown field "{field}"' for field in unknown)
-            raise StatusError(400, f"strict decoding error: {fields}")
-        if validation == "Warn":
-            write.warnings.extend(f'unknown field "{field}"' for field in unknown)
 
     def _decode(self, write: Write, body: JsonObject) -> JsonObject:
         kind, version = write.kind, write.route.version
@@ -260,14 +226,12 @@ class Writer:
             raise status.not_found("namespaces", namespace, "")
         metadata["namespace"] = namespace
 
-    def _settle_name(self, kind: Kind, metadata: JsonObject) -> None:
+    def _settle_name(self, metadata: JsonObject) -> None:
         if metadata.get("name"):
             return
         prefix = metadata.get("generateName")
         if not prefix:
-            raise status.invalid(
-                kind.kind, "", kind.group, [("metadata.name", "name or generateName is required")]
-            )
+            raise StatusError(422, "metadata.name: name or generateName is required")
         suffix = "".join(secrets.choice(RANDOM_CHARACTERS) for _ in range(5))
         metadata["name"] = prefix[:GENERATED_PREFIX_LIMIT] + suffix
 
@@ -277,15 +241,6 @@ class Writer:
                           ("uid", "Precondition failed: UID in precondition differs")):  # fmt: skip
             if metadata.get(key) and metadata[key] != old.obj["metadata"].get(key):
                 raise status.conflict(write.kind.plural, write.route.name, write.kind.group, text)
-
-    def _owners(
-        self, write: Write, before: JsonObject | None, after: JsonObject, owners: apply.Owners
-    ) -> apply.Owners:
-        if write.kind.plural in {"resourceslices", "events"} and not owners:
-            return owners  # nobody applies these, and their writes are what benchmarks count
-        if write.content_type in APPLY_TYPES:
-            return {(write.manager, "Apply"): frozenset(apply.leaves(after))}
-        return apply.after_update(before, after, write.manager, owners)
 
     def _commit(self, write: Write, entry: Entry) -> Entry:
         return entry if write.is_dry_run else self._store.put(write.kind, entry)
@@ -299,16 +254,3 @@ NAMESPACES = Kind(
 def now() -> str:
     """The time as the API writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _with_taint_times(obj: JsonObject) -> JsonObject:
-    spec = obj.get("spec")
-    if not isinstance(spec, dict) or not any(d.get("taints") for d in spec.get("devices") or []):
-        return obj
-    timed = [
-        {**device, "taints": [{"timeAdded": now(), **taint} for taint in device["taints"]]}
-        if device.get("taints")
-        else device
-        for device in spec["devices"]
-    ]
-    return {**obj, "spec": {**spec, "devices": timed}}

@@ -14,6 +14,7 @@ from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain.clique_label import AUDIT_S, LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
+from tests.fakes.apiserver.faults import Fault
 from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 from tests.sim.imex import install
@@ -129,5 +130,6 @@ class TestLabel:
         body = _node(rack.trays[0].name)
         body["metadata"]["labels"] = {LABEL: "theirs"}
         rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
+        rack.server.api.faults.add(Fault(verb="patch", resource="nodes", code=409, count=0))
         self.label(rack, NodeView(fabric_state="Completed", clique_id="c.7")).write_if_due()
         assert self.labels(rack)[LABEL] == "theirs"

@@ -95,7 +95,7 @@ def issue(server: FakeApiServer, age_days: float, life_s: int = WEEK_S) -> str:
         ("system:serviceaccounts",),
         {NODE_EXTRA: [NODE]},
     )
-    return server.api.gatekeeper.mint(user, claims)
+    return server.api.authenticator.mint(user, claims)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ class TestRenewal:
             Renewal(
                 path, lambda: Client(server.config(token_file=str(path))), HostFiles(), clock
             ).run()
-            server.api.gatekeeper.remove_token(first)
+            server.api.authenticator.remove_token(first)
             assert client.get(NODES, NODE)["metadata"]["name"] == NODE
         finally:
             client.close()
@@ -185,7 +185,7 @@ class TestRefusals:
         self.fails(host, ApiError, "may not renew its own token on node node-1", "chart nvdra")
 
     def test_rejected_token_is_reported(self, host: Host):
-        host.server.api.gatekeeper.remove_token(host.first)
+        host.server.api.authenticator.remove_token(host.first)
         self.fails(host, ApiError, "rejects the token", "nvdra.node.site")
 
     def test_recreated_node_is_a_conflict(self, host: Host):
@@ -211,7 +211,7 @@ class TestRefusals:
         }
         payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode()
         lie = f"e30.{payload}.c2ln"
-        host.server.api.gatekeeper.add_token(
+        host.server.api.authenticator.add_token(
             lie, User(f"system:serviceaccount:{PLACE}:{ACCOUNT}", (), {NODE_EXTRA: [NODE]})
         )
         host.files.put(PATH, lie.encode())

@@ -58,8 +58,13 @@ def client(server: FakeApiServer, connect: Callable[..., Client]) -> Client:
 
 
 OFF_BY_DEFAULT = {
-    "1.34": ("DRADeviceTaints", "DRAPartitionableDevices"),
-    "1.35": ("DRADeviceTaints", "DRADeviceTaintRules", "DRAPartitionableDevices"),
+    "1.34": ("DRADeviceTaints", "DRAPartitionableDevices", "DRAConsumableCapacity"),
+    "1.35": (
+        "DRADeviceTaints",
+        "DRADeviceTaintRules",
+        "DRAPartitionableDevices",
+        "DRAConsumableCapacity",
+    ),
 }
 """Gates that the rules below are about; the test cluster has them on, where a test does not say otherwise."""
 

@@ -234,10 +234,12 @@ def test_pages_that_go_out_of_date_are_read_again(server: FakeApiServer, client:
 
 
 def test_warning_of_the_server_is_logged_once(
-    client: Client, caplog: pytest.LogCaptureFixture
+    server: FakeApiServer, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
+    warning = 'unknown field "spec.colour"'
+    server.api.faults.add(Fault(verb="create", action="slow", warning=warning, count=2))
     for name in ("one", "two"):
-        client.create(SLICES, a_slice(name, colour="green"))
+        client.create(SLICES, a_slice(name))
     warnings = [record for record in caplog.records if "colour" in record.getMessage()]
     assert len(warnings) == 1
 

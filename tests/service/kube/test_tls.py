@@ -210,7 +210,7 @@ def test_expired_token_is_read_again_at_once(connect: Connect, tmp_path: Path) -
         client = connect(server.config(token_file=str(token_file)))
         read(client)
         replace(token_file, server.token_for("second", "system:masters").encode())
-        server.api.gatekeeper.remove_token(old)
+        server.api.authenticator.remove_token(old)
         read(client)
         assert server.api.log.lines()[-1].user == "second"
 

@@ -12,12 +12,30 @@ from nvdra_core.kube.client import Client
 from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import Reflector, ReflectorSettings
 from nvdra_core.kube.resources import SLICES, JsonObject
-from tests.beds.services.publishing import CLOCK, World, a_world, device
+from tests.beds.services.publishing import (
+    CLOCK,
+    NO_COUNTERS,
+    NO_SHARING,
+    NO_TAINTS,
+    World,
+    a_world,
+    device,
+)
+from tests.fakes.apiserver.admission import refusing_device
 from tests.fakes.apiserver.server import FakeSettings
+from tests.fakes.apiserver.writes import now
 from tests.lib.waits import until
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
-OLD = FakeSettings(minor=35)
+BAD_VERSION = {"driverVersion": {"version": "580.65.06"}}
+REFUSES_VERSION = refusing_device("580.65.06", "not a semantic version")
+
+
+def stamping_taints(obj: JsonObject) -> JsonObject:
+    """The real API server adds ``timeAdded`` to new taints."""
+    for one in obj["spec"].get("devices", ()):
+        one.update({"taints": [{"timeAdded": now(), **taint} for taint in one.get("taints", ())]})
+    return obj
 
 
 class SliceObserver:
@@ -59,7 +77,8 @@ def a_partition(number: int, of: int) -> dict[str, object]:
 
 
 def test_taint_is_published_and_keeps_its_time() -> None:
-    with a_world(device(0), device(1, taints=[TAINT])) as world:
+    rules = (stamping_taints,)
+    with a_world(device(0), device(1, taints=[TAINT]), rules=rules) as world:
         world.start()
         until(lambda: world.devices() == ["gpu-0", "gpu-1"])
         (taint,) = world.slices()[0]["spec"]["devices"][1]["taints"]
@@ -69,7 +88,7 @@ def test_taint_is_published_and_keeps_its_time() -> None:
 
 
 def test_tainted_device_is_left_out_if_taints_are_dropped() -> None:
-    with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
+    with a_world(device(0), device(1, taints=[TAINT]), rules=(NO_TAINTS,)) as world:
         observer = SliceObserver(world)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
@@ -85,7 +104,7 @@ def test_tainted_device_is_left_out_if_taints_are_dropped() -> None:
 
 
 def test_device_tainted_at_start_is_never_visible() -> None:
-    with a_world(device(0), device(1, taints=[TAINT]), settings=OLD) as world:
+    with a_world(device(0), device(1, taints=[TAINT]), rules=(NO_TAINTS,)) as world:
         observer = SliceObserver(world)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
@@ -95,7 +114,7 @@ def test_device_tainted_at_start_is_never_visible() -> None:
 
 
 def test_partitions_are_left_out_if_counters_are_dropped() -> None:
-    with a_world(device(0), settings=OLD) as world:
+    with a_world(device(0), rules=(NO_COUNTERS,)) as world:
         observer = SliceObserver(world)
         world.start()
         until(lambda: world.devices() == ["gpu-0"])
@@ -109,9 +128,8 @@ def test_partitions_are_left_out_if_counters_are_dropped() -> None:
 
 @pytest.mark.parametrize(("minor", "expected"), [(34, 12), (36, 2 + 1)])
 def test_counter_set_layout_follows_server_version(minor: int, expected: int) -> None:
-    settings = FakeSettings(minor=minor, gates=(("DRAPartitionableDevices", True),))
     partitions = [a_partition(n, n) for n in range(12)]
-    with a_world(settings=settings) as world:
+    with a_world(settings=FakeSettings(minor=minor)) as world:
         world.set_pool(*partitions, counters=tuple(a_counter_set(n) for n in range(12)))
         world.start()
         until(lambda: len(world.devices()) == 12)
@@ -119,8 +137,8 @@ def test_counter_set_layout_follows_server_version(minor: int, expected: int) ->
 
 
 def test_refused_device_does_not_hide_others() -> None:
-    bad = device(1, attributes={"driverVersion": {"version": "580.65.06"}})
-    with a_world(device(0), bad, device(2)) as world:
+    devices = (device(0), device(1, attributes=BAD_VERSION), device(2))
+    with a_world(*devices, rules=(REFUSES_VERSION,)) as world:
         world.start()
         until(lambda: world.devices() == ["gpu-0", "gpu-2"])
         until(lambda: "gpu-1" in world.publisher.published().left_out)
@@ -132,7 +150,7 @@ def test_refused_device_does_not_hide_others() -> None:
 
 def test_dropped_field_is_written_once_and_reported() -> None:
     shared = device(0, allowMultipleAllocations=True)
-    with a_world(shared, settings=OLD) as world:
+    with a_world(shared, rules=(NO_SHARING,)) as world:
         world.start()
         until(lambda: world.publisher.published().is_published)
         assert world.publisher.published().dropped == {"DRAConsumableCapacity"}

@@ -9,12 +9,13 @@ import pytest
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.slices.client import parse_version
 from nvdra_node.kubeletplugin.slices.schedule import AUDIT_S
-from tests.beds.services.publishing import World, a_world, device
+from tests.beds.services.publishing import NO_SHARING, NO_TAINTS, World, a_world, device
+from tests.fakes.apiserver.admission import Rule, refusing_device
 from tests.fakes.apiserver.faults import Fault
-from tests.fakes.apiserver.server import FakeSettings
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
-OLD = FakeSettings(minor=35)
+OLD = (NO_TAINTS, NO_SHARING)
+NEW_EFFECT = refusing_device('"None"', "taints[0].effect: Unsupported value")
 HOUR_S = 3600.0
 
 
@@ -35,18 +36,18 @@ def settle(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "gate"),
+    ("more", "gate", "rule"),
     [
-        ({"taints": [TAINT]}, "DRADeviceTaints"),
-        ({"allowMultipleAllocations": True}, "DRAConsumableCapacity"),
+        ({"taints": [TAINT]}, "DRADeviceTaints", NO_TAINTS),
+        ({"allowMultipleAllocations": True}, "DRAConsumableCapacity", NO_SHARING),
     ],
 )
-def test_gate_enabled_later_is_used(more: dict[str, Any], gate: str) -> None:
+def test_gate_enabled_later_is_used(more: dict[str, Any], gate: str, rule: Rule) -> None:
     clock = FakeClock()
-    with a_world(device(0), device(1, **more), settings=OLD, clock=clock) as world:
+    with a_world(device(0), device(1, **more), rules=(rule,), clock=clock) as world:
         settle(world)
         assert world.publisher.published().dropped == {gate}
-        world.server.api.writer.gates[gate] = True
+        world.set_rules()
         pass_time(world, clock, 0.5 * HOUR_S)
         stored = world.slices()[0]["spec"]["devices"]
         assert [d["name"] for d in stored] == ["gpu-0", "gpu-1"]
@@ -59,7 +60,7 @@ def test_retests_take_at_most_one_request_in_10_min() -> None:
     clock = FakeClock()
     devices = [device(n, taints=[TAINT], allowMultipleAllocations=True) for n in range(200)]
     healthy = device(999, allowMultipleAllocations=True)
-    with a_world(healthy, *devices, settings=OLD, clock=clock) as world:
+    with a_world(healthy, *devices, rules=OLD, clock=clock) as world:
         settle(world)
         assert len(world.publisher.published().dropped) == 2
         before = writes(world)
@@ -71,10 +72,10 @@ def test_retests_take_at_most_one_request_in_10_min() -> None:
 def test_gates_enabled_one_by_one_are_both_used() -> None:
     clock = FakeClock()
     both = device(1, taints=[TAINT], allowMultipleAllocations=True)
-    with a_world(device(0), both, settings=OLD, clock=clock) as world:
+    with a_world(device(0), both, rules=OLD, clock=clock) as world:
         settle(world)
-        for gate in ("DRADeviceTaints", "DRAConsumableCapacity"):
-            world.server.api.writer.gates[gate] = True
+        for rules in ((NO_SHARING,), ()):
+            world.set_rules(*rules)
             pass_time(world, clock, 0.5 * HOUR_S)
         assert world.publisher.published().dropped == frozenset()
         stored = world.slices()[0]["spec"]["devices"][1]
@@ -84,14 +85,13 @@ def test_gates_enabled_one_by_one_are_both_used() -> None:
 def test_device_accepted_later_is_published() -> None:
     """The effect None of a taint is invalid before Kubernetes 1.35."""
     clock = FakeClock()
-    settings = FakeSettings(minor=34, gates=(("DRADeviceTaints", True),))
     odd = device(1, taints=[{**TAINT, "effect": "None"}])
-    with a_world(device(0), odd, settings=settings, clock=clock) as world:
+    with a_world(device(0), odd, rules=(NEW_EFFECT,), clock=clock) as world:
         settle(world)
         assert world.devices() == ["gpu-0"]
         pass_time(world, clock, HOUR_S)
         assert list(world.publisher.published().left_out) == ["gpu-1"]
-        world.server.api.writer.minor = 36
+        world.set_rules()
         pass_time(world, clock, 0.5 * HOUR_S)
         assert world.devices() == ["gpu-0", "gpu-1"]
         assert world.publisher.published().left_out == {}
@@ -100,11 +100,12 @@ def test_device_accepted_later_is_published() -> None:
 def test_refused_device_does_not_block_gate_retest() -> None:
     clock = FakeClock()
     bad = device(1, attributes={"driverVersion": {"version": "580.65.06"}})
+    refusal = refusing_device("580.65.06", "not a semantic version")
     sick = device(2, taints=[TAINT])
-    with a_world(device(0), bad, sick, settings=OLD, clock=clock) as world:
+    with a_world(device(0), bad, sick, rules=(NO_TAINTS, refusal), clock=clock) as world:
         settle(world)
         assert world.devices() == ["gpu-0"]
-        world.server.api.writer.gates["DRADeviceTaints"] = True
+        world.set_rules(refusal)
         pass_time(world, clock, HOUR_S)
         assert world.devices() == ["gpu-0", "gpu-2"]
         assert list(world.publisher.published().left_out) == ["gpu-1"]
@@ -112,7 +113,7 @@ def test_refused_device_does_not_block_gate_retest() -> None:
 
 def test_failed_retest_changes_nothing() -> None:
     clock = FakeClock()
-    with a_world(device(0), device(1, taints=[TAINT]), settings=OLD, clock=clock) as world:
+    with a_world(device(0), device(1, taints=[TAINT]), rules=OLD, clock=clock) as world:
         settle(world)
         world.server.api.faults.add(
             Fault(verb="create", resource="resourceslices", code=500, count=0)

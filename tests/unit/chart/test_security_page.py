@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from tests.beds.services.attackbed import KUBELET, POLICY, TOKEN, Attack, Request
-from tests.fakes.apiserver.auth import SERVICE_RULES
 from tests.service.realapi import attacks, attacktable
 from tests.unit.chart import helm
 
@@ -54,13 +53,3 @@ def test_rights_of_the_page_are_those_of_the_chart(tmp_path: Path) -> None:
     ):
         told |= {(verb, name) for name in (first, second) if name for verb in verbs.split(", ")}
     assert told == rights(tmp_path)
-
-
-def test_fake_api_server_gives_nodes_the_rights_of_the_chart(tmp_path: Path) -> None:
-    """So a part that asks for more fails in the tests against the fake, too."""
-    fake = {
-        (verb, "/".join(filter(None, resource)))
-        for resource, verbs in SERVICE_RULES.items()
-        for verb in verbs
-    }
-    assert fake == {right for right in rights(tmp_path) if right[1] != "resourceclaims/driver"}

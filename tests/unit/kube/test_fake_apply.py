@@ -1,4 +1,4 @@
-"""Server-side apply of the in-memory API server: who manages which field, and what a conflict says."""
+"""Server-side apply and merge patch of the in-memory API server."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.apiserver import apply
-from tests.fakes.apiserver.apply import Owners
-from tests.fakes.apiserver.status import StatusError
+from tests.fakes.apiserver.apply import apply, merge_patch
 
 Obj = dict[str, Any]
-
-
-def merge(
-    live: Obj, applied: Obj, manager: str, owners: Owners, *, force: bool = False
-) -> tuple[Obj, Owners]:
-    return apply.merge(live, applied, manager, owners, force=force)
 
 
 def a_status(*devices: str, **fields: Any) -> Obj:
@@ -24,70 +16,33 @@ def a_status(*devices: str, **fields: Any) -> Obj:
     return {"status": {"devices": entries}}
 
 
-def test_fields_of_several_managers_live_together() -> None:
-    live, owners = merge({}, {"spec": {"a": 1}}, "one", {})
-    live, owners = merge(live, {"spec": {"b": {"c": 2}}}, "two", owners)
-    assert live == {"spec": {"a": 1, "b": {"c": 2}}}
+@pytest.mark.parametrize(
+    ("live", "applied", "before", "expected"),
+    [
+        ({"a": 1}, {"b": {"c": 2}}, {}, {"a": 1, "b": {"c": 2}}),
+        ({"a": 1, "b": 2}, {"b": 2}, {"a": 1, "b": 2}, {"b": 2}),
+        ({"b": {"c": 1, "d": 1}}, {"b": {"d": 2}}, {"b": {"c": 1}}, {"b": {"d": 2}}),
+        ({"l": [1, 2]}, {"l": [3]}, {}, {"l": [3]}),
+        ({"data": {"x": 1}}, {"data": {"y": 2}}, {}, {"data": {"y": 2}}),
+    ],
+)
+def test_apply_sets_and_removes_own_fields(
+    live: Obj, applied: Obj, before: Obj, expected: Obj
+) -> None:
+    assert apply(live, applied, before) == expected
 
 
-def test_left_out_field_goes() -> None:
-    live, owners = merge({}, {"spec": {"a": 1, "b": 2}}, "one", {})
-    live, owners = merge(live, {"spec": {"b": 2}}, "one", owners)
-    assert live == {"spec": {"b": 2}}
-
-
-def test_left_out_field_stays_while_another_manages_it() -> None:
-    live, owners = merge({}, {"spec": {"a": 1}}, "one", {})
-    live, owners = merge(live, {"spec": {"a": 1}}, "two", owners)
-    live, owners = merge(live, {"spec": {"b": 1}}, "one", owners)
-    assert live["spec"] == {"a": 1, "b": 1}
-
-
-def test_other_value_of_anothers_field_is_a_conflict() -> None:
-    live, owners = merge({}, {"spec": {"a": 1}}, "one", {})
-    with pytest.raises(StatusError, match='conflicts with "one"') as caught:
-        merge(live, {"spec": {"a": 2}}, "two", owners)
-    assert caught.value.code == 409
-    live, owners = merge(live, {"spec": {"a": 2}}, "two", owners, force=True)
-    assert live["spec"] == {"a": 2}
-    assert ("one", "Apply") not in owners
-
-
-def test_update_takes_fields_over() -> None:
-    live, owners = merge({}, {"spec": {"a": 1, "b": 1}}, "one", {})
-    changed = {"spec": {"a": 2, "b": 1}}
-    owners = apply.after_update(live, changed, "writer", owners)
-    with pytest.raises(StatusError, match='"writer"'):
-        merge(changed, {"spec": {"a": 3}}, "one", owners)
-
-
-def test_keyed_list_elements_have_owners_of_their_own() -> None:
-    live, owners = merge({}, a_status("gpu-0", data={"x": 1}), "one", {})
-    live, owners = merge(live, a_status("gpu-1"), "two", owners)
-    live, owners = merge(live, a_status("gpu-2"), "one", owners)
-    assert [entry["device"] for entry in live["status"]["devices"]] == ["gpu-1", "gpu-2"]
-
-
-def test_raw_data_is_one_value() -> None:
-    live, owners = merge({}, a_status("gpu-0", data={"x": 1}), "one", {})
-    live, owners = merge(live, a_status("gpu-0", data={"y": 2}), "one", owners)
-    assert live["status"]["devices"][0]["data"] == {"y": 2}
-
-
-def test_plain_list_is_one_value() -> None:
-    live, owners = merge({}, {"spec": {"l": [1, 2]}}, "one", {})
-    live, owners = merge(live, {"spec": {"l": [3]}}, "one", owners)
-    assert live["spec"]["l"] == [3]
-
-
-def test_input_is_left_alone() -> None:
-    live = {"spec": {"a": [1]}}
-    merge(live, {"spec": {"a": [2]}}, "one", {})
-    assert live == {"spec": {"a": [1]}}
+def test_apply_shares_keyed_lists() -> None:
+    live = apply({}, a_status("gpu-0"), {})
+    live = apply(live, a_status("nic-0"), {})
+    live = apply(live, a_status("gpu-1"), a_status("gpu-0"))
+    assert [entry["device"] for entry in live["status"]["devices"]] == ["nic-0", "gpu-1"]
+    live = apply(live, {"status": {}}, a_status("gpu-1"))
+    assert [entry["device"] for entry in live["status"]["devices"]] == ["nic-0"]
 
 
 @pytest.mark.parametrize(
-    ("target", "patch", "wanted"),
+    ("target", "patch", "expected"),
     [
         ({"a": 1}, {"a": 2}, {"a": 2}),
         ({"a": 1, "b": 1}, {"a": None}, {"b": 1}),
@@ -96,5 +51,5 @@ def test_input_is_left_alone() -> None:
         ({"a": 1}, {"a": {"b": None}}, {"a": {}}),
     ],
 )
-def test_merge_patch(target: Obj, patch: Obj, wanted: Obj) -> None:
-    assert apply.merge_patch(target, patch) == wanted
+def test_merge_patch_follows_rfc_7386(target: Obj, patch: Obj, expected: Obj) -> None:
+    assert merge_patch(target, patch) == expected

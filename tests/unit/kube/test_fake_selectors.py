@@ -26,11 +26,11 @@ OBJECT = {
         ("spec.nodeName=n", False),
     ],
 )
-def test_fields(text: str, wanted: bool) -> None:
+def test_field_selector_matches(text: str, wanted: bool) -> None:
     assert parse_fields(text, SLICES)(OBJECT) is wanted
 
 
-@pytest.mark.parametrize("text", ["spec.pool.name=p", "metadata.namespace=n", "nonsense"])
+@pytest.mark.parametrize("text", ["spec.pool.name=p", "nonsense"])
 def test_unsupported_field_is_refused(text: str) -> None:
     with pytest.raises(StatusError):
         parse_fields(text, SLICES)
@@ -44,20 +44,17 @@ def test_unsupported_field_is_refused(text: str) -> None:
         ("app==x, a.b/c", True),
         ("app!=x", False),
         ("other!=x", True),
-        ("app in (w, x)", True),
-        ("app notin (w,x)", False),
-        ("other notin (w)", True),
         ("other", False),
         ("!other", True),
         ("!app", False),
-        ("app in (x),!other,a.b/c=y", True),
+        ("app=x,!other,a.b/c=y", True),
     ],
 )
-def test_labels(text: str, wanted: bool) -> None:
+def test_label_selector_matches(text: str, wanted: bool) -> None:
     assert parse_labels(text)(OBJECT) is wanted
 
 
-@pytest.mark.parametrize("text", ["app in x", "=x", "app=x;b"])
+@pytest.mark.parametrize("text", ["app in (x)", "=x", "app=x;b"])
 def test_malformed_label_selector_is_refused(text: str) -> None:
     with pytest.raises(StatusError):
         parse_labels(text)
