@@ -30,9 +30,7 @@ from tests.beds.cluster.machine.processes import Process
 __all__ = ["ApiClient", "ApiError", "Cluster", "ClusterError", "CommandError", "Node", "Process"]
 
 PROXY_ON_NODES_UP_TO = 4
-"""A kube-proxy takes 100 MB: with more nodes than this only the control plane has one, unless asked
-otherwise.
-"""
+"""A kube-proxy takes 100 MB: with more nodes than this only the control plane has one, unless asked otherwise."""
 
 
 class Cluster:
@@ -66,11 +64,10 @@ class Cluster:
     ) -> Cluster:
         """Start a cluster and return when its nodes are Ready; builds what is missing first.
 
-        `nodes` is how many ("node-1" and so on; 0 for a control plane alone) or their names; `feature_gates` are laid over
-        `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of
-        their own, which see the `binds` (directory of the machine, path in the node). With `audit`
-        `layout.audit_log` has every request. Raises `ClusterError`, and leaves nothing but logs,
-        when it does not come up.
+        `nodes` is how many ("node-1" and so on; 0 for a control plane alone) or their names; `feature_gates` are laid
+        over `layout.default_gates`. The last `systemd_nodes` of the nodes are hosts with a systemd of their own, which
+        see the `binds` (directory of the machine, path in the node). With `audit` `layout.audit_log` has every request.
+        Raises `ClusterError`, and leaves nothing but logs, when it does not come up.
         """
         given = [f"node-{i}" for i in range(1, nodes + 1)] if isinstance(nodes, int) else nodes
         programs.kubernetes(kubernetes)
@@ -120,9 +117,7 @@ class Cluster:
     def kubectl(
         self, *arguments: str, input: str | None = None, check: bool = True, timeout_s: float = 60
     ) -> str:
-        """Run kubectl as administrator and return what it printed; `CommandError` when it fails and
-        `check` is set.
-        """
+        """Run kubectl as administrator and return what it printed; `CommandError` when it fails and `check` is set."""
         env = commands.base_env(self.environment)
         argv = [*self.enter, str(self.layout.program("kubectl")), *arguments]
         shown = ["kubectl", *arguments]
@@ -156,9 +151,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
     ) -> Process:
-        """Start a program beside the control plane, on the machine's own file system; it ends with
-        the cluster.
-        """
+        """Start a program beside the control plane, on the machine's own file system; it ends with the cluster."""
         return processes.start(
             [*self.enter, *argv],
             name=name,
@@ -170,9 +163,7 @@ class Cluster:
         )
 
     def start(self, component: str) -> None:
-        """Start etcd, apiserver, controller-manager, scheduler or proxy of the control plane,
-        unless it runs.
-        """
+        """Start etcd, apiserver, controller-manager, scheduler or proxy of the control plane, unless it runs."""
         control_plane.start(self.layout, component)
 
     def stop(self, component: str, *, kill: bool = False) -> None:

@@ -11,9 +11,7 @@ _HIERARCHIES = ("cpu", "cpuset", "devices", "memory", "pids")
 
 
 def why_not() -> str | None:
-    """Return why this machine cannot run a cluster, in words that name the remedy, or None when it
-    can.
-    """
+    """Return why this machine cannot run a cluster, in words that name the remedy, or None when it can."""
     if platform.system() != "Linux":
         return "a Linux kernel is needed"
     if os.geteuid() != 0:
@@ -30,9 +28,7 @@ def why_not() -> str | None:
 
 
 def _why_no_namespaces() -> str | None:
-    """Try what every node needs: a network and a mount namespace, and an overlay mount is left to
-    containerd.
-    """
+    """Try what every node needs: a network and a mount namespace, and an overlay mount is left to containerd."""
     try:
         argv = ["unshare", "-n", "-m", "-u", "true"]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)

@@ -12,9 +12,7 @@ BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def base_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of every program of a cluster: a plain one, and what the caller
-    adds.
-    """
+    """Return the environment of every program of a cluster: a plain one, and what the caller adds."""
     env = {"PATH": BASE_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
     return {**env, **(extra or {})}
 

@@ -1,8 +1,7 @@
-"""What one cluster is and where everything of it lies: directories, addresses, names of namespaces
-and cgroups.
+"""What one cluster is and where everything of it lies: directories, addresses, names of namespaces and cgroups.
 
-Pure but for `save` and `load`, which keep it in the cluster's own directory. All else of the
-package asks here, so that `down` finds by name alone whatever an `up` that was killed has left.
+Pure but for `save` and `load`, which keep it in the cluster's own directory. All else of the package asks here, so that
+`down` finds by name alone whatever an `up` that was killed has left.
 """
 
 from __future__ import annotations
@@ -48,9 +47,7 @@ def default_gates(minor: str) -> dict[str, bool]:
 
 
 def clusters_dir() -> Path:
-    """Return the directory that holds one directory for each cluster: $NVDRA_CLUSTERS or
-    /var/lib/nvdra-cluster.
-    """
+    """Return the directory that holds one directory for each cluster: $NVDRA_CLUSTERS or /var/lib/nvdra-cluster."""
     return Path(os.environ.get("NVDRA_CLUSTERS") or "/var/lib/nvdra-cluster")
 
 
@@ -67,9 +64,7 @@ class Layout:
     """Those of `nodes` that are hosts with a systemd of their own."""
     feature_gates: dict[str, bool] = field(default_factory=dict)
     proxy_on_nodes: bool = True
-    """Whether each node runs kube-proxy; without it nodes reach the API server's Service and no
-    other.
-    """
+    """Whether each node runs kube-proxy; without it nodes reach the API server's Service and no other."""
     binds: tuple[tuple[str, str], ...] = ()
     """Host directory, path in every systemd node."""
     audit: bool = False
@@ -118,9 +113,7 @@ class Layout:
 
     @property
     def admin_kubeconfig(self) -> Path:
-        """The credential of a cluster administrator; its server is reached from the cluster's
-        namespaces only.
-        """
+        """The credential of a cluster administrator; its server is reached from the cluster's namespaces only."""
         return self.home / "admin.kubeconfig"
 
     @property
@@ -180,9 +173,7 @@ class Layout:
 
 
 def load(name: str) -> Layout:
-    """Read the definition of a cluster that is up, or half up; `ClusterError` when there is none of
-    that name.
-    """
+    """Read the definition of a cluster that is up, or half up; `ClusterError` when there is none of that name."""
     path = clusters_dir() / name / "cluster.json"
     try:
         document = json.loads(path.read_text())

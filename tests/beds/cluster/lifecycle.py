@@ -1,7 +1,6 @@
 """A cluster from nothing to Ready, and to nothing again. Called by `api` and the command line.
 
-`down` works from the name alone and on whatever is there, because an `up` can be killed at any
-moment.
+`down` works from the name alone and on whatever is there, because an `up` can be killed at any moment.
 """
 
 from __future__ import annotations
@@ -38,11 +37,10 @@ _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
 def up(layout: Layout, say: build.Say = build.say_on_stderr) -> None:
-    """Build what is missing and start the cluster; returns when all nodes are Ready and have the
-    test images.
+    """Build what is missing and start the cluster; returns when all nodes are Ready and have the test images.
 
-    A start that fails is taken down again, but for its logs, whose directory the error names. What
-    is left of a cluster of this name, of which no program runs any more, is removed first.
+    A start that fails is taken down again, but for its logs, whose directory the error names. What is left of a cluster
+    of this name, of which no program runs any more, is removed first.
     """
     reason = capability.why_not()
     if reason:
@@ -152,9 +150,7 @@ def _boot(node: Node, archive: Path) -> None:
 def wait_until_ready(
     layout: Layout, timeout_s: float = 120, started: list[processes.Process] | None = None
 ) -> None:
-    """Wait until every node is Ready and the namespace `default` can take pods; fail when one of
-    `started` ends.
-    """
+    """Wait until every node is Ready and the namespace `default` can take pods; fail when one of `started` ends."""
     client = ApiClient(layout)
 
     def are_ready() -> bool:
@@ -174,9 +170,7 @@ def wait_until_ready(
 
 
 def node_programs(layout: Layout) -> list[processes.Process]:
-    """Return kubelet and containerd of every node, as they were started last; those of systemd
-    nodes are its systemd's.
-    """
+    """Return kubelet and containerd of every node, as they were started last; those of systemd nodes are its systemd's."""
     names = [
         f"{node}.{component}"
         for node in layout.nodes
@@ -200,9 +194,7 @@ def _complain_about_ended(started: list[processes.Process]) -> None:
 
 
 def down(name: str) -> None:
-    """Remove a cluster, whole or half: processes, namespaces, mounts, cgroups and its directory.
-    None there is fine.
-    """
+    """Remove a cluster, whole or half: processes, namespaces, mounts, cgroups and its directory. None there is fine."""
     home = layouts.clusters_dir() / name
     root = f"{layouts.PREFIX}.{name}"
     if not name or name != Path(name).name:
@@ -231,9 +223,7 @@ def _retry(remove: Callable[[], None]) -> None:
 
 
 def leftovers(name: str) -> list[str]:
-    """Return what is still there of a cluster: processes, namespaces, cgroups, mounts, its
-    directory.
-    """
+    """Return what is still there of a cluster: processes, namespaces, cgroups, mounts, its directory."""
     root, home = f"{layouts.PREFIX}.{name}", layouts.clusters_dir() / name
     found = [f"process {pid}" for pid in cgroups.processes(root)]
     found += [f"network namespace {item}" for item in network.existing(root)]

@@ -1,6 +1,4 @@
-"""What runs on a cluster: pods, their network, devices of the container, and a node that is
-restarted.
-"""
+"""What runs on a cluster: pods, their network, devices of the container, and a node that is restarted."""
 
 from __future__ import annotations
 

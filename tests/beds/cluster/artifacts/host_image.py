@@ -1,9 +1,7 @@
-"""The root file system of nodes that are hosts with a systemd of their own: Debian 12, made once
-into the cache.
+"""The root file system of nodes that are hosts with a systemd of their own: Debian 12, made once into the cache.
 
-Its init remounts the cgroup hierarchies writable before systemd starts. systemd-nspawn hands them
-over read-only, and systemd then leaves DevicePolicy= and MemoryMax= out without a word; a unit's
-sandbox would be tested in name only.
+Its init remounts the cgroup hierarchies writable before systemd starts. systemd-nspawn hands them over read-only, and
+systemd then leaves DevicePolicy= and MemoryMax= out without a word; a unit's sandbox would be tested in name only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The container images of a cluster, written with tarfile and imported into each node; no registry
-and no container engine.
+"""The container images of a cluster, written with tarfile and imported into each node; no registry and no container
+engine.
 
-One layer serves all: Debian's static busybox, a `bash` that is a script, and the machine's own
-glibc, so that programs mounted into a container, `nvidia-smi` first of all, can run. It has the
-names that upstream's manifests use.
+One layer serves all: Debian's static busybox, a `bash` that is a script, and the machine's own glibc, so that programs
+mounted into a container, `nvidia-smi` first of all, can run. It has the names that upstream's manifests use.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Which programs the cluster is made of, in which versions, and where their built files are. Builds
-nothing.
+"""Which programs the cluster is made of, in which versions, and where their built files are. Builds nothing.
 
-The sources are Go modules: `programs/NAME/` holds a go.mod and go.sum (and main.go where the
-project has no main package of its own to build). A build is kept in the cache under the version and
-a digest of everything that decides its content.
+The sources are Go modules: `programs/NAME/` holds a go.mod and go.sum (and main.go where the project has no main
+package of its own to build). A build is kept in the cache under the version and a digest of everything that decides its
+content.
 """
 
 from __future__ import annotations
@@ -68,9 +67,7 @@ class Program:
 
 
 def kubernetes(minor: str) -> Program:
-    """Return Kubernetes of one minor version ("1.36"): all its programs, kubectl included, in one
-    file.
-    """
+    """Return Kubernetes of one minor version ("1.36"): all its programs, kubectl included, in one file."""
     if minor not in KUBERNETES:
         raise ClusterError(
             f"no Kubernetes {minor}", next_step=f"choose one of {', '.join(KUBERNETES)}"
@@ -163,9 +160,7 @@ def needed_for(minor: str, *, has_nodes: bool = True) -> list[Program]:
 
 
 def find(name: str, minor: str = NEWEST) -> Path:
-    """Return the path of one built file ("kubelet", "nvidia-ctk"); `ClusterError` when nothing is
-    built.
-    """
+    """Return the path of one built file ("kubelet", "nvidia-ctk"); `ClusterError` when nothing is built."""
     for program in needed_for(minor):
         if name in program.packages or name in program.links:
             path = program.home() / name

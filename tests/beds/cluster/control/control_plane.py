@@ -1,8 +1,7 @@
-"""The programs of a cluster's control plane: their command lines, their start in the right order,
-and their end.
+"""The programs of a cluster's control plane: their command lines, their start in the right order, and their end.
 
-All run in the cluster's own network namespace and cgroup. Called by `lifecycle` for a whole cluster
-and by tests that stop and start one of them.
+All run in the cluster's own network namespace and cgroup. Called by `lifecycle` for a whole cluster and by tests that
+stop and start one of them.
 """
 
 from __future__ import annotations

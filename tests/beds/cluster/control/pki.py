@@ -27,9 +27,7 @@ def create_authority(directory: Path) -> StoredAuthority:
 
 
 def kubeconfig(directory: Path, file: str, server: str) -> str:
-    """Return a kubeconfig (JSON, which is YAML) with the key pair FILE inlined, for the API server
-    at that URL.
-    """
+    """Return a kubeconfig (JSON, which is YAML) with the key pair FILE inlined, for the API server at that URL."""
 
     def inline(name: str) -> str:
         return base64.b64encode((directory / name).read_bytes()).decode()

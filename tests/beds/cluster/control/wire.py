@@ -1,8 +1,7 @@
-"""A small client of the API server, which listens in a network namespace of its own; for waiting
-and for tests.
+"""A small client of the API server, which listens in a network namespace of its own; for waiting and for tests.
 
-A socket belongs to the namespace in which it was made, whichever thread uses it afterwards. So a thread that
-ends right away enters the namespace and connects, and the caller gets the connected socket.
+A socket belongs to the namespace in which it was made, whichever thread uses it afterwards. So a thread that ends right
+away enters the namespace and connects, and the caller gets the connected socket.
 """
 
 from __future__ import annotations
@@ -36,9 +35,7 @@ class ApiError(ClusterError):
 
 
 def connect(netns: str, address: tuple[str, int], timeout_s: float = 10) -> socket.socket:
-    """Return a TCP connection that was made inside a network namespace; `OSError` when it cannot be
-    made.
-    """
+    """Return a TCP connection that was made inside a network namespace; `OSError` when it cannot be made."""
     results: list[socket.socket] = []
     errors: list[OSError] = []
 
@@ -121,9 +118,7 @@ class ApiClient:
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, str]:
-        """Send one request and return status and text; `OSError` when the server cannot be
-        reached.
-        """
+        """Send one request and return status and text; `OSError` when the server cannot be reached."""
         connection = _Connection(self._netns, self._tls, self._timeout_s)
         try:
             sent = {"Content-Type": content_type, **self._headers, **(headers or {})}

@@ -1,9 +1,7 @@
-"""Cgroups of a cluster, the same path in every hierarchy of cgroup v1 (and the unified one beside
-them).
+"""Cgroups of a cluster, the same path in every hierarchy of cgroup v1 (and the unified one beside them).
 
-They are how a cluster is removed for certain: each process that it starts joins before it runs,
-what that process starts inherits it, and the kubelet puts its pods below. So killing what is in the
-cgroup ends everything.
+They are how a cluster is removed for certain: each process that it starts joins before it runs, what that process
+starts inherits it, and the kubelet puts its pods below. So killing what is in the cgroup ends everything.
 """
 
 from __future__ import annotations
@@ -43,9 +41,7 @@ def create(path: str) -> None:
 
 
 def joined(path: str, argv: list[str]) -> list[str]:
-    """Return a command line that joins the cgroup in every hierarchy and then is `argv`, with the
-    same pid.
-    """
+    """Return a command line that joins the cgroup in every hierarchy and then is `argv`, with the same pid."""
     files = [str(root / path / "cgroup.procs") for root in hierarchies()]
     return ["/bin/sh", "-c", _JOIN, "join", *files, "--", *argv]
 

@@ -28,9 +28,7 @@ PRIVATE = (
 """Directories that are a node's own, and stay over a reboot."""
 
 RUN = "/run"
-"""A node's own, too, with /var/run, /run/cdi, /run/netns, /run/nri and /run/nvdra; emptied by a
-reboot.
-"""
+"""A node's own, too, with /var/run, /run/cdi, /run/netns, /run/nri and /run/nvdra; emptied by a reboot."""
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -44,9 +42,7 @@ def source(node_home: Path, path: str) -> Path:
 
 
 def script(node_home: Path, node: str, binds: list[tuple[str, str]], ready: Path) -> str:
-    """Return the script, which ends as a process that holds the namespaces; it makes the file
-    `ready` when all is set.
-    """
+    """Return the script, which ends as a process that holds the namespaces; it makes the file `ready` when all is set."""
     lines = [
         "set -e",
         f"echo {node} > /proc/sys/kernel/hostname",
@@ -71,9 +67,7 @@ def bind_line(origin: str, target: str) -> str:
 
 
 def _device_lines(staging: Path) -> list[str]:
-    """Return the commands for a /dev of the node's own: the machine's device nodes, without any of
-    NVIDIA's.
-    """
+    """Return the commands for a /dev of the node's own: the machine's device nodes, without any of NVIDIA's."""
     dev = shlex.quote(str(staging))
     return [
         f"mkdir -p {dev}",

@@ -1,8 +1,7 @@
-"""Network namespaces of a cluster: one with the bridge and the control plane, one for each node,
-and the ways between.
+"""Network namespaces of a cluster: one with the bridge and the control plane, one for each node, and the ways between.
 
-No interface and no address is made in the machine's own namespace, so that clusters side by side
-use the same addresses and the machine's network is not touched.
+No interface and no address is made in the machine's own namespace, so that clusters side by side use the same addresses
+and the machine's network is not touched.
 """
 
 from __future__ import annotations
@@ -47,9 +46,7 @@ def create(layout: Layout) -> None:
 
 
 def add_node(layout: Layout, node: str) -> None:
-    """Make a node's namespace, its link to the bridge, and the routes to its pods and from it to
-    others' pods.
-    """
+    """Make a node's namespace, its link to the bridge, and the routes to its pods and from it to others' pods."""
     netns, port = layout.node_netns(node), f"v{layout.index(node)}"
     _add_namespace(netns)
     bridge_side = [
@@ -98,9 +95,7 @@ def existing(cluster: str) -> list[str]:
 
 
 def inside(netns: str) -> list[str]:
-    """Return the words to put before a command that is to run in a network namespace, and in it
-    alone.
-    """
+    """Return the words to put before a command that is to run in a network namespace, and in it alone."""
     return ["nsenter", f"--net={NETNS_DIR / netns}", "--"]
 
 

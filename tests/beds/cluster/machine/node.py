@@ -1,9 +1,7 @@
-"""One node: namespaces of its own on this machine, with containerd, a kubelet and kube-proxy, and
-what tests do to it.
+"""One node: namespaces of its own on this machine, with containerd, a kubelet and kube-proxy, and what tests do to it.
 
-A node's programs see the machine's file system but for the private directories of `mounts`. A
-process that sleeps holds the mount and UTS namespace; its pid is the way in. Everything runs in the
-node's cgroup.
+A node's programs see the machine's file system but for the private directories of `mounts`. A process that sleeps holds
+the mount and UTS namespace; its pid is the way in. Everything runs in the node's cgroup.
 """
 
 from __future__ import annotations
@@ -44,9 +42,7 @@ class Node:
         self.home = layout.node_home(name)
 
     kubeconfig = f"{node_files.KUBELET_DIR}/kubeconfig"
-    """Path in the node of the kubelet's own credential (user system:node:NAME);
-    /etc/kubernetes/kubelet.conf too.
-    """
+    """Path in the node of the kubelet's own credential (user system:node:NAME); /etc/kubernetes/kubelet.conf too."""
 
     def __repr__(self) -> str:
         return f"<Node {self.name} of {self.layout.name}>"
@@ -85,11 +81,9 @@ class Node:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
     ) -> Process:
-        """Start a program in the node, in a cgroup of its own; it runs until it is ended or the
-        cluster goes.
+        """Start a program in the node, in a cgroup of its own; it runs until it is ended or the cluster goes.
 
-        `name` tells it from others in `logs` (by default the file name of the program, and a
-        number).
+        `name` tells it from others in `logs` (by default the file name of the program, and a number).
         """
         name = name or self._free_name(Path(argv[0]).name)
         return processes.start(
@@ -103,20 +97,16 @@ class Node:
         )
 
     def path(self, node_path: str) -> Path:
-        """Return the path by which this machine's own programs reach a file of the node, its mounts
-        included.
+        """Return the path by which this machine's own programs reach a file of the node, its mounts included.
 
-        An absolute symbolic link on the way would lead out of the node; only /var/run is known and
-        followed here.
+        An absolute symbolic link on the way would lead out of the node; only /var/run is known and followed here.
         """
         if node_path.startswith("/var/run/"):
             node_path = node_path.removeprefix("/var")
         return Path(f"/proc/{self._holder()}/root", node_path.lstrip("/"))
 
     def bind(self, host_dir: str | os.PathLike[str], node_path: str) -> None:
-        """Mount a directory or file of the machine over a path in the node; it stays over
-        `reboot`.
-        """
+        """Mount a directory or file of the machine over a path in the node; it stays over `reboot`."""
         origin = os.fspath(host_dir)
         self.run(["sh", "-ec", _bind_script(Path(origin), node_path)])
         binds = [pair for pair in self._binds() if pair[1] != node_path]
@@ -157,11 +147,10 @@ class Node:
         self.start(component)
 
     def reboot(self) -> None:
-        """Switch the node off and on: all its processes end, /run, /dev and the network are new,
-        the boot id too.
+        """Switch the node off and on: all its processes end, /run, /dev and the network are new, the boot id too.
 
-        Programs that a test started are not started again. Returns when kubelet and containerd run;
-        what the API says of the node is old until `wait_until_ready`.
+        Programs that a test started are not started again. Returns when kubelet and containerd run; what the API says
+        of the node is old until `wait_until_ready`.
         """
         self.power_off()
         self.power_on()
@@ -198,9 +187,7 @@ class Node:
     # How it comes up
 
     def prepare(self) -> None:
-        """Write everything of the node that is on disk: private directories, configuration,
-        credentials.
-        """
+        """Write everything of the node that is on disk: private directories, configuration, credentials."""
         for path in (mounts.RUN, *mounts.PRIVATE):
             self._on_disk(path).mkdir(parents=True, exist_ok=True)
         node, pki_dir = self.name, self.layout.pki

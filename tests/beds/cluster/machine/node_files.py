@@ -14,9 +14,7 @@ KUBELET_DIR = "/var/lib/kubelet"
 
 
 def containerd(cni_plugins: Path) -> str:
-    """Return containerd's configuration: CDI from both directories, the pause image pinned, cgroups
-    made by itself.
-    """
+    """Return containerd's configuration: CDI from both directories, the pause image pinned, cgroups made by itself."""
     return f"""\
 version = 3
 root = "/var/lib/containerd"

@@ -1,8 +1,7 @@
-"""Programs that run until they are ended: started apart from this process, recorded on disk, ended
-by recorded pid.
+"""Programs that run until they are ended: started apart from this process, recorded on disk, ended by recorded pid.
 
-A record holds the pid and the time the process started, so that a pid that was given to another
-process in the meantime is never signalled.
+A record holds the pid and the time the process started, so that a pid that was given to another process in the meantime
+is never signalled.
 """
 
 from __future__ import annotations
@@ -43,9 +42,7 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs or when another process
-        started it.
-        """
+        """The exit status, negative for a signal; None while it runs or when another process started it."""
         child = _children.get(self.pid)
         return child.poll() if child else None
 
@@ -66,9 +63,7 @@ class Process:
         return self.returncode
 
     def end(self, timeout_s: float = 10, *, kill: bool = False) -> int | None:
-        """End the process: ask it (SIGTERM), and kill it after `timeout_s` or, with `kill`, at
-        once.
-        """
+        """End the process: ask it (SIGTERM), and kill it after `timeout_s` or, with `kill`, at once."""
         self.signal(signal.SIGKILL if kill else signal.SIGTERM)
         try:
             status = self.wait(timeout_s)
@@ -95,11 +90,9 @@ def start(
     env: Mapping[str, str],
     owns_cgroup: bool = False,
 ) -> Process:
-    """Start a program in a cgroup, in a session of its own, with its output appended to `log`;
-    record it.
+    """Start a program in a cgroup, in a session of its own, with its output appended to `log`; record it.
 
-    `owns_cgroup` says that nothing else is in the cgroup, so that `end` takes the program's
-    descendants too.
+    `owns_cgroup` says that nothing else is in the cgroup, so that `end` takes the program's descendants too.
     """
     cgroups.create(cgroup)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -151,11 +144,10 @@ def reap() -> None:
 
 
 def _started_ticks(pid: int) -> int | None:
-    """Return when a live process started, in clock ticks since boot; None for a dead one or a
-    zombie.
+    """Return when a live process started, in clock ticks since boot; None for a dead one or a zombie.
 
-    A process that was killed is a zombie as soon as its first thread has ended; until the last one
-    has, its sockets still accept connections and its ports are taken.
+    A process that was killed is a zombie as soon as its first thread has ended; until the last one has, its sockets
+    still accept connections and its ports are taken.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

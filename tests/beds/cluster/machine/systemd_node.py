@@ -1,10 +1,8 @@
-"""A node that is a host with a systemd of its own: systemd-nspawn, with containerd and kubelet as
-units.
+"""A node that is a host with a systemd of its own: systemd-nspawn, with containerd and kubelet as units.
 
-Services are started here as on a real host, and their sandbox is enforced: DevicePolicy=,
-ProtectSystem=, MemoryMax= (not IPAddressDeny=, which needs the unified cgroup hierarchy). Its root
-file system is an overlay on `host_image`, so everything in it is private and stays over a reboot;
-directories of the machine are bound in when it starts.
+Services are started here as on a real host, and their sandbox is enforced: DevicePolicy=, ProtectSystem=, MemoryMax=
+(not IPAddressDeny=, which needs the unified cgroup hierarchy). Its root file system is an overlay on `host_image`, so
+everything in it is private and stays over a reboot; directories of the machine are bound in when it starts.
 """
 
 from __future__ import annotations
