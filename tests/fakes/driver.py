@@ -172,7 +172,7 @@ class FakeDriver:
         """See Driver."""
         for device in record.devices:
             if device.device not in self._machine.devices:
-                raise HostError(f"device {device.device} is gone")
+                raise HostError(f"device {device.device} is missing")
         for effect in record.effects:
             if self._machine.settings.get(effect["target"]) != effect["value"]:
                 raise HostError(f"{effect['target']} is not {effect['value']}")
@@ -222,7 +222,7 @@ class FakeClaims:
         claim = self.claims.get(f"{ref.namespace}/{ref.name}")
         self.after_read()
         if claim is None or claim.ref.uid != ref.uid:
-            raise StaleClaimError(f"claim {ref} is gone")
+            raise StaleClaimError(f"claim {ref} was deleted")
         return claim
 
 

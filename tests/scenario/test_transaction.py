@@ -86,7 +86,7 @@ class TestRepeatedPrepare:
     def test_missing_device_is_an_error(self, world):
         world.prepare(PLAIN)
         world.machine.devices.remove("gpu-0")
-        with pytest.raises(HostError, match="gpu-0 is gone"):
+        with pytest.raises(HostError, match="gpu-0 is missing"):
             world.prepare(PLAIN)
 
     def test_lost_effect_is_applied_again(self, world):

@@ -1,9 +1,6 @@
-"""Versions for device attributes: NVIDIA's loose texts in (``580.65.06``), semantic versions out
-(``580.65.6``).
+"""Versions for device attributes: NVIDIA's loose texts in (``580.65.06``), semantic versions out (``580.65.6``). Pure.
 
-The API server takes only strict semantic versions in a ``version`` attribute, at most 64
-characters. Pure. Text that is no version raises MalformedTextError; the caller then leaves the
-attribute out, for one odd GPU must not hide others.
+The API server accepts only strict semantic versions of at most 64 characters in a ``version`` attribute.
 """
 
 from __future__ import annotations
@@ -14,9 +11,7 @@ from nvdra_core.errors import MalformedTextError
 
 _MAX_LENGTH = 64
 _MAX_NUMBER = 2**64 - 1
-"""Go's semver packages hold each number in 64 bits; a larger one would be refused by the API
-server.
-"""
+"""Go's semver packages hold each number in 64 bits; the API server refuses a larger one."""
 
 _TAIL = r"(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 _LOOSE = re.compile(rf"v?([0-9]+)(?:\.([0-9]+))?(?:\.([0-9]+))?({_TAIL})")
@@ -29,28 +24,18 @@ _STRICT = re.compile(
 
 
 def normalize(text: str) -> str:
-    """Make a strict version: missing parts are 0, leading zeros and a leading ``v`` go. Raises
-    MalformedTextError.
-    """
+    """A strict version: missing parts become 0, leading zeros and ``v`` are dropped. Raises MalformedTextError."""
     match = _LOOSE.fullmatch(text) if len(text) <= _MAX_LENGTH else None
     if match is not None:
         version = ".".join(str(int(part or "0")) for part in match.groups()[:3]) + match[4]
         if is_strict(version):
             return version
     raise MalformedTextError(
-        f"{text[:_MAX_LENGTH]!a} is no version; expected up to three numbers, as in 580.65.06"
+        f"{text[:_MAX_LENGTH]!a} is not a version; expected up to three numbers, as in 580.65.06"
     )
 
 
 def is_strict(text: str) -> bool:
-    """Whether the API server takes ``text`` as a version attribute (semver.org 2.0.0)."""
+    """Whether the API server accepts ``text`` as a version attribute (semver.org 2.0.0)."""
     match = _STRICT.fullmatch(text) if len(text) <= _MAX_LENGTH else None
     return match is not None and all(int(part) <= _MAX_NUMBER for part in match.groups())
-
-
-def release(text: str) -> tuple[int, int, int]:
-    """The three numbers of a loose version, to compare with: ``release("580.65.06") >= (570, 158,
-    1)``.
-    """
-    major, minor, patch = re.split(r"[-+]", normalize(text), maxsplit=1)[0].split(".")
-    return int(major), int(minor), int(patch)

@@ -133,7 +133,7 @@ def test_cold_gpu_keeps_its_state_and_is_never_hung() -> None:
     with pytest.raises(UnknownDeviceError):
         find_device(world.inventory, "gpu-3")
     assert [note for note in before.notes if "persistence mode is off (gpu-1, gpu-2)" in note]
-    world.host.nvml.close()  # nobody has them open any more
+    world.host.nvml.close()  # the last process that had them open
     while not (result := world.scan()).is_complete:
         assert result.inventory.gpus == before.gpus
     assert world.inventory == before and world.host.nvml.hangs == 0

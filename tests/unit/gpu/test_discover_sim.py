@@ -57,8 +57,8 @@ def test_inventory_matches_simulator_profile(root: SimRoot, host: Host) -> None:
 def test_eight_gpus_are_read_within_20_ms(host: Host) -> None:
     host.nvml.call("system", Deadline(60, CLOCK))
     fastest_s = float("inf")
-    patience = Deadline(60, CLOCK)
-    while fastest_s >= 0.020 and patience.remaining_s():  # others use this machine's processors
+    limit = Deadline(60, CLOCK)
+    while fastest_s >= 0.020 and limit.remaining_s():  # others use this machine's processors
         start_s = CLOCK.monotonic()
         scan(host)
         fastest_s = min(fastest_s, CLOCK.monotonic() - start_s)
@@ -112,7 +112,7 @@ def test_cold_gpus_are_all_found_without_killing_a_child(root: SimRoot) -> None:
     rescanner.start()
     try:
         assert all_there.wait(8 * 3.3 + 5.0)
-        print(f"8 GPUs that take 3.3 s each: offered after {CLOCK.monotonic() - start_s:.1f} s")
+        print(f"8 GPUs that take 3.3 s each: found after {CLOCK.monotonic() - start_s:.1f} s")
         assert rescanner.wait_settled(10.0)
         assert {gpu.state for gpu in rescanner.inventory.gpus} == {GpuState.OK}
         assert Counted.kills == 0 and host.nvml.hangs == 0

@@ -105,9 +105,9 @@ def test_undo_works_while_nvml_does_not_list_the_gpu(node: TwoKinds, loss: str) 
 
 def test_undo_spares_what_another_made_in_its_place(node: TwoKinds) -> None:
     node.prepare(HALF)
-    node.made["gpu-0-half-1"] = "HALF-of-somebody-else"
+    node.made["gpu-0-half-1"] = "HALF-foreign"
     node.unprepare(HALF)
-    assert node.made == {"gpu-0-half-1": "HALF-of-somebody-else"}
+    assert node.made == {"gpu-0-half-1": "HALF-foreign"}
 
 
 def test_verify_needs_no_minor_and_detects_another_identity(node: TwoKinds) -> None:

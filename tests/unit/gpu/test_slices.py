@@ -1,4 +1,4 @@
-"""Pool building: what is offered, how, and what a bad fact does (never more than its own attribute)."""
+"""Published pools: devices, attributes, taints, shares; an invalid fact costs no more than its own attribute."""
 
 from typing import Any
 
@@ -77,11 +77,11 @@ def test_numa_node_is_list_with_gate() -> None:
     assert device["attributes"]["resource.kubernetes.io/numaNode"] == {"ints": [1]}
 
 
-@pytest.mark.parametrize(("module_id", "told"), [(3, {"int": 3}), (0, None), (None, None)])
-def test_module_id_is_published_with_gate(module_id: Any, told: Any) -> None:
+@pytest.mark.parametrize(("module_id", "published"), [(3, {"int": 3}), (0, None), (None, None)])
+def test_module_id_is_published_with_gate(module_id: Any, published: Any) -> None:
     gpu = a_gpu(module_id=module_id)
     device = one_device(gpu, SliceSettings(module_ids=True))
-    assert device["attributes"].get("gpuModuleID") == told
+    assert device["attributes"].get("gpuModuleID") == published
     assert "gpuModuleID" not in one_device(gpu)["attributes"]
 
 

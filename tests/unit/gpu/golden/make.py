@@ -1,4 +1,4 @@
-"""The pool of every simulated machine, as committed JSON. ``python -m tests.unit.gpu.golden.make`` writes it anew.
+"""The pool of each simulated machine, as committed JSON. ``python -m tests.unit.gpu.golden.make`` writes it again.
 
 The files are what a rack shows to the scheduler: a change in them is a change of the API, to be read and meant.
 """
