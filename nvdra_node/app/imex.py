@@ -41,7 +41,7 @@ from nvdra_node.imex.report.writer import StatusWriter
 from nvdra_node.imex.service import SupervisorService
 from nvdra_node.imex.sources import fabric
 from nvdra_node.imex.sources.address_monitor import AddressMonitor, AddressSources
-from nvdra_node.imex.sources.fabric_monitor import FabricMonitor
+from nvdra_node.imex.sources.fabric import FabricMonitor
 from nvdra_node.imex.sources.peer_monitor import PeerMonitor
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -16,7 +15,8 @@ from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.model import Record
 from nvdra_node.computedomain import effects, slices
 from nvdra_node.computedomain import plan as planning
-from nvdra_node.computedomain.model import CHANNEL_CLASS, NodeView
+from nvdra_node.computedomain.connection import SupervisorConnection
+from nvdra_node.computedomain.model import CHANNEL_CLASS
 from nvdra_node.computedomain.supervisor_client import SupervisorClient, remaining
 from nvdra_node.host.ports import Sysfs
 from nvdra_node.kubeletplugin.driver import Effect, Outcome, Plan, Pool, Prepared
@@ -29,17 +29,6 @@ REPLY_TTL_S = 2.0
 """How long a reply of the supervisor is reused."""
 
 
-class ViewSource(Protocol):
-    """Source of the node's state (``connection``)."""
-
-    @property
-    def view(self) -> NodeView:
-        """The last state that the supervisor sent."""
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` after each change."""
-
-
 class ComputeDomainDriver:
     """See kubeletplugin.driver.Driver."""
 
@@ -47,7 +36,7 @@ class ComputeDomainDriver:
 
     def __init__(
         self,
-        source: ViewSource,
+        source: SupervisorConnection,
         supervisor: SupervisorClient,
         sysfs: Sysfs,
         clock: Clock,

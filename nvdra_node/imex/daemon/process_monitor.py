@@ -11,59 +11,36 @@ import select
 import signal
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from nvdra_core.runtime import log
 
 _LOG = log.get(__name__)
 
 
-class MonitoredProcess(Protocol):
-    """One process, also after its end."""
+class MonitoredProcess:
+    """One process, also after its end. Owns its pidfd; None: it had ended before it was opened."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self._poll = select.poll()
+        if fd is not None:
+            self._poll.register(fd, select.POLLIN)
 
     @property
     def has_ended(self) -> bool:
         """Whether it has ended."""
+        return self._fd is None or bool(self._poll.poll(0))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal. Raises OSError."""
-
-    def close(self) -> None:
-        """Release the pidfd."""
-
-
-class _EndedProcess:
-    """A process that had ended before it was opened."""
-
-    has_ended = True
-
-    def signal(self, number: signal.Signals) -> None:
-        raise ProcessLookupError("the process has ended")
-
-    def close(self) -> None:
-        """See MonitoredProcess."""
-
-
-class PidfdProcess:
-    """See MonitoredProcess. Owns the pidfd."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-
-    @property
-    def has_ended(self) -> bool:
-        """See MonitoredProcess."""
-        return bool(self._poll.poll(0))
-
-    def signal(self, number: signal.Signals) -> None:
-        """See MonitoredProcess."""
+        if self._fd is None:
+            raise ProcessLookupError("the process has ended")
         signal.pidfd_send_signal(self._fd, number)
 
     def close(self) -> None:
-        """See MonitoredProcess."""
-        os.close(self._fd)
+        """Release the pidfd."""
+        if self._fd is not None:
+            os.close(self._fd)
 
 
 class ProcessMonitor:
@@ -86,13 +63,13 @@ class ProcessMonitor:
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
-            return _EndedProcess()
+            return MonitoredProcess(None)
         except OSError as error:
             _LOG.info("cannot open a pidfd of nvidia-imex", v=2, pid=pid, error=str(error))
             return None
         # One event is enough: an ended process stays ended. Closing the pidfd unregisters it.
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
-        return PidfdProcess(fd)
+        return MonitoredProcess(fd)
 
     def run(self, stopping: threading.Event) -> None:
         """Wait for events until ``stop``."""

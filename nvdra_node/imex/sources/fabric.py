@@ -1,4 +1,4 @@
-"""The NVLink fabric of this node, from all GPUs (NVML). Called by ``fabric_monitor``.
+"""The NVLink fabric of this node, from all GPUs (NVML).
 
 Distinguishes nodes without multi-node NVLink, with GPUs that are still registering, and with a broken fabric. A lost or
 hung GPU does not take the clique from the others.
@@ -6,6 +6,7 @@ hung GPU does not take the clique from the others.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,17 @@ from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricState
 from nvdra_core.errors import HostError, NotReadyError, NvmlError
+from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.host.host import Host
 from nvdra_node.imex.model import Fabric
+from nvdra_node.imex.supervisor import Supervisor
+
+_LOG = log.get(__name__)
 
 GPU_TIMEOUT_S = 5.0
+SCAN_S = 30.0
+UNSETTLED_SCAN_S = 2.0
 
 _NOT_SUPPORTED_CODES = frozenset({3, 13})
 _NOT_SUPPORTED, _NOT_STARTED, _IN_PROGRESS, _COMPLETED = range(4)
@@ -139,3 +146,43 @@ def channel_count(params: bytes | None) -> int:
         if key == "ImexChannelCount" and value.strip().isdecimal():
             return int(value)
     return 0
+
+
+class FabricMonitor:
+    """Scans periodically, and more often until the fabric has settled. One thread; run by ``app``."""
+
+    def __init__(
+        self, host: Host, clock: Clock, supervisor: Supervisor, *, is_strict: bool = True
+    ) -> None:
+        self._is_strict = is_strict
+        self._host = host
+        self._clock = clock
+        self._supervisor = supervisor
+        self._last: Fabric | None = None
+        self._wake = threading.Event()
+
+    def trigger(self) -> None:
+        """Scan now; from any thread."""
+        self._wake.set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Scan until ``stopping``."""
+        while not stopping.is_set():
+            self._wake.clear()
+            pause_s = self.scan()
+            if self._clock.wait(stopping, 0.0):
+                return
+            self._clock.wait(self._wake, pause_s)
+
+    def scan(self) -> float:
+        """One scan; the seconds until the next."""
+        seen = scan(self._host, self._clock, is_strict=self._is_strict)
+        found = with_previous(seen, self._last)
+        if found != self._last:
+            _LOG.info(
+                "fabric changed", state=found.state.value, clique=found.clique_id, why=found.message
+            )
+            self._last = found
+            self._supervisor.set_fabric(found)
+        is_settled = seen.state in (FabricState.COMPLETED, FabricState.NOT_SUPPORTED)
+        return SCAN_S if is_settled else UNSETTLED_SCAN_S
