@@ -14,13 +14,13 @@ from nvdra_cluster.control.controller import Controller
 from nvdra_cluster.control.leader_election import LeaderElector, LeaseSettings
 from nvdra_cluster.control.metrics import ControllerCollector
 from nvdra_cluster.control.reconciler import CertificateIssuer, Reconciler
-from nvdra_cluster.control.reflectors import CacheReflector, Selection, selections
+from nvdra_cluster.control.reflectors import CacheReflector, selections
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_cluster.control.writer import Writer
+from nvdra_cluster.kube.client import KubernetesClient
 from nvdra_cluster.settings import ControllerSettings
 from nvdra_core import __version__
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.listwatch import ClientListWatch
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.runtime import endpoint, log
 from nvdra_core.runtime.clock import Clock
 from nvdra_core.runtime.metrics import new_registry
@@ -40,7 +40,7 @@ class Manager:
     def __init__(
         self,
         settings: ControllerSettings,
-        client: Client,
+        client: KubernetesClient,
         clock: Clock,
         workers: Workers,
     ) -> None:
@@ -69,7 +69,7 @@ class Manager:
             refresh=refresh,
         )
         self.reflectors = [
-            CacheReflector(one, _list_watch(client, one), clock)
+            CacheReflector(one, client.list_watch(one.resource, one.namespace, one.selector), clock)
             for one in selections(self.cache, self.controller, settings.fabric)
         ]
         self.registry.register(ControllerCollector(self.cache, self.is_leading, ca_ends_s))
@@ -189,12 +189,8 @@ class Manager:
         return [problem for one in self.reflectors if (problem := one.problem())]
 
 
-def _list_watch(client: Client, one: Selection) -> ClientListWatch:
-    return ClientListWatch(client, one.resource, namespace=one.namespace, selector=one.selector)
-
-
 def _certificates(
-    settings: ControllerSettings, client: Client, clock: Clock, cache: Cache
+    settings: ControllerSettings, client: ResourceClient, clock: Clock, cache: Cache
 ) -> tuple[CertificateIssuer | None, Callable[[], None], Callable[[], float | None]]:
     """The issuer of certificates, its refresh, and the expiry of its CA."""
     if not settings.issues_certificates:

@@ -13,7 +13,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nvdra_cluster.settings import (
     DEFAULT_PORTS,
@@ -27,12 +27,13 @@ from nvdra_core import __version__
 from nvdra_core.api import Isolation
 from nvdra_core.errors import ConfigError, NvdraError
 from nvdra_core.gates import FeatureGates, Gate
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import SystemClock
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
+
+if TYPE_CHECKING:
+    from nvdra_cluster.kube.config import AccessConfig
 
 ChoiceT = TypeVar("ChoiceT", ImexMode, Isolation)
 
@@ -83,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         values = read(argv, os.environ)
         log.configure(verbosity=_number(values, "--log-verbosity"), style=values["--log-format"])
-        kube = kube_config(values, os.environ)
-        return run(settings(values, kube.namespace), kube, os.environ.get("NOTIFY_SOCKET", ""))
+        access = access_config(values)
+        chosen = settings(values, access.namespace)
+        return run(chosen, access, os.environ.get("NOTIFY_SOCKET", ""))
     except ConfigError as error:
         print(f"nvdra-controller: {error}", file=sys.stderr)
         return EXIT_CONFIG
@@ -93,14 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def run(chosen: ControllerSettings, kube: KubeConfig, notify_socket: str) -> int:
-    """Run until told to stop; returns the exit status."""
+def run(chosen: ControllerSettings, access: AccessConfig, notify_socket: str) -> int:
+    """Run until SIGTERM; returns the exit status."""
     # Imported here so that --help and wrong settings are answered at once.
     from nvdra_cluster.app import Manager
+    from nvdra_cluster.kube.client import KubernetesClient
 
     _LOG.info("starting", version=__version__, settings=chosen)
     clock = SystemClock()
-    client = Client(kube, clock=clock)
+    client = KubernetesClient(access, clock)
     try:
         controller = Manager(chosen, client, clock, Workers(clock))
         return controller.service(Notifier.connect(notify_socket)).run()
@@ -166,14 +169,13 @@ def settings(values: Mapping[str, str], own_namespace: str) -> ControllerSetting
     )
 
 
-def kube_config(values: Mapping[str, str], environment: Mapping[str, str]) -> KubeConfig:
+def access_config(values: Mapping[str, str]) -> AccessConfig:
     """How to reach the API server. Raises ConfigError."""
-    if values["--kubeconfig"]:
-        return KubeConfig.load(values["--kubeconfig"])
-    return KubeConfig.in_cluster(
-        environment.get("KUBERNETES_SERVICE_HOST", ""),
-        environment.get("KUBERNETES_SERVICE_PORT", ""),
-    )
+    # Imported here: the package takes 0.2 s, and --help and wrong settings are answered without.
+    from nvdra_cluster.kube import config
+
+    path = values["--kubeconfig"]
+    return config.from_kubeconfig(path) if path else config.in_cluster()
 
 
 def _choice(values: Mapping[str, str], name: str, kind: type[ChoiceT]) -> ChoiceT:

@@ -20,7 +20,7 @@ from nvdra_cluster.control.state.fabric_handler import FabricNodeHandler
 from nvdra_cluster.control.state.heartbeats import HeartbeatTracker, format_time
 from nvdra_cluster.control.writer import Outcome, Writer
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
 from nvdra_core.runtime.workers import Heartbeat
@@ -63,7 +63,7 @@ class Controller:
     cache: Cache
     reconciler: Reconciler
     writer: Writer
-    client: Client
+    client: ResourceClient
     clock: Clock
     stopping: threading.Event
     report_verifier: ReportVerifier = field(init=False)

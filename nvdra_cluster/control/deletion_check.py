@@ -15,7 +15,7 @@ from nvdra_cluster.decide.model import DOMAIN_LABEL, DomainView
 from nvdra_cluster.decide.writes import FABRIC_NODES
 from nvdra_core.api.fabric import domain_named
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import CLAIMS, Selector
 from nvdra_core.runtime.clock import Clock, Deadline
 
@@ -31,7 +31,7 @@ class DeletionCheck:
     """See the module."""
 
     cache: Cache
-    client: Client
+    client: ResourceClient
     clock: Clock
     fabric_handler: FabricNodeHandler
 

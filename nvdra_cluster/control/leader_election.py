@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nvdra_core.errors import ApiError, NvdraError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import LEASES, JsonObject
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
@@ -49,7 +49,7 @@ class _Seen:
 class LeaderElector:
     """See the module. ``run`` in a thread of its own."""
 
-    client: Client
+    client: ResourceClient
     settings: LeaseSettings
     clock: Clock
     now_text: Callable[[], str]

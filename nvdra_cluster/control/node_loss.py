@@ -14,7 +14,7 @@ from nvdra_cluster.control.state.heartbeats import HeartbeatTracker
 from nvdra_cluster.decide.model import FabricView
 from nvdra_cluster.decide.writes import FABRIC_NODES
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 
@@ -34,7 +34,7 @@ class NodeLossDetector:
     """See the module."""
 
     cache: Cache
-    client: Client
+    client: ResourceClient
     clock: Clock
     heartbeats: HeartbeatTracker
     fabric_handler: FabricNodeHandler

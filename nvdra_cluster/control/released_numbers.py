@@ -11,7 +11,7 @@ from nvdra_cluster.control.state.heartbeats import parse_time
 from nvdra_cluster.decide.number_allocator import NUMBER_REUSE_DELAY_S
 from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Merge, Write
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import JsonObject
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
@@ -35,7 +35,7 @@ class ReleasedNumbers:
         """Number (``port-24001``) to when it was released."""
         self._is_there = False
 
-    def read(self, client: Client, clock: Clock) -> bool:
+    def read(self, client: ResourceClient, clock: Clock) -> bool:
         """Load the entries, and create a missing ConfigMap; whether it could be read."""
         if not self._is_used:
             return True
@@ -56,7 +56,7 @@ class ReleasedNumbers:
         self._entries = {k: v for k, v in self._entries.items() if not _is_old(v, wall_s)}
         return True
 
-    def _create(self, client: Client, deadline: Deadline) -> None:
+    def _create(self, client: ResourceClient, deadline: Deadline) -> None:
         """Create it now, as two domains deleted at the same time would both try to."""
         try:
             self.note(client.create(CONFIG_MAPS, self._body({}), deadline=deadline))

@@ -18,7 +18,7 @@ from nvdra_cluster.decide.domain import readiness
 from nvdra_cluster.decide.domain.reports import UNCONFIRMED_HOLD_S
 from nvdra_core.api import FabricClaim
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import CLAIMS
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime import log
@@ -65,7 +65,7 @@ class _Records:
 class ReportVerifier:
     """See the module. ``run`` in a thread of its own."""
 
-    def __init__(self, cache: Cache, client: Client, clock: Clock) -> None:
+    def __init__(self, cache: Cache, client: ResourceClient, clock: Clock) -> None:
         self._cache = cache
         self._client = client
         self._clock = clock

@@ -16,7 +16,7 @@ from nvdra_cluster.control.writer import Outcome
 from nvdra_cluster.decide.model import DOMAIN_LABEL, Problem
 from nvdra_cluster.decide.writes import TEMPLATES, Create, Delete, Merge, Write
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import JsonObject
 from nvdra_core.runtime import log
 
@@ -28,7 +28,7 @@ class ResponseHandler:
     """See the module."""
 
     cache: Cache
-    client: Client
+    client: ResourceClient
     fabric_handler: FabricNodeHandler
     released: ReleasedNumbers
     dropped_fields: DroppedFieldDetector = field(default_factory=DroppedFieldDetector)

@@ -17,7 +17,7 @@ from nvdra_cluster.control.event_correlator import EventCorrelator
 from nvdra_cluster.control.reconciler import Plan
 from nvdra_cluster.decide.writes import CONFIG_MAPS, Create, Delete, Merge, Write
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import JsonObject, Preconditions, WriteOptions
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
@@ -58,7 +58,7 @@ class Writer:
 
     def __init__(
         self,
-        client: Client,
+        client: ResourceClient,
         clock: Clock,
         leads_for_s: Callable[[], float],
         registry: CollectorRegistry,

@@ -23,7 +23,7 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
-from nvdra_core.kube.transport import Request, Transport, TransportSettings
+from nvdra_core.kube.transport import Request, RetryingTransport, Transport, TransportSettings
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 
 PAGE_SIZE = 500
@@ -35,22 +35,15 @@ DEFAULT_WRITE = WriteOptions()
 ANY_STATE = Preconditions()
 
 
-class Client:
-    """See the module."""
+class ResourceClient:
+    """The calls, on any transport."""
 
-    def __init__(
-        self,
-        config: KubeConfig,
-        *,
-        clock: Clock | None = None,
-        settings: TransportSettings | None = None,
-    ) -> None:
-        """Reads the credentials (ConfigError); connects at the first call."""
-        self.transport = Transport(config, clock or SystemClock(), settings or TransportSettings())
+    def __init__(self, transport: RetryingTransport) -> None:
+        self._transport = transport
 
     def close(self) -> None:
         """End all connections and watches, from any thread."""
-        self.transport.close()
+        self._transport.close()
 
     def get(
         self,
@@ -158,7 +151,7 @@ class Client:
         """Delete one object; 404 when it is gone, 409 when the preconditions do not hold."""
         target = resource.path(namespace=namespace, name=name)
         body = encode(preconditions.body())
-        self.transport.exchange(Request("DELETE", target, body), deadline)
+        self._transport.exchange(Request("DELETE", target, body), deadline)
 
     def _list_pages(
         self, path: str, selector: Selector, deadline: Deadline | None
@@ -180,7 +173,22 @@ class Client:
             parameters["continue"] = token
 
     def _call(self, request: Request, deadline: Deadline | None) -> JsonObject:
-        return decode(self.transport.exchange(request, deadline), request)
+        return decode(self._transport.exchange(request, deadline), request)
+
+
+class Client(ResourceClient):
+    """The node's client, on ``transport.Transport``."""
+
+    def __init__(
+        self,
+        config: KubeConfig,
+        *,
+        clock: Clock | None = None,
+        settings: TransportSettings | None = None,
+    ) -> None:
+        """Reads the credentials (ConfigError); connects at the first call."""
+        self.transport = Transport(config, clock or SystemClock(), settings or TransportSettings())
+        super().__init__(self.transport)
 
 
 def encode(body: JsonObject) -> bytes:

@@ -1,6 +1,6 @@
 """Where the API server is and how this process proves who it is: one KubeConfig, read once at start.
 
-It comes from a kubeconfig file, from explicit settings (the constructor) or from a pod's own files. What cannot be
+It comes from a kubeconfig file or from explicit settings (the constructor). What cannot be
 honoured safely is a ConfigError that says so: no verification of the server, commands that make credentials (exec),
 legacy plugins. File contents are not kept here, except what a kubeconfig carries inline; secrets are not in ``repr``.
 """
@@ -17,7 +17,6 @@ from urllib.parse import SplitResult, urlsplit
 
 from nvdra_core.errors import ConfigError
 
-IN_CLUSTER_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 UNSUPPORTED_USER_KEYS = {
     "exec": "a command that makes credentials; give a token file or a client certificate",
@@ -88,21 +87,6 @@ class KubeConfig:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"kubeconfig {path}: {error}") from error
         return parse_kubeconfig(text, path=path, context=context)
-
-    @classmethod
-    def in_cluster(
-        cls, host: str, port: str, *, directory: Path = IN_CLUSTER_DIRECTORY
-    ) -> KubeConfig:
-        """A pod's own identity; ``host`` and ``port`` are KUBERNETES_SERVICE_HOST and _PORT (read by the cli)."""
-        if not host or not port:
-            raise ConfigError("not in a pod: KUBERNETES_SERVICE_HOST and _PORT are not set")
-        namespace_file = directory / "namespace"
-        return cls(
-            server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
-            ca_file=str(directory / "ca.crt"),
-            token_file=str(directory / "token"),
-            namespace=namespace_file.read_text().strip() if namespace_file.exists() else "",
-        )
 
 
 def parse_kubeconfig(text: str, *, path: str, context: str = "") -> KubeConfig:

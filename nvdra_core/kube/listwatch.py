@@ -120,7 +120,8 @@ class _Stream:
         try:
             response = transport.send(request, connection, limit)
             is_open = 200 <= response.status < 300
-            transport.check(request, response, b"" if is_open else read_body(response))
+            body = b"" if is_open else read_body(response)
+            transport.check(request, response.status, response.headers, body)
         except (OSError, http.client.HTTPException) as error:
             raise transport.broken(request, error) from error
         self._opened = (connection, response)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import http.client
 import logging
 import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from email.message import Message
 
 import msgspec
 
@@ -53,28 +56,26 @@ class Request(msgspec.Struct, frozen=True):
     is_idempotent: bool | None = None
 
 
-class Transport:
-    """See the module. Safe for several threads; ``close`` wakes all of them."""
+class RetryingTransport(ABC):
+    """Repeats attempts until a deadline; a subclass makes the attempt."""
 
-    def __init__(self, config: KubeConfig, clock: Clock, settings: TransportSettings) -> None:
+    def __init__(self, clock: Clock, settings: TransportSettings) -> None:
         self.clock = clock
         self.settings = settings
         self.closed = threading.Event()
-        self.credentials = CredentialSource(config, clock)
-        chosen = (
-            proxies.parse(config.proxy_url)
-            if config.proxy_url
-            else proxies.choose(config.server, settings.proxy)
-        )
-        self.pool = Pool(config, self.credentials, clock, chosen)
-        self._prefix = config.url.path.rstrip("/")
-        self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
         self._warned: set[str] = set()
 
+    @abstractmethod
+    def _attempt(self, request: Request, deadline: Deadline) -> bytes:
+        """Send once; the body of a 2xx response. Raises ApiError."""
+
+    @abstractmethod
+    def renew_credentials(self) -> bool:
+        """Read the credentials again after a 401; whether a repetition may help."""
+
     def close(self) -> None:
-        """End all connections; everything under way raises ClosedError."""
+        """End pauses between attempts; further requests raise ClosedError."""
         self.closed.set()
-        self.pool.close()
 
     def exchange(self, request: Request, deadline: Deadline | None = None) -> bytes:
         """Send until answered; returns the body of a 2xx answer. Raises ApiError, the last one met."""
@@ -88,7 +89,7 @@ class Transport:
             try:
                 return self._attempt(request, deadline)
             except ApiError as error:
-                if error.status == 401 and may_renew and self.credentials.refresh():
+                if error.status == 401 and may_renew and self.renew_credentials():
                     may_renew = False  # the token was rotated; a second refusal is final
                     continue
                 if not is_retryable(error, is_idempotent=is_idempotent):
@@ -106,6 +107,47 @@ class Transport:
         if self.clock.wait(self.closed, pause_s):
             raise ClosedError("the API client is closed") from error
 
+    def check(
+        self, request: Request, status: int, headers: Message | Mapping[str, str], body: bytes
+    ) -> None:
+        """Raise ApiError for a response outside 2xx; log warnings of the server once each."""
+        if warning := headers.get("Warning"):
+            self._warn(warning)
+        if not 200 <= status < 300:
+            retry_after_s = parse_retry_after(headers.get("Retry-After") or "")
+            what = f"{request.method} {request.target.partition('?')[0]}"
+            raise status_error(what, status, body, retry_after_s)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:
+            self._warned.add(text)
+            log.warning("the API server warns: %s", text[:1024])
+
+
+class Transport(RetryingTransport):
+    """The transport on ``http.client``. Safe for several threads; ``close`` wakes all of them."""
+
+    def __init__(self, config: KubeConfig, clock: Clock, settings: TransportSettings) -> None:
+        super().__init__(clock, settings)
+        self.credentials = CredentialSource(config, clock)
+        chosen = (
+            proxies.parse(config.proxy_url)
+            if config.proxy_url
+            else proxies.choose(config.server, settings.proxy)
+        )
+        self.pool = Pool(config, self.credentials, clock, chosen)
+        self._prefix = config.url.path.rstrip("/")
+        self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
+
+    def close(self) -> None:
+        """End all connections; everything under way raises ClosedError."""
+        super().close()
+        self.pool.close()
+
+    def renew_credentials(self) -> bool:
+        """See RetryingTransport."""
+        return self.credentials.refresh()
+
     def _attempt(self, request: Request, deadline: Deadline) -> bytes:
         limit = deadline.within(self.settings.attempt_timeout_s)
         connection = self.pool.take(limit)
@@ -118,7 +160,7 @@ class Transport:
             raise self.broken(request, error) from error
         finally:
             self.pool.give(connection, is_reusable=is_reusable)
-        self.check(request, response, body)
+        self.check(request, response.status, response.headers, body)
         return body
 
     def send(
@@ -144,17 +186,3 @@ class Transport:
             return ClosedError("the API client is closed")
         why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
         return TransportError(f"{request.method} {request.target}: {why or type(error).__name__}")
-
-    def check(self, request: Request, response: http.client.HTTPResponse, body: bytes) -> None:
-        """Raise ApiError for an answer outside 2xx; log warnings of the server."""
-        if warning := response.getheader("Warning"):
-            self._warn(warning)
-        if not 200 <= response.status < 300:
-            retry_after_s = parse_retry_after(response.getheader("Retry-After") or "")
-            what = f"{request.method} {request.target.partition('?')[0]}"
-            raise status_error(what, response.status, body, retry_after_s)
-
-    def _warn(self, text: str) -> None:
-        if text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:
-            self._warned.add(text)
-            log.warning("the API server warns: %s", text[:1024])

@@ -19,6 +19,23 @@ LOCK = PACKAGING / "requirements-controller.txt"
 PYTHON = "3.11"
 """Debian 12's."""
 
+UNUSED = frozenset(
+    {
+        "aiohappyeyeballs",
+        "aiohttp",
+        "aiohttp-retry",
+        "aiosignal",
+        "attrs",
+        "frozenlist",
+        "multidict",
+    }
+    | {"propcache", "yarl"}
+)
+"""Dependencies of kubernetes.aio alone, which the controller does not import."""
+
+_UNUSED_FILES = re.compile(r"kubernetes/(aio/.*|client/(models|api)/(?!__init__\.py$).*)")
+"""Generated classes, 70 MB with their bytecode; the controller reads JSON."""
+
 _HEAD = """\
 # What the controller's image carries beside our code: every wheel for both architectures, by hash.
 # Made by: python packaging/image.py lock
@@ -36,6 +53,8 @@ def unpack(arch: Arch, target: Path) -> None:
     """Lay out all wheels as a site-packages directory. Raises BuildError when two have the same file."""
     for path in sorted(fetch(arch).iterdir()):
         for name, data in wheel_files.members(path):
+            if _UNUSED_FILES.fullmatch(name):
+                continue
             file = target / name
             if file.exists():
                 raise BuildError(f"{path.name}: another wheel has {name}, too")
@@ -65,7 +84,8 @@ def make_lock() -> str:
             name, version = re.split("-", path.name.removesuffix(".tar.gz"))[:2]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             files[lock.normal(name), version].add(digest)
-    pins = [lock.Pin(n, v, tuple(sorted(h))) for (n, v), h in sorted(files.items())]
+    wanted_files = ((key, hashes) for key, hashes in sorted(files.items()) if key[0] not in UNUSED)
+    pins = [lock.Pin(n, v, tuple(sorted(h))) for (n, v), h in wanted_files]
     return _HEAD + "".join(pin.requirement() + "\n" for pin in pins)
 
 

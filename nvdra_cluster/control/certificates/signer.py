@@ -22,7 +22,7 @@ from nvdra_cluster.control.certificates.ca import Authority, InvalidRequestError
 from nvdra_cluster.decide.node.nodespecs import CertificateRequest
 from nvdra_core.api import FabricCertificate
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
+from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import JsonObject, Resource
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock
@@ -45,7 +45,7 @@ class CertificateSigner:
 
     def __init__(
         self,
-        client: Client,
+        client: ResourceClient,
         namespace: str,
         clock: Clock,
         trusted: Callable[[], Iterable[str]] = tuple,

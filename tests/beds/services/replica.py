@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from kubernetes.client import Configuration
+
 from nvdra_cluster.app import Manager
 from nvdra_cluster.control.state import decode
 from nvdra_cluster.decide.model import DOMAIN_LABEL
 from nvdra_cluster.decide.writes import DOMAINS, FABRIC_NODES
+from nvdra_cluster.kube.client import KubernetesClient
+from nvdra_cluster.kube.config import AccessConfig
 from nvdra_cluster.settings import ControllerSettings
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
@@ -18,6 +21,19 @@ from tests.lib.waits import wait_until
 FAST = TransportSettings(
     request_timeout_s=10.0, attempt_timeout_s=5.0, backoff=Backoff(first_s=0.02, limit_s=0.2)
 )
+
+
+def access_of(server: FakeApiServer) -> AccessConfig:
+    """The administrator's access to a fake API server."""
+    config = server.config()
+
+    def load() -> Configuration:
+        found = Configuration(host=config.server)
+        found.api_key["BearerToken"] = f"Bearer {config.token}"
+        found.ssl_ca_cert = config.ca_file or None
+        return found
+
+    return AccessConfig(load)
 
 
 class ShiftedClock(SystemClock):
@@ -66,7 +82,7 @@ class Replica:
     """A controller in threads of this process."""
 
     def __init__(self, server: FakeApiServer, settings: ControllerSettings, clock: Clock) -> None:  # fmt: skip
-        self.client = Client(server.config(), settings=FAST)
+        self.client = KubernetesClient(access_of(server), clock, FAST)
         self.workers = _Workers(clock)
         self.manager = Manager(settings, self.client, clock, self.workers)
         self._parts = self.manager.components()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from kubernetes.client import Configuration
+
 from nvdra_cluster.app import Manager
 from nvdra_cluster.control import reflectors
+from nvdra_cluster.kube.client import KubernetesClient
+from nvdra_cluster.kube.config import AccessConfig
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
 
@@ -15,7 +17,8 @@ def test_server_selects_what_is_watched():
     """In a large cluster nearly all claims, templates and slices belong to others."""
     clock = FakeClock()
     settings = ControllerSettings(fabric=FabricSettings(), identity="one")
-    client = Client(KubeConfig(server="http://127.0.0.1:1"), clock=clock)
+    access = AccessConfig(lambda: Configuration(host="http://127.0.0.1:1"))
+    client = KubernetesClient(access, clock)
     manager = Manager(settings, client, clock, Workers(clock))
     found = {
         selection.resource.plural: (selection.namespace, selection.selector.parameters())

@@ -127,13 +127,3 @@ def test_secrets_are_not_shown() -> None:
     assert "sesame" not in repr(config)
     proxied = KubeConfig(server=SERVER, proxy_url="http://u:sesame@p:1")
     assert "sesame" not in repr(proxied)
-
-
-def test_pod_uses_its_own_files(tmp_path: Path) -> None:
-    (tmp_path / "namespace").write_text("ns\n")
-    config = KubeConfig.in_cluster("fd00::1", "443", directory=tmp_path)
-    assert config.server == "https://[fd00::1]:443"
-    assert config.namespace == "ns"
-    assert config.token_file == str(tmp_path / "token")
-    with pytest.raises(ConfigError, match="not in a pod"):
-        KubeConfig.in_cluster("", "")

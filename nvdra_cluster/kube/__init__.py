@@ -1,0 +1,1 @@
+"""The Kubernetes API for the cluster half, on the official ``kubernetes`` client."""

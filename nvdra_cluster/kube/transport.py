@@ -1,0 +1,123 @@
+"""Transport on the ``kubernetes`` client: its configuration, credentials, TLS and proxies, with raw bodies.
+
+Requests go through the connection pool of ``kubernetes.client.rest``. Its generated methods are not used: they would
+build model objects of 10,000 Nodes, and encode bodies that are bytes already. Deadlines and retries are ours.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import urllib3
+from kubernetes.client import Configuration
+from kubernetes.client.rest import RESTClientObject
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from nvdra_cluster.kube.config import AccessConfig
+from nvdra_core.errors import ApiError, ConfigError
+from nvdra_core.kube.connection import BODY_LIMIT_BYTES
+from nvdra_core.kube.errors import ClosedError, TransportError
+from nvdra_core.kube.transport import Request, RetryingTransport, TransportSettings
+from nvdra_core.runtime import log
+from nvdra_core.runtime.clock import Clock, Deadline
+
+_LOG = log.get(__name__)
+READ_SIZE_BYTES = 64 * 1024
+CONNECT_TIMEOUT_S = 5.0
+POOL_SIZE = 24
+"""Seven watches, eight writers, the Lease, the verifier, and the reconcile loop."""
+
+
+class KubernetesTransport(RetryingTransport):
+    """See the module. Safe for several threads."""
+
+    def __init__(self, access: AccessConfig, clock: Clock, settings: TransportSettings) -> None:
+        super().__init__(clock, settings)
+        self._access = access
+        self._lock = threading.Lock()
+        self._configuration, self._rest = self._open()
+        self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
+
+    def close(self) -> None:
+        """See RetryingTransport; requests that wait for an answer end with their timeouts."""
+        super().close()
+        self._rest.close()
+
+    def renew_credentials(self) -> bool:
+        """See RetryingTransport."""
+        try:
+            configuration, rest = self._open()
+        except ConfigError as error:
+            _LOG.warning("cannot read the credentials again", error)
+            return False
+        with self._lock:
+            self._configuration, self._rest = configuration, rest
+        return True
+
+    def send(self, request: Request, timeout_s: float) -> urllib3.BaseHTTPResponse:
+        """Send and wait for the response's headers. Raises TransportError; the caller closes the response."""
+        if self.closed.is_set():
+            raise ClosedError("the API client is closed")
+        with self._lock:
+            configuration, rest = self._configuration, self._rest
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
+        try:
+            return rest.pool_manager.request(
+                request.method,
+                configuration.host + request.target,
+                body=request.body or None,
+                headers=self._headers_of(request, configuration),
+                timeout=timeout,
+                retries=False,
+                preload_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self.broken(request, error) from error
+
+    def broken(self, request: Request, error: Exception) -> TransportError:
+        """The error for a request without a complete response."""
+        if self.closed.is_set():
+            return ClosedError("the API client is closed")
+        is_unsent = isinstance(error, NewConnectionError | ConnectTimeoutError)
+        return TransportError(f"{request.method} {request.target}: {error}", unsent=is_unsent)
+
+    def _attempt(self, request: Request, deadline: Deadline) -> bytes:
+        limit = deadline.within(self.settings.attempt_timeout_s)
+        if limit.remaining_s() <= 0.0:
+            raise TransportError(f"{request.method} {request.target}: no time left", unsent=True)
+        response = self.send(request, limit.remaining_s())
+        try:
+            body = self._read(request, response, limit)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            response.close()
+            raise self.broken(request, error) from error
+        except ApiError:
+            response.close()
+            raise
+        response.release_conn()
+        self.check(request, response.status, response.headers, body)
+        return body
+
+    def _read(self, request: Request, response: urllib3.BaseHTTPResponse, limit: Deadline) -> bytes:
+        body = bytearray()
+        while piece := response.read1(READ_SIZE_BYTES):
+            body += piece
+            if len(body) > BODY_LIMIT_BYTES:
+                raise TransportError(f"{request.method} {request.target}: response is too large")
+            if limit.remaining_s() <= 0.0:
+                raise TransportError(f"{request.method} {request.target}: no answer in time")
+        return bytes(body)
+
+    def _headers_of(self, request: Request, configuration: Configuration) -> dict[str, str]:
+        headers = dict(self._headers)
+        if request.body:
+            headers["Content-Type"] = request.content_type
+        # Reads a rotated token, or runs an exec plugin whose credential has expired.
+        if token := configuration.get_api_key_with_prefix("BearerToken"):
+            headers["Authorization"] = token
+        return headers
+
+    def _open(self) -> tuple[Configuration, RESTClientObject]:
+        configuration = self._access.load()
+        configuration.connection_pool_maxsize = POOL_SIZE
+        return configuration, RESTClientObject(configuration)
