@@ -213,9 +213,7 @@ class TestHealing:
             lambda: (rack.template() or first)["metadata"]["uid"] != first["metadata"]["uid"],
         )
 
-    def test_a_template_whose_label_a_person_takes_off_has_it_back_and_goes_with_its_domain(
-        self, rack: Rack
-    ):
+    def test_removed_template_label_is_restored(self, rack: Rack):
         uid = rack.create_domain()["metadata"]["uid"]
         first = wait_until("template", rack.template)
         label = "resource.nvidia.com/computeDomain"
@@ -233,14 +231,14 @@ class TestHealing:
         wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         assert rack.template() is None
 
-    def test_a_template_that_somebody_else_holds_back_is_not_taken_for_gone(self, rack: Rack):
+    def test_template_held_by_foreign_finalizer_blocks_deletion(self, rack: Rack):
         rack.create_domain()
         first = wait_until("template", rack.template)
         held = {"name": "train-channel", "namespace": TEAM, "finalizers": [*first["metadata"]["finalizers"], "example.com/held"]}  # fmt: skip
         rack.client.merge_patch(TEMPLATES, {"metadata": held})
         rack.settle()
         rack.client.delete(TEMPLATES, "train-channel", namespace=TEAM)
-        wait_until("told", lambda: rack.condition("TemplatesReady").get("reason") == "Pending")
+        wait_until("reported", lambda: rack.condition("TemplatesReady").get("reason") == "Pending")
         free = {"name": "train-channel", "namespace": TEAM, "finalizers": None}
         rack.client.merge_patch(TEMPLATES, {"metadata": free})
         wait_until("again", lambda: rack.condition("TemplatesReady").get("status") == "True")
@@ -258,7 +256,7 @@ class TestHealing:
 
         wait_until("another clique", is_another)
 
-    def test_a_fabric_node_that_a_person_deletes_comes_back_with_its_slot(self, rack: Rack):
+    def test_deleted_fabric_node_is_recreated_with_its_slot(self, rack: Rack):
         first, second = rack.tray("a"), rack.tray("bb")
         first.report()
         first.wait_for(lambda spec: spec.get("slot") == 0)
@@ -295,7 +293,9 @@ class TestTrouble:
         }  # fmt: skip
         rack.client.create(TEMPLATES, foreign)
         rack.create_domain()
-        wait_until("told", lambda: rack.condition("TemplatesReady").get("reason") == "NameTaken")
+        wait_until(
+            "reported", lambda: rack.condition("TemplatesReady").get("reason") == "NameTaken"
+        )
         wait_until("an event", lambda: "NameTaken" in events(rack))
         assert rack.condition("Accepted")["status"] == "True"
         rack.client.delete(TEMPLATES, "train-channel", namespace=TEAM)
@@ -323,18 +323,19 @@ class TestTrouble:
             rack.create_domain()
             rack.claim("bb")
             second.report()
-            wait_until("told", lambda: rack.condition("Degraded").get("reason") == "CliqueFull")
+            wait_until("reported", lambda: rack.condition("Degraded").get("reason") == "CliqueFull")
             assert "bb" in rack.condition("Ready")["message"]
             assert "raise maxNodesPerDomain" in rack.condition("Ready")["message"]
 
-    def test_a_domain_that_waits_for_a_number_gets_the_next_that_is_free(self):
+    def test_waiting_domain_gets_next_free_number(self):
         with Rack(FabricSettings(ports=PortRange(24000, 24001))) as rack:
             rack.start()
             rack.create_domain()
             wait_until("served", lambda: rack.status().get("assignment"))
             rack.create_domain("second")
             wait_until(
-                "told", lambda: rack.condition("Accepted", "second").get("reason") == "NoNumberFree"
+                "reported",
+                lambda: rack.condition("Accepted", "second").get("reason") == "NoNumberFree",
             )
             rack.client.delete(DOMAINS, "train", namespace=TEAM)
             wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)

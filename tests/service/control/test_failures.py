@@ -62,7 +62,7 @@ class TestNodes:
         assert (degraded["status"], degraded["reason"]) == ("True", "ImexFailed")
         assert "killed by signal 6" in degraded["message"]
 
-    def test_f7_a_lost_node_is_noticed_keeps_its_slot_and_may_come_back(self, rack: Rack):
+    def test_f7_lost_node_keeps_its_slot_and_may_return(self, rack: Rack):
         lost, well = a_member(rack, "a"), a_member(rack, "bb")
         slot = rack.spec("a")["slot"]
         for _ in range(4):
@@ -87,7 +87,7 @@ class TestNodes:
         rack.replicas[0].go_round()
         assert controller.cache.lost == set()
 
-    def test_f7_one_object_that_is_gone_does_not_hide_the_loss_of_others(self, rack: Rack):
+    def test_f7_deleted_object_does_not_hide_other_losses(self, rack: Rack):
         """Its end was missed: a watch of ours hangs."""
         a_member(rack, "a")
         a_member(rack, "bb")
@@ -98,7 +98,7 @@ class TestNodes:
         rack.advance(60.0)
         wait_until("the other is noticed", lambda: controller.cache.lost == {"bb"})
 
-    def test_f7_a_node_that_had_time_until_its_first_domain_is_not_lost(self, rack: Rack):
+    def test_f7_idle_node_is_not_lost_at_its_first_domain(self, rack: Rack):
         """Idle nodes are asked for a heartbeat a minute."""
         tray = rack.tray("a")
         tray.report()
@@ -116,7 +116,7 @@ class TestNodes:
         rack.advance(40.0)
         wait_until("lost", lambda: rack.replicas[0].manager.cache.lost == {"a"})
 
-    def test_f7_a_node_that_was_deleted_frees_its_slot_but_not_at_once(self, rack: Rack):
+    def test_f7_deleted_node_frees_its_slot_after_reuse_delay(self, rack: Rack):
         a_member(rack, "a")
         rack.remove_node("a")
         rack.unclaim("a")
@@ -149,7 +149,9 @@ class TestNodes:
         tray.report(
             domains=[{"uid": first, "ready": True, "claims": [{**held, "uid": "c1"}]}, waiting]
         )
-        wait_until("told", lambda: first in str(rack.condition("Ready", "second").get("message")))
+        wait_until(
+            "reported", lambda: first in str(rack.condition("Ready", "second").get("message"))
+        )
         assert state_of(rack, "a") == "Ready"
 
 
@@ -172,7 +174,7 @@ class TestController:
         assert rack.status()["assignment"] == numbers
         assert rack.status("later")["assignment"]["port"] != numbers["port"]
 
-    def test_f9_a_lost_status_does_not_change_the_numbers_of_a_running_domain(self, rack: Rack):
+    def test_f9_lost_status_keeps_numbers_of_running_domain(self, rack: Rack):
         a_member(rack)
         numbers = rack.status()["assignment"]
         rack.stop_controllers()
@@ -182,21 +184,21 @@ class TestController:
             {"metadata": {"name": "train", "namespace": TEAM}, "status": None},
         )
         rack.start()
-        wait_until("told again", lambda: rack.status().get("assignment"))
+        wait_until("assigned again", lambda: rack.status().get("assignment"))
         assert rack.status()["assignment"] == numbers
 
-    def test_f16_a_template_that_is_refused_is_told_and_does_not_hang_the_deletion(
-        self, rack: Rack
-    ):
+    def test_f16_refused_template_is_reported_and_blocks_no_deletion(self, rack: Rack):
         rack.server.api.faults.add(
             Fault(verb="create", resource="resourceclaimtemplates", code=403, count=0)
         )
         rack.create_domain()
-        wait_until("told", lambda: rack.condition("TemplatesReady").get("reason") == "CreateFailed")
+        wait_until(
+            "reported", lambda: rack.condition("TemplatesReady").get("reason") == "CreateFailed"
+        )
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
         wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
-    def test_a_deletion_goes_on_after_the_claims_could_not_be_read_once(self, rack: Rack):
+    def test_deletion_continues_after_a_failed_claim_read(self, rack: Rack):
         rack.create_domain()
         wait_until("template", rack.template)
         rack.settle()
@@ -261,7 +263,7 @@ class TestLeaders:
         pair.create_domain()
         wait_until("served", lambda: pair.condition("Accepted"))
 
-    def test_f10_a_leader_that_dies_is_followed_when_its_lease_expires(self, pair: Rack):
+    def test_f10_dead_leader_is_replaced_when_lease_expires(self, pair: Rack):
         pair.replicas.pop(0).crash()
         let_it_look(pair)
         pair.advance(0.7 * EAGER_LEASE.duration_s)
@@ -272,7 +274,7 @@ class TestLeaders:
         pair.create_domain()
         wait_until("served", lambda: pair.condition("Accepted"))
 
-    def test_a_lease_that_is_renewed_is_not_taken_whatever_its_times_say(self):
+    def test_renewed_lease_is_not_taken_whatever_its_times(self):
         """Only changes that are seen count: the holder's clock may be wrong by years."""
         with Rack(is_elected=True) as rack:
             body: dict[str, Any] = {
@@ -295,7 +297,7 @@ class TestLeaders:
             lease = rack.client.get(LEASES, "nvdra-controller", namespace=NAMESPACE)
             assert lease["spec"]["leaseTransitions"] == 8
 
-    def test_a_leader_that_leaves_gives_the_lease_back_after_its_last_write(self, pair: Rack):
+    def test_leaving_leader_releases_lease_after_last_write(self, pair: Rack):
         hangs = Fault(verb="create", resource="resourceclaimtemplates", action="hang", count=1)
         pair.server.api.faults.add(hangs)
         pair.create_domain()
@@ -305,7 +307,7 @@ class TestLeaders:
         leaving = threading.Thread(target=one.stop)
         leaving.start()
         two = pair.replicas[0].manager
-        wait_until("told to stop", one.workers.stopping.is_set)
+        wait_until("asked to stop", one.workers.stopping.is_set)
         let_it_look(pair)
         assert (leader(pair), two.is_leading()) == ("one", False)
         pair.server.api.faults.clear()
@@ -339,8 +341,8 @@ class TestLeaders:
         assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 2
         assert pair.spec("a")["slot"] == 1
 
-    def test_a_leader_that_cannot_read_everything_is_not_well_and_makes_room(self, pair: Rack):
-        """It has the Lease, and nobody decides."""
+    def test_leader_with_failed_watch_is_unhealthy_and_steps_down(self, pair: Rack):
+        """It holds the Lease without deciding."""
         two = pair.replicas[1]
         wait_until("both have seen everything once", two.manager.is_synced)
         pair.server.api.faults.add(Fault(verb="list", code=403, count=0))
@@ -351,7 +353,7 @@ class TestLeaders:
         assert "silent" in two.workers.rounds.problem()
         pair.server.api.faults.clear()
 
-    def test_a_leader_that_cannot_renew_stops_before_its_lease_is_anothers(self, pair: Rack):
+    def test_leader_that_cannot_renew_stops_before_lease_expires(self, pair: Rack):
         one = pair.replicas[0]
         pair.server.api.faults.add(Fault(verb="get", resource="leases", code=403, count=0))
         pair.advance(1.1 * EAGER_LEASE.renew_deadline_s)
@@ -364,7 +366,7 @@ class TestLeaders:
 def let_it_look(rack: Rack) -> None:
     """Return after the only replica has read the Lease and thought about it, both after this call."""
     goal = rack.server.api.log.count("get", "leases") + 3
-    wait_until("it looks", lambda: rack.server.api.log.count("get", "leases") >= goal)
+    wait_until("it reads the Lease", lambda: rack.server.api.log.count("get", "leases") >= goal)
 
 
 def leader(rack: Rack) -> str:

@@ -50,10 +50,10 @@ class TestChannels:
         report_domains(rack, tray, "train", "infer")
         for name in ("train", "infer"):
             wait_until("ready", lambda: rack.status(name).get("status") == "Ready")  # noqa: B023
-        told = rack.spec("a")["domains"]
-        assert {domain["port"] for domain in told} == {24000}
-        assert sorted(domain["channel"] for domain in told) == [1, 2]
-        for domain in told:
+        assigned = rack.spec("a")["domains"]
+        assert {domain["port"] for domain in assigned} == {24000}
+        assert sorted(domain["channel"] for domain in assigned) == [1, 2]
+        for domain in assigned:
             assert rack.status(domain["name"])["assignment"]["channel"] == domain["channel"]
 
     def test_all_channels_are_given_to_nobody(self, rack: Rack):
@@ -79,7 +79,7 @@ def test_an_imex_of_the_host_needs_no_slot_and_gives_one_channel(rack: Rack):
     assert config["opaque"]["parameters"]["allocationMode"] == "Single"
 
 
-def test_the_status_of_a_large_domain_is_not_written_for_every_node(rack: Rack):
+def test_large_domain_status_is_written_in_batches(rack: Rack):
     count = 80
     trays = [rack.tray(f"tray-{index:03}", clique=f"u.{index // 18}") for index in range(count)]
     rack.create_domain()
@@ -98,7 +98,7 @@ def test_the_status_of_a_large_domain_is_not_written_for_every_node(rack: Rack):
     assert rack.status()["status"] == "Ready"
 
 
-def test_another_isolation_waits_for_the_last_domain_of_the_old_one():
+def test_changed_isolation_waits_for_domains_of_the_old_one():
     with Rack() as rack:
         rack.start()
         tray = rack.tray("a")
@@ -118,12 +118,12 @@ def test_another_isolation_waits_for_the_last_domain_of_the_old_one():
         assert rack.spec("a")["domains"][0]["port"] == before["port"]
         assert not rack.spec("a").get("sharedPort")
         events = rack.server.objects("events", "")
-        told = {
+        assigned = {
             one["involvedObject"]["name"]: one["message"]
             for one in events
             if one["reason"] == "IsolationKept"
         }
-        assert "isolation=channel" in told["train"]
+        assert "isolation=channel" in assigned["train"]
         rack.unclaim("a")
         tray.leave()
         for name in ("train", "other"):

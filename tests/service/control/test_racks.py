@@ -45,7 +45,7 @@ def is_out(rack: Rack, name: str) -> bool:
 
 
 def peers(rack: Rack, name: str) -> list[str]:
-    """Nodes in the list of slots that a node was told."""
+    """Nodes in the slots of a node's spec."""
     return [slot["nodeName"] for slot in rack.spec(name)["slots"]]
 
 
@@ -62,7 +62,7 @@ def test_node_of_another_rack_gets_no_slot_and_no_certificate(rack: Rack, label:
     rack.create_domain()
     rack.claim("stolen")
     stolen.report()
-    wait_until("told", lambda: rack.condition("Degraded").get("reason") == "RackMismatch")
+    wait_until("reported", lambda: rack.condition("Degraded").get("reason") == "RackMismatch")
     assert LABEL in rack.condition("Degraded")["message"]
 
 

@@ -202,7 +202,7 @@ def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
     assert rack.spec("a")["domains"][0]["deleting"], "its IMEX is left alone"
     rack.create_domain("next")
     wait_until("served", lambda: rack.status("next").get("assignment"))
-    assert rack.status("next")["assignment"]["port"] == 24002, "and its port is nobody else's"
+    assert rack.status("next")["assignment"]["port"] == 24002, "and its port is not shared"
 
 
 def test_false_report_keeps_no_port(rack: Rack):
@@ -228,7 +228,7 @@ def test_reason_that_no_condition_may_have_is_replaced(rack: Rack):
         "claims": held("train-a"),
     }
     tray.report(domains=[odd])
-    wait_until("told", lambda: "InvalidReason" in str(rack.condition("Ready").get("message")))
+    wait_until("reported", lambda: "InvalidReason" in str(rack.condition("Ready").get("message")))
 
 
 def test_node_without_fabric_that_reports_one_channel_takes_none():
@@ -280,7 +280,7 @@ class TestChangesWithoutEnd:
         assert rack.replicas[0].manager.cache.lost == set()
 
     def test_hide_no_slot_that_another_leader_gave(self, rack: Rack):
-        """What the controller writes is taken over at once, whoever wrote it."""
+        """Own writes are applied to the cache at once."""
         liar = rack.tray("liar")
         liar.report()
         liar.wait_for(lambda spec: spec.get("slot") == 0)

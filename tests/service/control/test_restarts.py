@@ -31,8 +31,8 @@ def test_f7_its_slot_cools_on_over_a_restart_of_every_replica(rack: Rack):
     stays.wait_for(lambda spec: len(spec.get("slots") or ()) == 2)
     rack.remove_node("a")
     rack.unclaim("a")
-    told = stays.wait_for(lambda spec: spec["slots"][0]["address"] == "")
-    assert told["slots"][0]["nodeName"] == "a", "known, but not to be found any more"
+    spec = stays.wait_for(lambda spec: spec["slots"][0]["address"] == "")
+    assert spec["slots"][0]["nodeName"] == "a", "known, but not to be found any more"
     rack.stop_controllers()
     rack.start()
     third = rack.tray("ccc")
@@ -48,13 +48,13 @@ def test_f7_its_slot_cools_on_over_a_restart_of_every_replica(rack: Rack):
 def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
     tray = a_member(rack)
 
-    def told() -> dict[str, int]:
+    def event_counts() -> dict[str, int]:
         events = rack.server.objects("events", "")
         assert len({event["reason"] for event in events}) == len(events), "one of each kind"
         return {event["reason"]: event["count"] for event in events}
 
     def wait_for(reason: str, count: int) -> None:
-        wait_until(f"{reason} {count} times", lambda: told().get(reason) == count)
+        wait_until(f"{reason} {count} times", lambda: event_counts().get(reason) == count)
 
     for number in range(1, 4):
         wait_for("AllNodesReady", number)
@@ -63,7 +63,7 @@ def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
         tray.report()
     wait_for("AllNodesReady", 4)
     rack.advance(REPEAT_S)
-    wait_until("long ago, so made anew", lambda: len(rack.server.objects("events", "")) == 3)
+    wait_until("long ago, so created again", lambda: len(rack.server.objects("events", "")) == 3)
 
 
 def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
@@ -116,9 +116,7 @@ class TestLosses:
         wait_until("ready", lambda: rack.status().get("status") == "Ready")
         wait_until("no record", lambda: not rack.spec("a").get("lostHeartbeat"))
 
-    def test_node_lost_stays_lost_while_the_api_server_answers_nothing(
-        self, rack: Rack, lost: Tray
-    ):
+    def test_lost_node_stays_lost_during_api_outage(self, rack: Rack, lost: Tray):
         rack.stop_controllers()
         asks = Fault(verb="get", resource="fabricnodes", code=500, count=0)
         rack.server.api.faults.add(asks)
@@ -191,7 +189,7 @@ class TestReleasedPorts:
         rack.create_domain("later")
         assert self.port(rack, "later") == 24001
 
-    def test_port_of_a_domain_whose_finalizer_was_taken_off_cools_too(self, rack: Rack):
+    def test_port_of_domain_without_finalizer_has_reuse_delay(self, rack: Rack):
         rack.create_domain()
         assert self.port(rack, "train") == 24001
         rack.settle()
@@ -204,7 +202,7 @@ class TestReleasedPorts:
         rack.create_domain("soon")
         assert self.port(rack, "soon") == 24002
 
-    def test_controller_that_ends_before_the_deletion_is_done_goes_on(self, rack: Rack):
+    def test_restarted_controller_continues_a_deletion(self, rack: Rack):
         """The controller ended between the two writes."""
         rack.create_domain()
         assert self.port(rack, "train") == 24001
@@ -219,13 +217,13 @@ class TestReleasedPorts:
         assert self.port(rack, "other") == 24002
         wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
-    def test_record_that_cannot_be_read_gives_no_port_out_for_a_while(self, rack: Rack):
+    def test_unreadable_record_delays_port_assignment(self, rack: Rack):
         self.release(rack)
         rack.stop_controllers()
         rack.server.api.faults.add(Fault(verb="get", resource="configmaps", code=403, count=0))
         rack.start()
         rack.create_domain("soon")
-        wait_until("told", lambda: rack.condition("Accepted", "soon").get("status") == "False")
+        wait_until("refused", lambda: rack.condition("Accepted", "soon").get("status") == "False")
         assert "released lately" in rack.condition("Accepted", "soon")["message"]
         rack.advance(NUMBER_REUSE_DELAY_S + RECHECK_S)
         assert self.port(rack, "soon") == 24001

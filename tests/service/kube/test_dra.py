@@ -180,7 +180,7 @@ def test_followed_slices_are_v1_across_an_upgrade(
     assert [obj["spec"]["devices"] for obj in follower.objects] == [[a_device()]] * 2
 
 
-def test_nobody_waits_for_anothers_question_beyond_his_own_deadline(
+def test_shared_request_respects_each_callers_deadline(
     server: FakeApiServer, client: Client
 ) -> None:
     server.add(a_claim())

@@ -100,6 +100,6 @@ def test_refusal_of_the_proxy_is_named(
     assert "secret" not in str(caught.value)
 
 
-def test_loopback_is_reached_without_the_proxy_of_the_environment() -> None:
+def test_loopback_ignores_proxy_of_the_environment() -> None:
     settings = ProxySettings(https_proxy="http://proxy:3128")
     assert choose("https://127.0.0.1:6443", settings) is None

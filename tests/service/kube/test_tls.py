@@ -156,9 +156,7 @@ def test_half_written_certificate_keeps_the_old_one(
         read(client)
 
 
-def test_certificate_and_key_in_two_files_may_change_one_after_the_other(
-    connect: Connect, tmp_path: Path
-) -> None:
+def test_certificate_and_key_files_may_rotate_separately(connect: Connect, tmp_path: Path) -> None:
     with enforcing(tmp_path) as server:
         assert server.authority
         certificate, key = server.authority.issue_client("first", ("system:masters",), stem="c")

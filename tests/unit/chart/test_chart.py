@@ -138,7 +138,7 @@ class TestNetwork:
 
 
 class TestNames:
-    def test_two_releases_share_nothing_but_the_fixed_names_of_classes(self, home):
+    def test_releases_share_only_the_fixed_class_names(self, home):
         first, second = (
             {(o["kind"], o["metadata"]["name"]) for o in helm.render(home, {"fullnameOverride": n, "node": {"serviceAccount": {"name": n}}})}
             for n in ("one", "two")
@@ -259,7 +259,7 @@ class TestRights:
             for verb in rule["verbs"]
         }
 
-    def test_it_writes_no_node_pod_or_claim_and_reads_no_other_secret(self, objects):
+    def test_controller_writes_no_node_pod_claim_reads_one_secret(self, objects):
         rules = self.rules(objects)
         assert {r for r, verb in rules if verb not in ("get", "list", "watch")} == {
             "computedomains", "computedomains/status", "fabricnodes", "resourceclaimtemplates",
@@ -290,13 +290,13 @@ class TestRights:
         alone = {"controller": {"replicas": 1, "leaderElection": {"enabled": False}}}
         assert ("leases", "create") not in self.rules(helm.render(home, alone))
 
-    def test_one_replica_is_never_joined_by_a_second_without_election(self, home):
+    def test_single_replica_without_election_is_recreated(self, home):
         """A rolling update would begin the new one before the old one ends: both would give out slots."""
         alone = {"controller": {"replicas": 1, "leaderElection": {"enabled": False}}}
         (deployment,) = of(helm.render(home, alone), "Deployment")
         assert deployment["spec"]["strategy"] == {"type": "Recreate"}
 
-    def test_it_may_watch_all_that_it_watches_and_write_all_that_it_writes(self, objects):
+    def test_controller_role_covers_its_watches_and_writes(self, objects):
         rules = self.rules(objects)
         for resource in ("nodes", "resourceslices", "fabricnodes", "computedomains",
                          "resourceclaimtemplates", "computedomaincliques", "resourceclaims"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""The chart over many values: what it renders is YAML without surprises, and the controller takes what it is told."""
+"""The chart over many values: what it renders is YAML without surprises, and the controller accepts the settings."""
 
 from __future__ import annotations
 
@@ -146,9 +146,9 @@ def check(objects: list[Json]) -> None:
     ]
     assert len({entry["name"] for entry in environment}) == len(environment)
     if environment:
-        told = {entry["name"]: entry.get("value", "it") for entry in environment}
+        given = {entry["name"]: entry.get("value", "it") for entry in environment}
         known = {flag.env for flag in cli.FLAGS}
-        cli.settings(cli.read([], {k: v for k, v in told.items() if k in known}), "")
+        cli.settings(cli.read([], {k: v for k, v in given.items() if k in known}), "")
 
 
 @pytest.mark.parametrize("values", ALL_VALUES, ids=[str(n) for n in range(len(ALL_VALUES))])
@@ -201,5 +201,7 @@ def test_names_that_are_refused_in_env_are_those_the_chart_sets(home: Path):
     [deployment] = [o for o in rendered(home, {}) if o["kind"] == "Deployment"]
     names = [e["name"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]]
     helpers = (helm.CHART / "templates" / "_helpers.tpl").read_text()
-    told = helpers.partition('define "nvdra.environment" -}}')[2].partition("{{-")[0].split()
-    assert sorted(told) == sorted(names)
+    names_in_helper = (
+        helpers.partition('define "nvdra.environment" -}}')[2].partition("{{-")[0].split()
+    )
+    assert sorted(names_in_helper) == sorted(names)

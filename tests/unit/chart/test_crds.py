@@ -53,7 +53,7 @@ def test_a_domain_needs_a_spec_that_cannot_change():
     ]
 
 
-def test_upstreams_fields_of_a_domain_have_upstreams_defaults_and_enums():
+def test_upstream_domain_fields_have_upstream_defaults_and_enums():
     properties = schema(DOMAINS)["properties"]
     spec, status = properties["spec"]["properties"], properties["status"]["properties"]
     assert (spec["numNodes"]["minimum"], spec["numNodes"]["default"]) == (0, 0)
@@ -86,15 +86,15 @@ def test_everything_that_a_node_writes_has_a_bound():
     """A node that was taken over must not fill etcd, or other people's screens."""
     unbound: list[str] = []
 
-    def look(found: dict[str, Any], path: str) -> None:
+    def visit(found: dict[str, Any], path: str) -> None:
         if found["type"] == "string" and not found.keys() & {"maxLength", "enum", "pattern"}:
             unbound.append(path)
         if found["type"] == "array":
             if "maxItems" not in found:
                 unbound.append(path)
-            look(found["items"], f"{path}[]")
+            visit(found["items"], f"{path}[]")
         for name, inner in found.get("properties", {}).items():
-            look(inner, f"{path}.{name}")
+            visit(inner, f"{path}.{name}")
 
-    look(schema(NODES)["properties"]["status"], "status")
+    visit(schema(NODES)["properties"]["status"], "status")
     assert unbound == []

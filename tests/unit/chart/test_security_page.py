@@ -47,9 +47,11 @@ def rights(home: Path) -> set[tuple[str, str]]:
 
 def test_rights_of_the_page_are_those_of_the_chart(tmp_path: Path) -> None:
     page = attacktable.PAGE.read_text().partition("### A credential of the node's own")[2]
-    told = set()
+    documented = set()
     for verbs, first, second in re.findall(
         r"^\| ([a-z, ]+) \| `([^`]+)`(?:, `([^`]+)`)?", page, re.M
     ):
-        told |= {(verb, name) for name in (first, second) if name for verb in verbs.split(", ")}
-    assert told == rights(tmp_path)
+        documented |= {
+            (verb, name) for name in (first, second) if name for verb in verbs.split(", ")
+        }
+    assert documented == rights(tmp_path)

@@ -100,7 +100,7 @@ class TestRotation:
         authority = an_authority()
         assert ca.rotate(authority, NOW + timedelta(days=700)) == authority
 
-    def test_a_successor_is_trusted_before_it_signs_and_the_old_one_after(self):
+    def test_ca_successor_is_trusted_before_signing_and_old_after(self):
         first = an_authority()
         later = NOW + ca.CA_LIFETIME * 2 / 3 + timedelta(days=1)
         announced = ca.rotate(first, later)
@@ -127,20 +127,20 @@ class TestRotation:
         for authority in (an_authority(), announced, changed):
             assert Authority.from_data(authority.to_data()) == authority
 
-    def test_a_ca_that_expired_while_nobody_looked_is_followed_by_its_successor(self):
+    def test_ca_expired_during_downtime_is_succeeded(self):
         later = NOW + ca.CA_LIFETIME - timedelta(days=1)
         announced = ca.rotate(an_authority(), later)
         assert announced.next is not None
         found = ca.rotate(announced, NOW + ca.CA_LIFETIME + timedelta(hours=1))
         assert found.current == announced.next
 
-    def test_a_ca_that_a_fast_clock_made_is_replaced_and_goes_on_to_be_trusted(self):
+    def test_ca_from_the_future_is_replaced_and_stays_trusted(self):
         early = an_authority(NOW + timedelta(days=30))
         found = ca.rotate(early, NOW)
         assert found.current.parsed.not_valid_before_utc <= NOW
         assert early.current.certificate in found.bundle
 
-    def test_a_new_one_trusts_those_that_peers_were_told_of_and_that_still_count(self):
+    def test_new_ca_trusts_unexpired_cas_of_peers(self):
         old, older = an_authority(), an_authority(NOW - ca.CA_LIFETIME - timedelta(days=1))
         leaf = ca.issue(old, a_request(), ("a",), NOW).certificate
         found = ca.create([old.bundle + older.bundle, old.bundle, leaf, "x"], NOW)

@@ -52,11 +52,11 @@ class OneSecret(Client):
 
 
 def a_signer(
-    api: OneSecret, now: datetime = NOW, told: tuple[str, ...] = ()
+    api: OneSecret, now: datetime = NOW, trusted: tuple[str, ...] = ()
 ) -> tuple[CertificateSigner, SetClock]:
-    """``told``: CAs that nodes were told to trust."""
+    """``trusted``: CAs in FabricNodes."""
     clock = SetClock(now)
-    signer = CertificateSigner(api, "nvdra", clock, lambda: told)
+    signer = CertificateSigner(api, "nvdra", clock, lambda: trusted)
     signer.refresh()
     return signer, clock
 
@@ -114,12 +114,12 @@ class TestSecret:
         assert api.data() == before
         assert before["ca.key"]
 
-    def test_one_that_was_lost_for_good_is_trusted_on_and_its_certificates_kept_for_a_while(self):
+    def test_lost_ca_stays_trusted_and_certificates_are_kept(self):
         """Nodes learn of the new CA one after another; those that have not yet must be understood."""
         given = ask(a_signer(OneSecret())[0])
         assert given is not None
         api = OneSecret()
-        signer, clock = a_signer(api, told=(given.authorities, "no PEM"))
+        signer, clock = a_signer(api, trusted=(given.authorities, "no PEM"))
         kept = ask(signer, given)
         assert kept is not None
         assert kept.certificate == given.certificate
@@ -137,12 +137,12 @@ class TestSecret:
         assert changed.certificate != given.certificate
         assert changed.authorities == kept.authorities
 
-    def test_one_that_an_administrator_takes_from_the_secret_is_trusted_no_more(self):
+    def test_ca_removed_by_administrator_is_no_longer_trusted(self):
         """Its key was stolen."""
         given = ask(a_signer(OneSecret())[0])
         assert given is not None
         api = OneSecret()
-        signer, _ = a_signer(api, told=(given.authorities,))
+        signer, _ = a_signer(api, trusted=(given.authorities,))
         del api.data()["previous.crt"]
         signer.refresh()
         changed = ask(signer, given)
@@ -151,7 +151,7 @@ class TestSecret:
         assert given.authorities not in changed.authorities
 
     def test_what_cannot_be_read_is_not_written_over(self):
-        """It may be a key that somebody needs."""
+        """It may be a key that is still needed."""
         api = OneSecret()
         api.stored = {"metadata": {"name": "nvdra-imex-ca"}, "data": {"ca.key": "IS4u"}}
         signer, _ = a_signer(api)

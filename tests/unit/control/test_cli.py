@@ -59,7 +59,7 @@ def test_isolation_by_channel_is_served():
     assert chosen(IMEX_ISOLATION="channel").fabric.isolation is Isolation.CHANNEL
 
 
-def test_an_imex_of_the_host_needs_its_gate_and_gets_no_certificates():
+def test_host_imex_needs_its_gate_and_gets_no_certificates():
     with pytest.raises(ConfigError, match="HostManagedIMEXDaemon=true"):
         chosen(IMEX_MODE="hostManaged")
     found = chosen(IMEX_MODE="hostManaged", FEATURE_GATES="HostManagedIMEXDaemon=true,")

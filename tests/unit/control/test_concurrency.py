@@ -1,4 +1,4 @@
-"""Watches, decisions and scrapes at the same time: the cache stays whole, and nobody stumbles over it."""
+"""Watches, decisions and scrapes at the same time: the cache stays consistent."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ HELD = {"namespace": "team", "name": "c", "uid": "uid-c"}
 
 
 def a_node(**status: Any) -> dict[str, Any]:
-    told = {"bootID": "b", "cliqueID": CLIQUE, "domains": [{"uid": "u1", "claims": [HELD]}]}
-    return {"metadata": {"name": "tray-a", "uid": "n1"}, "status": {**told, **status}}
+    reported = {"bootID": "b", "cliqueID": CLIQUE, "domains": [{"uid": "u1", "claims": [HELD]}]}
+    return {"metadata": {"name": "tray-a", "uid": "n1"}, "status": {**reported, **status}}
 
 
-def test_a_word_of_a_later_release_costs_that_field_and_not_the_claims_of_the_node():
+def test_unknown_status_value_drops_only_that_field():
     """Or its domains could be deleted under running pods while nodes are a release ahead."""
     odd = {"state": "A_STATE_OF_TOMORROW", "restarts": 3}
     view = decode.fabric(a_node(imex=odd, channelCount="many", fabricState="Curious"))

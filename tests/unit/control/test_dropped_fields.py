@@ -1,4 +1,4 @@
-"""A definition of another release is noticed: fields that were written and are not there are told once."""
+"""A definition of another release is noticed: dropped fields are reported once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRITE = Merge(
 )
 
 
-def test_what_the_server_dropped_is_found_and_what_was_taken_away_is_not():
+def test_dropped_fields_are_found_but_not_removed_ones():
     assert dropped(WRITE, {"status": {"status": "Ready"}}) == ("status.conditions",)
     assert dropped(WRITE, {"status": {"status": "Ready", "conditions": []}}) == ()
     assert dropped(Create(DOMAINS, {"metadata": {"name": "train"}}), {}) == ()

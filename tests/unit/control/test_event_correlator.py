@@ -1,4 +1,4 @@
-"""The same event again is counted for ten minutes; another reason, another object or a lost event begins anew."""
+"""The same event again is counted for ten minutes; another reason, another object or a lost event starts a new one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def an_event(uid: str = "u1", reason: str = "NodeLost", message: str = "tray-a")
     return events.warning(a_domain(uid), reason, message, NOW)
 
 
-def told(book: EventCorrelator, write: Create, now_s: float = 0.0) -> None:
+def record(book: EventCorrelator, write: Create, now_s: float = 0.0) -> None:
     book.record(write, write.body, now_s)
 
 
-def test_it_is_counted_under_its_first_name_with_the_last_message():
+def test_repeated_event_keeps_name_and_takes_last_message():
     book, first = EventCorrelator(), an_event()
     assert book.correlate(first, 0.0) is first
-    told(book, first)
+    record(book, first)
     again = book.correlate(an_event(message="tray-b"), REPEAT_S - 1)
     assert isinstance(again, Merge)
     assert again.key == first.key
@@ -28,20 +28,20 @@ def test_it_is_counted_under_its_first_name_with_the_last_message():
 
 def test_another_one_is_made():
     book = EventCorrelator()
-    told(book, an_event())
+    record(book, an_event())
     for other in (an_event("u2"), an_event(reason="NodeGone")):
         assert book.correlate(other, 1.0) is other
 
 
 def test_after_a_while_it_is_made_anew():
     book, again = EventCorrelator(), an_event(message="later")
-    told(book, an_event())
+    record(book, an_event())
     assert book.correlate(again, REPEAT_S) is again
 
 
 def test_one_that_is_gone_is_made_anew():
     book, again = EventCorrelator(), an_event(message="later")
-    told(book, an_event())
+    record(book, an_event())
     book.record(again, None, 1.0)
     assert book.correlate(again, 2.0) is again
 
@@ -49,7 +49,7 @@ def test_one_that_is_gone_is_made_anew():
 def test_not_more_than_some_thousands_are_remembered():
     book = EventCorrelator()
     for number in range(LIMIT + 1):
-        told(book, an_event(f"u{number}"))
+        record(book, an_event(f"u{number}"))
     assert isinstance(book.correlate(an_event("u0"), 1.0), Create)
     assert isinstance(book.correlate(an_event("u1"), 1.0), Merge)
 

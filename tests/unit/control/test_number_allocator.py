@@ -1,4 +1,4 @@
-"""The book of ports and channels: a number is nobody else's while anybody may still use it."""
+"""Ports and channels: a number is not reused while it may be in use."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.unit.decide.views import (
 NOW_S = 1000.0
 FIRST = ComputeDomainAssignment(isolation=Isolation.CHANNEL, port=24000, channel=1)
 OLD = "old-domain"
-TOLD = FabricDomain(
+ASSIGNED = FabricDomain(
     uid=OLD, namespace="team", name="old", isolation=Isolation.CHANNEL, port=24000, channel=1
 )
 
 
-def a_holder(*, is_told: bool = True) -> FabricView:
+def a_holder(*, is_assigned: bool = True) -> FabricView:
     """A node with pods of a domain; whether its spec names it."""
     report = a_report(OLD, claims=(a_claim_of(),))
-    spec = {"domains": (TOLD,)} if is_told else {}
+    spec = {"domains": (ASSIGNED,)} if is_assigned else {}
     return a_fabric_node(slot=0, spec=spec, status={"domains": (report,)})
 
 
@@ -61,7 +61,7 @@ def force_away(cache: Cache) -> None:
 
 
 class TestDomainsForcedAway:
-    """Pods run on with the channel of a domain that its owner forced away: nobody else may be given it."""
+    """Pods run on with the channel of a domain that its owner forced away: it is not assigned again."""
 
     def test_its_channel_is_nobodys_while_a_node_holds_it(self):
         cache, reconciler = a_controller(a_holder())
@@ -78,7 +78,7 @@ class TestDomainsForcedAway:
         assert channel_of(cache, reconciler, "new", NOW_S) == 2
         assert channel_of(cache, reconciler, "later", NOW_S + 10 * NUMBER_REUSE_DELAY_S) == 3
 
-    def test_its_node_goes_on_to_know_it_as_one_that_takes_no_new_claim(self):
+    def test_node_keeps_domain_as_closed_for_new_claims(self):
         _, reconciler = a_controller(a_holder())
         reconciler.adopt(NOW_S)
         (group,) = reconciler.decide([Key(Kind.CLIQUE, CLIQUE)], Now(NOW_S, ""))
@@ -104,7 +104,7 @@ def test_a_standby_that_takes_over_lets_cool_what_it_saw_go():
     assert channel_of(cache, reconciler, "later", NOW_S + NUMBER_REUSE_DELAY_S + 1) == 1
 
 
-def test_what_nodes_were_told_counts_more_than_a_status_that_users_may_have_written():
+def test_numbers_in_fabric_nodes_win_over_domain_status():
     cache, reconciler = a_controller(a_holder())
     theirs = ComputeDomainStatus(assignment=replace(FIRST, channel=7))
     cache.put_domain(a_domain(OLD, name="old", status=theirs))

@@ -1,7 +1,7 @@
 """Any history of joins, leaves, reboots, moves, losses, deletions and restarts of the controller keeps the promises.
 
 Slots are never given twice and never drift under a running IMEX; no two domains hold the same number
-on a node, nor on any nodes while one still holds what somebody forced away; a domain's number never
+on a node, nor on any nodes while one still holds a domain that was deleted by force; a domain's number never
 changes; a domain that is held does not go.
 """
 

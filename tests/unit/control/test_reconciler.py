@@ -103,7 +103,7 @@ class TestDue:
         cache.put_template(template)
         assert cache.templates == {}
 
-    def test_a_claim_that_leaves_the_selection_and_comes_back_counts_again(self):
+    def test_claim_reentering_the_selection_counts_again(self):
         """Its label was taken off and put back: the watch calls that DELETED and ADDED."""
         cache = a_cache(domains=[a_domain()], claims=[a_claim(version=5)])
         cache.tombstone("uid-c", 6)
@@ -115,20 +115,20 @@ class TestDue:
         assert cache.claims_of.get("u1") == {"team/c"}
 
     def test_an_older_state_of_a_claim_does_not_replace_a_newer_one(self):
-        """The watch and the look before a deletion are two readers."""
+        """The watch and the check before a deletion read separately."""
         cache = a_cache(domains=[a_domain()], claims=[a_claim(version=8)])
         cache.put_claim(a_claim(version=7, users=()))
         assert cache.claims["team/c"].users
         cache.put_claim(a_claim(version=9, users=()))
         assert not cache.claims["team/c"].users
 
-    def test_a_claim_that_changes_in_what_nobody_looks_at_makes_nothing_due(self):
+    def test_irrelevant_claim_change_enqueues_nothing(self):
         cache = a_cache(domains=[a_domain()], claims=[a_claim(version=8)])
         cache.put_claim(a_claim(version=9))
         assert due(cache) == set()
         assert cache.claims["team/c"].version == 9
 
-    def test_a_late_end_of_a_namesake_does_not_take_the_new_object_away(self):
+    def test_late_deletion_of_namesake_keeps_new_object(self):
         cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
         cache.put_template(a_template(uid="new", version=9))
         cache.drop_template("team/train-channel", "old")
@@ -167,7 +167,7 @@ def test_a_decision_that_fails_does_not_stop_the_others():
     assert b'decision_failures_total{what="clique"} 1' in generate_latest(registry)
 
 
-def test_a_fabric_node_that_a_person_deletes_is_made_again_with_the_slot_it_had():
+def test_deleted_fabric_node_gets_its_old_slot():
     """Its machine may be silent for hours, and run on: the slot must not depend on its report."""
     cache = Cache(lambda: NOW.monotonic_s)
     cache.put_node(NodeView("tray-a", "uid-tray-a"))
@@ -180,7 +180,7 @@ def test_a_fabric_node_that_a_person_deletes_is_made_again_with_the_slot_it_had(
     assert body["spec"] == {"cliqueID": CLIQUE, "slot": 3}
 
 
-def test_a_claim_of_another_domain_on_the_node_keeps_no_entry_of_a_clique():
+def test_claim_of_other_domain_keeps_no_clique_entry():
     view = a_ready_node(domain="u2", claims=(a_claim_of(),))
     cache = a_cache(view, domains=[a_domain(), a_domain("u2", name="other")], claims=[a_claim(domain_uid="u2")])  # fmt: skip
     daemon = CliqueDaemon(node_name="tray-a", ip_address="10.0.0.6", clique_id=CLIQUE)
@@ -202,7 +202,7 @@ class NotedMap(Multimap):
         return super().get(key)
 
 
-def test_the_specs_of_a_clique_cost_no_look_at_all_nodes_of_a_domain():
+def test_clique_specs_do_not_scan_all_nodes_of_a_domain():
     """Or a domain of 10,000 nodes takes a minute at each resync: 10,000 times 10,000."""
     cache = Cache()
     cache.claims_of = noted = NotedMap()
@@ -227,7 +227,7 @@ def test_a_claim_of_another_namespace_makes_no_member():
     assert "domains" not in group.writes[0].patch["spec"]  # type: ignore[union-attr]
 
 
-def test_a_template_of_another_namespace_stands_for_nothing_and_is_not_touched():
+def test_template_of_other_namespace_is_ignored():
     cache = a_cache(domains=[a_domain()])
     cache.put_template(a_template(namespace="evil"))
     reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())

@@ -70,7 +70,7 @@ def test_mps_without_settings_gets_empty_ones():
     assert resolve(mig).sharing.mps_config == api.MpsConfig()
 
 
-def test_time_slicing_of_a_mig_device_is_allowed_and_changes_nothing():
+def test_time_slicing_of_mig_device_is_accepted_without_effect():
     config = resolve(a_config("MigDeviceConfig", sharing={"strategy": "TimeSlicing"}))
     assert config.sharing == api.MigSharing(strategy=api.Strategy.TIME_SLICING)
 
@@ -79,7 +79,7 @@ def test_time_slicing_of_a_mig_device_is_allowed_and_changes_nothing():
 @pytest.mark.parametrize(
     ("strategy", "gate"), [("TimeSlicing", "TimeSlicingSettings"), ("MPS", "MPSSupport")]
 )
-def test_a_strategy_whose_gate_is_off_is_refused_by_the_gates_name(kind, strategy, gate):
+def test_strategy_with_disabled_gate_names_the_gate(kind, strategy, gate):
     message = refusal(a_config(kind, sharing={"strategy": strategy}), FeatureGates())
     assert message.startswith(f'w: $.sharing.strategy: "{strategy}" needs the feature gate {gate}')
     resolve(a_config(kind, sharing={"strategy": strategy}), FeatureGates.of(**{gate: True}))
@@ -112,7 +112,7 @@ def test_active_thread_percentage_lies_within_0_and_100(percentage):
 
 
 @pytest.mark.parametrize("limit", ["0", "-1Gi", "1023Ki", "1M", 1, 0.5])
-def test_a_pinned_limit_below_one_mib_is_refused_before_any_device_is_known(limit):
+def test_pinned_limit_below_1_mib_is_refused(limit):
     assert "use at least 1Mi" in refusal(with_mps(defaultPinnedDeviceMemoryLimit=limit))
     message = refusal(with_mps(defaultPerDevicePinnedMemoryLimit={"GPU-a": limit}))
     assert 'defaultPerDevicePinnedMemoryLimit["GPU-a"]' in message
@@ -145,7 +145,7 @@ def test_no_limit_given_means_no_limit():
     assert limits() == {}
 
 
-def test_a_device_limit_beats_the_default_and_indexes_count_sorted_uuids():
+def test_device_limit_wins_and_indexes_follow_sorted_uuids():
     found = limits(
         defaultPinnedDeviceMemoryLimit="4Gi",
         defaultPerDevicePinnedMemoryLimit={"0": "1Gi", "GPU-c": "2Gi"},
@@ -154,7 +154,7 @@ def test_a_device_limit_beats_the_default_and_indexes_count_sorted_uuids():
 
 
 @pytest.mark.parametrize("key", ["3", "999999999", "GPU-x"])
-def test_a_limit_for_a_device_that_is_not_there_names_those_that_are(key):
+def test_limit_for_unknown_device_lists_known_devices(key):
     with pytest.raises(InvalidConfigError, match="it has GPU-a, GPU-b, GPU-c"):
         limits(defaultPerDevicePinnedMemoryLimit={key: "1Gi"})
 
@@ -171,7 +171,7 @@ def test_two_different_limits_for_one_device_are_refused():
     "iommu",
     [{}, {"iommu": None}, {"iommu": {}}, {"iommu": {"backendPolicy": "", "enableAPIDevice": None}}],
 )
-def test_passthrough_defaults_are_legacy_iommu_without_api_device(iommu):
+def test_passthrough_defaults_to_legacy_iommu(iommu):
     config = resolve(a_config("VfioDeviceConfig", **iommu))
     assert config.iommu.backend_policy is api.IommuBackendPolicy.LEGACY_ONLY
     assert config.iommu.enable_api_device is False

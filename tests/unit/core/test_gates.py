@@ -50,7 +50,7 @@ def test_an_unknown_gate_is_named_with_the_known_ones():
 
 
 @pytest.mark.parametrize("text", ["DynamicMIG", "DynamicMIG=", "DynamicMIG=yes", "DynamicMIG=tRue"])
-def test_a_value_that_is_no_boolean_is_refused_with_the_right_form(text):
+def test_gate_value_that_is_no_boolean_is_refused(text):
     with pytest.raises(ConfigError, match="expected DynamicMIG=true or DynamicMIG=false"):
         FeatureGates.parse(text)
 

@@ -1,4 +1,4 @@
-"""Ports and channels: one domain's number is nobody else's."""
+"""Ports and channels: each number belongs to one domain."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.unit.decide.views import BY_CHANNEL, BY_HOST, a_fabric_node
 TWO_PORTS = FabricSettings(ports=PortRange(24000, 24002))
 
 
-def test_with_isolation_domain_each_has_its_own_port_and_channel_0():
+def test_isolation_domain_gives_own_ports_and_channel_0():
     found = assignments.choose(TWO_PORTS, ports={24001}, channels={0})
     assert found is not None
     assert (found.isolation, found.port, found.channel) == (Isolation.DOMAIN, 24002, 0)
@@ -25,7 +25,7 @@ def test_no_port_is_left_when_all_are_taken():
     assert "24001 to 24002" in assignments.exhausted(TWO_PORTS)
 
 
-def test_with_isolation_channel_all_share_the_port_and_none_the_channel():
+def test_isolation_channel_shares_port_with_own_channels():
     found = assignments.choose(BY_CHANNEL, ports={24000}, channels={1, 2})
     assert found is not None
     assert (found.isolation, found.port, found.channel) == (Isolation.CHANNEL, 24000, 3)
@@ -35,7 +35,7 @@ def test_channel_0_is_nobodys_with_isolation_channel():
     assert assignments.choose(BY_CHANNEL, ports=(), channels=()).channel == 1  # type: ignore[union-attr]
 
 
-def test_channels_that_some_driver_does_not_have_are_not_given_out():
+def test_channels_missing_on_a_node_are_not_assigned():
     assert assignments.choose(BY_CHANNEL, ports=(), channels={1, 2, 3}, channel_count=4) is None
     assert "channel" in assignments.exhausted(BY_CHANNEL)
 

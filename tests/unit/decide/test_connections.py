@@ -71,7 +71,7 @@ def test_peer_that_is_not_ready_itself_leaves_the_others_ready():
     assert states == {"tray-a": "Ready", "tray-b": "Ready", "tray-c": "NotReady"}
 
 
-def test_connection_to_a_peer_that_is_not_ready_counts_for_no_other():
+def test_connection_to_unready_peer_is_not_counted():
     """Two connections, and two ready peers, but not the same ones."""
     peers = (api.FabricPeer(slot=2),)
     here = a_tray("tray-a", 0, 2, peers=peers)
@@ -90,7 +90,7 @@ def test_passing_lack_of_a_connection_is_not_degraded():
 @pytest.mark.parametrize(
     "reason", ["PeersMissing", "PeersUnknown", "ImexVersionMismatch", "NodeMapMismatch"]
 )
-def test_lasting_lack_of_a_connection_is_degraded_with_its_reason(reason: str):
+def test_lasting_missing_connection_degrades_with_reason(reason: str):
     lacking = a_tray("tray-a", 0, 0, reason=reason, message="not to slot 1")
     found = decide(lacking, a_tray("tray-b", 1, 1))
     degraded = condition(found, "Degraded")

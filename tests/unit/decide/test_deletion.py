@@ -34,7 +34,7 @@ def test_a_claim_of_another_namespace_does_not():
     assert names(dying(claims=(a_claim(namespace="evil"),))) == []
 
 
-def test_what_a_node_has_prepared_holds_also_when_the_claim_is_gone():
+def test_prepared_domain_holds_after_claim_is_deleted():
     view = a_ready_node(claims=(a_claim_of(),))
     assert names(dying(members=(a_member(view),))) == ["claim team/c on node tray-a"]
 

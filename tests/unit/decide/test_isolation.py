@@ -1,4 +1,4 @@
-"""Another isolation waits until nothing of the old one is left; nobody's numbers change under a running IMEX."""
+"""Another isolation waits until nothing of the old one is left; numbers of a running IMEX do not change."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class TestTemplate:
             }
         ]
 
-    def test_has_parameters_in_the_order_in_which_an_apply_writes_them(self):
+    def test_template_parameters_have_apply_order(self):
         """Or the server refuses each apply of the claim's status as a change of the allocation."""
         (config,) = self.body()["spec"]["spec"]["devices"]["config"]
         assert list(config["opaque"]["parameters"]) == sorted(config["opaque"]["parameters"])
@@ -131,7 +131,7 @@ class TestTemplate:
             "labels": {"resource.nvidia.com/computeDomain": "u1"}
         }
 
-    def test_hands_the_allocation_mode_on_but_not_with_the_hosts_imex(self):
+    def test_template_passes_allocation_mode_except_host_imex(self):
         channel = {"resourceClaimTemplate": {"name": "t"}, "allocationMode": "All"}
 
         def mode(settings: FabricSettings) -> str:
@@ -190,7 +190,7 @@ class TestOthersTemplates:
 
 class TestTrouble:
     def test_what_failed_before_does_not_hide_why(self):
-        problem = Problem("NameTaken", "somebody has it")
+        problem = Problem("NameTaken", "it exists")
         taken = a_snapshot(templates=(), template_problem=problem)
         assert kinds(reconcile(taken)) == [
             ("Merge", "computedomains/status"),

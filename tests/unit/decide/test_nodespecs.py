@@ -143,7 +143,7 @@ def test_leaving_the_last_domain_is_told():
     assert applied(given, writes).domains == ()
 
 
-def test_with_isolation_channel_the_cliques_imex_is_told_its_port_without_any_domain():
+def test_isolation_channel_sets_clique_port_without_domains():
     view = a_fabric_node()
     shared = nodespecs.reconcile(a_clique(view), BY_CHANNEL).writes
     own = nodespecs.reconcile(a_clique(view), SETTINGS).writes
@@ -165,7 +165,7 @@ class TestMoving:
         view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
         assert nodespecs.reconcile(a_clique(view), SETTINGS).writes == ()
 
-    def test_the_note_goes_when_it_comes_back_or_another_has_the_slot(self):
+    def test_left_mark_ends_on_return_or_new_slot_holder(self):
         former = (FormerSlot(clique_id=CLIQUE, index=4),)
         back = a_fabric_node(spec={"former_slots": former})
         writes = nodespecs.reconcile(a_clique(back), SETTINGS).writes
@@ -186,7 +186,7 @@ class TestMoving:
         assert (spec.slot, spec.former_slots) == (None, (FormerSlot(clique_id=CLIQUE, index=2),))
 
 
-def test_certificate_request_names_the_slot_and_answer_is_written():
+def test_certificate_request_names_slot_and_reply_is_written():
     view = a_fabric_node(status={"imex": api.ImexStatus(certificate_request="csr")})
     snapshot = a_clique(view)
     (request,) = nodespecs.reconcile(snapshot, SETTINGS).certificate_requests
@@ -209,7 +209,7 @@ def test_outsider_loses_its_certificate_and_requests_none():
 class TestSlotCounts:
     """All nodes of a domain have as many lines in nodes_config, or their IMEX refuse each other."""
 
-    def told(self, *nodes: FabricView, count: int) -> dict[str, int]:
+    def counts_for(self, *nodes: FabricView, count: int) -> dict[str, int]:
         """The domain's number on each node, all of which take part."""
         writes = self.writes(*nodes, count=count)
         return {view.name: applied(view, writes).domains[0].slot_count for view in nodes}
@@ -225,25 +225,25 @@ class TestSlotCounts:
         return nodespecs.reconcile(snapshot, SETTINGS).writes
 
     def a_member(self, name: str, slot: int, slot_count: int) -> FabricView:
-        told = FabricDomain(
+        assigned = FabricDomain(
             uid="u1", namespace="team", name="train", isolation=Isolation.DOMAIN,
             port=24001, channel=0, slot_count=slot_count,
         )  # fmt: skip
         return a_fabric_node(
-            name, slot=slot, spec={"domains": (told,)}, status={"imex": a_run(slot)}
+            name, slot=slot, spec={"domains": (assigned,)}, status={"imex": a_run(slot)}
         )
 
     def test_new_domain_has_the_cliques_number(self):
         view = a_fabric_node("a")
-        assert self.told(view, count=36) == {"a": 0}
+        assert self.counts_for(view, count=36) == {"a": 0}
         assert self.spec_of(view, count=36).slot_count == 36
 
-    def test_domain_without_a_number_of_its_own_keeps_the_cliques_when_that_is_raised(self):
+    def test_domain_without_own_count_keeps_cliques_when_raised(self):
         nodes = self.a_member("a", 0, 0), a_fabric_node("late")
-        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+        assert self.counts_for(*nodes, count=36) == {"a": 18, "late": 18}
         assert self.spec_of(*nodes, count=36).slot_count == 36
 
-    def test_definition_of_an_earlier_release_costs_no_write_each_time(self):
+    def test_earlier_crd_causes_no_repeated_writes(self):
         """It drops the number, and each decision would write it again to all nodes of the clique."""
         view = self.a_member("a", 0, 0)
         spec = self.spec_of(view, count=18)
@@ -254,11 +254,11 @@ class TestSlotCounts:
 
     def test_domain_keeps_its_number_when_the_cliques_is_raised(self):
         nodes = self.a_member("a", 0, 18), a_fabric_node("late")
-        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+        assert self.counts_for(*nodes, count=36) == {"a": 18, "late": 18}
 
-    def test_domain_of_an_earlier_release_keeps_the_number_its_clique_had(self):
+    def test_domain_of_earlier_release_keeps_cliques_count(self):
         nodes = self.a_member("a", 0, 0), a_fabric_node("late")
-        assert self.told(*nodes, count=36) == {"a": 18, "late": 18}
+        assert self.counts_for(*nodes, count=36) == {"a": 18, "late": 18}
 
     def test_domain_of_a_shared_imex_has_none_of_its_own(self):
         numbers = ComputeDomainAssignment(isolation=Isolation.CHANNEL, port=24000, channel=1)

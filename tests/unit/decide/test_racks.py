@@ -16,7 +16,7 @@ def test_nodes_of_one_rack_have_no_outsider():
     assert of({"a": "r1", "b": "r1"}, "a", "b") == frozenset()
 
 
-def test_node_of_another_rack_is_an_outsider_also_when_it_was_first():
+def test_node_of_other_rack_is_outsider_even_if_first():
     racks = {"x": "r2", "a": "r1", "b": "r1"}
     assert of(racks, "x", "a", "b") == {"x"}
 

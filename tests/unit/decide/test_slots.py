@@ -99,7 +99,7 @@ class TestLostRecords:
 
     @pytest.mark.parametrize("slot", [18, 4095, 10**9])
     def test_a_slot_that_the_clique_does_not_have_is_not_believed(self, slot: int):
-        """Whoever owns one node would make all its peers prepare for a thousand million others."""
+        """One compromised node could make its peers prepare for 10^9 others."""
         odd = a_fabric_node("odd", status={"imex": a_run(slot)})
         decision = decide(a_fabric_node("a", slot=0), odd)
         assert (decision.slots, decision.slot_count) == ({"a": 0, "odd": 1}, 18)
@@ -151,7 +151,7 @@ class TestSlotCount:
         assert decide(running, idle, slot_count=36, has_shared_imex=True).slot_count == 18
         assert decide(idle, slot_count=36, has_shared_imex=True).slot_count == 36
 
-    def test_stays_under_an_older_supervisor_that_knows_one_number_alone(self):
+    def test_slot_count_stays_under_older_supervisor(self):
         running = a_fabric_node("a", slot=0, status={"imex": a_run(0, slot_count=0)})
         assert decide(running, slot_count=36).slot_count == 18
 

@@ -106,9 +106,7 @@ class TestRefused:
             }))), BY_CHANNEL, "AllocationModeNotAllowed"),
         ],
     )  # fmt: skip
-    def test_a_domain_that_cannot_be_served_says_why_in_every_condition(
-        self, snapshot, settings, reason
-    ):
+    def test_unservable_domain_has_reason_in_every_condition(self, snapshot, settings, reason):
         found = decide(snapshot, settings)
         assert said(found, status.ACCEPTED) == ("False", reason)
         assert said(found, status.READY) == ("False", reason)
@@ -125,7 +123,7 @@ class TestTemplates:
         assert said(decide(a_snapshot()), status.TEMPLATES_READY) == ("True", "Created")
 
     def test_a_name_that_is_taken_is_told(self):
-        problem = Problem("NameTaken", "somebody else has it")
+        problem = Problem("NameTaken", "another object has it")
         found = decide(a_snapshot(templates=(), template_problem=problem))
         assert said(found, status.TEMPLATES_READY) == ("False", "NameTaken")
 

@@ -1,4 +1,4 @@
-"""Builders of the views that the decisions of the controller look at."""
+"""Builders of the views that the decisions of the controller read."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def a_fabric_node(
     given: dict[str, Any] = {}
     if slot is not None:
         given = {"clique_id": clique, "slot": slot, "slot_count": 18}
-    told = {"boot_id": "boot-1", "clique_id": clique, "addresses": (f"10.0.0.{len(name)}",)}
+    reported = {"boot_id": "boot-1", "clique_id": clique, "addresses": (f"10.0.0.{len(name)}",)}
     return FabricView(
         name=name,
         uid=f"uid-{name}",
         version=1,
         spec=api.FabricNodeSpec(**{**given, **(spec or {})}),
-        status=api.FabricNodeStatus(**{**told, **(status or {})}),
+        status=api.FabricNodeStatus(**{**reported, **(status or {})}),
         created=created,
     )
 
