@@ -54,6 +54,23 @@ def test_files_are_those_of_the_list(packages: Packages):
     assert lines == GOLDEN.read_text().splitlines()
 
 
+def test_modules_are_those_of_the_nodes_packages(packages: Packages):
+    """No fakes, beds or tests; the wheels' own are below site-packages."""
+    sources = {
+        f"/{LIBRARY}/{p.relative_to(TOP)}"
+        for n in SHIPPED_PACKAGES
+        for p in (TOP / n).rglob("*.py")
+    }
+    names = archive.entries(packages.deb).keys()
+    wheels = f"/{SITE_PACKAGES}/"
+    assert {n for n in names if n.endswith(".py") and not n.startswith(wheels)} == sources
+    listed = subprocess.run(
+        ["rpm", "-qlp", packages.rpm], capture_output=True, text=True, check=True
+    )
+    in_rpm = listed.stdout.split()
+    assert {n for n in in_rpm if n.endswith(".py") and not n.startswith(wheels)} == sources
+
+
 def test_files_belong_to_root_and_only_commands_execute(packages: Packages):
     for entry in archive.entries(packages.deb).values():
         assert entry.owner == "0:0"
