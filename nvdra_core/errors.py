@@ -76,12 +76,6 @@ class NotReadyError(NvdraError):
         self.retry_after_s = retry_after_s
 
 
-class DeviceBusyError(NotReadyError):
-    """A device is in use by somebody who is expected to go."""
-
-    reason = "device_busy"
-
-
 class LockTimeoutError(NotReadyError):
     """A lock was not to be had inside the deadline."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.runtime.service import FunctionComponent, Service
@@ -26,6 +25,7 @@ from nvdra_node.computedomain.plan import CDI_KIND
 from nvdra_node.computedomain.supervisor_client import GrpcSupervisorClient, HeldClaim
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.sysfs import HostSysfs
+from nvdra_node.kube.dra import DraApi
 
 _LOG = log.get(__name__)
 

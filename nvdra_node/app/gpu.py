@@ -6,7 +6,6 @@ import msgspec
 
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates, Gate
-from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
 from nvdra_core.runtime.service import FunctionComponent, Service
@@ -30,6 +29,7 @@ from nvdra_node.host.cpus import Cpus
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.host import Host, open_host
 from nvdra_node.host.ports import Files
+from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin.slices.client import SliceClient
 from nvdra_node.kubeletplugin.slices.client import withdraw as withdraw_slices
 

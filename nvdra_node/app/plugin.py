@@ -14,7 +14,6 @@ import msgspec
 
 from nvdra_core import __version__
 from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
-from nvdra_core.kube.dra import DraApi
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.metrics import new_registry
@@ -26,6 +25,7 @@ from nvdra_node.cdi.store import DriverFiles, SpecFiles
 from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.config import NodeConfig
 from nvdra_node.host.ports import Files
+from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin.claims import filecheck
 from nvdra_node.kubeletplugin.claims.access import ClaimAccess
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies

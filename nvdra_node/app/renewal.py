@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nvdra_core.errors import ApiError, ConfigError, LockTimeoutError, MalformedTextError
-from nvdra_core.kube import token
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import SERVICE_ACCOUNTS, JsonObject, WriteOptions
-from nvdra_core.kube.token import TokenFacts
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, SystemClock
 from nvdra_node import config
@@ -26,6 +24,8 @@ from nvdra_node.app.dependencies import load_kubeconfig
 from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.host.files import HostFiles, file_error, temp_path
 from nvdra_node.host.ports import Files
+from nvdra_node.kube import token
+from nvdra_node.kube.token import TokenFacts
 
 _LOG = log.get(__name__)
 DEFAULT_WRITE = WriteOptions()

@@ -10,10 +10,10 @@ import math
 import threading
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.permission import Permission
 from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.kube.permission import Permission
 from nvdra_node.kubeletplugin.events import Event, EventApi, EventSource, JsonObject, to_json
 from nvdra_node.kubeletplugin.readiness import Readiness
 

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.permission import is_missing_right
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.kube.permission import is_missing_right
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 
 PROBE = ("default", "nvdra-probe")

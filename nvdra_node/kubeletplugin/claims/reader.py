@@ -33,7 +33,7 @@ _ANNOTATIONS = "resource.kubernetes.io/"
 
 
 class ClaimApi(Protocol):
-    """The part of ``nvdra_core.kube.dra.DraApi`` that is needed."""
+    """The part of ``nvdra_node.kube.dra.DraApi`` that is needed."""
 
     def get_claim(
         self, namespace: str, name: str, *, deadline: Deadline | None = None

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import msgspec
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.permission import RETEST_S, Permission, is_missing_right
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.checkpoint.claim import ClaimRef
 from nvdra_node.checkpoint.model import PreparedDevice
+from nvdra_node.kube.permission import RETEST_S, Permission, is_missing_right
 from nvdra_node.kubeletplugin.claims.outbox import Outbox
 
 JsonObject = dict[str, Any]
@@ -39,7 +39,7 @@ _LOG = log.get(__name__)
 
 
 class StatusApi(Protocol):
-    """The part of ``nvdra_core.kube.dra.DraApi`` that is needed."""
+    """The part of ``nvdra_node.kube.dra.DraApi`` that is needed."""
 
     def apply_claim_status(
         self, body: JsonObject, *, options: WriteOptions, deadline: Deadline | None = None

@@ -14,11 +14,11 @@ from collections import OrderedDict
 import msgspec
 
 from nvdra_core.errors import ApiError, NvdraError
-from nvdra_core.kube.permission import RETEST_S, Permission
 from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.checkpoint.claim import ClaimRef
+from nvdra_node.kube.permission import RETEST_S, Permission
 from nvdra_node.kubeletplugin.claims.outbox import Outbox
 from nvdra_node.kubeletplugin.claims.reader import ClaimApi
 from nvdra_node.kubeletplugin.events import Event, EventApi, EventSource, JsonObject, to_json

@@ -6,8 +6,6 @@ import re
 from typing import Any
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import permission
-from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.reflector import ListerWatcher
 from nvdra_core.kube.resources import (
     NODES,
@@ -17,6 +15,8 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from nvdra_core.runtime.clock import Deadline
+from nvdra_node.kube import permission
+from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin.slices.layout import JsonObject
 
 _GIT_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-(?:alpha|beta|rc)(?![a-zA-Z-]))?")

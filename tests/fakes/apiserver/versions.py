@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nvdra_core.kube import resourceapi
+from nvdra_node.kube import resourceapi
 from tests.fakes.apiserver.kinds import RESOURCE_GROUP, Kind
 
 

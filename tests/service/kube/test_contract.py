@@ -12,10 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import resourceapi
 from nvdra_core.kube.client import Client
 from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import (
     CLAIMS,
     NAMESPACES,
@@ -25,6 +23,8 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
+from nvdra_node.kube import resourceapi
+from nvdra_node.kube.dra import DraApi
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kube.following import Follower
 from tests.service.kube.objects import (

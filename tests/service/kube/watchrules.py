@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nvdra_core.kube.dra import DraApi
 from nvdra_core.kube.resources import JsonObject, Selector
+from nvdra_node.kube.dra import DraApi
 from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_slice
 

@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import ApiError, ConfigError
-from nvdra_core.kube import permission
 from nvdra_node import config
 from nvdra_node.app import dependencies, sandbox
 from nvdra_node.config import options
+from nvdra_node.kube import permission
 from tests.unit.kube import test_identity as credentials
 
 TOP = Path(__file__).resolve().parents[3]

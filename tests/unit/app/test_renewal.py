@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.token import TokenFacts
 from nvdra_node.app import renewal
+from nvdra_node.kube.token import TokenFacts
 from tests.unit.kube.test_token import CLAIMS, encoded
 
 DAY_S = 86400

@@ -3,7 +3,7 @@
 import nvdra_core.errors as errors
 
 REASONS = {
-    "api", "claim", "command", "config", "deadline", "device_busy", "device_conflict",
+    "api", "claim", "command", "config", "deadline", "device_conflict",
     "device_moved", "effect_lost", "file", "host", "internal", "invalid_config", "lock_timeout", "malformed_text", "not_ready", "nvml",
     "nvml_hung", "nvml_slow", "record", "stale_claim", "unit_request", "unknown_device",
 }  # fmt: skip

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.identity import node_of
+from nvdra_node.kube.identity import node_of
 
 SERVER = "https://10.0.0.1:6443"
 LONG_NAME = "tray-07." + "r" * 160 + ".example"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import resourceapi
+from nvdra_node.kube import resourceapi
 
 SLICE_V1: dict[str, Any] = {
     "apiVersion": "resource.k8s.io/v1",

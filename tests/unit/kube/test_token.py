@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import MalformedTextError
-from nvdra_core.kube import token
+from nvdra_node.kube import token
 
 CLAIMS = {
     "aud": ["https://kubernetes.default.svc"],

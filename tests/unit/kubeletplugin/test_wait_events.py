@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import permission
 from nvdra_core.kube.resources import EVENTS
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
+from nvdra_node.kube import permission
 from nvdra_node.kubeletplugin.claims.wait_events import (
     MAX_PODS,
     MIN_INTERVAL_S,

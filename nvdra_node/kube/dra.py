@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import resourceapi
 from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE, Client
 from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.listwatch import ClientListWatch
@@ -31,6 +30,7 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from nvdra_core.runtime.clock import Deadline
+from nvdra_node.kube import resourceapi
 
 RECHECK_S = 1800.0
 
