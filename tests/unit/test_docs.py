@@ -28,7 +28,7 @@ PLACES = {
     if path.is_dir() and not path.name.startswith((".", "_")) and path.name not in BUILT
 }
 NODE_PARTS = {path.name for path in (TOP / "nvdra_node").iterdir() if path.is_dir()}
-"""Documents about the node may leave ``nvdra_node/`` out: ``gpu/plan.py``."""
+"""Documents may leave ``nvdra_node/`` and ``nvdra_core/`` out: ``gpu/plan.py``, ``kube/retry.py``."""
 
 _TOKEN = re.compile(r"(?<![\w/.~<>$*-])(?:[\w*-][\w.*-]*/)+[\w.*-]*(?:::[\w:]+)?")
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)")
@@ -92,7 +92,8 @@ def paths(text: str) -> list[tuple[str, Path]]:
         if first in PLACES:
             found.append((token, TOP))
         elif first in NODE_PARTS and token.endswith(".py"):
-            found.append((token, TOP / "nvdra_node"))
+            core = TOP / "nvdra_core"
+            found.append((token, core if (core / token).exists() else TOP / "nvdra_node"))
     return found
 
 
