@@ -28,7 +28,7 @@ _LOG = log.get(__name__)
 class Threads(Protocol):
     """The process's threads (``host.cpus.Cpus``)."""
 
-    def gather(self, cpu: int) -> None:
+    def pin(self, cpu: int) -> None:
         """Pin all to one CPU. Raises HostError."""
 
     def time(self) -> CpuTime:
@@ -77,7 +77,7 @@ class CpuPinner:
         cpu = self._allowed[self._next % len(self._allowed)]
         self._next += 1
         try:
-            self._threads.gather(cpu)
+            self._threads.pin(cpu)
         except HostError as error:
             _LOG.info("CPU pinning failed; continuing unpinned", error=str(error))
             return False

@@ -45,7 +45,7 @@ def _move(thread: int, cpu: int) -> None:
 class Cpus:
     """The CPUs of this process's threads."""
 
-    def gather(self, cpu: int) -> None:
+    def pin(self, cpu: int) -> None:
         """Pin all threads to one CPU; later threads inherit it. Raises HostError if not permitted."""
         for task in _TASKS.iterdir():
             _move(int(task.name), cpu)

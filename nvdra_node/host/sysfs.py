@@ -62,7 +62,7 @@ class HostSysfs:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise file_error("look at", Path(here), error) from error
+            raise file_error("stat", Path(here), error) from error
         if not stat.S_ISCHR(found.st_mode):
             return None
         return NodeStat(

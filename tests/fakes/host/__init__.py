@@ -1,1 +1,1 @@
-"""Fakes of the host ports: small real implementations with state, shipped, tested against the same contract."""
+"""Fakes of the host ports: small implementations with state, tested against the same contracts."""

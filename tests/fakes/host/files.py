@@ -1,4 +1,4 @@
-"""Files in memory that can fail, die, lose power and reboot. Shipped for the crash and scenario tests.
+"""Files in memory that can fail, crash, lose power and reboot, for the crash and scenario tests.
 
 Each visible step (write the temporary file, flush it, rename it, remove, move, make a directory) is counted, so a test
 can say "die before step 7". ``Crash`` is a BaseException: no handler in the code under test may swallow it, as none
@@ -22,7 +22,7 @@ class Crash(BaseException):
 
 @dataclass
 class Faults:
-    """What goes wrong, and when. Shared by all fakes of one simulated machine, so that steps have one order."""
+    """Injected faults. Shared by all fakes of one simulated machine, so that steps have one order."""
 
     die_at: int | None = None
     """Raise Crash instead of doing this step (the first is 1)."""
@@ -34,7 +34,7 @@ class Faults:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def step(self, what: str) -> int | None:
-        """Count one step. Raises Crash when it is time to die; returns an errno when the step must fail."""
+        """Count one step. Raises Crash at the step to crash at; returns an errno if the step must fail."""
         with self._lock:
             self.steps += 1
             self.log.append(what)
@@ -43,7 +43,7 @@ class Faults:
             return self.error if self.steps == self.fail_at else None
 
     def clear(self) -> None:
-        """Nothing goes wrong from now on; counting starts anew."""
+        """No faults from now on; counting restarts."""
         self.die_at = None
         self.fail_at = None
         self.steps = 0
@@ -156,7 +156,7 @@ class FakeFiles:
             return tuple(sorted(self._files))
 
     def settle(self) -> None:
-        """All that was done so far is on the disk, names included (the kernel writes back after some seconds)."""
+        """Everything so far is on the disk, names included (the kernel writes back after some seconds)."""
         with self._lock:
             self._settled = dict(self._files)
             self._unsynced.clear()

@@ -1,4 +1,4 @@
-"""``fake_host``: a whole machine in memory for tests and for trying the plugin without hardware."""
+"""``fake_host``: a whole machine in memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A machine in memory: its GPUs, its driver and their faults. ``nvml``, ``sysfs`` and ``commands`` are views of it.
 
-Tests change it while the code under test runs on it, so every view reads it anew under the machine's lock.
+Tests change it while the code under test runs on it, so every view reads it again under the machine's lock.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class FakeFabric:
     """NVML_GPU_FABRIC_STATE_*: 0 not supported, 1 not started, 2 in progress, 3 completed."""
     status: int = 0
     health: int = 1
-    """NVML_GPU_FABRIC_HEALTH_SUMMARY_*: 0 not said, 1 healthy, 2 unhealthy, 3 limited."""
+    """NVML_GPU_FABRIC_HEALTH_SUMMARY_*: 0 unsupported, 1 healthy, 2 unhealthy, 3 limited."""
     recovery_action: int = 0
     """NVML_GPU_RECOVERY_ACTION_*: 0 none."""
 
 
 @dataclass(slots=True, kw_only=True)
 class FakeGpu:
-    """One GPU as NVML, sysfs and /dev tell of it. All fields may be changed at any time."""
+    """One GPU as seen by NVML, sysfs and /dev. All fields may be changed at any time."""
 
     minor: int
     uuid: str
     pci_bus_id: str
-    """As NVML says it: eight digits of domain."""
+    """In NVML's form: eight digits of domain."""
     name: str = "NVIDIA H100 80GB HBM3"
     mig_mode: int | None = 0
     """None: not capable."""
@@ -52,7 +52,7 @@ class FakeGpu:
     """NVML's enumerator (2: ATS, 1: HMM, 0: none); None: not supported."""
     module_id: int | None = None
     compute_mode: int = 0
-    """Volatile, as the time slice: gone with the driver."""
+    """Volatile, as the time slice: lost when the driver is unloaded."""
     time_slice: int = 0
     has_time_slices: bool = True
     drm: tuple[str, ...] | None = None
@@ -71,7 +71,7 @@ class FakeGpu:
     is_persistent: bool = True
     """Persistence mode."""
     recovery_action: int = 0
-    """NVML_GPU_RECOVERY_ACTION_*, as a GPU without a fabric tells it."""
+    """NVML_GPU_RECOVERY_ACTION_* of a GPU without a fabric."""
     failing: dict[str, int] = field(default_factory=dict)
     """Fact (or ``handle``) -> NVML code it fails with; ``handle: 15`` is a lost GPU."""
 
@@ -114,17 +114,17 @@ class FakeMachine:
         self.nodes: dict[str, NodeStat | None] = {}
         """Device nodes by path, beside and instead of those of GPUs; None: missing."""
         self.unreadable_nodes: set[str] = set()
-        """Paths of device nodes that cannot be looked at."""
+        """Paths of device nodes whose stat fails."""
         self.char_majors = {"nvidia": MAJOR_NVIDIA, "nvidia-caps": 235}
         self.xids: list[tuple[str, int]] = []
-        """Critical XIDs that nobody has fetched yet: (GPU UUID, number)."""
+        """Critical XIDs not fetched yet: (GPU UUID, number)."""
         self.is_wsl = False
         self.stuck = 0
         """NVML processes that cannot be killed."""
         self.nvml_deaths = 0
-        """So many of the next NVML calls find their process ended."""
+        """So many of the next NVML calls find their process dead."""
         self.calls: list[tuple[str, dict[str, object]]] = []
-        """Every NVML operation so far, with its arguments: to see that a machine was left alone."""
+        """Every NVML operation so far, with its arguments."""
 
     def lose(self, index: int) -> None:
         """The GPU falls off the bus."""
@@ -142,7 +142,7 @@ class FakeMachine:
             self.gpus[index].failing[fact] = code
 
     def heal(self, index: int) -> None:
-        """The GPU is well again."""
+        """The GPU has recovered."""
         with self.lock:
             self.gpus[index].hung = False
             self.gpus[index].failing.clear()
@@ -153,7 +153,7 @@ class FakeMachine:
             return self.gpus.pop(index)
 
     def unload_driver(self) -> None:
-        """As ``rmmod nvidia``: settings are gone."""
+        """As ``rmmod nvidia``: settings are lost."""
         with self.lock:
             self.version = None
             self._forget_settings()
@@ -166,7 +166,7 @@ class FakeMachine:
             self.loads += 1
 
     def reload_driver(self) -> None:
-        """``rmmod`` and ``modprobe`` of the same version, faster than anybody polls."""
+        """``rmmod`` and ``modprobe`` of the same version, within one poll interval."""
         self.load_driver(self.version or DRIVER_VERSION)
 
     def reboot(self) -> None:

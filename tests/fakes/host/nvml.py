@@ -181,7 +181,7 @@ class FakeNvml:
         }
 
     def _wait_events(self, timeout_ms: int) -> list[dict[str, Any]]:
-        """Does not wait: a fake clock's time would pass, and nobody could inject meanwhile."""
+        """Does not wait: on a fake clock a test could not inject events meanwhile."""
         if not self._is_watching:
             raise HostError("nvml wait_events: wait_events before watch_events")
         xids, self._machine.xids[:] = list(self._machine.xids), []

@@ -51,7 +51,7 @@ class FakeSysfs:
         """See ports.Sysfs."""
         with self._machine.lock:
             if str(path) in self._machine.unreadable_nodes:
-                raise FileError(f"cannot look at {path}: Permission denied", path=str(path))
+                raise FileError(f"cannot stat {path}: Permission denied", path=str(path))
             if str(path) in self._machine.nodes:
                 return self._machine.nodes[str(path)]
             if self._machine.version is None:

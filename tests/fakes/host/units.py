@@ -1,4 +1,4 @@
-"""FakeUnits: units in memory, with state and faults. Shipped for tests and trials."""
+"""FakeUnits: units in memory, with state and faults.."""
 
 from __future__ import annotations
 

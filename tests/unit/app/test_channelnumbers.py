@@ -1,4 +1,4 @@
-"""When the CDI files of claims with IMEX channels are written again."""
+"""CDI files of claims with IMEX channels are rewritten for a new major."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service's threads stay together, and away from a CPU that others need."""
+"""Pinning of a service's threads, and leaving a crowded CPU."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from nvdra_node.host.cpus import CpuTime
 
 
 class FakeThreads:
-    """Threads that wait ``crowd_s`` between two looks until they have moved ``moves`` times."""
+    """Threads that wait ``crowd_s`` between two checks until they were moved ``moves`` times."""
 
     def __init__(self, workers: Workers, *, crowd_s: float = 0.0, moves: int = 1) -> None:
         self.workers = workers
         self.crowd_s = crowd_s
         self.moves = moves
         self.cpus: list[int] = []
-        self.looks = 0
+        self.checks = 0
 
-    def gather(self, cpu: int) -> None:
+    def pin(self, cpu: int) -> None:
         self.cpus.append(cpu)
 
     def time(self) -> CpuTime:
-        self.looks += 1
-        if self.looks > 5:
+        self.checks += 1
+        if self.checks > 5:
             self.workers.stopping.set()
         crowded = self.crowd_s if len(self.cpus) < self.moves else 0.0
-        return CpuTime(0.01 * self.looks, crowded * self.looks)
+        return CpuTime(0.01 * self.checks, crowded * self.checks)
 
 
 class ForbiddenThreads(FakeThreads):
     """Threads that may not be moved."""
 
-    def gather(self, cpu: int) -> None:
+    def pin(self, cpu: int) -> None:
         raise HostError(f"threads cannot be pinned to CPU {cpu}: Operation not permitted")
 
 
 def run(threads: FakeThreads, allowed: list[int]) -> CpuPinner:
     clock = FakeClock()
-    part = CpuPinner(threads, clock, threads.workers, allowed)
-    part.start()
+    pinner = CpuPinner(threads, clock, threads.workers, allowed)
+    pinner.start()
     assert threads.workers.join(Deadline(20, clock)) == []
     assert threads.workers.failure is None
-    return part
+    return pinner
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def workers() -> Workers:
 
 def test_threads_are_pinned_once_on_an_idle_cpu(workers: Workers) -> None:
     threads = FakeThreads(workers)
-    part = run(threads, [2, 3])
-    assert threads.cpus == [part.cpu]
-    assert part.cpu in {2, 3}
+    pinner = run(threads, [2, 3])
+    assert threads.cpus == [pinner.cpu]
+    assert pinner.cpu in {2, 3}
 
 
 def test_threads_leave_a_crowded_cpu(workers: Workers) -> None:

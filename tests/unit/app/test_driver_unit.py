@@ -1,4 +1,4 @@
-"""The units around a driver that was loaded: what holds one command up must not cost what the others do."""
+"""Units after a driver load: a blocked command does not keep the others from running."""
 
 from pathlib import Path
 
@@ -13,9 +13,11 @@ def commands_of(unit: str) -> list[str]:
 def test_driver_target_is_reached_without_a_gpus_device_node():
     commands = commands_of("nvdra-driver.service")
     made = [line for line in commands if "nvdra-device-nodes.service" in line]
-    told = [line for line in commands if "try-reload-or-restart" in line or "for unit in" in line]
+    notified = [
+        line for line in commands if "try-reload-or-restart" in line or "for unit in" in line
+    ]
     assert made == ["ExecStart=-systemctl restart nvdra-device-nodes.service"]
-    assert commands.index(made[0]) < commands.index(told[0])
+    assert commands.index(made[0]) < commands.index(notified[0])
 
 
 def test_common_device_nodes_are_created_before_gpus_are_used():

@@ -1,4 +1,4 @@
-"""When the driver's files are listed: at the start, after changes, and again while something is missing."""
+"""Checks of the list of driver files: at start, after changes, and with backoff while a file is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a node's token is renewed, and what an operator reads when it is not."""
+"""When a token is due for renewal, and the texts of refusals."""
 
 from __future__ import annotations
 

@@ -64,13 +64,13 @@ def test_notifications_follow_sd_notify_in_one_line():
     notifier.ready("running")
     notifier.status("bad\nthing \u2713")
     notifier.reloading(1.5)
-    notifier.stopping("told to")
+    notifier.stopping("signal")
     notifier.watchdog()
     assert sent == [
         "READY=1\nSTATUS=running",
         "STATUS=bad thing \\u2713",
         "RELOADING=1\nMONOTONIC_USEC=1500000\nSTATUS=reloading",
-        "STOPPING=1\nSTATUS=told to",
+        "STOPPING=1\nSTATUS=signal",
         "WATCHDOG=1",
     ]
 

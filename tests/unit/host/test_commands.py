@@ -1,4 +1,4 @@
-"""Real programs, awkward ones: daemons, floods, orphans."""
+"""Real programs: daemons, excess output, orphans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads on one CPU, and programs on all of them: the real kernel's."""
+"""CPU affinity and times of real threads and programs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def test_all_threads_are_pinned_and_later_ones_too(threads: Cpus) -> None:
     seen: list[set[int]] = []
     gathered = threading.Event()
 
-    def look() -> None:
+    def read() -> None:
         gathered.wait(20)
         seen.append(os.sched_getaffinity(0))
 
-    early = threading.Thread(target=look)
+    early = threading.Thread(target=read)
     early.start()
-    threads.gather(CPU)
+    threads.pin(CPU)
     gathered.set()
-    late = threading.Thread(target=look)
+    late = threading.Thread(target=read)
     late.start()
     early.join()
     late.join()
@@ -47,7 +47,7 @@ def test_all_threads_are_pinned_and_later_ones_too(threads: Cpus) -> None:
 
 
 def test_programs_may_use_all_cpus(threads: Cpus) -> None:
-    threads.gather(CPU)
+    threads.pin(CPU)
     code = "import os, time; time.sleep(0.5); print(sorted(os.sched_getaffinity(0)))"
     done = SystemCommands().run([sys.executable, "-c", code], Deadline(60, SystemClock()))
     assert done.stdout.strip() == str(sorted(ALLOWED))
@@ -55,7 +55,7 @@ def test_programs_may_use_all_cpus(threads: Cpus) -> None:
 
 def test_missing_cpu_is_an_error(threads: Cpus) -> None:
     with pytest.raises(HostError, match="CPU 8191: Invalid argument"):
-        threads.gather(8191)
+        threads.pin(8191)
 
 
 def test_cpu_time_covers_all_threads(threads: Cpus) -> None:

@@ -1,4 +1,4 @@
-"""The door to files: the same rules for the real one and the fake, and what the real one promises beyond."""
+"""Contract of files, for the real adapter and the fake; and what only the real one does."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The life of the NVML child as its parent sees it, with children that behave as badly as the kernel allows."""
+"""The parent side of NVML children: hanging, dying and unkillable children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real NVML children: when they end, and that they never outlive their parent."""
+"""Real NVML children: idle exit, errors, and end with their parent."""
 
 from __future__ import annotations
 
