@@ -18,11 +18,9 @@ MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 5
 """Beside ``self`` and ``cls``."""
 MAX_TEST_NAME = 60
-MAX_LONG_TEST_NAMES = 82
-"""Names that are still longer: this number only goes down."""
 MAX_PACKAGE_MODULES = 16
-MAX_VAGUE_WORDS = 2.5
-"""Words of VAGUE_WORDS per 1,000 lines of code and pages: this number only goes down."""
+MAX_VAGUE_WORDS = 2.0
+"""Words of VAGUE_WORDS per 1,000 lines of code and pages."""
 VAGUE_WORDS = re.compile(
     r"\b(told|looks?|nobody|somebody|whoever|anew|doors?|meddled|doubts?|bury|buried|indeed)\b",
     re.I,
@@ -30,9 +28,9 @@ VAGUE_WORDS = re.compile(
 """Words that stand for a term of the field: see CONTRIBUTING.md, Words."""
 LARGE_PACKAGES = {
     "nvdra_core/kube": 18,
-    "tests/fakes/apiserver": 24,
+    "tests/fakes/apiserver": 19,
     "tests/unit/control": 17,
-    "tests/unit/core": 19,
+    "tests/unit/core": 18,
 }
 """Packages that are still larger -> their modules: these numbers only go down."""
 
@@ -168,8 +166,7 @@ def test_functions_have_at_most_5_parameters():
 
 def test_test_names_have_at_most_60_characters():
     names = {where for where, _ in every_function(of_tests()) if "::test_" in where}
-    long = {where for where in names if len(where.partition("::")[2]) > MAX_TEST_NAME}
-    assert len(long) <= MAX_LONG_TEST_NAMES, sorted(long)
+    assert {where for where in names if len(where.partition("::")[2]) > MAX_TEST_NAME} == set()
 
 
 def test_packages_have_at_most_16_modules():
