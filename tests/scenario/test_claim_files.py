@@ -14,11 +14,6 @@ from tests.fakes.driver import content_of
 FILES = STATE / "files"
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def paths(world: World) -> list[Path]:
     return [path for path in world.files.paths() if path.parent in (FILES, CDI)]
 

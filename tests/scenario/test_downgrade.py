@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import Any
 
 import pytest
@@ -11,21 +10,11 @@ import pytest
 from nvdra_core.errors import DeviceConflictError, HostError, RecordError
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.beds.memory.gpu_node import GpuNode, a_claim
+from tests.lib.records import TIME_SLICED, record_file
 
-TIME_SLICED = {
-    "apiVersion": "resource.nvidia.com/v1beta1",
-    "kind": "GpuConfig",
-    "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}},
-}
 CLAIM = a_claim(configs=[TIME_SLICED])
 OTHER = a_claim("c2")
 LONG = 3
-
-
-def written(body: Any, schema: int) -> bytes:
-    text = json.dumps(body, separators=(",", ":")).encode()
-    head = f'{{"schema":{schema},"checksum":"crc32:{zlib.crc32(text):08x}","record":'
-    return head.encode() + text + b"}\n"
 
 
 def prepared() -> tuple[GpuNode, Any]:
@@ -40,7 +29,7 @@ def downgraded(**change: Any) -> GpuNode:
     """The claim was prepared by a release of schema 9, whose record differs by ``change`` (None: missing)."""
     node, body = prepared()
     body = {key: value for key, value in {**body, **change}.items() if value is not None}
-    node.files.replace(node.state / "claims/c1.json", written(body, schema=9))
+    node.files.replace(node.state / "claims/c1.json", record_file(body, schema=9))
     node.restart()
     assert node.deps.records.all() == ()
     return node
@@ -158,7 +147,7 @@ def test_record_is_restored_by_a_release_that_can_read_it():
     node, body = prepared()
     node.files.remove(node.state / "claims/c1.json")
     node.files.make_directory(node.state / "quarantine")
-    node.files.replace(node.state / "quarantine/c1.json", written(body, schema=1))
+    node.files.replace(node.state / "quarantine/c1.json", record_file(body, schema=1))
     node.files.replace(node.state / "quarantine/c1.json.reason", b"too new\n")
     node.restart()
     assert quarantine(node) == [] and node.deps.records.quarantined == ()
@@ -173,7 +162,9 @@ def test_quarantined_record_yields_to_one_written_since(schema):
     """Also if the process died between both writes: a later start must not restore an ended claim."""
     node, body = prepared()
     node.files.make_directory(node.state / "quarantine")
-    node.files.replace(node.state / "quarantine/c1.json", written({**body, "name": "old"}, schema))
+    node.files.replace(
+        node.state / "quarantine/c1.json", record_file({**body, "name": "old"}, schema)
+    )
     node.restart()
     record = node.deps.records.get("c1")
     assert record is not None and record.name == CLAIM.ref.name

@@ -1,16 +1,10 @@
 """Deleted CDI files of prepared claims are restored."""
 
-import pytest
 from msgspec.structs import replace
 
 from nvdra_node.checkpoint.model import RecordState
 from nvdra_node.kubeletplugin.claims import filecheck
-from tests.beds.memory.claim_world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
-
-
-@pytest.fixture
-def world():
-    return World()
+from tests.beds.memory.claim_world import CDI, PLAIN, WITH_EFFECTS, a_claim
 
 
 def check(world):

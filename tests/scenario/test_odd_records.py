@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import zlib
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -14,12 +13,8 @@ from hypothesis import strategies as st
 from nvdra_core.errors import NvdraError
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
 from tests.beds.memory.gpu_node import GpuNode, a_claim
+from tests.lib.records import TIME_SLICED, record_file
 
-TIME_SLICED = {
-    "apiVersion": "resource.nvidia.com/v1beta1",
-    "kind": "GpuConfig",
-    "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}},
-}
 CLAIM = a_claim(devices=("gpu-0", "gpu-1"), configs=[TIME_SLICED])
 OTHER = a_claim(uid="c2", devices=("gpu-2",))
 
@@ -61,9 +56,7 @@ def node_with(body: Any, schema: int = 1) -> GpuNode:
     """A machine that starts with this record."""
     node = GpuNode()
     node.prepare(OTHER)
-    text = json.dumps(body, separators=(",", ":")).encode()
-    head = f'{{"schema":{schema},"checksum":"crc32:{zlib.crc32(text):08x}","record":'
-    node.files.replace(node.state / "claims/c1.json", head.encode() + text + b"}\n")
+    node.files.replace(node.state / "claims/c1.json", record_file(body, schema))
     node.restart()
     return node
 

@@ -10,11 +10,6 @@ from tests.beds.memory.claim_world import World, a_claim
 CLAIM = a_claim(set={"mode": "fast", "clock": "3"})
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def outcomes(world: World) -> list[object]:
     record = world.deps.records.get("c1")
     return [] if record is None else [effect.get("outcome") for effect in record.effects]

@@ -5,14 +5,9 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import DeviceConflictError, HostError, StaleClaimError
 from nvdra_core.runtime.clock import Deadline
-from tests.beds.memory.claim_world import PLAIN, WITH_EFFECTS, World, a_claim
+from tests.beds.memory.claim_world import PLAIN, WITH_EFFECTS, a_claim
 
 MOVED = a_claim(devices=("gpu-4",))
-
-
-@pytest.fixture
-def world():
-    return World()
 
 
 def test_reallocated_claim_gets_new_and_frees_old_devices(world):

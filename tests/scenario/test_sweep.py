@@ -6,7 +6,7 @@ import pytest
 
 from nvdra_core.errors import ApiError
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper, SweepTimes
-from tests.beds.memory.claim_world import CDI, PLAIN, WITH_EFFECTS, World, a_claim
+from tests.beds.memory.claim_world import CDI, PLAIN, WITH_EFFECTS, a_claim
 
 UNNAMED = ApiError(
     'resourceclaims "c1" is forbidden: User "system:node:n" cannot get resource: no relationship found between node'
@@ -15,11 +15,6 @@ UNNAMED = ApiError(
     api_reason="Forbidden",
 )
 """The node authorizer's reply to a kubelet's credential for a claim that no pod of its node names."""
-
-
-@pytest.fixture
-def world():
-    return World()
 
 
 def sweep_later(world, seconds):

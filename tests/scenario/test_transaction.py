@@ -21,14 +21,8 @@ from tests.beds.memory.claim_world import (
     STATE,
     WITH_EFFECTS,
     WITH_RESTART,
-    World,
     a_claim,
 )
-
-
-@pytest.fixture
-def world():
-    return World()
 
 
 class TestPrepare:

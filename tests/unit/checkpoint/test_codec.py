@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits, DeviceNod
 from nvdra_node.checkpoint import codec
 from nvdra_node.checkpoint.claim import Allocation, AllocationResult, ConfigSource, OpaqueConfig
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
+from tests.lib.records import record_file
 
 GOLDEN = Path(__file__).parent / "golden"
 """Files written by release 0.1.0."""
@@ -61,11 +61,6 @@ EMPTY = Record(uid="u", namespace="", name="", state=RecordState.STARTED, boot_i
 MINIMAL = {"uid": "u", "namespace": "", "name": "", "state": "started", "bootId": ""}
 
 
-def file_of(body, schema=1):
-    text = json.dumps(body, separators=(",", ":")).encode()
-    return b'{"schema":%d,"checksum":"crc32:%08x","record":%s}\n' % (schema, zlib.crc32(text), text)
-
-
 @pytest.mark.parametrize("record", [FULL, EMPTY], ids=["full", "empty"])
 def test_record_is_read_as_written(record):
     assert codec.decode(codec.encode(record)) == record
@@ -80,13 +75,13 @@ def test_unknown_fields_are_kept():
 
 def test_newer_schema_is_refused_by_name():
     with pytest.raises(RecordError, match="schema 7, this release reads up to 1"):
-        codec.decode(file_of({"anything": 1}, schema=7))
+        codec.decode(record_file({"anything": 1}, schema=7))
 
 
 def test_older_schema_is_upgraded_step_by_step():
     old = {"uid": "u", "ns": "n", "name": "c", "state": "started", "bootId": "b"}
     upgrade = {0: lambda body: {**body, "namespace": body.pop("ns")}}
-    assert codec.decode(file_of(old, schema=0), upgrades=upgrade).namespace == "n"
+    assert codec.decode(record_file(old, schema=0), upgrades=upgrade).namespace == "n"
 
 
 @pytest.mark.parametrize("cut", range(0, 400, 7))
@@ -132,7 +127,7 @@ def test_random_bytes_are_refused(data):
 )
 def test_wrong_content_is_refused_naming_the_field(body, field):
     with pytest.raises(RecordError, match=field):
-        codec.decode(file_of(body))
+        codec.decode(record_file(body))
 
 
 @pytest.mark.parametrize(
