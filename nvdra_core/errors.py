@@ -58,7 +58,7 @@ class DeviceConflictError(ClaimError):
 
 
 class StaleClaimError(ClaimError):
-    """The claim is gone, was replaced by one of the same name, or is not allocated."""
+    """The claim was deleted, was replaced by one of the same name, or is not allocated."""
 
     reason = "stale_claim"
 

@@ -49,7 +49,7 @@ class Gate(str, Enum):
 
 
 class GateInfo(msgspec.Struct, frozen=True):
-    """What a gate is when nobody sets it."""
+    """The default value."""
 
     stage: Stage
     since: str
@@ -194,7 +194,7 @@ class FeatureGates(msgspec.Struct, frozen=True):
         writes them.
 
         A gate named by itself beats ``AllAlpha`` and ``AllBeta``. Raises ConfigError on an unknown
-        gate, a value that is no boolean, and a gate given both values. Does not look at relations:
+        gate, a value that is no boolean, and a gate given both values. Does not check relations:
         ``validate`` does.
         """
         return cls._from_words(parse_words(text))

@@ -83,7 +83,7 @@ def _scaled(digits: int, exponent: int) -> int:
 def format_bytes(count: int) -> str:
     """``count`` in canonical binary-SI form: the largest suffix that divides it (``1024`` is
     ``1Ki``, ``1000`` is ``1000``). The API server stores this form, so writing another one would
-    look like a change."""
+    be taken for a change."""
     if count == 0:
         return "0"
     for suffix, power in reversed(_BINARY.items()):

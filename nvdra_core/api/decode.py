@@ -150,7 +150,7 @@ class _Reader:
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidConfigError(
                 f"{self._where}: $: is not a JSON object that can be written as UTF-8; "
-                f"look for odd characters or deep nesting ({type(error).__name__})"
+                f"it may have odd characters or deep nesting ({type(error).__name__})"
             ) from error
 
     def _check(self, value: Any, kind: inspect.Type, path: str) -> None:

@@ -71,7 +71,7 @@ class FabricDomain(ApiStruct, frozen=True, omit_defaults=False):
     """The ComputeDomain has a deletionTimestamp: prepared claims go on, new ones are refused."""
     members: tuple[int, ...] = ()
     """Slots of this clique whose nodes take part, by index: whom the node's IMEX shall find. Empty
-    means not known, and then every filled slot is tried. Each change is told to a running IMEX,
+    means not known, and then every filled slot is tried. A running IMEX is notified of each change,
     which would else find a new peer after its back-off only (up to 125 s).
     """
     slot_count: int = 0
@@ -106,7 +106,7 @@ class FabricNodeSpec(ApiStruct, frozen=True):
     """Every filled slot of the clique, this node's too, by index."""
     former_slots: tuple[FormerSlot, ...] = ()
     domains: tuple[FabricDomain, ...] = ()
-    """By uid. A domain stays until its last claim on this node is gone."""
+    """By uid. A domain stays until its last claim on this node is deleted."""
     shared_port: int = 0
     """With isolation ``channel``: the port of the clique's one IMEX, which runs from boot on, whether a
     domain is there or not. 0 with isolation ``domain``.

@@ -17,7 +17,7 @@ class Strategy(str, Enum):
 
 
 class Interval(str, Enum):
-    """How long a process may keep the GPU before the next one's turn."""
+    """How long a process may keep the GPU before the next one runs."""
 
     DEFAULT = "Default"
     SHORT = "Short"
@@ -38,7 +38,7 @@ class TimeSlicingConfig(ApiStruct, frozen=True):
 
 
 class MpsConfig(ApiStruct, frozen=True):
-    """Settings of the strategy MPS: what the claim's control daemon is told."""
+    """Settings of the strategy MPS, for the claim's control daemon."""
 
     default_active_thread_percentage: int | None = None
     """0 to 100; None leaves it to MPS."""

@@ -1,4 +1,4 @@
-"""The Kubernetes client of the node: get, list, create, update, patch, apply, delete and watch on plain JSON objects.
+"""Kubernetes client: get, list, create, update, patch, apply and delete on plain JSON objects.
 
 All calls are safe from several threads. Each takes an optional Deadline that bounds it with its retries (30 s without
 one). Errors are ApiError: ``status`` 0 when no answer came, 404 with ``api_reason`` NotFound when the object does not
@@ -148,7 +148,7 @@ class ResourceClient:
         preconditions: Preconditions = ANY_STATE,
         deadline: Deadline | None = None,
     ) -> None:
-        """Delete one object; 404 when it is gone, 409 when the preconditions do not hold."""
+        """Delete one object; 404 when it does not exist, 409 when the preconditions do not hold."""
         target = resource.path(namespace=namespace, name=name)
         body = encode(preconditions.body())
         self._transport.exchange(Request("DELETE", target, body), deadline)

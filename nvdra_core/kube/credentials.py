@@ -1,8 +1,8 @@
-"""The credentials in force, kept up to date with their files. Used by the connection pool, from several threads.
+"""The current credentials, reloaded when their files change. Safe for several threads.
 
-Files are looked at once a second at most (device, inode, size and time of the link's target). A change that cannot be
-used (half written, a key that does not fit, an empty token) keeps what was there and is tried again. New TLS files
-give a new ``generation``: requests under way finish on their old connections, later ones dial new ones.
+Files are checked at most once a second (device, inode, size and mtime of the link's target). An unusable change (half
+written, a key that does not match, an empty token) keeps the previous credentials and is read again. New TLS files
+raise ``generation``: later requests use new connections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nvdra_core.runtime.clock import Clock
 CHECK_INTERVAL_S = 1.0
 TOKEN_LIMIT = 64 * 1024
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
@@ -59,13 +59,13 @@ class CredentialSource:
             raise ConfigError(f"credentials for {config.server}: {error}") from error
 
     def current(self) -> Credentials:
-        """What to use now; looks at the files when the last look is a second old."""
+        """The current credentials; checks the files at most once per CHECK_INTERVAL_S."""
         if self._clock.monotonic() - self._checked_at_s >= CHECK_INTERVAL_S:
             self.refresh()
         return self._current
 
     def refresh(self) -> bool:
-        """Look at the files now; True when the credentials changed. Never raises for a bad file."""
+        """Check the files now; True when the credentials changed. Never raises for a bad file."""
         with self._lock:
             self._checked_at_s = self._clock.monotonic()
             before = self._current
@@ -80,11 +80,11 @@ class CredentialSource:
         with self._keeping_old("token"):
             line = _authorization(self._config, previous=self._current.authorization)
             if stamp != _stamp(self._token_paths):
-                return  # being written this moment: the next look will find it whole
+                return  # being written at this moment; read by the next check
             self._token_stamp = stamp
             if line != self._current.authorization:
                 self._current = Credentials(line, self._current.tls, self._current.generation)
-                log.info("API token re-read from %s", self._config.token_file)
+                _LOG.info("API token re-read from %s", self._config.token_file)
 
     def _refresh_tls(self) -> None:
         stamp = _stamp(self._tls_paths)
@@ -97,7 +97,7 @@ class CredentialSource:
             self._tls_stamp = stamp
             current = self._current
             self._current = Credentials(current.authorization, context, current.generation + 1)
-            log.info("API client certificate and CA re-read")
+            _LOG.info("API client certificate and CA re-read")
 
     @contextlib.contextmanager
     def _keeping_old(self, what: str) -> Iterator[None]:
@@ -107,7 +107,9 @@ class CredentialSource:
             text = f"{what}: {error}"
             if text != self._complained:
                 self._complained = text
-                log.warning("new API credentials cannot be used yet, the old ones stay: %s", text)
+                _LOG.warning(
+                    "new API credentials cannot be used yet; keeping the previous ones: %s", text
+                )
         else:
             self._complained = ""
 
@@ -122,7 +124,7 @@ def _stamp(paths: tuple[str, ...]) -> Stamp:
 
 def _file_stamp(path: str) -> tuple[int, int, int, int] | None:
     try:
-        status = os.stat(path)  # noqa: PTH116  a Path for each look would cost more than the look
+        status = os.stat(path)  # noqa: PTH116  a Path per check would cost more than the check
     except OSError:
         return None
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

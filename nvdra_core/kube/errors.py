@@ -35,7 +35,7 @@ class ClosedError(TransportError):
 
 
 MESSAGE_LIMIT = 1024
-"""Characters of a server's message kept: the rest would only fill logs and pod events."""
+"""Characters of a server's message kept: more would only fill logs and pod events."""
 
 
 def status_error(what: str, status: int, body: bytes, retry_after_s: float | None) -> ApiError:

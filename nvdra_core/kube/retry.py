@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long. Pure; the client asks after each failed attempt."""
+"""Which failed requests are repeated, and after what pause. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Backoff(msgspec.Struct, frozen=True):
 def is_retryable(error: ApiError, *, is_idempotent: bool) -> bool:
     """Whether sending the same request again can help and cannot do harm.
 
-    409 never is: the caller must look at the object again. 429 and 503 mean that nothing was done, as does a
+    409 never is: the caller must read the object again. 429 and 503 mean that nothing was done, as does a
     Retry-After; other 5xx and lost answers are retried only when doing it twice is the same as doing it once.
     """
     if isinstance(error, ClosedError):

@@ -30,7 +30,7 @@ from nvdra_core.runtime.clock import Clock, Deadline
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})
 WARNINGS_REMEMBERED = 256
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class TransportSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ class RetryingTransport(ABC):
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:
             self._warned.add(text)
-            log.warning("the API server warns: %s", text[:1024])
+            _LOG.warning("the API server warns: %s", text[:1024])
 
 
 class Transport(RetryingTransport):

@@ -47,7 +47,7 @@ class DraApi:
         self._version = "v1"
         self._outages = client.transport.pool.outages
         self._recheck_at_s = float("inf")
-        """When to look for a better version."""
+        """When to ask again for a newer version."""
 
     def version(self, deadline: Deadline | None = None) -> str:
         """The version in use, e.g. ``v1``; asks the server when it is not known."""
@@ -148,7 +148,7 @@ class DraApi:
         preconditions: Preconditions = ANY_STATE,
         deadline: Deadline | None = None,
     ) -> None:
-        """Delete a slice; 404 when it is gone, 409 when the preconditions do not hold."""
+        """Delete a slice; 404 when it does not exist, 409 when the preconditions do not hold."""
 
         def delete(version: str) -> None:
             self.client.delete(

@@ -1,6 +1,6 @@
 """Conversion of resource.k8s.io objects between v1, v1beta2 and v1beta1. Pure; inputs are never changed.
 
-v1 is the only form the rest of the code knows. v1beta2 differs from it in ``apiVersion`` alone; v1beta1 keeps a
+All other code uses v1. v1beta2 differs from it in ``apiVersion`` alone; v1beta1 keeps a
 device's fields under ``basic``, a request's under no ``exactly``, and writes absent node selections as zero values.
 Unknown fields pass through. Source: the three API packages, see the conversion functions of Kubernetes.
 """

@@ -173,7 +173,7 @@ class Api:
         return Reply(201, encode(answer))
 
     def _claims(self, namespace: str, account: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """A token's payload. 404 and 409 as the real one answers for a Node that is gone or another one."""
+        """A token's payload. 404 and 409 as the real one answers for a Node that was deleted or recreated."""
         issued = int(time.time())
         claims = {"namespace": namespace, "serviceaccount": {"name": account}}
         bound = spec.get("boundObjectRef") or {}

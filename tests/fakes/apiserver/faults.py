@@ -1,4 +1,4 @@
-"""What the fake is told to do wrong. Rules are taken in order; each answers its next ``count`` matching requests."""
+"""Faults on demand. Rules apply in order; each answers its next ``count`` matching requests."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-class Gone(Exception):  # noqa: N818  not an error: the peer went away
+class DisconnectError(Exception):
     """The connection ended."""
 
 
@@ -47,7 +47,7 @@ class Conversation:
             self._start_tls()
             while self._serve_one():
                 pass
-        except (Gone, OSError, ValueError):
+        except (DisconnectError, OSError, ValueError):
             pass  # the peer's affair
         finally:
             self._sock.close()
@@ -93,7 +93,7 @@ class Conversation:
     def _read(self) -> HttpRequest:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if len(self._buffer) > HEAD_LIMIT:
-                raise Gone
+                raise DisconnectError
             self._receive()
         lines = self._buffer[:end].split(b"\r\n")
         self._buffer = self._buffer[end + 4 :]
@@ -118,7 +118,7 @@ class Conversation:
             while have < length:
                 data = self._sock.recv(256 * 1024)
                 if not data:
-                    raise Gone
+                    raise DisconnectError
                 parts.append(data)
                 have += len(data)
             self._buffer = b"".join(parts)
@@ -128,7 +128,7 @@ class Conversation:
     def _receive(self) -> None:
         data = self._sock.recv(64 * 1024)
         if not data:
-            raise Gone
+            raise DisconnectError
         self._buffer = self._buffer + data if self._buffer else data
 
     def _send(self, reply: Reply) -> None:
@@ -143,7 +143,7 @@ class Conversation:
             if piece:
                 self._sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
             if poller.poll(0):
-                raise Gone  # a watching client says nothing more until it leaves
+                raise DisconnectError  # a watching client says nothing more until it leaves
         self._sock.sendall(b"0\r\n\r\n")
 
     def _fail(self, fault: Fault) -> bool:

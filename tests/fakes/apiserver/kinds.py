@@ -122,19 +122,19 @@ class Router:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         nowhere = Route(path, query)
         if parts[0] == "api" and len(parts) > 2:
-            group, version, rest = "", parts[1], parts[2:]
+            group, version, parts_left = "", parts[1], parts[2:]
         elif parts[0] == "apis" and len(parts) > 3:
-            group, version, rest = parts[1], parts[2], parts[3:]
+            group, version, parts_left = parts[1], parts[2], parts[3:]
         else:
             return nowhere
         namespace = ""
-        if rest[0] == "namespaces" and len(rest) > 2 and rest[2] != "status":
-            namespace, rest = rest[1], rest[2:]
-        kind = self.kinds.get((group, rest[0]))
-        if kind is None or version not in kind.versions or len(rest) > 3:
+        if parts_left[0] == "namespaces" and len(parts_left) > 2 and parts_left[2] != "status":
+            namespace, parts_left = parts_left[1], parts_left[2:]
+        kind = self.kinds.get((group, parts_left[0]))
+        if kind is None or version not in kind.versions or len(parts_left) > 3:
             return nowhere
         if bool(namespace) and not kind.namespaced:
             return nowhere
-        name = rest[1] if len(rest) > 1 else ""
-        subresource = rest[2] if len(rest) > 2 else ""
+        name = parts_left[1] if len(parts_left) > 1 else ""
+        subresource = parts_left[2] if len(parts_left) > 2 else ""
         return Route(path, query, kind, version, namespace, name, subresource)

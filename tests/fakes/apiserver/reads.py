@@ -24,7 +24,7 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class LaterPages:
     """What later pages of one list will say."""
 
     entries: list[Entry]
@@ -38,7 +38,7 @@ class Reader:
         self.bookmark_interval_s = bookmark_interval_s
         self._store = store
         self._lock = threading.Lock()
-        self._rests: OrderedDict[str, Rest] = OrderedDict()
+        self._later_pages: OrderedDict[str, LaterPages] = OrderedDict()
         self._epoch = 0
 
     def end_watches(self) -> None:
@@ -49,14 +49,14 @@ class Reader:
 
     def list_objects(self, kind: Kind, route: Route) -> bytes:
         """The JSON of a list, or of a page of it."""
-        rest = self._rest(kind, route)
+        pages = self._select_pages(kind, route)
         limit = _number(route, "limit")
-        page, later = rest.entries, []
+        page, later = pages.entries, []
         if limit and len(page) > limit:
             page, later = page[:limit], page[limit:]
-        metadata: dict[str, object] = {"resourceVersion": str(rest.version)}
+        metadata: dict[str, object] = {"resourceVersion": str(pages.version)}
         if later:
-            metadata["continue"] = self._keep(Rest(later, rest.version))
+            metadata["continue"] = self._keep(LaterPages(later, pages.version))
             if not route.query.get("fieldSelector") and not route.query.get("labelSelector"):
                 metadata["remainingItemCount"] = len(later)
         head = {
@@ -73,30 +73,30 @@ class Reader:
         entries = self._store.table(kind).entries
         return [entries[key] for key in sorted(entries) if chosen(entries[key].obj)]
 
-    def _rest(self, kind: Kind, route: Route) -> Rest:
+    def _select_pages(self, kind: Kind, route: Route) -> LaterPages:
         token = route.query.get("continue")
         if not token:
             with self._store.lock:
-                return Rest(self.select(kind, route), self._store.version)
+                return LaterPages(self.select(kind, route), self._store.version)
         try:
             identity = json.loads(base64.urlsafe_b64decode(token))["id"]
         except (binascii.Error, ValueError, KeyError, TypeError):
             raise StatusError(400, "continue key is not valid") from None
         with self._lock:
-            rest = self._rests.get(identity)
-        if rest is None or rest.version < self._store.table(kind).oldest:
+            pages = self._later_pages.get(identity)
+        if pages is None or pages.version < self._store.table(kind).oldest:
             raise StatusError(
                 410,
                 "The provided continue parameter is too old to display a consistent list result",
             )
-        return rest
+        return pages
 
-    def _keep(self, rest: Rest) -> str:
+    def _keep(self, pages: LaterPages) -> str:
         identity = secrets.token_hex(8)
         with self._lock:
-            self._rests[identity] = rest
-            while len(self._rests) > PAGES_KEPT:
-                self._rests.popitem(last=False)
+            self._later_pages[identity] = pages
+            while len(self._later_pages) > PAGES_KEPT:
+                self._later_pages.popitem(last=False)
         return base64.urlsafe_b64encode(json.dumps({"id": identity}).encode()).decode()
 
     def watch(self, kind: Kind, route: Route) -> Iterator[bytes | None]:

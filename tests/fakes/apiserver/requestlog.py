@@ -51,7 +51,7 @@ class RequestLog:
             return list(self._lines)
 
     def clear(self) -> None:
-        """Start counting anew."""
+        """Reset the counts and lines."""
         with self._lock:
             self._counts.clear()
             self._lines.clear()

@@ -1,4 +1,4 @@
-"""A running fake API server for tests: start it, talk to ``url`` with a real client, look into ``api``, break it.
+"""A running fake API server for tests: connect a real client to ``url``; inspect it and inject faults through ``api``.
 
     with FakeApiServer() as server:
         client = Client(server.config())

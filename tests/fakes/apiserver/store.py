@@ -1,7 +1,7 @@
 """The fake's objects, their versions and the log of changes that watches read. Knows no HTTP, no validation.
 
 One lock, one counter of resource versions for all kinds, as in etcd. Stored objects are never changed in place, so
-whoever reads one needs no lock. ``changed`` wakes the watches.
+reading one needs no lock. ``changed`` wakes the watches.
 """
 
 from __future__ import annotations

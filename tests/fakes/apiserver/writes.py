@@ -108,7 +108,7 @@ class Writer:
             return self._replace(write, obj, old)
 
     def delete(self, write: Write) -> tuple[Entry, bool]:
-        """DELETE of one object: the last state, and whether it is gone (finalizers keep it)."""
+        """DELETE of one object: the last state, and whether it was removed (finalizers keep it)."""
         with self._store.lock:
             old = self.existing(write)
             wanted = write.body.get("preconditions") or {}
@@ -174,7 +174,7 @@ class Writer:
         return entry
 
     def _settle_update(self, write: Write, obj: JsonObject, old: Entry) -> JsonObject:
-        """Keep what the caller cannot change through this URL, drop and check the rest."""
+        """Keep what the caller cannot change through this URL."""
         kind = write.kind
         metadata = (
             dict(obj["metadata"]) if not write.route.subresource else dict(old.obj["metadata"])

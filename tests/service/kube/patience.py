@@ -1,4 +1,4 @@
-"""Waiting in the tests of the Kubernetes client, and an end to it where nobody will answer."""
+"""Waits of the tests of the Kubernetes client."""
 
 from __future__ import annotations
 
