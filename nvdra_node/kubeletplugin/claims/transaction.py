@@ -178,7 +178,7 @@ class Transaction:
             pause_s = error.retry_after_s
             if pause_s is None or pause_s >= deadline.remaining_s():
                 raise
-            _LOG.info("trying again", v=2, pause_s=pause_s, error=str(error))
+            _LOG.info("not ready; retrying", v=2, claim=ref, pause_s=pause_s, error=str(error))
             if clock.wait(self._deps.stopping, pause_s):
                 raise
         return None
