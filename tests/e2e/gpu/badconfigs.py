@@ -1,7 +1,7 @@
 """Invalid opaque configs, and what the pod's event must contain for each. Data for ``test_bad_input``.
 
 Each field of each kind is wrong, empty, of another type or misspelt at least once. For combinations and random
-JSON see ``tests/unit/core/test_api_decode.py``.
+JSON see ``tests/unit/api/test_decode.py``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from nvdra_core.api.fabric import slot_name
 from nvdra_core.kube.resources import Resource
 from tests.beds.services.controller_rack import CLIQUE, NAMESPACE, Rack, Tray
 from tests.lib.waits import wait_until
-from tests.unit.control.test_ca import a_request
+from tests.unit.control.certificates.test_ca import a_request
 
 DAY_S = 86400.0
 SECRETS = Resource("", "v1", "secrets")

@@ -10,7 +10,7 @@ from nvdra_cluster.settings import FabricSettings
 from nvdra_core.kube.resources import NODES
 from tests.beds.services.controller_rack import Rack, Tray
 from tests.lib.waits import wait_until
-from tests.unit.control.test_ca import a_request
+from tests.unit.control.certificates.test_ca import a_request
 
 LABEL = "node-restriction.kubernetes.io/nvlink-rack"
 

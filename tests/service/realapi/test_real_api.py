@@ -366,7 +366,7 @@ class TestController:
         report(bed, NODE, domains=[])
 
     def test_a_request_is_answered_with_a_certificate(self, bed: Bed, controller: None):
-        from tests.unit.control.test_ca import a_request
+        from tests.unit.control.certificates.test_ca import a_request
 
         bed.as_node("create", "-f", "-", input=a_slice(bed))
         wait_until("FabricNode", lambda: bed.get("fabricnode", NODE))

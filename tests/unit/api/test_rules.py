@@ -7,7 +7,7 @@ import pytest
 from nvdra_core import api
 from nvdra_core.errors import InvalidConfigError
 from nvdra_core.gates import FeatureGates
-from tests.unit.core.api_examples import ALL_STRATEGIES, DOMAIN_UID, FULL, a_config, a_gpu_config
+from tests.unit.api.examples import ALL_STRATEGIES, DOMAIN_UID, FULL, a_config, a_gpu_config
 
 GB200 = ("GPU-c", "GPU-a", "GPU-b")
 

@@ -12,7 +12,7 @@ from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import DEFAULT_WRITE, Client
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
 from nvdra_core.runtime.clock import SystemClock
-from tests.unit.control.test_ca import NOW, a_request
+from tests.unit.control.certificates.test_ca import NOW, a_request
 
 
 class SetClock(SystemClock):

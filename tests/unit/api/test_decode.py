@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nvdra_core import api
 from nvdra_core.errors import InvalidConfigError
-from tests.unit.core.api_examples import ALL_STRATEGIES, FULL, MPS, a_config, a_gpu_config
+from tests.unit.api.examples import ALL_STRATEGIES, FULL, MPS, a_config, a_gpu_config
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("\ud800"),

@@ -1,0 +1,1 @@
+"""Tests of nvdra_core.api."""
