@@ -1,7 +1,7 @@
 """The command ``nvdra-node``: one sub-command per systemd unit, and the commands that check or describe settings.
 
-The only place that reads the environment, the command line and the configuration file; everything below gets a
-frozen ``NodeConfig``. Exit status: 0 done, 1 failed while running, 2 the settings are wrong.
+The only place that reads the environment, the command line and the configuration file; everything below gets a frozen
+``NodeConfig``. Exit status: 0 success, 1 failure, 2 wrong settings.
 """
 
 from __future__ import annotations
@@ -19,12 +19,29 @@ from nvdra_node import config
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
-_SERVICES = {"compute-domain": "computedomain", "imex-supervisor": "imex", "unit-broker": "broker"}
+_SERVICES = {
+    "gpu": "gpu",
+    "compute-domain": "computedomain",
+    "imex-supervisor": "imex",
+    "unit-broker": "broker",
+}
 """Command -> module of ``app`` that runs it."""
+_COMMANDS = {
+    "gpu": "run the kubelet plugin for gpu.nvidia.com (nvdra-gpu-plugin.service)",
+    "compute-domain": (
+        "run the kubelet plugin for compute-domain.nvidia.com (nvdra-compute-domain-plugin.service)"
+    ),
+    "imex-supervisor": "run this node's IMEX daemon (nvdra-imex-supervisor.service)",
+    "unit-broker": "start and stop units for the other services (nvdra-unit-broker.service)",
+    "check-config": "check all settings and print each with its source",
+    "renew-credential": "renew this node's own token if it is due (nvdra-credential.service)",
+    "check-credential": "check that the API server would renew this node's own token",
+    "withdraw": "delete this node's ResourceSlices of both drivers (before uninstalling)",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; never raises for a wrong setting or a failed start."""
+    """Run one command. Errors of ours are printed, not raised."""
     arguments = _parser().parse_args(argv)
     try:
         settings = _load(arguments)
@@ -40,28 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, settings: config.NodeConfig) -> int:
     if command == "check-config":
         return _check(settings)
-    # Imported here so that each process has what its own service needs, and no more.
+    # Imported here: each process loads only its own service.
     from nvdra_node.app.environment import SystemdEnvironment
 
     system = SystemdEnvironment.read(os.environ)
-    if module := _SERVICES.get(command):
-        service = importlib.import_module(f"nvdra_node.app.{module}")
-        return int(service.run(settings, system))
     if command in ("renew-credential", "check-credential"):
         from nvdra_node.app import renewal
 
         is_check = command == "check-credential"
-        said = renewal.check(settings) if is_check else renewal.run(settings, system)
-        if said:
-            print(said)
+        if result := renewal.check(settings) if is_check else renewal.run(settings, system):
+            print(result)
         return 0
     if command == "withdraw":
         from nvdra_node.app import gpu
 
         return gpu.withdraw(settings)
-    from nvdra_node.app import gpu
-
-    return gpu.run(settings, system)
+    service = importlib.import_module(f"nvdra_node.app.{_SERVICES[command]}")
+    return int(service.run(settings, system))
 
 
 def _check(settings: config.NodeConfig) -> int:
@@ -132,28 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", prog="nvdra-node"
     )
-    for name, text in (
-        ("gpu", "run the kubelet plugin for gpu.nvidia.com (nvdra-gpu-plugin.service)"),
-        (
-            "compute-domain",
-            "run the kubelet plugin for compute-domain.nvidia.com (nvdra-compute-domain-plugin.service)",
-        ),
-        (
-            "imex-supervisor",
-            "look after this node's IMEX daemon and fabric (nvdra-imex-supervisor.service)",
-        ),
-        (
-            "unit-broker",
-            "start and stop units for the other services (nvdra-unit-broker.service)",
-        ),
-        ("check-config", "check all settings and print each with where it came from"),
-        (
-            "renew-credential",
-            "renew this node's own token if it is time (nvdra-credential.service)",
-        ),
-        ("check-credential", "check that the API server would renew this node's own token"),
-        ("withdraw", "delete this node's ResourceSlices of both drivers (before uninstalling)"),
-    ):
+    for name, text in _COMMANDS.items():
         commands.add_parser(name, help=text, description=text, parents=[options])
     return parser
 

@@ -71,6 +71,18 @@ class FunctionComponent(msgspec.Struct, frozen=True, kw_only=True):
         self.end(deadline)
 
 
+def worker_component(
+    workers: Workers,
+    name: str,
+    target: Callable[[], None],
+    wake: Callable[[], object] = _do_nothing,
+) -> FunctionComponent:
+    """A component that runs ``target`` in a worker; ``wake`` is called at the stop to end it early."""
+    return FunctionComponent(
+        name=name, begin=lambda: workers.spawn(name, target), end=lambda deadline: wake()
+    )
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One process. ``run`` returns its exit status."""
 

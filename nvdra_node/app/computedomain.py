@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_core.runtime.service import FunctionComponent, Service
+from nvdra_core.runtime.service import FunctionComponent, Service, worker_component
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
@@ -95,18 +95,20 @@ def run(settings: config.NodeConfig, system: SystemdEnvironment) -> int:
 def _connection_components(
     connection: SupervisorConnection, plugin: Plugin, deps: PluginDependencies
 ) -> list[FunctionComponent]:
-    """The threads that watch the supervisor and send it the claims."""
+    """Workers that watch the supervisor and send it the claims."""
     workers = deps.workers
 
-    def begin() -> None:
-        workers.spawn("supervisor-watch", lambda: connection.watch(workers.stopping))
-        workers.spawn(
-            "supervisor-sync",
-            lambda: connection.sync(lambda: _held(plugin, deps.boot_id), workers.stopping),
-        )
+    def sync() -> None:
+        connection.sync(lambda: _held(plugin, deps.boot_id), workers.stopping)
 
     return [
-        FunctionComponent(name="supervisor", begin=begin, end=lambda deadline: connection.close())
+        worker_component(
+            workers,
+            "supervisor-watch",
+            lambda: connection.watch(workers.stopping),
+            connection.close,
+        ),
+        worker_component(workers, "supervisor-sync", sync),
     ]
 
 
@@ -129,12 +131,8 @@ def _label_components(
 ) -> list[FunctionComponent]:
     if not deps.settings.gpu_clique_label:
         return []
-    workers = deps.workers
     connection.subscribe(label.changed)
-
-    def begin() -> None:
-        workers.spawn("clique-label", lambda: label.run(workers.stopping))
-
+    stopping = deps.workers.stopping
     return [
-        FunctionComponent(name="clique label", begin=begin, end=lambda deadline: label.changed())
+        worker_component(deps.workers, "clique-label", lambda: label.run(stopping), label.changed)
     ]

@@ -5,7 +5,7 @@ Starting and stopping the service leave nvidia-imex running: a new instance adop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from nvdra_core import __version__
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
@@ -16,7 +16,7 @@ from nvdra_core.kube.resources import FABRIC_NODES, NODES
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.runtime.metrics import new_registry
-from nvdra_core.runtime.service import Component, FunctionComponent, Service
+from nvdra_core.runtime.service import Component, FunctionComponent, Service, worker_component
 from nvdra_core.runtime.systemd import Notifier
 from nvdra_core.runtime.workers import Workers
 from nvdra_node import config
@@ -155,21 +155,17 @@ class Supervision:
 
     def components(self) -> list[Component]:
         """In the order of starting."""
-        stopping = self.workers.stopping
+        stopping, worker = self.workers.stopping, partial(worker_component, self.workers)
         return [
             FunctionComponent(name="state", begin=self._open),
             FunctionComponent(name="socket", begin=self._serve, end=self._stop_serving),
-            self._worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
-            self._worker(
-                "supervisor", lambda: self.supervisor.run(stopping), self.supervisor.trigger
-            ),
-            self._worker(
-                "life", lambda: self._process_monitor.run(stopping), self._process_monitor.stop
-            ),
-            self._worker("address", lambda: self._addresses.run(stopping)),
-            self._worker("peers", lambda: self._peers.run(stopping)),
-            self._worker("controller", self._spec.run, self._spec.stop),
-            self._worker("status", lambda: self._status.run(stopping), self._status.stop),
+            worker("fabric", lambda: self.fabric.run(stopping), self.fabric.trigger),
+            worker("supervisor", lambda: self.supervisor.run(stopping), self.supervisor.trigger),
+            worker("life", lambda: self._process_monitor.run(stopping), self._process_monitor.stop),
+            worker("address", lambda: self._addresses.run(stopping)),
+            worker("peers", lambda: self._peers.run(stopping)),
+            worker("controller", self._spec.run, self._spec.stop),
+            worker("status", lambda: self._status.run(stopping), self._status.stop),
             *endpoint_components(
                 self._settings.imex_http_endpoint,
                 self._settings.metrics_path,
@@ -216,20 +212,6 @@ class Supervision:
         self._service.stop()
         self._server.stop(min(STOP_GRACE_S, deadline.remaining_s()))
         self._lock.release()
-
-    def _worker(
-        self, name: str, target: Callable[[], None], end: Callable[[], None] | None = None
-    ) -> FunctionComponent:
-        """A thread for the life of the service; ``end`` wakes it at the stop."""
-
-        def begin() -> None:
-            self.workers.spawn(name, target)
-
-        def stop(deadline: Deadline) -> None:
-            if end is not None:
-                end()
-
-        return FunctionComponent(name=name, begin=begin, end=stop)
 
     def _take(self, spec: FabricNodeSpec | None, generation: int) -> None:
         """Apply the controller's spec: the certificate first, because the daemon may need it for the rest."""

@@ -17,7 +17,7 @@ from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.metrics import new_registry
-from nvdra_core.runtime.service import Component, FunctionComponent
+from nvdra_core.runtime.service import Component, FunctionComponent, worker_component
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.gauges import PluginCollector, PluginState
 from nvdra_node.app.http_endpoint import Health, endpoint_components
@@ -181,17 +181,16 @@ class Plugin:
 
     def components(self) -> list[Component]:
         """In the order of starting."""
+        workers = self._deps.workers
         return [
             # Stopped last, because calls need it; closing it ends requests that would delay the stop.
             FunctionComponent(name="api", end=lambda deadline: self._deps.api.client.close()),
             FunctionComponent(name="records", begin=self._open_records),
             FunctionComponent(name="sockets", begin=self._serve, end=self._stop_serving),
-            FunctionComponent(
-                name="publisher", begin=self._start_publisher, end=self._stop_publisher
-            ),
-            FunctionComponent(name="sweep", begin=self._start_sweep),
-            FunctionComponent(name="path watch", begin=self._start_path_monitor),
-            FunctionComponent(name="node events", begin=self._start_events),
+            worker_component(workers, "publisher", self._publish, self._stop_publisher),
+            worker_component(workers, "sweep", lambda: self.sweep.run(workers.stopping)),
+            worker_component(workers, "path-monitor", self._monitor_paths),
+            worker_component(workers, "node-events", lambda: self.events.run(workers.stopping)),
             FunctionComponent(
                 name="waiting",
                 begin=self.wait_events.outbox.start,
@@ -265,9 +264,6 @@ class Plugin:
         if not self.dra.drain(deadline):
             _LOG.warning("stopping with calls in progress; the kubelet repeats them")
 
-    def _start_publisher(self) -> None:
-        self._deps.workers.spawn("publisher", self._publish)
-
     def _publish(self) -> None:
         self.publisher.prefetch()
         # One write with all devices instead of an empty one first. Limited, because a scan may hang.
@@ -286,20 +282,9 @@ class Plugin:
             if self._deps.wait_settled(SETTLE_POLL_S):
                 return
 
-    def _stop_publisher(self, deadline: Deadline) -> None:
+    def _stop_publisher(self) -> None:
         self._registered.set()
         self.publisher.stop()
-
-    def _start_sweep(self) -> None:
-        stopping = self._deps.workers.stopping
-        self._deps.workers.spawn("sweep", lambda: self.sweep.run(stopping))
-
-    def _start_path_monitor(self) -> None:
-        self._deps.workers.spawn("path-watch", self._monitor_paths)
-
-    def _start_events(self) -> None:
-        stopping = self._deps.workers.stopping
-        self._deps.workers.spawn("node-events", lambda: self.events.run(stopping))
 
     def _monitor_paths(self) -> None:
         """Check sockets, CDI files and directories, which other programs may delete."""
