@@ -33,7 +33,7 @@ WORDS: dict[type[types.Type], str] = {
 
 
 def list_map(*keys: str) -> JsonObject:
-    """A list whose elements are told apart by keys."""
+    """A list of the type map, with its keys."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 

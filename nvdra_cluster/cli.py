@@ -1,7 +1,7 @@
 """The command ``nvdra-controller``: reads flags and environment, builds the controller, runs it.
 
 Flags and environment names are upstream's (compute-domain-controller) where upstream has the same
-thing. Exit status: 0 done, 1 failed while running, 2 the settings are wrong.
+thing. Exit status: 0 stopped, 1 failed, 2 invalid settings.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the controller; never raises for a wrong setting or a failed start."""
+    """Run the controller; errors of settings and start become exit statuses."""
     try:
         values = read(argv, os.environ)
         log.configure(verbosity=_number(values, "--log-verbosity"), style=values["--log-format"])
@@ -112,7 +112,7 @@ def run(chosen: ControllerSettings, access: AccessConfig, notify_socket: str) ->
 
 
 def read(argv: Sequence[str] | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Every flag's text: from the command line, else the environment, else its default."""
+    """The text of every flag: command line, else environment, else default."""
     parser = argparse.ArgumentParser(
         prog="nvdra-controller",
         description="ComputeDomains: slots, ports, templates, status, certificates",
@@ -132,10 +132,12 @@ def read(argv: Sequence[str] | None, environment: Mapping[str, str]) -> dict[str
 
 
 def settings(values: Mapping[str, str], own_namespace: str) -> ControllerSettings:
-    """What the texts mean. Raises ConfigError."""
+    """Convert the texts. Raises ConfigError."""
     namespace = values["--namespace"] or own_namespace
     if not namespace:
-        raise ConfigError("--namespace is not set, and this is no pod; give the driver's namespace")
+        raise ConfigError(
+            "--namespace: not set, and not running in a pod; give the driver's namespace"
+        )
     gates = FeatureGates.parse(values["--feature-gates"])
     gates.validate()
     mode = _choice(values, "--imex-mode", ImexMode)
@@ -152,7 +154,7 @@ def settings(values: Mapping[str, str], own_namespace: str) -> ControllerSetting
             rack_label=values["--rack-label"],
             namespace=namespace,
         ),
-        # Unique also after a restart under the same name: a Lease of the dead one must expire.
+        # Unique over restarts under the same name: the Lease of the previous process must expire.
         identity=f"{values['--pod-name'] or 'nvdra-controller'}-{secrets.token_hex(8)}",
         is_elected=_boolean(values, "--leader-election-enabled"),
         lease_name=values["--leader-election-lease-lock-name"],
@@ -183,7 +185,7 @@ def _choice(values: Mapping[str, str], name: str, kind: type[ChoiceT]) -> Choice
         return kind(values[name])
     except ValueError:
         known = " or ".join(member.value for member in kind)
-        raise ConfigError(f'{name} "{values[name]}": not known; use {known}') from None
+        raise ConfigError(f'{name} "{values[name]}": unknown; use {known}') from None
 
 
 def _boolean(values: Mapping[str, str], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What an operator can set for the controller: one frozen value, read in ``cli``, handed down. Pure."""
+"""Settings of the controller: one frozen value, read in ``cli``. Pure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ _LABEL_KEY = re.compile(
 
 
 class ImexMode(str, Enum):
-    """Who runs IMEX on the nodes; upstream's words for a chart value."""
+    """Who runs IMEX on the nodes; the values are upstream's."""
 
     DRIVER_MANAGED = "driverManaged"
     HOST_MANAGED = "hostManaged"
-    """The administrator: no slots, ports and certificates are given out, and every domain shares
-    the host's IMEX.
-    """
+    """The administrator: no slots, ports and certificates are assigned; all domains share the host's IMEX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class PortRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FabricSettings:
-    """How ComputeDomains are kept apart. The decisions depend on nothing else."""
+    """Settings that decisions depend on."""
 
     mode: ImexMode = ImexMode.DRIVER_MANAGED
     isolation: Isolation = Isolation.DOMAIN
@@ -58,9 +56,9 @@ class FabricSettings:
     """Slots of a clique; 18 is the compute trays of an NVL72 rack."""
     ports: PortRange = PortRange(24000, 28095)
     rack_label: str = ""
-    """Label of Nodes whose value all nodes of a clique must share; empty: nodes are believed."""
+    """Label of Nodes whose value all nodes of a clique must share; empty: not checked."""
     namespace: str = "nvdra"
-    """Where ComputeDomainClique objects are."""
+    """Of ComputeDomainClique objects."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.slot_count <= MAX_SLOTS:
@@ -69,7 +67,7 @@ class FabricSettings:
             )
         if self.rack_label and not _LABEL_KEY.fullmatch(self.rack_label):
             raise ConfigError(
-                f'rack label "{self.rack_label}": is no key of a label; use one that nodes cannot write, such as '
+                f'rack label "{self.rack_label}": not a label key; use one that nodes cannot write, such as '
                 "node-restriction.kubernetes.io/nvlink-rack"
             )
         if self.mode is ImexMode.HOST_MANAGED and self.isolation is Isolation.CHANNEL:
@@ -80,7 +78,7 @@ class FabricSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:
-    """Pace of the leader election; upstream's defaults, in seconds."""
+    """Times of the leader election in seconds; upstream's defaults."""
 
     duration_s: float = 15.0
     renew_deadline_s: float = 10.0
@@ -97,13 +95,13 @@ class LeaseTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings:
-    """Everything the controller is told."""
+    """All settings."""
 
     fabric: FabricSettings
     identity: str
     """Of this replica, in the Lease."""
     is_elected: bool = True
-    """Whether replicas elect a leader. Without, there must be one only."""
+    """Whether replicas elect a leader; otherwise there must be exactly one."""
     lease_name: str = "nvdra-controller"
     lease_namespace: str = "nvdra"
     lease_times: LeaseTimes = LeaseTimes()

@@ -37,7 +37,7 @@ STATUS_INTERVAL_PER_NODE_S = 0.005
 STATUS_INTERVAL_LIMIT_S = 2.0
 """Upstream updates the status every two seconds."""
 DEBOUNCE_S = 0.3
-"""Peers of a clique are told of a node that joined after this long without another one."""
+"""A joined node is added to its peers' specs when no other has joined for so long."""
 DEBOUNCE_LIMIT_S = 2.0
 RESYNC_S = 600.0
 RECHECK_S = 30.0

@@ -1,9 +1,8 @@
-"""Which replica leads: one Lease, held by renewing it (coordination.k8s.io). The usual algorithm of Kubernetes.
+"""Leader election by a Lease (coordination.k8s.io), with client-go's algorithm.
 
-Others' clocks do not count: a Lease has expired when it was not seen to change for its duration, by
-this machine's clock. ``is_leading`` turns false before the Lease can be another's, also when the API
-is away, and the process then ends, so that a leader always starts from nothing. A leader that leaves gives
-the Lease back once its last write has been answered.
+A Lease has expired when it did not change for its duration by this machine's clock; others' clocks do not count.
+``is_leading`` turns false before another replica can take the Lease, also when the API is unreachable; the process then
+ends, so a leader always starts with empty state. On shutdown the Lease is released after the last write was answered.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _LOG = log.get(__name__)
 
 
 class LeadershipLostError(NvdraError):
-    """Another replica may lead by now; this process must start over."""
+    """Another replica may lead by now; this process must restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,7 @@ class LeaseSettings:
 
 @dataclass(slots=True)
 class _Seen:
-    """The Lease as it was last seen to change, and when."""
+    """The last observed change of the Lease, and when it was seen."""
 
     record: tuple[str, str] = ("", "")
     at_s: float = 0.0
@@ -56,7 +55,7 @@ class LeaderElector:
     """RFC 3339 with microseconds, in UTC."""
     stopping: threading.Event
     idle: threading.Event = field(default_factory=threading.Event)
-    """Set by the owner once nothing is written any more in the name of the leader."""
+    """Set by the owner after the last write as leader."""
     _renewed_at_s: float | None = None
     _seen: _Seen = field(default_factory=_Seen)
 
@@ -65,7 +64,7 @@ class LeaderElector:
         return self.leads_for_s() > 0.0
 
     def leads_for_s(self) -> float:
-        """How long it may yet, without another word from the API; 0 when it may not."""
+        """Seconds until leadership ends unless the Lease is renewed; 0 when not leading."""
         renewed_at_s = self._renewed_at_s
         if renewed_at_s is None:
             return 0.0
@@ -73,8 +72,8 @@ class LeaderElector:
         return max(0.0, ends_s - self.clock.monotonic())
 
     def run(self, elected: Callable[[], None]) -> None:
-        """Strive for the Lease, call ``elected`` when it is ours, keep it until ``stopping``, give it
-        back. Raises LeadershipLostError when it could not be kept.
+        """Acquire the Lease, call ``elected``, renew it until ``stopping``, then release it. Raises
+        LeadershipLostError when it could not be renewed.
         """
         was_leading = False
         while not self.stopping.is_set():
@@ -86,20 +85,20 @@ class LeaderElector:
             elif was_leading and not self.is_leading():
                 raise LeadershipLostError(
                     f"the Lease {self.settings.namespace}/{self.settings.name} was not renewed "
-                    f"within {self.settings.renew_deadline_s:g} s; starting over"
+                    f"within {self.settings.renew_deadline_s:g} s; restarting"
                 )
             self.clock.wait(self.stopping, self.settings.retry_period_s)
         if was_leading and self.idle.wait(self.settings.renew_deadline_s):
-            self._give_back()
+            self._release()
 
     def _try(self) -> None:
-        # Counted from before the request: the server may have stored it just then.
+        # From before the request: the server may store the renewal right then.
         began_s = self.clock.monotonic()
         try:
             if self._acquire(Deadline(self.settings.renew_deadline_s / 2, self.clock)):
                 self._renewed_at_s = began_s
         except ApiError as error:
-            _LOG.warning("cannot renew the Lease; trying again", error)
+            _LOG.warning("cannot renew the Lease; retrying", error)
 
     def _acquire(self, deadline: Deadline) -> bool:
         settings = self.settings
@@ -116,7 +115,7 @@ class LeaderElector:
         holder = str(spec.get("holderIdentity") or "")
         if holder not in ("", settings.identity) and not self._has_expired(spec, holder):
             if self._renewed_at_s is not None:
-                self._renewed_at_s = None  # somebody took it: not even the rest of our time is ours
+                self._renewed_at_s = None  # another replica took it; do not use the remaining time
             return False
         return self._send(self.client.update, self._body(spec, lease["metadata"]), deadline)
 
@@ -154,8 +153,8 @@ class LeaderElector:
             },
         }
 
-    def _give_back(self) -> None:
-        """So that the next leader need not wait. Best effort: it expires by itself."""
+    def _release(self) -> None:
+        """Let the next leader start at once. Best effort: the Lease expires anyway."""
         self._renewed_at_s = None
         settings = self.settings
         deadline = Deadline(2.0, self.clock)
@@ -166,6 +165,6 @@ class LeaderElector:
             if (lease.get("spec") or {}).get("holderIdentity") == settings.identity:
                 lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                 self.client.update(LEASES, lease, deadline=deadline)
-                _LOG.info("gave the Lease back")
+                _LOG.info("released the Lease")
         except ApiError as error:
-            _LOG.warning("could not give the Lease back; it will expire", error)
+            _LOG.warning("cannot release the Lease; it expires by itself", error)

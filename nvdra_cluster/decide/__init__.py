@@ -1,1 +1,1 @@
-"""What should be, given what is: pure functions from views to wishes and writes. Called by ``control`` alone."""
+"""Decisions of the controller: pure functions from snapshots to writes and requests. Called by ``control`` alone."""

@@ -1,8 +1,8 @@
-"""Which port and channel a ComputeDomain has: once, for its life, and nobody else's. Pure.
+"""Chooses the port and channel of a ComputeDomain, which it keeps for life and shares with no other. Pure.
 
-With isolation ``domain`` each has its own port (a peer of another domain that was left over cannot
-talk to it) and channel 0. With ``channel`` all share the clique's port and each has its own channel;
-0 stays free, because drivers may create that node open to everybody.
+With isolation ``domain`` each domain has its own port, so a leftover peer of another domain cannot connect, and channel
+0. With ``channel`` all share the clique's port and each has its own channel; channel 0 stays free, because drivers may
+create its device node with access for everyone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ def lowest_free(first: int, last: int, taken: Collection[int]) -> int | None:
 
 
 def channel_limit(nodes: Iterable[FabricView]) -> int:
-    """How many channels domains are given: as many as most nodes with fabric report, of two numbers that are
-    reported equally often the higher one.
+    """Number of channels to allocate from: the one most nodes with fabric report, the higher one of a tie.
 
-    Not the lowest: it would be for any one node to say that there are none. A node with fewer than the others is
-    not ready for a domain whose channel it lacks, and says why (``readiness``).
+    Not the lowest, which would let one node deny channels to all. A node with fewer channels is not ready for a domain
+    whose channel it lacks (``readiness``).
     """
     counts = Counter(
         view.status.channel_count
@@ -48,8 +47,7 @@ def choose(
 ) -> ComputeDomainAssignment | None:
     """Numbers for a new domain; None when there are none left.
 
-    ``ports`` and ``channels``: those of living domains, and of dead ones that are cooling.
-    ``channel_count``: see ``channel_limit``.
+    ``ports`` and ``channels``: those in use or within their reuse delay. ``channel_count``: see ``channel_limit``.
     """
     if settings.mode is ImexMode.HOST_MANAGED:
         return ComputeDomainAssignment(isolation=Isolation.DOMAIN, port=0, channel=SHARED_CHANNEL)
@@ -69,9 +67,9 @@ def choose(
 def exhausted(settings: FabricSettings) -> str:
     """Why ``choose`` found nothing, and what to do."""
     if settings.isolation is Isolation.CHANNEL:
-        return "every IMEX channel is taken by another ComputeDomain; delete one that is not used"
+        return "every IMEX channel is taken by another ComputeDomain; delete an unused one"
     ports = settings.ports
     return (
         f"every port from {ports.first + 1} to {ports.last} is taken by another ComputeDomain; "
-        "delete one that is not used, or give the controller more ports"
+        "delete an unused one, or give the controller more ports"
     )

@@ -1,7 +1,7 @@
-"""What keeps domains apart now: as it is set, or as it was while a domain of that time lives. Pure.
+"""The isolation in force: the setting, or the previous one while a domain that uses it exists. Pure.
 
-A domain's IMEX runs with the port or channel that it was given, and a node's one IMEX serves domains of one kind.
-So another setting waits until the last domain of the old one is gone; new domains join the old kind until then.
+A domain keeps its port or channel, and a node's one IMEX serves domains of one kind. So a changed setting waits until
+the last domain of the old kind is deleted; new domains use the old kind until then.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from nvdra_cluster.settings import FabricSettings, ImexMode
 from nvdra_core.api import ComputeDomainAssignment
 
 REASON = "IsolationKept"
-TOLD = 10
+EVENT_LIMIT = 10
 """Domains that get an event about it."""
 
 
 def in_force(wanted: FabricSettings, recorded: Iterable[ComputeDomainAssignment]) -> FabricSettings:
-    """The settings to decide by, given what living domains and nodes were told."""
-    # Port 0 is the IMEX of the host, which knows of no isolation.
+    """The settings to apply, given the assignments in domains and node specs."""
+    # Port 0 is the IMEX of the host, which has no isolation.
     found = {one.isolation for one in recorded if one.port}
     if wanted.mode is ImexMode.HOST_MANAGED or not found or wanted.isolation in found:
         return wanted
@@ -30,14 +30,13 @@ def in_force(wanted: FabricSettings, recorded: Iterable[ComputeDomainAssignment]
 
 
 def message(wanted: FabricSettings, kept: FabricSettings) -> str:
-    """What an administrator must know and do."""
+    """Message for administrators."""
     return (
-        f"the controller is set to isolation={wanted.isolation.value}, and goes on with "
-        f"isolation={kept.isolation.value}, as there are ComputeDomains that were made with it: "
-        "delete all of them, or set it back"
+        f"isolation={wanted.isolation.value} is not applied: ComputeDomains with "
+        f"isolation={kept.isolation.value} exist; delete all of them, or set it back"
     )
 
 
 def events_for(domains: Sequence[DomainView], text: str, now: str) -> list[Create]:
     """An event for some of the domains that keep the old isolation."""
-    return [events.warning(domain, REASON, text, now) for domain in domains[:TOLD]]
+    return [events.warning(domain, REASON, text, now) for domain in domains[:EVENT_LIMIT]]

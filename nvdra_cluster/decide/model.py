@@ -1,7 +1,7 @@
-"""What the controller knows of each object: small frozen views, without what no decision looks at.
+"""The controller's views of API objects: small frozen values, without fields that no decision uses.
 
-``control.state.decode`` makes them from JSON, ``control.state.cache`` keeps them, everything in this package reads
-them. Also the names that upstream fixed (labels, finalizers).
+``control.state.decode`` makes them from JSON, ``control.state.cache`` keeps them. Also the names that upstream fixed
+(labels, finalizers).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TARGET_LABEL = "resource.nvidia.com/computeDomainTarget"
 FINALIZER = "resource.nvidia.com/computeDomain"
 """On ComputeDomains and on their templates; upstream's, so that either controller can take over."""
 REMOVE_ANNOTATION = "fabric.nvdra.io/remove"
-"""On a template whose finalizer we took away and that we were about to delete."""
+"""On a template of ours whose finalizer was removed for its deletion."""
 FORCE_ANNOTATION = "fabric.nvdra.io/force-delete"
-"""``"true"`` on a ComputeDomain: delete it although claims hold it."""
+"""``"true"`` on a ComputeDomain: delete it even though claims hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class NodeView:
     name: str
     uid: str
     is_out_of_service: bool = False
-    """Has the taint by which an administrator vouches that the machine is off."""
+    """Has the out-of-service taint: an administrator confirms that the machine is off."""
     rack: str = ""
     """The value of the rack label, where the settings name one."""
 
@@ -48,12 +48,12 @@ class FabricView:
     name: str
     uid: str
     version: int
-    """resourceVersion: says which of two views is the newer one."""
+    """resourceVersion: orders two views of an object."""
     spec: FabricNodeSpec = field(default_factory=FabricNodeSpec)
     status: FabricNodeStatus = field(default_factory=FabricNodeStatus)
     created: str = ""
     owner_uid: str = ""
-    """Of the Node that it belongs to; empty when nobody said."""
+    """UID of the owner Node; empty without owner reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class DomainView:
 
 @dataclass(frozen=True, slots=True)
 class ConfigView:
-    """The opaque config of a template, as far as it is ours."""
+    """The opaque config of a template for our driver."""
 
     domain_uid: str = ""
     allocation_mode: str = ""
@@ -103,7 +103,7 @@ class TemplateView:
     is_condemned: bool = False
     """Has REMOVE_ANNOTATION."""
     is_labelled: bool = True
-    """Has our label; without, no watch of ours sees it."""
+    """Has the label that our watch selects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,11 @@ class ClaimView:
     uid: str
     domain_uid: str
     node: str = ""
-    """Where a device of ours is allocated; empty without allocation."""
+    """Node of the allocated device; empty without allocation."""
     users: tuple[str, ...] = ()
     """Names of the pods it is reserved for."""
     version: int = field(default=0, compare=False)
-    """resourceVersion: says which of two views is the newer one, and nothing else."""
+    """resourceVersion: orders two views of an object."""
 
     @property
     def path(self) -> str:
@@ -141,11 +141,11 @@ class ClaimView:
 
 @dataclass(frozen=True, slots=True)
 class MemberView:
-    """A node that takes part in a domain, with all that its readiness depends on."""
+    """A member node of a domain, with what its readiness depends on."""
 
     node: str
     fabric: FabricView | None
-    """None: the node has no FabricNode (any more)."""
+    """None: the node has no FabricNode."""
     has_node: bool = True
     """The Node object exists."""
     is_lost: bool = False
@@ -161,7 +161,7 @@ class MemberView:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something was not done, as a condition says it."""
+    """Reason and message of a condition."""
 
     reason: str
     message: str
@@ -169,20 +169,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class DomainSnapshot:
-    """All that the decisions about one domain depend on."""
+    """Everything the decision about one domain depends on."""
 
     domain: DomainView
     members: tuple[MemberView, ...] = ()
     """By name."""
     reporters: tuple[MemberView, ...] = ()
-    """Nodes that report that they hold the domain, also those that nothing confirms yet: they may
-    block its deletion, until they are refuted, and nothing else.
-    """
+    """Nodes that report the domain, confirmed or not: they block its deletion until they are refuted."""
     claims: tuple[ClaimView, ...] = ()
     templates: tuple[TemplateView, ...] = ()
     cliques: tuple[CliqueView, ...] = ()
     assignment: ComputeDomainAssignment | None = None
-    """Port and channel; None: there were none left, or ``number_problem`` says why."""
+    """Port and channel; None: none is free, or ``number_problem`` is set."""
     number_problem: str = ""
     template_problem: Problem | None = None
-    """Why the template could not be made at the last try."""
+    """Why the last creation of the template failed."""

@@ -1,9 +1,8 @@
-"""The book of ports and channels: which domain has which, and which are cooling. Owned by ``control.state.cache``.
+"""Allocates ports and channels: which domain has which, and which are within their reuse delay.
 
-The truth is in the status of the domains; this is what follows from all of them, kept up to date so
-that a new domain costs no look at the others. Numbers that were free only a short time ago are not
-given out: some node may still run with them. Nor are those of a domain that was forced away, as long as
-a node reports claims of it: ``control.reconciler`` says when the last has gone.
+Derived from the status of all domains and the specs of nodes, and kept current so that a new domain needs no scan.
+Numbers that were released recently are not reused, as some node may still run with them; nor are those of a domain
+deleted by force while a node reports its claims (``control.reconciler`` releases them).
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ class NumberAllocator:
         self._suspended_until_s = -math.inf
 
     def of(self, domain_uid: str) -> ComputeDomainAssignment | None:
-        """What the domain has."""
+        """The domain's numbers."""
         return self._given.get(domain_uid)
 
     def adopt(
         self, domain_uid: str, recorded: Iterable[ComputeDomainAssignment], now_s: float
     ) -> None:
-        """Take over what was given to the domain before this process began: the first of ``recorded``
-        that nobody else has, and that does not cool.
+        """Take over an earlier process's assignment: the first of ``recorded`` that is neither taken nor within its
+        reuse delay.
         """
         if domain_uid in self._given:
             return
@@ -52,7 +51,7 @@ class NumberAllocator:
     def ensure(
         self, domain_uid: str, now_s: float, channel_count: int = MAX_CHANNELS
     ) -> ComputeDomainAssignment | None:
-        """What the domain has, after giving it something if there is any; None when all is taken."""
+        """The domain's numbers, allocated if necessary; None when none is free."""
         known = self._given.get(domain_uid)
         if known is not None:
             return known
@@ -72,20 +71,20 @@ class NumberAllocator:
         return chosen
 
     def suspend(self, now_s: float) -> None:
-        """Give out nothing new for NUMBER_REUSE_DELAY_S: which numbers cool is not known."""
+        """Allocate nothing for NUMBER_REUSE_DELAY_S, as the recently released numbers are unknown."""
         self._suspended_until_s = now_s + NUMBER_REUSE_DELAY_S
 
     def problem(self, now_s: float) -> str:
-        """Why nothing new is given out at all; empty when it is."""
+        """Why allocation is suspended; empty when it is not."""
         if now_s >= self._suspended_until_s:
             return ""
         return (
-            "the controller has just started and cannot read which ports were released lately; it gives one out "
-            f"within {NUMBER_REUSE_DELAY_S:.0f} s. Its log names the ConfigMap"
+            "ports: the controller has just started and cannot read which ones were released recently; it allocates "
+            f"again within {NUMBER_REUSE_DELAY_S:.0f} s. Its log names the ConfigMap"
         )
 
     def reserve(self, names: Iterable[str], now_s: float) -> None:
-        """Let numbers cool that an earlier process released, but for those that domains have."""
+        """Start the reuse delay of numbers released by an earlier process, except those in use."""
         for text in names:
             kind, _, number = text.partition("-")
             key = (kind, int(number)) if number.isdecimal() else ("", 0)
@@ -93,7 +92,7 @@ class NumberAllocator:
                 self._reserved[key] = now_s + NUMBER_REUSE_DELAY_S
 
     def release(self, domain_uid: str, now_s: float) -> None:
-        """The domain is gone; its number cools for NUMBER_REUSE_DELAY_S."""
+        """Release the number of a deleted domain; its reuse delay starts."""
         assignment = self._given.pop(domain_uid, None)
         if assignment is None:
             return
@@ -104,13 +103,13 @@ class NumberAllocator:
 
 
 def name_of(assignment: ComputeDomainAssignment) -> str:
-    """The domain's number as a text, such as ``port-24001``; empty for one that all domains share."""
+    """The number as text, e.g. ``port-24001``; empty for one shared by all domains."""
     key = _key(assignment)
     return "" if _is_shared(key) else "{}-{}".format(*key)
 
 
 def _key(assignment: ComputeDomainAssignment) -> tuple[str, int]:
-    """What makes the domain's number its own."""
+    """The number that belongs to one domain alone."""
     if assignment.isolation is Isolation.CHANNEL:
         return ("channel", assignment.channel)
     return ("port", assignment.port)

@@ -1,8 +1,7 @@
-"""Writes to the API as data: what the decisions hand to ``control``, which carries them out. Pure.
+"""Writes to the API as data, returned by decisions and sent by ``control.writer``. Pure.
 
-Each field has one writer, the leading controller, so no write but those of finalizers (a list that
-others write too) carries a resourceVersion. Patches and deletions carry the UID, so that they never
-hit a namesake.
+Each field has one writer, the leading controller, so only writes of finalizers (a list with other writers) carry a
+resourceVersion. Patches and deletions carry the UID, so they never hit a new object of the same name.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make an object; done already is done."""
+    """Create an object."""
 
     resource: Resource
     body: Body
@@ -39,8 +38,8 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """JSON merge patch, of the subresource when ``resource`` names one. With ``metadata.uid`` in the
-    patch it applies to that object only. Gone is done.
+    """JSON merge patch, of the subresource if ``resource`` names one; a missing object counts as success. With
+    ``metadata.uid`` it applies to that object only.
     """
 
     resource: Resource
@@ -48,7 +47,7 @@ class Merge:
     name: str
     patch: Body
     is_urgent: bool = True
-    """False: it may wait a moment for what else is to be changed in the same object."""
+    """False: may be debounced with further changes of the same object."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -58,7 +57,7 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete the object of that UID; gone is done."""
+    """Delete the object of that UID; a missing object counts as success."""
 
     resource: Resource
     namespace: str

@@ -123,7 +123,7 @@ class Cache:
 
     def tombstone(self, uid: str, version: int = ANY_VERSION) -> None:
         """Ignore states of a deleted object that are older than ``version``. Newer ones count: an object that lost
-        its label looks deleted to a watch, and may get the label back.
+        its label is DELETED for a watch, and may get the label back.
         """
         with self.lock:
             self._tombstones[uid] = version

@@ -1,7 +1,7 @@
-"""The ComputeDomainClique objects of a domain: one for each clique it has nodes in, as upstream names them. Pure.
+"""The ComputeDomainClique objects of a domain, one per clique with nodes of it, named as upstream names them. Pure.
 
-Only the controller writes them, from the FabricNodes: one that somebody deleted is made again, and
-entries of nodes that left go at once. Nothing of ours reads them; dashboards do.
+Only the controller writes them, from the FabricNodes: deleted ones are created again, entries of nodes that left are
+removed. Nothing of ours reads them; dashboards do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nvdra_cluster.settings import FabricSettings
 from nvdra_core.api import API_VERSION, CliqueDaemon, ComputeDomainNode
 
 _CLIQUE_ID = re.compile(r"[0-9a-z](?:[0-9a-z.-]{0,96}[0-9a-z])?")
-"""A node reports it, and it becomes a part of names and labels."""
+"""Reported by nodes and used in names and labels."""
 
 
 def is_valid_id(clique_id: str) -> bool:
@@ -30,7 +30,7 @@ def is_valid_id(clique_id: str) -> bool:
 def reconcile(
     snapshot: DomainSnapshot, nodes: Iterable[ComputeDomainNode], settings: FabricSettings
 ) -> list[Write]:
-    """Writes that make the cliques say what ``nodes`` (of the domain's status) says."""
+    """Writes that bring the cliques in line with ``nodes`` of the domain's status."""
     wanted: dict[str, list[CliqueDaemon]] = {}
     for node in nodes:
         if node.clique_id and node.index != NO_INDEX:
@@ -49,7 +49,7 @@ def reconcile(
 
 
 def remove(views: Iterable[CliqueView], settings: FabricSettings) -> list[Write]:
-    """Writes that make these cliques go."""
+    """Writes that delete these cliques."""
     return [Delete(CLIQUES, settings.namespace, view.name, view.uid) for view in views]
 
 

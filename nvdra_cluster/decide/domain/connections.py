@@ -1,8 +1,8 @@
 """Whether the nodes of a domain are connected to each other. Pure. Called by ``status``.
 
-``ready`` of a node's report says that its own IMEX is READY, which one that is alone is, too. A node of the domain is
-ready only when its IMEX is connected to that of every other ready node of its clique: then a pod can import memory from
-each of them. Nodes that are not ready count for nobody: they are named by their own reason.
+A node reports ``ready`` when its own IMEX is READY, which is true of a single one too. Here a node is ready only when
+its IMEX is connected to that of every other ready node of its clique, so that a pod can import memory from each of
+them. Nodes that are not ready are left out: their own reason names them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from nvdra_cluster.settings import FabricSettings, ImexMode
 from nvdra_core.api import FabricDomainStatus, FabricPeer
 
 CONNECTING = "PeersConnecting"
-"""Passing: a peer was started a moment ago, or the report of its connection is on its way."""
+"""Transient: a peer has just started, or the report of its connection is under way."""
 NAMED = 3
-"""Peers that a message names; the rest is counted."""
+"""Peers named in a message; the others are counted."""
 
 
 def judge(
@@ -27,7 +27,7 @@ def judge(
     domain_uid: str,
     settings: FabricSettings,
 ) -> dict[str, Readiness]:
-    """``judged``, with those not ready that lack a connection to a ready node of their clique."""
+    """``judged``, with nodes that lack a connection to a ready node of their clique as not ready."""
     if settings.mode is ImexMode.HOST_MANAGED:
         return dict(judged)  # the connections of the host's IMEX are not reported
     ready = [
@@ -52,9 +52,9 @@ def judge(
 def _lacking(
     view: FabricView, report: FabricDomainStatus, ready: Mapping[int | None, FabricView]
 ) -> Readiness | None:
-    """What a node lacks of connections to the ready nodes of its clique, by slot; None: nothing.
+    """The node's missing connections to ready nodes of its clique (by slot), as a readiness; None when it has all.
 
-    Its connections may be to others, so those that it names as missing count, too.
+    Counted connections may be to other peers, so peers that it names as missing count too.
     """
     wanted = len(ready) - 1
     missing = [peer for peer in report.peers if peer.slot in ready]
@@ -72,7 +72,7 @@ def _lacking(
 
 
 def _difference(view: FabricView, other: FabricView, peer: FabricPeer) -> str:
-    """A peer, and in what its IMEX differs from the node's."""
+    """A peer, and how its IMEX differs from the node's."""
     here, there = view.status.imex.incarnation, other.status.imex.incarnation
     version = (here.version if here else "") or view.status.imex_version
     peer_version = (there.version if there else "") or peer.version or other.status.imex_version

@@ -1,8 +1,8 @@
-"""When a ComputeDomain may go: when no claim holds it any more. Says who does. Pure.
+"""When a ComputeDomain may be deleted: when no claim holds it; and who holds it. Pure.
 
-Upstream ends IMEX under running pods; here the finalizer stays until every node has let go. A claim
-holds the domain while pods have it reserved, or while a node reports it as prepared. A node that was
-deleted, or that an administrator declares out of service, holds nothing.
+Upstream ends IMEX under running pods; here the finalizer stays until every node has released the domain. A claim holds
+it while pods have it reserved, or while a node reports it as prepared. Deleted nodes and nodes out of service hold
+nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from nvdra_cluster.decide.model import FORCE_ANNOTATION, DomainSnapshot, MemberV
 
 IGNORED = "ReportIgnored"
 NAMED = 5
-"""Holders that a message names; the rest is counted."""
+"""Holders named in a message; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Holder:
-    """Somebody who keeps a domain from going."""
+    """A claim that holds a domain."""
 
     claim: str
     node: str = ""
@@ -32,18 +32,18 @@ class Holder:
         if self.node:
             text += f" on node {self.node}"
         if self.is_node_lost:
-            text += " (lost; delete the Node, or taint it out-of-service, when it is off)"
+            text += " (lost; if it is powered off, delete the Node or taint it out-of-service)"
         if self.pods:
             text += f" (pods {', '.join(self.pods[:NAMED])})"
         return text
 
 
 def holders(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
-    """Everybody who holds the domain, by claim. Empty: it may go."""
+    """All holders of the domain, by claim. Empty: it may be deleted."""
     found: dict[tuple[str, str], Holder] = {}
     domain = snapshot.domain
-    everybody = (*snapshot.members, *snapshot.reporters)
-    alive = {member.node: member for member in everybody if may_hold(member)}
+    all_members = (*snapshot.members, *snapshot.reporters)
+    alive = {member.node: member for member in all_members if may_hold(member)}
     for claim in snapshot.claims:
         if claim.users and claim.namespace == domain.namespace:
             found[claim.uid, claim.node] = Holder(
@@ -57,14 +57,14 @@ def holders(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
 
 
 def ignored(snapshot: DomainSnapshot) -> tuple[Holder, ...]:
-    """Reports that would hold the domain, and that no claim confirms."""
+    """Reports that no claim confirms and that would hold the domain."""
     refuted = (member for member in snapshot.reporters if member.is_refuted and may_hold(member))
     uid = snapshot.domain.uid
     return tuple(sorted(holder for member in refuted for _, holder in _reported(member, uid)))
 
 
 def _reported(member: MemberView, uid: str) -> Iterator[tuple[str, Holder]]:
-    """What a node reports to hold, by the claim's UID."""
+    """The claims in a node's report, by UID."""
     report = readiness.report_of(member.fabric, uid)
     for held in report.claims if report else ():
         name = f"{held.namespace}/{held.name}"
@@ -76,12 +76,12 @@ def _is_lost(member: MemberView | None) -> bool:
 
 
 def may_hold(member: MemberView) -> bool:
-    """Whether what the node reported may still be true."""
+    """Whether the node's report may still be true."""
     return member.has_node and not member.is_out_of_service
 
 
 def describe(found: tuple[Holder, ...]) -> str:
-    """The message for users, bounded."""
+    """Message for users, of bounded length."""
     return (
         f"held by {_named(found)}. Delete the pods, "
         f"or force it with the annotation {FORCE_ANNOTATION}=true"
@@ -89,14 +89,14 @@ def describe(found: tuple[Holder, ...]) -> str:
 
 
 def describe_ignored(found: tuple[Holder, ...]) -> str:
-    """What a node reported that did not hold the domain, bounded."""
+    """Message about ignored reports, of bounded length."""
     return (
-        f"ignored reports of {_named(found)}: no such claim is there, or it is not allocated on that node. Its pods "
-        "were deleted by force and have not ended, or its credential is in wrong hands"
+        f"ignored reports of {_named(found)}: the claim does not exist or is not allocated on that node. Its pods "
+        "were force-deleted and still run, or its credential was stolen"
     )
 
 
 def _named(found: tuple[Holder, ...]) -> str:
     named = "; ".join(str(holder) for holder in found[:NAMED])
-    rest = len(found) - NAMED
-    return f"{named}; and {rest} more" if rest > 0 else named
+    others = len(found) - NAMED
+    return f"{named}; and {others} more" if others > 0 else named

@@ -1,4 +1,4 @@
-"""Kubernetes Events of a ComputeDomain: one when a condition changes in a way somebody should hear of. Pure."""
+"""Kubernetes Events of a ComputeDomain, emitted when a condition changes in a notable way. Pure."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ EVENT_TYPES = {
 }
 """Condition and status to the type of its event."""
 TRANSIENT = frozenset({"Pending", "Deleting"})
-"""Reasons that need nobody's attention."""
+"""Reasons without an event."""
 
 
 def for_status(domain: DomainView, found: ComputeDomainStatus, now: str) -> list[Create]:
-    """Events for what ``found`` says and the domain's status did not yet."""
+    """Events for conditions of ``found`` that are new against the domain's status."""
     known = {(c.type, c.status, c.reason) for c in domain.status.conditions}
     events: dict[str, Create] = {}
     for condition in found.conditions:
         kind = EVENT_TYPES.get((condition.type, condition.status))
-        is_news = (condition.type, condition.status, condition.reason) not in known
-        if kind and is_news and condition.reason not in TRANSIENT:
-            # One cause shows in several conditions; it is told once.
+        is_new = (condition.type, condition.status, condition.reason) not in known
+        if kind and is_new and condition.reason not in TRANSIENT:
+            # One cause shows in several conditions and gets one event.
             events.setdefault(condition.reason, Create(EVENTS, _body(domain, condition, kind, now)))
     return list(events.values())
 
 
 def warning(domain: DomainView, reason: str, message: str, now: str) -> Create:
-    """An event about a domain that no condition tells of."""
+    """A warning event that belongs to no condition."""
     condition = Condition(type=reason, status="True", reason=reason, message=message)
     return Create(EVENTS, _body(domain, condition, "Warning", now))
 

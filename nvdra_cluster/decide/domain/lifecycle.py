@@ -1,8 +1,8 @@
-"""One ComputeDomain: what is there against what should be, as writes. Pure; called by ``control.reconciler``.
+"""Reconciles one ComputeDomain: the writes between its observed and its wanted state. Pure.
 
-A living domain gets its finalizer, its template, its cliques and its status. A dying one loses its
-template at once (no new claims), then waits for those who hold it, then loses its cliques and the
-finalizer. Every step is taken from what is there, so a controller that starts in the middle goes on.
+A domain in use has finalizer, template, cliques and status. A deleted one loses its template at once (no new claims),
+waits for its holders, then loses its cliques and the finalizer. Each step follows from the observed state alone, so a
+controller can start in the middle.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from nvdra_core.api import ComputeDomainStatus
 
 _STATUS = DOMAINS.sub("status")
 MAX_LISTED = 5000
-"""Nodes in a status: an object of the API has 1.5 MB. The counts and conditions speak of all."""
+"""Nodes listed in a status, as an API object is limited to 1.5 MB. Counts and conditions cover all."""
 
 
 def reconcile(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> list[Write]:
-    """All writes for one domain, in the order they must be done in. None when all is as it should be."""
+    """The writes for one domain, in order; empty when nothing has to change."""
     domain = snapshot.domain
     found = status.decide(snapshot, settings, now)
     if domain.is_deleting:
         return _end(snapshot, found, settings, now)
-    told = _status_writes(domain, found, now)
+    report = _status_writes(domain, found, now)
     if status.refusal(snapshot, settings) is not None:
-        return _without_templates(snapshot) + told
+        return _without_templates(snapshot) + report
     first: list[Write] = []
     if FINALIZER not in domain.finalizers:
         first.append(_finalizers(domain, (*domain.finalizers, FINALIZER)))
     first += cliques.reconcile(snapshot, found.nodes, settings)
     made = templates.reconcile(snapshot, settings)
     if snapshot.template_problem is not None:
-        return first + told + made  # what failed before may fail again, and must not hide why
-    return first + made + told
+        return first + report + made  # a creation that fails again must not hide the reason
+    return first + made + report
 
 
 def may_go(snapshot: DomainSnapshot) -> bool:
-    """Whether a domain that is being deleted is held by nobody, or forced."""
+    """Whether a domain that is being deleted has no holder, or is forced."""
     return snapshot.domain.is_forced or not deletion.holders(snapshot)
 
 
@@ -84,7 +84,7 @@ def _status_writes(domain: DomainView, found: ComputeDomainStatus, now: str) -> 
         found = replace(found, nodes=found.nodes[:MAX_LISTED])
     if found == domain.status:
         return []
-    # A merge patch keeps what is not named: a missing assignment must be said.
+    # A merge patch keeps omitted fields, so a missing assignment is written as null.
     patch = {"metadata": {"uid": domain.uid}, "status": msgspec.to_builtins(found)}
     return [
         Merge(_STATUS, domain.namespace, domain.name, patch),

@@ -1,8 +1,7 @@
 """Whether a node is ready for a domain, and why not. Pure.
 
-A report counts only when it is about the IMEX that runs now: this boot, this slot, this domain
-(upstream kept ``Ready`` over a reboot). A node whose heartbeats stopped, or whose Node is gone, is
-not ready, whatever it reported last.
+A report counts only for the IMEX that runs now: this boot, slot and domain (upstream kept ``Ready`` over a reboot). A
+node whose heartbeats stopped, or whose Node was deleted, is not ready whatever it reported last.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ RACK_MISMATCH = "RackMismatch"
 DEGRADING = frozenset(
     {NODE_GONE, NODE_LOST, CLIQUE_FULL, FABRIC_FAILED, IMEX_FAILED, CHANNEL_MISSING, RACK_MISMATCH}
 )
-"""Reasons that do not go away by waiting."""
+"""Reasons that do not resolve by waiting."""
 
 REPORTED = frozenset(
     {"PeersMissing", "PeersUnknown", "ImexVersionMismatch", "NodeMapMismatch"}
     | {"NoAddress", "AddressLost", "DomainFull", "ImexHeld", "ForeignImex"}
 )
-"""The same in a node's report (``nvdra_node.imex.report.peers`` and ``readiness``)."""
+"""The same, as reported by a node (``nvdra_node.imex.report.peers`` and ``readiness``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """One node's readiness for one domain. ``reason`` is empty when there is nothing to say."""
+    """One node's readiness for one domain. ``reason`` is empty when it is simply ready."""
 
     is_ready: bool
     reason: str = ""
@@ -48,13 +47,13 @@ class Readiness:
 
     @property
     def is_degraded(self) -> bool:
-        """Something is wrong that waiting does not mend."""
+        """Whether there is a problem that does not resolve by waiting."""
         is_lasting = self.reason in DEGRADING or self.reason in REPORTED
         return is_lasting or (self.is_ready and bool(self.reason))
 
 
 def report_of(view: FabricView | None, domain_uid: str) -> FabricDomainStatus | None:
-    """What the node says of the domain."""
+    """The node's report of the domain."""
     if view is None:
         return None
     return next((report for report in view.status.domains if report.uid == domain_uid), None)
@@ -71,7 +70,9 @@ def judge(
     if (problem := _without_slot(member, view, settings)) is not None:
         return problem
     if report is None:
-        return Readiness(False, NOT_REPORTED, "the node has a claim, but has not begun with it")
+        return Readiness(
+            False, NOT_REPORTED, "the node has a claim and has not started to prepare it"
+        )
     if member.is_lost:
         return Readiness(False, NODE_LOST, f"no heartbeat since {view.status.heartbeat_time}")
     if view.status.clique_id and 0 < view.status.channel_count <= channel:
@@ -86,13 +87,13 @@ def judge(
 def _without_slot(
     member: MemberView, view: FabricView, settings: FabricSettings
 ) -> Readiness | None:
-    """Why the node has no slot, where waiting does not help."""
+    """Why the node has no slot, if that does not resolve by waiting."""
     clique_id = view.status.clique_id
     if member.is_outsider:
         return Readiness(
             False, RACK_MISMATCH,
-            f"it reports clique {clique_id}, and its Node's label {settings.rack_label} is not that of the "
-            "clique's other nodes; correct the label, or find out why it is in that clique",
+            f"clique {clique_id}: label {settings.rack_label} of the Node differs from that of the clique's other "
+            "nodes; correct the label, or find out why the node reports that clique",
         )  # fmt: skip
     if member.is_full:
         return Readiness(False, CLIQUE_FULL, _why_full(view, settings))
@@ -105,7 +106,7 @@ def _why_full(view: FabricView, settings: FabricSettings) -> str:
     if count >= settings.slot_count:
         return f"{text}; raise maxNodesPerDomain of the chart, or free a node"
     return (
-        f"{text}; maxNodesPerDomain is {settings.slot_count}, which takes effect when no IMEX of the clique runs: "
+        f"{text}; maxNodesPerDomain is {settings.slot_count}, which takes effect when no IMEX of the clique runs; "
         "stop nvdra-imex on all its nodes at once, or free a node"
     )
 
@@ -113,7 +114,9 @@ def _why_full(view: FabricView, settings: FabricSettings) -> str:
 def _without_agent(member: MemberView) -> Readiness:
     if not member.has_node:
         return Readiness(False, NODE_GONE, "its Node was deleted")
-    return Readiness(False, NO_AGENT, "the IMEX supervisor of the node has never reported")
+    return Readiness(
+        False, NO_AGENT, "no FabricNode: the IMEX supervisor of the node has never reported"
+    )
 
 
 def _judge_report(
@@ -124,13 +127,13 @@ def _judge_report(
     if not report.ready:
         return Readiness(False, report.reason or NOT_READY, report.message)
     if not _is_current(view, report.uid, settings):
-        return Readiness(False, STALE_REPORT, "the report is not about the IMEX that runs now")
+        return Readiness(False, STALE_REPORT, "the report is about an earlier run of IMEX")
     return Readiness(True, report.reason, report.message)
 
 
 def _is_current(view: FabricView, domain_uid: str, settings: FabricSettings) -> bool:
     if settings.mode is ImexMode.HOST_MANAGED:
-        return True  # the host's IMEX is not ours: there is no run of ours to compare with
+        return True  # the host manages IMEX: there is no run of ours to compare with
     if not is_incarnation_current(view.spec, view.status):
         return False
     run = view.status.imex.incarnation

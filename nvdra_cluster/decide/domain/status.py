@@ -1,7 +1,7 @@
 """``status`` of a ComputeDomain: readiness, nodes, counts, conditions. Pure.
 
-Ready means: at least ``numNodes`` nodes and at least one take part, and every one of them is ready.
-Upstream also calls a domain without any node Ready; here ``Ready`` is never said of nobody.
+Ready means: at least ``numNodes`` nodes and at least one take part, and all of them are ready. Upstream also calls a
+domain without nodes Ready.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ DELETION_BLOCKED = "DeletionBlocked"
 NO_INDEX = -1
 """``index`` of a node without fabric, as upstream writes it."""
 NAMED = 3
-"""Nodes that a message names; the rest is counted."""
+"""Nodes named in a message; the others are counted."""
 
 
 def decide(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> ComputeDomainStatus:
-    """The status as it should be; ``now`` (RFC 3339) dates the conditions that change."""
+    """The wanted status; ``now`` (RFC 3339) dates conditions that change."""
     channel = snapshot.assignment.channel if snapshot.assignment else 0
     judged = {
         member.node: readiness.judge(member, snapshot.domain.uid, settings, channel)
@@ -61,7 +61,7 @@ def decide(snapshot: DomainSnapshot, settings: FabricSettings, now: str) -> Comp
 
 
 def refusal(snapshot: DomainSnapshot, settings: FabricSettings) -> Problem | None:
-    """Why the domain cannot be served at all; None when it can."""
+    """Why the domain cannot be served; None when it can."""
     domain = snapshot.domain
     if domain.spec is None:
         return Problem("InvalidSpec", domain.problem)
@@ -69,7 +69,7 @@ def refusal(snapshot: DomainSnapshot, settings: FabricSettings) -> Problem | Non
     if is_all and settings.isolation is Isolation.CHANNEL:
         return Problem(
             "AllocationModeNotAllowed",
-            "allocationMode All would open the channels of other domains, "
+            "allocationMode All: it would open channels of other domains, "
             "which isolation=channel forbids; use Single",
         )
     if snapshot.assignment is None:
@@ -122,24 +122,23 @@ def _condition(kind: str, problem: Problem | None, reason: str, message: str) ->
 def _numbers(snapshot: DomainSnapshot, settings: FabricSettings) -> str:
     found = snapshot.assignment
     if found is None or settings.mode is ImexMode.HOST_MANAGED:
-        return "the IMEX of the host serves it"
+        return "served by the IMEX of the host"
     return f"IMEX port {found.port}, channel {found.channel}"
 
 
 def _template_problem(snapshot: DomainSnapshot, settings: FabricSettings) -> Problem | None:
     if snapshot.domain.is_deleting:
-        return Problem("Deleting", "no new claims are made of a domain that is being deleted")
+        return Problem("Deleting", "the domain is being deleted; no new claims")
     if templates.in_force(snapshot, settings) is not None:
         return None
     obstacle = templates.obstacle(snapshot, settings)
     if obstacle is None:
-        return (
-            snapshot.template_problem
-        )  # None: it is made by a write before this one, or neither is
+        return snapshot.template_problem  # None: created by an earlier write of the same plan
     if templates.is_ours(obstacle) or obstacle.is_deleting:
-        return Problem("Pending", "an old template must go first")
+        return Problem("Pending", "an old template is being deleted")
     return Problem(
-        "NameTaken", f"the ResourceClaimTemplate {obstacle.name} was made by somebody else"
+        "NameTaken",
+        f"ResourceClaimTemplate {obstacle.name} exists and is not ours; delete it or use another name",
     )
 
 
@@ -172,7 +171,7 @@ def _blocked(snapshot: DomainSnapshot) -> Condition:
 
 
 def _named(found: Mapping[str, Readiness]) -> str:
-    """Some nodes and their reasons; never all of a large domain."""
+    """Some nodes with their reasons, of bounded length."""
     names = sorted(found)
     texts = [
         f"{name}: {found[name].reason}" + (f" ({found[name].message})" if found[name].message else "")
@@ -186,7 +185,7 @@ def _named(found: Mapping[str, Readiness]) -> str:
 def _dated(
     conditions: Iterable[Condition], before: Iterable[Condition], now: str
 ) -> tuple[Condition, ...]:
-    """With the time of the last change of each condition's status."""
+    """The conditions with the time of their last transition."""
     old = {condition.type: condition for condition in before}
     dated = []
     for condition in conditions:

@@ -1,7 +1,6 @@
-"""The ResourceClaimTemplate of a domain, as upstream makes it, and what to do about those that are there. Pure.
+"""The ResourceClaimTemplate of a domain, as upstream creates it, and what to do about existing ones. Pure.
 
-One addition: claims made from it carry the domain's label, so that the controller can follow the
-claims of all domains without reading every claim of the cluster.
+One addition: its claims carry the domain's label, so that the controller can watch the claims of domains only.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CONFIG_KIND = "ComputeDomainChannelConfig"
 
 
 def wanted_config(domain: DomainView, settings: FabricSettings) -> ConfigView:
-    """What the claims of the domain say to the node."""
+    """The opaque config of the domain's claims."""
     mode = domain.spec.channel.allocation_mode if domain.spec else None
     if settings.mode is ImexMode.HOST_MANAGED or not mode:
         mode = AllocationMode.SINGLE
@@ -36,12 +35,12 @@ def wanted_config(domain: DomainView, settings: FabricSettings) -> ConfigView:
 
 
 def body(domain: DomainView, settings: FabricSettings) -> dict[str, Any]:
-    """The template as it is created. ``domain.spec`` must be there."""
+    """The template to create. ``domain.spec`` must not be None."""
     if domain.spec is None:
         raise ValueError(f"ComputeDomain {domain.path} has no spec")
     config = wanted_config(domain, settings)
-    # In the order of the alphabet: the API server keeps these bytes as they come, and sorts them in a server-side apply
-    # of the claim's status, which it then refuses as a change of the allocation (422).
+    # Sorted by key: the API server stores these bytes as sent, but sorts them in a server-side apply of the claim's
+    # status, and then refuses that as a change of the allocation (422).
     parameters = {
         "allocationMode": config.allocation_mode,
         "apiVersion": API_VERSION,
@@ -79,19 +78,17 @@ def _labels(domain: DomainView) -> dict[str, str]:
 
 
 def wanted_name(domain: DomainView) -> str:
-    """The name that the user chose; empty without a spec that can be served."""
+    """The name chosen by the user; empty without a valid spec."""
     return domain.spec.channel.resource_claim_template.name if domain.spec else ""
 
 
 def is_ours(template: TemplateView) -> bool:
-    """Whether we made it. Labels can be written by anybody who may write templates; nothing of theirs is
-    deleted.
-    """
+    """Whether the controller created it. A label alone does not count, as users can set it on theirs."""
     return FINALIZER in template.finalizers or template.is_condemned
 
 
 def in_force(snapshot: DomainSnapshot, settings: FabricSettings) -> TemplateView | None:
-    """The template that serves the domain now, whoever made it."""
+    """The template that serves the domain, ours or not."""
     domain = snapshot.domain
     for template in snapshot.templates:
         is_named = template.name == wanted_name(domain) and not template.is_deleting
@@ -101,7 +98,7 @@ def in_force(snapshot: DomainSnapshot, settings: FabricSettings) -> TemplateView
 
 
 def obstacle(snapshot: DomainSnapshot, settings: FabricSettings) -> TemplateView | None:
-    """The one that has the name and does not serve."""
+    """The template that has the wanted name and does not serve."""
     if in_force(snapshot, settings) is not None:
         return None
     name = wanted_name(snapshot.domain)
@@ -109,7 +106,7 @@ def obstacle(snapshot: DomainSnapshot, settings: FabricSettings) -> TemplateView
 
 
 def reconcile(snapshot: DomainSnapshot, settings: FabricSettings) -> list[Write]:
-    """Writes that lead to one right template, also after somebody deleted or changed it."""
+    """Writes that lead to exactly one correct template."""
     right = in_force(snapshot, settings)
     wrong = [template for template in snapshot.templates if template is not right]
     writes = [write for template in wrong if is_ours(template) for write in remove(template)]
@@ -122,7 +119,7 @@ def reconcile(snapshot: DomainSnapshot, settings: FabricSettings) -> list[Write]
 
 
 def remove(template: TemplateView) -> list[Write]:
-    """Writes that make a template go: its finalizer first, then itself; whatever state it is in."""
+    """Writes that remove the finalizer of a template and delete it, from any state."""
     writes: list[Write] = []
     if FINALIZER in template.finalizers:
         left = [name for name in template.finalizers if name != FINALIZER]

@@ -1,7 +1,6 @@
-"""Which FabricNodes there should be: one for each Node that offers compute-domain devices. Pure.
+"""Which FabricNodes exist: one for each Node that publishes compute-domain devices. Pure.
 
-The object belongs to the Node, so it goes with it. A node cannot make its own: all it may write is
-its status.
+The Node owns it, so both are deleted together. A node cannot create its own: it may write only the status.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ def reconcile(
     has_devices: bool,
     slot: tuple[str, int] | None = None,
 ) -> list[Write]:
-    """The write, if any, that makes this node's FabricNode be there or not. ``slot``: the clique and slot
-    that it had a short time ago, and still has: its machine may run on without a word.
+    """The write, if any, that creates or deletes the node's FabricNode.
 
-    A FabricNode stays while its Node exists, also when the node's plugin is stopped for a while.
+    ``slot``: clique and slot that are reserved for the node, as its IMEX may still run. A FabricNode stays while its
+    Node exists, even when the node's plugin is stopped.
     """
     if node is None:
         return [] if fabric is None else [Delete(FABRIC_NODES, "", name, fabric.uid)]

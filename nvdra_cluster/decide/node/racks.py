@@ -1,8 +1,8 @@
-"""Holds cliques to what the administrator says of racks: all nodes of a clique have the same rack label. Pure.
+"""Restricts a clique to nodes with the same rack label. Pure.
 
-Which clique a node is in, only its hardware knows, and the node says so itself. Where Nodes have a label that the
-node cannot write (NodeRestriction keeps kubelets from ``node-restriction.kubernetes.io/``), a node that was taken
-over gets a slot and a certificate in cliques of its own rack alone.
+The clique comes from the node's own report. Where Nodes have a label that the node cannot write (NodeRestriction
+protects ``node-restriction.kubernetes.io/`` from kubelets), a compromised node gets a slot and a certificate in
+cliques of its own rack only.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from nvdra_cluster.decide.model import FabricView
 
 
 def outsiders(nodes: Iterable[FabricView], racks: Mapping[str, str]) -> frozenset[str]:
-    """Those of the nodes in one clique that are of another rack than most of them, or of none.
+    """Nodes of a clique whose rack is not that of the majority, or that have none.
 
-    ``racks``: the label's value of each Node that has one. Of two racks with as many nodes, that of the node which
-    was there first counts.
+    ``racks``: the label's value of each labelled Node. In a tie the rack of the oldest FabricNode counts.
     """
     views = sorted(nodes, key=lambda view: (view.created, view.name))
     votes = Counter(racks[view.name] for view in views if racks.get(view.name))

@@ -1,11 +1,10 @@
-"""Which slot of its clique a node has. Pure; called once for a clique by ``nodespecs``.
+"""Assigns the slots of a clique. Pure; called once per clique by ``nodespecs``.
 
-A slot is the IMEX node ID, which the kernel fixes when IMEX starts: so it is given once per (clique,
-node), never renumbered, and never given to another node while its holder may still be alive. The
-record is the FabricNode itself; the lists of the peers and the slot that a running IMEX reports are
-second and third copies, from which a record that somebody deleted is restored. Those lists go on to name
-a node that was deleted, without its address, until its slot is cold: so that also a leader that comes in
-between keeps others off it. Where nobody stays who could list it, nobody stays who could mistake it.
+A slot is the IMEX node ID, which the kernel fixes when IMEX starts. It is assigned once per clique and node, never
+renumbered, and never assigned to another node while its holder may be alive. The FabricNode itself is the record; the
+peers' lists and the slot that a running IMEX reports are copies from which a deleted record is restored. The lists name
+a deleted node, without its address, until its slot may be reused, so that the next leader respects the delay. If no
+peer remains to list the slot, reuse cannot confuse anyone.
 """
 
 from __future__ import annotations
@@ -18,87 +17,85 @@ from nvdra_cluster.decide.model import FabricView
 from nvdra_core.api import FabricSlot
 
 
-class Claim(IntEnum):
-    """How good a node's right to a slot is; the lower one wins when two nodes have the same slot."""
+class Priority(IntEnum):
+    """Priority of a node's claim to a slot; the lower value wins."""
 
     RUNNING = 0
-    """Its IMEX runs on this slot now."""
+    """Its IMEX runs on the slot."""
     RECORDED = 1
     REPORTED = 2
-    """It runs on this slot, and the record was lost."""
+    """Its IMEX runs on the slot, and the record was lost."""
     LISTED = 3
-    """Only its peers remember it, and its Node exists."""
-    HELD = 4
-    """Its Node was deleted a short time ago; the machine may still be running."""
+    """Only its peers list it, and its Node exists."""
+    RESERVED = 4
+    """Its Node was deleted recently; the machine may still run."""
     FORMER = 5
-    """It is known to be elsewhere, off, or of another rack: others may have the slot once no free one is left."""
+    """The node moved, is off, or is of another rack: the slot is reused when no free one is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CliqueSnapshot:
-    """All that the slots of one clique depend on."""
+    """Everything the slots of one clique depend on."""
 
     clique_id: str
     nodes: tuple[FabricView, ...]
-    """Every FabricNode that is in the clique, was in it, or is in the list of one that is."""
+    """Every FabricNode that is or was in the clique, or is in the list of one that is."""
     existing: frozenset[str]
     """Names whose Node exists."""
     out_of_service: frozenset[str] = frozenset()
     outsiders: frozenset[str] = frozenset()
-    """Names that are of another rack than the clique (``racks``)."""
+    """Nodes of another rack than the clique (``racks``)."""
     reserved: Mapping[str, int] = field(default_factory=dict)
-    """Slots of nodes that were deleted lately."""
+    """Slots of recently deleted nodes, within the reuse delay."""
     slot_count: int
-    """As it is set."""
+    """The setting."""
     has_shared_imex: bool = False
-    """One IMEX serves all domains of the clique, and runs from boot on."""
+    """One IMEX serves all domains of the clique and runs from boot on."""
 
     @property
     def removed(self) -> frozenset[str]:
-        """Names that keep a slot only while nobody else needs it."""
+        """Nodes whose slot may be given to another node when no free one is left."""
         return self.out_of_service | self.outsiders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CliqueDecision:
-    """Who has which slot."""
+    """The slot assignment."""
 
     slot_count: int
     slots: Mapping[str, int]
-    """Of all that take part in the clique."""
+    """Of all members of the clique."""
     reserved: Mapping[str, int] = field(default_factory=dict)
-    """Of nodes that were deleted lately: peers shall remember them, and not look for them."""
+    """Of recently deleted nodes: listed to peers without an address."""
     full: tuple[str, ...] = ()
-    """Nodes for which there was none."""
+    """Nodes without a slot."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Right:
+class _SlotClaim:
     slot: int
-    claim: Claim
+    priority: Priority
     created: str
     node: str
 
 
 def home(view: FabricView) -> str:
-    """The clique that decides about the node: the one it reports, else the one it was last given."""
+    """The clique that decides the node's spec: the reported one, else the last assigned one."""
     return view.status.clique_id or view.spec.clique_id
 
 
 def lists(nodes: Iterable[FabricView], clique_id: str) -> Iterable[tuple[FabricSlot, ...]]:
-    """The lists of slots in the specs of a clique's nodes. One that several share (see ``control.state.cache``)
-    comes once: of a thousand nodes each has a list of a thousand.
-    """
+    """The distinct slot lists in the specs of a clique's nodes, by identity: ``control.state.cache`` interns them."""
     here = (view.spec.slots for view in nodes if view.spec.clique_id == clique_id)
     return {id(listed): listed for listed in here}.values()
 
 
 def decide(snapshot: CliqueSnapshot) -> CliqueDecision:
-    """Keep what is there, give free slots to nodes without, say who must wait."""
-    holders: dict[int, _Right] = {}
-    for right in sorted(_rights(snapshot)):
-        holders.setdefault(right.slot, right)
-    kept = {right.node: right for right in holders.values()}
+    """Keep existing slots, assign free ones to nodes without, and name the nodes left without."""
+    holders: dict[int, _SlotClaim] = {}
+    for one in sorted(_claims(snapshot)):
+        holders.setdefault(one.slot, one)
+    kept = {one.node: one for one in holders.values()}
     count = _slot_count(snapshot, holders)
     full: list[str] = []
     for view in sorted(snapshot.nodes, key=lambda view: (view.created, view.name)):
@@ -109,14 +106,16 @@ def decide(snapshot: CliqueSnapshot) -> CliqueDecision:
         if slot is None:
             full.append(view.name)
             continue
-        if (ousted := holders.get(slot)) is not None:
-            kept.pop(ousted.node, None)
-        holders[slot] = kept[view.name] = _Right(slot, Claim.RECORDED, view.created, view.name)
-    rights = holders.values()
+        if (previous := holders.get(slot)) is not None:
+            kept.pop(previous.node, None)
+        holders[slot] = kept[view.name] = _SlotClaim(
+            slot, Priority.RECORDED, view.created, view.name
+        )
+    claims = holders.values()
     return CliqueDecision(
         slot_count=count,
-        slots={right.node: right.slot for right in rights if right.claim < Claim.HELD},
-        reserved={right.node: right.slot for right in rights if right.claim is Claim.HELD},
+        slots={one.node: one.slot for one in claims if one.priority < Priority.RESERVED},
+        reserved={one.node: one.slot for one in claims if one.priority is Priority.RESERVED},
         full=tuple(full),
     )
 
@@ -129,43 +128,43 @@ def _is_member(snapshot: CliqueSnapshot, view: FabricView) -> bool:
     )
 
 
-def _choose(holders: Mapping[int, _Right], count: int) -> int | None:
-    """The lowest free slot, else the lowest of a node that is known to be elsewhere."""
+def _choose(holders: Mapping[int, _SlotClaim], count: int) -> int | None:
+    """The lowest free slot, else the lowest one of a FORMER claim."""
     free = next((slot for slot in range(count) if slot not in holders), None)
     if free is not None:
         return free
-    given_up = (slot for slot in range(count) if holders[slot].claim is Claim.FORMER)
-    return next(given_up, None)
+    reusable = (slot for slot in range(count) if holders[slot].priority is Priority.FORMER)
+    return next(reusable, None)
 
 
-def _rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
-    """For every node the best right it has, and no other: nobody holds two slots."""
-    best: dict[str, _Right] = {}
-    for right in (*_own_rights(snapshot), *_listed_rights(snapshot)):
-        if right.node not in best or right.claim < best[right.node].claim:
-            best[right.node] = right
+def _claims(snapshot: CliqueSnapshot) -> Iterator[_SlotClaim]:
+    """The best claim of each node, as no node holds two slots."""
+    best: dict[str, _SlotClaim] = {}
+    for one in (*_own_claims(snapshot), *_listed_claims(snapshot)):
+        if one.node not in best or one.priority < best[one.node].priority:
+            best[one.node] = one
     for node, slot in snapshot.reserved.items():
-        best.setdefault(node, _Right(slot, Claim.HELD, "", node))
+        best.setdefault(node, _SlotClaim(slot, Priority.RESERVED, "", node))
     yield from best.values()
 
 
-def _own_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
+def _own_claims(snapshot: CliqueSnapshot) -> Iterator[_SlotClaim]:
     limit = max(snapshot.slot_count, _recorded_count(snapshot))
     for view in snapshot.nodes:
         recorded = recorded_slot(view, snapshot.clique_id)
         reported = _running_slot(view, snapshot.clique_id)
         if reported is not None and reported >= limit:
-            reported = None  # there is no such slot
+            reported = None  # out of range
         if recorded is not None:
-            yield _Right(
-                recorded, _claim(snapshot, view, recorded, reported), view.created, view.name
+            yield _SlotClaim(
+                recorded, _priority(snapshot, view, recorded, reported), view.created, view.name
             )
         elif reported is not None and view.name in snapshot.existing:
-            yield _Right(reported, Claim.REPORTED, view.created, view.name)
+            yield _SlotClaim(reported, Priority.REPORTED, view.created, view.name)
 
 
 def recorded_slot(view: FabricView, clique_id: str) -> int | None:
-    """The slot in ``clique_id`` that the node's own spec records, also from before it left."""
+    """The slot in ``clique_id`` in the node's spec, current or former."""
     if view.spec.clique_id == clique_id and view.spec.slot is not None:
         return view.spec.slot
     former = (slot.index for slot in view.spec.former_slots if slot.clique_id == clique_id)
@@ -179,17 +178,17 @@ def _running_slot(view: FabricView, clique_id: str) -> int | None:
     return run.slot if run.slot >= 0 else None
 
 
-def _claim(
+def _priority(
     snapshot: CliqueSnapshot, view: FabricView, recorded: int, reported: int | None
-) -> Claim:
+) -> Priority:
     if home(view) != snapshot.clique_id or view.name in snapshot.removed:
-        return Claim.FORMER
+        return Priority.FORMER
     if view.name not in snapshot.existing:
-        return Claim.HELD
-    return Claim.RUNNING if reported == recorded else Claim.RECORDED
+        return Priority.RESERVED
+    return Priority.RUNNING if reported == recorded else Priority.RECORDED
 
 
-def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
+def _listed_claims(snapshot: CliqueSnapshot) -> Iterator[_SlotClaim]:
     known = {view.name: view for view in snapshot.nodes}
     for listed_slots in lists(snapshot.nodes, snapshot.clique_id):
         for entry in listed_slots:
@@ -198,15 +197,15 @@ def _listed_rights(snapshot: CliqueSnapshot) -> Iterator[_Right]:
             listed = known.get(entry.node_name)
             is_elsewhere = listed is not None and home(listed) not in ("", snapshot.clique_id)
             is_removed = entry.node_name in snapshot.removed
-            claim = Claim.FORMER if is_elsewhere or is_removed else Claim.LISTED
-            yield _Right(entry.index, claim, "", entry.node_name)
+            priority = Priority.FORMER if is_elsewhere or is_removed else Priority.LISTED
+            yield _SlotClaim(entry.index, priority, "", entry.node_name)
 
 
-def _slot_count(snapshot: CliqueSnapshot, holders: Mapping[int, _Right]) -> int:
-    """Lines of nodes_config for the next IMEX: peers must have as many as each other.
+def _slot_count(snapshot: CliqueSnapshot, holders: Mapping[int, _SlotClaim]) -> int:
+    """Lines of nodes_config for the next IMEX, equal on all peers.
 
-    A domain that runs keeps its own number (``nodespecs``). One IMEX for all domains cannot, nor can a supervisor
-    that does not know the number of a domain: as long as one runs the clique's number stays.
+    A running domain keeps its own number (``nodespecs``). A shared IMEX, or a supervisor that does not report a number,
+    cannot: while one runs, the clique's number stays.
     """
     recorded = _recorded_count(snapshot)
     runs = [view.status.imex.incarnation for view in _inside(snapshot)]
@@ -220,5 +219,5 @@ def _inside(snapshot: CliqueSnapshot) -> list[FabricView]:
 
 
 def _recorded_count(snapshot: CliqueSnapshot) -> int:
-    """What the nodes of the clique were told; 0 when none was told anything."""
+    """The slot count in the specs of the clique's nodes; 0 without any."""
     return max((view.spec.slot_count for view in _inside(snapshot)), default=0)

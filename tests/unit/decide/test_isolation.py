@@ -31,5 +31,5 @@ def test_the_old_one_is_kept_while_all_that_lives_is_of_it(wanted, recorded, fou
 def test_a_few_domains_are_told_and_not_thousands():
     domains = [a_domain(f"u{number}", name=f"d{number}") for number in range(100)]
     writes = isolation.events_for(domains, isolation.message(BY_CHANNEL, SETTINGS), NOW)
-    assert len(writes) == isolation.TOLD
+    assert len(writes) == isolation.EVENT_LIMIT
     assert "isolation=domain" in writes[0].body["message"]
