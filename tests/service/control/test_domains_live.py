@@ -39,7 +39,7 @@ def test_a_new_domain_gets_template_finalizer_and_numbers(rack: Rack):
     assert rack.condition("Ready")["reason"] == "NoNodes"
 
 
-def test_a_domain_that_nobody_uses_costs_three_writes(rack: Rack):
+def test_unused_domain_costs_three_writes(rack: Rack):
     rack.create_domain("other")
     wait_until("accepted", lambda: rack.condition("Accepted", "other"))
     rack.settle()
@@ -285,7 +285,7 @@ def events(rack: Rack) -> list[str]:
 
 
 class TestTrouble:
-    def test_a_taken_name_is_told_and_tried_again(self, rack: Rack):
+    def test_taken_template_name_is_reported_and_retried(self, rack: Rack):
         foreign = {
             "apiVersion": TEMPLATES.api_version, "kind": "ResourceClaimTemplate",
             "metadata": {"name": "train-channel", "namespace": TEAM},
@@ -314,7 +314,7 @@ class TestTrouble:
         rack.client.delete(DOMAINS, "empty", namespace=TEAM)
         wait_until("gone", lambda: rack.find(DOMAINS, "empty", TEAM) is None)
 
-    def test_more_nodes_than_slots_are_told(self):
+    def test_more_nodes_than_slots_are_degraded(self):
         with Rack(FabricSettings(slot_count=1)) as rack:
             rack.start()
             first, second = rack.tray("a"), rack.tray("bb")

@@ -225,7 +225,7 @@ class TestController:
         wait_until("no clique", lambda: rack.cliques() == [])
 
 
-def test_a_cluster_that_was_put_back_in_time_is_learnt_anew(rack: Rack):
+def test_restored_etcd_restarts_the_controller(rack: Rack):
     """After a restore of etcd all versions are old ones, and would be taken for late."""
     rack.create_domain()
     wait_until("template", rack.template)
@@ -314,7 +314,7 @@ class TestLeaders:
         leaving.join(60.0)
         wait_until("two leads", two.is_leading)
 
-    def test_a_new_leader_reads_everything_again_before_it_decides(self, pair: Rack):
+    def test_new_leader_relists_before_its_first_decision(self, pair: Rack):
         """Its watches may be behind what the last leader wrote: a slot would be given twice."""
         two = pair.replicas[1].manager
         zeroth = pair.tray("z")

@@ -124,7 +124,7 @@ def test_honest_node_is_served_beside_one_that_reports_much(rack: Rack):
     wait_until("ready", lambda: rack.status().get("status") == "Ready")
 
 
-def test_deciding_goes_on_while_a_claim_cannot_be_read(rack: Rack):
+def test_decisions_continue_while_a_claim_read_hangs(rack: Rack):
     liar = rack.tray("liar")
     rack.create_domain()
     rack.settle()

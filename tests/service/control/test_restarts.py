@@ -25,7 +25,7 @@ def rack() -> Iterator[Rack]:
         yield made
 
 
-def test_f7_its_slot_cools_on_over_a_restart_of_every_replica(rack: Rack):
+def test_f7_slot_reuse_delay_survives_restarts(rack: Rack):
     a_member(rack, "a")
     stays = a_member(rack, "bb")
     stays.wait_for(lambda spec: len(spec.get("slots") or ()) == 2)
@@ -145,7 +145,7 @@ class TestLosses:
         assert rack.replicas[0].manager.cache.lost == {"a"}, "not after 33 s more"
 
 
-def test_new_leader_calls_a_lost_node_lost_from_the_start():
+def test_new_leader_treats_lost_node_as_lost():
     with Rack(is_elected=True) as rack:
         wait_until("one leads", rack.start("one").manager.is_leading)
         a_member(rack)

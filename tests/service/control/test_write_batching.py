@@ -26,7 +26,7 @@ def members(rack: Rack, node: str) -> list[int]:
     return found
 
 
-def test_peers_that_join_one_after_another_are_told_together(rack: Rack):
+def test_joining_peers_are_written_together(rack: Rack):
     trays = [rack.tray(f"tray-{index}") for index in range(COUNT)]
     for tray in trays:
         tray.report()

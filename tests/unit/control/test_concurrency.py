@@ -73,7 +73,7 @@ class Everybody:
         generate_latest(self.registry)
 
 
-def test_watches_decisions_and_scrapes_do_not_disturb_each_other():
+def test_concurrent_watches_decisions_and_scrapes_are_safe():
     made = Everybody()
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # at nearly every step another thread has its turn

@@ -63,7 +63,7 @@ def force_away(cache: Cache) -> None:
 class TestDomainsForcedAway:
     """Pods run on with the channel of a domain that its owner forced away: it is not assigned again."""
 
-    def test_its_channel_is_nobodys_while_a_node_holds_it(self):
+    def test_channel_stays_reserved_while_a_node_holds_it(self):
         cache, reconciler = a_controller(a_holder())
         force_away(cache)
         reconciler.adopt(NOW_S)
@@ -71,7 +71,7 @@ class TestDomainsForcedAway:
         assert channel_of(cache, reconciler, "new", NOW_S) == 2
         assert channel_of(cache, reconciler, "later", NOW_S + 10 * NUMBER_REUSE_DELAY_S) == 3
 
-    def test_nor_after_a_restart_of_the_controller(self):
+    def test_channel_stays_reserved_after_a_restart(self):
         cache, reconciler = a_controller(a_holder())
         reconciler.adopt(NOW_S)
         cache.enqueue_all()
@@ -85,7 +85,7 @@ class TestDomainsForcedAway:
         (domain,) = group.writes[0].patch["spec"]["domains"]  # type: ignore[union-attr]
         assert (domain["uid"], domain["channel"], domain["deleting"]) == (OLD, 1, True)
 
-    def test_it_cools_once_the_last_node_has_let_go(self):
+    def test_channel_is_freed_after_the_last_release(self):
         view = a_holder()
         cache, reconciler = a_controller(view)
         reconciler.adopt(NOW_S)
@@ -95,7 +95,7 @@ class TestDomainsForcedAway:
         assert channel_of(cache, reconciler, "later", NOW_S + NUMBER_REUSE_DELAY_S + 1) == 1
 
 
-def test_a_standby_that_takes_over_lets_cool_what_it_saw_go():
+def test_new_leader_keeps_reuse_delays_it_observed():
     cache, reconciler = a_controller(a_fabric_node(slot=0))
     force_away(cache)
     cache.drop_domain("team/old")
@@ -112,7 +112,7 @@ def test_numbers_in_fabric_nodes_win_over_domain_status():
     assert channel_of(cache, reconciler, OLD, NOW_S) == 1
 
 
-def test_a_number_that_cools_is_not_taken_over():
+def test_reserved_number_is_not_adopted():
     numbers = NumberAllocator(BY_CHANNEL)
     numbers.ensure("a", NOW_S)
     numbers.release("a", NOW_S)

@@ -59,44 +59,44 @@ def beat(view: FabricView, text: str) -> FabricView:
 
 
 class TestDue:
-    def test_a_heartbeat_makes_nothing_due(self):
+    def test_heartbeat_queues_nothing(self):
         view = a_ready_node()
         cache = a_cache(view, domains=[a_domain()])
         cache.put_fabric(beat(view, "later"))
         assert due(cache) == set()
         assert cache.fabrics["tray-a"].status.heartbeat_time == "later"
 
-    def test_a_report_makes_its_domain_and_its_clique_due(self):
+    def test_report_queues_its_domain_and_clique(self):
         view = a_fabric_node(slot=0)
         cache = a_cache(view, domains=[a_domain()])
         ready = a_ready_node()
         cache.put_fabric(beat(ready, "later"))
         assert due(cache) == {("domain", "u1"), ("clique", CLIQUE)}
 
-    def test_what_is_due_twice_is_decided_once(self):
+    def test_key_queued_twice_is_returned_once(self):
         cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
         for number in range(3):
             cache.put_claim(a_claim(f"c{number}"))
         assert len(cache.queue.get(1000)) == len(cache.queue.get(1000)) + 2
 
-    def test_a_claim_makes_its_domain_and_its_node_due(self):
+    def test_claim_queues_its_domain_and_clique(self):
         cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()])
         cache.put_claim(a_claim())
         assert due(cache) == {("domain", "u1"), ("clique", CLIQUE)}
 
-    def test_a_move_makes_both_cliques_due(self):
+    def test_move_queues_both_cliques(self):
         cache = a_cache(a_fabric_node(slot=0))
         cache.put_fabric(beat(a_fabric_node(slot=0, status={"clique_id": OTHER_CLIQUE}), ""))
         assert {("clique", CLIQUE), ("clique", OTHER_CLIQUE)} <= due(cache)
 
-    def test_an_older_state_does_not_replace_a_newer_one(self):
+    def test_older_state_does_not_replace_newer_one(self):
         cache = a_cache(a_fabric_node(slot=0))
         newer = beat(a_ready_node(), "t")
         cache.put_fabric(newer)
         cache.put_fabric(a_fabric_node(slot=3))
         assert cache.fabrics["tray-a"].spec.slot == 0
 
-    def test_what_was_deleted_is_not_brought_back_by_a_late_answer(self):
+    def test_late_response_does_not_restore_deleted_object(self):
         cache = a_cache()
         template = a_template()
         cache.tombstone(template.uid)
@@ -114,7 +114,7 @@ class TestDue:
         cache.put_claim(a_claim(version=7))
         assert cache.claims_of.get("u1") == {"team/c"}
 
-    def test_an_older_state_of_a_claim_does_not_replace_a_newer_one(self):
+    def test_older_claim_does_not_replace_newer_one(self):
         """The watch and the check before a deletion read separately."""
         cache = a_cache(domains=[a_domain()], claims=[a_claim(version=8)])
         cache.put_claim(a_claim(version=7, users=()))
@@ -150,7 +150,7 @@ class TestDue:
         assert cache.fabrics["a"].spec.slots is cache.fabrics["b"].spec.slots
 
 
-def test_a_decision_that_fails_does_not_stop_the_others():
+def test_failed_decision_does_not_stop_the_others():
     class FailingIssuer:
         def issue(self, requests: Sequence[CertificateRequest]) -> dict[str, FabricCertificate]:
             if requests:

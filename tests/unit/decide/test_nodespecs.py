@@ -81,7 +81,7 @@ def test_a_settled_clique_costs_no_write():
     assert nodespecs.reconcile(a_clique(a, b), SETTINGS).writes == ()
 
 
-def test_a_domain_is_told_with_its_namespace_and_numbers():
+def test_spec_names_domain_with_namespace_and_numbers():
     view = a_fabric_node()
     writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
     (domain,) = applied(view, writes).domains
@@ -135,7 +135,7 @@ def test_a_write_names_only_what_changes_and_the_object_it_means():
     assert set(write.patch["spec"]) == {"domains", "heartbeatSeconds"}
 
 
-def test_leaving_the_last_domain_is_told():
+def test_leaving_the_last_domain_clears_the_spec():
     view = a_fabric_node()
     writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
     given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, writes)))
