@@ -1,6 +1,6 @@
 """Which programs the cluster is made of, in which versions, and where their built files are. Builds nothing.
 
-The sources are Go modules: `programs/NAME/` holds a go.mod and go.sum (and main.go where the project has no main
+The sources are Go modules: `recipes/NAME/` holds a go.mod and go.sum (and main.go where the project has no main
 package of its own to build). A build is kept in the cache under the version and a digest of everything that decides its
 content.
 """
