@@ -88,6 +88,8 @@ class TestVerify:
         node.machine.nodes["/dev/nvidia0"] = NodeStat(major=195, minor=5, mode=0o666, gid=0)
         with pytest.raises(HostError, match="195:5, expected 195:0"):
             node.prepare(a_claim())
+        with pytest.raises(HostError, match="195:5, expected 195:0"):
+            verify(node)
 
     @pytest.mark.parametrize("fall", ["lose", "hang", "fail"])
     def test_unhealthy_gpu_is_prepared_while_its_node_exists(self, node, fall):

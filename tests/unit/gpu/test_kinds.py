@@ -82,6 +82,20 @@ def test_whole_gpu_excludes_parts_of_other_kinds(node: TwoKinds) -> None:
         node.prepare(HALF)
 
 
+def test_plan_restarts_if_any_kind_wants_it(node: TwoKinds) -> None:
+    assert node.driver.plan(HALF, []).restart
+    assert node.driver.plan(a_claim(devices=("gpu-1", "gpu-0-half-0")), []).restart
+    assert not node.driver.plan(LONG, []).restart
+
+
+def test_prepared_gpu_switched_to_mig_mode_is_refused(node: TwoKinds) -> None:
+    node.prepare(a_claim(devices=("gpu-1",)))
+    node.machine.gpus[1].mig_mode = 1
+    node.rescan()
+    with pytest.raises(HostError, match="cannot be used whole: its MIG mode is on"):
+        node.prepare(a_claim(devices=("gpu-1",)))
+
+
 def test_claim_with_two_kinds_is_prepared_and_undone(node: TwoKinds) -> None:
     claim = a_claim("both", devices=("gpu-1", "gpu-0-half-0"), configs=[interval("Long")])
     whole, half = node.prepare(claim)

@@ -70,6 +70,13 @@ class TestUnprepare:
         assert smi_runs(node) == runs and node.clock.monotonic() == began_s
         assert len(owed_files(node)) == 1
 
+    def test_gpu_unknown_to_this_process_is_not_asked(self, node: GpuNode) -> None:
+        node.machine.remove(0)
+        node.restart()
+        runs = smi_runs(node)
+        node.unprepare(LONG)
+        assert smi_runs(node) == runs and len(owed_files(node)) == 1
+
     def test_failing_gpu_owes_the_reset(self, node: GpuNode) -> None:
         node.machine.fail(0, 999)
         node.unprepare(LONG)

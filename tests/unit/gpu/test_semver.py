@@ -38,7 +38,7 @@ def test_loose_versions_become_strict(loose, strict):
         "1" * 65,
     ],
 )
-def test_what_is_no_version_is_refused_and_never_a_crash(text):
+def test_invalid_version_is_malformed_text(text):
     with pytest.raises(MalformedTextError):
         semver.normalize(text)
 
