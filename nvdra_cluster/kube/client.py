@@ -13,11 +13,10 @@ from nvdra_cluster.kube.config import AccessConfig
 from nvdra_cluster.kube.transport import READ_SIZE_BYTES, KubernetesTransport
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import ResourceClient, query
-from nvdra_core.kube.connection import BODY_LIMIT_BYTES
 from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.reflector import WatchEvent, WatchStream
 from nvdra_core.kube.resources import EVERYTHING, JsonObject, Resource, Selector
-from nvdra_core.kube.transport import Request, TransportSettings
+from nvdra_core.kube.transport import BODY_LIMIT_BYTES, Request, TransportSettings
 from nvdra_core.runtime.clock import Clock
 
 HEAD_TIMEOUT_S = 15.0

@@ -21,7 +21,7 @@ from kubernetes.config import (
 )
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.kube.config import LOOPBACK
+from nvdra_core.kube.transport import LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,13 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from nvdra_cluster.kube.config import AccessConfig
 from nvdra_core.errors import ApiError, ConfigError
-from nvdra_core.kube.connection import BODY_LIMIT_BYTES
 from nvdra_core.kube.errors import ClosedError, TransportError
-from nvdra_core.kube.transport import Request, RetryingTransport, TransportSettings
+from nvdra_core.kube.transport import (
+    BODY_LIMIT_BYTES,
+    Request,
+    RetryingTransport,
+    TransportSettings,
+)
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 

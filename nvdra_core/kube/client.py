@@ -12,7 +12,6 @@ import json
 from urllib.parse import quote, urlencode
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.resources import (
     EVERYTHING,
@@ -23,8 +22,8 @@ from nvdra_core.kube.resources import (
     Selector,
     WriteOptions,
 )
-from nvdra_core.kube.transport import Request, RetryingTransport, Transport, TransportSettings
-from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
+from nvdra_core.kube.transport import Request, RetryingTransport
+from nvdra_core.runtime.clock import Deadline
 
 PAGE_SIZE = 500
 LIST_RESTARTS = 3
@@ -174,21 +173,6 @@ class ResourceClient:
 
     def _call(self, request: Request, deadline: Deadline | None) -> JsonObject:
         return decode(self._transport.exchange(request, deadline), request)
-
-
-class Client(ResourceClient):
-    """The node's client, on ``transport.Transport``."""
-
-    def __init__(
-        self,
-        config: KubeConfig,
-        *,
-        clock: Clock | None = None,
-        settings: TransportSettings | None = None,
-    ) -> None:
-        """Reads the credentials (ConfigError); connects at the first call."""
-        self.transport = Transport(config, clock or SystemClock(), settings or TransportSettings())
-        super().__init__(self.transport)
 
 
 def encode(body: JsonObject) -> bytes:

@@ -1,12 +1,10 @@
-"""One HTTP exchange with the API server, with retries until a deadline. Under the client; knows no object kinds.
+"""Retries of HTTP exchanges with the API server, on any HTTP client; knows no object kinds.
 
-In: method, path with query, body. Out: the answer's body, or ApiError (status 0 when no answer came). Warnings of the
-server are logged once each. No limiter: the callers' own pace is the limit.
+Warnings of the server are logged once each. Requests are not rate limited: callers bound their own rate.
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -17,16 +15,13 @@ import msgspec
 
 from nvdra_core import __version__
 from nvdra_core.errors import ApiError
-from nvdra_core.kube import proxy as proxies
-from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.connection import Connection, read_body
-from nvdra_core.kube.credentials import CredentialSource
-from nvdra_core.kube.errors import ClosedError, TransportError, status_error
-from nvdra_core.kube.pool import Pool
-from nvdra_core.kube.proxy import ProxySettings
+from nvdra_core.kube.errors import ClosedError, status_error
 from nvdra_core.kube.retry import Backoff, is_retryable, parse_retry_after
 from nvdra_core.runtime.clock import Clock, Deadline
 
+BODY_LIMIT_BYTES = 256 * 1024 * 1024
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that may be reached by plain HTTP."""
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})
 WARNINGS_REMEMBERED = 256
 
@@ -42,7 +37,6 @@ class TransportSettings(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: float = 30.0
     attempt_timeout_s: float = 10.0
     backoff: Backoff = msgspec.field(default_factory=Backoff)
-    proxy: ProxySettings = msgspec.field(default_factory=ProxySettings)
     user_agent: str = f"nvdra/{__version__}"
 
 
@@ -122,67 +116,3 @@ class RetryingTransport(ABC):
         if text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:
             self._warned.add(text)
             _LOG.warning("the API server warns: %s", text[:1024])
-
-
-class Transport(RetryingTransport):
-    """The transport on ``http.client``. Safe for several threads; ``close`` wakes all of them."""
-
-    def __init__(self, config: KubeConfig, clock: Clock, settings: TransportSettings) -> None:
-        super().__init__(clock, settings)
-        self.credentials = CredentialSource(config, clock)
-        chosen = (
-            proxies.parse(config.proxy_url)
-            if config.proxy_url
-            else proxies.choose(config.server, settings.proxy)
-        )
-        self.pool = Pool(config, self.credentials, clock, chosen)
-        self._prefix = config.url.path.rstrip("/")
-        self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
-
-    def close(self) -> None:
-        """End all connections; everything under way raises ClosedError."""
-        super().close()
-        self.pool.close()
-
-    def renew_credentials(self) -> bool:
-        """See RetryingTransport."""
-        return self.credentials.refresh()
-
-    def _attempt(self, request: Request, deadline: Deadline) -> bytes:
-        limit = deadline.within(self.settings.attempt_timeout_s)
-        connection = self.pool.take(limit)
-        is_reusable = False
-        try:
-            response = self.send(request, connection, limit)
-            body = read_body(response)
-            is_reusable = not response.will_close
-        except (OSError, http.client.HTTPException) as error:
-            raise self.broken(request, error) from error
-        finally:
-            self.pool.give(connection, is_reusable=is_reusable)
-        self.check(request, response.status, response.headers, body)
-        return body
-
-    def send(
-        self, request: Request, connection: Connection, limit: Deadline
-    ) -> http.client.HTTPResponse:
-        """Send and wait for the response's headers; raises OSError and HTTPException."""
-        connection.bound(limit)
-        headers = (
-            {**self._headers, "Content-Type": request.content_type}
-            if request.body
-            else dict(self._headers)
-        )
-        if authorization := self.credentials.current().authorization:
-            headers["Authorization"] = authorization
-        connection.request(
-            request.method, self._prefix + request.target, request.body or None, headers
-        )
-        return connection.getresponse()
-
-    def broken(self, request: Request, error: Exception) -> TransportError:
-        """The error for an exchange without a complete answer."""
-        if self.closed.is_set():
-            return ClosedError("the API client is closed")
-        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        return TransportError(f"{request.method} {request.target}: {why or type(error).__name__}")

@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import ConfigError
 from nvdra_core.gates import FeatureGates
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime import log
 from nvdra_node import config
 from nvdra_node.app import sandbox
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.kube import identity
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 
 _LOG = log.get(__name__)
 

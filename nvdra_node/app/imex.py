@@ -11,7 +11,6 @@ from nvdra_core import __version__
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.errors import ConfigError, HostError
 from nvdra_core.gates import FeatureGates, Gate
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES, NODES
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline, SystemClock
@@ -45,6 +44,7 @@ from nvdra_node.imex.sources.fabric import FabricMonitor
 from nvdra_node.imex.sources.peer_monitor import PeerMonitor
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.kube.client import Client
 from nvdra_node.rpc import sockets
 from nvdra_node.rpc.server import UnixServer
 

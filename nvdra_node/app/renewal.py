@@ -1,7 +1,7 @@
 """Renews the node's own token: requests, with the current token, another one for the same ServiceAccount and Node.
 
 ``nvdra-credential.timer`` runs this every 15 minutes; most runs read one file and end. Services read the new token by
-themselves (``nvdra_core.kube.credentials``). A failed run keeps the current token, exits with 1, and the next run
+themselves (``nvdra_node.kube.credentials``). A failed run keeps the current token, exits with 1, and the next run
 retries. The host's clock decides only when to renew: a wrong clock costs requests, not the credential.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nvdra_core.errors import ApiError, ConfigError, LockTimeoutError, MalformedTextError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import SERVICE_ACCOUNTS, JsonObject, WriteOptions
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, SystemClock
@@ -25,6 +24,7 @@ from nvdra_node.app.environment import SystemdEnvironment
 from nvdra_node.host.files import HostFiles, file_error, temp_path
 from nvdra_node.host.ports import Files
 from nvdra_node.kube import token
+from nvdra_node.kube.client import Client
 from nvdra_node.kube.token import TokenFacts
 
 _LOG = log.get(__name__)

@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable
 
 from nvdra_core.errors import ApiError, NvdraError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NODES, WriteOptions
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.computedomain.model import NodeView
+from nvdra_node.kube.client import Client
 
 _LOG = log.get(__name__)
 

@@ -1,1 +1,1 @@
-"""The Kubernetes API as only the node uses it: DRA objects, the node's credential, and what it may do."""
+"""The node's Kubernetes client on ``http.client``, DRA objects in any served version, and the node's credential."""

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE, Client
+from nvdra_core.kube.client import ANY_STATE, DEFAULT_WRITE
 from nvdra_core.kube.errors import TransportError
-from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import WatchStream
 from nvdra_core.kube.resources import (
     CLAIMS,
@@ -31,6 +30,8 @@ from nvdra_core.kube.resources import (
 )
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kube import resourceapi
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.listwatch import ClientListWatch
 
 RECHECK_S = 1800.0
 

@@ -11,8 +11,8 @@ import ssl
 from pathlib import Path
 
 from nvdra_core.errors import MalformedTextError
-from nvdra_core.kube.config import KubeConfig
 from nvdra_node.kube import token
+from nvdra_node.kube.config import KubeConfig
 
 _COMMON_NAME = re.compile(rb"\x06\x03\x55\x04\x03[\x0c\x13]\x81?(.)system:node:", re.DOTALL)
 """In DER: the OID of commonName (2.5.4.3), a UTF8String or PrintableString, its length up to 255 (RFC 5280, X.690). A

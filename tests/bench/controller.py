@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nvdra_cluster.decide.model import DOMAIN_LABEL
-from nvdra_core.kube.client import Client
+from nvdra_node.kube.client import Client
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib import objects
 from tests.lib.waits import wait_until

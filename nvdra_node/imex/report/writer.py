@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from nvdra_core.api.fabric import FABRIC_API_VERSION, FABRIC_NODE_KIND, FabricNodeStatus
 from nvdra_core.errors import ApiError, NvdraError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Resource, WriteOptions
 from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.imex.report import status as report
 from nvdra_node.kube import permission
+from nvdra_node.kube.client import Client
 
 _LOG = log.get(__name__)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from nvdra_core.api.fabric import FabricNodeSpec
 from nvdra_core.errors import InvalidConfigError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import Reflector
 from nvdra_core.kube.resources import Resource, Selector
 from nvdra_core.runtime import log
 from nvdra_node.imex.daemon.statefile import decode_spec
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.listwatch import ClientListWatch
 
 _LOG = log.get(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 from nvdra_cluster.decide.writes import CLIQUES, DOMAINS, FABRIC_NODES, TEMPLATES
 from nvdra_cluster.settings import ControllerSettings, FabricSettings, LeaseTimes
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, NODES, SLICES, JsonObject
+from nvdra_node.kube.client import Client
 from tests.beds.services.replica import FAST, Replica, ShiftedClock
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib import objects

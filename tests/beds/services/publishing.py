@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from nvdra_core.errors import NvdraError
-from nvdra_core.kube.client import Client
 from nvdra_core.runtime.clock import Clock, Deadline, SystemClock
+from nvdra_node.kube.client import Client
 from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin.driver import Pool
 from nvdra_node.kubeletplugin.slices.client import SliceClient, withdraw

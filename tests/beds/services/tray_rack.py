@@ -19,9 +19,9 @@ from typing import Any
 import grpc
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, SLICES
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.kube.client import Client
 from tests.beds.services.kubelet import Kubelet, Plugin, RegistrationError
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.lib import objects

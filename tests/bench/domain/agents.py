@@ -25,8 +25,6 @@ from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricNodeStatus, FabricState
 from nvdra_core.errors import NvdraError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, NODES, SLICES, Resource, WriteOptions
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.checkpoint.claim import ClaimRef
@@ -42,6 +40,8 @@ from nvdra_node.imex.report import status as report
 from nvdra_node.imex.report.writer import StatusWriter
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin.claims import reader as claim_reader
 from nvdra_node.kubeletplugin.claims.status_writer import to_status

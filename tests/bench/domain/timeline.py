@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import Reflector
 from nvdra_core.kube.resources import CLAIMS, FABRIC_NODES, Resource
 from nvdra_core.runtime.clock import SystemClock
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
+from nvdra_node.kube.listwatch import ClientListWatch
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.control import wire
 from tests.beds.cluster.driver.trays import DRIVER, PLUGIN, SUPERVISOR, Tray

@@ -14,9 +14,9 @@ from typing import Any
 
 import grpc
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import CLAIMS, SLICES
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from nvdra_node.rpc.messages import dra_v1_pb2 as dra
 from nvdra_node.rpc.messages import dra_v1_pb2_grpc as dra_grpc
 from nvdra_node.rpc.messages import pluginregistration_v1_pb2 as registration

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nvdra_core.kube.config import KubeConfig
+from nvdra_node.kube.config import KubeConfig
 from tests.fakes.apiserver.api import Api
 from tests.fakes.apiserver.auth import ADMIN, ADMIN_TOKEN, User
 from tests.fakes.apiserver.control import Control

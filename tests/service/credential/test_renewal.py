@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError, ConfigError, FileError, LockTimeoutError, NvdraError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NODES
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
@@ -24,6 +23,7 @@ from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.app.renewal import Renewal, exclusive
 from nvdra_node.host.files import HostFiles, temp_path
 from nvdra_node.kube import token
+from nvdra_node.kube.client import Client
 from nvdra_node.kube.token import TokenFacts
 from tests.fakes.apiserver.auth import NODE_EXTRA, User
 from tests.fakes.apiserver.faults import Fault

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.errors import ClaimError, NotReadyError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import FABRIC_NODES
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.computedomain.effects import JoinDomain
@@ -24,6 +23,7 @@ from nvdra_node.imex.report.writer import FORMING_S, MAX_DELAY_S, PEERS_S, Statu
 from nvdra_node.imex.service import SupervisorService
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.imex.supervisor import Supervisor
+from nvdra_node.kube.client import Client
 from nvdra_node.rpc.messages import supervisor_v1_pb2 as pb
 from nvdra_node.rpc.server import UnixServer
 from tests.beds.memory.imex_node import ImexNode, a_domain

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from tests.beds.cluster import capability
 from tests.beds.cluster.api import Cluster
 from tests.beds.cluster.artifacts import programs

@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Iterable
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import ListerWatcher, Reflector, ReflectorSettings
 from nvdra_core.kube.resources import SLICES, JsonObject
 from nvdra_core.runtime.clock import SystemClock
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.listwatch import ClientListWatch
 from tests.service.kube.conftest import BRISK
 from tests.service.kube.patience import PATIENCE_S
 

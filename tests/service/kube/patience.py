@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NAMESPACES
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.kube.client import Client
 
 PATIENCE_S = 60.0
 """Far above what anything takes, on a busy machine too."""

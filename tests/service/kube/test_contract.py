@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import (
     CLAIMS,
     NAMESPACES,
@@ -24,6 +22,8 @@ from nvdra_core.kube.resources import (
     WriteOptions,
 )
 from nvdra_node.kube import resourceapi
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from nvdra_node.kube.dra import DraApi
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.service.kube.following import Follower

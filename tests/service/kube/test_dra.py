@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import Selector, WriteOptions
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_node.kube.client import Client
 from nvdra_node.kube.dra import RECHECK_S, DraApi
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings

@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import NODES
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 
 
 def test_process_serves_objects_and_counts(connect: Callable[..., Client], tmp_path: Path) -> None:

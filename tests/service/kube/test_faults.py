@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.errors import ClosedError
 from nvdra_core.kube.resources import NAMESPACES, SLICES
 from nvdra_core.kube.transport import TransportSettings
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.kube.conftest import BRISK, FAST

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.proxy import ProxySettings, choose
 from nvdra_core.kube.resources import NAMESPACES
+from nvdra_node.kube.client import Client
 from tests.fakes.apiserver.server import FakeApiServer
 from tests.service.kube.conftest import ONCE
 
@@ -98,8 +97,3 @@ def test_refusal_of_the_proxy_is_named(
     with pytest.raises(ApiError, match="answered 407") as caught:
         client.get(NAMESPACES, "default")
     assert "secret" not in str(caught.value)
-
-
-def test_loopback_ignores_proxy_of_the_environment() -> None:
-    settings = ProxySettings(https_proxy="http://proxy:3128")
-    assert choose("https://127.0.0.1:6443", settings) is None

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import Reflector, WatchEvent, WatchStream
 from nvdra_core.kube.resources import SLICES, JsonObject
 from nvdra_core.runtime.clock import FakeClock
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
+from nvdra_node.kube.listwatch import ClientListWatch
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.objects import obj

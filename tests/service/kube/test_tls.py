@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.errors import ApiError, ConfigError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import NAMESPACES, SLICES
+from nvdra_node.kube.client import Client
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.pki import StoredAuthority

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError, StaleClaimError
-from nvdra_core.kube.client import Client
 from nvdra_core.kube.resources import WriteOptions
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kube import permission
+from nvdra_node.kube.client import Client
 from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin.claims import outbox, status_writer
 from nvdra_node.kubeletplugin.claims.reader import ClaimReader

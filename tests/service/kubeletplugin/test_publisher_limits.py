@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.listwatch import ClientListWatch
 from nvdra_core.kube.reflector import Reflector, ReflectorSettings
 from nvdra_core.kube.resources import SLICES, JsonObject
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.listwatch import ClientListWatch
 from tests.beds.services.publishing import (
     CLOCK,
     NO_COUNTERS,

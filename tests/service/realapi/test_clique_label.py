@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import NODES
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.computedomain.clique_label import LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from tests.beds.cluster.control import wire
 from tests.beds.cluster.layout import SERVER
 from tests.beds.cluster.marks import needs_cluster

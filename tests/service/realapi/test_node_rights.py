@@ -13,8 +13,6 @@ import pytest
 
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.kube.resources import CLAIMS, EVENTS, FABRIC_NODES, WriteOptions
 from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node.app.renewal import Renewal
@@ -24,6 +22,8 @@ from nvdra_node.host.files import HostFiles
 from nvdra_node.imex.report.writer import StatusWriter
 from nvdra_node.imex.sources.spec import SpecReflector
 from nvdra_node.kube import token
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.config import KubeConfig
 from nvdra_node.kube.dra import DraApi
 from nvdra_node.kubeletplugin import node_events
 from nvdra_node.kubeletplugin.claims import status_writer

@@ -13,9 +13,10 @@ from nvdra_cluster.control.reconciler import Plan
 from nvdra_cluster.control.state.cache import Key, Kind
 from nvdra_cluster.control.writer import PARALLEL, TIMEOUT_S, NotLeaderError, Writer
 from nvdra_cluster.decide.writes import FABRIC_NODES, Create
-from nvdra_core.kube.client import DEFAULT_WRITE, Client
+from nvdra_core.kube.client import DEFAULT_WRITE
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.kube.client import Client
 
 GROUPS = [
     Plan(Key(Kind.NODE, name), (Create(FABRIC_NODES, {"metadata": {"name": name}}),))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.kube.config import KubeConfig, parse_kubeconfig
+from nvdra_node.kube.config import KubeConfig, parse_kubeconfig
 
 SERVER = "https://10.0.0.1:6443"
 

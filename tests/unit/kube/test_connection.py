@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvdra_core.kube.connection import Connection, Route, read_body
-from nvdra_core.kube.credentials import Credentials
-from nvdra_core.kube.proxy import Proxy
 from nvdra_core.runtime.clock import Deadline, SystemClock
+from nvdra_node.kube.connection import Connection, Route, read_body
+from nvdra_node.kube.credentials import Credentials
+from nvdra_node.kube.proxy import Proxy
 
 PLAIN = Credentials("", None, 1)
 

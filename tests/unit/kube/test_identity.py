@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from nvdra_core.kube.config import KubeConfig
+from nvdra_node.kube.config import KubeConfig
 from nvdra_node.kube.identity import node_of
 
 SERVER = "https://10.0.0.1:6443"

@@ -9,9 +9,10 @@ from nvdra_cluster.control.certificates.signer import SECRETS, CertificateSigner
 from nvdra_cluster.decide.node.nodespecs import CertificateRequest
 from nvdra_core.api import FabricCertificate
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import DEFAULT_WRITE, Client
+from nvdra_core.kube.client import DEFAULT_WRITE
 from nvdra_core.kube.resources import JsonObject, Resource, WriteOptions
 from nvdra_core.runtime.clock import SystemClock
+from nvdra_node.kube.client import Client
 from tests.unit.control.certificates.test_ca import NOW, a_request
 
 

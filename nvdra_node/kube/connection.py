@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nvdra_core.kube.credentials import Credentials
-from nvdra_core.kube.proxy import Proxy
+from nvdra_core.kube.transport import BODY_LIMIT_BYTES
 from nvdra_core.runtime.clock import Deadline
+from nvdra_node.kube.credentials import Credentials
+from nvdra_node.kube.proxy import Proxy
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-BODY_LIMIT_BYTES = 256 * 1024 * 1024
 READ_SIZE_BYTES = 64 * 1024
 SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

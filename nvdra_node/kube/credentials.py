@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.kube.config import KubeConfig
 from nvdra_core.runtime.clock import Clock
+from nvdra_node.kube.config import KubeConfig
 
 CHECK_INTERVAL_S = 1.0
 TOKEN_LIMIT = 64 * 1024

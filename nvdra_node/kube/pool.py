@@ -9,12 +9,12 @@ import http.client
 import ssl
 import threading
 
-from nvdra_core.kube.config import KubeConfig
-from nvdra_core.kube.connection import Connection, Route
-from nvdra_core.kube.credentials import CredentialSource
 from nvdra_core.kube.errors import ClosedError, TransportError
-from nvdra_core.kube.proxy import Proxy
 from nvdra_core.runtime.clock import Clock, Deadline
+from nvdra_node.kube.config import KubeConfig
+from nvdra_node.kube.connection import Connection, Route
+from nvdra_node.kube.credentials import CredentialSource
+from nvdra_node.kube.proxy import Proxy
 
 MAX_IDLE = 8
 MAX_IDLE_S = 60.0

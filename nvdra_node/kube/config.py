@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from nvdra_core.errors import ConfigError
+from nvdra_core.kube.transport import LOOPBACK
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 UNSUPPORTED_USER_KEYS = {
     "exec": "a command that makes credentials; give a token file or a client certificate",
     "auth-provider": "a legacy plugin; give a token file or a client certificate",

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.client import Client, query
-from nvdra_core.kube.connection import BODY_LIMIT_BYTES, Connection, read_body
+from nvdra_core.kube.client import query
 from nvdra_core.kube.errors import TransportError
 from nvdra_core.kube.reflector import WatchEvent, WatchStream
 from nvdra_core.kube.resources import EVERYTHING, JsonObject, Resource, Selector
-from nvdra_core.kube.transport import Request
+from nvdra_core.kube.transport import BODY_LIMIT_BYTES, Request
 from nvdra_core.runtime.clock import Deadline
+from nvdra_node.kube.client import Client
+from nvdra_node.kube.connection import Connection, read_body
 
 HEAD_TIMEOUT_S = 30.0
 
