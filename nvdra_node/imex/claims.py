@@ -38,6 +38,7 @@ class ClaimRegistry:
         self._passes_finished = 0
         self._pass_error = ""
         self._is_admission_closed = False
+        self._is_stopped = False
 
     @property
     def holders(self) -> Mapping[str, Holder]:
@@ -63,7 +64,7 @@ class ClaimRegistry:
             self._waiting.add(pass_done)
         self._trigger()
         try:
-            while not reply.refused and deadline.remaining_s():
+            while not reply.refused and not self._is_stopped and deadline.remaining_s():
                 self._clock.wait(pass_done, deadline.remaining_s())
                 pass_done.clear()
                 reply, is_final = self._reply_after_pass(claim, needed_pass)
@@ -94,6 +95,12 @@ class ClaimRegistry:
                 _LOG.warning("refusing claim: cannot store its admission", error)
                 return replies.not_ready(reply, "StateNotWritten", str(error)), False
             return reply, True
+
+    def stop(self) -> None:
+        """Complete join calls that wait: the threads of calls delay the end of the process."""
+        self._is_stopped = True
+        for pass_done in tuple(self._waiting):
+            pass_done.set()
 
     def leave(self, uid: str) -> None:
         """Remove a claim; unknown ones are ignored."""
@@ -150,6 +157,7 @@ class ClaimRegistry:
     def open_admission(self) -> None:
         """Admit claims again."""
         self._is_admission_closed = False
+        self._is_stopped = False
 
     def _reply_to(self, claim: Holder) -> JoinReply:
         """The reply by the last snapshot and the present spec. Caller holds the lock."""

@@ -44,7 +44,8 @@ class SupervisorService:
         pb_grpc.add_SupervisorServicer_to_server(self, server)
 
     def stop(self) -> None:
-        """End all watches."""
+        """End all watches and waiting joins."""
+        self._supervisor.claims.stop()
         with self._condition:
             self._is_stopping = True
             self._condition.notify_all()

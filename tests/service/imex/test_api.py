@@ -287,6 +287,15 @@ class TestSocket:
         found = self.join(wait_s=10.0)
         assert (found.channel, found.channel_count, found.has_fabric) == (7, 2048, True)
 
+    def test_stop_completes_waiting_join(self, supervisor):
+        self.node.assign()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self.join, wait_s=15.0)
+            wait_until("the join waits", lambda: supervisor.claims.waiting_count)
+            self.service.stop()
+            with pytest.raises(NotReadyError):
+                waiting.result(5.0)
+
     def test_refused_claim_is_a_claim_error(self, supervisor):
         self.node.assign(a_domain())
         with pytest.raises(ClaimError, match="own namespace only"):
