@@ -66,7 +66,7 @@ class HostFiles:
                     os.fsync(fd)
             finally:
                 os.close(fd)
-            os.replace(temp, path)  # noqa: PTH105  saves a Path
+            temp.replace(path)
         except OSError as error:
             _remove_quietly(temp)
             raise file_error("write", path, error) from error

@@ -5,7 +5,6 @@ Reads a file of each PCI function: some milliseconds on a large machine, so for 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,27 +19,27 @@ def find(roots: HostRoots) -> tuple[PciGpu, ...]:
     """See ports.Sysfs.pci_gpus."""
     directory = roots.sys / "bus/pci/devices"
     try:
-        addresses = sorted(os.listdir(directory))  # noqa: PTH208  hundreds of names
+        functions = sorted(directory.iterdir())
     except OSError:
         return ()
     return tuple(
         PciGpu(
-            address=address,
-            driver=_driver(directory / address),
-            is_excluded=_is_excluded(roots, address),
+            address=function.name,
+            driver=_driver(function),
+            is_excluded=_is_excluded(roots, function.name),
         )
-        for address in addresses
-        if _is_gpu(f"{directory}/{address}")
+        for function in functions
+        if _is_gpu(function)
     )
 
 
 def is_wsl(roots: HostRoots) -> bool:
     """Whether this is a virtual machine of WSL2, where a GPU is a channel to the driver of Windows."""
-    return os.path.exists(f"{roots.dev}/dxg")  # noqa: PTH110  as in ``files``
+    return (roots.dev / "dxg").exists()
 
 
 def why_no_driver(gpus: Sequence[PciGpu], *, is_wsl: bool) -> str:
-    """See ports.Sysfs.why_no_driver. Pure."""
+    """See ports.Sysfs.why_no_driver."""
     if is_wsl:
         return (
             "WSL2 (/dev/dxg exists): the GPUs belong to the Windows driver and have no device nodes here; WSL2 is not"
@@ -57,12 +56,12 @@ def why_no_driver(gpus: Sequence[PciGpu], *, is_wsl: bool) -> str:
     return "the NVIDIA kernel driver is not loaded: load it (modprobe nvidia), or install it"
 
 
-def _is_gpu(function: str) -> bool:
-    if _read(f"{function}/vendor") != _NVIDIA:
+def _is_gpu(function: Path) -> bool:
+    if _read(function / "vendor") != _NVIDIA:
         return False
     # A virtual function of SR-IOV (vGPU) belongs to a hypervisor's guest.
-    is_virtual = os.path.lexists(f"{function}/physfn")
-    return not is_virtual and _read(f"{function}/class").startswith(_DISPLAY_CONTROLLER)
+    is_virtual = (function / "physfn").is_symlink()
+    return not is_virtual and _read(function / "class").startswith(_DISPLAY_CONTROLLER)
 
 
 def _driver(function: Path) -> str | None:
@@ -73,17 +72,16 @@ def _driver(function: Path) -> str | None:
 
 
 def _is_excluded(roots: HostRoots, address: str) -> bool:
-    """The module's parameter NVreg_ExcludedGpus names it."""
-    text = _read(f"{roots.proc}/driver/nvidia/gpus/{address}/information")
+    """Whether the module parameter NVreg_ExcludedGpus names it."""
+    text = _read(roots.proc / "driver/nvidia/gpus" / address / "information")
     rows = (line.partition(b":") for line in text.splitlines())
     return any(
         name.strip() == b"GPU Excluded" and value.strip() == b"Yes" for name, _, value in rows
     )
 
 
-def _read(path: str) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a Path for each of hundreds
-            return file.read(4096).strip()
+        return path.read_bytes().strip()
     except OSError:
         return b""

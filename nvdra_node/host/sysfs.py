@@ -1,8 +1,7 @@
 """Reads /sys, /proc and /dev: implements ports.Sysfs below the roots it is given.
 
 Called by discovery, the rescanner, and the verification before each reply; nothing is cached. Values that a kernel or
-driver may not have are None or empty; only a missing PCI function is an error. Paths that each prepare reads are built
-as text, because a Path costs more than the read.
+driver may not have are None or empty; only a missing PCI function is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from nvdra_node.host import pcigpus
 from nvdra_node.host.files import file_error
 from nvdra_node.host.ports import HostRoots, NodeStat, PciGpu, PciInfo
 
-_DEV = "/dev/"
+_DEV = Path("/dev")
 _VERSION = re.compile(r"\b\d+\.\d+(?:\.\d+)*\b")
 
 
@@ -26,7 +25,6 @@ class HostSysfs:
 
     def __init__(self, roots: HostRoots) -> None:
         self._roots = roots
-        self._dev = f"{roots.dev}/"
         self._driver_version = roots.proc / "driver/nvidia/version"
         self._module = roots.sys / "module/nvidia"
 
@@ -56,13 +54,13 @@ class HostSysfs:
 
     def device_node(self, path: str | Path) -> NodeStat | None:
         """See ports.Sysfs."""
-        here = self._dev_path(str(path))
+        here = self._dev_path(Path(path))
         try:
-            found = os.stat(here)  # noqa: PTH116  see the module
+            found = here.stat()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise file_error("stat", Path(here), error) from error
+            raise file_error("stat", here, error) from error
         if not stat.S_ISCHR(found.st_mode):
             return None
         return NodeStat(
@@ -75,8 +73,8 @@ class HostSysfs:
     def drm_nodes(self, address: str) -> tuple[str, ...]:
         """See ports.Sysfs."""
         try:
-            names = os.listdir(f"{self._roots.sys}/bus/pci/devices/{address}/drm")  # noqa: PTH208  see the module
-            return tuple(sorted(names))
+            nodes = tuple((self._pci_device(address) / "drm").iterdir())
+            return tuple(sorted(node.name for node in nodes))
         except OSError:
             return ()
 
@@ -94,7 +92,7 @@ class HostSysfs:
         if version is None:
             return None
         try:
-            return f"{version}@{os.stat(self._module).st_ino}"  # noqa: PTH116  see the module
+            return f"{version}@{self._module.stat().st_ino}"
         except OSError:
             return version
 
@@ -122,17 +120,17 @@ class HostSysfs:
     def _pci_device(self, address: str) -> Path:
         return self._roots.sys / "bus/pci/devices" / address
 
-    def _dev_path(self, path: str) -> str:
-        if path.startswith(self._dev) or not path.startswith(_DEV):
+    def _dev_path(self, path: Path) -> Path:
+        dev = self._roots.dev
+        if path.is_relative_to(dev) or not path.is_relative_to(_DEV):
             return path
-        return self._dev + path.removeprefix(_DEV)
+        return dev / path.relative_to(_DEV)
 
 
 def _text(path: Path) -> str:
     """The file's text, empty if unreadable: the files disappear while a driver is unloaded."""
     try:
-        with path.open("rb", buffering=0) as file:
-            return file.read().decode(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
