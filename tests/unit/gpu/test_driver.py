@@ -175,19 +175,6 @@ class TestTimeSlices:
         node.unprepare(admin)
         assert node.time_slices == {node.uuid(0): 3}
 
-    def test_unprepare_succeeds_without_driver(self, node):
-        node.prepare(a_claim(configs=LONG))
-        node.machine.unload_driver()
-        node.unprepare(a_claim())
-        assert record_of(node) is None
-
-    def test_unprepare_succeeds_with_lost_gpu(self, node):
-        node.prepare(a_claim(configs=LONG))
-        node.machine.lose(0)
-        node.rescan()
-        node.unprepare(a_claim())
-        assert record_of(node) is None
-
     def test_unprepare_after_reboot_restores_nothing(self, node):
         """The GPU may be another claim's by then."""
         node.machine.gpus[0].compute_mode = 3
