@@ -1,21 +1,14 @@
-"""nvidia-imex run by the host's administrator, which is never touched; and the clique label."""
+"""nvidia-imex run by the host's administrator, which is never touched."""
 
 from __future__ import annotations
 
 import subprocess
-from typing import Any
 
 import pytest
 
 from nvdra_core.errors import ConfigError
-from nvdra_core.kube.resources import NODES
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
-from nvdra_node.computedomain.clique_label import AUDIT_S, LABEL, CliqueLabelWriter
-from nvdra_node.computedomain.model import NodeView
-from tests.fakes.apiserver.faults import Fault
-from tests.lib.objects import obj
 from tests.lib.waits import wait_until
 from tests.sim.imex import install
 
@@ -80,56 +73,3 @@ def test_hanging_host_daemon_is_not_ready(host_imex):
     start()
     rack.claim("c1", tray, rack.domain("a"))
     tray.wait_for_error("c1", "HostImexNotReady", "UNAVAILABLE")
-
-
-def _node(name: str) -> dict[str, Any]:
-    return obj("Node", name)
-
-
-class TestLabel:
-    def label(self, rack, view):
-        return CliqueLabelWriter(rack.client, rack.trays[0].name, lambda: view, SystemClock())
-
-    def labels(self, rack):
-        node = rack.client.get(NODES, rack.trays[0].name, deadline=Deadline(10, SystemClock()))
-        return node["metadata"].get("labels") or {}
-
-    def test_clique_label_is_removed_with_the_fabric(self, make_rack):
-        rack = make_rack()
-        view = NodeView(fabric_state="Completed", clique_id="c.7")
-        label = self.label(rack, view)
-        label.write_if_due()
-        assert self.labels(rack)[LABEL] == "c.7"
-        label = self.label(rack, NodeView(fabric_state="NotSupported"))
-        label._written = "c.7"
-        label.write_if_due()
-        assert LABEL not in self.labels(rack)
-
-    def test_removed_clique_label_is_restored(self, make_rack):
-        rack, clock = make_rack(), FakeClock()
-        view = NodeView(fabric_state="Completed", clique_id="c.7")
-        label = CliqueLabelWriter(rack.client, rack.trays[0].name, lambda: view, clock)
-        label.write_if_due()
-        body = _node(rack.trays[0].name)
-        body["metadata"]["labels"] = {LABEL: None}
-        rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
-        label.write_if_due()
-        assert LABEL not in self.labels(rack), "written again only by the audit"
-        clock.advance(AUDIT_S)
-        label.write_if_due()
-        assert self.labels(rack)[LABEL] == "c.7"
-
-    def test_clique_label_stays_while_the_fabric_is_unknown(self, make_rack):
-        rack = make_rack()
-        self.label(rack, NodeView(fabric_state="Completed", clique_id="c.7")).write_if_due()
-        self.label(rack, NodeView()).write_if_due()
-        assert self.labels(rack)[LABEL] == "c.7"
-
-    def test_foreign_clique_label_is_left_alone(self, make_rack):
-        rack = make_rack()
-        body = _node(rack.trays[0].name)
-        body["metadata"]["labels"] = {LABEL: "theirs"}
-        rack.client.merge_patch(NODES, body, deadline=Deadline(10, SystemClock()))
-        rack.server.api.faults.add(Fault(verb="patch", resource="nodes", code=409, count=0))
-        self.label(rack, NodeView(fabric_state="Completed", clique_id="c.7")).write_if_due()
-        assert self.labels(rack)[LABEL] == "theirs"

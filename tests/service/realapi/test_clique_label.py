@@ -104,6 +104,14 @@ def test_label_makes_no_node_where_there_is_none(connect: Callable[[str], Client
     assert "not-registered" not in world.cluster.kubectl("get", "nodes", "-o", "name")
 
 
+def test_foreign_clique_label_is_left_alone(connect: Callable[[str], Client], world: World) -> None:
+    world.cluster.kubectl("label", "node", OWN, f"{LABEL}=theirs")
+    client, view = connect(TOKEN), NodeView(fabric_state="Completed", clique_id="c.7")
+    CliqueLabelWriter(client, OWN, lambda: view, CLOCK).write_if_due()
+    assert label_of(client) == "theirs"
+    world.cluster.kubectl("label", "node", OWN, f"{LABEL}-")
+
+
 TAINT = {"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}
 
 
