@@ -97,7 +97,7 @@ class StoreRules(WatchRules):
         assert name.startswith(f"{node}-")
         assert len(name) == len(node) + 6
 
-    def test_taken_name_is_already_exists(self, dra: DraApi, node: str) -> None:
+    def test_create_of_existing_name_is_already_exists(self, dra: DraApi, node: str) -> None:
         dra.create_slice(a_slice(f"{node}-1", node))
         with pytest.raises(ApiError) as caught:
             dra.create_slice(a_slice(f"{node}-1", node))
@@ -162,7 +162,7 @@ class StoreRules(WatchRules):
         assert dra.list_slices(Selector(f"spec.nodeName={node}")).items == []
 
     @pytest.mark.parametrize("version", ["v1beta1", "v1beta2"])
-    def test_conversion_is_the_servers_own(
+    def test_conversion_equals_the_servers(
         self, api: Client, dra: DraApi, claim: JsonObject, node: str, version: str
     ) -> None:
         served = api.get_path("/apis/resource.k8s.io")["versions"]
@@ -178,13 +178,13 @@ class StoreRules(WatchRules):
         api.create(SLICES.at(version), sent, options=WriteOptions(field_validation="Strict"))
         assert api.get(SLICES, f"{node}-2")["spec"] == a_slice("x", node)["spec"]
 
-    def test_fields_select(self, dra: DraApi, node: str) -> None:
+    def test_field_selector_limits_the_list(self, dra: DraApi, node: str) -> None:
         dra.create_slice(a_slice(f"{node}-1", node))
         found = dra.list_slices(Selector(f"spec.driver=gpu.nvidia.com,spec.nodeName={node}"))
         assert [item["metadata"]["name"] for item in found.items] == [f"{node}-1"]
         assert dra.list_slices(Selector(f"spec.driver=x.y,spec.nodeName={node}")).items == []
 
-    def test_labels_select(self, api: Client, dra: DraApi, node: str) -> None:
+    def test_label_selector_limits_the_list(self, api: Client, dra: DraApi, node: str) -> None:
         body = a_slice(f"{node}-1", node)
         body["metadata"]["labels"] = {"nvdra-test": node}
         dra.create_slice(body)
@@ -298,9 +298,7 @@ class ValidationRules(StoreRules):
         del body["spec"]["devices"]
         assert dra.create_slice(body)["spec"]["sharedCounters"] == counters
 
-    def test_devices_with_counters_are_half_as_many(
-        self, dra: DraApi, node: str, minor: int
-    ) -> None:
+    def test_slices_with_counters_hold_64_devices(self, dra: DraApi, node: str, minor: int) -> None:
         consumed = [{"counterSet": "gpu-0", "counters": {"memory": {"value": "1Gi"}}}]
         devices = [a_device(f"gpu-{n}", consumesCounters=consumed) for n in range(65)]
         body = a_slice(f"{node}-1", node, devices=devices)
@@ -319,7 +317,7 @@ class ValidationRules(StoreRules):
             api.update(CLAIMS, claim)
         assert caught.value.status == 422
 
-    def test_apply_over_another_manager_is_a_conflict_unless_forced(
+    def test_apply_over_other_manager_conflicts_unless_forced(
         self, dra: DraApi, claim: JsonObject, node: str
     ) -> None:
         self.apply(dra, claim, "one", a_device_status("gpu-0", pool=node))
@@ -337,7 +335,7 @@ class ValidationRules(StoreRules):
             self.apply(dra, claim, "one", a_device_status("gpu-9", pool=node))
         assert caught.value.status == 422
 
-    def test_unsorted_parameters_take_a_merge_patch_and_no_apply(
+    def test_unsorted_parameters_accept_merge_patch_only(
         self, api: Client, dra: DraApi, namespace: str, node: str
     ) -> None:
         parameters = {"kind": "GpuConfig", "apiVersion": "resource.nvidia.com/v1beta1"}

@@ -23,9 +23,7 @@ ALL = ("v1", "v1beta2", "v1beta1")
 
 
 @pytest.mark.parametrize("version", ALL)
-def test_objects_look_the_same_in_all_versions(
-    connect: Callable[..., Client], version: str
-) -> None:
+def test_objects_are_the_same_in_all_versions(connect: Callable[..., Client], version: str) -> None:
     with FakeApiServer(FakeSettings(minor=34, versions=(version,))) as server:
         dra = DraApi(connect(server.config()))
         stored = dra.create_slice(a_slice())
@@ -63,7 +61,7 @@ def test_best_version_is_chosen(connect: Callable[..., Client]) -> None:
         assert DraApi(connect(server.config())).version() == "v1"
 
 
-def test_version_that_is_no_longer_served_is_left(server: FakeApiServer, client: Client) -> None:
+def test_unserved_version_is_left(server: FakeApiServer, client: Client) -> None:
     server.api.router.serve_versions(("v1beta1",))
     dra = DraApi(client)
     dra.create_slice(a_slice())
@@ -84,7 +82,7 @@ def test_upgrade_during_an_outage_is_noticed(server: FakeApiServer, client: Clie
     assert dra.version() == "v1"
 
 
-def test_older_version_is_left_when_a_better_one_comes(server: FakeApiServer) -> None:
+def test_older_version_is_left_for_a_newer_one(server: FakeApiServer) -> None:
     """One server of a control plane answered before its upgrade; no connection ever failed."""
     clock = FakeClock()
     client = Client(server.config(), clock=clock)
@@ -105,7 +103,7 @@ def test_older_version_is_left_when_a_better_one_comes(server: FakeApiServer) ->
     client.close()
 
 
-def test_recheck_of_the_version_that_fails_is_no_failure(server: FakeApiServer) -> None:
+def test_failed_version_recheck_is_ignored(server: FakeApiServer) -> None:
     clock = FakeClock()
     client = Client(server.config(), clock=clock)
     dra = DraApi(client)
@@ -140,9 +138,7 @@ def test_claim_costs_one_request(server: FakeApiServer, client: Client) -> None:
     assert server.api.log.summary()["counts"] == {"get resourceclaims 200": 3}
 
 
-def test_cluster_without_dra_is_an_error_that_says_so(
-    server: FakeApiServer, client: Client
-) -> None:
+def test_cluster_without_dra_is_named_in_the_error(server: FakeApiServer, client: Client) -> None:
     server.api.router.serve_versions(())
     with pytest.raises(ApiError) as caught:
         DraApi(client).list_slices()
@@ -150,7 +146,7 @@ def test_cluster_without_dra_is_an_error_that_says_so(
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a%2fb"])
-def test_name_that_would_change_the_path_is_never_sent(
+def test_name_that_changes_the_path_is_not_sent(
     server: FakeApiServer, client: Client, name: str
 ) -> None:
     dra = DraApi(client)

@@ -67,7 +67,7 @@ def test_burst_of_server_errors_is_survived(
 
 
 @pytest.mark.parametrize("action", ["no_answer", "reset", "cut"])
-def test_lost_answer_of_a_read_is_asked_again(
+def test_read_without_answer_is_repeated(
     server: FakeApiServer, client: Client, action: str
 ) -> None:
     get_default(client)
@@ -76,7 +76,7 @@ def test_lost_answer_of_a_read_is_asked_again(
 
 
 @pytest.mark.parametrize("action", ["no_answer", "reset", "cut"])
-def test_lost_answer_of_a_create_is_left_to_the_caller(
+def test_create_without_answer_is_not_repeated(
     server: FakeApiServer, client: Client, action: str
 ) -> None:
     server.api.faults.add(Fault(verb="create", action=action, is_executed=True))
@@ -87,9 +87,7 @@ def test_lost_answer_of_a_create_is_left_to_the_caller(
     assert len(server.objects("resourceslices")) == 1
 
 
-def test_create_that_was_never_done_is_done_after_503(
-    server: FakeApiServer, client: Client
-) -> None:
+def test_create_is_repeated_after_503(server: FakeApiServer, client: Client) -> None:
     server.api.faults.add(Fault(verb="create", code=503))
     client.create(SLICES, a_slice())
     assert len(server.objects("resourceslices")) == 1
@@ -109,16 +107,14 @@ def test_conflict_is_never_repeated(server: FakeApiServer, client: Client) -> No
     assert server.api.log.count("update") == 1
 
 
-def test_connections_closed_by_the_server_cost_nothing(
-    server: FakeApiServer, client: Client
-) -> None:
+def test_closed_idle_connection_is_replaced(server: FakeApiServer, client: Client) -> None:
     for _ in range(5):
         get_default(client)
         server.end_connections()
     assert server.api.log.count("get", "namespaces", 200) == 5
 
 
-def test_server_that_comes_back_is_found(server: FakeApiServer, client: Client) -> None:
+def test_returning_server_is_reconnected(server: FakeApiServer, client: Client) -> None:
     get_default(client)
     server.stop()
     timer = threading.Timer(0.2, server.start)
@@ -127,7 +123,7 @@ def test_server_that_comes_back_is_found(server: FakeApiServer, client: Client) 
     timer.join()
 
 
-def test_absent_server_is_an_error_that_names_it(server: FakeApiServer, client: Client) -> None:
+def test_unreachable_server_is_named_in_the_error(server: FakeApiServer, client: Client) -> None:
     server.stop()
     with pytest.raises(ApiError, match=r"cannot reach the API server 127\.0\.0\.1:\d+") as caught:
         get_default(client, timeout_s=0.3)
@@ -146,7 +142,7 @@ def test_silent_server_is_given_up_at_the_deadline(
     assert time.monotonic() - started_s < FAST.attempt_timeout_s
 
 
-def test_answer_that_trickles_is_given_up_at_the_deadline(connect: Callable[..., Client]) -> None:
+def test_trickling_answer_ends_at_the_deadline(connect: Callable[..., Client]) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     done = threading.Event()
 
@@ -173,7 +169,7 @@ def test_answer_that_trickles_is_given_up_at_the_deadline(connect: Callable[...,
     listening.close()
 
 
-def test_hanging_attempt_does_not_use_up_the_deadline(
+def test_hanging_attempt_is_repeated_within_the_deadline(
     server: FakeApiServer, connect: Callable[..., Client]
 ) -> None:
     settings = TransportSettings(attempt_timeout_s=0.3, backoff=BRISK)
@@ -193,7 +189,7 @@ def test_close_ends_a_waiting_request_at_once(server: FakeApiServer, client: Cli
     timer.join()
 
 
-def test_object_of_a_megabyte_survives_the_way(client: Client) -> None:
+def test_megabyte_object_is_stored_unchanged(client: Client) -> None:
     text = "x" * 60
     attributes = {f"a{n}": {"string": f"{n}{text}"[:64]} for n in range(32)}
     body = a_slice(devices=[a_device(f"gpu-{n}", attributes=attributes) for n in range(128)])
@@ -222,7 +218,7 @@ def test_threads_share_the_client(server: FakeApiServer, client: Client) -> None
     assert server.api.log.count("get", "namespaces", 200) == 24 * 50
 
 
-def test_pages_that_go_out_of_date_are_read_again(server: FakeApiServer, client: Client) -> None:
+def test_expired_pages_restart_the_list(server: FakeApiServer, client: Client) -> None:
     for number in range(501):
         server.add(a_slice(f"slice-{number}"))
     server.api.faults.add(Fault(verb="list", action="slow"))  # the first page comes

@@ -48,9 +48,7 @@ def test_server_of_another_name_is_refused(tls_server: FakeApiServer, connect: C
         read(connect(tls_server.config(tls_server_name="kubernetes.example.com"), ONCE))
 
 
-def test_server_name_of_the_settings_is_what_is_checked(
-    tls_server: FakeApiServer, connect: Connect
-) -> None:
+def test_tls_server_name_overrides_the_host(tls_server: FakeApiServer, connect: Connect) -> None:
     read(connect(tls_server.config(tls_server_name="localhost")))
 
 
@@ -188,7 +186,7 @@ def test_rotated_server_authority_is_trusted(
     read(client)
 
 
-def test_rotated_token_is_used_without_a_new_connection(connect: Connect, tmp_path: Path) -> None:
+def test_rotated_token_keeps_the_connection(connect: Connect, tmp_path: Path) -> None:
     with enforcing(tmp_path) as server:
         token_file = tmp_path / "token"
         token_file.write_text(server.token_for("first", "system:masters") + "\n")

@@ -22,5 +22,5 @@ def test_address_of_another_host_is_accepted(text: str):
         "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "1" * 45,
     ],
 )  # fmt: skip
-def test_what_is_no_address_of_a_host_is_refused(text: str):
+def test_non_host_address_is_refused(text: str):
     assert not is_peer_address(text)

@@ -21,10 +21,10 @@ def test_reasons_are_a_closed_list():
     assert {cls.reason for cls in all_errors()} == REASONS
 
 
-def test_every_error_has_a_reason_of_its_own():
+def test_every_error_has_its_own_reason():
     reasons = [cls.reason for cls in all_errors()]
     assert len(reasons) == len(set(reasons))
 
 
-def test_a_malformed_text_is_a_value_error_too():
+def test_malformed_text_error_is_a_value_error():
     assert issubclass(errors.MalformedTextError, ValueError)

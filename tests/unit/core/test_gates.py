@@ -33,16 +33,16 @@ def test_every_gate_is_described():
         "DynamicMIG=T",
     ],
 )
-def test_the_forms_that_upstream_takes_are_taken(text):
+def test_upstream_gate_syntax_is_accepted(text):
     assert FeatureGates.parse(text) == FeatureGates.of(DynamicMIG=True)
 
 
 @pytest.mark.parametrize("text", ["", ",", " "])
-def test_nothing_given_means_the_defaults(text):
+def test_empty_gates_are_the_defaults(text):
     assert FeatureGates.parse(text) == FeatureGates()
 
 
-def test_an_unknown_gate_is_named_with_the_known_ones():
+def test_unknown_gate_error_lists_known_gates():
     with pytest.raises(
         ConfigError, match=r'"DynamicMig": not known; known are: AllAlpha, .*DynamicMIG'
     ):
@@ -50,23 +50,23 @@ def test_an_unknown_gate_is_named_with_the_known_ones():
 
 
 @pytest.mark.parametrize("text", ["DynamicMIG", "DynamicMIG=", "DynamicMIG=yes", "DynamicMIG=tRue"])
-def test_gate_value_that_is_no_boolean_is_refused(text):
+def test_non_boolean_gate_value_is_refused(text):
     with pytest.raises(ConfigError, match="expected DynamicMIG=true or DynamicMIG=false"):
         FeatureGates.parse(text)
 
 
-def test_an_entry_without_a_name_is_refused():
+def test_gate_without_a_name_is_refused():
     with pytest.raises(ConfigError):
         FeatureGates.parse("=true")
 
 
-def test_a_gate_given_both_values_is_refused():
+def test_gate_with_both_values_is_refused():
     with pytest.raises(ConfigError, match="DynamicMIG: given as true and as false"):
         FeatureGates.parse("DynamicMIG=true,DynamicMIG=false")
     assert FeatureGates.parse("DynamicMIG=true,DynamicMIG=1").enabled(Gate.DYNAMIC_MIG)
 
 
-def test_a_gate_named_itself_beats_its_group_in_any_order():
+def test_named_gate_overrides_its_group_in_any_order():
     for text in ("AllAlpha=true,DynamicMIG=false", "DynamicMIG=false,AllAlpha=true"):
         gates = FeatureGates.parse(text)
         assert not gates.enabled(Gate.DYNAMIC_MIG)
@@ -84,7 +84,7 @@ def test_a_gate_named_itself_beats_its_group_in_any_order():
         "IMEXDaemonsWithDNSNames=false",
     ],
 )
-def test_upstreams_fatal_conflicts_are_ours(text):
+def test_upstream_gate_conflicts_are_refused(text):
     with pytest.raises(ConfigError):
         FeatureGates.parse(text).validate()
 
@@ -100,11 +100,11 @@ def test_upstreams_fatal_conflicts_are_ours(text):
         "IMEXDaemonsWithDNSNames=false,ComputeDomainCliques=false",
     ],
 )
-def test_what_upstream_does_not_forbid_any_more_starts(text):
+def test_combinations_upstream_allows_are_accepted(text):
     FeatureGates.parse(text).validate()
 
 
-def test_all_alpha_says_what_to_turn_off_and_then_works():
+def test_all_alpha_names_gates_to_disable():
     with pytest.raises(ConfigError, match="set one to false") as caught:
         FeatureGates.parse("AllAlpha=true").validate()
     assert str(caught.value).count("exclude each other") == 3
@@ -112,7 +112,7 @@ def test_all_alpha_says_what_to_turn_off_and_then_works():
 
 
 @given(st.dictionaries(st.sampled_from([g.value for g in Gate]), st.booleans()))
-def test_the_printed_form_parses_back_to_the_same_gates(values):
+def test_printed_gates_parse_to_the_same_gates(values):
     gates = FeatureGates.of(**values)
     assert FeatureGates.parse(str(gates)) == gates
 

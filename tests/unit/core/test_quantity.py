@@ -24,7 +24,7 @@ SUFFIXES: dict[str, int | Fraction] = {
         ("1E", 10**18), ("12e-1", 2), ("1500m", 2), ("100n", 1), ("0100", 100), ("1e+2", 100),
     ],
 )  # fmt: skip
-def test_known_texts_mean_what_kubernetes_says(text, bytes_):
+def test_quantities_parse_as_in_kubernetes(text, bytes_):
     assert quantity.parse(text).ceil() == bytes_
 
 
@@ -35,7 +35,7 @@ def test_known_texts_mean_what_kubernetes_says(text, bytes_):
         "1e1.5", ".", "+", "0x10", "1_000", "\u0661", "1e99999999999", "1" * 65, "NaN", "inf", "1Zi", "1\n",
     ],
 )  # fmt: skip
-def test_anything_else_is_refused(text):
+def test_malformed_quantity_is_refused(text):
     with pytest.raises(MalformedTextError):
         quantity.parse(text)
 

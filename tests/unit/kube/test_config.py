@@ -62,7 +62,7 @@ def test_all_fields_are_read() -> None:
     )
 
 
-def test_yaml_and_json_mean_the_same(tmp_path: Path) -> None:
+def test_yaml_and_json_kubeconfigs_are_equal(tmp_path: Path) -> None:
     document = a_kubeconfig(user={"token": "t"})
     path = tmp_path / "config"
     path.write_text(yaml.safe_dump(document))
@@ -103,7 +103,7 @@ def test_context_can_be_chosen() -> None:
         ([], "not a mapping"),
     ],
 )
-def test_what_cannot_be_honoured_is_a_config_error(document: object, words: str) -> None:
+def test_unsupported_kubeconfig_is_a_config_error(document: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
         parse(document)
 

@@ -90,7 +90,7 @@ def at(obj: dict[str, Any], version: str) -> dict[str, Any]:
     return {**obj, "apiVersion": f"resource.k8s.io/{version}"}
 
 
-def test_v1_and_v1beta2_differ_in_the_version_alone() -> None:
+def test_v1beta2_differs_from_v1_in_api_version_only() -> None:
     assert resourceapi.slice_to(SLICE_V1, "v1beta2") == at(SLICE_V1, "v1beta2")
     assert resourceapi.slice_from(at(SLICE_V1, "v1beta2"), "v1beta2") == SLICE_V1
     assert resourceapi.claim_from(at(CLAIM_V1, "v1beta2"), "v1beta2") == CLAIM_V1

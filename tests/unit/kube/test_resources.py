@@ -61,6 +61,6 @@ def test_options_become_parameters() -> None:
     assert options.parameters() == wanted
 
 
-def test_preconditions_leave_out_what_is_not_checked() -> None:
+def test_empty_preconditions_are_left_out() -> None:
     assert "preconditions" not in Preconditions().body()
     assert Preconditions(uid="u").body()["preconditions"] == {"uid": "u"}

@@ -31,7 +31,7 @@ def an_error(status: int, retry_after_s: float | None = None) -> ApiError:
     ],
     ids=str,
 )
-def test_what_is_sent_again(error: ApiError, read: bool, create: bool) -> None:
+def test_retryable_errors(error: ApiError, read: bool, create: bool) -> None:
     assert is_retryable(error, is_idempotent=True) is read
     assert is_retryable(error, is_idempotent=False) is create
 
@@ -47,7 +47,7 @@ def test_pauses_double_up_to_the_limit() -> None:
     ("text", "wanted"),
     [("1", 1.0), (" 30 ", 30.0), ("999999", 300.0), ("", None), ("-1", None), ("soon", None)],
 )
-def test_retry_after(text: str, wanted: float | None) -> None:
+def test_retry_after_header_is_parsed(text: str, wanted: float | None) -> None:
     assert parse_retry_after(text) == wanted
 
 
@@ -68,7 +68,7 @@ def test_status_object_is_understood() -> None:
         (b"[]", ""),
     ],
 )
-def test_not_found_means_the_object(body: bytes, reason: str) -> None:
+def test_not_found_reason_is_for_objects_only(body: bytes, reason: str) -> None:
     assert status_error("GET /x", 404, body, None).api_reason == reason
 
 

@@ -35,14 +35,14 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**CLAIMS, **changes}.items() if value is not None}
 
 
-def test_a_token_bound_to_a_node_says_whose_it_is_and_how_long():
+def test_node_token_has_account_node_and_lifetime():
     facts = token.parse(encoded(CLAIMS) + "\n")
     assert (facts.namespace, facts.account) == ("nvdra-system", "nvdra-node")
     assert (facts.node, facts.node_uid) == ("node-1", "7a1a")
     assert (facts.issued_at_s, facts.life_s) == (1_700_000_000, 7 * 86400)
 
 
-def test_a_token_of_a_pod_is_bound_to_no_node_of_its_own():
+def test_pod_token_names_no_node():
     claims = {"namespace": "a", "serviceaccount": {"name": "b"}, "pod": {"name": "c", "uid": "d"}}
     assert token.parse(encoded(changed(**{"kubernetes.io": claims}))).node == ""
 
@@ -66,7 +66,7 @@ def test_a_token_of_a_pod_is_bound_to_no_node_of_its_own():
         "é.é.é",
     ],
 )
-def test_anything_else_is_refused_and_not_repeated(text: str):
+def test_malformed_token_is_refused_and_not_quoted(text: str):
     with pytest.raises(MalformedTextError) as caught:
         token.parse(text)
     assert "secret" not in str(caught.value)
