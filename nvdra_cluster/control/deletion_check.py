@@ -21,7 +21,7 @@ from nvdra_core.runtime.clock import Clock, Deadline
 
 READ_TIMEOUT_S = 3.0
 REPORTS_TIMEOUT_S = 30.0
-"""For all reports of one domain: no other key is processed meanwhile; the rest is read at the retry."""
+"""For all reports of one domain: no other key is processed meanwhile; unread reports are read at the retry."""
 SINGLE_READ_LIMIT = 200
 """Above this number of nodes all FabricNodes are listed in pages, which is faster."""
 

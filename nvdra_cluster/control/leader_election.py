@@ -1,8 +1,8 @@
 """Leader election by a Lease (coordination.k8s.io), with client-go's algorithm.
 
 A Lease has expired when it did not change for its duration by this machine's clock; others' clocks do not count.
-``is_leading`` turns false before another replica can take the Lease, also when the API is unreachable; the process then
-ends, so a leader always starts with empty state. On shutdown the Lease is released after the last write was answered.
+``is_leading`` becomes false before another replica can take the Lease, also when the API is unreachable; the process
+then ends, so a leader always starts with empty state. On shutdown the Lease is released after the last response.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turns due keys into writes: gathers a snapshot per key, calls ``decide``, and keeps the allocation of numbers.
+"""Decides the writes of due keys: gathers a snapshot per key, calls ``decide``, and keeps the allocation of numbers.
 
 Called by ``controller`` in one thread. Sends nothing to the API: a failed write is decided again from the cache.
 """
@@ -38,7 +38,7 @@ class CertificateIssuer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The writes of one key, in order; after a failed one the rest is decided again later."""
+    """The writes of one key, in order; after a failed one the others are decided again later."""
 
     key: Key
     writes: tuple[Write, ...]

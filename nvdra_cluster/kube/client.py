@@ -88,17 +88,17 @@ class _Stream:
 
     def __iter__(self) -> Iterator[WatchEvent]:
         """See WatchStream."""
-        response, rest = self._response, bytearray()
+        response, partial = self._response, bytearray()
         if response is None:
             return
         try:
             while piece := response.read1(READ_SIZE_BYTES):
                 *lines, last = piece.split(b"\n")
                 for line in lines:
-                    yield from self._decode(bytes(rest) + line)
-                    rest.clear()
-                rest += last
-                if len(rest) > BODY_LIMIT_BYTES:
+                    yield from self._decode(bytes(partial) + line)
+                    partial.clear()
+                partial += last
+                if len(partial) > BODY_LIMIT_BYTES:
                     raise TransportError("an event of the watch is too large")
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if not self._is_cancelled:

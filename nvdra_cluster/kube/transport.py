@@ -39,23 +39,23 @@ class KubernetesTransport(RetryingTransport):
         super().__init__(clock, settings)
         self._access = access
         self._lock = threading.Lock()
-        self._configuration, self._rest = self._open()
+        self._configuration, self._http = self._open()
         self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
 
     def close(self) -> None:
         """See RetryingTransport; requests that wait for an answer end with their timeouts."""
         super().close()
-        self._rest.close()
+        self._http.close()
 
     def renew_credentials(self) -> bool:
         """See RetryingTransport."""
         try:
-            configuration, rest = self._open()
+            configuration, http = self._open()
         except ConfigError as error:
             _LOG.warning("cannot read the credentials again", error)
             return False
         with self._lock:
-            self._configuration, self._rest = configuration, rest
+            self._configuration, self._http = configuration, http
         return True
 
     def send(self, request: Request, timeout_s: float) -> urllib3.BaseHTTPResponse:
@@ -63,10 +63,10 @@ class KubernetesTransport(RetryingTransport):
         if self.closed.is_set():
             raise ClosedError("the API client is closed")
         with self._lock:
-            configuration, rest = self._configuration, self._rest
+            configuration, http = self._configuration, self._http
         timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
         try:
-            return rest.pool_manager.request(
+            return http.pool_manager.request(
                 request.method,
                 configuration.host + request.target,
                 body=request.body or None,

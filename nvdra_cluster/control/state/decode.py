@@ -272,7 +272,7 @@ def _lenient(value: Any, cls: type[StructT], what: str) -> StructT:
     try:
         return msgspec.convert(value, cls)
     except msgspec.ValidationError as error:
-        _LOG.warning("cannot decode part of an object; using the rest", what=what, error=error)
+        _LOG.warning("ignoring fields that cannot be decoded", what=what, error=error)
     return _field_by_field(value, cls)
 
 

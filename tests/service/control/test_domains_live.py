@@ -133,7 +133,7 @@ class TestClaimsByHand:
         rack.unclaim("a")
         honest.leave()
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         (event,) = (e for e in rack.server.objects("events", "") if e["reason"] == "ReportIgnored")
         assert "on node liar" in event["message"]
 
@@ -159,7 +159,7 @@ class TestDeletion:
 
         rack.unclaim("a")
         tray.leave()
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         wait_until("no clique", lambda: rack.cliques() == [])
 
     def test_can_be_forced(self, rack: Rack):
@@ -169,13 +169,13 @@ class TestDeletion:
         wait_until("blocked", lambda: blocked(rack))
         annotated = {"name": "train", "namespace": TEAM, "annotations": {"fabric.nvdra.io/force-delete": "true"}}  # fmt: skip
         rack.client.merge_patch(DOMAINS, {"metadata": annotated})
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
     def test_of_an_unused_domain_is_quick_and_its_number_cools(self, rack: Rack):
         rack.create_domain()
         wait_until("template", rack.template)
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         assert rack.template() is None
         rack.create_domain("next")
         wait_until("accepted", lambda: rack.status("next").get("assignment"))
@@ -228,7 +228,7 @@ class TestHealing:
         rack.settle()
         assert rack.condition("TemplatesReady")["status"] == "True"
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         assert rack.template() is None
 
     def test_template_held_by_foreign_finalizer_blocks_deletion(self, rack: Rack):
@@ -312,7 +312,7 @@ class TestTrouble:
             "refused", lambda: rack.condition("Accepted", "empty").get("reason") == "InvalidSpec"
         )
         rack.client.delete(DOMAINS, "empty", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "empty", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "empty", TEAM) is None)
 
     def test_more_nodes_than_slots_are_degraded(self):
         with Rack(FabricSettings(slot_count=1)) as rack:
@@ -338,7 +338,7 @@ class TestTrouble:
                 lambda: rack.condition("Accepted", "second").get("reason") == "NoNumberFree",
             )
             rack.client.delete(DOMAINS, "train", namespace=TEAM)
-            wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+            wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
             rack.settle()
             rack.advance(NUMBER_REUSE_DELAY_S + RECHECK_S)
             wait_until("served", lambda: rack.status("second").get("assignment"))
@@ -363,4 +363,4 @@ class TestTrouble:
         })  # fmt: skip
         wait_until("template", rack.template)
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)

@@ -120,11 +120,13 @@ class TestNodes:
         a_member(rack, "a")
         rack.remove_node("a")
         rack.unclaim("a")
-        wait_until("gone", lambda: rack.status()["nodes"] == [])
+        wait_until("deleted", lambda: rack.status()["nodes"] == [])
         second = rack.tray("bb")
         second.report()
         assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
-        wait_until("the slot cools", lambda: "a" in rack.replicas[0].manager.cache.reuse_delays)
+        wait_until(
+            "the slot is reserved", lambda: "a" in rack.replicas[0].manager.cache.reuse_delays
+        )
         rack.advance(400.0)
         third = rack.tray("ccc")
         third.report()
@@ -137,7 +139,7 @@ class TestNodes:
         wait_until("blocked", lambda: rack.condition("DeletionBlocked").get("status") == "True")
         taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}  # fmt: skip
         rack.client.merge_patch(NODES, {"metadata": {"name": "a"}, "spec": {"taints": [taint]}})
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
     def test_f19_a_node_that_serves_another_domain_says_which(self, rack: Rack):
         tray = a_member(rack)
@@ -196,7 +198,7 @@ class TestController:
             "reported", lambda: rack.condition("TemplatesReady").get("reason") == "CreateFailed"
         )
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
     def test_deletion_continues_after_a_failed_claim_read(self, rack: Rack):
         rack.create_domain()
@@ -204,7 +206,7 @@ class TestController:
         rack.settle()
         rack.server.api.faults.add(Fault(verb="list", resource="resourceclaims", code=403, count=1))
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
     def test_a_write_that_fails_now_and_then_is_repeated(self, rack: Rack):
         for resource in ("computedomains", "computedomains/status", "fabricnodes"):

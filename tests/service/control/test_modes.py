@@ -93,8 +93,8 @@ def test_large_domain_status_is_written_in_batches(rack: Rack):
     for tray in trays:
         tray.join()
     wait_until("all ready", lambda: rack.status().get("readyNodes") == count)
-    rests = (rack.clock.monotonic() - began_s) / (count * controller.STATUS_INTERVAL_PER_NODE_S)
-    assert rack.server.api.log.count("patch", "computedomains/status") <= rests + 1
+    intervals = (rack.clock.monotonic() - began_s) / (count * controller.STATUS_INTERVAL_PER_NODE_S)
+    assert rack.server.api.log.count("patch", "computedomains/status") <= intervals + 1
     assert rack.status()["status"] == "Ready"
 
 
@@ -128,7 +128,7 @@ def test_changed_isolation_waits_for_domains_of_the_old_one():
         tray.leave()
         for name in ("train", "other"):
             rack.client.delete(DOMAINS, name, namespace=TEAM)
-        wait_until("gone", lambda: not rack.client.list(DOMAINS).items)
+        wait_until("deleted", lambda: not rack.client.list(DOMAINS).items)
         rack.advance(RECHECK_S)
         tray.wait_for(lambda spec: bool(spec.get("sharedPort")))
         rack.create_domain("later")

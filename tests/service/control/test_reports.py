@@ -110,7 +110,7 @@ def test_report_that_changes_all_the_time_holds_no_deletion(rack: Rack):
         liar.report(domains=[{"uid": uid, "claims": claims}])
         return is_gone(rack, "d7")
 
-    wait_until("gone", is_gone_although_it_changes)
+    wait_until("deleted", is_gone_although_it_changes)
 
 
 def test_honest_node_is_served_beside_one_that_reports_much(rack: Rack):
@@ -196,7 +196,7 @@ def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
         rack.advance(step_s)
         tray.report()
         rack.settle_reports()
-    wait_until("gone", lambda: is_gone(rack))
+    wait_until("deleted", lambda: is_gone(rack))
     (event,) = (e for e in rack.server.objects("events", "") if e["reason"] == "ReportIgnored")
     assert "claim team/train-a on node a" in event["message"]
     assert rack.spec("a")["domains"][0]["deleting"], "its IMEX is left alone"
@@ -211,7 +211,7 @@ def test_false_report_keeps_no_port(rack: Rack):
     rack.settle()
     liar.report(domains=[{"uid": uid_of(rack, "train"), "claims": held("c")}])
     rack.client.delete(DOMAINS, "train", namespace=TEAM)
-    wait_until("gone", lambda: is_gone(rack))
+    wait_until("deleted", lambda: is_gone(rack))
     rack.settle_reports()
     rack.advance(NUMBER_REUSE_DELAY_S + 1.0)
     rack.create_domain("next")

@@ -67,7 +67,7 @@ def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
 
 
 def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
-    """Its pod was deleted by force: the claim is gone, and the node still has it prepared."""
+    """Its pod was deleted by force: the claim is deleted, and the node still has it prepared."""
     tray = rack.tray("a")
     uid = rack.create_domain()["metadata"]["uid"]
     rack.claim("a")
@@ -176,7 +176,7 @@ class TestReleasedPorts:
         rack.create_domain()
         assert self.port(rack, "train") == 24001
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         rack.settle()
 
     def test_port_cools_over_a_restart_of_every_replica(self, rack: Rack):
@@ -215,7 +215,7 @@ class TestReleasedPorts:
         rack.start()
         rack.create_domain("other")
         assert self.port(rack, "other") == 24002
-        wait_until("gone", lambda: rack.find(DOMAINS, "train", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
     def test_unreadable_record_delays_port_assignment(self, rack: Rack):
         self.release(rack)
@@ -224,7 +224,7 @@ class TestReleasedPorts:
         rack.start()
         rack.create_domain("soon")
         wait_until("refused", lambda: rack.condition("Accepted", "soon").get("status") == "False")
-        assert "released lately" in rack.condition("Accepted", "soon")["message"]
+        assert "released recently" in rack.condition("Accepted", "soon")["message"]
         rack.advance(NUMBER_REUSE_DELAY_S + RECHECK_S)
         assert self.port(rack, "soon") == 24001
 
@@ -254,7 +254,7 @@ class TestReleasedPorts:
         rack.create_domain("third")
         self.port(rack, "third")
         rack.client.delete(DOMAINS, "third", namespace=TEAM)
-        wait_until("gone", lambda: rack.find(DOMAINS, "third", TEAM) is None)
+        wait_until("deleted", lambda: rack.find(DOMAINS, "third", TEAM) is None)
         found = rack.find(CONFIG_MAPS, NAME, NAMESPACE)
         assert found is not None
         assert len(found["data"]) == 1

@@ -1,4 +1,4 @@
-"""What the controller writes while nodes join: at once what a pod waits for, the rest in batches."""
+"""What the controller writes while nodes join: at once what a pod waits for, everything else in batches."""
 
 from __future__ import annotations
 

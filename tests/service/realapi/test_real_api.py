@@ -274,7 +274,7 @@ def spec_of(bed: Bed, node: str) -> Json:
 
 
 def join_clique(bed: Bed) -> None:
-    """The node offers channels, and gets a slot in its clique."""
+    """The node publishes channels, and gets a slot in its clique."""
     bed.as_node("create", "-f", "-", input=a_slice(bed))
     node = wait_until("FabricNode", lambda: bed.get("fabricnode", NODE))
     assert node["metadata"]["ownerReferences"][0]["kind"] == "Node"
@@ -339,7 +339,7 @@ class TestController:
         assert "(pods worker)" in blocked["message"]
         bed.cluster.kubectl("delete", "pod", "worker", "-n", "team", "--force", "--grace-period=0")
         report(bed, NODE, imex={"state": "STOPPED", "incarnation": None}, domains=[])
-        wait_until("gone", lambda: bed.get(*domain) is None)
+        wait_until("deleted", lambda: bed.get(*domain) is None)
         assert bed.get("resourceclaimtemplate", "train-channel", "-n", "team") is None
         wait_until(
             "no clique",

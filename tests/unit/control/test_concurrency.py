@@ -76,7 +76,7 @@ class Everybody:
 def test_concurrent_watches_decisions_and_scrapes_are_safe():
     made = Everybody()
     before_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # at nearly every step another thread has its turn
+    sys.setswitchinterval(1e-6)  # switch threads at nearly every step
     try:
         assert run_together(made.nodes, made.domains, made.decisions, made.scrapes) == []
     finally:

@@ -55,7 +55,7 @@ def channel_of(cache: Cache, reconciler: Reconciler, uid: str, at_s: float) -> i
 
 
 def force_away(cache: Cache) -> None:
-    """The domain was there, and is gone although the node holds it."""
+    """The domain is deleted by force while the node holds it."""
     status = ComputeDomainStatus(assignment=FIRST)
     cache.put_domain(a_domain(OLD, name="old", status=status))
 

@@ -46,7 +46,7 @@ class History(World):
         self.put({"plural": "resourceslices", "metadata": {"name": f"slice-{name}"}, "spec": spec})
 
     def leave(self, name: str, clique: str) -> None:
-        """The Node is deleted; the machine runs on, but not for longer than its slot cools."""
+        """The Node is deleted; the machine runs on, but not for longer than the reuse delay of its slot."""
         machine = self.machines.get(name)
         if machine is None or not machine.has_node:
             return
@@ -80,7 +80,7 @@ class History(World):
         self.put({**node, "spec": {"taints": [taint]}})
 
     def come_back(self, name: str, clique: str) -> None:
-        """A lost machine is heard of again, or one that was off is switched on."""
+        """A lost machine sends heartbeats again, or one that was off is switched on."""
         machine = self.machines.get(name)
         if machine is None or not machine.has_node or machine.is_on:
             return
@@ -166,12 +166,12 @@ class History(World):
                 self.delete(("resourceclaims", "team", claim["metadata"]["name"]))
 
     def restart(self, name: str, clique: str) -> None:
-        """Another replica becomes the leader; who left lately it knows from the lists of those that stayed."""
+        """Another replica becomes the leader; it knows recently deleted nodes from the lists of the others."""
         self.switch_off_strays(but=self.remembered())
         self.start_controller()
 
     def wait(self, name: str, clique: str) -> None:
-        """Time passes, so that what cools is cold."""
+        """Time passes, and reuse delays end."""
         self.switch_off_strays()
         self.clock_s += SLOT_REUSE_DELAY_S + 1
 
@@ -229,8 +229,8 @@ def play(history: list[tuple[str, str, str]], fabric: FabricSettings) -> History
         held = holders(world)
         getattr(world, event)(name, clique)
         world.check()
-        gone = {uid for uid in held if uid not in domain_uids(world) | world.forced}
-        assert not gone, "a domain went while claims held it"
+        missing = {uid for uid in held if uid not in domain_uids(world) | world.forced}
+        assert not missing, "a domain went while claims held it"
     world.settle()
     world.check_settled()
     return world

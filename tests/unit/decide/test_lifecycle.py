@@ -143,8 +143,8 @@ class TestTemplate:
     def test_deleted_by_a_person_goes_and_is_made_again(self):
         stuck = a_snapshot(templates=(a_template(is_deleting=True),))
         assert kinds(reconcile(stuck))[0] == ("Merge", "resourceclaimtemplates")
-        gone = a_snapshot(templates=())
-        assert kinds(reconcile(gone))[0] == ("Create", "resourceclaimtemplates")
+        deleted = a_snapshot(templates=())
+        assert kinds(reconcile(deleted))[0] == ("Create", "resourceclaimtemplates")
 
     @pytest.mark.parametrize(
         "wrong",

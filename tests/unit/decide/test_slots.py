@@ -52,22 +52,24 @@ class TestKeeping:
 
     def test_a_deleted_node_keeps_others_off_its_slot_for_a_while(self):
         new = a_fabric_node("n")
-        assert decide(new, reserved={"gone": 0}).slots == {"n": 1}
-        assert decide(new, reserved={"gone": 0}, slot_count=1).full == ("n",)
+        assert decide(new, reserved={"deleted": 0}).slots == {"n": 1}
+        assert decide(new, reserved={"deleted": 0}, slot_count=1).full == ("n",)
         assert decide(new).slots == {"n": 0}
 
     def test_peers_are_told_who_cools_so_that_somebody_remembers(self):
         """No leader's memory outlives it; the lists of those that stay do."""
-        gone = a_fabric_node("late", slot=1)
-        found = decide(a_fabric_node("a", slot=2), gone, existing=frozenset("a"), reserved={"g": 0})
+        deleted = a_fabric_node("late", slot=1)
+        found = decide(
+            a_fabric_node("a", slot=2), deleted, existing=frozenset("a"), reserved={"g": 0}
+        )
         assert (found.slots, found.reserved) == ({"a": 2}, {"g": 0, "late": 1})
 
     def test_a_node_that_comes_back_in_that_time_gets_its_own_slot(self):
-        assert decide(a_fabric_node("gone"), reserved={"gone": 3}).slots == {"gone": 3}
+        assert decide(a_fabric_node("deleted"), reserved={"deleted": 3}).slots == {"deleted": 3}
 
     def test_a_fabric_node_whose_node_is_gone_is_told_to_nobody(self):
-        gone = a_fabric_node("gone", slot=0)
-        found = decide(gone, a_fabric_node("n"), existing=frozenset({"n"}))
+        deleted = a_fabric_node("deleted", slot=0)
+        found = decide(deleted, a_fabric_node("n"), existing=frozenset({"n"}))
         assert found.slots == {"n": 1}
 
     def test_a_slot_beyond_the_setting_is_kept(self):
@@ -90,7 +92,7 @@ class TestLostRecords:
         assert found.slots == {"p": 0, "a": 1, "n": 2}
 
     def test_peers_do_not_keep_the_slot_of_a_node_that_is_gone(self):
-        peer = a_fabric_node("p", slot=0, spec=listed((0, "p"), (1, "gone")))
+        peer = a_fabric_node("p", slot=0, spec=listed((0, "p"), (1, "deleted")))
         assert decide(peer, a_fabric_node("n")).slots == {"p": 0, "n": 1}
 
     def test_an_own_record_beats_what_peers_remember(self):
