@@ -189,16 +189,16 @@ def test_missing_signing_key_fails_build(tmp_path: Path):
 
 
 def test_changelog_has_entries_of_the_release():
-    text = "# Changelog\n\n## Unreleased\n\n- later\n\n## 1.2.3\n\n### Added\n\n- one\n  and a half\n- two\n\n## 1.2.2\n\n- old\n"
+    text = "# Changelog\n\n## Unreleased\n\n- later\n\n## 1.2.3\n\n### GPU plugin\n\n- one\n  and a half\n- two\n\n## 1.2.2\n\n- old\n"
     assert notices.changelog(text, RELEASE) == (
-        "nvdra (1.2.3) stable; urgency=medium\n\n  * one and a half\n  * two\n\n"
+        "nvdra (1.2.3) stable; urgency=medium\n\n  * GPU plugin: one and a half\n  * GPU plugin: two\n\n"
         " -- nvdra maintainers <maintainers@nvdra.example>  Tue, 14 Nov 2023 22:13:20 +0000\n"
     )
 
 
 def test_changelog_of_unlisted_release_is_unreleased_section():
-    text = "# Changelog\n\n## Unreleased\n\n- later\n"
-    assert "  * later\n" in notices.changelog(text, RELEASE)
+    text = "# Changelog\n\n## Unreleased\n\n### Chart\n\n- later\n"
+    assert "  * Chart: later\n" in notices.changelog(text, RELEASE)
 
 
 def test_abi3_wheel_of_oldest_python_serves_all():
