@@ -157,7 +157,6 @@ class ClaimRegistry:
     def open_admission(self) -> None:
         """Admit claims again."""
         self._is_admission_closed = False
-        self._is_stopped = False
 
     def _reply_to(self, claim: Holder) -> JoinReply:
         """The reply by the last snapshot and the present spec. Caller holds the lock."""
