@@ -1,4 +1,4 @@
-"""CDI files of prepared claims follow the driver that is loaded, because containers of running pods start again."""
+"""Renewal of CDI files after a driver reload, for restarted containers of running pods."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_missing_device_keeps_its_file(node: GpuNode) -> None:
     assert node.cdi_spec() == before
 
 
-class TestNumbersDealtOutAgain:
-    """A driver that is loaded again may give any node's name and number to another GPU: another tenant's."""
+class TestNumbersAfterReload:
+    """After a reload, a device node's name and number may belong to another tenant's GPU."""
 
     @pytest.fixture
     def two(self) -> GpuNode:
@@ -174,7 +174,7 @@ class TestNumbersDealtOutAgain:
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card0"]
 
     def test_gpu_lost_under_earlier_driver_is_refused(self, two: GpuNode) -> None:
-        """Its old minor is of no meaning, even while no other GPU has it."""
+        """Its old minor is invalid, even while no other GPU has it."""
         two.machine.reload_driver()
         two.machine.lose(0)
         two.restart()
@@ -213,7 +213,7 @@ class TestNumbersDealtOutAgain:
         assert self.nodes(two) == ["/dev/nvidia0", "/dev/dri/card1"]
 
     def test_record_of_earlier_release_waits_for_scan(self, two: GpuNode) -> None:
-        """It does not say where the GPU is, so that its cards cannot be found before the GPUs are read."""
+        """It has no PCI address, so DRM nodes cannot be found before the scan."""
         record = only_record(two)
         (device,) = record.devices
         details = {"uuid": device.details["uuid"], "minor": 0}

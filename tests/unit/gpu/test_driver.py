@@ -1,4 +1,4 @@
-"""The GPU driver on a fake host: device nodes, verification, time slices and what they restore."""
+"""The GPU driver on a fake host: device nodes, verification, time slices and restored settings."""
 
 import pytest
 
@@ -176,7 +176,7 @@ class TestTimeSlices:
         assert node.time_slices == {node.uuid(0): 3}
 
     def test_unprepare_after_reboot_restores_nothing(self, node):
-        """The GPU may be another claim's by then."""
+        """By then the GPU may belong to another claim."""
         node.machine.gpus[0].compute_mode = 3
         node.prepare(a_claim(configs=LONG))
         node.machine.reboot()

@@ -1,4 +1,4 @@
-"""Time slices that cannot be reset when their claim ends, and those that a driver took along."""
+"""Time slices that cannot be reset when their claim ends, and time slices lost in a driver reload."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def owed_files(node: GpuNode) -> list[str]:
 
 
 def owe(node: GpuNode) -> None:
-    """The claim ends while its GPU hangs; then the GPU is well again."""
+    """The claim ends while its GPU hangs; then the GPU recovers."""
     node.machine.hang(0)
     node.unprepare(LONG)
     node.machine.heal(0)
@@ -217,7 +217,7 @@ class TestBackground:
         assert DebtStore(node.state / "owed", node.files).get(node.uuid(0)) == debt
 
 
-class TestDriverLoadedAgain:
+class TestDriverReload:
     def reload(self, node: GpuNode) -> None:
         node.machine.reload_driver()
         assert settings(node) == (0, 0)
