@@ -57,6 +57,11 @@ def a_spec(*domains: FabricDomain, slot: int | None = 2, **change: Any) -> Fabri
     return FabricNodeSpec(**values)
 
 
+def slots(*numbers: int) -> tuple[FabricSlot, ...]:
+    """Filled slots with the addresses 10.0.0.N."""
+    return tuple(FabricSlot(index=n, node_name=f"n{n}", address=f"10.0.0.{n}") for n in numbers)
+
+
 def a_claim(uid: str, domain: str = "A", namespace: str = "ns", since_s: float = 0.0) -> Holder:
     return Holder(since_s, domain, namespace, f"claim-{uid}", uid)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from nvdra_core.api.fabric import FabricPeer, FabricSlot, Isolation
+from nvdra_core.api.fabric import FabricPeer, Isolation
 from nvdra_node.imex.daemon.ctl import ImexDomainStatus
 from nvdra_node.imex.report import status as report
 from nvdra_node.imex.sources.peer_monitor import LASTING_S, PEERS_S, UNKNOWN_AFTER, PeerMonitor
-from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import LAYOUT, ImexNode, a_claim, a_domain, slots
 
-SLOTS = tuple(FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7, 20))
+SLOTS = slots(2, 5, 7, 20)
 
 
 @pytest.fixture

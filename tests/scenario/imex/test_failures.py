@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nvdra_core.api.fabric import FabricSlot, ImexState
+from nvdra_core.api.fabric import ImexState
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.imex.daemon.control import RELOAD_INTERVAL_S
 from nvdra_node.imex.model import Holder, HostAddresses, Policy
@@ -18,11 +18,8 @@ from tests.beds.memory.imex_node import (
     a_claim,
     a_domain,
     a_spec,
+    slots,
 )
-
-
-def slots(*numbers):
-    return tuple(FabricSlot(index=n, node_name=f"n{n}", address=f"10.0.0.{n}") for n in numbers)
 
 
 class TestAdmission:
@@ -58,16 +55,14 @@ class TestAdmission:
 
     def test_claim_is_not_ready_without_stored_admission(self, node):
         node.serve()
-        node.clock.on_wait = lambda: (
-            node.supervisor.reconcile_once(),
-            node.files.full.add(LAYOUT.directory),
-        )
-        node.supervisor._state.holders["c2"] = a_claim("c2")
+        node.daemon.state_now = ImexState.INITIALIZING
+        assert not node.join("c2").readiness.is_ready
+        node.daemon.state_now = ImexState.READY
         node.reconcile()
+        node.files.full.add(LAYOUT.directory)
         reply = node.ask(a_claim("c2")).readiness
         assert (reply.is_ready, reply.reason) == (False, "StateNotWritten")
         node.files.full.clear()
-        node.clock.on_wait = node.supervisor.reconcile_once
         assert node.ask(a_claim("c2")).readiness.is_ready
         kept = json.loads(node.files.read(LAYOUT.state))["holders"]
         assert {h["uid"]: h["is_admitted"] for h in kept} == {"c1": True, "c2": True}
@@ -86,10 +81,18 @@ class TestReload:
         node.reconcile()
         assert node.daemon.history == ["start", "reload"], "it may be waiting for that peer"
 
-    def test_failed_reload_is_repeated(self, node):
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda node: node.assign(a_domain(), slots=slots(2, 5, 7)),
+            lambda node: node.supervisor.reload_daemon(),
+        ],
+        ids=["peers", "certificate"],
+    )
+    def test_failed_reload_is_repeated(self, node, change):
         node.serve()
         node.daemon.refuses_to = {"kill"}
-        node.assign(a_domain(), slots=slots(2, 5, 7))
+        change(node)
         node.reconcile()
         node.daemon.refuses_to = set()
         node.reconcile()
@@ -108,15 +111,6 @@ class TestReload:
         node.clock.advance(60)
         node.reconcile()
         assert node.daemon.history == ["start", "reload"], "once"
-
-    def test_failed_reload_of_a_certificate_is_repeated(self, node):
-        node.serve()
-        node.daemon.refuses_to = {"kill"}
-        node.supervisor.reload_daemon()
-        node.reconcile()
-        node.daemon.refuses_to = set()
-        node.reconcile()
-        assert node.daemon.history == ["start", "reload"]
 
     def test_certificate_written_before_a_restart_is_reloaded(self):
         node = ImexNode(Policy(needs_encryption=True))

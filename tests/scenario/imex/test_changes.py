@@ -7,19 +7,14 @@ from msgspec.structs import replace
 from nvdra_core.api.fabric import FabricState
 from nvdra_node.imex.model import Fabric, Mode, Policy
 from nvdra_node.imex.schedule import STARTING_POLL_S, STEADY_POLL_S
-from tests.beds.memory.imex_node import CLUSTER, FABRIC, LAYOUT, ImexNode, a_claim, a_domain
+from tests.beds.memory.imex_node import CLUSTER, FABRIC, LAYOUT, ImexNode, a_claim, a_domain, slots
 
 
 class TestPeers:
     def test_new_peer_is_added_in_place_and_reloaded(self, node):
-        from nvdra_core.api.fabric import FabricSlot
-
         node.serve()
         size = len(node.files.read(LAYOUT.hosts))
-        slots = tuple(
-            FabricSlot(index=i, node_name=f"n{i}", address=f"10.0.0.{i}") for i in (2, 5, 7)
-        )
-        node.assign(a_domain(), slots=slots)
+        node.assign(a_domain(), slots=slots(2, 5, 7))
         node.reconcile()
         assert node.daemon.history == ["start", "reload"]
         assert b"10.0.0.7" in node.files.read(LAYOUT.hosts)
