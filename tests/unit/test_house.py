@@ -19,7 +19,7 @@ MAX_PARAMETERS = 5
 """Beside ``self`` and ``cls``."""
 MAX_TEST_NAME = 60
 MAX_PACKAGE_MODULES = 16
-MAX_VAGUE_WORDS = 2.0
+MAX_VAGUE_WORDS = 0.5
 """Words of VAGUE_WORDS per 1,000 lines of code and pages."""
 VAGUE_WORDS = re.compile(
     r"\b(told|looks?|nobody|somebody|whoever|anew|doors?|meddled|doubts?|bury|buried|indeed)\b",
@@ -27,7 +27,6 @@ VAGUE_WORDS = re.compile(
 )
 """Words that stand for a term of the field: see CONTRIBUTING.md, Words."""
 LARGE_PACKAGES = {
-    "nvdra_core/kube": 18,
     "tests/fakes/apiserver": 19,
 }
 """Packages that are still larger -> their modules: these numbers only go down."""
