@@ -22,7 +22,7 @@ from tests.bench.plugin import slicewire
 from tests.bench.plugin.contender import NODE
 from tests.fakes.apiserver.api import Api, refusal
 from tests.fakes.apiserver.kinds import Route
-from tests.fakes.apiserver.messages import HttpRequest, Reply
+from tests.fakes.apiserver.listener.messages import HttpRequest, Reply
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.fakes.apiserver.status import StatusError
 from tests.fakes.apiserver.store import encode

@@ -10,7 +10,7 @@ from typing import Any
 from tests.fakes.apiserver.auth import NODE_EXTRA, Authenticator, User
 from tests.fakes.apiserver.faults import Faults
 from tests.fakes.apiserver.kinds import KINDS, RESOURCE_VERSIONS, Kind, Route, Router
-from tests.fakes.apiserver.messages import HttpRequest, Reply
+from tests.fakes.apiserver.listener.messages import HttpRequest, Reply
 from tests.fakes.apiserver.reads import Reader
 from tests.fakes.apiserver.requestlog import Line, RequestLog
 from tests.fakes.apiserver.status import StatusError, not_found

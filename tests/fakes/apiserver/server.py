@@ -17,10 +17,10 @@ from typing import Any
 from nvdra_node.kube.config import KubeConfig
 from tests.fakes.apiserver.api import Api
 from tests.fakes.apiserver.auth import ADMIN, ADMIN_TOKEN, User
-from tests.fakes.apiserver.control import Control
-from tests.fakes.apiserver.http import Listener
 from tests.fakes.apiserver.kinds import Route
-from tests.fakes.apiserver.tls import server_context
+from tests.fakes.apiserver.listener.control import Control
+from tests.fakes.apiserver.listener.http import Listener
+from tests.fakes.apiserver.listener.tls import server_context
 from tests.fakes.apiserver.writes import Write
 from tests.lib import objects
 from tests.lib.pki import StoredAuthority

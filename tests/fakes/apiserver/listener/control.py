@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.fakes.apiserver.api import CONTROL_PREFIX, decode, refusal
 from tests.fakes.apiserver.kinds import Route
-from tests.fakes.apiserver.messages import HttpRequest, Reply
+from tests.fakes.apiserver.listener.messages import HttpRequest, Reply
 from tests.fakes.apiserver.status import StatusError
 from tests.fakes.apiserver.store import encode
 

@@ -17,7 +17,7 @@ from typing import Any
 from tests.fakes.apiserver.api import CONTROL_PREFIX, Api, refusal, resource_of
 from tests.fakes.apiserver.auth import User
 from tests.fakes.apiserver.faults import Fault
-from tests.fakes.apiserver.messages import HttpRequest, Reply
+from tests.fakes.apiserver.listener.messages import HttpRequest, Reply
 from tests.fakes.apiserver.requestlog import Line
 from tests.fakes.apiserver.status import StatusError
 
