@@ -21,7 +21,6 @@ FABRIC_GROUP = "fabric.nvdra.io"
 FABRIC_VERSION = "v1alpha1"
 FABRIC_API_VERSION = f"{FABRIC_GROUP}/{FABRIC_VERSION}"
 FABRIC_NODE_KIND = "FabricNode"
-FABRIC_NODE_PLURAL = "fabricnodes"
 
 DEFAULT_HEARTBEAT_S = 10
 """While the node takes part in a domain. Without one the controller asks for fewer."""

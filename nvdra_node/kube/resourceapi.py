@@ -61,25 +61,7 @@ def claim_from(obj: JsonObject, version: str) -> JsonObject:
     converted = _with_version(obj, "ResourceClaim", "v1")
     if version != "v1beta1" or "spec" not in obj:
         return converted
-    return {**converted, "spec": claim_spec_from_v1beta1(obj["spec"])}
-
-
-def claim_to(obj: JsonObject, version: str) -> JsonObject:
-    """A v1 ResourceClaim as ``version`` wants it."""
-    converted = _with_version(obj, "ResourceClaim", version)
-    if version != "v1beta1" or "spec" not in obj:
-        return converted
-    return {**converted, "spec": claim_spec_to_v1beta1(obj["spec"])}
-
-
-def claim_spec_from_v1beta1(spec: JsonObject) -> JsonObject:
-    """The spec of a claim or of a claim template."""
-    return _with_requests(spec, _nest)
-
-
-def claim_spec_to_v1beta1(spec: JsonObject) -> JsonObject:
-    """The spec of a claim or of a claim template."""
-    return _with_requests(spec, _flatten)
+    return {**converted, "spec": _nest_requests(obj["spec"])}
 
 
 def _with_version(obj: JsonObject, kind: str, version: str) -> JsonObject:
@@ -96,11 +78,11 @@ def _unwrap(device: JsonObject) -> JsonObject:
     return {**own, **(device.get("basic") or {})}
 
 
-def _with_requests(spec: JsonObject, convert: Any) -> JsonObject:
+def _nest_requests(spec: JsonObject) -> JsonObject:
     devices = spec.get("devices")
     if not devices or not devices.get("requests"):
         return spec
-    requests = [convert(request) for request in devices["requests"]]
+    requests = [_nest(request) for request in devices["requests"]]
     return {**spec, "devices": {**devices, "requests": requests}}
 
 
@@ -112,11 +94,6 @@ def _nest(request: JsonObject) -> JsonObject:
         if key not in REQUEST_OWN_FIELDS and not _is_zero(value)
     }
     return {**own, "exactly": flat} if flat else own
-
-
-def _flatten(request: JsonObject) -> JsonObject:
-    own = {key: value for key, value in request.items() if key != "exactly"}
-    return {**own, **(request.get("exactly") or {})}
 
 
 def _is_zero(value: Any) -> bool:

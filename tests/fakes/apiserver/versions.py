@@ -1,4 +1,4 @@
-"""Which form of an object the fake stores and serves: v1 is stored, the beta versions are converted. Pure."""
+"""Conversion of resource.k8s.io objects between v1, which the fake stores, and the beta versions. Pure."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Any
 from nvdra_node.kube import resourceapi
 from tests.fakes.apiserver.kinds import RESOURCE_GROUP, Kind
 
+JsonObject = dict[str, Any]
 
-def to_version(obj: dict[str, Any], kind: Kind, version: str) -> dict[str, Any]:
+
+def to_version(obj: JsonObject, kind: Kind, version: str) -> JsonObject:
     """A stored object as ``version``."""
     if kind.group != RESOURCE_GROUP or version == "v1":
         return obj
     if kind.plural == "resourceslices":
         return resourceapi.slice_to(obj, version)
-    if kind.plural == "resourceclaims":
-        return resourceapi.claim_to(obj, version)
     converted = {**obj, "apiVersion": kind.api_version(version)}
-    if kind.plural == "resourceclaimtemplates" and version == "v1beta1":
-        converted["spec"] = _template(obj, resourceapi.claim_spec_to_v1beta1)
+    if kind.plural == "resourceclaims" and version == "v1beta1":
+        devices = (obj.get("spec") or {}).get("devices") or {}
+        flat = [_flatten(request) for request in devices.get("requests") or ()]
+        converted["spec"] = {**(obj.get("spec") or {}), "devices": {**devices, "requests": flat}}
     return converted
 
 
-def to_stored(obj: dict[str, Any], kind: Kind, version: str) -> dict[str, Any]:
+def to_stored(obj: JsonObject, kind: Kind, version: str) -> JsonObject:
     """An object received in ``version`` as it is stored."""
     if kind.group != RESOURCE_GROUP or version == "v1":
         return obj
@@ -30,12 +32,9 @@ def to_stored(obj: dict[str, Any], kind: Kind, version: str) -> dict[str, Any]:
         return resourceapi.slice_from(obj, version)
     if kind.plural == "resourceclaims":
         return resourceapi.claim_from(obj, version)
-    converted = {**obj, "apiVersion": kind.api_version("v1")}
-    if kind.plural == "resourceclaimtemplates" and version == "v1beta1":
-        converted["spec"] = _template(obj, resourceapi.claim_spec_from_v1beta1)
-    return converted
+    return {**obj, "apiVersion": kind.api_version("v1")}
 
 
-def _template(obj: dict[str, Any], convert: Any) -> dict[str, Any]:
-    spec = obj.get("spec") or {}
-    return {**spec, "spec": convert(spec.get("spec") or {})}
+def _flatten(request: JsonObject) -> JsonObject:
+    own = {key: value for key, value in request.items() if key != "exactly"}
+    return {**own, **(request.get("exactly") or {})}

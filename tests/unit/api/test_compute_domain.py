@@ -21,7 +21,7 @@ def read(spec: Any, *, strict: bool = True) -> api.ComputeDomainSpec:
     return decoded
 
 
-def test_a_minimal_spec_has_upstreams_defaults():
+def test_minimal_spec_has_upstream_defaults():
     spec = read(a_spec())
     assert (spec.num_nodes, spec.channel.resource_claim_template.name) == (0, "my-channel")
 
@@ -35,13 +35,13 @@ def test_a_minimal_spec_has_upstreams_defaults():
         ({"channel": {"resourceClaimTemplate": {"name": "A_b"}}}, "$.spec.channel.resourceClaimTemplate.name"),
     ],
 )  # fmt: skip
-def test_a_spec_that_cannot_be_served_is_refused_with_its_path(spec, path):
+def test_unservable_spec_is_refused_with_its_path(spec, path):
     with pytest.raises(InvalidConfigError) as caught:
         read(spec)
     assert str(caught.value).startswith(f"ComputeDomain ns/a: {path}: ")
 
 
-def test_the_controller_reads_fields_of_later_releases():
+def test_later_fields_are_accepted_by_the_controller():
     assert read(a_spec(later=1), strict=False) == read(a_spec())
 
 
@@ -62,7 +62,7 @@ def test_status_is_written_with_zero_index_and_every_field():
     assert api.decode_part(as_json, api.ComputeDomainStatus, where="w", strict=True) == status
 
 
-def test_a_clique_lists_its_daemons():
+def test_clique_lists_its_daemons():
     written = {
         "daemons": [{"nodeName": "n1", "ipAddress": "10.0.0.1", "cliqueID": "c.1", "index": 3}]
     }

@@ -93,7 +93,7 @@ def a_status(**changes: Any) -> api.FabricNodeStatus:
 
 
 @pytest.mark.parametrize(("value", "cls"), [(SPEC, api.FabricNodeSpec), (STATUS, api.FabricNodeStatus)])  # fmt: skip
-def test_every_field_survives_a_round_trip_under_its_json_name(value, cls):
+def test_every_field_survives_a_round_trip(value, cls):
     decoded = api.decode_part(value, cls, where="w", strict=True)
     assert msgspec.json.decode(msgspec.json.encode(decoded)) == value
 
@@ -118,23 +118,23 @@ def test_unknown_fields_are_dropped_on_read():
         ({"domains": [{**SPEC["domains"][0], "isolation": "Domain"}]}, "$.domains[0].isolation"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_its_path(changes, path):
+def test_invalid_value_is_refused_with_its_path(changes, path):
     with pytest.raises(InvalidConfigError) as caught:
         a_spec(**changes)
     assert str(caught.value).startswith(f"FabricNode a: {path}: ")
 
 
 class TestSlotNames:
-    def test_a_name_is_a_dns_label_of_fixed_form(self):
+    def test_peer_name_is_a_dns_label(self):
         assert fabric.slot_name(CLIQUE, 7) == "imex-" + fabric.slot_name(CLIQUE, 7)[5:15] + "-0007"
         assert len(fabric.slot_name(CLIQUE, 2047)) < 64
 
-    def test_the_same_index_of_another_clique_has_another_name(self):
+    def test_peer_names_differ_between_cliques(self):
         assert fabric.slot_name("a.1", 0) != fabric.slot_name("b.1", 0)
 
 
 class TestIncarnation:
-    def test_a_run_of_this_boot_in_the_assigned_slot_is_current(self):
+    def test_run_of_this_boot_in_its_slot_is_current(self):
         assert fabric.is_incarnation_current(a_spec(), a_status())
 
     @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ class TestIncarnation:
         ],
         ids=["other boot", "other slot", "no slot", "other clique", "no run"],
     )
-    def test_a_report_of_another_run_says_nothing(self, spec, status):
+    def test_report_of_another_run_is_ignored(self, spec, status):
         assert not fabric.is_incarnation_current(a_spec(**spec), a_status(**status))
 
-    def test_a_node_without_fabric_needs_no_run(self):
+    def test_node_without_fabric_needs_no_run(self):
         spec, status = api.FabricNodeSpec(), api.FabricNodeStatus(boot_id="b")
         assert fabric.is_incarnation_current(spec, status)
 
 
-def test_a_domain_is_found_by_its_uid():
+def test_domain_is_found_by_uid():
     found = fabric.domain_named(a_spec(), "u1")
     assert found is not None
     assert (found.namespace, found.isolation) == ("team", api.Isolation.DOMAIN)

@@ -34,7 +34,7 @@ def test_every_full_example_is_valid(name):
 
 
 @pytest.mark.parametrize("kind", ["GpuConfig", "MigDeviceConfig", "VfioDeviceConfig"])
-def test_a_bare_config_is_valid_without_any_gate(kind):
+def test_bare_config_is_valid_without_gates(kind):
     resolve(a_config(kind), FeatureGates())
 
 
@@ -52,7 +52,7 @@ def test_time_slicing_without_an_interval_means_default(block):
     assert config.sharing.time_slicing_config.interval is api.Interval.DEFAULT
 
 
-def test_validation_survives_a_config_that_nobody_normalized():
+def test_config_not_normalized_can_be_validated():
     config = api.decode_strict(
         a_gpu_config(strategy="TimeSlicing", timeSlicingConfig={}), where="w"
     )
@@ -119,12 +119,12 @@ def test_pinned_limit_below_1_mib_is_refused(limit):
 
 
 @pytest.mark.parametrize("limit", ["", "1x", "Gi", "10 Gi"])
-def test_a_pinned_limit_that_is_no_quantity_is_refused(limit):
+def test_non_quantity_pinned_limit_is_refused(limit):
     assert "is no quantity" in refusal(with_mps(defaultPinnedDeviceMemoryLimit=limit))
 
 
 @pytest.mark.parametrize("key", ["", "-1", "gpu-0", "a", "1.5", "GPU-", "*"])
-def test_a_device_key_is_a_uuid_or_an_index(key):
+def test_device_key_is_a_uuid_or_an_index(key):
     assert "use a UUID (GPU-... or MIG-...) or an index from 0" in refusal(
         with_mps(defaultPerDevicePinnedMemoryLimit={key: "1Gi"})
     )
@@ -179,7 +179,7 @@ def test_passthrough_defaults_to_legacy_iommu(iommu):
 
 @pytest.mark.parametrize("kind", ["ComputeDomainChannelConfig", "ComputeDomainDaemonConfig"])
 @pytest.mark.parametrize("domain", ["", "../../etc", "a b", "a/b", "-a", "x" * 64])
-def test_a_domain_id_is_a_uid(kind, domain):
+def test_domain_id_is_a_uid(kind, domain):
     assert "give the UID of the ComputeDomain" in refusal(a_config(kind, domainID="")).replace(
         "that", "the UID"
     )
@@ -187,7 +187,7 @@ def test_a_domain_id_is_a_uid(kind, domain):
     assert "$.domainID: is empty" in refusal(a_config(kind))
 
 
-def test_a_channel_is_single_unless_all_are_asked_for():
+def test_channel_mode_defaults_to_single():
     for fields, mode in (
         ({}, "Single"),
         ({"allocationMode": ""}, "Single"),
