@@ -7,19 +7,17 @@ from the record of a claim, also for a GPU that NVML does not list.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from nvdra_core.api import Config
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi.edits import ContainerEdits
 from nvdra_node.checkpoint.claim import AllocationResult
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.gpu.model import Gpu, Inventory
 from nvdra_node.kubeletplugin.driver import Effect
-
-if TYPE_CHECKING:
-    from nvdra_core.api import Config
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
