@@ -50,7 +50,7 @@ def test_node_certificate_names_slot_and_is_signed_by_secret_ca(rack: Rack):
     certificate(rack).verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
 
 
-def test_it_is_kept_over_a_restart_of_the_controller(rack: Rack):
+def test_certificate_is_kept_over_a_restart(rack: Rack):
     tray = a_tray(rack)
     before = certificate(rack)
     rack.stop_controllers()
@@ -62,7 +62,7 @@ def test_it_is_kept_over_a_restart_of_the_controller(rack: Rack):
     assert certificate(rack) == before
 
 
-def test_a_new_key_gets_a_new_certificate(rack: Rack):
+def test_new_key_gets_new_certificate(rack: Rack):
     tray = a_tray(rack)
     before = certificate(rack)
     tray.request = a_request()
@@ -70,7 +70,7 @@ def test_a_new_key_gets_a_new_certificate(rack: Rack):
     wait_until("another", lambda: certificate(rack) != before)
 
 
-def test_it_is_renewed_in_time(rack: Rack):
+def test_certificate_is_renewed_in_time(rack: Rack):
     a_tray(rack)
     before = certificate(rack)
     rack.advance(21 * DAY_S)
@@ -78,7 +78,7 @@ def test_it_is_renewed_in_time(rack: Rack):
     assert certificate(rack).not_valid_after_utc > before.not_valid_after_utc
 
 
-def test_a_successor_of_the_ca_is_announced_before_it_is_used(rack: Rack):
+def test_successor_of_ca_is_announced_before_it_is_used(rack: Rack):
     a_tray(rack)
     rack.advance(800 * DAY_S)
 
@@ -92,7 +92,7 @@ def test_a_successor_of_the_ca_is_announced_before_it_is_used(rack: Rack):
     assert authorities() == 2
 
 
-def test_a_bad_request_harms_nobody_else(rack: Rack):
+def test_bad_request_affects_no_other_node(rack: Rack):
     bad = rack.tray("bad")
     bad.request = "nonsense"
     bad.report()
@@ -120,7 +120,7 @@ def test_lost_ca_is_replaced_and_old_one_stays_trusted(rack: Rack):
     certificate(rack, "bb").verify_directly_issued_by(new)
 
 
-def test_when_they_expire_is_a_metric(rack: Rack):
+def test_certificate_expiry_is_a_metric(rack: Rack):
     a_tray(rack)
     rack.settle()
     text = generate_latest(rack.replicas[0].manager.registry).decode()

@@ -27,7 +27,7 @@ def is_ready(rack: Rack, name: str = "train") -> bool:
     return rack.status(name).get("status") == "Ready"
 
 
-def test_a_new_domain_gets_template_finalizer_and_numbers(rack: Rack):
+def test_new_domain_gets_template_finalizer_and_numbers(rack: Rack):
     uid = rack.create_domain()["metadata"]["uid"]
     wait_until("accepted", lambda: rack.condition("Accepted").get("status") == "True")
     template = rack.template()
@@ -79,7 +79,7 @@ def test_nodes_join_get_ready_and_leave(rack: Rack):
     assert rack.spec("a")["slot"] in (0, 1)
 
 
-def test_heartbeats_alone_cost_the_controller_nothing(rack: Rack):
+def test_heartbeats_alone_cost_controller_nothing(rack: Rack):
     tray = rack.tray("a")
     rack.create_domain()
     rack.claim("a")
@@ -93,7 +93,7 @@ def test_heartbeats_alone_cost_the_controller_nothing(rack: Rack):
     assert rack.writes() == 20
 
 
-def test_a_node_without_fabric_takes_part_without_a_slot(rack: Rack):
+def test_node_without_fabric_takes_part_without_slot(rack: Rack):
     tray = rack.tray("cpu", clique="")
     rack.create_domain()
     rack.claim("cpu")
@@ -107,7 +107,7 @@ def test_a_node_without_fabric_takes_part_without_a_slot(rack: Rack):
 class TestClaimsByHand:
     """They carry no label, so only the node's report tells of them."""
 
-    def test_a_node_with_one_takes_part(self, rack: Rack):
+    def test_node_with_one_takes_part(self, rack: Rack):
         tray = rack.tray("a")
         rack.create_domain()
         rack.claim("a", by_hand=True)
@@ -171,7 +171,7 @@ class TestDeletion:
         rack.client.merge_patch(DOMAINS, {"metadata": annotated})
         wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
-    def test_of_an_unused_domain_is_quick_and_its_number_cools(self, rack: Rack):
+    def test_unused_domain_is_deleted_and_its_number_reserved(self, rack: Rack):
         rack.create_domain()
         wait_until("template", rack.template)
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
@@ -181,7 +181,7 @@ class TestDeletion:
         wait_until("accepted", lambda: rack.status("next").get("assignment"))
         assert rack.status("next")["assignment"]["port"] == 24002
 
-    def test_of_a_domain_of_many_nodes_costs_no_write_for_each(self, rack: Rack):
+    def test_deletion_of_a_large_domain_costs_few_writes(self, rack: Rack):
         """Upstream takes a label off each node, five a second."""
         trays = [rack.tray(f"tray-{number}") for number in range(12)]
         before = rack.server.objects("nodes", "")
@@ -204,7 +204,7 @@ class TestDeletion:
 
 
 class TestHealing:
-    def test_a_template_that_a_person_deletes_is_made_again(self, rack: Rack):
+    def test_deleted_template_is_recreated(self, rack: Rack):
         rack.create_domain()
         first = wait_until("template", rack.template)
         rack.client.delete(TEMPLATES, "train-channel", namespace=TEAM)
@@ -243,7 +243,7 @@ class TestHealing:
         rack.client.merge_patch(TEMPLATES, {"metadata": free})
         wait_until("again", lambda: rack.condition("TemplatesReady").get("status") == "True")
 
-    def test_a_clique_that_a_person_deletes_is_made_again(self, rack: Rack):
+    def test_deleted_clique_is_recreated(self, rack: Rack):
         tray = rack.tray("a")
         rack.create_domain()
         rack.claim("a")
@@ -266,7 +266,7 @@ class TestHealing:
         second.report()
         assert second.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 1
 
-    def test_leftovers_of_domains_that_are_gone_are_removed_at_start(self):
+    def test_leftovers_of_deleted_domains_are_removed_at_start(self):
         with Rack() as rack:
             rack.start()
             rack.create_domain()
@@ -301,7 +301,7 @@ class TestTrouble:
         rack.client.delete(TEMPLATES, "train-channel", namespace=TEAM)
         wait_until("made", lambda: rack.condition("TemplatesReady").get("status") == "True")
 
-    def test_a_domain_without_spec_does_no_harm(self, rack: Rack):
+    def test_domain_without_spec_affects_no_other(self, rack: Rack):
         rack.server.add({
             "apiVersion": DOMAINS.api_version, "kind": "ComputeDomain",
             "metadata": {"name": "empty", "namespace": TEAM},
@@ -343,7 +343,7 @@ class TestTrouble:
             rack.advance(NUMBER_REUSE_DELAY_S + RECHECK_S)
             wait_until("served", lambda: rack.status("second").get("assignment"))
 
-    def test_an_outage_of_the_api_is_survived(self, rack: Rack):
+    def test_api_outage_is_waited_out(self, rack: Rack):
         rack.create_domain()
         wait_until("template", rack.template)
         rack.server.stop()

@@ -41,7 +41,7 @@ def state_of(rack: Rack, name: str) -> str:
 
 
 class TestNodes:
-    def test_f1_a_reboot_makes_the_old_ready_worthless(self, rack: Rack):
+    def test_f1_reboot_invalidates_readiness(self, rack: Rack):
         tray = a_member(rack)
         tray.boot = "boot-2"
         tray.report(imex={"state": "STOPPED"})
@@ -51,7 +51,7 @@ class TestNodes:
         tray.report()
         wait_until("ready again", lambda: state_of(rack, "a") == "Ready")
 
-    def test_f5_a_crash_of_imex_shows_with_its_cause(self, rack: Rack):
+    def test_f5_crash_of_imex_shows_with_its_cause(self, rack: Rack):
         tray = a_member(rack)
         uid = rack.domain()["metadata"]["uid"]
         held = {"namespace": TEAM, "name": "train-a", "uid": "c"}
@@ -77,7 +77,7 @@ class TestNodes:
         wait_until("back", lambda: state_of(rack, "a") == "Ready")
         assert rack.condition("Degraded")["status"] == "False"
 
-    def test_f7_a_watch_of_ours_that_hangs_is_no_loss_of_nodes(self, rack: Rack):
+    def test_f7_stuck_watch_is_not_a_node_loss(self, rack: Rack):
         tray = a_member(rack)
         controller = rack.replicas[0].manager
         rack.server.api.faults.add(Fault(verb="watch", resource="fabricnodes", count=0))
@@ -132,7 +132,7 @@ class TestNodes:
         third.report()
         assert third.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
 
-    def test_a_node_out_of_service_does_not_block_a_deletion(self, rack: Rack):
+    def test_node_out_of_service_does_not_block_deletion(self, rack: Rack):
         a_member(rack)
         rack.unclaim("a")
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
@@ -141,7 +141,7 @@ class TestNodes:
         rack.client.merge_patch(NODES, {"metadata": {"name": "a"}, "spec": {"taints": [taint]}})
         wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
-    def test_f19_a_node_that_serves_another_domain_says_which(self, rack: Rack):
+    def test_f19_node_that_serves_another_domain_says_which(self, rack: Rack):
         tray = a_member(rack)
         first = rack.domain()["metadata"]["uid"]
         second = rack.create_domain("second")["metadata"]["uid"]
@@ -163,7 +163,7 @@ def seen(rack: Rack, tray: Tray) -> bool:
 
 
 class TestController:
-    def test_f9_what_happened_while_it_was_away_is_caught_up_with(self, rack: Rack):
+    def test_f9_changes_during_downtime_are_applied(self, rack: Rack):
         tray = a_member(rack)
         numbers = rack.status()["assignment"]
         rack.stop_controllers()
@@ -200,7 +200,7 @@ class TestController:
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
         wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
-    def test_deletion_continues_after_a_failed_claim_read(self, rack: Rack):
+    def test_deletion_continues_after_failed_claim_read(self, rack: Rack):
         rack.create_domain()
         wait_until("template", rack.template)
         rack.settle()
@@ -208,7 +208,7 @@ class TestController:
         rack.client.delete(DOMAINS, "train", namespace=TEAM)
         wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
 
-    def test_a_write_that_fails_now_and_then_is_repeated(self, rack: Rack):
+    def test_failing_writes_are_repeated(self, rack: Rack):
         for resource in ("computedomains", "computedomains/status", "fabricnodes"):
             rack.server.api.faults.add(Fault(verb="patch", resource=resource, code=500, count=2))
         a_member(rack)
@@ -227,7 +227,7 @@ class TestController:
         wait_until("no clique", lambda: rack.cliques() == [])
 
 
-def test_restored_etcd_restarts_the_controller(rack: Rack):
+def test_restored_etcd_restarts_controller(rack: Rack):
     """After a restore of etcd all versions are old ones, and would be taken for late."""
     rack.create_domain()
     wait_until("template", rack.template)
@@ -259,7 +259,7 @@ class TestLeaders:
         assert [counted in text for text in counts] == [True, False]
         assert ["writes_total{" in text for text in counts] == [True, False]
 
-    def test_f10_a_leader_that_leaves_hands_over_at_once(self, pair: Rack):
+    def test_f10_leader_that_leaves_hands_over_at_once(self, pair: Rack):
         pair.replicas.pop(0).stop()
         wait_until("two leads", lambda: leader(pair) == "two")
         pair.create_domain()

@@ -67,7 +67,7 @@ def test_kubeconfig_gives_ca_token_and_namespace(guarded: FakeApiServer, tmp_pat
     assert read_node(access) == "a"
 
 
-def test_exec_plugin_gives_the_token(guarded: FakeApiServer, tmp_path: Path):
+def test_exec_plugin_gives_token(guarded: FakeApiServer, tmp_path: Path):
     status = {"token": guarded.token_for("admin", "system:masters")}
     answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
     (tmp_path / "plugin.py").write_text(f"print('''{json.dumps({**answer, 'status': status})}''')")
@@ -109,7 +109,7 @@ def test_unsafe_kubeconfig_is_refused(
 
 
 @pytest.mark.parametrize("content", ["", "no: [yaml", "{}"])
-def test_malformed_kubeconfig_is_a_config_error(tmp_path: Path, content: str):
+def test_malformed_kubeconfig_is_config_error(tmp_path: Path, content: str):
     path = tmp_path / "k"
     path.write_text(content)
     with pytest.raises(ConfigError, match=str(path)):
@@ -125,12 +125,12 @@ def test_unknown_ca_is_refused(guarded: FakeApiServer, tmp_path: Path):
         read_node(config.from_kubeconfig(path))
 
 
-def test_failed_attempts_are_repeated_within_the_deadline(server: FakeApiServer):
+def test_failed_attempts_are_repeated_within_deadline(server: FakeApiServer):
     server.api.faults.add(Fault(verb="get", code=503, count=2))
     assert read_node(access_of(server)) == "a"
 
 
-def test_silent_server_ends_with_the_deadline(server: FakeApiServer):
+def test_silent_server_ends_with_deadline(server: FakeApiServer):
     server.api.faults.add(Fault(verb="get", action="hang", count=0))
     client = KubernetesClient(access_of(server), CLOCK, FAST)
     began_s = CLOCK.monotonic()
@@ -148,7 +148,7 @@ def test_closed_client_refuses_requests(server: FakeApiServer):
         client.get(NODES, "a")
 
 
-def test_cancel_ends_a_quiet_watch(server: FakeApiServer):
+def test_cancel_ends_quiet_watch(server: FakeApiServer):
     client = KubernetesClient(access_of(server), CLOCK, FAST)
     stream = client.list_watch(NODES, "", EVERYTHING).watch({"resourceVersion": "0"}, 60.0)
     stream.open()

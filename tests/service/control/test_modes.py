@@ -39,7 +39,7 @@ def report_domains(rack: Rack, tray: Tray, *names: str) -> None:
 
 @pytest.mark.parametrize("rack", [BY_CHANNEL], indirect=True)
 class TestChannels:
-    def test_two_domains_share_a_node_and_its_port_but_no_channel(self, rack: Rack):
+    def test_two_domains_share_node_and_its_port_but_no_channel(self, rack: Rack):
         tray = rack.tray("a")
         for name in ("train", "infer"):
             rack.create_domain(name)
@@ -56,7 +56,7 @@ class TestChannels:
         for domain in assigned:
             assert rack.status(domain["name"])["assignment"]["channel"] == domain["channel"]
 
-    def test_all_channels_are_given_to_nobody(self, rack: Rack):
+    def test_allocation_mode_all_is_refused(self, rack: Rack):
         rack.create_domain(allocationMode="All")
         refused = wait_until("refused", lambda: rack.condition("Accepted"))
         assert (refused["status"], refused["reason"]) == ("False", "AllocationModeNotAllowed")
@@ -64,7 +64,7 @@ class TestChannels:
 
 
 @pytest.mark.parametrize("rack", [BY_HOST], indirect=True)
-def test_an_imex_of_the_host_needs_no_slot_and_gives_one_channel(rack: Rack):
+def test_imex_of_host_needs_no_slot_and_gives_one_channel(rack: Rack):
     tray = rack.tray("a")
     rack.create_domain(allocationMode="All")
     rack.claim("a")
@@ -98,7 +98,7 @@ def test_large_domain_status_is_written_in_batches(rack: Rack):
     assert rack.status()["status"] == "Ready"
 
 
-def test_changed_isolation_waits_for_domains_of_the_old_one():
+def test_changed_isolation_waits_for_domains_of_old_one():
     with Rack() as rack:
         rack.start()
         tray = rack.tray("a")
@@ -156,7 +156,7 @@ def test_metrics_count_domains_nodes_and_writes(rack: Rack):
     assert 'writes_total{outcome="ok",resource="resourceclaimtemplates",verb="create"} 2' in text
 
 
-def test_metrics_are_right_at_once_after_a_restart(rack: Rack):
+def test_metrics_are_right_at_once_after_restart(rack: Rack):
     """Upstream counts a domain only when its status changes."""
     rack.create_domain()
     wait_until("served", lambda: rack.condition("Accepted"))

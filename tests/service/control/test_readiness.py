@@ -8,7 +8,7 @@ from tests.fakes.apiserver.faults import Fault
 from tests.lib.waits import wait_until
 
 
-def test_replica_with_a_refused_watch_is_not_ready():
+def test_replica_with_refused_watch_is_not_ready():
     with Rack() as rack:
         manager = rack.start().manager
         wait_until("ready", lambda: manager.unready() == [])

@@ -67,7 +67,7 @@ def a_full_report(rack: Rack, liar: Tray, domains: list[str]) -> None:
     liar.report(domains=reports)
 
 
-def test_claim_from_a_pool_of_a_foreign_name_makes_no_member(rack: Rack):
+def test_claim_from_pool_of_foreign_name_makes_no_member(rack: Rack):
     """A node names its pool after another node, and is allocated a claim from it."""
     rack.tray("a").report()
     victim = rack.tray("b")
@@ -79,7 +79,7 @@ def test_claim_from_a_pool_of_a_foreign_name_makes_no_member(rack: Rack):
     assert not rack.spec("b").get("domains")
 
 
-def test_reads_that_one_node_causes_are_bounded(rack: Rack):
+def test_reads_caused_by_one_node_are_bounded(rack: Rack):
     liar = rack.tray("liar")
     names = [f"d{number}" for number in range(8)]
     for name in names:
@@ -93,7 +93,7 @@ def test_reads_that_one_node_causes_are_bounded(rack: Rack):
     assert log.count("get", "resourceclaims") < NODE_BURST + 20
 
 
-def test_report_that_changes_all_the_time_holds_no_deletion(rack: Rack):
+def test_report_that_changes_all_time_holds_no_deletion(rack: Rack):
     liar = rack.tray("liar")
     names = [f"d{number}" for number in range(8)]
     for name in names:
@@ -113,7 +113,7 @@ def test_report_that_changes_all_the_time_holds_no_deletion(rack: Rack):
     wait_until("deleted", is_gone_although_it_changes)
 
 
-def test_honest_node_is_served_beside_one_that_reports_much(rack: Rack):
+def test_report_flood_does_not_delay_other_nodes(rack: Rack):
     liar, honest = rack.tray("liar"), rack.tray("a")
     rack.create_domain()
     rack.create_domain("other")
@@ -124,7 +124,7 @@ def test_honest_node_is_served_beside_one_that_reports_much(rack: Rack):
     wait_until("ready", lambda: rack.status().get("status") == "Ready")
 
 
-def test_decisions_continue_while_a_claim_read_hangs(rack: Rack):
+def test_decisions_continue_while_claim_read_hangs(rack: Rack):
     liar = rack.tray("liar")
     rack.create_domain()
     rack.settle()
@@ -139,7 +139,7 @@ def test_decisions_continue_while_a_claim_read_hangs(rack: Rack):
     rack.server.api.faults.clear()
 
 
-def test_claim_without_a_name_ends_nothing(rack: Rack):
+def test_claim_without_name_ends_nothing(rack: Rack):
     """To read it would be to list all claims."""
     liar = rack.tray("liar")
     rack.create_domain()
@@ -154,7 +154,7 @@ def test_claim_without_a_name_ends_nothing(rack: Rack):
     assert rack.server.api.log.count("list", "resourceclaims") == 1, "the watch's own list"
 
 
-def test_claim_that_makes_no_sense_ends_nothing(rack: Rack):
+def test_malformed_claim_stops_nothing(rack: Rack):
     liar = rack.tray("liar")
     rack.create_domain()
     opaque = {"driver": DRIVER, "parameters": ["no", "object"]}
@@ -177,7 +177,7 @@ def test_claim_that_makes_no_sense_ends_nothing(rack: Rack):
     assert rack.replicas[0].manager.cache.report_states.refuted
 
 
-def test_member_without_a_claim_holds_a_deletion_for_a_while(rack: Rack):
+def test_member_without_claim_holds_deletion_for_while(rack: Rack):
     """Its pod may have been deleted by force, and run on; or it was taken over, and would hold it for ever."""
     tray = a_member(rack)
     rack.unclaim("a")
@@ -219,7 +219,7 @@ def test_false_report_keeps_no_port(rack: Rack):
     assert rack.status("next")["assignment"]["port"] == 24001
 
 
-def test_reason_that_no_condition_may_have_is_replaced(rack: Rack):
+def test_invalid_condition_reason_is_replaced(rack: Rack):
     tray = a_member(rack)
     odd = {
         "uid": uid_of(rack, "train"),

@@ -45,7 +45,7 @@ def test_f7_slot_reuse_delay_survives_restarts(rack: Rack):
     assert fourth.wait_for(lambda spec: spec.get("slot") is not None)["slot"] == 0
 
 
-def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
+def test_events_of_node_that_comes_and_goes_are_counted(rack: Rack):
     tray = a_member(rack)
 
     def event_counts() -> dict[str, int]:
@@ -66,7 +66,7 @@ def test_events_of_a_node_that_comes_and_goes_are_counted(rack: Rack):
     wait_until("long ago, so created again", lambda: len(rack.server.objects("events", "")) == 3)
 
 
-def test_a_report_that_our_watch_has_missed_keeps_the_domain(rack: Rack):
+def test_report_that_our_watch_has_missed_keeps_domain(rack: Rack):
     """Its pod was deleted by force: the claim is deleted, and the node still has it prepared."""
     tray = rack.tray("a")
     uid = rack.create_domain()["metadata"]["uid"]
@@ -104,7 +104,7 @@ class TestLosses:
         rack.settle()
         return tray
 
-    def test_node_lost_stays_lost_over_a_restart(self, rack: Rack, lost: Tray):
+    def test_node_lost_stays_lost_over_restart(self, rack: Rack, lost: Tray):
         before = rack.domain()
         rack.stop_controllers()
         rack.start()
@@ -131,7 +131,7 @@ class TestLosses:
         rack.start()
         wait_until("ready", lambda: rack.status().get("status") == "Ready")
 
-    def test_silence_goes_on_over_a_restart(self, rack: Rack):
+    def test_silence_goes_on_over_restart(self, rack: Rack):
         tray = a_member(rack)
         tray.report(heartbeatTime=format_time(rack.clock.wall()))
         rack.settle()
@@ -179,7 +179,7 @@ class TestReleasedPorts:
         wait_until("deleted", lambda: rack.find(DOMAINS, "train", TEAM) is None)
         rack.settle()
 
-    def test_port_cools_over_a_restart_of_every_replica(self, rack: Rack):
+    def test_port_reuse_delay_survives_restarts(self, rack: Rack):
         self.release(rack)
         rack.stop_controllers()
         rack.start()
@@ -202,7 +202,7 @@ class TestReleasedPorts:
         rack.create_domain("soon")
         assert self.port(rack, "soon") == 24002
 
-    def test_restarted_controller_continues_a_deletion(self, rack: Rack):
+    def test_restarted_controller_continues_deletion(self, rack: Rack):
         """The controller ended between the two writes."""
         rack.create_domain()
         assert self.port(rack, "train") == 24001
@@ -229,13 +229,13 @@ class TestReleasedPorts:
         assert self.port(rack, "soon") == 24001
 
     @pytest.mark.parametrize("code", [403, 404])
-    def test_record_that_is_refused_holds_no_deletion(self, rack: Rack, code: int):
+    def test_record_refused_holds_no_deletion(self, rack: Rack, code: int):
         rack.server.api.faults.add(Fault(verb="patch", resource="configmaps", code=code, count=0))
         self.release(rack)
         rack.create_domain("soon")
         assert self.port(rack, "soon") == 24002, "this process knows it"
 
-    def test_record_that_a_person_deletes_is_made_again(self, rack: Rack):
+    def test_deleted_record_is_recreated(self, rack: Rack):
         self.release(rack)
         rack.client.delete(CONFIG_MAPS, NAME, namespace=NAMESPACE)
         for name in ("second", "third"):
@@ -247,7 +247,7 @@ class TestReleasedPorts:
         assert found is not None
         assert "port-24003" in found["data"]
 
-    def test_record_forgets_what_is_cold(self, rack: Rack):
+    def test_record_drops_expired_entries(self, rack: Rack):
         self.release(rack)
         rack.advance(OLD_S + 1.0)
         rack.create_domain("second")

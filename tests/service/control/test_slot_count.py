@@ -33,7 +33,7 @@ def test_number_of_slots_can_be_raised_while_imex_runs():
         assert counts == [1, 2]
 
 
-def test_number_of_slots_of_a_shared_imex_says_when_it_is_raised():
+def test_number_of_slots_of_shared_imex_says_when_it_is_raised():
     settings = FabricSettings(isolation=Isolation.CHANNEL, slot_count=1)
     with Rack(settings) as rack:
         rack.start()

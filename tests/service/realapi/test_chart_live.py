@@ -79,7 +79,7 @@ def path_of(obj: Json) -> str:
     return f"{root}/{plural}"
 
 
-def test_api_server_takes_what_the_chart_renders(cluster: Cluster, tmp_path: Path) -> None:
+def test_api_server_takes_what_chart_renders(cluster: Cluster, tmp_path: Path) -> None:
     """Every different object of all the values of the unit test, strictly: no field that it does not know."""
     for name in ("nvdra", *NUMERIC):
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -100,7 +100,7 @@ def test_api_server_takes_what_the_chart_renders(cluster: Cluster, tmp_path: Pat
     assert refused == []
 
 
-def test_classes_applied_by_hand_do_not_stop_an_installation(installed: Helm) -> None:
+def test_classes_applied_by_hand_do_not_stop_installation(installed: Helm) -> None:
     for path in FILES:
         installed.cluster.apply(path.read_text())
     notes = installed.install()
@@ -111,7 +111,7 @@ def test_classes_applied_by_hand_do_not_stop_an_installation(installed: Helm) ->
     assert installed.classes().keys() >= NAMES
 
 
-def test_classes_of_the_release_stay_with_it(installed: Helm) -> None:
+def test_classes_of_release_stay_with_it(installed: Helm) -> None:
     notes = installed.install()
     assert installed.classes() == dict.fromkeys(NAMES, "nvdra")
     assert "were left as they are" not in notes

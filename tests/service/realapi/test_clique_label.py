@@ -130,7 +130,7 @@ TAINT = {"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
-def test_everything_else_of_a_node_is_refused(
+def test_everything_else_of_node_is_refused(
     world: World, node: str, body: dict[str, Any], kind: str, sub: str
 ) -> None:
     code, text = patch(world, node, body, kind, sub)

@@ -137,7 +137,7 @@ def test_fabric_node_is_followed_and_its_status_written(world: World, connect: C
     assert world.get(f"{FABRIC_PATH}/{OWN}")["status"]["bootID"] == f"boot-of-{by}"
 
 
-def test_metadata_sent_with_a_status_has_no_effect(world: World) -> None:
+def test_metadata_sent_with_status_has_no_effect(world: World) -> None:
     """The API server drops it before policies see it: answered 200, and nothing is changed."""
     owner = reference("Node", OWN, uid=world.uids[OWN])
     metadata = {
@@ -157,7 +157,7 @@ def test_metadata_sent_with_a_status_has_no_effect(world: World) -> None:
         assert after["spec"] == before["spec"]
 
 
-def test_devices_of_a_claim_are_received_and_others_stay(world: World, connect: Connect) -> None:
+def test_devices_of_claim_are_received_and_others_stay(world: World, connect: Connect) -> None:
     api = DraApi(connect(TOKEN))
     claim = api.get_claim(TEAM, "mine")
     ref = ClaimRef(TEAM, "mine", ClaimUID(claim["metadata"]["uid"]))
@@ -176,7 +176,7 @@ def test_devices_of_a_claim_are_received_and_others_stay(world: World, connect: 
         assert [one for one in found["status"]["devices"] if one["driver"] != GPU] == claim["status"]["devices"]  # fmt: skip
 
 
-def test_waiting_is_received_as_an_event_of_the_pod(world: World, connect: Connect) -> None:
+def test_waiting_is_received_as_event_of_pod(world: World, connect: Connect) -> None:
     client = connect(TOKEN)
     api = DraApi(client)
     claim = client.get(CLAIMS, "mine", namespace=TEAM)
@@ -188,14 +188,14 @@ def test_waiting_is_received_as_an_event_of_the_pod(world: World, connect: Conne
 
 
 @pytest.mark.parametrize("causes", [("no toolkit",), ()])
-def test_state_of_the_node_is_received_as_an_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
+def test_state_of_node_is_received_as_event(world: World, connect: Connect, causes: tuple[str, ...]) -> None:  # fmt: skip
     body = node_events.to_event(EventSource(f"nvdra-{GPU}", OWN), causes, time.time())
     made = connect(TOKEN).create(EVENTS, body)
     events = world.get(EVENTS.path(namespace="default"))["items"]
     assert made["metadata"]["name"] in [event["metadata"]["name"] for event in events]
 
 
-def test_token_of_a_week_is_renewed_for_a_week(world: World, connect: Connect, tmp_path: Path) -> None:  # fmt: skip
+def test_token_of_week_is_renewed_for_week(world: World, connect: Connect, tmp_path: Path) -> None:  # fmt: skip
     path = tmp_path / "token"
     path.write_text(world.token(OWN, WEEK_H))
     before = token.parse(path.read_text().strip())
@@ -227,7 +227,7 @@ SERVED = {"resource.k8s.io": ("v1", "v1beta2", "v1beta1"), "fabric.nvdra.io": ("
 
 
 @pytest.mark.parametrize("minor", [pytest.param(m, marks=needs_cluster(m, has_nodes=False)) for m in KUBERNETES])  # fmt: skip
-def test_policies_have_the_right_types_in_each_version(minor: str, tmp_path: Path) -> None:
+def test_policies_have_right_types_in_each_version(minor: str, tmp_path: Path) -> None:
     """Types are not looked at for API versions by a wildcard: so a copy of each policy is, for each version by name."""
     with a_world(f"types-{minor.replace('.', '-')}", tmp_path, minor) as world:
         found = [

@@ -161,13 +161,13 @@ class TestSchemas:
             (lambda d: d["spec"]["channel"].update(allocationMode="Some"), "allocationMode"),
         ],
     )
-    def test_a_domain_that_makes_no_sense_is_refused(self, bed: Bed, change, message):
+    def test_invalid_domain_is_refused(self, bed: Bed, change, message):
         domain = yaml.safe_load(DOMAIN)
         change(domain)
         with pytest.raises(CommandError, match=message):
             bed.cluster.apply(yaml.safe_dump(domain))
 
-    def test_a_spec_cannot_be_changed_and_has_upstreams_defaults(self, bed: Bed):
+    def test_spec_cannot_be_changed_and_has_upstreams_defaults(self, bed: Bed):
         bed.cluster.apply(DOMAIN.replace("train", "fixed"))
         found = bed.get("computedomain", "fixed", "-n", "team")
         assert found is not None
@@ -178,7 +178,7 @@ class TestSchemas:
             )
         bed.cluster.kubectl("delete", "computedomain", "fixed", "-n", "team")
 
-    def test_a_node_cannot_fill_its_status_without_bound(self, bed: Bed):
+    def test_node_cannot_fill_its_status_without_bound(self, bed: Bed):
         bed.cluster.apply(fabric_node(NODE))
         assert "Too long" in report(bed, NODE, bootID="x" * 65)
         assert "Too many" in report(bed, NODE, addresses=["10.0.0.1"] * 17)
@@ -196,7 +196,7 @@ class TestSchemas:
             "127.0.0.1", "::1", "0.0.0.0", "169.254.1.1", "fe80::1", "224.0.0.1", "255.255.255.255", "::ffff:10.0.0.1",
         ],
     )  # fmt: skip
-    def test_address_that_no_peer_can_use_is_refused(self, bed: Bed, address: str):
+    def test_unusable_address_is_refused(self, bed: Bed, address: str):
         bed.cluster.apply(fabric_node(NODE))
         assert not is_peer_address(address)
         assert "Invalid value" in report(bed, NODE, addresses=[address])
@@ -312,7 +312,7 @@ def come_and_go(bed: Bed, uid: str) -> None:
 
 
 class TestController:
-    def test_a_domain_lives_and_dies(self, bed: Bed, controller: None):
+    def test_domain_is_served_and_deleted(self, bed: Bed, controller: None):
         join_clique(bed)
         bed.cluster.apply(DOMAIN)
         domain = ("computedomain", "train", "-n", "team")
@@ -349,7 +349,7 @@ class TestController:
         assert record is not None
         assert list(record["data"]) == ["port-24001"]
 
-    def test_false_report_of_a_node_holds_no_deletion(self, bed: Bed, controller: None):
+    def test_false_report_of_node_holds_no_deletion(self, bed: Bed, controller: None):
         join_clique(bed)
         bed.cluster.apply(DOMAIN.replace("train", "held"))
         domain = ("computedomain", "held", "-n", "team")
@@ -365,7 +365,7 @@ class TestController:
         assert f"claim team/no-such-claim on node {NODE}" in event["message"]
         report(bed, NODE, domains=[])
 
-    def test_a_request_is_answered_with_a_certificate(self, bed: Bed, controller: None):
+    def test_request_is_answered_with_certificate(self, bed: Bed, controller: None):
         from tests.unit.control.certificates.test_ca import a_request
 
         bed.as_node("create", "-f", "-", input=a_slice(bed))

@@ -51,12 +51,10 @@ def assert_refused(world: World, attack: Attack) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.id for attack in ATTACKS])
-def test_attack_from_a_stolen_node_is_answered_403(world: World, attack: Attack) -> None:
+def test_attack_from_stolen_node_is_answered_403(world: World, attack: Attack) -> None:
     assert_refused(world, attack)
 
 
 @pytest.mark.parametrize("attack", ON_STATUS, ids=[attack.id for attack in ON_STATUS])
-def test_attack_on_a_status_is_answered_403_by_the_policy_alone(
-    oldest: World, attack: Attack
-) -> None:
+def test_attack_on_status_is_answered_403_by_policy_alone(oldest: World, attack: Attack) -> None:
     assert_refused(oldest, attack)

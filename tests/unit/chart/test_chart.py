@@ -57,7 +57,7 @@ class TestController:
         assert env["LEADER_ELECTION_ENABLED"] == "true"
         assert of(objects, "PodDisruptionBudget")[0]["spec"]["maxUnavailable"] == 1
 
-    def test_satisfies_the_restricted_pod_security_standard(self, objects):
+    def test_satisfies_restricted_pod_security_standard(self, objects):
         pod = of(objects, "Deployment")[0]["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -67,17 +67,17 @@ class TestController:
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert not {"hostNetwork", "hostPID", "hostIPC", "volumes"} & pod.keys()
 
-    def test_every_variable_is_one_that_the_program_reads(self, objects):
+    def test_every_variable_is_one_that_program_reads(self, objects):
         names = {entry["name"] for entry in container(objects)["env"]}
         assert names <= {flag.env for flag in cli.FLAGS}
         assert {flag.env for flag in cli.FLAGS} - names == {"KUBECONFIG"}
 
-    def test_the_program_takes_what_the_chart_sets(self, objects):
+    def test_program_takes_what_chart_sets(self, objects):
         env = {e["name"]: e.get("value", "pod-0") for e in container(objects)["env"]}
         env["NAMESPACE"] = "nvdra"
         assert cli.settings(cli.read([], env), "").fabric.namespace == "nvdra"
 
-    def test_all_values_reach_the_program(self, home):
+    def test_all_values_reach_program(self, home):
         imex = {"mode": "hostManaged", "isolation": "domain", "maxNodesPerDomain": 72, "ports": "30000-30100", "rackLabel": "example.com/rack"}  # fmt: skip
         found = helm.render(home, {
             "featureGates": {"HostManagedIMEXDaemon": True},
@@ -111,7 +111,7 @@ class TestNetwork:
         spec: Json = found["spec"]
         return spec
 
-    def test_policy_lets_in_the_endpoint_and_out_the_api_server(self, home, objects):
+    def test_policy_lets_in_endpoint_and_out_api_server(self, home, objects):
         spec = self.policy(home, ":9090")
         assert spec["policyTypes"] == ["Ingress", "Egress"]
         assert spec["ingress"] == [{"ports": [{"port": 9090, "protocol": "TCP"}]}]
@@ -121,31 +121,31 @@ class TestNetwork:
         assert spec["podSelector"]["matchLabels"].items() <= labels.items()
         assert of(objects, "NetworkPolicy") == []
 
-    def test_policy_lets_nothing_in_without_an_endpoint(self, home):
+    def test_policy_lets_nothing_in_without_endpoint(self, home):
         assert self.policy(home, "")["ingress"] == []
 
     @pytest.mark.parametrize("endpoint", [":9090", "0.0.0.0:9090", "[::]:9090"])
-    def test_probes_ask_the_endpoint_whatever_its_host(self, home, endpoint):
+    def test_probes_ask_endpoint_whatever_its_host(self, home, endpoint):
         found = helm.render(home, {"controller": {"metrics": {"httpEndpoint": endpoint}}})
         made = container(found)
         assert made["ports"] == [{"name": "http", "containerPort": 9090}]
         assert made["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
         assert made["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
 
-    def test_there_are_no_probes_without_an_endpoint(self, home):
+    def test_there_are_no_probes_without_endpoint(self, home):
         made = container(helm.render(home, {"controller": {"metrics": {"httpEndpoint": ""}}}))
         assert not {"ports", "livenessProbe", "readinessProbe"} & made.keys()
 
 
 class TestNames:
-    def test_releases_share_only_the_fixed_class_names(self, home):
+    def test_releases_share_only_fixed_class_names(self, home):
         first, second = (
             {(o["kind"], o["metadata"]["name"]) for o in helm.render(home, {"fullnameOverride": n, "node": {"serviceAccount": {"name": n}}})}
             for n in ("one", "two")
         )  # fmt: skip
         assert {kind for kind, _ in first & second} == {"DeviceClass"}
 
-    def test_bindings_name_the_accounts_that_are_made(self, home):
+    def test_bindings_name_accounts_made(self, home):
         for values in ({}, {"fullnameOverride": "x", "serviceAccount": {"name": "account"}, "namespaceOverride": "place"}):  # fmt: skip
             found = helm.render(home, values)
             accounts = {
@@ -163,7 +163,7 @@ class TestNames:
                     if subject["kind"] == "ServiceAccount":
                         assert (subject["namespace"], subject["name"]) in accounts
 
-    def test_policies_match_the_account_that_nodes_have(self, home):
+    def test_policies_match_account_that_nodes_have(self, home):
         found = helm.render(
             home, {"node": {"serviceAccount": {"name": "my-nodes"}}}, namespace="drivers"
         )
@@ -204,7 +204,7 @@ class TestRefused:
         assert done.returncode != 0
         assert message in done.stderr
 
-    def test_the_namespace_default(self, home):
+    def test_namespace_default(self, home):
         done = helm.run(home, "template", "nvdra", str(helm.CHART), "-n", "default")
         assert "allowDefaultNamespace" in done.stderr
         assert helm.render(home, {"allowDefaultNamespace": True}, namespace="default")
@@ -218,7 +218,7 @@ class TestValues:
             found |= self.leaves(value, here) if isinstance(value, dict) and value else {here}
         return found
 
-    def test_every_value_has_a_place_in_the_schema(self):
+    def test_every_value_has_place_in_schema(self):
         schema = json.loads((helm.CHART / "values.schema.json").read_text())
         values = yaml.safe_load((helm.CHART / "values.yaml").read_text())
 
@@ -343,7 +343,7 @@ class TestRights:
         assert bindings(found) == ["nvdra-node-fabric"]
 
 
-def test_the_secret_of_the_ca_has_one_name():
+def test_secret_of_ca_has_one_name():
     source = ast.parse(
         (TOP / "nvdra_cluster" / "control" / "certificates" / "signer.py").read_text()
     )

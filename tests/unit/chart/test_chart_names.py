@@ -40,7 +40,7 @@ def test_namespace_override_places_every_namespaced_object(home: Path):
     assert deployment(objects)["metadata"]["namespace"] == "place"
 
 
-def test_selector_labels_override_selects_the_pods(home: Path):
+def test_selector_labels_override_selects_pods(home: Path):
     spec = deployment(helm.render(home, {"selectorLabelsOverride": {"team": "fabric"}}))["spec"]
     assert spec["selector"]["matchLabels"]["team"] == "fabric"
     assert "app.kubernetes.io/name" not in spec["selector"]["matchLabels"]
@@ -58,7 +58,7 @@ def test_image_and_pull_secrets_follow_their_values(home: Path):
     assert (container["image"], container["imagePullPolicy"]) == ("example.com/nvdra:v9", "Never")
 
 
-def test_an_account_that_exists_already_is_used_not_made(home: Path):
+def test_account_that_exists_already_is_used_not_made(home: Path):
     objects = helm.render(home, {"serviceAccount": {"create": False, "name": "mine"}})
     pod = deployment(objects)["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "mine"

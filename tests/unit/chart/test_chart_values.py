@@ -152,7 +152,7 @@ def check(objects: list[Json]) -> None:
 
 
 @pytest.mark.parametrize("values", ALL_VALUES, ids=[str(n) for n in range(len(ALL_VALUES))])
-def test_values_render_to_objects_that_are_whole(home: Path, values: Json):
+def test_values_render_to_objects_whole(home: Path, values: Json):
     check(rendered(home, values))
 
 
@@ -189,7 +189,7 @@ def test_values_that_cannot_work_are_refused_by_name(home: Path, values: Json, m
     assert message in done.stderr, done.stderr
 
 
-def test_gates_of_the_schema_are_those_of_the_product():
+def test_gates_of_schema_are_those_of_product():
     import json
 
     schema = json.loads((helm.CHART / "values.schema.json").read_text())
@@ -197,7 +197,7 @@ def test_gates_of_the_schema_are_those_of_the_product():
     assert names == sorted(gate.value for gate in Gate)
 
 
-def test_names_that_are_refused_in_env_are_those_the_chart_sets(home: Path):
+def test_names_refused_in_env_are_those_chart_sets(home: Path):
     [deployment] = [o for o in rendered(home, {}) if o["kind"] == "Deployment"]
     names = [e["name"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]]
     helpers = (helm.CHART / "templates" / "_helpers.tpl").read_text()

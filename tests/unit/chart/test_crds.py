@@ -39,13 +39,13 @@ CLIQUES = "resource.nvidia.com_computedomaincliques.yaml"
 NODES = "fabric.nvdra.io_fabricnodes.yaml"
 
 
-def test_the_files_are_up_to_date():
+def test_files_are_up_to_date():
     made = generator()
     wanted = {name: made.text_of(one) for name, one in made.all_crds().items()}
     assert {path.name: path.read_text() for path in CRDS.iterdir()} == wanted
 
 
-def test_a_domain_needs_a_spec_that_cannot_change():
+def test_domain_needs_spec_that_cannot_change():
     found = schema(DOMAINS)
     assert found["required"] == ["spec"]
     assert found["properties"]["spec"]["x-kubernetes-validations"] == [
@@ -68,7 +68,7 @@ def test_upstream_domain_fields_have_upstream_defaults_and_enums():
     assert nodes["items"]["required"] == ["cliqueID", "ipAddress", "name"]
 
 
-def test_a_clique_has_neither_spec_nor_status_as_upstreams():
+def test_clique_has_neither_spec_nor_status_as_upstreams():
     assert "subresources" not in load(CLIQUES)["spec"]["versions"][0]
     daemons = schema(CLIQUES)["properties"]["daemons"]
     assert daemons["x-kubernetes-list-map-keys"] == ["nodeName"]
@@ -82,7 +82,7 @@ def test_kubectl_shows_more_than_name_and_age(name):
     assert columns[-1] == "Age"
 
 
-def test_everything_that_a_node_writes_has_a_bound():
+def test_everything_a_node_writes_is_bounded():
     """A node that was taken over must not fill etcd, or other people's screens."""
     unbound: list[str] = []
 

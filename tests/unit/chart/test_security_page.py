@@ -15,7 +15,7 @@ def test_table_of_attacks_is_up_to_date() -> None:
     assert attacktable.renewed(page) == page, "run: python -m tests.service.realapi.attacktable"
 
 
-def test_row_of_the_table_says_forms_versions_and_who_refuses() -> None:
+def test_row_of_table_says_forms_versions_and_who_refuses() -> None:
     def attack(form: str, version: str, by: str) -> Attack:
         return Attack("writes", form, version, by, POLICY, lambda _: Request("GET", "/"))
 
@@ -45,7 +45,7 @@ def rights(home: Path) -> set[tuple[str, str]]:
     }
 
 
-def test_rights_of_the_page_are_those_of_the_chart(tmp_path: Path) -> None:
+def test_rights_of_page_are_those_of_chart(tmp_path: Path) -> None:
     page = attacktable.PAGE.read_text().partition("### A credential of the node's own")[2]
     documented = set()
     for verbs, first, second in re.findall(

@@ -31,7 +31,7 @@ def test_flags_and_environment_have_upstreams_names():
     assert all(flag.name == "--" + flag.env.lower().replace("_", "-") for flag in cli.FLAGS)
 
 
-def test_the_defaults():
+def test_defaults():
     found = chosen()
     assert found.is_elected
     assert found.issues_certificates
@@ -43,7 +43,7 @@ def test_the_defaults():
     assert (found.fabric.namespace, found.lease_namespace) == ("nvdra", "nvdra")
 
 
-def test_a_flag_beats_the_environment_and_that_the_default():
+def test_flag_beats_environment_and_that_default():
     assert chosen(MAX_NODES_PER_IMEX_DOMAIN="36").fabric.slot_count == 36
     flags = ("--max-nodes-per-imex-domain", "72")
     assert chosen(*flags, MAX_NODES_PER_IMEX_DOMAIN="36").fabric.slot_count == 72
@@ -81,17 +81,17 @@ def test_host_imex_needs_its_gate_and_gets_no_certificates():
         ({"FEATURE_GATES": "Nonsense=true"}, "not known"),
     ],
 )
-def test_a_wrong_setting_is_refused_at_start(environment, message):
+def test_wrong_setting_is_refused_at_start(environment, message):
     with pytest.raises(ConfigError, match=message):
         chosen(**environment)
 
 
-def test_without_a_namespace_it_does_not_start():
+def test_without_namespace_it_does_not_start():
     with pytest.raises(ConfigError, match="--namespace"):
         chosen(namespace="")
 
 
-def test_outside_a_pod_it_says_what_is_missing():
+def test_outside_pod_it_says_what_is_missing():
     # In a process of its own: the program sets up the logging of all of its process.
     argv = [sys.executable, "-m", "nvdra_cluster.cli", "--namespace", "nvdra"]
     done = subprocess.run(argv, cwd=TOP, env={}, text=True, capture_output=True, timeout=60)
@@ -99,7 +99,7 @@ def test_outside_a_pod_it_says_what_is_missing():
     assert "KUBERNETES_SERVICE_HOST" in done.stderr
 
 
-def test_rack_label_must_be_the_key_of_a_label():
+def test_rack_label_must_be_key_of_label():
     assert chosen().fabric.rack_label == ""
     key = "node-restriction.kubernetes.io/nvlink-rack"
     assert chosen(RACK_LABEL=key).fabric.rack_label == key

@@ -24,11 +24,11 @@ def test_unknown_status_value_drops_only_that_field():
     assert view.status.imex.incarnation is None
 
 
-def test_a_part_that_is_no_object_reads_as_not_written():
+def test_part_no_object_reads_as_not_written():
     assert decode.fabric({**a_node(), "status": ["odd"]}).status.domains == ()
 
 
-def test_an_odd_condition_does_not_hide_the_numbers_of_a_domain():
+def test_odd_condition_does_not_hide_numbers_of_domain():
     assignment = {"isolation": "domain", "port": 24001, "channel": 0}
     status = {"status": "Perhaps", "assignment": assignment}
     metadata = {"name": "train", "namespace": "team", "uid": "u1"}
@@ -37,7 +37,7 @@ def test_an_odd_condition_does_not_hide_the_numbers_of_a_domain():
     assert found.port == 24001
 
 
-def test_addresses_that_no_peer_can_use_are_left_out():
+def test_unusable_addresses_are_left_out():
     """They come from the node, and stand in the hosts files of its peers."""
     odd = [
         "127.0.0.1",
@@ -58,7 +58,7 @@ def test_report_without_bound_is_cut():
     assert sum(len(report.claims) for report in found) == decode.MAX_CLAIMS
 
 
-def test_parameters_that_are_no_object_name_no_domain():
+def test_parameters_no_object_name_no_domain():
     """A user's template or claim, which the controller reads when it has the name of one of ours."""
     for parameters in (["no", "object"], "text", 3, None):
         opaque = {"driver": "compute-domain.nvidia.com", "parameters": parameters}
@@ -81,24 +81,24 @@ def allocated(*results: dict[str, Any], on: list[str] | None) -> str:
     return decode.claim({"metadata": metadata, "status": {"allocation": allocation}}).node
 
 
-def test_claim_is_on_the_node_that_the_scheduler_pinned_it_to():
+def test_claim_is_on_node_that_scheduler_pinned_it_to():
     assert allocated(CHANNEL, on=["a"]) == "a"
     gpu = {"driver": "gpu.nvidia.com", "pool": "a", "device": "gpu-0"}
     assert allocated(gpu, CHANNEL, on=["a"]) == "a"
 
 
-def test_claim_from_a_pool_named_after_another_node_is_on_none():
+def test_claim_from_pool_named_after_another_node_is_on_none():
     """A node names its pools; only the scheduler says where a claim is."""
     assert allocated(CHANNEL, on=["b"]) == ""
     assert allocated(CHANNEL, {**CHANNEL, "pool": "b"}, on=["a"]) == ""
 
 
-def test_claim_that_is_pinned_to_no_node_is_on_none():
+def test_claim_pinned_to_no_node_is_on_none():
     assert allocated(CHANNEL, on=None) == ""
     assert allocated(CHANNEL, on=["a", "b"]) == ""
     assert allocated(CHANNEL, on=[]) == ""
 
 
-def test_claim_without_a_channel_of_ours_is_on_none():
+def test_claim_without_channel_of_ours_is_on_none():
     assert allocated({**CHANNEL, "driver": "gpu.nvidia.com"}, on=["a"]) == ""
     assert allocated({**CHANNEL, "device": "gpu-0"}, on=["a"]) == ""

@@ -22,7 +22,7 @@ def test_dropped_fields_are_found_but_not_removed_ones():
     assert dropped(Create(DOMAINS, {"metadata": {"name": "train"}}), {}) == ()
 
 
-def test_it_is_told_once():
+def test_dropped_field_is_logged_once():
     schemas = DroppedFieldDetector()
     for _ in range(3):
         schemas.check(WRITE, {"status": {}})

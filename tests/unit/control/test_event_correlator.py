@@ -33,13 +33,13 @@ def test_another_one_is_made():
         assert book.correlate(other, 1.0) is other
 
 
-def test_after_a_while_it_is_made_anew():
+def test_event_is_created_again_after_the_interval():
     book, again = EventCorrelator(), an_event(message="later")
     record(book, an_event())
     assert book.correlate(again, REPEAT_S) is again
 
 
-def test_one_that_is_gone_is_made_anew():
+def test_missing_event_is_created_again():
     book, again = EventCorrelator(), an_event(message="later")
     record(book, an_event())
     book.record(again, None, 1.0)

@@ -19,7 +19,7 @@ def test_loss_is_confirmed_in_less_than_40_s():
     assert 30.0 < SILENCE_S <= 40.0 - 1.0 - 3.0
 
 
-def test_a_node_is_silent_when_its_text_does_not_change():
+def test_node_is_silent_when_its_text_does_not_change():
     beats = HeartbeatTracker()
     beats.observe("a", "t1", NOW, WALL)
     beats.observe("b", "t1", NOW, WALL)
@@ -28,7 +28,7 @@ def test_a_node_is_silent_when_its_text_does_not_change():
     assert beats.silent(["a", "b"], NOW + SILENCE_S) == ["a"]
 
 
-def test_a_node_whose_clock_is_wrong_is_not_lost():
+def test_node_whose_clock_is_wrong_is_not_lost():
     beats = HeartbeatTracker()
     beats.observe("a", format_time(WALL - 120), NOW, WALL)
     beats.observe("b", format_time(WALL + 9000), NOW, WALL)
@@ -45,7 +45,7 @@ def test_old_heartbeat_gets_one_interval_at_first_sight():
     assert beats.silent(["a", "b"], NOW + 2 * DEFAULT_HEARTBEAT_S) == ["b"]
 
 
-def test_a_node_that_was_never_heard_of_is_not_lost():
+def test_unknown_node_is_not_lost():
     beats = HeartbeatTracker()
     assert beats.silent(["a"], NOW) == []
     beats.observe("a", "", NOW, WALL)
@@ -53,7 +53,7 @@ def test_a_node_that_was_never_heard_of_is_not_lost():
     assert beats.silent(["a"], NOW + 100) == []
 
 
-def test_times_are_read_and_written_as_the_api_does():
+def test_times_are_read_and_written_as_api_does():
     assert parse_time(format_time(WALL)) == WALL
     assert parse_time("2026-11-21T16:00:00.123456Z") == parse_time("2026-11-21T16:00:00Z")
     assert parse_time("") is None

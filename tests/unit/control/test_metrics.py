@@ -11,7 +11,7 @@ from tests.unit.decide.views import a_domain, a_fabric_node
 EXPIRY = "nvdra_controller_certificate_expiry_timestamp_seconds"
 
 
-def test_every_family_of_the_cache_changes_with_its_cause():
+def test_every_family_of_cache_changes_with_its_cause():
     cache, registry = Cache(), CollectorRegistry()
     is_leading = False
     registry.register(ControllerCollector(cache, lambda: is_leading, lambda: 5e9))

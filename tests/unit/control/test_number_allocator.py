@@ -63,7 +63,7 @@ def force_away(cache: Cache) -> None:
 class TestDomainsForcedAway:
     """Pods run on with the channel of a domain that its owner forced away: it is not assigned again."""
 
-    def test_channel_stays_reserved_while_a_node_holds_it(self):
+    def test_channel_stays_reserved_while_node_holds_it(self):
         cache, reconciler = a_controller(a_holder())
         force_away(cache)
         reconciler.adopt(NOW_S)
@@ -71,7 +71,7 @@ class TestDomainsForcedAway:
         assert channel_of(cache, reconciler, "new", NOW_S) == 2
         assert channel_of(cache, reconciler, "later", NOW_S + 10 * NUMBER_REUSE_DELAY_S) == 3
 
-    def test_channel_stays_reserved_after_a_restart(self):
+    def test_channel_stays_reserved_after_restart(self):
         cache, reconciler = a_controller(a_holder())
         reconciler.adopt(NOW_S)
         cache.enqueue_all()
@@ -85,7 +85,7 @@ class TestDomainsForcedAway:
         (domain,) = group.writes[0].patch["spec"]["domains"]  # type: ignore[union-attr]
         assert (domain["uid"], domain["channel"], domain["deleting"]) == (OLD, 1, True)
 
-    def test_channel_is_freed_after_the_last_release(self):
+    def test_channel_is_freed_after_last_release(self):
         view = a_holder()
         cache, reconciler = a_controller(view)
         reconciler.adopt(NOW_S)

@@ -273,7 +273,7 @@ def test_promises_hold_in_ten_thousand_events(isolation: Isolation):
             raise AssertionError(f"history {seed}: {error}") from error
 
 
-def test_a_slot_cools_on_while_leaders_change():
+def test_slot_cools_on_while_leaders_change():
     """Its machine runs on for some time after its Node was deleted."""
     names = [("join", "a"), ("join", "bb"), ("settle_all", ""), ("leave", "a"), ("settle_all", ""),
              ("restart", ""), ("settle_all", ""), ("restart", ""), ("join", "ccc"), ("settle_all", "")]  # fmt: skip

@@ -103,7 +103,7 @@ class TestDue:
         cache.put_template(template)
         assert cache.templates == {}
 
-    def test_claim_reentering_the_selection_counts_again(self):
+    def test_claim_reentering_selection_counts_again(self):
         """Its label was taken off and put back: the watch calls that DELETED and ADDED."""
         cache = a_cache(domains=[a_domain()], claims=[a_claim(version=5)])
         cache.tombstone("uid-c", 6)
@@ -137,7 +137,7 @@ class TestDue:
         assert [view.uid for view in cache.templates.values()] == ["new"]
         assert (set(cache.fabrics), set(cache.domains)) == ({"tray-a"}, {"u1"})
 
-    def test_all_nodes_of_a_clique_share_one_list_in_memory(self):
+    def test_all_nodes_of_clique_share_one_list_in_memory(self):
         slots = tuple(a_fabric_node(slot=0).spec.slots)
         assert slots == ()
         from nvdra_core.api import FabricSlot
@@ -150,7 +150,7 @@ class TestDue:
         assert cache.fabrics["a"].spec.slots is cache.fabrics["b"].spec.slots
 
 
-def test_failed_decision_does_not_stop_the_others():
+def test_failed_decision_does_not_stop_others():
     class FailingIssuer:
         def issue(self, requests: Sequence[CertificateRequest]) -> dict[str, FabricCertificate]:
             if requests:
@@ -202,7 +202,7 @@ class NotedMap(Multimap):
         return super().get(key)
 
 
-def test_clique_specs_do_not_scan_all_nodes_of_a_domain():
+def test_clique_specs_do_not_scan_all_nodes_of_domain():
     """Or a domain of 10,000 nodes takes a minute at each resync: 10,000 times 10,000."""
     cache = Cache()
     cache.claims_of = noted = NotedMap()
@@ -219,7 +219,7 @@ def test_clique_specs_do_not_scan_all_nodes_of_a_domain():
     assert noted.asked == 0
 
 
-def test_a_claim_of_another_namespace_makes_no_member():
+def test_claim_of_another_namespace_makes_no_member():
     cache = a_cache(a_fabric_node(slot=0), domains=[a_domain()], claims=[a_claim(namespace="evil")])
     reconciler = Reconciler(cache, SETTINGS, CollectorRegistry())
     reconciler.decide([Key(Kind.DOMAIN, "u1")], NOW)

@@ -7,7 +7,7 @@ import time
 from nvdra_cluster.control.state.report_state import ASSIGNED_GRACE_S, ReportStates
 
 
-def test_domain_counts_as_told_for_a_while_after_its_last_end():
+def test_domain_counts_as_assigned_during_grace_period():
     report_states = ReportStates()
     report_states.note_unassigned("a", ["d"], 0.0)
     report_states.note_unassigned("b", ["d"], 1.0)
@@ -18,7 +18,7 @@ def test_domain_counts_as_told_for_a_while_after_its_last_end():
     assert not report_states.was_assigned(("a", "d"), 2 * ASSIGNED_GRACE_S)
 
 
-def test_end_of_many_domains_costs_each_node_the_same():
+def test_end_of_many_domains_costs_each_node_same():
     """The cache is locked meanwhile, and 10,000 nodes may end some domains within ten minutes."""
     report_states = ReportStates()
     began_s = time.process_time()

@@ -23,7 +23,7 @@ class Claims:
         raise ApiError(f"{name}: no answer", status=status, api_reason="")
 
 
-def test_claim_that_cannot_be_read_keeps_no_other_report_waiting():
+def test_unreadable_claim_does_not_delay_other_reports():
     clock, cache = FakeClock(), Cache()
     cache.put_domain(a_domain())
     for name in ("a", "b"):

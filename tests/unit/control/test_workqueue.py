@@ -93,14 +93,14 @@ def test_failures_back_off_exponentially_per_key(queue: WorkQueue[str]):
     assert queue.add_rate_limited("b") == FIRST_S
 
 
-def test_forget_resets_the_backoff(queue: WorkQueue[str]):
+def test_forget_resets_backoff(queue: WorkQueue[str]):
     queue.add_rate_limited("a")
     queue.add_rate_limited("a")
     queue.forget("a")
     assert queue.add_rate_limited("a") == FIRST_S
 
 
-def test_retry_after_of_the_server_is_a_minimum(queue: WorkQueue[str], clock: FakeClock):
+def test_retry_after_of_server_is_minimum(queue: WorkQueue[str], clock: FakeClock):
     assert queue.add_rate_limited("a", 30.0) == 30.0
     clock.advance(29.0)
     assert queue.get(1) == []
@@ -108,7 +108,7 @@ def test_retry_after_of_the_server_is_a_minimum(queue: WorkQueue[str], clock: Fa
     assert queue.get(1) == ["a"]
 
 
-def test_key_that_waits_for_a_retry_can_be_added_at_once(queue: WorkQueue[str]):
+def test_key_that_waits_for_retry_can_be_added_at_once(queue: WorkQueue[str]):
     queue.add_rate_limited("a")
     assert queue.is_idle()
     queue.add("a")
@@ -127,7 +127,7 @@ def test_shut_down_takes_no_keys_and_ends_waits(queue: WorkQueue[str]):
     assert not queue.wait(60.0)
 
 
-def test_add_ends_a_wait(queue: WorkQueue[str]):
+def test_add_ends_wait(queue: WorkQueue[str]):
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(queue.wait(60.0)))
     thread.start()

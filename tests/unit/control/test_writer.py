@@ -71,7 +71,7 @@ def made() -> Iterator[tuple[Writer, NotedClient, Lead]]:
     writer.close()
 
 
-def test_no_write_may_outlast_the_lease(made: Any):
+def test_no_write_may_outlast_lease(made: Any):
     """It would land in the time of the next leader, who knows nothing of it."""
     writer, client, lead = made
     writer.run(GROUPS)
@@ -81,7 +81,7 @@ def test_no_write_may_outlast_the_lease(made: Any):
     assert 8.0 < max(client.had_s[3:]) <= TIMEOUT_S
 
 
-def test_many_writes_go_eight_at_a_time_and_no_more(made: Any):
+def test_many_writes_go_eight_at_time_and_no_more(made: Any):
     writer, client, _ = made
     client.pause = threading.Barrier(PARALLEL)  # so many must be under way at once for any to end
     outcomes = writer.run([GROUPS[0]] * (4 * PARALLEL))
@@ -89,14 +89,14 @@ def test_many_writes_go_eight_at_a_time_and_no_more(made: Any):
     assert client.most == PARALLEL
 
 
-def test_nothing_is_sent_by_a_replica_that_does_not_lead(made: Any):
+def test_standby_sends_nothing(made: Any):
     writer, client, lead = made
     lead.left_s = 0.0
     assert all(isinstance(outcome.error, NotLeaderError) for outcome in writer.run(GROUPS))
     assert client.had_s == []
 
 
-def test_a_writer_that_was_stopped_sends_nothing_and_says_so(made: Any):
+def test_writer_that_was_stopped_sends_nothing_and_says_so(made: Any):
     writer, client, _ = made
     writer.stop()
     assert all(isinstance(outcome.error, NotLeaderError) for outcome in writer.run(GROUPS))

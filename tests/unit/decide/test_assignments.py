@@ -31,11 +31,11 @@ def test_isolation_channel_shares_port_with_own_channels():
     assert (found.isolation, found.port, found.channel) == (Isolation.CHANNEL, 24000, 3)
 
 
-def test_channel_0_is_nobodys_with_isolation_channel():
+def test_channel_isolation_never_allocates_channel_0():
     assert assignments.choose(BY_CHANNEL, ports=(), channels=()).channel == 1  # type: ignore[union-attr]
 
 
-def test_channels_missing_on_a_node_are_not_assigned():
+def test_channels_missing_on_node_are_not_assigned():
     assert assignments.choose(BY_CHANNEL, ports=(), channels={1, 2, 3}, channel_count=4) is None
     assert "channel" in assignments.exhausted(BY_CHANNEL)
 
@@ -67,14 +67,14 @@ def test_channel_limit_takes_no_node_without_fabric():
     assert assignments.channel_limit([*without, *failed, *reporting(2048)]) == 2048
 
 
-def test_an_imex_of_the_host_has_no_port_of_ours():
+def test_imex_of_host_has_no_port_of_ours():
     found = assignments.choose(BY_HOST, ports=(), channels=())
     assert found is not None
     assert (found.port, found.channel) == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "24000", "a-b", "24001-24000", "80-90", "24000-70000"])
-def test_a_range_of_ports_that_cannot_be_is_refused(text):
+def test_invalid_port_range_is_refused(text):
     with pytest.raises(ConfigError, match="IMEX ports"):
         PortRange.parse(text)
 

@@ -37,7 +37,7 @@ def a_tray(name: str, slot: int, connected: int, **report: Any) -> FabricView:
     return a_ready_node(name, slot, peers_connected=connected, **report)
 
 
-def test_nodes_that_are_each_alone_are_not_ready():
+def test_nodes_each_alone_are_not_ready():
     """All of them with the address 127.0.0.1: each IMEX was READY, and the domain too."""
     found = decide(a_tray("tray-a", 0, 0), a_tray("tray-b", 1, 0))
     assert found.status is api.ComputeDomainState.NOT_READY
@@ -64,7 +64,7 @@ def test_nodes_of_two_cliques_need_no_connection_to_each_other():
     assert decide(a_tray("tray-a", 0, 0), other).status is api.ComputeDomainState.READY
 
 
-def test_peer_that_is_not_ready_itself_leaves_the_others_ready():
+def test_peer_not_ready_itself_leaves_others_ready():
     lost = a_ready_node("tray-c", 2, ready=False, reason="ImexFailed", peers_connected=0)
     found = decide(a_tray("tray-a", 0, 1), a_tray("tray-b", 1, 1), lost)
     states = {n.name: n.status.value for n in found.nodes}
@@ -82,7 +82,7 @@ def test_connection_to_unready_peer_is_not_counted():
     assert "connected to 1 of 2 peers, not to tray-c" in condition(found, "Ready").message
 
 
-def test_passing_lack_of_a_connection_is_not_degraded():
+def test_passing_lack_of_connection_is_not_degraded():
     found = decide(a_tray("tray-a", 0, 0), a_tray("tray-b", 1, 1))
     assert condition(found, "Degraded").status == "False"
 
@@ -101,7 +101,7 @@ def test_lasting_missing_connection_degrades_with_reason(reason: str):
 @pytest.mark.parametrize(
     "reason", ["NoAddress", "AddressLost", "DomainFull", "ImexHeld", "ForeignImex"]
 )
-def test_node_that_waits_for_a_person_degrades_its_domain(reason: str):
+def test_node_waiting_for_an_admin_degrades_its_domain(reason: str):
     waiting = a_tray("tray-a", 0, 0, ready=False, reason=reason, message="set imexAddress")
     degraded = condition(decide(waiting), "Degraded")
     assert (degraded.status, degraded.reason) == ("True", reason)
@@ -125,6 +125,6 @@ def test_message_names_peers_with_both_versions_and_node_maps():
     assert "tray-c (node map of 36 slots, here 18)" in message
 
 
-def test_connections_of_the_hosts_own_imex_are_not_asked_for():
+def test_connections_of_hosts_own_imex_are_not_asked_for():
     found = decide(a_tray("tray-a", 0, 0), a_tray("tray-b", 1, 0), settings=BY_HOST)
     assert found.status is api.ComputeDomainState.READY

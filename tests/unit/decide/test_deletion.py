@@ -22,15 +22,15 @@ def names(snapshot: DomainSnapshot) -> list[str]:
     return [str(holder) for holder in deletion.holders(snapshot)]
 
 
-def test_a_claim_that_pods_reserve_holds():
+def test_reserved_claim_holds():
     assert names(dying(claims=(a_claim(),))) == ["claim team/c on node tray-a (pods pod-0)"]
 
 
-def test_a_claim_that_nobody_uses_does_not():
+def test_unused_claim_does_not_hold():
     assert names(dying(claims=(a_claim(users=()),))) == []
 
 
-def test_a_claim_of_another_namespace_does_not():
+def test_claim_of_another_namespace_does_not():
     assert names(dying(claims=(a_claim(namespace="evil"),))) == []
 
 
@@ -39,24 +39,24 @@ def test_prepared_domain_holds_after_claim_is_deleted():
     assert names(dying(members=(a_member(view),))) == ["claim team/c on node tray-a"]
 
 
-def test_a_claim_that_both_know_is_named_once():
+def test_claim_that_both_know_is_named_once():
     view = a_ready_node(claims=(a_claim_of(),))
     assert len(names(dying(members=(a_member(view),), claims=(a_claim(),)))) == 1
 
 
-def test_a_lost_node_holds_and_the_message_says_what_to_do():
+def test_lost_node_holds_and_message_says_what_to_do():
     view = a_ready_node(claims=(a_claim_of(),))
     (text,) = names(dying(members=(a_member(view, is_lost=True),)))
     assert "out-of-service" in text
 
 
-def test_a_node_that_is_gone_or_declared_off_holds_nothing():
+def test_deleted_or_out_of_service_node_holds_nothing():
     view = a_ready_node(claims=(a_claim_of(),))
     for fields in ({"has_node": False}, {"is_out_of_service": True}):
         assert names(dying(members=(a_member(view, **fields),))) == []
 
 
-def test_a_message_names_some_and_counts_the_rest():
+def test_message_names_some_and_counts_rest():
     claims = tuple(a_claim(f"c{i}") for i in range(8))
     text = deletion.describe(deletion.holders(dying(claims=claims)))
     assert "and 3 more" in text

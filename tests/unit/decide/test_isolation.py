@@ -24,11 +24,11 @@ OF_HOST = ComputeDomainAssignment(isolation=Isolation.DOMAIN, port=0, channel=0)
         (BY_HOST, [OF_CHANNEL], Isolation.DOMAIN),
     ],
 )
-def test_the_old_one_is_kept_while_all_that_lives_is_of_it(wanted, recorded, found):
+def test_old_one_is_kept_while_all_that_lives_is_of_it(wanted, recorded, found):
     assert isolation.in_force(wanted, recorded).isolation is found
 
 
-def test_a_few_domains_are_told_and_not_thousands():
+def test_isolation_events_are_limited():
     domains = [a_domain(f"u{number}", name=f"d{number}") for number in range(100)]
     writes = isolation.events_for(domains, isolation.message(BY_CHANNEL, SETTINGS), NOW)
     assert len(writes) == isolation.EVENT_LIMIT

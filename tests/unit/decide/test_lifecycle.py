@@ -70,17 +70,17 @@ class TestNewDomain:
             ("Merge", "computedomains/status"),
         ]
 
-    def test_keeps_other_finalizers_and_guards_the_list_by_version(self):
+    def test_keeps_other_finalizers_and_guards_list_by_version(self):
         patch = reconcile(a_snapshot(a_domain(finalizers=("x/y",))))[0]
         assert isinstance(patch, Merge)
         assert patch.patch["metadata"] == {
             "uid": "u1", "resourceVersion": "7", "finalizers": ["x/y", FINALIZER],
         }  # fmt: skip
 
-    def test_that_is_settled_costs_none(self):
+    def test_settled_costs_none(self):
         assert reconcile(settled(a_snapshot())) == []
 
-    def test_that_cannot_be_served_gets_only_a_status(self):
+    def test_that_cannot_be_served_gets_only_status(self):
         bad = a_snapshot(a_domain(spec=None, problem="no channel", finalizers=()), templates=())
         assert kinds(reconcile(bad)) == [("Merge", "computedomains/status")]
 
@@ -126,7 +126,7 @@ class TestTemplate:
         (config,) = self.body()["spec"]["spec"]["devices"]["config"]
         assert list(config["opaque"]["parameters"]) == sorted(config["opaque"]["parameters"])
 
-    def test_gives_claims_the_label_that_they_are_followed_by(self):
+    def test_gives_claims_label_that_they_are_followed_by(self):
         assert self.body()["spec"]["metadata"] == {
             "labels": {"resource.nvidia.com/computeDomain": "u1"}
         }
@@ -140,7 +140,7 @@ class TestTemplate:
 
         assert (mode(SETTINGS), mode(BY_HOST)) == ("All", "Single")
 
-    def test_deleted_by_a_person_goes_and_is_made_again(self):
+    def test_manually_deleted_one_is_recreated(self):
         stuck = a_snapshot(templates=(a_template(is_deleting=True),))
         assert kinds(reconcile(stuck))[0] == ("Merge", "resourceclaimtemplates")
         deleted = a_snapshot(templates=())
@@ -151,7 +151,7 @@ class TestTemplate:
         [a_template(name="old-name"), a_template(config=ConfigView("u1", "All")), a_template(config=ConfigView("u2", "Single"))],
         ids=["name", "mode", "domain"],
     )  # fmt: skip
-    def test_that_is_not_the_wanted_one_is_removed(self, wrong):
+    def test_not_wanted_one_is_removed(self, wrong):
         assert kinds(reconcile(a_snapshot(templates=(wrong,))))[:2] == [
             ("Merge", "resourceclaimtemplates"),
             ("Delete", "resourceclaimtemplates"),
@@ -167,11 +167,11 @@ class TestOthersTemplates:
         dying = a_snapshot(a_domain(is_deleting=True), templates=(theirs,))
         assert kinds(reconcile(dying)) == [("Merge", "computedomains")]
 
-    def test_one_of_the_name_that_is_right_is_as_good(self):
+    def test_one_of_name_right_is_as_good(self):
         theirs = a_template(finalizers=())
         assert reconcile(settled(a_snapshot(templates=(theirs,)))) == []
 
-    def test_one_of_the_name_that_is_wrong_is_told(self):
+    def test_wrong_template_of_that_name_is_reported(self):
         theirs = a_template(finalizers=(), config=ConfigView("u2", "Single"))
         writes = reconcile(a_snapshot(templates=(theirs,)))
         assert kinds(writes) == [("Merge", "computedomains/status")]
@@ -209,7 +209,7 @@ class TestTrouble:
 
 
 class TestCliques:
-    def test_is_made_with_the_nodes_of_the_domain(self):
+    def test_is_made_with_nodes_of_domain(self):
         (made,) = [w for w in reconcile(a_snapshot(members=(a_member(),))) if isinstance(w, Create)]
         assert made.body["metadata"] == {
             "name": CLIQUE_NAME,
@@ -223,11 +223,11 @@ class TestCliques:
             {"nodeName": "tray-a", "ipAddress": "10.0.0.6", "cliqueID": CLIQUE, "index": 0, "status": "Ready"}
         ]  # fmt: skip
 
-    def test_that_is_right_is_left_alone(self):
+    def test_right_is_left_alone(self):
         found = reconcile(settled(a_snapshot(members=(a_member(),), cliques=(a_clique(),))))
         assert found == []
 
-    def test_follows_its_nodes_and_goes_with_the_last(self):
+    def test_follows_its_nodes_and_goes_with_last(self):
         lost = settled(a_snapshot(members=(a_member(is_lost=True),), cliques=(a_clique(),)))
         assert kinds(reconcile(lost)) == [("Merge", "computedomaincliques")]
         empty = settled(a_snapshot(cliques=(a_clique(),)))
@@ -242,13 +242,13 @@ class TestEnd:
     def dying(self, **fields: object) -> DomainSnapshot:
         return a_snapshot(a_domain(is_deleting=True), **fields)
 
-    def test_the_template_goes_at_once_and_the_rest_waits_for_claims(self):
+    def test_template_goes_at_once_and_rest_waits_for_claims(self):
         writes = reconcile(self.dying(claims=(a_claim(),), cliques=(a_clique(),)))
         assert ("Delete", "resourceclaimtemplates") in kinds(writes)
         assert ("Merge", "computedomains") not in kinds(writes)
         assert kinds(writes)[-1] == ("Merge", "computedomains/status")
 
-    def test_nobody_holds_it_cliques_and_finalizer_go(self):
+    def test_unheld_domain_loses_cliques_and_finalizer(self):
         assert kinds(reconcile(self.dying(templates=(), cliques=(a_clique(),)))) == [
             ("Delete", "computedomaincliques"),
             ("Merge", "computedomains"),
@@ -260,19 +260,19 @@ class TestEnd:
         assert isinstance(patch, Merge)
         assert patch.patch["metadata"]["finalizers"] == ["x/y"]
 
-    def test_a_domain_that_others_still_finalize_is_left_alone(self):
+    def test_domain_with_foreign_finalizers_is_left_alone(self):
         assert (
             reconcile(a_snapshot(a_domain(is_deleting=True, finalizers=("x/y",)), templates=()))
             == []
         )
 
-    def test_an_invalid_domain_can_be_deleted(self):
+    def test_invalid_domain_can_be_deleted(self):
         domain = a_domain(is_deleting=True, spec=None, problem="bad")
         assert kinds(reconcile(a_snapshot(domain, templates=(), assignment=None))) == [
             ("Merge", "computedomains")
         ]
 
-    def test_a_missing_template_does_not_hang_the_deletion(self):
+    def test_missing_template_does_not_hang_deletion(self):
         assert kinds(reconcile(self.dying(templates=()))) == [("Merge", "computedomains")]
 
     def test_templates_are_deleted_by_uid(self):

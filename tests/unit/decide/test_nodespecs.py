@@ -63,7 +63,7 @@ def one_domain() -> dict[str, tuple[Membership, ...]]:
     return {"tray-a": (Membership(domain=a_domain(), assignment=NUMBERS),)}
 
 
-def test_all_nodes_of_a_clique_get_the_same_list():
+def test_all_nodes_of_clique_get_same_list():
     a, b = a_fabric_node("a"), a_fabric_node("bb")
     writes = nodespecs.reconcile(a_clique(a, b), SETTINGS).writes
     first, second = applied(a, writes), applied(b, writes)
@@ -74,7 +74,7 @@ def test_all_nodes_of_a_clique_get_the_same_list():
     assert (first.slot, second.slot, first.clique_id, first.slot_count) == (0, 1, CLIQUE, 18)
 
 
-def test_a_settled_clique_costs_no_write():
+def test_settled_clique_costs_no_write():
     a, b = a_fabric_node("a"), a_fabric_node("bb")
     writes = nodespecs.reconcile(a_clique(a, b), SETTINGS).writes
     a, b = (a_fabric_node(v.name, spec=msgspec.structs.asdict(applied(v, writes))) for v in (a, b))
@@ -89,7 +89,7 @@ def test_spec_names_domain_with_namespace_and_numbers():
     assert (domain.port, domain.channel, domain.deleting) == (24001, 0, False)
 
 
-def test_a_domain_names_the_slots_of_its_members_in_the_clique():
+def test_domain_names_slots_of_its_members_in_clique():
     a, b, c = a_fabric_node("a", slot=2), a_fabric_node("bb", slot=5), a_fabric_node("ccc", slot=7)
     one = (Membership(domain=a_domain(), assignment=NUMBERS),)
     writes = nodespecs.reconcile(
@@ -100,7 +100,7 @@ def test_a_domain_names_the_slots_of_its_members_in_the_clique():
     assert applied(b, writes).domains == ()
 
 
-def test_heartbeats_are_frequent_only_while_the_node_takes_part():
+def test_heartbeats_are_frequent_only_while_node_takes_part():
     view = a_fabric_node()
     busy = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
     idle = nodespecs.reconcile(a_clique(view), SETTINGS).writes
@@ -110,7 +110,7 @@ def test_heartbeats_are_frequent_only_while_the_node_takes_part():
     )
 
 
-def test_a_node_without_fabric_gets_domains_and_no_slot():
+def test_node_without_fabric_gets_domains_and_no_slot():
     view = a_fabric_node(clique="")
     plan = nodespecs.reconcile(a_clique(view, clique_id="", memberships=one_domain()), SETTINGS)
     spec = applied(view, plan.writes)
@@ -118,14 +118,14 @@ def test_a_node_without_fabric_gets_domains_and_no_slot():
     assert len(spec.domains) == 1
 
 
-def test_an_imex_of_the_host_gets_no_slots():
+def test_imex_of_host_gets_no_slots():
     view = a_fabric_node()
     writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), BY_HOST).writes
     spec = applied(view, writes)
     assert (spec.slot, spec.clique_id, len(spec.domains)) == (None, "", 1)
 
 
-def test_a_write_names_only_what_changes_and_the_object_it_means():
+def test_write_names_only_what_changes_and_object_it_means():
     view = a_fabric_node()
     first = nodespecs.reconcile(a_clique(view), SETTINGS).writes
     given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, first)))
@@ -135,7 +135,7 @@ def test_a_write_names_only_what_changes_and_the_object_it_means():
     assert set(write.patch["spec"]) == {"domains", "heartbeatSeconds"}
 
 
-def test_leaving_the_last_domain_clears_the_spec():
+def test_leaving_last_domain_clears_spec():
     view = a_fabric_node()
     writes = nodespecs.reconcile(a_clique(view, memberships=one_domain()), SETTINGS).writes
     given = a_fabric_node(spec=msgspec.structs.asdict(applied(view, writes)))
@@ -154,14 +154,14 @@ def test_isolation_channel_sets_clique_port_without_domains():
 
 
 class TestMoving:
-    def test_a_node_keeps_a_note_of_the_slot_it_leaves(self):
+    def test_node_keeps_note_of_slot_it_leaves(self):
         view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
         writes = nodespecs.reconcile(a_clique(view, clique_id=OTHER_CLIQUE), SETTINGS).writes
         spec = applied(view, writes)
         assert (spec.clique_id, spec.slot) == (OTHER_CLIQUE, 0)
         assert spec.former_slots == (FormerSlot(clique_id=CLIQUE, index=4),)
 
-    def test_the_clique_it_left_does_not_write_its_spec(self):
+    def test_clique_it_left_does_not_write_its_spec(self):
         view = a_fabric_node(clique=CLIQUE, slot=4, status={"clique_id": OTHER_CLIQUE})
         assert nodespecs.reconcile(a_clique(view), SETTINGS).writes == ()
 
@@ -177,7 +177,7 @@ class TestMoving:
         ).writes
         assert applied(away, writes).former_slots == ()
 
-    def test_a_node_out_of_service_has_no_slot_but_a_note_of_it(self):
+    def test_node_out_of_service_has_no_slot_but_note_of_it(self):
         off = a_fabric_node(slot=2)
         writes = nodespecs.reconcile(
             a_clique(off, out_of_service=frozenset({"tray-a"})), SETTINGS
@@ -233,7 +233,7 @@ class TestSlotCounts:
             name, slot=slot, spec={"domains": (assigned,)}, status={"imex": a_run(slot)}
         )
 
-    def test_new_domain_has_the_cliques_number(self):
+    def test_new_domain_has_cliques_number(self):
         view = a_fabric_node("a")
         assert self.counts_for(view, count=36) == {"a": 0}
         assert self.spec_of(view, count=36).slot_count == 36
@@ -252,7 +252,7 @@ class TestSlotCounts:
         stored = dataclasses.replace(view, spec=spec)
         assert self.writes(stored, count=18) == ()
 
-    def test_domain_keeps_its_number_when_the_cliques_is_raised(self):
+    def test_domain_keeps_its_number_when_cliques_is_raised(self):
         nodes = self.a_member("a", 0, 18), a_fabric_node("late")
         assert self.counts_for(*nodes, count=36) == {"a": 18, "late": 18}
 
@@ -260,7 +260,7 @@ class TestSlotCounts:
         nodes = self.a_member("a", 0, 0), a_fabric_node("late")
         assert self.counts_for(*nodes, count=36) == {"a": 18, "late": 18}
 
-    def test_domain_of_a_shared_imex_has_none_of_its_own(self):
+    def test_domain_of_shared_imex_has_none_of_its_own(self):
         numbers = ComputeDomainAssignment(isolation=Isolation.CHANNEL, port=24000, channel=1)
         joined = {"a": (Membership(domain=a_domain(), assignment=numbers),)}
         view = a_fabric_node("a")

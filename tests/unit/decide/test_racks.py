@@ -21,10 +21,10 @@ def test_node_of_other_rack_is_outsider_even_if_first():
     assert of(racks, "x", "a", "b") == {"x"}
 
 
-def test_node_without_the_label_is_an_outsider():
+def test_node_without_label_is_outsider():
     assert of({"a": "r1"}, "x", "a") == {"x"}
     assert of({}, "x") == {"x"}
 
 
-def test_of_two_racks_with_as_many_nodes_the_older_counts():
+def test_of_two_racks_with_as_many_nodes_older_counts():
     assert of({"a": "r1", "x": "r2"}, "a", "x") == {"x"}

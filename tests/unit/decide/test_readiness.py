@@ -30,7 +30,7 @@ def with_status(**status: object) -> FabricView:
     return a_fabric_node(slot=0, status={**known, **status})
 
 
-def test_a_report_of_the_run_that_serves_the_domain_is_ready():
+def test_report_of_run_that_serves_domain_is_ready():
     assert readiness.judge(a_member(), "u1", SETTINGS) == readiness.Readiness(True)
 
 
@@ -44,7 +44,7 @@ def test_a_report_of_the_run_that_serves_the_domain_is_ready():
         ({"fabric": a_fabric_node(slot=0)}, readiness.NOT_REPORTED),
     ],
 )
-def test_a_ready_report_does_not_outlive_its_node(fields, expected):
+def test_ready_report_does_not_outlive_its_node(fields, expected):
     assert reason(a_member(**fields)) == expected
 
 
@@ -53,24 +53,24 @@ def test_a_ready_report_does_not_outlive_its_node(fields, expected):
     [{"imex": a_run(0, boot="boot-0")}, {"imex": a_run(3)}, {"imex": a_run(0, domain="u2")}],
     ids=["before the reboot", "another slot", "another domain"],
 )
-def test_a_report_of_another_run_is_stale(status):
+def test_report_of_another_run_is_stale(status):
     assert reason(a_member(with_status(**status))) == readiness.STALE_REPORT
 
 
-def test_the_nodes_own_reason_is_handed_on():
+def test_nodes_own_reason_is_handed_on():
     view = with_status(domains=(a_report(ready=False, reason="ImexStarting", message="INIT_GPU"),))
     assert readiness.judge(a_member(view), "u1", SETTINGS) == readiness.Readiness(
         False, "ImexStarting", "INIT_GPU"
     )
 
 
-def test_a_failed_fabric_is_not_ready_whatever_imex_says():
+def test_failed_fabric_is_not_ready_whatever_imex_says():
     view = with_status(fabric_state=FabricState.FAILED, fabric_message="GPU 2")
     found = readiness.judge(a_member(view), "u1", SETTINGS)
     assert (found.reason, found.message, found.is_degraded) == ("FabricFailed", "GPU 2", True)
 
 
-def test_a_node_without_fabric_is_ready_when_it_says_so():
+def test_node_without_fabric_is_ready_when_it_says_so():
     view = a_fabric_node(clique="", status={"domains": (a_report(),)})
     assert readiness.judge(a_member(view), "u1", SETTINGS).is_ready
 
@@ -80,7 +80,7 @@ def test_with_isolation_channel_one_run_serves_all_domains():
     assert readiness.judge(a_member(view), "u1", BY_CHANNEL).is_ready
 
 
-def test_an_imex_of_the_host_has_no_run_of_ours():
+def test_imex_of_host_has_no_run_of_ours():
     view = a_fabric_node(status={"domains": (a_report(),)})
     assert readiness.judge(a_member(view), "u1", BY_HOST).is_ready
 
@@ -90,12 +90,12 @@ def test_ready_with_missing_peers_is_ready_and_degraded():
     assert (found.is_ready, found.is_degraded) == (True, True)
 
 
-def test_a_node_that_is_starting_is_not_degraded():
+def test_node_starting_is_not_degraded():
     view = with_status(domains=(a_report(ready=False, reason="ImexStarting"),))
     assert not readiness.judge(a_member(view), "u1", SETTINGS).is_degraded
 
 
-def test_node_whose_driver_lacks_the_channel_is_not_ready():
+def test_node_whose_driver_lacks_channel_is_not_ready():
     """It reports few channels, rightly or not: that is its own harm alone."""
     member = a_member(with_status(channel_count=4))
     assert readiness.judge(member, "u1", BY_CHANNEL, 3).is_ready

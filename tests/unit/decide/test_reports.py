@@ -32,7 +32,7 @@ def evidence(**fields: Any) -> ReportEvidence:
         ({"refuted_s": 0.0}, Judgement(False)),
     ],
 )
-def test_report_makes_a_member(fields: dict[str, Any], expected: Judgement):
+def test_report_makes_member(fields: dict[str, Any], expected: Judgement):
     assert reports.as_member(evidence(**fields)) == expected
 
 
@@ -51,7 +51,7 @@ def test_report_makes_a_member(fields: dict[str, Any], expected: Judgement):
         ),
     ],
 )
-def test_report_holds_a_deletion(fields: dict[str, Any], expected: Judgement):
+def test_report_holds_deletion(fields: dict[str, Any], expected: Judgement):
     assert reports.as_holder(evidence(**fields)) == expected
 
 
@@ -66,5 +66,5 @@ def test_report_holds_a_deletion(fields: dict[str, Any], expected: Judgement):
         ({}, Judgement(True, URGENT)),
     ],
 )
-def test_report_holds_a_number(fields: dict[str, Any], expected: Judgement):
+def test_report_holds_number(fields: dict[str, Any], expected: Judgement):
     assert reports.as_number_holder(evidence(**fields)) == expected

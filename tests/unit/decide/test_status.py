@@ -57,17 +57,17 @@ class TestReady:
         assert found.status is ComputeDomainState.NOT_READY
         assert said(found, status.READY) == ("False", "NoNodes")
 
-    def test_not_with_fewer_nodes_than_asked_for(self):
+    def test_fewer_nodes_than_requested_are_not_ready(self):
         found = decide(a_snapshot(a_domain(spec=a_spec(numNodes=2)), members=(a_member(),)))
         assert said(found, status.READY) == ("False", "WaitingForNodes")
         assert found.status is ComputeDomainState.NOT_READY
 
-    def test_more_nodes_than_asked_for_are_welcome(self):
+    def test_more_nodes_than_requested_are_ready(self):
         members = (a_member(), a_member(a_ready_node("tray-b", 1)))
         found = decide(a_snapshot(a_domain(spec=a_spec(numNodes=1)), members=members))
         assert found.status is ComputeDomainState.READY
 
-    def test_not_with_one_node_that_is_not_ready_and_it_is_named(self):
+    def test_unready_node_is_named_in_the_condition(self):
         members = (a_member(), a_member(a_ready_node("tray-b", 1), is_lost=True))
         found = decide(a_snapshot(members=members))
         assert said(found, status.READY) == ("False", "NodesNotReady")
@@ -88,7 +88,7 @@ class TestNodes:
         found = decide(a_snapshot(members=(a_member(a_fabric_node(clique="")),)))
         assert (found.nodes[0].index, found.nodes[0].clique_id) == (-1, "")
 
-    def test_of_a_large_domain_are_not_all_named_in_a_message(self):
+    def test_of_large_domain_are_not_all_named_in_message(self):
         members = tuple(a_member(a_ready_node(f"n{i:03}", i), is_lost=True) for i in range(200))
         message = condition(decide(a_snapshot(members=members)), status.READY).message
         assert "and 197 more nodes" in message
@@ -112,36 +112,36 @@ class TestRefused:
         assert said(found, status.READY) == ("False", reason)
         assert condition(found, status.ACCEPTED).message
 
-    def test_the_numbers_of_an_accepted_domain_are_told(self):
+    def test_accepted_condition_names_the_numbers(self):
         found = decide(a_snapshot())
         assert (said(found, status.ACCEPTED), found.assignment) == (("True", "Accepted"), NUMBERS)
         assert "24001" in condition(found, status.ACCEPTED).message
 
 
 class TestTemplates:
-    def test_a_template_that_is_there_is_ready(self):
+    def test_template_there_is_ready(self):
         assert said(decide(a_snapshot()), status.TEMPLATES_READY) == ("True", "Created")
 
-    def test_a_name_that_is_taken_is_told(self):
+    def test_taken_name_is_a_condition(self):
         problem = Problem("NameTaken", "another object has it")
         found = decide(a_snapshot(templates=(), template_problem=problem))
         assert said(found, status.TEMPLATES_READY) == ("False", "NameTaken")
 
 
 class TestDeleting:
-    def test_says_who_is_in_the_way(self):
+    def test_says_who_is_in_way(self):
         found = decide(a_snapshot(a_domain(is_deleting=True), claims=(a_claim(),)))
         assert said(found, status.DELETION_BLOCKED) == ("True", "ClaimsInUse")
         assert "claim team/c on node tray-a (pods pod-0)" in condition(
             found, status.DELETION_BLOCKED
         ).message  # fmt: skip
 
-    def test_a_living_domain_has_no_such_condition(self):
+    def test_living_domain_has_no_such_condition(self):
         assert all(c.type != status.DELETION_BLOCKED for c in decide(a_snapshot()).conditions)
 
 
 class TestTimes:
-    def test_a_condition_keeps_its_time_until_its_status_changes(self):
+    def test_condition_keeps_its_time_until_its_status_changes(self):
         old = tuple(
             Condition(type=kind, status=state, reason="Old", last_transition_time=EARLIER)
             for kind, state in ((status.ACCEPTED, "True"), (status.READY, "True"))

@@ -32,7 +32,7 @@ def an_authority(made: datetime = NOW) -> Authority:
 
 
 class TestIssuing:
-    def test_the_names_are_ours_and_not_those_asked_for(self):
+    def test_names_are_ours_and_not_those_asked_for(self):
         given = ca.issue(an_authority(), a_request(), NAMES, NOW)
         found = x509.load_pem_x509_certificate(given.certificate.encode())
         alternative = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -72,7 +72,7 @@ class TestIssuing:
         with pytest.raises(InvalidRequestError):
             ca.issue(an_authority(), request_text, NAMES, NOW)
 
-    def test_a_request_changed_on_the_way_is_refused(self):
+    def test_request_changed_on_way_is_refused(self):
         first, second = a_request().splitlines(), a_request(name="i-am-slot-1").splitlines()
         mixed = "\n".join([*first[:2], *second[2:]])
         with pytest.raises(InvalidRequestError):
@@ -80,7 +80,7 @@ class TestIssuing:
 
 
 class TestRenewal:
-    def test_is_due_after_two_thirds_of_the_time(self):
+    def test_is_due_after_two_thirds_of_time(self):
         authority, request = an_authority(), a_request()
         given = ca.issue(authority, request, NAMES, NOW)
         due = ca.renewal(authority, given, request, NAMES)
@@ -96,7 +96,7 @@ class TestRenewal:
 
 
 class TestRotation:
-    def test_a_young_ca_stays(self):
+    def test_young_ca_stays(self):
         authority = an_authority()
         assert ca.rotate(authority, NOW + timedelta(days=700)) == authority
 
@@ -116,7 +116,7 @@ class TestRotation:
         alone = ca.rotate(changed, NOW + ca.CA_LIFETIME + timedelta(days=1))
         assert (alone.current, alone.previous) == (changed.current, "")
 
-    def test_an_expired_ca_is_replaced(self):
+    def test_expired_ca_is_replaced(self):
         old = an_authority()
         assert ca.rotate(old, NOW + ca.CA_LIFETIME + timedelta(1)).current != old.current
 
@@ -134,7 +134,7 @@ class TestRotation:
         found = ca.rotate(announced, NOW + ca.CA_LIFETIME + timedelta(hours=1))
         assert found.current == announced.next
 
-    def test_ca_from_the_future_is_replaced_and_stays_trusted(self):
+    def test_ca_from_future_is_replaced_and_stays_trusted(self):
         early = an_authority(NOW + timedelta(days=30))
         found = ca.rotate(early, NOW)
         assert found.current.parsed.not_valid_before_utc <= NOW
@@ -154,12 +154,12 @@ class TestRotation:
         later = NOW + ca.CA_LIFETIME * 2 / 3 - timedelta(days=1)
         assert first.bundle not in ca.rotate(found, later).previous
 
-    def test_a_key_of_another_ca_makes_none(self):
+    def test_key_of_another_ca_makes_none(self):
         """Each certificate would be found wrong and issued again, without end."""
         data = an_authority().to_data() | {"ca.key": an_authority().current.key}
         assert Authority.from_data(data) is None
 
-    def test_a_spoiled_second_ca_does_not_spoil_the_first(self):
+    def test_spoiled_second_ca_does_not_spoil_first(self):
         authority = an_authority()
         for spoiled in (
             {"previous.crt": "x"},
@@ -169,5 +169,5 @@ class TestRotation:
             assert Authority.from_data(authority.to_data() | spoiled) == authority
 
     @pytest.mark.parametrize("data", [{}, {"ca.crt": "x", "ca.key": "y"}, {"ca.crt": "x"}])
-    def test_a_secret_that_makes_no_sense_is_none(self, data):
+    def test_secret_that_makes_no_sense_is_none(self, data):
         assert Authority.from_data(data) is None

@@ -74,19 +74,19 @@ def ask(
 
 
 class TestIssuing:
-    def test_one_that_is_good_is_kept(self):
+    def test_one_good_is_kept(self):
         signer, _ = a_signer(OneSecret())
         given = ask(signer)
         assert ask(signer, given) == given
 
-    def test_one_that_is_checked_when_issued_is_renewed_in_time(self):
+    def test_certificate_checked_when_issued_is_renewed_in_time(self):
         signer, clock = a_signer(OneSecret())
         given = ask(signer)
         assert ask(signer, given) == given
         clock.now = NOW + ca.LEAF_LIFETIME * 2 / 3
         assert ask(signer, given) != given
 
-    def test_none_is_issued_over_and_over_when_the_ca_ends_soon(self):
+    def test_none_is_issued_over_and_over_when_ca_ends_soon(self):
         api = OneSecret()
         a_signer(api)
         signer, _ = a_signer(api, NOW + ca.CA_LIFETIME - timedelta(minutes=10))
@@ -94,7 +94,7 @@ class TestIssuing:
         assert given is not None
         assert ask(signer, given) == given
 
-    def test_one_that_is_not_valid_yet_is_issued_again(self):
+    def test_one_not_valid_yet_is_issued_again(self):
         """The last leader's clock was fast."""
         signer, clock = a_signer(OneSecret())
         clock.now = NOW + timedelta(days=5)
@@ -106,7 +106,7 @@ class TestIssuing:
 
 
 class TestSecret:
-    def test_a_secret_that_went_is_written_again_with_the_same_ca(self):
+    def test_secret_that_went_is_written_again_with_same_ca(self):
         api = OneSecret()
         signer, _ = a_signer(api)
         before = api.data()
@@ -159,13 +159,13 @@ class TestSecret:
         assert api.writes == 0
         assert ask(signer) is None
 
-    def test_an_empty_one_is_filled(self):
+    def test_empty_one_is_filled(self):
         api = OneSecret()
         api.stored = {"metadata": {"name": "nvdra-imex-ca"}}
         signer, _ = a_signer(api)
         assert ask(signer) is not None
 
-    def test_one_that_is_spoiled_later_changes_nothing_for_nodes(self):
+    def test_one_spoiled_later_changes_nothing_for_nodes(self):
         api = OneSecret()
         signer, clock = a_signer(api)
         given = ask(signer)
