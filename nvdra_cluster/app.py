@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterable
 
 from nvdra_cluster.control.controller import Controller
-from nvdra_cluster.control.leader_election import LeaderElector, LeaseSettings
+from nvdra_cluster.control.leader_election import LeaderElector
 from nvdra_cluster.control.metrics import ControllerCollector
 from nvdra_cluster.control.reconciler import CertificateIssuer, Reconciler
 from nvdra_cluster.control.reflectors import CacheReflector, selections
@@ -51,9 +50,8 @@ class Manager:
         self.registry = new_registry(__version__)
         self.elector = LeaderElector(
             client=client,
-            settings=_lease_settings(settings),
+            settings=settings,
             clock=clock,
-            now_text=lambda: micro_time(clock.wall()),
             stopping=workers.stopping,
         )
         self.cache = Cache(clock.monotonic)
@@ -201,22 +199,3 @@ def _certificates(
     namespace = settings.fabric.namespace
     signer = CertificateSigner(client, namespace, clock, cache.trusted_authorities)
     return signer, signer.refresh, signer.ca_ends_s
-
-
-def _lease_settings(settings: ControllerSettings) -> LeaseSettings:
-    times = settings.lease_times
-    return LeaseSettings(
-        namespace=settings.lease_namespace,
-        name=settings.lease_name,
-        identity=settings.identity,
-        duration_s=times.duration_s,
-        renew_deadline_s=times.renew_deadline_s,
-        retry_period_s=times.retry_period_s,
-    )
-
-
-def micro_time(wall_s: float) -> str:
-    """RFC 3339 with microseconds, as a Lease requires."""
-    whole = int(wall_s)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{text}.{int((wall_s - whole) * 1e6):06}Z"

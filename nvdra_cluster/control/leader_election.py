@@ -8,9 +8,11 @@ then ends, so a leader always starts with empty state. On shutdown the Lease is 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nvdra_cluster.settings import ControllerSettings
 from nvdra_core.errors import ApiError, NvdraError
 from nvdra_core.kube.client import ResourceClient
 from nvdra_core.kube.resources import LEASES, JsonObject
@@ -22,18 +24,6 @@ _LOG = log.get(__name__)
 
 class LeadershipLostError(NvdraError):
     """Another replica may lead by now; this process must restart."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseSettings:
-    """Upstream's defaults. ``duration_s`` > ``renew_deadline_s`` > ``retry_period_s``."""
-
-    namespace: str
-    name: str
-    identity: str
-    duration_s: float = 15.0
-    renew_deadline_s: float = 10.0
-    retry_period_s: float = 2.0
 
 
 @dataclass(slots=True)
@@ -49,10 +39,8 @@ class LeaderElector:
     """See the module. ``run`` in a thread of its own."""
 
     client: ResourceClient
-    settings: LeaseSettings
+    settings: ControllerSettings
     clock: Clock
-    now_text: Callable[[], str]
-    """RFC 3339 with microseconds, in UTC."""
     stopping: threading.Event
     idle: threading.Event = field(default_factory=threading.Event)
     """Set by the owner after the last write as leader."""
@@ -68,7 +56,7 @@ class LeaderElector:
         renewed_at_s = self._renewed_at_s
         if renewed_at_s is None:
             return 0.0
-        ends_s = renewed_at_s + self.settings.renew_deadline_s
+        ends_s = renewed_at_s + self.settings.lease_times.renew_deadline_s
         return max(0.0, ends_s - self.clock.monotonic())
 
     def run(self, elected: Callable[[], None]) -> None:
@@ -84,18 +72,18 @@ class LeaderElector:
                 elected()
             elif was_leading and not self.is_leading():
                 raise LeadershipLostError(
-                    f"the Lease {self.settings.namespace}/{self.settings.name} was not renewed "
-                    f"within {self.settings.renew_deadline_s:g} s; restarting"
+                    f"the Lease {self.settings.lease_namespace}/{self.settings.lease_name} was not renewed "
+                    f"within {self.settings.lease_times.renew_deadline_s:g} s; restarting"
                 )
-            self.clock.wait(self.stopping, self.settings.retry_period_s)
-        if was_leading and self.idle.wait(self.settings.renew_deadline_s):
+            self.clock.wait(self.stopping, self.settings.lease_times.retry_period_s)
+        if was_leading and self.idle.wait(self.settings.lease_times.renew_deadline_s):
             self._release()
 
     def _try(self) -> None:
         # From before the request: the server may store the renewal right then.
         began_s = self.clock.monotonic()
         try:
-            if self._acquire(Deadline(self.settings.renew_deadline_s / 2, self.clock)):
+            if self._acquire(Deadline(self.settings.lease_times.renew_deadline_s / 2, self.clock)):
                 self._renewed_at_s = began_s
         except ApiError as error:
             _LOG.warning("cannot renew the Lease; retrying", error)
@@ -104,7 +92,7 @@ class LeaderElector:
         settings = self.settings
         try:
             lease = self.client.get(
-                LEASES, settings.name, namespace=settings.namespace, deadline=deadline
+                LEASES, settings.lease_name, namespace=settings.lease_namespace, deadline=deadline
             )
         except ApiError as error:
             if error.status != 404:
@@ -136,17 +124,17 @@ class LeaderElector:
         return True
 
     def _body(self, spec: JsonObject, metadata: JsonObject | None) -> JsonObject:
-        settings, now = self.settings, self.now_text()
+        settings, now = self.settings, micro_time(self.clock.wall())
         is_ours = spec.get("holderIdentity") == settings.identity
         changes = int(spec.get("leaseTransitions") or 0)
-        named = {"name": settings.name, "namespace": settings.namespace}
+        named = {"name": settings.lease_name, "namespace": settings.lease_namespace}
         return {
             "apiVersion": LEASES.api_version,
             "kind": "Lease",
             "metadata": metadata or named,
             "spec": {
                 "holderIdentity": settings.identity,
-                "leaseDurationSeconds": max(1, round(settings.duration_s)),
+                "leaseDurationSeconds": max(1, round(settings.lease_times.duration_s)),
                 "acquireTime": spec.get("acquireTime") if is_ours else now,
                 "renewTime": now,
                 "leaseTransitions": changes if is_ours or metadata is None else changes + 1,
@@ -160,7 +148,7 @@ class LeaderElector:
         deadline = Deadline(2.0, self.clock)
         try:
             lease = self.client.get(
-                LEASES, settings.name, namespace=settings.namespace, deadline=deadline
+                LEASES, settings.lease_name, namespace=settings.lease_namespace, deadline=deadline
             )
             if (lease.get("spec") or {}).get("holderIdentity") == settings.identity:
                 lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
@@ -168,3 +156,10 @@ class LeaderElector:
                 _LOG.info("released the Lease")
         except ApiError as error:
             _LOG.warning("cannot release the Lease; it expires by itself", error)
+
+
+def micro_time(wall_s: float) -> str:
+    """RFC 3339 with microseconds, as a Lease requires."""
+    whole = int(wall_s)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{text}.{int((wall_s - whole) * 1e6):06}Z"
