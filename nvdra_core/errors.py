@@ -1,9 +1,8 @@
-"""Errors that say who must act: the user, time, the machine, or us.
+"""Errors by who must act: the user, time (retry later), the host's operator, or the developers.
 
-Every error raised across a module border is one of these. ``reason`` is a closed list: it is the
-metric label and the first key of the log line (tested). Foreign exceptions (OSError, pynvml, grpc,
-HTTP) are mapped once, in the adapter that meets them, with the cause chained. Messages: lower case,
-name the object, both values, and what to do.
+Every error raised across a module border is one of these. ``reason`` is a metric label and the first
+key of the log line. Foreign exceptions (OSError, pynvml, grpc, HTTP) are mapped in their adapter.
+Messages: lower case; the object, the value, what to do.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ class ConfigError(NvdraError):
 
 
 class MalformedTextError(NvdraError, ValueError):
-    """A text of the outside (quantity, version) does not parse; the caller knows whose it is and
-    says so.
-    """
+    """An external text (quantity, version) does not parse; the caller adds where it came from."""
 
     reason = "malformed_text"
 
@@ -107,19 +104,19 @@ class NvmlSlowError(DeadlineError):
 
 
 class HostError(NvdraError):
-    """The machine said no. Goes to the kubelet; the journal keeps what was started."""
+    """The host failed. Returned to the kubelet; effects in progress stay in the journal."""
 
     reason = "host"
 
 
 class EffectLostError(HostError):
-    """What a prepared claim had changed on the machine is not so any more; it can be applied again."""
+    """An effect of a prepared claim was undone on the host; it can be applied again."""
 
     reason = "effect_lost"
 
 
 class DeviceMovedError(HostError):
-    """The numbers or names that a prepared claim was given are another device's now."""
+    """The device numbers or names of a prepared claim belong to another device now."""
 
     reason = "device_moved"
 
@@ -170,7 +167,7 @@ class FileError(HostError):
 
 
 class ApiError(NvdraError):
-    """The Kubernetes API said no. ``status`` is the HTTP code (0: no answer), ``api_reason``
+    """A Kubernetes API request failed. ``status`` is the HTTP code (0: no answer), ``api_reason``
     Status.reason.
     """
 

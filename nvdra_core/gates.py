@@ -19,14 +19,14 @@ from nvdra_core.errors import ConfigError
 
 
 class Stage(str, Enum):
-    """How far a feature is: alpha (off unless asked for) or beta (on unless refused)."""
+    """Maturity: alpha (off by default) or beta (on by default)."""
 
     ALPHA = "Alpha"
     BETA = "Beta"
 
 
 class Gate(str, Enum):
-    """Every gate there is, by upstream's names (``pkg/featuregates``, and the logging ones of
+    """Every gate, by upstream's name (``pkg/featuregates``, and the logging ones of
     component-base).
     """
 

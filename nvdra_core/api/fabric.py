@@ -1,4 +1,4 @@
-"""FabricNode (fabric.nvdra.io/v1alpha1): what the controller and one node's IMEX supervisor tell each other. Data only.
+"""FabricNode (fabric.nvdra.io/v1alpha1): the contract of the controller and a node's IMEX supervisor. Data only.
 
 Cluster-scoped, named after the node. The controller makes the object (owner: the Node) and is the
 only writer of ``spec``; the node's supervisor is the only writer of ``status``. Metadata stays with
@@ -23,7 +23,7 @@ FABRIC_API_VERSION = f"{FABRIC_GROUP}/{FABRIC_VERSION}"
 FABRIC_NODE_KIND = "FabricNode"
 
 DEFAULT_HEARTBEAT_S = 10
-"""While the node takes part in a domain. Without one the controller asks for fewer."""
+"""While the node takes part in a domain. Without a domain the interval is longer."""
 
 
 class Isolation(str, Enum):
@@ -36,7 +36,7 @@ class Isolation(str, Enum):
 
 
 class FabricSlot(ApiStruct, frozen=True, omit_defaults=False):
-    """One filled slot of a clique: line ``index`` of nodes_config, and who answers to its name."""
+    """One filled slot of a clique: line ``index`` of nodes_config, and the node that has it."""
 
     index: int
     """IMEX node ID, from 0."""
@@ -55,7 +55,7 @@ class FormerSlot(ApiStruct, frozen=True, omit_defaults=False):
 
 
 class FabricDomain(ApiStruct, frozen=True, omit_defaults=False):
-    """A ComputeDomain that this node takes part in. This, not the claim, says what is true."""
+    """A ComputeDomain that this node takes part in. Authoritative, unlike the claim's config."""
 
     uid: str
     namespace: str
@@ -69,7 +69,7 @@ class FabricDomain(ApiStruct, frozen=True, omit_defaults=False):
     deleting: bool = False
     """The ComputeDomain has a deletionTimestamp: prepared claims go on, new ones are refused."""
     members: tuple[int, ...] = ()
-    """Slots of this clique whose nodes take part, by index: whom the node's IMEX shall find. Empty
+    """Slots of this clique whose nodes take part, by index: the peers of the node's IMEX. Empty
     means not known, and then every filled slot is tried. A running IMEX is notified of each change,
     which would else find a new peer after its back-off only (up to 125 s).
     """
@@ -95,7 +95,7 @@ class FabricNodeSpec(ApiStruct, frozen=True):
 
     clique_id: str = msgspec.field(default="", name="cliqueID")
     """The clique that ``slot`` and ``slots`` belong to. While it differs from the node's own
-    status.cliqueID the slot is not for now: the controller has not seen the change yet.
+    status.cliqueID the slot does not apply: the controller has not processed the change yet.
     """
     slot: int | None = None
     """This node's own index; None without fabric, or while the clique is full."""
@@ -123,7 +123,7 @@ class FabricState(str, Enum):
     """NVLink fabric of the node, all GPUs together (NVML fabric info)."""
 
     UNSET = ""
-    """Not looked at yet."""
+    """Not observed yet."""
     NOT_SUPPORTED = "NotSupported"
     """No multi-node NVLink: the node takes part without slot and without channel devices."""
     IN_PROGRESS = "InProgress"
@@ -148,7 +148,7 @@ class ImexState(str, Enum):
 
 
 class ImexIncarnation(ApiStruct, frozen=True, omit_defaults=False):
-    """Which run of IMEX a report is about. A report of another run says nothing about this one."""
+    """Which run of IMEX a report is about. A report of another run does not apply to this one."""
 
     boot_id: str = msgspec.field(name="bootID")
     invocation_id: str = msgspec.field(name="invocationID")
@@ -176,8 +176,8 @@ class ImexStatus(ApiStruct, frozen=True):
     message: str = ""
     """Why the state is what it is: the last exit, the last telling log line."""
     certificate_request: str = ""
-    """PEM CSR (PKCS #10) of the node's key. The controller chooses the names; those asked for are
-    ignored.
+    """PEM CSR (PKCS #10) of the node's key. The controller chooses the names and
+    ignores the requested ones.
     """
 
 
@@ -206,11 +206,11 @@ class FabricPeer(ApiStruct, frozen=True, omit_defaults=False):
     problem: str = PeerProblem.UNREACHABLE.value
     """A ``PeerProblem``; a text, so that one of a later release does not make the report unreadable."""
     version: str = ""
-    """Of the peer's IMEX, where the node's IMEX knows it."""
+    """Of the peer's IMEX, if the node's IMEX reports it."""
 
 
 class FabricDomainStatus(ApiStruct, frozen=True, omit_defaults=False):
-    """How a domain is doing on this node: one entry for each with a claim prepared or in
+    """State of a domain on this node: one entry for each with a claim prepared or in
     preparation.
     """
 
@@ -280,5 +280,5 @@ def is_incarnation_current(spec: FabricNodeSpec, status: FabricNodeStatus) -> bo
 
 
 def domain_named(spec: FabricNodeSpec, uid: str) -> FabricDomain | None:
-    """The domain of that UID that the node takes part in, as far as the controller has said so."""
+    """The domain with that UID in the node's spec; None if it is not there."""
     return next((domain for domain in spec.domains if domain.uid == uid), None)

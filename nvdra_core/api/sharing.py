@@ -1,5 +1,5 @@
-"""How a GPU or MIG device is shared by the containers of one claim. Data only; ``rules`` knows what
-is allowed.
+"""How a GPU or MIG device is shared by the containers of one claim. Data only; validated by
+``rules``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from nvdra_core.api.meta import ApiStruct, QuantityText
 
 
 class Strategy(str, Enum):
-    """Who lets several processes use one device."""
+    """How several processes share one device."""
 
     TIME_SLICING = "TimeSlicing"
     MPS = "MPS"

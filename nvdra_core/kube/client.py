@@ -115,7 +115,7 @@ class ResourceClient:
         options: WriteOptions = DEFAULT_WRITE,
         deadline: Deadline | None = None,
     ) -> JsonObject:
-        """Server-side apply: ``body`` is all that the field manager wants; what it wanted before and left out goes."""
+        """Server-side apply of all the manager's fields; those of its previous apply that are left out are removed."""
         parameters = options.parameters()
         if options.force:
             parameters["force"] = "true"

@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.errors import ClosedError, RelistError, TransportError
+from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.resources import JsonObject
 from nvdra_core.kube.retry import BROKEN_STATUSES, BUSY_STATUSES, Backoff, jitter
 from nvdra_core.runtime import log
@@ -30,11 +30,11 @@ from nvdra_core.runtime.clock import Clock
 PAGE_SIZE = 500
 WATCH_S = 240.0
 WATCH_JITTER_S = 60.0
-"""A watch is asked to last WATCH_S plus up to so much, which spreads the reconnects of many clients."""
+"""A watch lasts WATCH_S plus a random part of this, which spreads the reconnects of many clients."""
 SILENCE_S = 15.0
-"""A connection that the server has not ended so long after the requested time is given up."""
+"""A connection still open this long after the requested end is closed."""
 STABLE_S = 1.0
-"""A watch that stayed open so long, or brought an event, resets the backoff."""
+"""A watch that stayed open this long, or delivered an event, resets the backoff."""
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 """Annotation of the bookmark that ends the current state (KEP-3157)."""
 STREAM_REFUSALS = frozenset({400, 404, 422})
@@ -81,7 +81,7 @@ class ListerWatcher(Protocol):
         """One page: a List object as the API answers it."""
 
     def watch(self, parameters: Mapping[str, str], timeout_s: float) -> WatchStream:
-        """A watch that is not open yet; it gives up a connection that is still open after ``timeout_s``."""
+        """A watch that is not open yet; it closes a connection that is still open after ``timeout_s``."""
 
 
 class Store(Protocol):
@@ -317,8 +317,8 @@ class Reflector:
 
 def status_error(name: str, status: JsonObject) -> ApiError:
     """The error of an ERROR event."""
-    code, message = int(status.get("code") or 500), str(status.get("message"))
-    if code == 410:
-        return RelistError(f"watch of {name}: {message}")
-    reason = str(status.get("reason") or "")
-    return ApiError(f"watch of {name}: {message}", status=code, api_reason=reason)
+    return ApiError(
+        f"watch of {name}: {status.get('message')}",
+        status=int(status.get("code") or 500),
+        api_reason=str(status.get("reason") or ""),
+    )

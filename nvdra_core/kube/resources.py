@@ -1,4 +1,4 @@
-"""Which objects there are and the URL path of each. Pure; used by the client, by the fake and by everybody who calls.
+"""API kinds, their URL paths, selectors and write options. Pure.
 
 ``SLICES.path(name="x")`` is ``/apis/resource.k8s.io/v1/resourceslices/x``. Names that could change the meaning of the
 path (a slash, a per cent sign, ``.`` and ``..``) are refused before anything is sent.

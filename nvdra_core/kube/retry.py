@@ -16,7 +16,7 @@ RETRY_AFTER_LIMIT_S = 300.0
 
 
 def jitter() -> float:
-    """A number in [0, 1); the random module would cost memory for nothing."""
+    """A random number in [0, 1)."""
     return int.from_bytes(os.urandom(2), "little") / 65536
 
 

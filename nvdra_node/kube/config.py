@@ -1,8 +1,6 @@
-"""Where the API server is and how this process proves who it is: one KubeConfig, read once at start.
+"""Address of the API server and credentials of the process, from a kubeconfig. Read once at start.
 
-It comes from a kubeconfig file or from explicit settings (the constructor). What cannot be
-honoured safely is a ConfigError that says so: no verification of the server, commands that make credentials (exec),
-legacy plugins. File contents are not kept here, except what a kubeconfig carries inline; secrets are not in ``repr``.
+Unsupported settings are a ConfigError: an unverified server, exec commands, legacy plugins.
 """
 
 from __future__ import annotations

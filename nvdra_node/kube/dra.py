@@ -1,8 +1,7 @@
-"""ResourceSlices and ResourceClaims in v1 form, whatever version of resource.k8s.io the cluster serves.
+"""ResourceSlices and ResourceClaims as v1 JSON, in whatever version of resource.k8s.io the cluster serves.
 
-Calls begin with v1. The served versions are read when a path is unknown (404 without an object) or after the API server
-could not be reached, since it may have been changed meanwhile; and, while an older version is in use, every RECHECK_S,
-as another server of the control plane may have answered. Objects go in and out as v1 JSON.
+The first call uses v1. The served versions are read after a 404 without an object, after an outage (the API server may
+have been upgraded), and every RECHECK_S while an older version is in use.
 """
 
 from __future__ import annotations
@@ -44,16 +43,16 @@ class DraApi:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._lock = threading.Lock()
-        # Every cluster that we support serves v1, so the first call need not wait for a question; a 404 asks.
+        # Every supported cluster serves v1 by default: the first call needs no discovery.
         self._version = "v1"
         self._outages = client.transport.pool.outages
         self._recheck_at_s = float("inf")
         """When to ask again for a newer version."""
 
     def version(self, deadline: Deadline | None = None) -> str:
-        """The version in use, e.g. ``v1``; asks the server when it is not known."""
+        """The version in use, e.g. ``v1``; reads the served versions if it is unknown."""
         if not self._is_known():
-            with self._asking(deadline):
+            with self._discovering(deadline):
                 if not self._is_known():
                     self._discover(deadline)
         elif self._is_recheck_due():
@@ -64,8 +63,8 @@ class DraApi:
         return self.client.transport.clock.monotonic() >= self._recheck_at_s
 
     def _recheck(self, deadline: Deadline | None) -> None:
-        """The version in use works, so a server that does not answer this is no failure."""
-        with self._asking(deadline):
+        """Read the served versions; a failure is ignored, as the version in use works."""
+        with self._discovering(deadline):
             if not self._is_recheck_due():
                 return
             self._plan_recheck()
@@ -192,7 +191,7 @@ class DraApi:
         except ApiError as error:
             if error.status != 404 or error.api_reason == "NotFound":
                 raise
-            with self._asking(deadline):
+            with self._discovering(deadline):
                 if self._version == version:
                     self._discover(deadline)
             if self._version == version:
@@ -200,8 +199,8 @@ class DraApi:
         return call(self._version)
 
     @contextmanager
-    def _asking(self, deadline: Deadline | None) -> Iterator[None]:
-        """One asks, the others wait for the answer, but no longer than their own calls may take."""
+    def _discovering(self, deadline: Deadline | None) -> Iterator[None]:
+        """Discovery by one thread at a time; others wait within their own deadlines."""
         transport = self.client.transport
         limit = deadline or Deadline(transport.settings.request_timeout_s, transport.clock)
         if not self._lock.acquire(timeout=limit.remaining_s()):
@@ -219,7 +218,7 @@ class DraApi:
             self._recheck_at_s = float("inf")
         else:
             self._plan_recheck()
-        # Read last: asking may itself have met an outage, and the answer is newer than that.
+        # Read last: discovery itself may have had an outage before its response.
         self._outages = self.client.transport.pool.outages
 
 

@@ -25,7 +25,7 @@ def node_of(config: KubeConfig) -> str:
     """Name of the Node that a ServiceAccount's token is bound to (KEP-4193), or of the user ``system:node:<name>`` of a
     kubelet's certificate.
 
-    Empty: it does not say, or cannot be read; who opens the credential reports that.
+    Empty when it names none or cannot be read; using the credential reports why.
     """
     try:
         if config.token_file or config.token:

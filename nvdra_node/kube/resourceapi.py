@@ -46,7 +46,7 @@ def slice_from(obj: JsonObject, version: str) -> JsonObject:
 
 
 def slice_to(obj: JsonObject, version: str) -> JsonObject:
-    """A v1 ResourceSlice as ``version`` wants it."""
+    """A v1 ResourceSlice in ``version``."""
     converted = _with_version(obj, "ResourceSlice", version)
     if version != "v1beta1" or "spec" not in obj:
         return converted

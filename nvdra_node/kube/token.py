@@ -1,7 +1,6 @@
-"""What a ServiceAccount's token says of itself: whom it stands for, which Node it is bound to, how long it is good.
+"""Claims of a ServiceAccount's token (a JWT): account, Node, lifetime. Decoded, not verified. Pure.
 
-In: a token (a JWT) as TokenRequest gives it. Out: TokenFacts. Read, not verified: only the API server can tell whether
-a token is good. Pure; called by ``nvdra_node.app.renewal``. Source: KEP-1205, KEP-4193.
+Source: KEP-1205, KEP-4193.
 """
 
 from __future__ import annotations
