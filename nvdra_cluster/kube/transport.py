@@ -6,11 +6,13 @@ build model objects of 10,000 Nodes, and encode bodies that are bytes already. D
 
 from __future__ import annotations
 
+import math
 import threading
 
 import urllib3
 from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
+from kubernetes.config import ConfigException
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from nvdra_cluster.kube.config import AccessConfig
@@ -18,6 +20,7 @@ from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.transport import (
     BODY_LIMIT_BYTES,
+    SOCKET_OPTIONS,
     Request,
     RetryingTransport,
     TransportSettings,
@@ -28,6 +31,8 @@ from nvdra_core.runtime.clock import Clock, Deadline
 _LOG = log.get(__name__)
 READ_SIZE_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 5.0
+TLS_RENEWAL_INTERVAL_S = 5.0
+"""Minimum between two readings of the CA and the client certificate after TLS errors."""
 POOL_SIZE = 24
 """Seven watches, eight writers, the Lease, the verifier, and the reconcile loop."""
 
@@ -39,6 +44,7 @@ class KubernetesTransport(RetryingTransport):
         super().__init__(clock, settings)
         self._access = access
         self._lock = threading.Lock()
+        self._tls_renewed_at_s = -math.inf
         self._configuration, self._http = self._open()
         self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
 
@@ -75,8 +81,21 @@ class KubernetesTransport(RetryingTransport):
                 retries=False,
                 preload_content=False,
             )
+        except ConfigException as error:  # an empty token file
+            raise TransportError(f"credentials: {error}", unsent=True) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, urllib3.exceptions.SSLError):
+                self._renew_tls()
             raise self.broken(request, error) from error
+
+    def _renew_tls(self) -> None:
+        """After a TLS error: the CA or the client certificate may have been rotated."""
+        now_s = self.clock.monotonic()
+        with self._lock:
+            if now_s - self._tls_renewed_at_s < TLS_RENEWAL_INTERVAL_S:
+                return
+            self._tls_renewed_at_s = now_s
+        self.renew_credentials()
 
     def broken(self, request: Request, error: Exception) -> TransportError:
         """The error for a request without a complete response."""
@@ -124,4 +143,5 @@ class KubernetesTransport(RetryingTransport):
     def _open(self) -> tuple[Configuration, RESTClientObject]:
         configuration = self._access.load()
         configuration.connection_pool_maxsize = POOL_SIZE
+        configuration.socket_options = list(SOCKET_OPTIONS)
         return configuration, RESTClientObject(configuration)

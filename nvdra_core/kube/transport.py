@@ -6,6 +6,7 @@ Warnings of the server are logged once each. Requests are not rate limited: call
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,6 +21,15 @@ from nvdra_core.kube.retry import Backoff, is_retryable, parse_retry_after
 from nvdra_core.runtime.clock import Clock, Deadline
 
 BODY_LIMIT_BYTES = 256 * 1024 * 1024
+SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+)
+"""A half-open connection is noticed after about 30 s, also by a watch that only reads."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that may be reached by plain HTTP."""
 IDEMPOTENT_METHODS = frozenset({"GET", "PUT", "DELETE"})

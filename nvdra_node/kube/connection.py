@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nvdra_core.kube.transport import BODY_LIMIT_BYTES
+from nvdra_core.kube.transport import BODY_LIMIT_BYTES, SOCKET_OPTIONS
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kube.credentials import Credentials
 from nvdra_node.kube.proxy import Proxy
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 READ_SIZE_BYTES = 64 * 1024
-SOCKET_OPTIONS = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
-"""A half-open connection is noticed after about 30 s, also by a watch that only reads."""
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -8,9 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from kubernetes.client import Configuration
+from kubernetes.config import ConfigException
 
 from nvdra_cluster.kube import config
 from nvdra_cluster.kube.client import KubernetesClient
@@ -21,6 +24,8 @@ from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.beds.services.replica import FAST, access_of
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.lib.pki import StoredAuthority
+from tests.lib.waits import until
 
 CLOCK = SystemClock()
 NODE = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}}
@@ -94,6 +99,44 @@ def test_rotated_token_file_is_read_after_401(guarded: FakeApiServer, tmp_path: 
     client.close()
 
 
+def test_rotated_ca_file_is_read_after_a_tls_error(guarded: FakeApiServer, tmp_path: Path):
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(StoredAuthority(tmp_path / "other").certificate_path.read_bytes())
+    token = guarded.token_for("admin", "system:masters")
+    path = kubeconfig(
+        guarded, tmp_path / "k", {"token": token}, **{"certificate-authority": str(ca_file)}
+    )
+    client = KubernetesClient(config.from_kubeconfig(path), CLOCK, FAST)
+    with pytest.raises(ApiError, match="certificate verify failed"):
+        client.get(NODES, "a", deadline=Deadline(1.0, CLOCK))
+    ca_file.write_bytes(Path(guarded.config().ca_file).read_bytes())
+    until(lambda: is_answered(client))
+    client.close()
+
+
+def is_answered(client: KubernetesClient) -> bool:
+    try:
+        client.get(NODES, "a", deadline=Deadline(1.0, CLOCK))
+    except ApiError:
+        return False
+    return True
+
+
+class Tokenless(Configuration):
+    """Of a pod whose token file is empty."""
+
+    def get_api_key_with_prefix(self, identifier: str, alias: str | None = None) -> str | None:
+        raise ConfigException("Token file exists but empty.")
+
+
+def test_unreadable_token_is_an_api_error(server: FakeApiServer):
+    access = config.AccessConfig(lambda: Tokenless(host=server.config().server))
+    client = KubernetesClient(access, CLOCK, FAST)
+    with pytest.raises(ApiError, match="Token file"):
+        client.get(NODES, "a", deadline=Deadline(0.2, CLOCK))
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("cluster", "text"),
     [
@@ -160,3 +203,19 @@ def test_cancel_ends_quiet_watch(server: FakeApiServer):
     assert not thread.is_alive()
     stream.close()
     client.close()
+
+
+def test_dead_peer_of_a_watch_is_detected_by_keepalive(server: FakeApiServer):
+    client = KubernetesClient(access_of(server), CLOCK, FAST)
+    stream = client.list_watch(NODES, "", EVERYTHING).watch({"resourceVersion": "0"}, 60.0)
+    stream.open()
+    port = urlsplit(server.config().server).port
+    assert has_keepalive_timer(port)
+    stream.close()
+    client.close()
+
+
+def has_keepalive_timer(port: int | None) -> bool:
+    """Whether a connection to this port of 127.0.0.1 has a keepalive timer (/proc/net/tcp: 02)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[2] == f"0100007F:{port:04X}" and row[5].startswith("02:") for row in rows)
