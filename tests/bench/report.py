@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.bench.measures import Measure
+from tests.bench.measures import UPSTREAM, Measure
 from tests.bench.stats import Spread, spread
 
 Samples = Mapping[str, Sequence[float]]
@@ -32,7 +32,12 @@ class Report:
         """Return the measures whose goal the first contender does not reach."""
         first = self.spreads(next(iter(self.results)))
         rows = [m for m in self.measures if m.key in first]
-        return [m for m in rows if m.is_met(first[m.key].median) is False]
+        return [m for m in rows if m.is_met(first[m.key].median, self.upstream(m.key)) is False]
+
+    def upstream(self, key: str) -> float | None:
+        """Upstream's median of a measure; None when it was not measured."""
+        samples = self.results.get(UPSTREAM, {}).get(key)
+        return spread(samples).median if samples else None
 
 
 def table(report: Report) -> str:
@@ -48,7 +53,7 @@ def table(report: Report) -> str:
         row = [f"{measure.label} ({measure.unit})" if measure.unit else measure.label]
         row += [_cell(measure, spreads[name].get(measure.key)) for name in contenders]
         row += [_ratio_text(spreads, measure.key, first, name) for name in contenders[1:]]
-        rows.append(row + _goal_cells(measure, spreads[first].get(measure.key)))
+        rows.append(row + _goal_cells(report, measure, spreads[first].get(measure.key)))
     lines = [report.title, *_align(rows), *report.notes]
     return "\n".join(lines)
 
@@ -68,7 +73,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "unit": measure.unit,
             "higherIsBetter": measure.higher_is_better,
             "goal": measure.goal,
-            "ok": measure.is_met(judged.median) if judged else None,
+            "share": measure.share,
+            "ok": measure.is_met(judged.median, report.upstream(measure.key)) if judged else None,
             "contenders": {
                 name: {
                     "median": value.median,
@@ -106,12 +112,11 @@ def _ratio_text(
     return "" if value is None else f"{value:.3g}x"
 
 
-def _goal_cells(measure: Measure, value: Spread | None) -> list[str]:
-    if measure.goal is None:
+def _goal_cells(report: Report, measure: Measure, value: Spread | None) -> list[str]:
+    if not measure.limits:
         return ["", ""]
-    sign = ">=" if measure.higher_is_better else "<="
-    met = None if value is None else measure.is_met(value.median)
-    return [f"{sign} {measure.goal:g}", {True: "ok", False: "MISS", None: "?"}[met]]
+    met = None if value is None else measure.is_met(value.median, report.upstream(measure.key))
+    return [measure.limits, {True: "ok", False: "MISS", None: "?"}[met]]
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

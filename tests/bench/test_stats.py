@@ -51,3 +51,20 @@ def test_a_value_shown_as_the_goal_reaches_it(
 
 def test_a_measure_without_goal_is_neither_met_nor_missed() -> None:
     assert Measure(key="k", label="l", unit="s").is_met(1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "upstream", "is_met"),
+    [(55.0, None, True), (60.0, None, False), (60.0, 100.0, True), (60.0, 65.0, False)],
+)
+def test_goal_or_share_of_upstream_is_enough(
+    value: float, upstream: float | None, is_met: bool
+) -> None:
+    measure = Measure(key="k", label="l", unit="MB", goal=56, share=0.85)
+    assert measure.is_met(value, upstream) is is_met
+
+
+def test_share_without_upstream_is_undecided() -> None:
+    rate = Measure(key="k", label="l", unit="/s", share=4, higher_is_better=True)
+    assert rate.is_met(100) is None
+    assert (rate.is_met(100, 20), rate.is_met(100, 30)) == (True, False)
