@@ -14,7 +14,7 @@ from nvdra_node.gpu import catalog, slices
 from nvdra_node.gpu import plan as planning
 from nvdra_node.gpu.catalog import Catalog
 from nvdra_node.gpu.effects.base import Effects
-from nvdra_node.gpu.inventory.source import InventorySource
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.kinds.base import DeviceKind, SliceSettings
 from nvdra_node.gpu.registry import Registry
 from nvdra_node.gpu.taints import Taint, TaintStore
@@ -33,7 +33,7 @@ class GpuDriver:
     def __init__(
         self,
         registry: Registry,
-        source: InventorySource,
+        source: Rescanner,
         gates: FeatureGates,
         settings: SliceSettings,
         taints: TaintStore | None = None,

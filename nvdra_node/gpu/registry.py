@@ -9,7 +9,7 @@ import msgspec
 from nvdra_node.gpu.effects.base import EffectHandler
 from nvdra_node.gpu.effects.debts import DebtStore
 from nvdra_node.gpu.effects.timeslice import TimeSlices
-from nvdra_node.gpu.inventory.source import InventorySource
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.kinds.base import DeviceKind
 from nvdra_node.gpu.kinds.full import FullGpus
 from nvdra_node.gpu.kinds.nodes import DeviceNodes
@@ -24,7 +24,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     effects: tuple[EffectHandler, ...]
 
 
-def build(host: Host, source: InventorySource, debts: DebtStore, hook: Path) -> Registry:
+def build(host: Host, source: Rescanner, debts: DebtStore, hook: Path) -> Registry:
     """All kinds and effects. ``hook``: nvidia-cdi-hook as the container runtime sees it."""
     nodes = DeviceNodes(host.sysfs, host.roots.dev, hook)
     return Registry(

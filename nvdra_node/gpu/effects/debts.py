@@ -23,20 +23,16 @@ _LOG = log.get(__name__)
 _SUFFIX = ".json"
 
 
-class _Content(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A debt's file."""
+class Debt(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A GPU whose time slice must be reset, and its compute mode restored."""
 
+    uuid: str = ""
+    """Not in files of early releases, which their names identify."""
     boot_id: str
     driver: str
     """``Sysfs.driver_instance`` that has the settings; empty: unknown."""
     compute_mode: int | None = None
     """Compute mode to restore; None: unchanged."""
-
-
-class Debt(_Content, frozen=True, kw_only=True):
-    """A GPU whose time slice must be reset, and its compute mode restored."""
-
-    uuid: str
 
 
 class DebtStore:
@@ -67,11 +63,8 @@ class DebtStore:
             before = debts.get(debt.uuid)
             if debt.compute_mode is None and before is not None and before.driver == debt.driver:
                 debt = replace(debt, compute_mode=before.compute_mode)
-            content = _Content(
-                boot_id=debt.boot_id, driver=debt.driver, compute_mode=debt.compute_mode
-            )
             self._files.make_directory(self._directory, mode=0o700)
-            data = msgspec.json.encode(content) + b"\n"
+            data = msgspec.json.encode(debt) + b"\n"
             self._files.replace(self._path(debt.uuid), data, durable=True)
             debts[debt.uuid] = debt
 
@@ -97,14 +90,9 @@ class DebtStore:
 
     def _read(self, uuid: str) -> Debt:
         try:
-            content = msgspec.json.decode(self._files.read(self._path(uuid)) or b"", type=_Content)
+            debt = msgspec.json.decode(self._files.read(self._path(uuid)) or b"", type=Debt)
         except (msgspec.MsgspecError, FileError) as error:
             # A needless reset does no harm; a time slice that stays long does.
             _LOG.warning("unreadable debt; resetting the GPU's time slice", error, gpu=uuid)
-            content = _Content(boot_id="", driver="")
-        return Debt(
-            uuid=uuid,
-            boot_id=content.boot_id,
-            driver=content.driver,
-            compute_mode=content.compute_mode,
-        )
+            debt = Debt(boot_id="", driver="")
+        return replace(debt, uuid=uuid)

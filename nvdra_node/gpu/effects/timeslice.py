@@ -16,7 +16,7 @@ from nvdra_core.runtime import log
 from nvdra_core.runtime.clock import Deadline
 from nvdra_node.gpu.effects.base import decode, encode
 from nvdra_node.gpu.effects.debts import Debt, DebtStore
-from nvdra_node.gpu.inventory.source import InventorySource
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.model import HOLD_PREFIX, GpuState
 from nvdra_node.host import driverroot
 from nvdra_node.host.host import Host
@@ -71,7 +71,7 @@ class TimeSlices:
 
     kind = "setTimeSlice"
 
-    def __init__(self, host: Host, debts: DebtStore, source: InventorySource) -> None:
+    def __init__(self, host: Host, debts: DebtStore, source: Rescanner) -> None:
         self._host = host
         self._debts = debts
         self._source = source

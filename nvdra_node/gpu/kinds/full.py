@@ -15,7 +15,7 @@ from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.gpu.effects.base import encode
 from nvdra_node.gpu.effects.timeslice import DEFAULT_TIME_SLICE, SetTimeSlice
 from nvdra_node.gpu.inventory.causes import node_path
-from nvdra_node.gpu.inventory.source import InventorySource
+from nvdra_node.gpu.inventory.rescan import Rescanner
 from nvdra_node.gpu.kinds import attributes, recorded
 from nvdra_node.gpu.kinds.base import Allotment, Description, Device, KindPlan, SliceSettings
 from nvdra_node.gpu.kinds.nodes import DeviceNodes
@@ -31,7 +31,7 @@ class FullGpus:
     name = "gpu"
     config = "GpuConfig"
 
-    def __init__(self, source: InventorySource, sysfs: Sysfs, nodes: DeviceNodes) -> None:
+    def __init__(self, source: Rescanner, sysfs: Sysfs, nodes: DeviceNodes) -> None:
         self._source = source
         self._sysfs = sysfs
         self._nodes = nodes
@@ -82,7 +82,8 @@ class FullGpus:
     def edits(self, prepared: PreparedDevice) -> ContainerEdits:
         """See DeviceKind."""
         device = recorded.read(prepared)
-        return self._nodes.edits(self._find(device) or device)
+        gpu = self._find(device) or device
+        return self._nodes.edits(gpu.minor, gpu.pci_address)
 
     def _verify_listed(self, device: RecordedGpu, gpu: Gpu) -> None:
         if gpu.driver_instance != self._instance():

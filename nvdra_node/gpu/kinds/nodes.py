@@ -6,9 +6,7 @@ of the driver. The driver's libraries are not here: all claims share them (``cdi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from nvdra_core.errors import HostError, NotReadyError
 from nvdra_node.cdi.edits import ContainerEdits, DeviceNode, Hook, nvidia_hook
@@ -16,18 +14,6 @@ from nvdra_node.gpu.inventory import causes
 from nvdra_node.host.ports import NodeStat, Sysfs
 
 _WORLD_READ_WRITE = 0o006
-
-
-class Located(Protocol):
-    """The location of a GPU: ``model.Gpu`` or ``RecordedGpu``."""
-
-    @property
-    def minor(self) -> int:
-        """Of its device node."""
-
-    @property
-    def pci_address(self) -> str:
-        """``dddd:bb:dd.f``; empty: unknown."""
 
 
 class DeviceNodes:
@@ -49,22 +35,19 @@ class DeviceNodes:
             raise HostError(wrong)
         return stat
 
-    def edits(self, gpu: Located) -> ContainerEdits:
-        """Edits of all nodes of a GPU. Raises HostError, NotReadyError."""
-        node = self.gpu_node(gpu.minor)
-        names = self._sysfs.drm_nodes(gpu.pci_address) if gpu.pci_address else ()
+    def edits(self, minor: int, pci_address: str) -> ContainerEdits:
+        """Edits of all nodes of a GPU; no DRM nodes without its PCI address. Raises HostError, NotReadyError."""
+        node = self.gpu_node(minor)
+        names = self._sysfs.drm_nodes(pci_address) if pci_address else ()
         drm = {
             name: stat
             for name in names
             if (stat := self._sysfs.device_node(_drm_path(name))) is not None
         }
-        return self._render(gpu, node, drm)
-
-    def _render(self, gpu: Located, node: NodeStat, drm: Mapping[str, NodeStat]) -> ContainerEdits:
-        device_nodes = [self._device_node(causes.node_path(gpu.minor), node)]
+        device_nodes = [self._device_node(causes.node_path(minor), node)]
         device_nodes += [self._device_node(_drm_path(name), stat) for name, stat in drm.items()]
         links = [
-            f"../{name}::/dev/dri/by-path/pci-{gpu.pci_address}-{kind}"
+            f"../{name}::/dev/dri/by-path/pci-{pci_address}-{kind}"
             for name in drm
             if (kind := _drm_kind(name))
         ]

@@ -209,6 +209,14 @@ class TestBackground:
         assert node.transaction.settle(5.0)
         assert node.machine.gpus[0].time_slice == 0 and owed_files(node) == []
 
+    def test_debt_of_earlier_release_is_read(self, node: GpuNode) -> None:
+        """Its file has no UUID but in its name."""
+        path = node.state / "owed" / f"{node.uuid(0)}.json"
+        node.files.replace(path, b'{"bootId":"b","driver":"d","computeMode":3}\n')
+        assert DebtStore(node.state / "owed", node.files).get(node.uuid(0)) == Debt(
+            uuid=node.uuid(0), boot_id="b", driver="d", compute_mode=3
+        )
+
     def test_two_debts_of_one_gpu_keep_the_compute_mode(self, node: GpuNode) -> None:
         owed = DebtStore(node.state / "owed", node.files)
         debt = Debt(uuid=node.uuid(0), boot_id="b", driver="d", compute_mode=3)

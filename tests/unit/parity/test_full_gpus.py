@@ -67,7 +67,7 @@ def test_drm_links_are_right_under_any_driver_root(root: str):
     machine = FakeMachine(fake_gpus(1))
     machine.nodes["/dev/dri/card1"] = A_CARD
     nodes = DeviceNodes(fake_host(machine).sysfs, Path(root) / "dev", HOOK)
-    made = nodes.edits(a_gpu())
+    made = nodes.edits(0, a_gpu().pci_address)
     assert [node.path for node in made.device_nodes] == ["/dev/nvidia0", "/dev/dri/card1"]
     card = made.device_nodes[1]
     assert (card.host_path or card.path) == str(Path(root) / "dev/dri/card1")
