@@ -100,8 +100,6 @@ class Api:
             return self._mint(write)
         if route.subresource not in {"", "status"} or (route.subresource and not kind.has_status):
             return not_found_path()
-        if verb == "deletecollection":
-            return self._delete_collection(write)
         if verb == "delete":
             last, is_gone = self.writer.delete(write)
             return self._deleted(kind, route, last.obj, is_gone=is_gone)
@@ -126,22 +124,6 @@ class Api:
             details["group"] = kind.group
         body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return Reply(200, encode({**body, "details": details}))
-
-    def _delete_collection(self, write: Write) -> Reply:
-        with self.store.lock:
-            chosen = self.reader.select(write.kind, write.route)
-            for entry in chosen:
-                self.writer.delete_entry(write.kind, entry, is_dry_run=write.is_dry_run)
-            version = str(self.store.version)
-        items = b",".join(
-            self.store.encode_item(write.kind, e, write.route.version) for e in chosen
-        )
-        head = {
-            "kind": f"{write.kind.kind}List",
-            "apiVersion": write.kind.api_version(write.route.version),
-            "metadata": {"resourceVersion": version},
-        }
-        return Reply(200, encode(head)[:-1] + b',"items":[' + items + b"]}")
 
     def _mint(self, write: Write) -> Reply:
         """TokenRequest, bound to a Node or to nothing."""

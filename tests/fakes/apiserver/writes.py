@@ -119,21 +119,18 @@ class Writer:
                         f"Precondition failed: {key} in precondition: {wanted[key]}, "
                         f"{key} in object meta: {old.obj['metadata'].get(key)}",
                     )  # fmt: skip
-            return self.delete_entry(write.kind, old, is_dry_run=write.is_dry_run)
+            return self._delete(write, old)
 
-    def delete_entry(
-        self, kind: Kind, old: Entry, *, is_dry_run: bool = False
-    ) -> tuple[Entry, bool]:
-        """Delete without any check (lock held by the caller)."""
-        if is_dry_run:
+    def _delete(self, write: Write, old: Entry) -> tuple[Entry, bool]:
+        metadata = old.obj["metadata"]
+        if write.is_dry_run:
             return old, True
-        if not old.obj["metadata"].get("finalizers"):
-            return self._store.remove(kind, old.key), True
-        if old.obj["metadata"].get("deletionTimestamp"):
+        if not metadata.get("finalizers"):
+            return self._store.remove(write.kind, old.key), True
+        if metadata.get("deletionTimestamp"):
             return old, False
-        metadata = {**old.obj["metadata"], "deletionTimestamp": now()}
-        marked = Entry({**old.obj, "metadata": metadata}, 0, old.owners)
-        return self._store.put(kind, marked), False
+        marked = {**old.obj, "metadata": {**metadata, "deletionTimestamp": now()}}
+        return self._store.put(write.kind, Entry(marked, 0, old.owners)), False
 
     def existing(self, write: Write) -> Entry:
         """The object that the URL names; raises StatusError (404)."""
