@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         values = read(argv, os.environ)
         log.configure(verbosity=_number(values, "--log-verbosity"), style=values["--log-format"])
-        access = access_config(values)
+        access = access_config(values, os.environ)
         chosen = settings(values, access.namespace)
         return run(chosen, access, os.environ.get("NOTIFY_SOCKET", ""))
     except ConfigError as error:
@@ -171,13 +171,13 @@ def settings(values: Mapping[str, str], own_namespace: str) -> ControllerSetting
     )
 
 
-def access_config(values: Mapping[str, str]) -> AccessConfig:
+def access_config(values: Mapping[str, str], environment: Mapping[str, str]) -> AccessConfig:
     """How to reach the API server. Raises ConfigError."""
     # Imported here: the package takes 0.2 s, and --help and wrong settings are answered without.
     from nvdra_cluster.kube import config
 
     path = values["--kubeconfig"]
-    return config.from_kubeconfig(path) if path else config.in_cluster()
+    return config.from_kubeconfig(path) if path else config.in_cluster(environment)
 
 
 def _choice(values: Mapping[str, str], name: str, kind: type[ChoiceT]) -> ChoiceT:

@@ -6,7 +6,7 @@ cannot be used safely is refused: a server that is not verified, plain http beyo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,9 +16,9 @@ from kubernetes.client import Configuration
 from kubernetes.config import (
     ConfigException,
     list_kube_config_contexts,
-    load_incluster_config,
     load_kube_config,
 )
+from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube.transport import LOOPBACK
@@ -53,12 +53,17 @@ def from_kubeconfig(path: str) -> AccessConfig:
     return _checked(AccessConfig(lambda: _loaded(f"kubeconfig {path}", load), namespace))
 
 
-def in_cluster(directory: Path = SERVICE_ACCOUNT) -> AccessConfig:
-    """The service account of this pod. Raises ConfigError."""
+def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> AccessConfig:
+    """The service account of this pod; its token is read again every minute. Raises ConfigError."""
 
     def load() -> Configuration:
         found = Configuration()
-        load_incluster_config(client_configuration=found)
+        loader = InClusterConfigLoader(
+            token_filename=str(directory / "token"),
+            cert_filename=str(directory / "ca.crt"),
+            environ=environment,
+        )
+        loader.load_and_set(found)
         return found
 
     namespace_file = directory / "namespace"

@@ -64,7 +64,9 @@ class Authenticator:
 
     def authenticate(self, authorization: bytes, peer: User | None) -> User:
         """The caller behind a header or a client certificate; raises StatusError (401)."""
-        token = authorization.removeprefix(b"Bearer ").decode("latin-1")
+        # The scheme is case-insensitive (RFC 9110); the kubernetes package sends "bearer".
+        scheme, _, value = authorization.partition(b" ")
+        token = (value if scheme.lower() == b"bearer" else authorization).decode("latin-1")
         user = self._tokens.get(token) if token else peer
         if user is not None:
             return user

@@ -137,6 +137,21 @@ def test_unreadable_token_is_an_api_error(server: FakeApiServer):
     client.close()
 
 
+def test_pod_uses_its_service_account(guarded: FakeApiServer, tmp_path: Path):
+    assert guarded.authority is not None
+    token = guarded.token_for("admin", "system:masters")
+    ca = guarded.authority.certificate_path.read_text()
+    for name, text in (("token", token), ("ca.crt", ca), ("namespace", "drivers\n")):
+        (tmp_path / name).write_text(text)
+    url = urlsplit(guarded.url)
+    environment = {
+        "KUBERNETES_SERVICE_HOST": str(url.hostname),
+        "KUBERNETES_SERVICE_PORT": str(url.port),
+    }
+    access = config.in_cluster(environment, tmp_path)
+    assert (access.namespace, read_node(access)) == ("drivers", "a")
+
+
 @pytest.mark.parametrize(
     ("cluster", "text"),
     [
