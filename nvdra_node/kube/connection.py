@@ -11,7 +11,8 @@ import http.client
 import io
 import select
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 READ_SIZE_BYTES = 64 * 1024
+
+AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+"""See socket.getaddrinfo."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -38,6 +42,11 @@ class Route(msgspec.Struct, frozen=True):
     def authority(self) -> str:
         """``host:port``, as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def addresses(self) -> Sequence[AddressInfo]:
+        """What to connect to, from DNS. Raises OSError, and UnicodeError for an impossible name."""
+        host, port = (self.proxy.host, self.proxy.port) if self.proxy else (self.host, self.port)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 class Connection(http.client.HTTPConnection):
@@ -55,16 +64,16 @@ class Connection(http.client.HTTPConnection):
     def open(self, limit: Deadline) -> None:
         """Connect, through the proxy if there is one, and start TLS."""
         route = self._route
-        target = (route.proxy.host, route.proxy.port) if route.proxy else (route.host, route.port)
-        sock = socket.create_connection(target, _left_s(limit))
-        self._use(sock, limit)
-        for option in SOCKET_OPTIONS:
-            sock.setsockopt(*option)
+        sock = self._connect(limit)
         if route.proxy:
             self._tunnel_through(route.proxy)
         if self._tls:
-            sock.settimeout(_left_s(limit))
-            self._use(self._tls.wrap_socket(sock, server_hostname=route.server_name), limit)
+            tls = self._tls.wrap_socket(
+                sock, server_hostname=route.server_name, do_handshake_on_connect=False
+            )
+            self._use(tls, limit)
+            tls.settimeout(_left_s(limit))
+            tls.do_handshake()
 
     def bound(self, limit: Deadline) -> None:
         """Set the deadline of everything from now on."""
@@ -92,6 +101,26 @@ class Connection(http.client.HTTPConnection):
         self.close()
         if self._timed is not None:
             self._timed.sock.close()
+
+    def _connect(self, limit: Deadline) -> socket.socket:
+        """Connect to the first address that answers; each gets an equal part of the time that is left."""
+        # Not socket.create_connection: every address would get all of the time, and ``abort`` could not end it.
+        addresses = self._route.addresses()
+        failure = OSError(f"{self._route.host} has no address")
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            sock = socket.socket(family, kind, protocol)
+            self._use(sock, limit)
+            try:
+                for option in SOCKET_OPTIONS:
+                    sock.setsockopt(*option)
+                sock.settimeout(_left_s(limit) / (len(addresses) - place))
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock
+        raise failure
 
     def _use(self, sock: socket.socket, limit: Deadline) -> None:
         self.sock = self._timed = _TimedSocket(sock, limit)

@@ -113,11 +113,7 @@ class _Stream:
     def _open_once(self) -> None:
         transport, request = self._transport, self._request
         limit = Deadline(HEAD_TIMEOUT_S, transport.clock)
-        connection = transport.pool.dial(limit)
-        with self._lock:
-            self._connection = connection
-            if self._is_cancelled:
-                raise TransportError("the watch was cancelled", unsent=True)
+        connection = transport.pool.dial(limit, self._register)
         try:
             response = transport.send(request, connection, limit)
             is_open = 200 <= response.status < 300
@@ -126,6 +122,12 @@ class _Stream:
         except (OSError, http.client.HTTPException) as error:
             raise transport.broken(request, error) from error
         self._opened = (connection, response)
+
+    def _register(self, connection: Connection) -> None:
+        with self._lock:
+            self._connection = connection
+            if self._is_cancelled:
+                connection.abort()
 
     def _decode(self, line: bytes) -> WatchEvent:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import threading
+from collections.abc import Callable
 
 from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.runtime.clock import Clock, Deadline
@@ -19,6 +20,10 @@ from nvdra_node.kube.proxy import Proxy
 MAX_IDLE = 8
 MAX_IDLE_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
+
+
+def _do_nothing(connection: Connection) -> None:
+    return None
 
 
 class Pool:
@@ -65,16 +70,22 @@ class Pool:
         for connection in idle:
             self.give(connection, is_reusable=False)
 
-    def dial(self, deadline: Deadline) -> Connection:
-        """A new connection, to be given back with ``give``. Raises TransportError (unsent)."""
+    def dial(
+        self, deadline: Deadline, opening: Callable[[Connection], None] = _do_nothing
+    ) -> Connection:
+        """A new connection, to be given back with ``give``. Raises TransportError (unsent).
+
+        ``opening`` gets it before it is opened, so that another thread can abort that.
+        """
         connection = Connection(self._route, self._credentials.current())
+        opening(connection)
         with self._lock:
             if self._is_closed:
                 raise ClosedError("the API client is closed", unsent=True)
             self._live.add(connection)
         try:
             connection.open(deadline.within(CONNECT_TIMEOUT_S))
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             self.give(connection, is_reusable=False)
             self.outages += 1
             raise self._unreachable(error) from error

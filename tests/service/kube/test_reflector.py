@@ -18,10 +18,12 @@ from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kube.client import Client
 from nvdra_node.kube.config import KubeConfig
 from nvdra_node.kube.listwatch import ClientListWatch
+from nvdra_node.kube.pool import CONNECT_TIMEOUT_S
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.objects import obj
 from tests.lib.waits import until
+from tests.service.kube.conftest import ONCE
 from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_slice
 
@@ -200,8 +202,15 @@ def test_stop_ends_a_connecting_watch_soon(connect: Callable[..., Client]) -> No
     config = KubeConfig(server=f"https://127.0.0.1:{silent.getsockname()[1]}")
     follower = Follower(connect(config), version="1")
     time.sleep(0.2)  # it now waits for the TLS handshake
-    assert follower.stop() < SOON_S
+    assert follower.stop() < CONNECT_TIMEOUT_S / 2
     silent.close()
+
+
+@pytest.mark.parametrize("host", ["api..example", "a" * 64])
+def test_impossible_host_name_is_an_outage(connect: Callable[..., Client], host: str) -> None:
+    with pytest.raises(ApiError, match="cannot reach the API server") as caught:
+        connect(KubeConfig(server=f"https://{host}"), ONCE).list(SLICES)
+    assert caught.value.status == 0
 
 
 def test_closed_client_ends_the_reflector_soon(client: Client, follower: Follower) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvdra_core.runtime.clock import Deadline, SystemClock
-from nvdra_node.kube.connection import Connection, Route, read_body
+from nvdra_node.kube.connection import AddressInfo, Connection, Route, read_body
 from nvdra_node.kube.credentials import Credentials
 from nvdra_node.kube.proxy import Proxy
 
@@ -144,6 +145,60 @@ def test_aborted_connection_does_not_open() -> None:
         connection.abort()
         with pytest.raises(ConnectionError, match="aborted"):
             connection.open(soon())
+        connection.release()
+
+
+@contextmanager
+def deaf_server() -> Iterator[int]:
+    """The port of a server that does not complete connections: its backlog is full."""
+    with ExitStack() as stack, socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listening.getsockname())
+        yield int(listening.getsockname()[1])
+
+
+def test_abort_ends_a_waiting_connect() -> None:
+    with deaf_server() as port:
+        connection = Connection(Route("127.0.0.1", port, ""), PLAIN)
+        begun_s = time.monotonic()
+        timer = threading.Timer(0.3, connection.abort)
+        timer.start()
+        with pytest.raises(OSError):
+            connection.open(soon(30.0))
+        connection.release()
+        timer.join()
+    assert time.monotonic() - begun_s < 10.0
+
+
+def test_abort_ends_a_waiting_handshake() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        route = Route("127.0.0.1", silent.getsockname()[1], "localhost")
+        connection = Connection(route, Credentials("", context, 1))
+        begun_s = time.monotonic()
+        timer = threading.Timer(0.3, connection.abort)
+        timer.start()
+        with pytest.raises(OSError):
+            connection.open(soon(30.0))
+        connection.release()
+        timer.join()
+    assert time.monotonic() - begun_s < 10.0
+
+
+def test_unreachable_address_leaves_time_for_the_next() -> None:
+    with deaf_server() as deaf, socket.create_server(("127.0.0.1", 0)) as listening:
+        live = int(listening.getsockname()[1])
+
+        class TwoAddresses(Route, frozen=True):
+            def addresses(self) -> Sequence[AddressInfo]:
+                return [*Route("127.0.0.1", deaf, "").addresses(), *super().addresses()]
+
+        connection = Connection(TwoAddresses("127.0.0.1", live, ""), PLAIN)
+        limit = soon(4.0)
+        connection.open(limit)
+        assert limit.remaining_s() > 0.0
         connection.release()
 
 
