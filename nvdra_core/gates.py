@@ -1,10 +1,7 @@
-"""Feature gates: text in (``--feature-gates``), one frozen value out. Pure; no module-level
-instance.
+"""Feature gates: parses ``--feature-gates`` into one frozen value. Pure.
 
-Parsed in ``cli`` of every process and handed down; the same code runs on the node, in the
-controller and in the webhook, so that no process accepts a set of gates that another one refuses.
-``RELATIONS`` is the only place that says which gates exclude or need each other (documents are made
-from it).
+Shared by the node, the controller and the webhook, so that all accept the same sets. ``RELATIONS`` defines which gates
+exclude or need each other (documents are generated from it).
 """
 
 from __future__ import annotations

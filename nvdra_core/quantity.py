@@ -1,9 +1,7 @@
-"""Kubernetes quantities (``10Gi``, ``1500m``, ``1e3``): text in, exact value out, and bytes back as
-canonical text.
+"""Kubernetes quantities (``10Gi``, ``1500m``, ``1e3``): parsing, exact values, canonical text of bytes. Pure.
 
-Follows k8s.io/apimachinery ``resource.Quantity``: all suffixes and decimal exponents, exact down to
-nano, rounded away from zero below that. Pure, and no ``decimal`` or ``fractions``: every value is
-an integer number of nano-units. Bad text raises MalformedTextError and nothing else.
+As k8s.io/apimachinery ``resource.Quantity``: exact down to nano, rounded away from zero below. Values are integers of
+nano-units. Invalid text raises MalformedTextError.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""Types of the API groups resource.nvidia.com/v1beta1 and fabric.nvdra.io/v1alpha1, and the one
-decoder and rule book for them.
+"""Types of the API groups resource.nvidia.com/v1beta1 and fabric.nvdra.io/v1alpha1, their decoder and rules.
 
-Enter at ``decode_strict`` (what users wrote) or ``decode_lenient`` (our records), then
-``normalize``, then ``validate``. This package alone imports msgspec, which costs 3 MB: the node
-imports it when the first claim carries a config.
+Call ``decode_strict`` (user input) or ``decode_lenient`` (our records), then ``normalize``, then ``validate``.
 """
 
 from nvdra_core.api.compute_domain import (

@@ -1,10 +1,7 @@
-"""JSON objects in, API types out; the only reader of opaque configs on the node, in the controller
-and in the webhook.
+"""Decodes opaque configs and records into API types; shared by the node, the controller and the webhook.
 
-Strict for what users write: unknown fields, other spellings and a missing apiVersion or kind are
-refused, with the path, the value and what to write. Lenient for our own records: what a later
-release added is dropped. Any JSON whatever gives a value or an InvalidConfigError, never another
-exception (fuzzed).
+Strict for user input: unknown fields and a missing apiVersion or kind are refused with path, value and remedy. Lenient
+for our own records: fields of later releases are dropped. Any JSON gives a value or an InvalidConfigError (fuzzed).
 """
 
 from __future__ import annotations
@@ -142,9 +139,7 @@ class _Reader:
         return quote(value)
 
     def _require_json(self, value: Any) -> None:
-        """Refuse what has no UTF-8 form (lone surrogates), which msgspec, gRPC and logs would choke
-        on.
-        """
+        """Refuse lone surrogates, which msgspec, gRPC and logs cannot encode as UTF-8."""
         try:
             json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:

@@ -1,9 +1,7 @@
-"""What a config means and whether it may be used: ``normalize`` fills in defaults, ``validate``
-refuses. Pure.
+"""Defaults and validation of configs: ``normalize``, then ``validate``. Pure.
 
-The plugins and the webhook call both in this order, so a claim that was admitted is not refused on
-the node for anything its text alone tells. Errors are InvalidConfigError: where, path, value, what
-to do.
+The plugins and the webhook call both, so that the node refuses no admitted claim for its text alone. Errors are
+InvalidConfigError with place, path, value and remedy.
 """
 
 from __future__ import annotations
