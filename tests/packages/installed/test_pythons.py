@@ -61,3 +61,14 @@ def test_grpc_protobuf_and_yaml_load_their_compiled_parts(userland: Userland, in
     binds = [home] if home != Path("/usr") else []
     done = userland.run(str(interpreter), "-IBc", program, binds=binds)
     assert done.stdout == "upb True True\n"
+
+
+def test_cryptography_makes_an_imex_key_and_request(userland: Userland, interpreter: Path):
+    home = interpreter.parents[1]
+    program = (
+        f"import sys; sys.path += ['/{LIBRARY}', '/{LIBRARY}/site-packages']; "
+        "from nvdra_node.imex.key_child import main; main('/no-such-key')"
+    )
+    binds = [home] if home != Path("/usr") else []
+    done = userland.run(str(interpreter), "-ISBc", program, binds=binds)
+    assert done.stdout.count("-----BEGIN ") == 2 and done.stdout.startswith("-----BEGIN PRIVATE")
