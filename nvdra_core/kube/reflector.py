@@ -233,13 +233,19 @@ class Reflector:
             parameters["continue"] = metadata["continue"]
 
     def _initial_objects(self, events: Iterator[WatchEvent]) -> Iterator[JsonObject]:
+        found: dict[tuple[str, str], JsonObject] = {}
         for event in events:
             metadata = self._metadata(event)
             if (metadata.get("annotations") or {}).get(INITIAL_EVENTS_END) == "true":
                 self.resource_version = str(metadata.get("resourceVersion") or "")
+                yield from found.values()
                 return
-            if event.type == "ADDED":
-                yield event.object
+            key = (metadata.get("namespace") or "", metadata.get("name") or "")
+            # Also changes: the server's watch cache may have begun before the state that the watch asked for.
+            if event.type == "DELETED":
+                found.pop(key, None)
+            elif event.type != "BOOKMARK":
+                found[key] = event.object
         raise TransportError(
             f"watch of {self.name}: it ended before the current state was complete"
         )

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.kube.reflector import Reflector, WatchEvent, WatchStream
+from nvdra_core.kube.reflector import (
+    DEFAULT_SETTINGS,
+    INITIAL_EVENTS_END,
+    Reflector,
+    ReflectorSettings,
+    WatchEvent,
+    WatchStream,
+)
 from nvdra_core.kube.resources import SLICES, JsonObject
 from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kube.client import Client
@@ -301,13 +308,14 @@ class Script:
 
     name = "slices"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ReflectorSettings = DEFAULT_SETTINGS) -> None:
+        self.listed: list[JsonObject] = []
         self.clock = FakeClock()
         self.is_refusing = False
         self.lasts_s = 0.0
         self.events: list[WatchEvent] = []
         self.watches = 0
-        self.reflector = Reflector(self, self, self.clock)
+        self.reflector = Reflector(self, self, self.clock, settings)
         self.lists_left = 0
 
     def run(self, lists: int) -> float:
@@ -325,7 +333,7 @@ class Script:
         return ScriptedStream(self)
 
     def replace(self, objects: Any) -> None:
-        list(objects)
+        self.listed = list(objects)
         self.lists_left -= 1
         if self.lists_left <= 0:
             self.reflector.stop()
@@ -335,6 +343,24 @@ class Script:
 
     def delete(self, obj: JsonObject) -> None:
         pass
+
+
+def event(kind: str, name: str, version: int) -> WatchEvent:
+    return WatchEvent(kind, {"metadata": {"name": name, "resourceVersion": str(version)}})
+
+
+def test_changes_before_the_end_of_a_streaming_list_count() -> None:
+    script = Script(ReflectorSettings(is_streaming=True))
+    end = {"metadata": {"resourceVersion": "9", "annotations": {INITIAL_EVENTS_END: "true"}}}
+    script.events = [
+        *(event("ADDED", name, 1) for name in ("kept", "changed", "deleted")),
+        event("MODIFIED", "changed", 7),
+        event("DELETED", "deleted", 8),
+        WatchEvent("BOOKMARK", end),
+    ]
+    script.run(1)
+    versions = [o["metadata"]["resourceVersion"] for o in script.listed]
+    assert (versions, script.reflector.resource_version) == (["1", "7"], "9")
 
 
 GONE = WatchEvent("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
