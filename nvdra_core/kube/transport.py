@@ -115,7 +115,8 @@ class RetryingTransport(ABC):
         self, request: Request, status: int, headers: Message | Mapping[str, str], body: bytes
     ) -> None:
         """Raise ApiError for a response outside 2xx; log warnings of the server once each."""
-        if warning := headers.get("Warning"):
+        many = headers.get_all("Warning", []) if isinstance(headers, Message) else None
+        for warning in [headers.get("Warning", "")] if many is None else many:
             self._warn(warning)
         if not 200 <= status < 300:
             retry_after_s = parse_retry_after(headers.get("Retry-After") or "")
@@ -123,6 +124,6 @@ class RetryingTransport(ABC):
             raise status_error(what, status, body, retry_after_s)
 
     def _warn(self, text: str) -> None:
-        if text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:
+        if text and text not in self._warned and len(self._warned) < WARNINGS_REMEMBERED:
             self._warned.add(text)
             _LOG.warning("the API server warns: %s", text[:1024])

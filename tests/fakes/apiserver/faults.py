@@ -13,9 +13,10 @@ class Fault:
     """One rule; empty ``verb`` and ``resource`` match all, ``count`` 0 means for ever.
 
     ``action``: ``status`` answers ``code`` (and Retry-After when ``retry_after_s`` is not None), ``slow`` answers
-    rightly after ``delay_s`` and with a Warning header of ``warning``, ``hang`` keeps the connection silent, ``no_answer`` closes it before a byte of the
-    answer, ``reset`` does so with a TCP reset, ``cut`` closes it after the head. All but ``status`` and ``slow`` leave
-    it open whether the request was carried out; it is carried out when ``is_executed``.
+    rightly after ``delay_s`` and with a Warning header for each line of ``warning``, ``hang`` keeps the connection
+    silent, ``no_answer`` closes it before a byte of the answer, ``reset`` does so with a TCP reset, ``cut`` closes it
+    after the head. All but ``status`` and ``slow`` leave it open whether the request was carried out; it is carried out
+    when ``is_executed``.
     """
 
     verb: str = ""

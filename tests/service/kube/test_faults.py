@@ -229,15 +229,15 @@ def test_expired_pages_restart_the_list(server: FakeApiServer, client: Client) -
     assert server.api.log.count("list") == 4
 
 
-def test_warning_of_the_server_is_logged_once(
+def test_each_warning_of_the_server_is_logged_once(
     server: FakeApiServer, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warning = 'unknown field "spec.colour"'
+    warning = 'unknown field "spec.colour"\nunknown field "spec.colours"'
     server.api.faults.add(Fault(verb="create", action="slow", warning=warning, count=2))
     for name in ("one", "two"):
         client.create(SLICES, a_slice(name))
     warnings = [record for record in caplog.records if "colour" in record.getMessage()]
-    assert len(warnings) == 1
+    assert len(warnings) == 2
 
 
 def test_user_agent_names_the_program_and_its_version(

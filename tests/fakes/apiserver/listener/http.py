@@ -82,8 +82,8 @@ class Conversation:
         if fault is not None:
             self._api.faults.cleared.wait(fault.delay_s)
         reply = self._api.answer(request, route, verb)
-        if fault is not None and fault.warning:
-            reply.headers.append(("Warning", f'299 - "{fault.warning}"'))
+        for warning in fault.warning.splitlines() if fault is not None else ():
+            reply.headers.append(("Warning", f'299 - "{warning}"'))
         if reply.stream is not None:
             self._send_stream(reply)
             return False
