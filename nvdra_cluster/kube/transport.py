@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import threading
+from urllib.parse import unquote
 
 import urllib3
 from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util import parse_url
 
 from nvdra_cluster.kube.config import AccessConfig
 from nvdra_core.errors import ApiError, ConfigError
@@ -144,4 +146,8 @@ class KubernetesTransport(RetryingTransport):
         configuration = self._access.load()
         configuration.connection_pool_maxsize = POOL_SIZE
         configuration.socket_options = list(SOCKET_OPTIONS)
+        if configuration.proxy and (credentials := parse_url(configuration.proxy).auth):
+            # Neither the kubernetes client nor urllib3 sends those of the proxy's URL.
+            headers = urllib3.make_headers(proxy_basic_auth=unquote(credentials))
+            configuration.proxy_headers = headers
         return configuration, RESTClientObject(configuration)

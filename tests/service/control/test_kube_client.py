@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from nvdra_cluster.kube.client import KubernetesClient
 from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube.errors import ClosedError
 from nvdra_core.kube.resources import EVERYTHING, NODES
+from nvdra_core.kube.retry import Backoff
+from nvdra_core.kube.transport import TransportSettings
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.beds.services.replica import FAST, access_of
 from tests.fakes.apiserver.faults import Fault
@@ -28,6 +32,8 @@ from tests.lib.pki import StoredAuthority
 from tests.lib.waits import until
 
 CLOCK = SystemClock()
+ONCE = TransportSettings(backoff=Backoff(first_s=1e3, limit_s=1e3))
+"""No pause fits into the time of a request."""
 NODE = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}}
 
 
@@ -57,8 +63,8 @@ def kubeconfig(fake: FakeApiServer, path: Path, user: dict[str, Any], **cluster:
     return str(path)
 
 
-def read_node(access: config.AccessConfig) -> str:
-    client = KubernetesClient(access, CLOCK, FAST)
+def read_node(access: config.AccessConfig, settings: TransportSettings = FAST) -> str:
+    client = KubernetesClient(access, CLOCK, settings)
     try:
         return str(client.get(NODES, "a")["metadata"]["name"])
     finally:
@@ -120,6 +126,25 @@ def is_answered(client: KubernetesClient) -> bool:
     except ApiError:
         return False
     return True
+
+
+def test_credentials_of_a_proxy_url_are_sent(guarded: FakeApiServer, tmp_path: Path):
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            with listening.accept()[0] as sock:
+                heads.append(sock.recv(65536))
+                sock.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        proxy = f"http://me:pass%40word@127.0.0.1:{listening.getsockname()[1]}"
+        path = kubeconfig(guarded, tmp_path / "k", {"token": "t"}, **{"proxy-url": proxy})
+        with pytest.raises(ApiError):
+            read_node(config.from_kubeconfig(path), ONCE)
+        thread.join()
+    assert b"Basic " + base64.b64encode(b"me:pass@word") in heads[0]
 
 
 class Tokenless(Configuration):
