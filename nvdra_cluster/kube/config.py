@@ -19,6 +19,7 @@ from kubernetes.config import (
     load_kube_config,
 )
 from kubernetes.config.incluster_config import InClusterConfigLoader
+from kubernetes.config.kube_config import KubeConfigMerger
 
 from nvdra_core.errors import ConfigError
 from nvdra_core.kube.transport import LOOPBACK
@@ -47,10 +48,21 @@ def from_kubeconfig(path: str) -> AccessConfig:
 
     try:
         _, active = list_kube_config_contexts(path)
+        _refuse_impersonation(path, (active.get("context") or {}).get("user"))
     except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"kubeconfig {path}: {error}") from error
     namespace = str((active.get("context") or {}).get("namespace") or "")
     return _checked(AccessConfig(lambda: _loaded(f"kubeconfig {path}", load), namespace))
+
+
+def _refuse_impersonation(path: str, user: str | None) -> None:
+    """The ``kubernetes`` package ignores ``as`` and acts with the rights of the credential. Raises ConfigError."""
+    entry = KubeConfigMerger(path).config["users"].get_with_name(user, safe=True) if user else None
+    if entry is not None and (entry.value.get("user") or {}).get("as"):
+        raise ConfigError(
+            f"kubeconfig {path}: user {user!r} has 'as': impersonation is not supported; give credentials of the"
+            " controller's own identity"
+        )
 
 
 def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> AccessConfig:

@@ -191,6 +191,12 @@ def test_unsafe_kubeconfig_is_refused(
         config.from_kubeconfig(kubeconfig(server, tmp_path / "k", {"token": "t"}, **cluster))
 
 
+def test_impersonation_is_refused(server: FakeApiServer, tmp_path: Path):
+    path = kubeconfig(server, tmp_path / "k", {"token": "t", "as": "viewer"})
+    with pytest.raises(ConfigError, match="impersonation"):
+        config.from_kubeconfig(path)
+
+
 @pytest.mark.parametrize("content", ["", "no: [yaml", "{}"])
 def test_malformed_kubeconfig_is_config_error(tmp_path: Path, content: str):
     path = tmp_path / "k"
