@@ -32,7 +32,7 @@ REPLY_MARGIN = 0.05
 """Part of the deadline that is kept for sending the response: a late one is lost, and with it the error."""
 
 MAX_CLAIM_THREADS = 256
-"""Threads for the claims of calls that have several; when all are busy, claims wait inside the call's deadline."""
+"""Threads for the claims of calls that have several, beside each call's own thread."""
 
 ERROR_LIMIT = 800
 """Characters of an error, which appears in pod events."""
@@ -132,15 +132,30 @@ class DraService:
         try:
             if len(claims) == 1:
                 return {claims[0].uid: self._result(operation, claims[0], work)}
-            calls = {
-                ref.uid: self._claim_threads.submit(self._result, operation, ref, work)
-                for ref in claims
-            }
-            return _collect(operation, calls, deadline)
+            return self._results(operation, claims, work, deadline)
         finally:
             with self._idle:
                 self._running -= 1
                 self._idle.notify_all()
+
+    def _results(
+        self,
+        operation: str,
+        claims: Sequence[ClaimRef],
+        work: Callable[[ClaimRef], Result],
+        deadline: Deadline,
+    ) -> dict[str, Result]:
+        calls = {
+            ref: self._claim_threads.submit(self._result, operation, ref, work) for ref in claims
+        }
+        # This thread takes what no other has begun: all of them may be busy with claims that wait.
+        own: dict[str, Result] = {
+            ref.uid: self._result(operation, ref, work)
+            for ref, call in calls.items()
+            if call.cancel()
+        }
+        others = {ref.uid: call for ref, call in calls.items() if ref.uid not in own}
+        return {**own, **_collect(operation, others, deadline)}
 
     def _result(self, operation: str, ref: ClaimRef, work: Callable[[ClaimRef], Result]) -> Result:
         with log.operation():
