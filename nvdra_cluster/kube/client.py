@@ -10,7 +10,7 @@ import msgspec
 import urllib3
 
 from nvdra_cluster.kube.config import AccessConfig
-from nvdra_cluster.kube.transport import READ_SIZE_BYTES, KubernetesTransport
+from nvdra_cluster.kube.transport import READ_SIZE_BYTES, KubernetesTransport, socket_of
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import ResourceClient, query
 from nvdra_core.kube.errors import TransportError
@@ -126,10 +126,13 @@ class _Stream:
             transport.check(
                 request, response.status, response.headers, b"" if is_open else response.data
             )
-        except (ApiError, urllib3.exceptions.HTTPError, OSError):
+        except ApiError:
             response.close()
             raise
-        sock = _socket_of(response)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            response.close()
+            raise transport.broken(request, error) from error
+        sock = socket_of(response)
         if sock is not None:
             sock.settimeout(self._timeout_s)
         with self._lock:
@@ -144,13 +147,6 @@ class _Stream:
             yield msgspec.json.decode(line, type=WatchEvent)
         except msgspec.DecodeError as error:
             raise TransportError(f"malformed event: {error}") from error
-
-
-def _socket_of(response: urllib3.BaseHTTPResponse) -> socket.socket | None:
-    """The response's socket; http.client moves it there when the server announces ``Connection: close``."""
-    raw = getattr(getattr(getattr(response, "_fp", None), "fp", None), "raw", None)
-    found = getattr(response.connection, "sock", None) or getattr(raw, "_sock", None)
-    return found if isinstance(found, socket.socket) else None
 
 
 def _shut_down(sock: socket.socket) -> None:

@@ -7,7 +7,9 @@ build model objects of 10,000 Nodes, and encode bodies that are bytes already. D
 from __future__ import annotations
 
 import math
+import socket
 import threading
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 import urllib3
@@ -35,8 +37,24 @@ READ_SIZE_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 5.0
 TLS_RENEWAL_INTERVAL_S = 5.0
 """Minimum between two readings of the CA and the client certificate after TLS errors."""
+TOKEN_INTERVAL_S = 5.0
+"""Minimum between two readings of the token: the package runs an exec plugin again at each one, from five minutes
+before the credential expires.
+"""
 POOL_SIZE = 24
 """Seven watches, eight writers, the Lease, the verifier, and the reconcile loop."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """One reading of the access configuration, and the connections made with it."""
+
+    configuration: Configuration
+    http: RESTClientObject
+    authorization: str
+    """Value of the header; empty without a token."""
+    token_read_at_s: float = -math.inf
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class KubernetesTransport(RetryingTransport):
@@ -46,49 +64,52 @@ class KubernetesTransport(RetryingTransport):
         super().__init__(clock, settings)
         self._access = access
         self._lock = threading.Lock()
+        self._renewal = threading.Lock()
         self._tls_renewed_at_s = -math.inf
-        self._configuration, self._http = self._open()
+        self._session = self._open()
         self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
 
     def close(self) -> None:
         """See RetryingTransport; requests that wait for an answer end with their timeouts."""
         super().close()
-        self._http.close()
+        self._session.http.close()
 
     def renew_credentials(self) -> bool:
-        """See RetryingTransport."""
-        try:
-            configuration, http = self._open()
-        except ConfigError as error:
-            _LOG.warning("cannot read the credentials again", error)
-            return False
-        with self._lock:
-            self._configuration, self._http = configuration, http
+        """See RetryingTransport. Threads that wait for another's renewal share its result."""
+        refused = self._session
+        with self._renewal:
+            if self._session is not refused:
+                return True
+            try:
+                self._session = self._open()
+            except ConfigError as error:
+                _LOG.warning("cannot read the credentials again", error)
+                return False
         return True
 
     def send(self, request: Request, timeout_s: float) -> urllib3.BaseHTTPResponse:
         """Send and wait for the response's headers. Raises TransportError; the caller closes the response."""
         if self.closed.is_set():
             raise ClosedError("the API client is closed")
-        with self._lock:
-            configuration, http = self._configuration, self._http
-        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
+        session = self._session
+        # Half for TCP and half for TLS: the request is sent before the time is over.
+        connect_s = min(CONNECT_TIMEOUT_S, timeout_s / 2)
         try:
-            return http.pool_manager.request(
+            return session.http.pool_manager.request(
                 request.method,
-                configuration.host + request.target,
+                session.configuration.host + request.target,
                 body=request.body or None,
-                headers=self._headers_of(request, configuration),
-                timeout=timeout,
+                headers=self._headers_of(request, session),
+                timeout=urllib3.Timeout(total=timeout_s, connect=connect_s, read=timeout_s),
                 retries=False,
                 preload_content=False,
             )
-        except ConfigException as error:  # an empty token file
-            raise TransportError(f"credentials: {error}", unsent=True) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if isinstance(error, urllib3.exceptions.SSLError):
                 self._renew_tls()
             raise self.broken(request, error) from error
+        except (ConfigException, ValueError) as error:  # an empty or malformed token
+            raise TransportError(f"credentials: {error}", unsent=True) from error
 
     def _renew_tls(self) -> None:
         """After a TLS error: the CA or the client certificate may have been rotated."""
@@ -124,25 +145,42 @@ class KubernetesTransport(RetryingTransport):
         return body
 
     def _read(self, request: Request, response: urllib3.BaseHTTPResponse, limit: Deadline) -> bytes:
-        body = bytearray()
-        while piece := response.read1(READ_SIZE_BYTES):
+        body, sock = bytearray(), socket_of(response)
+        while True:
+            if (left_s := limit.remaining_s()) <= 0.0:
+                raise TransportError(f"{request.method} {request.target}: no answer in time")
+            if sock is not None and sock.fileno() >= 0:
+                sock.settimeout(left_s)
+            if not (piece := response.read1(READ_SIZE_BYTES)):
+                return bytes(body)
             body += piece
             if len(body) > BODY_LIMIT_BYTES:
                 raise TransportError(f"{request.method} {request.target}: response is too large")
-            if limit.remaining_s() <= 0.0:
-                raise TransportError(f"{request.method} {request.target}: no answer in time")
-        return bytes(body)
 
-    def _headers_of(self, request: Request, configuration: Configuration) -> dict[str, str]:
+    def _headers_of(self, request: Request, session: _Session) -> dict[str, str]:
         headers = dict(self._headers)
         if request.body:
             headers["Content-Type"] = request.content_type
-        # Reads a rotated token, or runs an exec plugin whose credential has expired.
-        if token := configuration.get_api_key_with_prefix("BearerToken"):
-            headers["Authorization"] = token
+        if authorization := self._authorization(session):
+            headers["Authorization"] = authorization
         return headers
 
-    def _open(self) -> tuple[Configuration, RESTClientObject]:
+    def _authorization(self, session: _Session) -> str:
+        """Reads a rotated token, or runs an exec plugin whose credential expires soon, in one thread at a time; the
+        others use the credential at hand.
+        """
+        now_s = self.clock.monotonic()
+        if now_s - session.token_read_at_s >= TOKEN_INTERVAL_S and session.lock.acquire(False):
+            try:
+                session.authorization = _header(
+                    session.configuration.get_api_key_with_prefix("BearerToken")
+                )
+                session.token_read_at_s = now_s
+            finally:
+                session.lock.release()
+        return session.authorization
+
+    def _open(self) -> _Session:
         configuration = self._access.load()
         configuration.connection_pool_maxsize = POOL_SIZE
         configuration.socket_options = list(SOCKET_OPTIONS)
@@ -150,4 +188,17 @@ class KubernetesTransport(RetryingTransport):
             # Neither the kubernetes client nor urllib3 sends those of the proxy's URL.
             headers = urllib3.make_headers(proxy_basic_auth=unquote(credentials))
             configuration.proxy_headers = headers
-        return configuration, RESTClientObject(configuration)
+        authorization = _header(configuration.api_key.get("BearerToken"))
+        return _Session(configuration, RESTClientObject(configuration), authorization)
+
+
+def socket_of(response: urllib3.BaseHTTPResponse) -> socket.socket | None:
+    """The response's socket; http.client moves it there when the server announces ``Connection: close``."""
+    raw = getattr(getattr(getattr(response, "_fp", None), "fp", None), "raw", None)
+    found = getattr(response.connection, "sock", None) or getattr(raw, "_sock", None)
+    return found if isinstance(found, socket.socket) else None
+
+
+def _header(token: str | None) -> str:
+    """A token without the line end of its file."""
+    return (token or "").strip()

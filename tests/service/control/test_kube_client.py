@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +22,7 @@ from kubernetes.config import ConfigException
 from nvdra_cluster.kube import config
 from nvdra_cluster.kube.client import KubernetesClient
 from nvdra_core.errors import ApiError, ConfigError
-from nvdra_core.kube.errors import ClosedError
+from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.resources import EVERYTHING, NODES
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
@@ -90,6 +92,48 @@ def test_exec_plugin_gives_token(guarded: FakeApiServer, tmp_path: Path):
     }
     path = kubeconfig(guarded, tmp_path / "k", {"exec": plugin})
     assert read_node(config.from_kubeconfig(path)) == "a"
+
+
+def test_expiring_exec_credential_is_renewed_at_intervals(guarded: FakeApiServer, tmp_path: Path):
+    """The package takes a credential of two minutes for expired, and would run the plugin for each request."""
+    expiry = datetime.now(timezone.utc) + timedelta(minutes=2)
+    status = {
+        "token": guarded.token_for("admin", "system:masters"),
+        "expirationTimestamp": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+    (tmp_path / "plugin.py").write_text(
+        f"open({str(tmp_path / 'runs')!r}, 'a').write('x')\n"
+        f"print({json.dumps({**answer, 'status': status})!r})"
+    )
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": sys.executable,
+        "args": [str(tmp_path / "plugin.py")],
+        "interactiveMode": "Never",
+    }
+    access = config.from_kubeconfig(kubeconfig(guarded, tmp_path / "k", {"exec": plugin}))
+    client = KubernetesClient(access, CLOCK, FAST)
+    before = len((tmp_path / "runs").read_text())
+    for _ in range(10):
+        client.get(NODES, "a")
+    client.close()
+    assert len((tmp_path / "runs").read_text()) - before <= 2
+
+
+def test_line_end_of_token_file_is_ignored(guarded: FakeApiServer, tmp_path: Path):
+    token_file = tmp_path / "token"
+    token_file.write_text(guarded.token_for("admin", "system:masters") + "\n")
+    path = kubeconfig(guarded, tmp_path / "k", {"tokenFile": str(token_file)})
+    assert read_node(config.from_kubeconfig(path)) == "a"
+
+
+def test_malformed_token_is_an_api_error(server: FakeApiServer, tmp_path: Path):
+    path = kubeconfig(server, tmp_path / "k", {"token": "two\nlines"})
+    client = KubernetesClient(config.from_kubeconfig(path), CLOCK, FAST)
+    with pytest.raises(ApiError, match="credentials"):
+        client.get(NODES, "a", deadline=Deadline(0.2, CLOCK))
+    client.close()
 
 
 def test_rotated_token_file_is_read_after_401(guarded: FakeApiServer, tmp_path: Path):
@@ -228,6 +272,44 @@ def test_silent_server_ends_with_deadline(server: FakeApiServer):
     assert (raised.value.status, CLOCK.monotonic() - began_s < 5.0) == (0, True)
     server.api.faults.clear()
     client.close()
+
+
+@contextmanager
+def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[KubernetesClient]:
+    """The client of a server that answers one request with these parts, after a pause each, and closes."""
+    release = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listening, listening.accept()[0] as sock:
+            sock.recv(65536)
+            for part in parts:
+                release.wait(pause_s)
+                sock.sendall(part)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    host = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    client = KubernetesClient(config.AccessConfig(lambda: Configuration(host=host)), CLOCK)
+    yield client
+    release.set()
+    thread.join()
+    client.close()
+
+
+def test_cut_refusal_of_a_watch_is_an_api_error():
+    with answering(b"HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\n{") as client:
+        stream = client.list_watch(NODES, "", EVERYTHING).watch({}, 60.0)
+        with pytest.raises(TransportError):
+            stream.open()
+
+
+def test_deadline_covers_a_late_body():
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    began_s = CLOCK.monotonic()
+    with answering(head, b"{}", pause_s=0.9) as client, pytest.raises(TransportError):
+        client.get(NODES, "a", deadline=Deadline(1.0, CLOCK))
+    assert CLOCK.monotonic() - began_s < 1.5
 
 
 def test_closed_client_refuses_requests(server: FakeApiServer):
