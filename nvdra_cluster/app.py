@@ -21,7 +21,7 @@ from nvdra_cluster.settings import ControllerSettings
 from nvdra_core import __version__
 from nvdra_core.kube.client import ResourceClient
 from nvdra_core.runtime import endpoint, log
-from nvdra_core.runtime.clock import Clock
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_core.runtime.metrics import new_registry
 from nvdra_core.runtime.service import Component, FunctionComponent, Service
 from nvdra_core.runtime.systemd import Notifier
@@ -31,6 +31,8 @@ _LOG = log.get(__name__)
 SYNC_POLL_S = 0.5
 MAX_SILENCE_S = 180.0
 """One pass of the reconcile loop may wait this long for an API server that does not answer."""
+STOP_GRACE_S = 5.0
+"""For requests in progress when the process stops."""
 
 
 class Manager:
@@ -46,6 +48,7 @@ class Manager:
         self._settings = settings
         self._workers = workers
         self._clock = clock
+        self._client = client
         self._leading = threading.Event()
         self.registry = new_registry(__version__)
         self.elector = LeaderElector(
@@ -89,6 +92,7 @@ class Manager:
     def components(self) -> list[Component]:
         """In the order of starting."""
         return [
+            FunctionComponent(name="API client", end=lambda deadline: self._close_client()),
             FunctionComponent(
                 name="watches",
                 begin=self._start_watches,
@@ -117,6 +121,11 @@ class Manager:
     def _stop_watches(self) -> None:
         for one in self.reflectors:
             one.reflector.stop()
+
+    def _close_client(self) -> None:
+        """Give the last writes and the release of the Lease some time, then end what waits for the API server."""
+        self._workers.join(Deadline(STOP_GRACE_S, self._clock))
+        self._client.close()
 
     def _start(self) -> None:
         if self._settings.is_elected:

@@ -10,6 +10,7 @@ import msgspec
 import urllib3
 
 from nvdra_cluster.kube.config import AccessConfig
+from nvdra_cluster.kube.connections import shut_down
 from nvdra_cluster.kube.transport import READ_SIZE_BYTES, KubernetesTransport, socket_of
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.client import ResourceClient, query
@@ -109,7 +110,7 @@ class _Stream:
         with self._lock:
             self._is_cancelled = True
             if self._socket is not None:
-                _shut_down(self._socket)
+                shut_down(self._socket)
 
     def close(self) -> None:
         """See WatchStream."""
@@ -147,11 +148,3 @@ class _Stream:
             yield msgspec.json.decode(line, type=WatchEvent)
         except msgspec.DecodeError as error:
             raise TransportError(f"malformed event: {error}") from error
-
-
-def _shut_down(sock: socket.socket) -> None:
-    try:
-        # Not SSLSocket.shutdown, which removes the TLS state under the reading thread.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-    except OSError:
-        return  # closed already

@@ -20,6 +20,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util import parse_url
 
 from nvdra_cluster.kube.config import AccessConfig
+from nvdra_cluster.kube.connections import Connections
 from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.transport import (
@@ -66,12 +67,14 @@ class KubernetesTransport(RetryingTransport):
         self._lock = threading.Lock()
         self._renewal = threading.Lock()
         self._tls_renewed_at_s = -math.inf
+        self._connections = Connections()
         self._session = self._open()
         self._headers = {"User-Agent": settings.user_agent, "Accept": "application/json"}
 
     def close(self) -> None:
-        """See RetryingTransport; requests that wait for an answer end with their timeouts."""
+        """See RetryingTransport; requests that wait for an answer end at once, too."""
         super().close()
+        self._connections.end()
         self._session.http.close()
 
     def renew_credentials(self) -> bool:
@@ -189,7 +192,9 @@ class KubernetesTransport(RetryingTransport):
             headers = urllib3.make_headers(proxy_basic_auth=unquote(credentials))
             configuration.proxy_headers = headers
         authorization = _header(configuration.api_key.get("BearerToken"))
-        return _Session(configuration, RESTClientObject(configuration), authorization)
+        http = RESTClientObject(configuration)
+        self._connections.follow(http.pool_manager)
+        return _Session(configuration, http, authorization)
 
 
 def socket_of(response: urllib3.BaseHTTPResponse) -> socket.socket | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -353,6 +354,20 @@ class TestLeaders:
         wait_until("it tries", lambda: two.workers.rounds.name == "reconcile loop")
         pair.clock.advance(MAX_SILENCE_S + 1)
         assert "silent" in two.workers.rounds.problem()
+        pair.server.api.faults.clear()
+
+    def test_stop_does_not_wait_for_silent_server(self, pair: Rack):
+        """Lists are repeated for longer than that."""
+        one = pair.replicas.pop(0)
+        wait_until("it has seen everything", one.manager.is_synced)
+        pair.server.api.faults.add(Fault(verb="list", action="hang", count=0))
+        asked = pair.server.api.log.count("list", "nodes")
+        for reflector in one.manager.reflectors:
+            reflector.reflector.relist()
+        wait_until("it lists", lambda: pair.server.api.log.count("list", "nodes") > asked)
+        began_s = time.monotonic()
+        one.stop()
+        assert time.monotonic() - began_s < 8.0
         pair.server.api.faults.clear()
 
     def test_leader_that_cannot_renew_stops_before_lease_expires(self, pair: Rack):

@@ -319,6 +319,30 @@ def test_closed_client_refuses_requests(server: FakeApiServer):
         client.get(NODES, "a")
 
 
+def test_close_ends_waiting_request(guarded: FakeApiServer, tmp_path: Path):
+    guarded.api.faults.add(Fault(verb="get", action="hang", count=0))
+    token = guarded.token_for("admin", "system:masters")
+    access = config.from_kubeconfig(kubeconfig(guarded, tmp_path / "k", {"token": token}))
+    client = KubernetesClient(access, CLOCK, ONCE)
+    errors: list[ApiError] = []
+
+    def read() -> None:
+        try:
+            client.get(NODES, "a")
+        except ApiError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    until(lambda: guarded.api.log.count("get", "nodes"))
+    began_s = CLOCK.monotonic()
+    client.close()
+    thread.join()
+    guarded.api.faults.clear()
+    assert isinstance(errors[0], ClosedError)
+    assert CLOCK.monotonic() - began_s < 2.0
+
+
 def test_cancel_ends_quiet_watch(server: FakeApiServer):
     client = KubernetesClient(access_of(server), CLOCK, FAST)
     stream = client.list_watch(NODES, "", EVERYTHING).watch({"resourceVersion": "0"}, 60.0)
