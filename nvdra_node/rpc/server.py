@@ -14,7 +14,10 @@ from typing import Any
 import grpc
 
 from nvdra_core.errors import FileError
+from nvdra_core.runtime import log
 from nvdra_node.rpc.sockets import identity
+
+_LOG = log.get(__name__)
 
 MAX_CALLS = 1024
 """Calls of one server at the same time, each with a thread, so that calls which wait starve no others; above it gRPC
@@ -23,6 +26,18 @@ with its thread takes 45 kB."""
 
 AddService = Callable[[Any], None]
 """Adds a service to a ``grpc.Server``; generated as ``add_...Servicer_to_server``."""
+
+
+class CallThreads(ThreadPoolExecutor):
+    """A call waits while the system starts no more threads: the error would end grpcio's server thread."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            _LOG.warning("cannot start a thread for a call; it waits for another call", error)
 
 
 class UnixServer:
@@ -38,7 +53,7 @@ class UnixServer:
 
     def start(self) -> None:
         """Serve, then rename the socket to ``path``. Raises FileError."""
-        self._pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix=self.path.stem)
+        self._pool = CallThreads(MAX_CALLS, thread_name_prefix=self.path.stem)
         self._server = grpc.server(self._pool, maximum_concurrent_rpcs=MAX_CALLS)
         for add in self._services:
             add(self._server)

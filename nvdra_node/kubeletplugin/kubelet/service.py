@@ -24,6 +24,7 @@ from nvdra_node.rpc.messages import (
     dra_v1beta1_pb2,
     dra_v1beta1_pb2_grpc,
 )
+from nvdra_node.rpc.server import CallThreads
 
 CALL_LIMIT_S = 45.0
 """The kubelet's deadline of a call; longer ones are cut to it."""
@@ -73,7 +74,7 @@ class DraService:
         self._idle = threading.Condition()
         self._running = 0
         self._is_draining = False
-        self._claim_threads = futures.ThreadPoolExecutor(MAX_CLAIM_THREADS, "claim")
+        self._claim_threads = CallThreads(MAX_CLAIM_THREADS, "claim")
 
     def add_to(self, server: Any) -> None:
         """Add both API versions to a gRPC server."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -114,6 +115,20 @@ def test_waiting_claims_starve_no_call_of_several_claims(
     plugin.ledger.gate.set()
     assert errors(calls) == []
     assert len(plugin.ledger.prepared) == 8 * count
+
+
+def test_call_waits_while_no_thread_can_be_started(registered: Plugin, plugin: TestPlugin) -> None:
+    first = registered.begin(PREPARE, slow(1))
+    until(lambda: plugin.ledger.running == 1)
+    timer = threading.Timer(1.0, plugin.ledger.gate.set)
+    timer.start()
+    usual = threading.stack_size(1 << 50)  # more than a process can address
+    try:
+        assert set(registered.prepare(("ns", "a", "uid-a"), timeout_s=20.0).devices) == {"uid-a"}
+    finally:
+        threading.stack_size(usual)
+    assert errors([first]) == []
+    timer.join()
 
 
 def test_calls_above_the_limit_are_refused_by_grpc(registered: Plugin, plugin: TestPlugin) -> None:
