@@ -10,7 +10,7 @@ import math
 import socket
 import threading
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from kubernetes.client import Configuration
@@ -25,6 +25,7 @@ from nvdra_core.errors import ApiError, ConfigError
 from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.transport import (
     BODY_LIMIT_BYTES,
+    LOOPBACK,
     SOCKET_OPTIONS,
     Request,
     RetryingTransport,
@@ -105,6 +106,7 @@ class KubernetesTransport(RetryingTransport):
                 headers=self._headers_of(request, session),
                 timeout=urllib3.Timeout(total=timeout_s, connect=connect_s, read=timeout_s),
                 retries=False,
+                redirect=False,
                 preload_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -187,6 +189,9 @@ class KubernetesTransport(RetryingTransport):
         configuration = self._access.load()
         configuration.connection_pool_maxsize = POOL_SIZE
         configuration.socket_options = list(SOCKET_OPTIONS)
+        host = urlsplit(configuration.host).hostname
+        if host in LOOPBACK and configuration.proxy == Configuration(host=configuration.host).proxy:
+            configuration.proxy = None  # of the environment, which is not for this machine
         if configuration.proxy and (credentials := parse_url(configuration.proxy).auth):
             # Neither the kubernetes client nor urllib3 sends those of the proxy's URL.
             headers = urllib3.make_headers(proxy_basic_auth=unquote(credentials))

@@ -191,6 +191,14 @@ def test_credentials_of_a_proxy_url_are_sent(guarded: FakeApiServer, tmp_path: P
     assert b"Basic " + base64.b64encode(b"me:pass@word") in heads[0]
 
 
+def test_loopback_is_reached_without_proxy_of_the_environment(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert read_node(access_of(server), ONCE) == "a"
+
+
 class Tokenless(Configuration):
     """Of a pod whose token file is empty."""
 
