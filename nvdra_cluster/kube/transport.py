@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -43,6 +44,8 @@ TOKEN_INTERVAL_S = 5.0
 """Minimum between two readings of the token: the package runs an exec plugin again at each one, from five minutes
 before the credential expires.
 """
+CREDENTIAL_WAIT_S = 2.0
+"""A request waits so long for an exec plugin, which may hang, and then uses the credential at hand."""
 POOL_SIZE = 24
 """Seven watches, eight writers, the Lease, the verifier, and the reconcile loop."""
 
@@ -56,7 +59,19 @@ class _Session:
     authorization: str
     """Value of the header; empty without a token."""
     token_read_at_s: float = -math.inf
+    token_error: Exception | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the token is read."""
+
+    def read_token(self) -> None:
+        """Read a rotated token, or run an exec plugin whose credential expires soon; releases ``lock``."""
+        try:
+            token = self.configuration.get_api_key_with_prefix("BearerToken")
+            self.authorization = _header(token)
+        except (ConfigException, OSError, ValueError) as error:
+            self.token_error = error
+        finally:
+            self.lock.release()
 
 
 class KubernetesTransport(RetryingTransport):
@@ -79,32 +94,40 @@ class KubernetesTransport(RetryingTransport):
         self._session.http.close()
 
     def renew_credentials(self) -> bool:
-        """See RetryingTransport. Threads that wait for another's renewal share its result."""
+        """See RetryingTransport. Threads that are refused at the same time share one renewal."""
         refused = self._session
-        with self._renewal:
-            if self._session is not refused:
-                return True
-            try:
-                self._session = self._open()
-            except ConfigError as error:
-                _LOG.warning("cannot read the credentials again", error)
-                return False
-        return True
+        if self._renewal.acquire(timeout=CREDENTIAL_WAIT_S):
+            if self._session is refused:
+                _run_briefly(self._renew)
+            else:
+                self._renewal.release()
+        return self._session is not refused
+
+    def _renew(self) -> None:
+        try:
+            self._session = self._open()
+        except (ConfigError, OSError) as error:
+            _LOG.warning("cannot read the credentials again", error)
+        finally:
+            self._renewal.release()
 
     def send(self, request: Request, timeout_s: float) -> urllib3.BaseHTTPResponse:
         """Send and wait for the response's headers. Raises TransportError; the caller closes the response."""
         if self.closed.is_set():
             raise ClosedError("the API client is closed")
-        session = self._session
-        # Half for TCP and half for TLS: the request is sent before the time is over.
-        connect_s = min(CONNECT_TIMEOUT_S, timeout_s / 2)
+        session, deadline = self._session, Deadline(timeout_s, self.clock)
         try:
+            headers = self._headers_of(request, session)
+            # Half for TCP and half for TLS: the request is sent before the time is over.
+            connect_s = min(CONNECT_TIMEOUT_S, deadline.remaining_s() / 2)
+            if connect_s <= 0.0:
+                raise TransportError("credentials: no answer in time", unsent=True)
             return session.http.pool_manager.request(
                 request.method,
                 session.configuration.host + request.target,
                 body=request.body or None,
-                headers=self._headers_of(request, session),
-                timeout=urllib3.Timeout(total=timeout_s, connect=connect_s, read=timeout_s),
+                headers=headers,
+                timeout=urllib3.Timeout(total=deadline.remaining_s(), connect=connect_s),
                 retries=False,
                 redirect=False,
                 preload_content=False,
@@ -171,18 +194,15 @@ class KubernetesTransport(RetryingTransport):
         return headers
 
     def _authorization(self, session: _Session) -> str:
-        """Reads a rotated token, or runs an exec plugin whose credential expires soon, in one thread at a time; the
-        others use the credential at hand.
-        """
+        """The header; a rotated token is read, or an exec plugin run, in one thread at a time."""
         now_s = self.clock.monotonic()
         if now_s - session.token_read_at_s >= TOKEN_INTERVAL_S and session.lock.acquire(False):
-            try:
-                session.authorization = _header(
-                    session.configuration.get_api_key_with_prefix("BearerToken")
-                )
+            session.token_error = None
+            _run_briefly(session.read_token)
+            if session.token_error is None:
                 session.token_read_at_s = now_s
-            finally:
-                session.lock.release()
+            else:
+                raise session.token_error
         return session.authorization
 
     def _open(self) -> _Session:
@@ -207,6 +227,13 @@ def socket_of(response: urllib3.BaseHTTPResponse) -> socket.socket | None:
     raw = getattr(getattr(getattr(response, "_fp", None), "fp", None), "raw", None)
     found = getattr(response.connection, "sock", None) or getattr(raw, "_sock", None)
     return found if isinstance(found, socket.socket) else None
+
+
+def _run_briefly(target: Callable[[], None]) -> None:
+    """Run in a thread, and wait for it for CREDENTIAL_WAIT_S at most."""
+    thread = threading.Thread(target=target, name="credentials", daemon=True)
+    thread.start()
+    thread.join(CREDENTIAL_WAIT_S)
 
 
 def _header(token: str | None) -> str:
