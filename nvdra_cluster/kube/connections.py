@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from weakref import WeakSet
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError
 
 
 class Connections:
@@ -23,17 +25,19 @@ class Connections:
         """Record the connections of a pool manager; those through a SOCKS proxy are left out."""
         if type(manager) not in {urllib3.PoolManager, urllib3.ProxyManager}:
             return
-        record = self._record
+        connected = self._connected
 
         class Plain(HTTPConnection):
             def connect(self) -> None:
+                began_s = time.monotonic()
                 super().connect()
-                record(self)
+                connected(self, began_s)
 
         class Secure(HTTPSConnection):
             def connect(self) -> None:
+                began_s = time.monotonic()
                 super().connect()
-                record(self)
+                connected(self, began_s)
 
         class PlainPool(HTTPConnectionPool):
             ConnectionCls = Plain
@@ -52,7 +56,14 @@ class Connections:
             if sock is not None:
                 shut_down(sock)
 
-    def _record(self, connection: HTTPConnection) -> None:
+    def _connected(self, connection: HTTPConnection, began_s: float) -> None:
+        """Raises ConnectTimeoutError when name resolution, TCP and TLS took more than twice the timeout of each step:
+        the request must not be sent so late.
+        """
+        took_s, limit_s = time.monotonic() - began_s, connection.timeout
+        if isinstance(limit_s, int | float) and took_s > 2 * limit_s:
+            connection.close()
+            raise ConnectTimeoutError(connection, f"connecting took {took_s:.1f} s")
         with self._lock:
             self._open.add(connection)
             is_ended = self._is_ended

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +19,8 @@ from nvdra_cluster.kube.client import KubernetesClient
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.errors import ClosedError, TransportError
 from nvdra_core.kube.resources import EVERYTHING, NODES
+from nvdra_core.kube.retry import Backoff
+from nvdra_core.kube.transport import TransportSettings
 from nvdra_core.runtime.clock import Deadline, SystemClock
 from tests.beds.services.replica import FAST, access_of
 from tests.fakes.apiserver.faults import Fault
@@ -24,6 +28,8 @@ from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
 from tests.lib.waits import until
 
 CLOCK = SystemClock()
+ONCE = TransportSettings(backoff=Backoff(first_s=1e3, limit_s=1e3))
+"""No pause fits into the time of a request."""
 
 
 @pytest.fixture
@@ -87,6 +93,24 @@ def test_deadline_covers_a_late_body():
     with answering(head, b"{}", pause_s=0.9) as client, pytest.raises(TransportError):
         client.get(NODES, "a", deadline=Deadline(1.0, CLOCK))
     assert CLOCK.monotonic() - began_s < 1.5
+
+
+def test_write_is_not_sent_after_slow_name_resolution(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+):
+    resolve = socket.getaddrinfo
+
+    def resolve_slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.7)
+        return resolve(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_slowly)
+    client = KubernetesClient(access_of(server), CLOCK, ONCE)
+    body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "b"}}
+    with pytest.raises(TransportError):
+        client.create(NODES, body, deadline=Deadline(0.5, CLOCK))
+    client.close()
+    assert server.api.log.count("create", "nodes") == 0
 
 
 def test_closed_client_refuses_requests(server: FakeApiServer):
