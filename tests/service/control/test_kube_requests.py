@@ -109,6 +109,7 @@ def test_write_is_not_sent_after_slow_name_resolution(
     body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "b"}}
     with pytest.raises(TransportError):
         client.create(NODES, body, deadline=Deadline(0.5, CLOCK))
+    client.get(NODES, "a")
     client.close()
     assert server.api.log.count("create", "nodes") == 0
 
