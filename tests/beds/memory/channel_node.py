@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.checkpoint.store import RecordStore
@@ -17,6 +17,7 @@ from nvdra_node.computedomain.plan import CDI_KIND
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from tests.fakes.clock import FakeClock
 from tests.fakes.driver import FakeClaims, NoDriverFiles
 from tests.fakes.host.files import FakeFiles, Faults
 from tests.fakes.host.machine import FakeMachine

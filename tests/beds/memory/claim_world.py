@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.checkpoint.claim import (
     AllocationResult,
@@ -20,6 +20,7 @@ from nvdra_node.checkpoint.store import RecordStore
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from tests.fakes.clock import FakeClock
 from tests.fakes.driver import (
     KIND,
     FakeClaims,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nvdra_core.errors import CommandError
 from nvdra_core.gates import FeatureGates
-from nvdra_core.runtime.clock import Clock, Deadline, FakeClock
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.cdi.nvidia import CommonEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.cdi.toolkit import Toolkit
@@ -35,6 +35,7 @@ from nvdra_node.host.host import Host
 from nvdra_node.host.ports import CommandResult, Files, NodeStat
 from nvdra_node.kubeletplugin.claims.dependencies import Dependencies
 from nvdra_node.kubeletplugin.claims.transaction import Transaction
+from tests.fakes.clock import FakeClock
 from tests.fakes.driver import FakeClaims
 from tests.fakes.host.commands import FakeCommands
 from tests.fakes.host.files import FakeFiles, Faults

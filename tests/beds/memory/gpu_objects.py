@@ -8,7 +8,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.gpu import catalog, registry, slices
 from nvdra_node.gpu.effects.debts import DebtStore
 from nvdra_node.gpu.inventory.rescan import Rescanner
@@ -16,6 +15,7 @@ from nvdra_node.gpu.kinds.base import DeviceKind, SliceSettings
 from nvdra_node.gpu.model import Gpu, Inventory
 from nvdra_node.gpu.taints import TaintStore
 from nvdra_node.kubeletplugin.driver import Pool
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.host.host import fake_host
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.checkpoint.claim import Claim
 from nvdra_node.kubeletplugin.claims.sweep import Sweeper
 from tests.beds.memory.gpu_node import GpuNode, a_claim
 from tests.beds.memory.gpu_objects import interval
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import FakeFiles
 
 EXCLUSIVE = 3

@@ -17,7 +17,7 @@ from nvdra_core.api.fabric import (
     FabricState,
     Isolation,
 )
-from nvdra_core.runtime.clock import Clock, Deadline, FakeClock
+from nvdra_core.runtime.clock import Clock, Deadline
 from nvdra_node.imex.daemon.control import Dependencies
 from nvdra_node.imex.daemon.render import Layout
 from nvdra_node.imex.daemon.store import Store
@@ -25,6 +25,7 @@ from nvdra_node.imex.model import Fabric, Holder, HostAddresses, Policy
 from nvdra_node.imex.replies import JoinReply
 from nvdra_node.imex.report import status
 from nvdra_node.imex.supervisor import Supervisor
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import FakeFiles
 from tests.fakes.imex import FakeDaemon
 

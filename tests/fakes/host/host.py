@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from nvdra_core.runtime.clock import Clock, FakeClock
+from nvdra_core.runtime.clock import Clock
 from nvdra_node.host.host import Host
 from nvdra_node.host.ports import HostRoots
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.commands import FakeCommands
 from tests.fakes.host.machine import FakeMachine
 from tests.fakes.host.nvml import FakeNvml

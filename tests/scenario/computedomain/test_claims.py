@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import ClaimError, DeviceConflictError, NotReadyError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.computedomain.connection import (
     RECONNECT_S,
     SYNC_S,
@@ -19,6 +19,7 @@ from nvdra_node.computedomain.connection import (
 from nvdra_node.computedomain.model import DomainState, NodeView
 from nvdra_node.computedomain.supervisor_client import HeldClaim
 from tests.beds.memory.channel_node import ChannelNode
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import Faults
 from tests.fakes.supervisor import FakeSupervisor
 from tests.unit.computedomain.examples import VIEW, a_claim, joined, parameters

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from nvdra_cluster.decide.domain import events
 from nvdra_cluster.decide.domain import status as domain_status
 from nvdra_core.api.fabric import FabricState
-from nvdra_core.runtime.clock import FakeClock, SystemClock
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.supervisor_client import parse_state
 from nvdra_node.host.host import open_host
@@ -22,6 +22,7 @@ from nvdra_node.imex.service import node_state
 from nvdra_node.imex.sources import fabric
 from nvdra_node.kubeletplugin.driver import Health
 from tests.beds.memory.imex_node import FABRIC, ImexNode
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.sim.api import SimRoot

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from nvdra_core.kube.resources import NODES
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.computedomain.clique_label import AUDIT_S, LABEL, CliqueLabelWriter
 from nvdra_node.computedomain.model import NodeView
 from nvdra_node.kube.client import Client
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.fakes.clock import FakeClock
 
 KNOWN = NodeView(fabric_state="Completed", clique_id="c.7")
 

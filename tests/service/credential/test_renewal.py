@@ -19,7 +19,6 @@ from nvdra_core.errors import ApiError, ConfigError, FileError, LockTimeoutError
 from nvdra_core.kube.resources import NODES
 from nvdra_core.kube.retry import Backoff
 from nvdra_core.kube.transport import TransportSettings
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.app.renewal import Renewal, exclusive
 from nvdra_node.host.files import HostFiles, temp_path
 from nvdra_node.kube import token
@@ -28,6 +27,7 @@ from nvdra_node.kube.token import TokenFacts
 from tests.fakes.apiserver.auth import NODE_EXTRA, User
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import Crash, FakeFiles
 from tests.lib.objects import obj
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.errors import ClaimError, NotReadyError
 from nvdra_core.kube.resources import FABRIC_NODES
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.computedomain.effects import JoinDomain
 from nvdra_node.computedomain.supervisor_client import GrpcSupervisorClient, HeldClaim
 from nvdra_node.imex.report.writer import FORMING_S, MAX_DELAY_S, PEERS_S, StatusWriter
@@ -29,6 +29,7 @@ from nvdra_node.rpc.server import UnixServer
 from tests.beds.memory.imex_node import ImexNode, a_domain
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.fakes.clock import FakeClock
 from tests.lib.waits import wait_until
 
 NODE = "node"

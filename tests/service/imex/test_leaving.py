@@ -12,11 +12,12 @@ import pytest
 
 from nvdra_core.api.fabric import FabricDomainStatus, FabricNodeStatus
 from nvdra_core.kube.resources import FABRIC_NODES
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.imex.report.writer import RETRY_S, StatusWriter
 from nvdra_node.kube.client import Client
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer
+from tests.fakes.clock import FakeClock
 from tests.lib.objects import obj
 
 NODE = "node"

@@ -9,11 +9,12 @@ import pytest
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import Selector, WriteOptions
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.kube.client import Client
 from nvdra_node.kube.dra import RECHECK_S, DraApi
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.clock import FakeClock
 from tests.lib.waits import until
 from tests.service.kube.following import Follower
 from tests.service.kube.objects import a_claim, a_device, a_device_status, a_slice, an_allocation

@@ -21,13 +21,13 @@ from nvdra_core.kube.reflector import (
     WatchStream,
 )
 from nvdra_core.kube.resources import SLICES, JsonObject
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kube.client import Client
 from nvdra_node.kube.config import KubeConfig
 from nvdra_node.kube.listwatch import ClientListWatch
 from nvdra_node.kube.pool import CONNECT_TIMEOUT_S
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.clock import FakeClock
 from tests.lib.objects import obj
 from tests.lib.waits import until
 from tests.service.kube.conftest import ONCE

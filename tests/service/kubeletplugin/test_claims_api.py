@@ -10,7 +10,7 @@ import pytest
 
 from nvdra_core.errors import ApiError, StaleClaimError
 from nvdra_core.kube.resources import WriteOptions
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kube import permission
@@ -22,6 +22,7 @@ from nvdra_node.kubeletplugin.claims.status_writer import ClaimStatusWriter
 from tests.beds.services.publishing import DRIVER, NODE
 from tests.fakes.apiserver.faults import Fault
 from tests.fakes.apiserver.server import FakeApiServer, FakeSettings
+from tests.fakes.clock import FakeClock
 from tests.lib.waits import until
 
 CLOCK = SystemClock()

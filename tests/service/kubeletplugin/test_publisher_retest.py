@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.slices.client import parse_version
 from nvdra_node.kubeletplugin.slices.schedule import AUDIT_S
 from tests.beds.services.publishing import NO_SHARING, NO_TAINTS, World, a_world, device
 from tests.fakes.apiserver.admission import Rule, refusing_device
 from tests.fakes.apiserver.faults import Fault
+from tests.fakes.clock import FakeClock
 
 TAINT = {"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"}
 OLD = (NO_TAINTS, NO_SHARING)

@@ -14,7 +14,7 @@ import pytest
 from nvdra_core.api.fabric import FabricNodeSpec, FabricNodeStatus
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import CLAIMS, EVENTS, FABRIC_NODES, WriteOptions
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.app.renewal import Renewal
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
@@ -52,6 +52,7 @@ from tests.beds.services.attackbed import (  # fmt: skip
     a_world,
 )
 from tests.beds.services.attackbed import FABRIC_NODES as FABRIC_PATH
+from tests.fakes.clock import FakeClock
 from tests.lib.objects import reference
 from tests.lib.waits import wait_until
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.channelnumbers import ChannelNumberMonitor
 from nvdra_node.computedomain.model import CHANNEL_CLASS
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.machine import FakeMachine
 from tests.fakes.host.sysfs import FakeSysfs
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.errors import HostError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.cpu_pinning import CHECK_S, CpuPinner, is_crowded
 from nvdra_node.host.cpus import CpuTime
+from tests.fakes.clock import FakeClock
 
 
 class FakeThreads:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.app.driverfiles import DriverFilesMonitor
+from tests.fakes.clock import FakeClock
 
 
 class Lister:

@@ -9,7 +9,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from nvdra_core.errors import ClaimError
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.app.gauges import PluginCollector, PluginState
 from nvdra_node.checkpoint.model import PreparedDevice, Record, RecordState
 from nvdra_node.checkpoint.store import RecordStore
@@ -17,6 +16,7 @@ from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.metrics import OPERATIONS, PluginMetrics
 from nvdra_node.kubeletplugin.readiness import Readiness
 from nvdra_node.kubeletplugin.slices.publisher import PublishStatus
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import FakeFiles
 
 GPU = PreparedDevice(request="r", pool="node", device="gpu-0", cdi_ids=("a/b=c",), kind="gpu")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.errors import FileError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.cdi.edits import CdiDevice, ClaimSpec, ContainerEdits
 from nvdra_node.cdi.store import SpecFiles
 from nvdra_node.host.files import HostFiles
+from tests.fakes.clock import FakeClock
 from tests.fakes.driver import NoDriverFiles
 from tests.fakes.host.files import FakeFiles
 

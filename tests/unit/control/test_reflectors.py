@@ -9,8 +9,8 @@ from nvdra_cluster.control import reflectors
 from nvdra_cluster.kube.client import KubernetesClient
 from nvdra_cluster.kube.config import AccessConfig
 from nvdra_cluster.settings import ControllerSettings, FabricSettings
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_core.runtime.workers import Workers
+from tests.fakes.clock import FakeClock
 
 
 def test_server_selects_what_is_watched():

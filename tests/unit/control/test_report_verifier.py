@@ -7,8 +7,8 @@ from typing import Any, cast
 from nvdra_cluster.control.report_verifier import API_PAUSE_S, ReportVerifier
 from nvdra_cluster.control.state.cache import Cache
 from nvdra_core.errors import ApiError
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kube.client import Client
+from tests.fakes.clock import FakeClock
 from tests.unit.decide.views import a_claim_of, a_domain, a_fabric_node, a_report
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nvdra_cluster.control.workqueue import WorkQueue
 from nvdra_core.kube.retry import Backoff
-from nvdra_core.runtime.clock import FakeClock
+from tests.fakes.clock import FakeClock
 
 FIRST_S, LIMIT_S = 1.0, 8.0
 

@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from nvdra_core.errors import DeadlineError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
+from tests.fakes.clock import FakeClock
 
 
 def test_remaining_time_shrinks_to_zero():

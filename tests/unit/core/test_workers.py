@@ -5,9 +5,10 @@ import threading
 import pytest
 
 from nvdra_core.errors import ConfigError, HostError
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_core.runtime.systemd import Notifier, watchdog_interval_s
 from nvdra_core.runtime.workers import Workers
+from tests.fakes.clock import FakeClock
 
 
 def test_failed_worker_wakes_the_service_and_is_a_problem():

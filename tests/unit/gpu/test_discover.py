@@ -6,7 +6,6 @@ import pytest
 from msgspec.structs import replace
 
 from nvdra_core.errors import NotReadyError, UnknownDeviceError
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.gpu import catalog
 from nvdra_node.gpu.inventory.discover import ScanResult, discover
 from nvdra_node.gpu.inventory.facts import pci_address
@@ -14,6 +13,7 @@ from nvdra_node.gpu.inventory.scan import Limits
 from nvdra_node.gpu.kinds.base import Device
 from nvdra_node.gpu.model import Gpu, GpuState, Inventory
 from tests.beds.memory.gpu_objects import shipped_kinds
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeMachine, fake_gpus
 

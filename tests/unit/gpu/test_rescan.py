@@ -6,10 +6,11 @@ import threading
 
 from msgspec.structs import replace
 
-from nvdra_core.runtime.clock import FakeClock, SystemClock
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_core.runtime.workers import Workers
 from nvdra_node.gpu.inventory.rescan import Rescanner, RescanSettings
 from nvdra_node.gpu.model import GpuState
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeMachine, fake_gpus
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import DeadlineError, HostError, NvmlError, NvmlHungError, NvmlSlowError
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.host.child import Child, ChildEndedError
 from nvdra_node.host.nvml import ChildNvml, ChildSettings
 from nvdra_node.host.nvml_child import IDLE_STATUS
+from tests.fakes.clock import FakeClock
 
 CLOCK = SystemClock()
 

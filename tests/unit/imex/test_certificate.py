@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from nvdra_core.api.fabric import FabricCertificate
 from nvdra_core.errors import HostError
-from nvdra_core.runtime.clock import FakeClock, SystemClock
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.host.commands import SystemCommands
 from nvdra_node.host.files import HostFiles
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.imex.certificate import CertificateStore
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.commands import FakeCommands
 from tests.fakes.host.files import FakeFiles
 

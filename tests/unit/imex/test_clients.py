@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from nvdra_core.api.fabric import FabricPeer, ImexState
 from nvdra_core.errors import CommandError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.host.systemctl import SystemctlUnits, parse_show
 from nvdra_node.imex.daemon.ctl import ImexCtl, parse_domain, parse_state
 from nvdra_node.imex.daemon.unit import SystemdClient, parse_unit
 from nvdra_node.imex.model import Run, UnitActivity
 from nvdra_node.imex.sources import fabric
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.commands import FakeCommands, hang
 
 SYSTEMCTL, JOURNALCTL = Path("/usr/bin/systemctl"), Path("/usr/bin/journalctl")

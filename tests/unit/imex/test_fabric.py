@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from nvdra_core.api.fabric import FabricState
-from nvdra_core.runtime.clock import FakeClock, SystemClock
+from nvdra_core.runtime.clock import SystemClock
 from nvdra_node.host.host import open_host
 from nvdra_node.host.ports import HostRoots
 from nvdra_node.imex.model import Fabric
 from nvdra_node.imex.sources import fabric
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.host import fake_host
 from tests.fakes.host.machine import FakeFabric, FakeMachine, fake_gpus
 from tests.sim.api import SimRoot

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.host.ports import CommandResult
 from nvdra_node.host.systemctl import SystemctlUnits
 from nvdra_node.imex.daemon.process_monitor import ProcessMonitor
 from nvdra_node.imex.daemon.unit import SystemdClient
 from nvdra_node.imex.model import UnitActivity
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.commands import FakeCommands
 
 SHOW = "Id=nvdra-imex.service\nActiveState={state}\nInvocationID={run}\nResult=success\nMainPID={pid}\n"

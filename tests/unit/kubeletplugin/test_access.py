@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.kubeletplugin.claims.access import ClaimAccess
+from tests.fakes.clock import FakeClock
 
 NO_RIGHT = ApiError(
     'resourceclaims "c" is forbidden: User "n" cannot get resource "resourceclaims"', status=403

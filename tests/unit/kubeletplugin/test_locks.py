@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from nvdra_core.errors import LockTimeoutError
-from nvdra_core.runtime.clock import Deadline, FakeClock, SystemClock
+from nvdra_core.runtime.clock import Deadline, SystemClock
 from nvdra_node.kubeletplugin.claims.locks import Locks
+from tests.fakes.clock import FakeClock
 
 CLOCK = SystemClock()
 

@@ -4,8 +4,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from nvdra_core.errors import ApiError, LockTimeoutError, NvmlHungError
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.metrics import PREPARE, UNPREPARE, PluginMetrics
+from tests.fakes.clock import FakeClock
 
 GPU = "gpu.nvidia.com"
 UPSTREAM = {

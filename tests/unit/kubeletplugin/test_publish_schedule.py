@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nvdra_core.kube.retry import Backoff
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.slices import schedule
 from nvdra_node.kubeletplugin.slices.schedule import PublishSchedule
+from tests.fakes.clock import FakeClock
 
 
 @pytest.fixture

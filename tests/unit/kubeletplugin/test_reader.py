@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdra_core.errors import ApiError, ClaimError, DeadlineError, NvdraError, StaleClaimError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.checkpoint.claim import Claim, ClaimRef, ClaimUID, ConfigSource
 from nvdra_node.kubeletplugin.claims import reader
+from tests.fakes.clock import FakeClock
 
 DRIVER, NODE = "gpu.nvidia.com", "node-1"
 REF = ClaimRef("ns", "train", ClaimUID("uid-1"))

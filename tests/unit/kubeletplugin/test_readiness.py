@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from nvdra_core.errors import ApiError
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.kubeletplugin.driver import DeviceHealth, Health, Pool
 from nvdra_node.kubeletplugin.events import EventSource
 from nvdra_node.kubeletplugin.node_events import REPEAT_S, RETRY_S, NodeEvents
 from nvdra_node.kubeletplugin.readiness import GuardedPool, Readiness, write_fault
+from tests.fakes.clock import FakeClock
 from tests.fakes.host.files import FakeFiles
 
 SOURCE = EventSource("nvdra-gpu.nvidia.com", "n1")

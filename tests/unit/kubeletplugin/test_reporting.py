@@ -7,10 +7,11 @@ import contextlib
 import pytest
 
 from nvdra_core.errors import ApiError, FileError, HostError, NvdraError
-from nvdra_core.runtime.clock import Deadline, FakeClock
+from nvdra_core.runtime.clock import Deadline
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.checkpoint.model import PreparedDevice
 from nvdra_node.kubeletplugin.reporting import ReportingHandler
+from tests.fakes.clock import FakeClock
 
 REF = ClaimRef("ns", "c", ClaimUID("c1"))
 DEADLINE = Deadline(1.0, FakeClock())

@@ -8,7 +8,6 @@ import pytest
 
 from nvdra_core.errors import ApiError
 from nvdra_core.kube.resources import EVENTS
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node.checkpoint.claim import ClaimRef, ClaimUID
 from nvdra_node.kube import permission
 from nvdra_node.kubeletplugin.claims.wait_events import (
@@ -19,6 +18,7 @@ from nvdra_node.kubeletplugin.claims.wait_events import (
     WaitEvents,
 )
 from nvdra_node.kubeletplugin.events import EventSource
+from tests.fakes.clock import FakeClock
 
 REF = ClaimRef("team", "channel", ClaimUID("c-1"))
 CAUSE = "nvidia-imex is INITIALIZING"

@@ -13,12 +13,12 @@ import pytest
 
 from nvdra_cluster import cli
 from nvdra_core.gates import FeatureGates
-from nvdra_core.runtime.clock import FakeClock
 from nvdra_node import config
 from nvdra_node.app.imex import gates_of
 from nvdra_node.computedomain import slices
 from nvdra_node.computedomain.connection import SupervisorConnection
 from nvdra_node.computedomain.model import NodeView
+from tests.fakes.clock import FakeClock
 from tests.fakes.supervisor import FakeSupervisor
 from tests.unit.chart import helm
 
