@@ -105,7 +105,7 @@ def test_classes_applied_by_hand_do_not_stop_installation(installed: Helm) -> No
         installed.cluster.apply(path.read_text())
     notes = installed.install()
     assert installed.classes() == dict.fromkeys(NAMES, "")
-    assert "were left as they are" in notes and all(name in notes for name in NAMES)
+    assert "were not changed" in notes and all(name in notes for name in NAMES)
     installed.run("upgrade", "nvdra", str(helm.CHART))
     installed.run("uninstall", "nvdra")
     assert installed.classes().keys() >= NAMES
@@ -114,7 +114,7 @@ def test_classes_applied_by_hand_do_not_stop_installation(installed: Helm) -> No
 def test_classes_of_release_stay_with_it(installed: Helm) -> None:
     notes = installed.install()
     assert installed.classes() == dict.fromkeys(NAMES, "nvdra")
-    assert "were left as they are" not in notes
+    assert "were not changed" not in notes
     installed.cluster.kubectl("delete", "deviceclass", "mig.nvidia.com")
     installed.run("upgrade", "nvdra", str(helm.CHART))
     assert installed.classes() == dict.fromkeys(NAMES, "nvdra")
