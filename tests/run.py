@@ -167,8 +167,8 @@ def pytest(*argv: str) -> tuple[str, ...]:
 
 
 def side_by_side() -> tuple[str, ...]:
-    """Many tests wait for processes and servers: two a processor; who has none left takes another's."""
-    return ("-n", str(min(2 * (os.cpu_count() or 1), 16)), "--dist", "worksteal")
+    """Many tests wait for processes and servers: three for each CPU; an idle worker takes over tests of another."""
+    return ("-n", str(min(3 * (os.cpu_count() or 1), 16)), "--dist", "worksteal")
 
 
 def check_steps() -> list[Step]:

@@ -184,6 +184,12 @@ def test_services_listen_on_no_network(rack):
     wait_until("the check finds a configured endpoint", lambda: listening(with_one))
 
 
+def accepts(port: int) -> bool:
+    """Whether a service listens on the port: it starts its HTTP endpoint after its sockets."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_metrics_count_devices_and_quarantined_records(rack):
     """T-robust-metrics. Devices of prepared claims, and records in quarantine, also those of earlier starts."""
     [tray] = rack.trays
@@ -205,6 +211,7 @@ def test_metrics_count_devices_and_quarantined_records(rack):
     for _ in range(2):
         tray.start("compute-domain", computeDomainHttpEndpoint=f"127.0.0.1:{port}")
         tray.register()
+        wait_until("the endpoint listens", lambda: accepts(port))
         assert value("nvidia_dra_records_quarantined") == 1
         assert tray.prepare("c1").errors == {}
         assert value(prepared) == 1
@@ -212,4 +219,5 @@ def test_metrics_count_devices_and_quarantined_records(rack):
     tray.start("compute-domain", computeDomainHttpEndpoint=f"127.0.0.1:{port}")
     tray.register()
     assert tray.unprepare("c1").errors == {}
+    wait_until("the endpoint listens", lambda: accepts(port))
     assert value(prepared) == 0
