@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -14,17 +13,14 @@ from tests.beds.cluster import capability
 from tests.beds.cluster.driver import manifests as m
 from tests.beds.cluster.driver.gpu_bed import Bed
 from tests.beds.cluster.driver.pods import Pods
+from tests.lib.required import not_run
 
 
 @pytest.fixture(scope="session")
 def able() -> None:
     """Skip with the reason where no cluster can run; fail there with NVDRA_REQUIRE_CLUSTER=1."""
-    obstacle = capability.why_not()
-    if obstacle is None:
-        return
-    if os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1":
-        pytest.fail(f"NVDRA_REQUIRE_CLUSTER=1, but this machine cannot run a cluster: {obstacle}")
-    pytest.skip(f"NOT RUN: this machine cannot run a cluster: {obstacle}")
+    if obstacle := capability.why_not():
+        not_run(f"this machine cannot run a cluster: {obstacle}")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from tests.beds.cluster.artifacts import programs
 from tests.beds.cluster.errors import ClusterError
 from tests.beds.memory.gpu_node import GpuProcess, a_claim
 from tests.beds.memory.gpu_objects import interval
+from tests.lib.required import not_run
 from tests.sim.api import SimRoot
 
 pytestmark = pytest.mark.sim
@@ -27,7 +28,7 @@ def toolkit_dir():
     try:
         return programs.find("nvidia-ctk").parent
     except ClusterError as error:
-        pytest.skip(f"nvidia-ctk is not built: {error}")
+        not_run(f"nvidia-ctk is not built: {error}")
 
 
 class SimNode(GpuProcess):

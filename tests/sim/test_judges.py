@@ -6,25 +6,18 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 from tests.beds.cluster.artifacts import programs
+from tests.lib.required import not_run
 from tests.sim import profile, smi
 from tests.sim.api import SimRoot
 
 
-def cannot_judge(why: str) -> NoReturn:
-    """Skip, and say so; fail where everything must run."""
-    if os.environ.get("NVDRA_REQUIRE_CLUSTER") == "1":
-        pytest.fail(why)
-    pytest.skip(f"NOT RUN: {why}")
-
-
 def need_real_smi() -> None:
     if smi.real() is None:
-        cannot_judge(f"NVIDIA's own nvidia-smi could not be had: {smi.why_not()}")
+        not_run(f"NVIDIA's own nvidia-smi could not be had: {smi.why_not()}")
 
 
 def run(root: SimRoot, *arguments: str, code: int = 0) -> str:
@@ -88,7 +81,7 @@ def test_nvidia_smi_without_driver_reports_no_communication(h100: SimRoot) -> No
 def nvidia_ctk() -> Path:
     if programs.NVIDIA.is_built():
         return programs.NVIDIA.home() / "nvidia-ctk"
-    cannot_judge("nvidia-ctk is not built: run  python -m tests.beds.cluster build")
+    not_run("nvidia-ctk is not built: run  python -m tests.beds.cluster build")
 
 
 def cdi_spec(root: SimRoot, *, over_proc: bool = False) -> dict[str, object]:
@@ -125,7 +118,7 @@ def test_nvidia_ctk_generates_a_spec(tmp_path: Path, name: str) -> None:
 def test_nvidia_ctk_finds_mig_devices_where_proc_is_the_roots(h100: SimRoot) -> None:
     """nvidia-ctk reads MIG capabilities from /proc itself, whatever the driver root is."""
     if os.geteuid() != 0:
-        pytest.skip("a mount over /proc/driver needs root")
+        not_run("a mount over /proc/driver needs root")
     need_real_smi()
     run(h100, "-i", "1", "-mig", "1")
     run(h100, "mig", "-cgi", "9", "-C", "-i", "1")

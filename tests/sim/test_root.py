@@ -9,6 +9,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from tests.lib.required import not_run
 from tests.lib.waits import wait_equal
 from tests.sim import __main__ as command_line
 from tests.sim import profile
@@ -36,7 +37,7 @@ def test_pci_functions_lead_to_their_root(tmp_path: Path, name: str) -> None:
 
 def test_nodes_have_the_drivers_numbers(h100: SimRoot) -> None:
     if os.geteuid() != 0:
-        pytest.skip("device nodes need root")
+        not_run("device nodes need root")
     for name, minor in (
         ("nvidia0", 0),
         ("nvidia7", 7),

@@ -1,6 +1,5 @@
 """Figures of process trees, of made-up ones and of real ones."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ import pytest
 
 from tests.bench.errors import BenchError
 from tests.bench.plugin import proc
+from tests.lib.required import not_run
 
 STAT = "{pid} (a) b (c) S {parent} 1 1 0 -1 0 0 0 0 0 {user} {system} {cuser} {csystem} 20 0 1 0 0"
 ROLLUP = (
@@ -80,8 +80,7 @@ def test_real_memory_is_seen(sleeper: "subprocess.Popen[str]") -> None:
 def test_shared_pages_of_two_processes_count_once(sleeper: "subprocess.Popen[str]") -> None:
     pages = proc.different_pages([sleeper.pid])
     if pages is None:
-        assert os.environ.get("NVDRA_REQUIRE_CLUSTER") != "1", "page frames are hidden from us"
-        pytest.skip("NOT RUN: needs root to see page frames")
+        not_run("needs root to see page frames")
     twice = proc.different_pages([sleeper.pid, sleeper.pid])
     assert pages == twice
     assert 20_000_000 < pages <= proc.memory([sleeper.pid]).rss * 1.05

@@ -98,7 +98,7 @@ def test_deadline_covers_a_late_body():
 def test_write_is_not_sent_after_slow_name_resolution(
     server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ):
-    resolve = socket.getaddrinfo
+    resolve = socket.getaddrinfo  # replaced: nothing else makes the C library's resolver slow
 
     def resolve_slowly(*args: Any, **kwargs: Any) -> Any:
         time.sleep(0.7)

@@ -14,10 +14,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.beds.cluster.artifacts.programs import cache_dir
+from tests.lib.required import not_run
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "nvdra"
 VERSION = "4.3.1"
@@ -34,7 +34,7 @@ def program() -> Path:
         try:
             _fetch(path)
         except (OSError, subprocess.SubprocessError, KeyError, StopIteration) as error:
-            pytest.skip(f"NOT RUN: helm {VERSION} cannot be had: {error}")
+            not_run(f"helm {VERSION} cannot be had: {error}")
     return path
 
 
